@@ -1,0 +1,84 @@
+/** Element types: what a tensor may hold and how wide one element is in memory. */
+import { DTypeError } from "../errors.ts";
+
+/** float64 computes on the reference device only; float16 and bfloat16 are for storage and are widened to float32 to compute. */
+export type DType = "float32" | "float64" | "float16" | "bfloat16" | "int32" | "uint8" | "bool";
+
+/** What holds the elements of a dtype on the JavaScript side. float16 and bfloat16 travel as their bit patterns. */
+export type TypedArray = Float32Array | Float64Array | Int32Array | Uint8Array | Uint16Array;
+
+interface DTypeFacts {
+  /** Bytes of one element. */
+  readonly bytes: number;
+  readonly float: boolean;
+  readonly array: { new (length: number): TypedArray; new (buffer: ArrayBufferLike, offset: number, length: number): TypedArray };
+}
+
+export const dtypes = {
+  float32: { bytes: 4, float: true, array: Float32Array },
+  float64: { bytes: 8, float: true, array: Float64Array },
+  float16: { bytes: 2, float: true, array: Uint16Array },
+  bfloat16: { bytes: 2, float: true, array: Uint16Array },
+  int32: { bytes: 4, float: false, array: Int32Array },
+  uint8: { bytes: 1, float: false, array: Uint8Array },
+  bool: { bytes: 1, float: false, array: Uint8Array },
+} as const satisfies Record<DType, DTypeFacts>;
+
+export const isFloat = (dtype: DType): boolean => dtypes[dtype].float;
+export const bytesPerElement = (dtype: DType): number => dtypes[dtype].bytes;
+
+/** The dtype that arithmetic of two dtypes gives: bool < uint8 < int32 < float16 = bfloat16 < float32 < float64; two different 16-bit floats give float32. */
+export function promote(a: DType, b: DType): DType {
+  if (a === b) return a;
+  const order: Record<DType, number> = { bool: 0, uint8: 1, int32: 2, float16: 3, bfloat16: 3, float32: 4, float64: 5 };
+  if (order[a] === order[b]) return "float32";
+  return order[a] > order[b] ? a : b;
+}
+
+/** @throws {DTypeError} when `dtype` is not a floating-point type. */
+export function requireFloat(operation: string, dtype: DType): void {
+  if (!isFloat(dtype))
+    throw new DTypeError(`needs floating-point values, got ${dtype}.`, { operation, got: dtype, hint: 'Use x.cast("float32").' });
+}
+
+const scratch = new DataView(new ArrayBuffer(4));
+
+/** bfloat16 bits of `value`, rounded to nearest, ties to even; NaN stays NaN. */
+export function toBFloat16Bits(value: number): number {
+  scratch.setFloat32(0, value);
+  const bits = scratch.getUint32(0);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+export function fromBFloat16Bits(bits: number): number {
+  scratch.setUint32(0, bits << 16);
+  return scratch.getFloat32(0);
+}
+
+/** float16 bits of `value`, rounded to nearest, ties to even, with subnormals; past 65,504 it becomes infinite. */
+export function toFloat16Bits(value: number): number {
+  scratch.setFloat32(0, value);
+  const bits = scratch.getUint32(0);
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  if (magnitude < 0x38800000) {
+    // subnormal: count of 2^-24 units, rounded half to even
+    const units = Math.abs(value) * 2 ** 24;
+    const floor = Math.floor(units);
+    const rest = units - floor;
+    return sign | (rest > 0.5 || (rest === 0.5 && (floor & 1) === 1) ? floor + 1 : floor);
+  }
+  const rebased = magnitude - 0x38000000;
+  return sign | ((rebased + 0xfff + ((rebased >>> 13) & 1)) >>> 13);
+}
+
+export function fromFloat16Bits(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >>> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
+  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
