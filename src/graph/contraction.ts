@@ -1,0 +1,112 @@
+/** Contraction: the batched matrix product. Transposition is a view of its operands. */
+import { DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { isFloat, promote, type TypedArray } from "./dtype.ts";
+import { cast } from "./elementwise.ts";
+import { expand, reshape, transpose } from "./movement.ts";
+import { Tensor } from "./node.ts";
+import type { CallGeometry, Draw, KernelOperation, Operand, Sample } from "./primitive.ts";
+import { reduceSum } from "./reduction.ts";
+import { broadcastShapes, sameShape, sizeOf } from "./shape.ts";
+
+export const matmulOp: KernelOperation = {
+  kind: "kernel",
+  name: "matmul",
+  formula: "Σₖ a[m, k] · b[k, n]",
+  // a third operand, put there by the compiler, is where the sum starts
+  strided: [0, 1, 2],
+  overwrites: 2,
+  host: matmulHost,
+  vjp: (g, _y, a, b) => [matmul(g, transpose(b!)), matmul(transpose(a!), g)],
+  samples: (draw: Draw): Sample[] => {
+    const [m, k, n] = [draw.integer(1, 6), draw.integer(1, 6), draw.integer(1, 6)];
+    const batch = draw.shape(2, 3, 0);
+    const domain: readonly [number, number] = [-2, 2];
+    return [
+      { inputs: [{ shape: [...batch, m, k], domain }, { shape: [k, n], domain }], apply: (a, b) => matmul(a!, b!) },
+      { inputs: [{ shape: [...batch, m, k], domain }, { shape: [...batch, n, k], domain }], apply: (a, b) => matmul(a!, transpose(b!)) },
+      { inputs: [{ shape: [k, m], domain }, { shape: [...batch, k, n], domain }], apply: (a, b) => matmul(transpose(a!), b!) },
+    ];
+  },
+  tolerance: 1e-5,
+};
+
+function matmulHost(operands: readonly TypedArray[], results: readonly TypedArray[], geometry: CallGeometry): void {
+  const [A, B, D] = operands as [TypedArray, TypedArray, TypedArray?];
+  const C = results[0]!;
+  const [a, b, d] = geometry.operands as [Operand, Operand, Operand?];
+  const c = geometry.results[0]!;
+  const rank = c.shape.length;
+  const [M, N, K] = [c.shape[rank - 2]!, c.shape[rank - 1]!, a.shape[rank - 1]!];
+  const batches = sizeOf(c.shape.slice(0, -2));
+  for (let batch = 0; batch < batches; batch++) {
+    const start = (operand: Operand): number => {
+      let rest = batch;
+      let address = operand.offset;
+      for (let axis = rank - 3; axis >= 0; axis--) {
+        address += (rest % c.shape[axis]!) * operand.strides[axis]!;
+        rest = Math.floor(rest / c.shape[axis]!);
+      }
+      return address;
+    };
+    const [a0, b0, c0] = [start(a), start(b), start(c)];
+    const d0 = d ? start(d) : 0;
+    const [am, ak, bk, bn] = [a.strides[rank - 2]!, a.strides[rank - 1]!, b.strides[rank - 2]!, b.strides[rank - 1]!];
+    for (let m = 0; m < M; m++)
+      for (let n = 0; n < N; n++) {
+        let sum = d && D ? D[d0 + m * d.strides[rank - 2]! + n * d.strides[rank - 1]!]! : 0;
+        for (let k = 0; k < K; k++) sum += A[a0 + m * am + k * ak]! * B[b0 + k * bk + n * bn]!;
+        C[c0 + m * c.strides[rank - 2]! + n * c.strides[rank - 1]!] = sum;
+      }
+  }
+}
+
+/**
+ * Matrix product over the last two axes: [..., M, K] · [..., K, N] → [..., M, N]; leading axes broadcast.
+ * A vector counts as a row on the left, as a column on the right, and its axis is dropped from the result.
+ *
+ * @throws {ShapeError} when the inner sizes differ; @throws {DTypeError} for integers
+ */
+export function matmul(a: Tensor, b: Tensor): Tensor {
+  if (a.rank === 0 || b.rank === 0)
+    throw new ShapeError(`needs at least one axis on both sides: ${wordShape(a.shape)} · ${wordShape(b.shape)}.`, { operation: "matmul" });
+  if (a.rank === 1) {
+    const y = matmul(reshape(a, [1, a.size]), b);
+    return reshape(y, [...y.shape.slice(0, -2), ...y.shape.slice(b.rank === 1 ? y.rank : -1)]);
+  }
+  if (b.rank === 1) {
+    const y = matmul(a, reshape(b, [b.size, 1]));
+    return reshape(y, y.shape.slice(0, -1));
+  }
+  const [K, K2] = [a.shape[a.rank - 1]!, b.shape[b.rank - 2]!];
+  if (K !== K2)
+    throw new ShapeError(`inner sizes differ: ${wordShape(a.shape)} · ${wordShape(b.shape)} (${K} ≠ ${K2}).`, {
+      operation: "matmul",
+      expected: K,
+      got: K2,
+    });
+  const dtype = promote(a.dtype, b.dtype);
+  if (!isFloat(dtype))
+    throw new DTypeError(`multiplies floating-point matrices, got ${a.dtype} · ${b.dtype}.`, {
+      operation: "matmul",
+      got: [a.dtype, b.dtype],
+      hint: 'Use x.cast("float32").',
+    });
+  const wide = dtype === "float16" || dtype === "bfloat16" ? "float32" : dtype;
+  const [M, N] = [a.shape[a.rank - 2]!, b.shape[b.rank - 1]!];
+  // one matrix on the right serves the whole batch: its rows are one long matrix on the left
+  if (b.rank === 2 && a.rank > 2) return reshape(matmul(reshape(a, [-1, K].map((n) => (n === -1 ? a.size / Math.max(K, 1) : n))), b), [...a.shape.slice(0, -1), N]);
+  const batch = broadcastShapes("matmul", a.shape.slice(0, -2), b.shape.slice(0, -2));
+  const left = expand(cast(a, wide), [...batch, M, K]);
+  const right = expand(cast(b, wide), [...batch, K, N]);
+  return new Tensor(matmulOp, [left, right], [...batch, M, N], wide);
+}
+
+/** Sums `g` over the axes along which a tensor of `shape` was broadcast. */
+export function unbroadcast(g: Tensor, shape: readonly number[]): Tensor {
+  if (sameShape(g.shape, shape)) return g;
+  const lead = g.rank - shape.length;
+  const axes = g.shape.flatMap((extent, axis) => (axis < lead || shape[axis - lead] !== extent ? [axis] : []));
+  return reshape(reduceSum(g, axes), shape);
+}
+
+export const contractions = { matmul: matmulOp } as const;

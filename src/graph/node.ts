@@ -1,0 +1,108 @@
+/**
+ * A tensor: an immutable node of a graph. Operations only make more nodes; shapes and dtypes are known at once,
+ * values when somebody asks for them. Fluent methods are added in tensor/methods.ts.
+ */
+import { DisposedError } from "../errors.ts";
+import type { DType } from "./dtype.ts";
+import type { Primitive } from "./primitive.ts";
+import type { Shape } from "./shape.ts";
+
+/** The values of a tensor in the memory of a device. */
+export interface Storage {
+  /** The device that holds the bytes, and the bytes' handle there; graph code looks into neither. */
+  readonly device: object;
+  readonly buffer: Disposable;
+  disposed: boolean;
+}
+
+let nextId = 0;
+
+export class Tensor {
+  /** Counts up in the order of creation, so sources always have smaller ids. */
+  readonly id: number = nextId++;
+  readonly op: Primitive;
+  readonly sources: readonly Tensor[];
+  readonly shape: Shape;
+  readonly dtype: DType;
+  /** What the operation needs to know besides its sources. Plain data. */
+  readonly attributes: Readonly<Record<string, unknown>>;
+  /** Set once the values have been computed or uploaded. */
+  storage: Storage | null = null;
+  /** The mutable cell whose value this is, if any; see variable.ts. */
+  variable: object | null = null;
+
+  constructor(
+    op: Primitive,
+    sources: readonly Tensor[],
+    shape: Shape,
+    dtype: DType,
+    attributes: Readonly<Record<string, unknown>> = {},
+  ) {
+    this.op = op;
+    this.sources = sources;
+    this.shape = shape;
+    this.dtype = dtype;
+    this.attributes = attributes;
+  }
+
+  /** Number of axes. */
+  get rank(): number {
+    return this.shape.length;
+  }
+
+  /** Number of elements. */
+  get size(): number {
+    let size = 1;
+    for (const extent of this.shape) size *= extent;
+    return size;
+  }
+
+  /** Gives the device memory back now instead of when the collector finds out. */
+  dispose(): void {
+    if (this.storage === null || this.storage.disposed) return;
+    this.storage.disposed = true;
+    this.storage.buffer[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** @throws {DisposedError} when the values of `x` were given back. */
+export function checkAlive(operation: string, x: Tensor): void {
+  if (x.storage?.disposed)
+    throw new DisposedError(`a tensor of shape [${x.shape.join(", ")}] was disposed before this use.`, {
+      operation,
+      hint: "Dispose tensors after their last use, or leave them to the collector.",
+    });
+}
+
+/** All nodes that `roots` are made of, sources before their readers. `stop` keeps a node but not what is behind it. */
+export function topologicalOrder(roots: readonly Tensor[], stop: (node: Tensor) => boolean = () => false): Tensor[] {
+  const seen = new Set<Tensor>();
+  const order: Tensor[] = [];
+  const stack: [node: Tensor, next: number][] = [];
+  for (const root of roots) {
+    if (seen.has(root)) continue;
+    seen.add(root);
+    stack.push([root, 0]);
+    while (stack.length) {
+      const top = stack[stack.length - 1]!;
+      const [node, next] = top;
+      const sources = stop(node) ? [] : node.sources;
+      if (next < sources.length) {
+        top[1]++;
+        const source = sources[next]!;
+        if (!seen.has(source)) {
+          seen.add(source);
+          stack.push([source, 0]);
+        }
+      } else {
+        order.push(node);
+        stack.pop();
+      }
+    }
+  }
+  return order;
+}

@@ -1,0 +1,98 @@
+/** Reductions: fold axes to size 1. The primitive keeps the folded axes; callers drop them with a reshape. */
+import { isFloat } from "./dtype.ts";
+import { add, cast, equal, mul, recip, where } from "./elementwise.ts";
+import { expand, reshape } from "./movement.ts";
+import { Tensor } from "./node.ts";
+import type { Draw, Reduction, Sample } from "./primitive.ts";
+import { type Shape, sizeOf } from "./shape.ts";
+import { constant } from "./source.ts";
+
+const samples = (apply: (x: Tensor, axes: readonly number[]) => Tensor) => (draw: Draw): Sample[] => {
+  const shape = draw.shape(3, 5, 1);
+  const axes = shape.flatMap((_, axis) => (draw.integer(0, 1) ? [axis] : []));
+  return [{ inputs: [{ shape, domain: [0.4, 2] }], apply: (x) => apply(x, axes.length ? axes : [shape.length - 1]) }];
+};
+
+export const sumOp: Reduction = {
+  kind: "reduction",
+  name: "sum",
+  formula: "Σ x",
+  identity: 0,
+  js: (accumulator, x) => `${accumulator} + ${x}`,
+  vjp: (g, _y, x) => [expand(g, x!.shape)],
+  samples: samples((x, axes) => reduceSum(x, axes)),
+};
+
+export const maxReduceOp: Reduction = {
+  kind: "reduction",
+  name: "maxReduce",
+  formula: "the largest x",
+  identity: Number.NEGATIVE_INFINITY,
+  js: (accumulator, x) => `Math.max(${accumulator}, ${x})`,
+  // where several are the largest they share, as in PyTorch's amax
+  vjp: (g, y, x) => {
+    const hit = cast(equal(x!, expand(y, x!.shape)), g.dtype);
+    const axes = x!.shape.flatMap((extent, axis) => (extent !== y.shape[axis] ? [axis] : []));
+    return [mul(expand(mul(g, recip(reduceSum(hit, axes))), x!.shape), hit)];
+  },
+  samples: samples((x, axes) => reduceMax(x, axes)),
+};
+
+export const productOp: Reduction = {
+  kind: "reduction",
+  name: "product",
+  formula: "Π x",
+  identity: 1,
+  js: (accumulator, x) => `${accumulator} * ${x}`,
+  // the product of all others; with one zero among them only that one has a gradient
+  vjp: (g, y, x) => {
+    const axes = x!.shape.flatMap((extent, axis) => (extent !== y.shape[axis] ? [axis] : []));
+    const zero = equal(x!, constant(0, [], x!.dtype));
+    const nonzero = where(zero, constant(1, [], x!.dtype), x!);
+    const zeros = expand(reduceSum(cast(zero, "float32"), axes), x!.shape);
+    const rest = mul(expand(reduceProduct(nonzero, axes), x!.shape), recip(nonzero));
+    const is = (count: number) => cast(equal(zeros, constant(count)), x!.dtype);
+    return [mul(expand(g, x!.shape), mul(rest, where(zero, is(1), is(0))))];
+  },
+  samples: samples((x, axes) => reduceProduct(x, axes)),
+};
+
+/**
+ * Folds `axes`, keeping them with size 1. A device sees one of two forms: the last axis alone, or any axes but the last;
+ * other wishes are put together from these two, on a tensor without axes of size 1.
+ */
+function reduce(op: Reduction, x: Tensor, axes: readonly number[]): Tensor {
+  const folded = new Set(axes);
+  const kept = x.shape.map((extent, axis) => (folded.has(axis) ? 1 : extent));
+  const number = x.dtype === "bool" || x.dtype === "uint8" ? "int32" : x.dtype;
+  const source = op === maxReduceOp ? x : cast(x, number);
+  if (x.size === 0 || sizeOf(kept) === 0) return constant(op === maxReduceOp && !isFloat(x.dtype) ? -(2 ** 31) : op.identity, kept, source.dtype);
+  const wide = x.shape.flatMap((extent, axis) => (extent === 1 ? [] : [axis]));
+  const narrow = wide.flatMap((axis, i) => (folded.has(axis) ? [i] : []));
+  if (narrow.length === 0) return reshape(source, kept);
+  let result = reshape(source, wide.map((axis) => x.shape[axis]!));
+  const last = wide.length - 1;
+  if (narrow.includes(last)) result = fold(op, result, [last]);
+  const others = narrow.filter((axis) => axis !== last);
+  // once the last axis is folded away the one before it is last
+  if (others.length) {
+    if (narrow.includes(last)) return reshape(reduce(op, reshape(result, result.shape.slice(0, last)), others), kept);
+    result = fold(op, result, others);
+  }
+  return reshape(result, kept);
+}
+
+const fold = (op: Reduction, x: Tensor, axes: readonly number[]): Tensor =>
+  new Tensor(op, [x], x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent)) as Shape, x.dtype, { axes: [...axes] });
+
+/** Σ over `axes`, which stay with size 1. bool and uint8 are summed as int32. */
+export const reduceSum = (x: Tensor, axes: readonly number[]): Tensor => reduce(sumOp, x, axes);
+/** The largest over `axes`, which stay with size 1. */
+export const reduceMax = (x: Tensor, axes: readonly number[]): Tensor => reduce(maxReduceOp, x, axes);
+/** Π over `axes`, which stay with size 1. */
+export const reduceProduct = (x: Tensor, axes: readonly number[]): Tensor => reduce(productOp, x, axes);
+
+/** Sums several cotangents of one value. */
+export const addAll = (terms: readonly Tensor[]): Tensor => terms.reduce((sum, term) => add(sum, term));
+
+export const reductions = { sum: sumOp, maxReduce: maxReduceOp, product: productOp } as const satisfies Record<string, Reduction>;
