@@ -1,0 +1,69 @@
+// npm test: install and build what is missing, then every check; each runs even when one before it failed.
+// `npm test -- FILTER...` runs only the tests that vitest finds for the filter.
+// Ends with "N passed, N failed": the tests and the check stages.
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { build, install, root } from "./prepare.mjs";
+
+const reportFile = ".cache/vitest.json";
+const tool = (path) => join(root, "node_modules", path);
+const node = (...args) => spawnSync(process.execPath, args, { cwd: root, stdio: ["ignore", "inherit", "inherit"] }).status === 0;
+
+/** Runs vitest; counts tests, and files that could not even be loaded as failed ones. */
+function vitest(filters) {
+  rmSync(join(root, reportFile), { force: true });
+  const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${reportFile}`];
+  const ok = node(tool("vitest/vitest.mjs"), "run", ...reporters, ...filters);
+  if (!existsSync(join(root, reportFile))) return { passed: 0, failed: 1, skipped: 0 };
+  const report = JSON.parse(readFileSync(join(root, reportFile), "utf8"));
+  const unloaded = report.testResults.filter(
+    (file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed"),
+  ).length;
+  const failed = report.numFailedTests + unloaded;
+  return {
+    passed: report.numPassedTests,
+    failed: ok ? failed : Math.max(failed, 1),
+    skipped: report.numPendingTests + report.numTodoTests,
+  };
+}
+
+const filters = process.argv.slice(2);
+if (!install()) {
+  console.log("0 passed, 1 failed");
+  process.exit(1);
+}
+mkdirSync(join(root, ".cache"), { recursive: true });
+const { forgetGolden, printGolden } = await import("./golden.mjs");
+forgetGolden();
+
+const stages = {
+  build,
+  types: () => node(tool("typescript/bin/tsc"), "-p", "tsconfig.json"),
+  "lint and format": () => node(tool("@biomejs/biome/bin/biome"), "check", "--max-diagnostics=40", "."),
+  "import order": () => node("scripts/imports.mjs"),
+  tests: () => vitest(filters),
+  golden: () => (existsSync(join(root, "test/golden")) ? printGolden()?.failed === 0 : true),
+  size: () => node("scripts/size.mjs"),
+};
+const chosen = filters.length > 0 ? ["build", "tests"] : Object.keys(stages);
+
+const results = [];
+for (const name of chosen) {
+  console.log(`\n── ${name}`);
+  const start = performance.now();
+  const result = await stages[name]();
+  const counts = typeof result === "boolean" ? { passed: Number(result), failed: Number(!result) } : result;
+  results.push({ name, ...counts, seconds: (performance.now() - start) / 1000 });
+}
+
+console.log("");
+let [passed, failed] = [0, 0];
+for (const result of results) {
+  passed += result.passed;
+  failed += result.failed;
+  const counts = result.name === "tests" ? `   ${result.passed} passed, ${result.failed} failed, ${result.skipped} skipped` : "";
+  console.log(`${result.failed > 0 ? "✗" : "✓"} ${result.name.padEnd(16)}${result.seconds.toFixed(1).padStart(7)} s${counts}`);
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed > 0 ? 1 : 0;
