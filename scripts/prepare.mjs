@@ -45,7 +45,7 @@ export function install() {
     ? runOnStderr(process.execPath, [npm, ...args])
     : spawnSync("npm", args, { cwd: root, stdio: ["ignore", 2, 2], shell: process.platform === "win32" });
   if (done.status === 0) return true;
-  say("lorikeet: npm ci failed (above). It needs the npm registry once; check the network or proxy, then run the command again.");
+  say("lorikeet: npm ci failed (above). It needs the npm registry once: check the network or proxy, then run the command again.");
   return false;
 }
 
