@@ -1,0 +1,257 @@
+/**
+ * Adapter folders as Hugging Face PEFT reads and writes them: `adapter_config.json` (see `peft-config.ts`),
+ * `adapter_model.safetensors` and a model card, and how names in the file and in the live model correspond.
+ */
+import { ConfigError } from "../errors.ts";
+import { type FileContent, nodeModule, wordSystemError, writeFolderAtomically } from "./atomic-file.ts";
+import {
+  type ConfigSchema,
+  type FileConfig,
+  formatAdapterConfig,
+  parseAdapterConfig,
+  peftVersion,
+  type ReadConfig,
+} from "./peft-config.ts";
+import { encodeSafetensors, readSafetensors, type StoredTensor, safetensorsContent, type TensorsToWrite } from "./safetensors.ts";
+
+export * from "./peft-config.ts";
+
+const configFile = "adapter_config.json";
+const weightsFile = "adapter_model.safetensors";
+const cardFile = "README.md";
+/** The one adapter name that is saved without a folder of its own. */
+export const defaultAdapterName = "default";
+
+/** An adapter read from files; the tensors are not in memory yet. */
+export type AdapterFile<Schema extends ConfigSchema> = ReadConfig<Schema> & {
+  /** By the names in the file, `base_model.model.<module path>.<leaf>`. */
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+};
+
+/**
+ * Reads the adapter in `folder`.
+ *
+ * @param schemas the methods that may come; the one that fits is in the answer
+ * @throws {ConfigError} when the folder or one of its two files is not there; the sentence says what is
+ * @throws {FormatError} when a file is not what it should be
+ */
+export async function readAdapter<Schema extends ConfigSchema>(
+  folder: string,
+  schemas: readonly Schema[],
+): Promise<AdapterFile<Schema>> {
+  const operation = "readAdapter";
+  const fs = nodeModule("fs/promises", operation);
+  const { join } = nodeModule("path", operation);
+  const entries = await fs.readdir(folder).catch((error) => {
+    throw wordSystemError(error, operation, folder, "read");
+  });
+  const missing = (file: string, hint: string | undefined) =>
+    new ConfigError(`${JSON.stringify(folder)} has no ${file}.`, {
+      operation,
+      got: entries,
+      ...(hint === undefined ? {} : { hint }),
+    });
+  if (!entries.includes(configFile)) {
+    const inside = await listAdapters(folder);
+    throw missing(
+      configFile,
+      inside.length === 0 ? undefined : `Adapters are in: ${inside.map((name) => join(folder, name)).join(", ")}.`,
+    );
+  }
+  if (!entries.includes(weightsFile)) {
+    const pickle = "adapter_model.bin";
+    throw missing(
+      weightsFile,
+      entries.includes(pickle)
+        ? `${pickle} is a Python pickle, which can run code and is not read; save it as safetensors.`
+        : undefined,
+    );
+  }
+  const path = join(folder, configFile);
+  const json = await fs.readFile(path, "utf8").catch((error) => {
+    throw wordSystemError(error, operation, path, "read");
+  });
+  const read = parseAdapterConfig(json, schemas, path);
+  const { tensors } = await readSafetensors(join(folder, weightsFile));
+  return { ...read, tensors };
+}
+
+/** Names of the adapters saved in `folder`: `default` for the folder itself, else those of its subfolders. */
+export async function listAdapters(folder: string): Promise<readonly string[]> {
+  const operation = "listAdapters";
+  const fs = nodeModule("fs/promises", operation);
+  const { join } = nodeModule("path", operation);
+  const entries = await fs.readdir(folder, { withFileTypes: true }).catch((error) => {
+    throw wordSystemError(error, operation, folder, "read");
+  });
+  const names: string[] = [];
+  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    if (entry.name === configFile) names.unshift(defaultAdapterName);
+    else if (entry.isDirectory() && !entry.name.startsWith(".")) {
+      const found = await fs.stat(join(folder, entry.name, configFile)).catch(() => undefined);
+      if (found !== undefined) names.push(entry.name);
+    }
+  }
+  return names;
+}
+
+/** What an adapter's files are made from. */
+export interface AdapterToWrite<Schema extends ConfigSchema> {
+  readonly schema: Schema;
+  /** Keys that differ from their defaults. */
+  readonly config: Partial<FileConfig<Schema>>;
+  /** By the names in the file; see `toFileKey`. */
+  readonly tensors: TensorsToWrite;
+  /** Name of the adapter in the model; any but `default` gets a folder of its own. */
+  readonly name?: string;
+}
+
+/**
+ * Saves an adapter for PEFT and for `readAdapter`, into `folder`, or into `folder/<name>` unless the name is `default`.
+ * Everything is written beside the target before anything in it changes. An existing model card is left alone.
+ *
+ * @returns the folder that holds the two files
+ * @throws {ConfigError} when the config, a tensor or the name is refused, or the folder cannot be written
+ */
+export async function writeAdapter<Schema extends ConfigSchema>(
+  folder: string,
+  { schema, config, tensors, name = defaultAdapterName }: AdapterToWrite<Schema>,
+): Promise<string> {
+  const operation = "writeAdapter";
+  const fs = nodeModule("fs/promises", operation);
+  const { join } = nodeModule("path", operation);
+  checkAdapterName(name, schema);
+  // the config last: a folder without it is no adapter, so one being filled is never taken for one
+  const files = new Map<string, FileContent>([
+    [weightsFile, safetensorsContent(tensors, { format: "pt" })],
+    [configFile, formatAdapterConfig(schema, config)],
+  ]);
+  const card = new Map<string, FileContent>([[cardFile, modelCard(schema, config)]]);
+  const hasCard = (await fs.stat(join(folder, cardFile)).catch(() => undefined)) !== undefined;
+  const target = name === defaultAdapterName ? folder : join(folder, name);
+  await writeFolderAtomically(target, target === folder && !hasCard ? new Map([...card, ...files]) : files);
+  if (target !== folder && !hasCard) await writeFolderAtomically(folder, card);
+  return target;
+}
+
+/** The same files in memory, for places without folders, by name. */
+export function encodeAdapter<Schema extends ConfigSchema>({
+  schema,
+  config,
+  tensors,
+}: AdapterToWrite<Schema>): Map<string, Uint8Array> {
+  const utf8 = new TextEncoder();
+  return new Map([
+    [weightsFile, encodeSafetensors(tensors, { format: "pt" })],
+    [configFile, utf8.encode(formatAdapterConfig(schema, config))],
+    [cardFile, utf8.encode(modelCard(schema, config))],
+  ]);
+}
+
+/**
+ * Refuses names that cannot be told apart in parameter paths: with dots or slashes, or part of the method's prefix (`lora` of `lora_`),
+ * which would make PEFT cut the wrong component out of the names in the file.
+ *
+ * @throws {ConfigError}
+ */
+export function checkAdapterName(name: string, schema: ConfigSchema): void {
+  const why = !/^[^./\\:\0]+$/.test(name)
+    ? "must not be empty or hold any of . / \\ :"
+    : schema.prefix.includes(name)
+      ? `must not be a part of ${JSON.stringify(schema.prefix)}, with which ${schema.peftType} parameters begin`
+      : name === "__base__"
+        ? "stands for no adapter at all"
+        : undefined;
+  if (why !== undefined)
+    throw new ConfigError(`the adapter name ${JSON.stringify(name)} ${why}.`, { operation: "writeAdapter", got: name });
+}
+
+const outerPrefix = "base_model.";
+const modelPrefix = "base_model.model.";
+
+/**
+ * The name in the file of a parameter of the live model: PEFT's prefix in front, the adapter's name cut out.
+ *
+ * @param liveKey with or without PEFT's prefix `base_model.model.`; tensors of the whole model begin with `base_model.`
+ * @example
+ * toFileKey("h.0.attn.c_attn.lora_A.default.weight", "default")   // base_model.model.h.0.attn.c_attn.lora_A.weight
+ */
+export function toFileKey(liveKey: string, adapterName: string): string {
+  const prefixed = liveKey.startsWith(outerPrefix) ? liveKey : modelPrefix + liveKey;
+  const parts = prefixed.replace(`.modules_to_save.${adapterName}.`, ".").split(".");
+  // only the last two places are looked at, as in PEFT: a module deeper down may be called like the adapter
+  if (parts.at(-1) === adapterName) parts.pop();
+  else if (parts.at(-2) === adapterName) parts.splice(-2, 1);
+  return parts.join(".");
+}
+
+/** How the names of a file and of a model correspond. */
+export interface KeyMatch {
+  /** Name in the model by name in the file. */
+  readonly liveKeys: ReadonlyMap<string, string>;
+  /** Names of the file that the model has no place for. */
+  readonly unexpected: readonly string[];
+  /** Names of the model that the file does not hold. */
+  readonly missing: readonly string[];
+}
+
+/**
+ * Finds the live parameter of every name in a file. Names match when `toFileKey` says so; shared tensors also directly under
+ * `base_model.`, and a last `.weight` may be there or not, which has differed between PEFT releases (DoRA's magnitude).
+ *
+ * @param liveKeys the adapter's parameters in the model
+ */
+export function matchFileKeys(fileKeys: Iterable<string>, liveKeys: Iterable<string>, adapterName: string): KeyMatch {
+  const expected = new Map<string, string>();
+  const live = [...liveKeys];
+  for (const liveKey of live) {
+    const fileKey = toFileKey(liveKey, adapterName);
+    expected.set(fileKey, liveKey);
+    if (!liveKey.startsWith(outerPrefix)) expected.set(outerPrefix + fileKey.slice(modelPrefix.length), liveKey);
+  }
+  const matched = new Map<string, string>();
+  const unexpected: string[] = [];
+  for (const fileKey of fileKeys) {
+    const other = fileKey.endsWith(".weight") ? fileKey.slice(0, -".weight".length) : `${fileKey}.weight`;
+    const liveKey = expected.get(fileKey) ?? expected.get(other);
+    if (liveKey === undefined) unexpected.push(fileKey);
+    else matched.set(fileKey, liveKey);
+  }
+  const found = new Set(matched.values());
+  return { liveKeys: matched, unexpected, missing: live.filter((liveKey) => !found.has(liveKey)) };
+}
+
+/**
+ * The module path and the parameter's own name in a name of the file.
+ *
+ * @param leaves the names that parameters of the method may have, such as `lora_A.weight`
+ * @returns `undefined` when the name ends in none of them; an empty path for tensors directly under `base_model.`
+ */
+export function splitFileKey(fileKey: string, leaves: readonly string[]): { path: string; leaf: string } | undefined {
+  const leaf = leaves.filter((name) => fileKey.endsWith(`.${name}`)).sort((a, b) => b.length - a.length)[0];
+  if (leaf === undefined) return undefined;
+  const path = fileKey.slice(0, -leaf.length - 1);
+  if (`${path}.` === outerPrefix) return { path: "", leaf };
+  return { path: path.startsWith(modelPrefix) ? path.slice(modelPrefix.length) : path, leaf };
+}
+
+/** A short model card with the front matter by which the Hub finds base model and library. */
+function modelCard(
+  schema: ConfigSchema,
+  config: { readonly base_model_name_or_path?: string | null; readonly task_type?: string | null },
+): string {
+  const base = config.base_model_name_or_path;
+  const yaml = (value: string) => (/^[\w][\w./-]*$/.test(value) ? value : JSON.stringify(value));
+  const method = schema.peftType.toLowerCase();
+  const front = [
+    ...(typeof base === "string" ? [`base_model: ${yaml(base)}`] : []),
+    "library_name: peft",
+    ...(config.task_type === "CAUSAL_LM" ? ["pipeline_tag: text-generation"] : []),
+    "tags:",
+    ...(typeof base === "string" ? [`- ${yaml(`base_model:adapter:${base}`)}`] : []),
+    `- ${method}`,
+    "- lorikeet",
+  ];
+  const about = typeof base === "string" ? `A ${schema.peftType} adapter for ${base}` : `A ${schema.peftType} adapter`;
+  return `---\n${front.join("\n")}\n---\n\n# Adapter\n\n${about}, in the file format of PEFT, written by lorikeet.\n\n### Framework versions\n\n- PEFT ${peftVersion}\n`;
+}

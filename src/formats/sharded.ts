@@ -1,0 +1,197 @@
+/**
+ * Checkpoints of one or several safetensors files: `model.safetensors`, or `model.safetensors.index.json` whose `weight_map` says
+ * which file holds which tensor. Both read as one map of tensors.
+ */
+import { ConfigError, FormatError, nearestName } from "../errors.ts";
+import { type FileContent, nodeModule, wordSystemError, writeFolderAtomically } from "./atomic-file.ts";
+import {
+  compareCodePoints,
+  type Metadata,
+  readSafetensors,
+  type SafetensorsFile,
+  type StoredTensor,
+  safetensorsContent,
+  storedBytes,
+  type TensorsToWrite,
+  type TensorToWrite,
+} from "./safetensors.ts";
+
+/** The tensors of all files of a checkpoint, none of them in memory yet. */
+export interface Checkpoint extends SafetensorsFile {
+  /** Names of the files that hold the tensors, without folder. */
+  readonly files: readonly string[];
+  /**
+   * The tensor of this name.
+   *
+   * @throws {FormatError} when there is none; the sentence names the nearest one
+   */
+  get(name: string): StoredTensor;
+}
+
+/**
+ * Opens the checkpoint in `path`: a folder with `<name>.safetensors` or `<name>.safetensors.index.json`, or a safetensors file.
+ * Headers are read and checked; the single file is preferred where both are there.
+ *
+ * @param options.name first part of the file names; `model` for models, `adapter_model` for adapters
+ * @throws {FormatError} when a file, or a tensor that the index promises, is missing or broken
+ * @throws {ConfigError} when there is no such folder or no checkpoint in it
+ */
+export async function openCheckpoint(path: string, { name = "model" } = {}): Promise<Checkpoint> {
+  const operation = "openCheckpoint";
+  const fs = nodeModule("fs/promises", operation);
+  const { basename, join } = nodeModule("path", operation);
+  let entries: Set<string>;
+  try {
+    if (!(await fs.stat(path)).isDirectory()) return checkpoint(await readSafetensors(path), [basename(path)]);
+    entries = new Set(await fs.readdir(path));
+  } catch (error) {
+    throw wordSystemError(error, operation, path, "read");
+  }
+  const single = `${name}.safetensors`;
+  const index = `${single}.index.json`;
+  if (entries.has(single)) return checkpoint(await readSafetensors(join(path, single)), [single]);
+  if (entries.has(index)) {
+    const text = await fs.readFile(join(path, index), "utf8").catch((error) => {
+      throw wordSystemError(error, operation, join(path, index), "read");
+    });
+    return openSharded(
+      text,
+      async (file) => {
+        if (!entries.has(file))
+          throw new FormatError(`${join(path, index)} names ${file}, which is not in the folder.`, { operation, got: file });
+        return readSafetensors(join(path, file));
+      },
+      join(path, index),
+    );
+  }
+  const pickled = [...entries].find((entry) => entry.endsWith(".bin") || entry.endsWith(".pt") || entry.endsWith(".pth"));
+  throw new ConfigError(`${JSON.stringify(path)} holds neither ${single} nor ${index}.`, {
+    operation,
+    got: [...entries],
+    ...(pickled === undefined
+      ? {}
+      : { hint: `${pickled} is a Python pickle, which can run code and is not read; save it with safe_serialization=True.` }),
+  });
+}
+
+/**
+ * A sharded checkpoint from the text of its index and a way to open a file by its name; for places without folders.
+ *
+ * @param openShard called once for each file, with a plain file name
+ * @param source    how errors call the index
+ * @throws {FormatError} when the index is malformed or a promised tensor is missing
+ */
+export async function openSharded(
+  indexText: string,
+  openShard: (file: string) => Promise<SafetensorsFile>,
+  source = "model.safetensors.index.json",
+): Promise<Checkpoint> {
+  const fail = (problem: string, got?: unknown) => new FormatError(`${source} ${problem}`, { operation: "openCheckpoint", got });
+  const weightMap = parseIndex(indexText, fail);
+  const shards = new Map<string, SafetensorsFile>();
+  for (const file of new Set(weightMap.values())) shards.set(file, await openShard(file));
+  const tensors = new Map<string, StoredTensor>();
+  for (const [name, file] of weightMap) {
+    const tensor = shards.get(file)?.tensors.get(name);
+    if (tensor === undefined) throw fail(`says that tensor ${JSON.stringify(name)} is in ${file}, but it is not there.`, name);
+    tensors.set(name, tensor);
+  }
+  const metadata = [...shards.values()][0]?.metadata ?? new Map<string, string>();
+  return checkpoint({ source, metadata, tensors }, [...shards.keys()]);
+}
+
+function checkpoint(file: SafetensorsFile, files: readonly string[]): Checkpoint {
+  const get = (name: string): StoredTensor => {
+    const tensor = file.tensors.get(name);
+    if (tensor !== undefined) return tensor;
+    const near = nearestName(name, file.tensors.keys());
+    throw new FormatError(`${file.source} has no tensor ${JSON.stringify(name)}.`, {
+      operation: "openCheckpoint",
+      got: name,
+      ...(near === undefined ? {} : { hint: `The nearest is ${JSON.stringify(near)}.` }),
+    });
+  };
+  return { ...file, files, get };
+}
+
+function parseIndex(text: string, fail: (problem: string, got?: unknown) => FormatError): Map<string, string> {
+  let index: unknown;
+  try {
+    index = JSON.parse(text);
+  } catch {
+    throw fail("is not JSON.");
+  }
+  const weightMap = typeof index === "object" && index !== null && "weight_map" in index ? index.weight_map : undefined;
+  if (typeof weightMap !== "object" || weightMap === null || Array.isArray(weightMap))
+    throw fail("has no weight_map.", weightMap);
+  const files = new Map<string, string>();
+  for (const [name, file] of Object.entries(weightMap)) {
+    // an index from the net must not make us open anything outside its folder
+    if (typeof file !== "string" || !/^[^/\\:\0]+$/.test(file) || file === "." || file === "..")
+      throw fail(`puts tensor ${JSON.stringify(name)} into ${JSON.stringify(file)}, which is not a plain file name.`, file);
+    files.set(name, file);
+  }
+  return files;
+}
+
+/**
+ * Writes tensors as a checkpoint: one `<name>.safetensors` if they fit `maxShardBytes`, else numbered shards with an index, filled
+ * in the order given. Files of an earlier checkpoint of this name that are no longer part of it are removed at the end.
+ *
+ * @param options.maxShardBytes bytes of tensors in one file; a larger tensor gets a file of its own
+ * @returns the names of the files written
+ * @throws {ConfigError} when a tensor does not fit its shape or dtype, or the folder cannot be written
+ */
+export async function writeCheckpoint(
+  folder: string,
+  tensors: TensorsToWrite,
+  { name = "model", maxShardBytes = 5e9, metadata = { format: "pt" } as Metadata } = {},
+): Promise<readonly string[]> {
+  if (!(maxShardBytes > 0))
+    throw new ConfigError(`\`maxShardBytes\` (= ${maxShardBytes}) must be positive.`, {
+      operation: "writeCheckpoint",
+      got: maxShardBytes,
+    });
+  const entries: [string, TensorToWrite][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
+  const shards: Map<string, TensorToWrite>[] = [];
+  let room = 0;
+  let total = 0;
+  for (const [key, tensor] of entries) {
+    const bytes = storedBytes(tensor);
+    if (shards.length === 0 || bytes > room) {
+      shards.push(new Map());
+      room = maxShardBytes;
+    }
+    shards.at(-1)?.set(key, tensor);
+    room -= bytes;
+    total += bytes;
+  }
+  const files = new Map<string, FileContent>();
+  if (shards.length <= 1) files.set(`${name}.safetensors`, safetensorsContent(shards[0] ?? new Map(), metadata));
+  else {
+    const pad = (n: number) => String(n).padStart(5, "0");
+    const weightMap: [string, string][] = [];
+    shards.forEach((shard, i) => {
+      const file = `${name}-${pad(i + 1)}-of-${pad(shards.length)}.safetensors`;
+      files.set(file, safetensorsContent(shard, metadata));
+      for (const key of shard.keys()) weightMap.push([key, file]);
+    });
+    weightMap.sort(([a], [b]) => compareCodePoints(a, b));
+    const index = { metadata: { total_size: total }, weight_map: Object.fromEntries(weightMap) };
+    files.set(`${name}.safetensors.index.json`, `${JSON.stringify(index, null, 2)}\n`);
+  }
+  await writeFolderAtomically(folder, files);
+  await removeStale(folder, name, new Set(files.keys()));
+  return [...files.keys()];
+}
+
+/** A smaller save over a larger one must not leave shards, or a single file that would be preferred to the new index. */
+async function removeStale(folder: string, name: string, current: ReadonlySet<string>): Promise<void> {
+  const fs = nodeModule("fs/promises", "writeCheckpoint");
+  const { join } = nodeModule("path", "writeCheckpoint");
+  for (const entry of await fs.readdir(folder)) {
+    if (current.has(entry) || !entry.startsWith(name)) continue;
+    if (/^(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/.test(entry.slice(name.length)))
+      await fs.rm(join(folder, entry), { force: true });
+  }
+}
