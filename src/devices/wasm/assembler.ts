@@ -218,12 +218,13 @@ export class FunctionBuilder<P extends readonly ValueType[] = readonly ValueType
    * A vector constant in a local that is set once, when the function is entered: written in place inside a loop a constant
    * costs as much as the arithmetic around it (`findings/wasm.md`). The same constant is kept once a function.
    *
-   * @param lane "f32": four lanes of the float `value`; "i32": four lanes of the integer; "i64": two lanes
+   * @param lane "f32": four lanes of the float `value`; "i32": four lanes of the integer; "f64", "i64": two lanes
    */
-  constant(lane: "f32" | "i32" | "i64", value: number | bigint): Local<"v128"> {
-    for (let i = 0; i < 16; i += lane === "i64" ? 8 : 4) {
+  constant(lane: "f32" | "i32" | "f64" | "i64", value: number | bigint): Local<"v128"> {
+    for (let i = 0; i < 16; i += lane.endsWith("64") ? 8 : 4) {
       if (lane === "f32") scratch.setFloat32(i, Number(value), true);
       else if (lane === "i32") scratch.setInt32(i, Number(value), true);
+      else if (lane === "f64") scratch.setFloat64(i, Number(value), true);
       else scratch.setBigInt64(i, BigInt(value), true);
     }
     return this.vectorConstant(scratchBytes);
