@@ -30,6 +30,7 @@ export const kernels = {
     "kernels/",
     "src/devices/wasm/assembler.ts",
     "src/devices/wasm/opcodes.ts",
+    "src/devices/wasm/features.ts",
     "src/devices/wasm/simd",
     "src/graph/dtype.ts",
   ],
