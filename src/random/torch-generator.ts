@@ -2,7 +2,7 @@
  * PyTorch's random numbers on the CPU, bit for bit. Some adapter files (FourierFT, VeRA, ...) store only a seed and are garbage
  * without exactly these streams; everything else in lorikeet uses the counter-based generator of `threefry.ts`.
  *
- * @see https://en.wikipedia.org/wiki/Mersenne_Twister and shared specification §21
+ * @see http://www.math.sci.hiroshima-u.ac.jp/m-mat/MT/ARTICLES/mt.pdf
  */
 import { ConfigError } from "../errors.ts";
 
@@ -227,9 +227,9 @@ function addOddly(a: number, b: number): number {
   if (error === 0) return sum;
   float64[0] = sum;
   if ((words[0]! & 1) === 1) return sum;
-  // one step towards the exact sum: away from zero where error and sum agree in sign. An even last bit cannot borrow on the
-  // way up; on the way down it may, through all low words
-  if (error > 0 === sum > 0) words[0]! += 1;
+  // one step towards the exact sum: away from zero where error and sum agree in sign. From an even last bit that carries
+  // nothing; the step towards zero may borrow from the upper word
+  if (Math.sign(error) === Math.sign(sum)) words[0]! += 1;
   else {
     if (words[0] === 0) words[1]! -= 1;
     words[0]! -= 1;
