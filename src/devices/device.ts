@@ -60,6 +60,8 @@ export interface Device extends Disposable {
   download(from: Binding, dtype: DType, count: number): Promise<TypedArray>;
   /** Absent where the platform can only wait asynchronously. */
   downloadSync?(from: Binding, dtype: DType, count: number): TypedArray;
+  /** Moves bytes from one place to another, in the order of the queue. */
+  copy(from: Binding, to: Binding, bytes: number): void;
   /** Same key, same executable: the device caches. */
   compile(program: LoopProgram): Executable;
   compileCall(call: KernelCall): Executable;

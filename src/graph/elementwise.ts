@@ -290,6 +290,16 @@ export const castOp = define("cast", {
   takes: "float",
 });
 
+export const copyOp = define("copy", {
+  formula: "x, written out in row-major order",
+  arity: 1,
+  js: ([x]) => `${x}`,
+  wasm: (_simd, [x]) => x!,
+  vjp: (g) => [g],
+  domain: [all],
+  takes: "both",
+});
+
 export const bitcastOp = define("bitcast", {
   formula: "the same 32 bits, read as another dtype",
   arity: 1,
@@ -300,6 +310,8 @@ export const bitcastOp = define("bitcast", {
   takes: "both",
 });
 
+/** The same values in memory of their own, in row-major order. */
+export const copy = (x: Tensor): Tensor => apply(copyOp, [x], x.dtype);
 export const neg = (x: Tensor): Tensor => apply(negOp, [x.dtype === "bool" ? cast(x, "int32") : x], x.dtype === "bool" ? "int32" : x.dtype);
 export const recip = float(recipOp);
 export const exp = float(expOp);
@@ -371,6 +383,7 @@ export const elementwise = {
   tanh: tanhOp,
   erf: erfOp,
   cast: castOp,
+  copy: copyOp,
   bitcast: bitcastOp,
   add: addOp,
   mul: mulOp,

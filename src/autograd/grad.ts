@@ -1,0 +1,153 @@
+/** Reverse-mode differentiation: one walk over the graph from the outputs back, adding up cotangents. */
+import { DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { isFloat } from "../graph/dtype.ts";
+import { add } from "../graph/elementwise.ts";
+import { isItem } from "../graph/fused.ts";
+import { Tensor, topologicalOrder } from "../graph/node.ts";
+import type { Fused } from "../graph/primitive.ts";
+import { sameShape } from "../graph/shape.ts";
+import { constant, input } from "../graph/source.ts";
+import { Variable } from "../graph/variable.ts";
+
+/**
+ * Pulls cotangents of `outputs` back to `inputs`: Σ over outputs of gᵀ·∂output/∂input.
+ * @returns one gradient per input, `null` where no output depends on it
+ */
+export function pullback(outputs: readonly Tensor[], cotangents: readonly Tensor[], inputs: readonly Tensor[]): (Tensor | null)[] {
+  const order = topologicalOrder(outputs);
+  const wanted = new Set(inputs);
+  const depends = new Set<Tensor>();
+  for (const node of order) if (wanted.has(node) || node.sources.some((source) => depends.has(source))) depends.add(node);
+  const gradients = new Map<Tensor, Tensor>();
+  const ofItems = new Map<Tensor, (Tensor | null)[]>();
+  const receive = (node: Tensor, g: Tensor | null): void => {
+    if (g === null || !depends.has(node) || !isFloat(node.dtype)) return;
+    const before = gradients.get(node);
+    gradients.set(node, before ? add(before, g) : g);
+  };
+  outputs.forEach((output, i) => {
+    receive(output, cotangents[i]!);
+  });
+  for (let i = order.length - 1; i >= 0; i--) {
+    const node = order[i]!;
+    if (!depends.has(node)) continue;
+    if (node.op.kind === "fused") {
+      const gs = ofItems.get(node);
+      if (gs) fusedPullback(node, gs).forEach((g, s) => receive(node.sources[s]!, g));
+      continue;
+    }
+    const g = gradients.get(node);
+    if (!g) continue;
+    if (isItem(node)) {
+      const fused = node.sources[0]!;
+      const gs = ofItems.get(fused) ?? [];
+      gs[node.attributes["index"] as number] = g;
+      ofItems.set(fused, gs);
+      continue;
+    }
+    if (node.sources.length === 0) continue;
+    node.op.vjp(g, node, ...node.sources).forEach((cotangent, s) => receive(node.sources[s]!, cotangent));
+  }
+  return inputs.map((x) => gradients.get(x) ?? null);
+}
+
+/** Derivative of a fused operation: its own where it has one, otherwise that of its composition. */
+function fusedPullback(node: Tensor, gs: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
+  const op = node.op as Fused;
+  if (op.pullback) return op.pullback(gs, node);
+  const stand = node.sources.map((source) => input(source.shape, source.dtype));
+  const results = op.compose(stand, node.attributes);
+  const used = gs.flatMap((g, i) => (g ? [{ g, result: results[i]! }] : []));
+  const back = pullback(
+    used.map(({ result }) => result),
+    used.map(({ g }) => g),
+    stand,
+  );
+  return substitute(back, stand, node.sources);
+}
+
+/** The same graphs with `from` replaced by `to`. */
+export function substitute(roots: readonly (Tensor | null)[], from: readonly Tensor[], to: readonly Tensor[]): (Tensor | null)[] {
+  const done = new Map<Tensor, Tensor>(from.map((node, i) => [node, to[i]!]));
+  for (const node of topologicalOrder(roots.filter((root) => root !== null), (n) => done.has(n))) {
+    if (done.has(node)) continue;
+    const sources = node.sources.map((source) => done.get(source)!);
+    done.set(node, sources.every((source, i) => source === node.sources[i]) ? node : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes));
+  }
+  return roots.map((root) => root && done.get(root)!);
+}
+
+/** What a differentiated function may give back besides tensors. */
+export type Differentiable = (...inputs: Tensor[]) => Tensor;
+
+const zerosLike = (x: Tensor): Tensor => constant(0, x.shape, x.dtype);
+
+function requireDifferentiable(operation: string, x: Tensor): void {
+  if (!isFloat(x.dtype))
+    throw new DTypeError(`derivatives are taken by floating-point values, got ${x.dtype}.`, { operation, got: x.dtype, hint: 'Use x.cast("float32").' });
+}
+
+function requireScalar(operation: string, y: Tensor): void {
+  if (y.size !== 1)
+    throw new ShapeError(`needs one value to differentiate, got ${wordShape(y.shape)}.`, { operation, got: y.shape, hint: "Use .sum() or .mean(), or vjp with a cotangent." });
+}
+
+/**
+ * Value of `f` at `inputs` and its gradient by each input.
+ * @throws {ShapeError} when `f` does not give exactly one value
+ */
+export function valueAndGrad(f: Differentiable): (...inputs: Tensor[]) => { value: Tensor; gradients: Tensor[] } {
+  return (...inputs) => {
+    for (const x of inputs) requireDifferentiable("grad", x);
+    // a fresh node per input: differentiating by the same tensor twice, or by one inside the other, stays apart
+    const fresh = inputs.map(renew);
+    const value = f(...fresh);
+    requireScalar("grad", value);
+    requireDifferentiable("grad", value);
+    const gradients = pullback([value], [constant(1, value.shape, value.dtype)], fresh).map((g, i) => g ?? zerosLike(inputs[i]!));
+    return { value, gradients };
+  };
+}
+
+/** Gradient of a scalar function: `grad(f)(x)` is ∂f/∂x, of the shape of `x`; with several inputs, a list. */
+export function grad(f: Differentiable): (...inputs: Tensor[]) => Tensor[] {
+  return (...inputs) => valueAndGrad(f)(...inputs).gradients;
+}
+
+/**
+ * Vector–Jacobian product: the value y = f(inputs), and a function that takes a cotangent of y's shape to gᵀ·∂y/∂inputs.
+ */
+export function vjp(f: Differentiable, ...inputs: Tensor[]): { value: Tensor; pullback(g: Tensor): Tensor[] } {
+  for (const x of inputs) requireDifferentiable("vjp", x);
+  const fresh = inputs.map(renew);
+  const value = f(...fresh);
+  return {
+    value,
+    pullback(g) {
+      if (!sameShape(g.shape, value.shape))
+        throw new ShapeError(`the cotangent is ${wordShape(g.shape)}, the value ${wordShape(value.shape)}.`, { operation: "vjp", expected: value.shape, got: g.shape });
+      return pullback([value], [g], fresh).map((x, i) => x ?? zerosLike(inputs[i]!));
+    },
+  };
+}
+
+/** The same value as another node, so that derivatives by it are told apart from other uses of `x`. */
+function renew(x: Tensor): Tensor {
+  return new Tensor(renewOp, [x], x.shape, x.dtype);
+}
+const renewOp = { kind: "movement", name: "renew", formula: "x", vjp: (g: Tensor) => [g] } as const;
+
+/**
+ * PyTorch-style: differentiates `loss` by every variable in its graph that requires a gradient and adds the results to
+ * their `.grad`. In a loop, clear `.grad` (or call `optimizer.zeroGrad()`) between steps.
+ */
+export function backward(loss: Tensor): void {
+  requireScalar("backward", loss);
+  const leaves = topologicalOrder([loss]).filter((node) => node.variable instanceof Variable && node.variable.requiresGrad);
+  const gradients = pullback([loss], [constant(1, loss.shape, loss.dtype)], leaves);
+  leaves.forEach((leaf, i) => {
+    const g = gradients[i];
+    const variable = leaf.variable as Variable;
+    if (g) variable.grad = variable.grad ? add(variable.grad, g) : g;
+  });
+}

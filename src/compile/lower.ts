@@ -1,0 +1,278 @@
+/** Third pass of the compiler: a cluster becomes a loop program, its geometry, and the list of values it reads and writes. */
+import {
+  type Geometry,
+  type Instruction,
+  type Level,
+  type LoopProgram,
+  loopProgramKey,
+  type Register,
+  type Slot,
+  type SlotGeometry,
+  type Store,
+} from "../devices/loop-program.ts";
+import type { DType } from "../graph/dtype.ts";
+import type { Elementwise, Reduction } from "../graph/primitive.ts";
+import type { Tensor } from "../graph/node.ts";
+import { sizeOf } from "../graph/shape.ts";
+import { contiguousView, reshapeView, type View } from "../graph/view.ts";
+import { type Cluster, type Fusion, foldsLastAxis, isGenerated, isRowLevel, refinedShape } from "./fuse.ts";
+import { accessOf, follow } from "./prepare.ts";
+
+export interface LoweredCluster {
+  readonly program: LoopProgram;
+  readonly geometry: Geometry;
+  /** The value behind each of the program's buffers. */
+  readonly values: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  /** Inputs whose memory an output may take over: every read of it walks exactly as that output's store does. */
+  readonly reusable: ReadonlyMap<Tensor, readonly Tensor[]>;
+}
+
+/** A walk over the full list of axes (outer, inner, reduce), before axes are merged. */
+interface Walk {
+  readonly offset: number;
+  readonly strides: number[];
+  readonly valid: [number, number][] | null;
+}
+
+interface SlotDraft {
+  readonly value: Tensor | null;
+  readonly dtype: DType;
+  readonly walk: Walk;
+  readonly rowLevel: boolean;
+}
+
+export function lower(cluster: Cluster, fusion: Fusion): LoweredCluster {
+  return cluster.form === "columns" ? lowerColumns(cluster, fusion) : lowerRows(cluster, fusion);
+}
+
+/** Collects instructions and slots while the members are visited. */
+class Builder {
+  readonly instructions: Instruction[] = [];
+  readonly slots: SlotDraft[] = [];
+  readonly stores: { register: Register; slot: number; stage: number }[] = [];
+  private readonly known = new Map<string, Register>();
+
+  push(instruction: Instruction): Register {
+    const key = JSON.stringify(instruction, (_, value) =>
+      value && typeof value === "object" && "formula" in value ? (value as { name: string }).name : Object.is(value, -0) ? "-0" : typeof value === "number" && !Number.isFinite(value) ? String(value) : value,
+    );
+    const known = this.known.get(key);
+    if (known !== undefined) return known;
+    this.known.set(key, this.instructions.length);
+    return this.instructions.push(instruction) - 1;
+  }
+
+  slot(draft: SlotDraft): number {
+    const same = this.slots.findIndex(
+      (slot) =>
+        slot.value === draft.value &&
+        slot.rowLevel === draft.rowLevel &&
+        slot.walk.offset === draft.walk.offset &&
+        String(slot.walk.strides) === String(draft.walk.strides) &&
+        String(slot.walk.valid) === String(draft.walk.valid),
+    );
+    return same >= 0 ? same : this.slots.push(draft) - 1;
+  }
+
+  apply(op: Elementwise, args: readonly Register[], dtype: DType, level: Level): Register {
+    const stage = Math.max(0, ...args.map((register) => this.instructions[register]!.stage));
+    return this.push({ kind: "apply", op, args, dtype, level, stage });
+  }
+}
+
+function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
+  const inner = cluster.inner ?? 0;
+  const hasRows = cluster.inner !== null;
+  const axes = hasRows
+    ? [...refinedShape(cluster.size / inner, cluster.bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []))).filter((n) => n !== 1), inner]
+    : refinedShape(cluster.size, cluster.bounds);
+  if (hasRows && axes[axes.length - 1] !== inner) throw new Error(`compile: a row of ${inner} was cut into [${axes}]`);
+  const rowAxes = axes.slice(0, -1);
+  const builder = new Builder();
+  const registers = new Map<Tensor, Register>();
+  const members = new Set(cluster.members);
+
+  const walk = (view: View): { walk: Walk; rowLevel: boolean } => {
+    const rowLevel = hasRows && sizeOf(view.shape) !== cluster.size;
+    const full = reshapeView(view, rowLevel ? rowAxes : axes);
+    if (full === null) throw new Error(`compile: a view of [${view.shape}] cannot be walked as [${axes}]`);
+    return {
+      walk: {
+        offset: full.offset,
+        strides: rowLevel ? [...full.strides, 0] : [...full.strides],
+        valid: full.valid && [...full.valid.map(([from, to]): [number, number] => [from, to]), ...(rowLevel ? [[0, inner] as [number, number]] : [])],
+      },
+      rowLevel,
+    };
+  };
+
+  const read = (source: Tensor, outer: readonly Tensor[]): Register => {
+    const { base, moves } = accessOf(source);
+    const path = [...moves, ...outer];
+    if (members.has(base)) return registers.get(base)!;
+    if (fusion.inlined.has(base)) return applied(base, base.sources.map((inner) => read(inner, path)), null);
+    if (isGenerated(base) && base.op.name === "constant")
+      return builder.push({ kind: "constant", value: base.attributes["value"] as number, dtype: base.dtype, level: "row", stage: 0 });
+    const { walk: path2, rowLevel } = walk(follow(contiguousView(base.shape), path)!);
+    // the same value along the whole row is read once per row
+    const last = axes.length - 1;
+    const uniform = rowLevel || (path2.strides[last] === 0 && axes[last]! > 1 && !cutsInner(path2, last, axes[last]!));
+    const level: Level = uniform ? "row" : "element";
+    if (isGenerated(base)) return builder.push({ kind: "index", slot: builder.slot({ value: null, dtype: "int32", walk: path2, rowLevel: uniform }), dtype: "int32", level, stage: 0 });
+    return builder.push({ kind: "load", slot: builder.slot({ value: base, dtype: base.dtype, walk: path2, rowLevel: uniform }), dtype: base.dtype, level, stage: 0 });
+  };
+  const applied = (node: Tensor, args: readonly Register[], forced: Level | null): Register => {
+    const level = forced ?? (args.every((register) => builder.instructions[register]!.level === "row") ? "row" : "element");
+    return builder.apply(node.op as Elementwise, args, node.dtype, level);
+  };
+
+  const outputs: Tensor[] = [];
+  for (const node of cluster.members) {
+    const args = node.sources.map((source) => read(source, []));
+    const perRow = isRowLevel(node, cluster);
+    let register: Register;
+    if (node.op.kind === "reduction") {
+      let arg = args[0]!;
+      const from = builder.instructions[arg]!;
+      // folds take element values; one that is the same along the row is read as such
+      if (from.level === "row") arg = builder.push({ ...from, level: "element" });
+      register = builder.push({ kind: "reduce", op: node.op as Reduction, arg, dtype: node.dtype, level: "row", stage: builder.instructions[arg]!.stage + 1 });
+    } else {
+      const isOutput = fusion.stored.has(node);
+      register = applied(node, args, !perRow && isOutput ? "element" : null);
+    }
+    registers.set(node, register);
+    if (fusion.stored.has(node)) {
+      outputs.push(node);
+      const { walk: path, rowLevel } = walk(contiguousView(node.shape));
+      builder.stores.push({ register, slot: builder.slot({ value: node, dtype: node.dtype, walk: path, rowLevel }), stage: builder.instructions[register]!.stage });
+    }
+  }
+  return finish(builder, axes, 0, "rows", hasRows, outputs);
+}
+
+const cutsInner = (walk: Walk, axis: number, inner: number): boolean => walk.valid !== null && (walk.valid[axis]![0] > 0 || walk.valid[axis]![1] < inner);
+
+function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
+  const node = cluster.members[0]!;
+  if (cluster.members.length !== 1 || node.op.kind !== "reduction" || foldsLastAxis(node)) throw new Error("compile: a column program folds exactly once");
+  const source = node.sources[0]!;
+  const folded = new Set(node.attributes["axes"] as readonly number[]);
+  const rank = source.shape.length;
+  const kept = Array.from({ length: rank }, (_, axis) => axis).filter((axis) => !folded.has(axis));
+  const order = [...kept, ...folded];
+  const axes = order.map((axis) => source.shape[axis]!);
+  const builder = new Builder();
+
+  const walk = (view: View): Walk => ({
+    offset: view.offset,
+    strides: order.map((axis) => view.strides[axis]!),
+    valid: view.valid && order.map((axis): [number, number] => [...view.valid![axis]!] as [number, number]),
+  });
+  const read = (from: Tensor, outer: readonly Tensor[]): Register => {
+    const { base, moves } = accessOf(from);
+    const path = [...moves, ...outer];
+    if (fusion.inlined.has(base)) return builder.apply(base.op as Elementwise, base.sources.map((inner) => read(inner, path)), base.dtype, "body");
+    if (isGenerated(base) && base.op.name === "constant")
+      return builder.push({ kind: "constant", value: base.attributes["value"] as number, dtype: base.dtype, level: "body", stage: 0 });
+    const at = walk(follow(contiguousView(base.shape), path)!);
+    if (isGenerated(base)) return builder.push({ kind: "index", slot: builder.slot({ value: null, dtype: "int32", walk: at, rowLevel: false }), dtype: "int32", level: "body", stage: 0 });
+    return builder.push({ kind: "load", slot: builder.slot({ value: base, dtype: base.dtype, walk: at, rowLevel: false }), dtype: base.dtype, level: "body", stage: 0 });
+  };
+  const arg = read(source, []);
+  const register = builder.push({ kind: "reduce", op: node.op, arg, dtype: node.dtype, level: "element", stage: 0 });
+  const out = walk(contiguousView(node.shape));
+  for (let i = kept.length; i < order.length; i++) out.strides[i] = 0;
+  builder.stores.push({ register, slot: builder.slot({ value: node, dtype: node.dtype, walk: out, rowLevel: false }), stage: 0 });
+  return finish(builder, axes, folded.size, "columns", true, [node]);
+}
+
+/** Merges axes that every slot walks as one, and writes program and geometry down. */
+function finish(builder: Builder, axes: readonly number[], reduce: number, shape: "rows" | "columns", keepInner: boolean, outputs: readonly Tensor[]): LoweredCluster {
+  const sizes = [...axes];
+  const walks = builder.slots.map((slot) => ({ offset: slot.walk.offset, strides: [...slot.walk.strides], valid: slot.walk.valid && slot.walk.valid.map((v): [number, number] => [...v]) }));
+  let outer = sizes.length - reduce - 1;
+  const whole = (walk: (typeof walks)[number], axis: number) => walk.valid === null || (walk.valid[axis]![0] <= 0 && walk.valid[axis]![1] >= sizes[axis]!);
+  const mergeable = (axis: number) =>
+    walks.every((walk) => walk.strides[axis] === walk.strides[axis + 1]! * sizes[axis + 1]! && whole(walk, axis) && whole(walk, axis + 1));
+  const merge = (axis: number) => {
+    for (const walk of walks) {
+      walk.strides.splice(axis, 1);
+      if (walk.valid) {
+        walk.valid.splice(axis, 1);
+        walk.valid[axis] = [0, sizes[axis]! * sizes[axis + 1]!];
+      }
+    }
+    sizes[axis + 1]! *= sizes[axis]!;
+    sizes.splice(axis, 1);
+  };
+  // reduce axes among themselves, then outer axes, and the inner axis with its neighbour where rows mean nothing
+  for (let axis = sizes.length - 2; axis > outer; axis--)
+    if (reduce > 1 && mergeable(axis)) {
+      merge(axis);
+      reduce--;
+    }
+  for (let axis = (keepInner ? outer - 1 : outer) - 1; axis >= 0; axis--)
+    if (mergeable(axis)) {
+      merge(axis);
+      outer--;
+    }
+  const innerAxis = outer;
+  const innerSize = sizes[innerAxis] ?? 1;
+
+  const values: Tensor[] = [];
+  const bufferOf = (value: Tensor | null): number => {
+    if (value === null) return -1;
+    const at = values.indexOf(value);
+    return at >= 0 ? at : values.push(value) - 1;
+  };
+  // outputs last, so that inputs keep their places when an output is added
+  for (const slot of builder.slots) if (slot.value && !outputs.includes(slot.value)) bufferOf(slot.value);
+  const slots: Slot[] = [];
+  const slotGeometry: SlotGeometry[] = [];
+  builder.slots.forEach((draft, index) => {
+    const walk = walks[index]!;
+    const innerStride = walk.strides[innerAxis]!;
+    const masked = sizes.flatMap((_, axis) => (whole(walk, axis) ? [] : [axis]));
+    slots.push({
+      buffer: bufferOf(draft.value),
+      dtype: draft.dtype,
+      inner: draft.rowLevel || innerStride === 0 ? "same" : innerStride === 1 ? "unit" : "strided",
+      masked,
+    });
+    slotGeometry.push({
+      offset: walk.offset,
+      outer: walk.strides.slice(0, innerAxis),
+      inner: innerStride,
+      reduce: walk.strides.slice(innerAxis + 1),
+      valid: masked.map((axis) => walk.valid![axis]!),
+    });
+  });
+  const stages = Math.max(1, ...builder.instructions.map((i) => (i.kind === "reduce" && shape === "rows" ? i.stage : i.level === "element" ? i.stage + 1 : 1)));
+  const stores: Store[] = builder.stores;
+  const draft = { shape, outer, reduce, stages, instructions: builder.instructions, slots, stores, buffers: values.length };
+  const program: LoopProgram = { ...draft, key: loopProgramKey(draft) };
+
+  // an output may take an input's memory when all reads of that input walk like the store, and none comes after it
+  const reusable = new Map<Tensor, Tensor[]>();
+  if (shape === "rows")
+    for (const store of stores) {
+      const output = builder.slots[store.slot]!.value!;
+      if (store.stage !== stages - 1 || builder.slots[store.slot]!.rowLevel) continue;
+      const inputs = values.filter(
+        (value) =>
+          !outputs.includes(value) &&
+          value.dtype === output.dtype &&
+          builder.slots.every((slot, i) => slot.value !== value || (JSON.stringify(slotGeometry[i]) === JSON.stringify(slotGeometry[store.slot]) && slots[i]!.inner === slots[store.slot]!.inner)),
+      );
+      reusable.set(output, inputs);
+    }
+  return {
+    program,
+    geometry: { outer: sizes.slice(0, innerAxis), inner: innerSize, reduce: sizes.slice(innerAxis + 1), slots: slotGeometry },
+    values,
+    outputs,
+    reusable,
+  };
+}

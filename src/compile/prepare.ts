@@ -1,0 +1,216 @@
+/**
+ * First pass of the compiler: the graph that was asked for becomes one in which every movement can be said by strides.
+ * Equal nodes become one, fused operations without a kernel on the device become their composition, sums of a matrix
+ * product and something else become a product that starts from it, and copies are put in where strides are not enough.
+ */
+import type { Device } from "../devices/device.ts";
+import { addOp, copy, copyOp } from "../graph/elementwise.ts";
+import { isItem, itemOp } from "../graph/fused.ts";
+import { matmulOp } from "../graph/contraction.ts";
+import { afterOp, customOp, moveView, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
+import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
+import type { Fused, KernelOperation } from "../graph/primitive.ts";
+import { sizeOf } from "../graph/shape.ts";
+import { contiguousView, isContiguous, type View } from "../graph/view.ts";
+
+/** A node whose values lie somewhere: not a movement. */
+export type Base = Tensor;
+
+/** How a node's elements are found: the movements that lead from a base to it, nearest to the base first. */
+export interface Access {
+  readonly base: Base;
+  readonly moves: readonly Tensor[];
+}
+
+export const isLeaf = (node: Tensor): boolean => node.storage !== null || node.op.name === "input" || node.op.name === "buffer";
+const isGenerated = (node: Tensor): boolean => !isLeaf(node) && (node.op.name === "constant" || node.op.name === "iota");
+const isAlias = (node: Tensor): boolean => node.op === stopGradientOp || node.op === afterOp || node.op === customOp;
+
+/** Follows movements back to the base. Items of fused nodes are bases. */
+export function accessOf(node: Tensor): Access {
+  const moves: Tensor[] = [];
+  let at = node;
+  while (!isLeaf(at) && at.op.kind === "movement" && !isItem(at)) {
+    if (!isAlias(at)) moves.push(at);
+    at = at.sources[0]!;
+  }
+  return { base: at, moves: moves.reverse() };
+}
+
+/** The view of `moves` over `view`; `null` where strides cannot say it. */
+export function follow(view: View | null, moves: readonly Tensor[]): View | null {
+  let at = view;
+  for (const move of moves) {
+    if (at === null) return null;
+    at = moveView(move, at);
+  }
+  return at;
+}
+
+export const viewOf = (node: Tensor): View | null => {
+  const { base, moves } = accessOf(node);
+  return follow(contiguousView(base.shape), moves);
+};
+
+/** What a node's values depend on, for ordering: its sources, but only the value of a custom derivative's node. */
+export const dependencies = (node: Tensor): readonly Tensor[] => (isLeaf(node) ? [] : node.op === customOp ? node.sources.slice(0, 1) : node.sources);
+
+/** Rewrites the graphs behind `roots` for `device`; the results stand in the order of the roots. */
+export function prepare(roots: readonly Tensor[], device: Device): Tensor[] {
+  return absorbAddends(simplify(roots, device));
+}
+
+/** Equal nodes become one; fused operations without a kernel become their composition; unsayable views become copies. */
+function simplify(roots: readonly Tensor[], device: Device): Tensor[] {
+  const done = new Map<Tensor, Tensor>();
+  const known = new Map<string, Tensor>();
+  const compositions = new Map<Tensor, readonly Tensor[]>();
+
+  const intern = (node: Tensor): Tensor => {
+    if (isLeaf(node)) return node;
+    const key = `${node.op.name}|${node.dtype}|${node.shape}|${node.sources.map((s) => s.id)}|${attributesKey(node)}`;
+    const same = known.get(key);
+    if (same) return same;
+    known.set(key, node);
+    return node;
+  };
+
+  const settle = (node: Tensor): Tensor => {
+    if (isLeaf(node)) {
+      checkAlive("run", node);
+      return node;
+    }
+    const kind = node.op.kind;
+    if (isItem(node) && node.sources[0]!.op.kind === "fused" && !device.kernels.has(node.sources[0]!.op.name)) {
+      const fused = node.sources[0]!;
+      let results = compositions.get(fused);
+      if (!results) {
+        results = (fused.op as Fused).compose(fused.sources, fused.attributes).map(visit);
+        compositions.set(fused, results);
+      }
+      return results[node.attributes["index"] as number]!;
+    }
+    if (node.op === customOp || node.op === stopGradientOp) return visit(node.sources[0]!);
+    let sources: Tensor[] = node.sources.map(visit);
+    if (kind === "kernel") sources = sources.map((source, i) => operand(node.op as KernelOperation, i, source, intern));
+    if (kind === "fused") sources = sources.map((source, i) => fusedOperand(node.op as Fused, i, source, intern));
+    let next = sources.every((source, i) => source === node.sources[i]) ? node : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+    if (kind === "movement" && !isAlias(node) && node.op !== itemOp) {
+      const source = sources[0]!;
+      const generatedPad = node.op.name === "pad" && isGenerated(accessOf(source).base);
+      if (viewOf(next) === null || generatedPad) next = new Tensor(node.op, [intern(copy(source))], node.shape, node.dtype, node.attributes);
+    }
+    return intern(next);
+  };
+
+  const visit = (root: Tensor): Tensor => {
+    if (done.has(root)) return done.get(root)!;
+    // sources first, without recursion as deep as the graph
+    for (const node of topologicalOrder([root], (n) => isLeaf(n) || done.has(n))) if (!done.has(node)) done.set(node, settle(node));
+    return done.get(root)!;
+  };
+  return roots.map(visit);
+}
+
+function attributesKey(node: Tensor): string {
+  const { attributes } = node;
+  for (const key in attributes) {
+    if (key === "value" && Object.is(attributes[key], -0)) return "-0";
+    return JSON.stringify(attributes, (_, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value));
+  }
+  return "";
+}
+
+/** True when a matrix kernel can walk the operand: batch strides are free, one of the last two axes is unit. */
+function matrixLike(view: View): boolean {
+  if (view.valid !== null || view.strides.some((stride) => stride < 0)) return false;
+  const rank = view.shape.length;
+  const [rows, columns] = [rank - 2, rank - 1];
+  const unit = (axis: number) => view.strides[axis] === 1 || view.shape[axis] === 1;
+  return unit(columns) || unit(rows);
+}
+
+function operand(op: KernelOperation, index: number, source: Tensor, intern: (x: Tensor) => Tensor): Tensor {
+  const { base } = accessOf(source);
+  const view = viewOf(source);
+  const fine = !isGenerated(base) && view !== null && (op === matmulOp ? matrixLike(view) : op.strided?.includes(index) ? view.valid === null : isContiguous(view));
+  return fine ? source : intern(copy(source));
+}
+
+/** Fused kernels read their strided operands through any strides whose last axis is unit. */
+function fusedOperand(op: Fused, index: number, source: Tensor, intern: (x: Tensor) => Tensor): Tensor {
+  const { base } = accessOf(source);
+  const view = viewOf(source);
+  const walkable = view !== null && view.valid === null && (view.strides[view.strides.length - 1] === 1 || view.shape[view.shape.length - 1] === 1);
+  const fine = !isGenerated(base) && view !== null && (op.strided?.includes(index) ? walkable : isContiguous(view));
+  return fine ? source : intern(copy(source));
+}
+
+/**
+ * add(matmul(a, b), c) becomes matmul(a, b) starting from c: a bias, a residual or a low-rank update costs no pass of its own.
+ * Only where nobody else reads the product.
+ */
+function absorbAddends(roots: readonly Tensor[]): Tensor[] {
+  const order = topologicalOrder(roots, isLeaf);
+  const readers = new Map<Tensor, number>();
+  const count = (node: Tensor) => readers.set(node, (readers.get(node) ?? 0) + 1);
+  for (const node of order) for (const source of dependencies(node)) count(source);
+  for (const root of roots) count(root);
+
+  /** The product behind `node` when it is reached by reshapes only and read once all the way. */
+  const product = (node: Tensor): Tensor | null => {
+    let at = node;
+    while (at.op === reshapeOp && at.storage === null && readers.get(at) === 1) at = at.sources[0]!;
+    return at.op === matmulOp && at.storage === null && readers.get(at) === 1 ? at : null;
+  };
+  const absorb = (node: Tensor, addend: Tensor): Tensor | null => {
+    const found = product(node);
+    if (found === null || addend.dtype !== found.dtype) return null;
+    const matrix = reshape(addend, found.shape);
+    const view = viewOf(matrix);
+    if (view === null || view.valid !== null || isGenerated(accessOf(matrix).base)) return null;
+    const rank = view.strides.length;
+    if (view.strides.some((stride) => stride < 0) || (view.strides[rank - 1] !== 1 && view.shape[rank - 1] !== 1)) return null;
+    if (found.sources.length === 2) {
+      const next = new Tensor(matmulOp, [...found.sources, matrix], found.shape, found.dtype);
+      readers.set(next, 1);
+      return reshape(next, node.shape);
+    }
+    return null;
+  };
+  /** A value that lies in memory anyway, so that reading it as a start costs nothing extra. */
+  const stored = (node: Tensor): boolean => {
+    const { base } = accessOf(node);
+    return isLeaf(base) || base.op.kind === "kernel" || isItem(base) || (readers.get(base) ?? 0) > 1;
+  };
+
+  const done = new Map<Tensor, Tensor>();
+  const get = (node: Tensor): Tensor => done.get(node) ?? node;
+  for (const node of order) {
+    const sources = isLeaf(node) ? node.sources : node.sources.map(get);
+    let next: Tensor | null = null;
+    if (!isLeaf(node) && node.op === addOp && node.dtype !== "int32" && sizeOf(node.shape) > 0) {
+      const [x, y] = sources as [Tensor, Tensor];
+      if (product(y) && (stored(x) || product(x))) next = absorb(y, x);
+      if (!next && product(x) && stored(y)) next = absorb(x, y);
+      // the product has a start already: pass the addend on to that start
+      if (!next) next = absorbDeeper(x, y) ?? absorbDeeper(y, x);
+    }
+    if (!next) next = sources.every((source, i) => source === node.sources[i]) ? node : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+    if (next !== node) readers.set(next, readers.get(node) ?? 0);
+    done.set(node, next);
+  }
+  return roots.map(get);
+
+  function absorbDeeper(node: Tensor, addend: Tensor): Tensor | null {
+    const found = product(node);
+    if (!found || found.sources.length !== 3 || !stored(addend)) return null;
+    const inner = absorb(found.sources[2]!, reshape(addend, found.shape));
+    if (!inner) return null;
+    const next = new Tensor(matmulOp, [found.sources[0]!, found.sources[1]!, inner], found.shape, found.dtype);
+    readers.set(next, 1);
+    return reshape(next, node.shape);
+  }
+}
+
+export const isCopy = (node: Tensor): boolean => node.op === copyOp;

@@ -1,0 +1,224 @@
+/** Fourth pass of the compiler: a schedule gets addresses and runs. Also the entry for everyday use: `realize`. */
+import type { Binding, Buffer, Device, Dispatch, KernelCall } from "../devices/device.ts";
+import type { LoopProgram } from "../devices/loop-program.ts";
+import { DeviceError, wordShape } from "../errors.ts";
+import { bytesPerElement, type DType, type TypedArray } from "../graph/dtype.ts";
+import { checkAlive, type Storage, type Tensor } from "../graph/node.ts";
+import { buffer } from "../graph/source.ts";
+import { setRealize } from "../graph/variable.ts";
+import { type Schedule, type ScheduleOptions, schedule } from "./schedule.ts";
+
+/** The memory that all programs of a device use for their intermediate values, one after the other. */
+class Arena {
+  private block: Buffer | null = null;
+  /** Changes whenever the memory moves, so that programs know that their addresses are stale. */
+  generation = 0;
+
+  take(device: Device, bytes: number): Buffer {
+    if (this.block === null || this.block.bytes < bytes) {
+      this.block?.[Symbol.dispose]();
+      this.block = null;
+      this.block = device.allocate(Math.max(bytes, 64));
+      this.generation++;
+    }
+    return this.block;
+  }
+
+  dispose(): void {
+    this.block?.[Symbol.dispose]();
+    this.block = null;
+  }
+}
+
+const arenas = new WeakMap<Device, Arena>();
+const arenaOf = (device: Device): Arena => {
+  let arena = arenas.get(device);
+  if (!arena) arenas.set(device, (arena = new Arena()));
+  return arena;
+};
+
+/** Gives back the memory for intermediate values; the next program takes it anew. */
+export const releaseArena = (device: Device): void => arenas.get(device)?.dispose();
+
+/** Frees device memory whose tensor the collector has taken. */
+const collected = new FinalizationRegistry<Storage>((storage) => {
+  if (storage.disposed) return;
+  storage.disposed = true;
+  storage.buffer[Symbol.dispose]();
+});
+
+export function newStorage(device: Device, dtype: DType, size: number): Storage {
+  return { device, buffer: device.allocate(Math.max(size, 1) * device.storageBytes(dtype)), disposed: false };
+}
+
+/** Ties storage to a tensor: it is freed when the tensor is disposed or collected. */
+export function attachStorage(tensor: Tensor, storage: Storage): void {
+  tensor.storage = storage;
+  collected.register(tensor, storage);
+}
+
+/** A tensor with the given values on `device`. Halves are given as bit patterns. */
+export function upload(device: Device, values: TypedArray, shape: readonly number[], dtype: DType): Tensor {
+  const storage = newStorage(device, dtype, values.length);
+  device.upload(values, dtype, { buffer: storage.buffer as Buffer, offset: 0 });
+  const tensor = buffer(shape, dtype, storage);
+  collected.register(tensor, storage);
+  return tensor;
+}
+
+/** A schedule bound to memory. */
+export class Program {
+  readonly schedule: Schedule;
+  private dispatches: Dispatch[] = [];
+  private boundGeneration = -1;
+  private boundBuffers: (object | null)[] = [];
+
+  constructor(schedule: Schedule) {
+    this.schedule = schedule;
+  }
+
+  get device(): Device {
+    return this.schedule.device;
+  }
+
+  /** Runs once, with outside values where `locate` says. Addresses are fixed anew only when one has changed. */
+  run(locate: (value: Tensor) => Binding): void {
+    const { device, steps, places, arenaBytes } = this.schedule;
+    if (steps.length === 0) return;
+    const arena = arenaOf(device);
+    const block = arena.take(device, arenaBytes);
+    const outside: Binding[] = [];
+    for (const [value, place] of places) if (place.kind === "outside") outside.push(locate(value));
+    const stale =
+      this.boundGeneration !== arena.generation ||
+      outside.length !== this.boundBuffers.length ||
+      outside.some((binding, i) => binding.buffer !== this.boundBuffers[i]);
+    if (stale) {
+      this.release();
+      const at = new Map<Tensor, Binding>();
+      let next = 0;
+      for (const [value, place] of places) at.set(value, place.kind === "outside" ? outside[next++]! : { buffer: block, offset: place.offset });
+      this.dispatches = steps.map((step) => {
+        const executable = "instructions" in step.code ? device.compile(step.code as LoopProgram) : device.compileCall(step.code as KernelCall);
+        return device.bind(executable, step.geometry, step.values.map((value) => at.get(value)!), step.label);
+      });
+      this.boundGeneration = arena.generation;
+      this.boundBuffers = outside.map((binding) => binding.buffer);
+    }
+    device.run(this.dispatches);
+  }
+
+  /** Runs step by step and reports how long each took, in milliseconds. For profiles, not for speed. */
+  profile(locate: (value: Tensor) => Binding, report: (step: number, milliseconds: number) => void): void {
+    this.run(locate);
+    this.dispatches.forEach((dispatch, i) => {
+      const start = performance.now();
+      this.device.run([dispatch]);
+      report(i, performance.now() - start);
+    });
+  }
+
+  release(): void {
+    for (const dispatch of this.dispatches) this.device.release(dispatch);
+    this.dispatches = [];
+    this.boundGeneration = -1;
+    this.boundBuffers = [];
+  }
+}
+
+/** @throws {DeviceError} when the values of a leaf lie on another device */
+export function locateLeaf(device: Device, value: Tensor): Binding {
+  const { storage } = value;
+  if (storage === null) throw new DeviceError(`a value of ${wordShape(value.shape)} has no memory.`, { operation: "run" });
+  checkAlive("run", value);
+  if (storage.device !== device)
+    throw new DeviceError(`a tensor of ${wordShape(value.shape)} lies on ${(storage.device as Device).name}, the others on ${device.name}.`, {
+      operation: "run",
+      hint: "Move it with x.to(device).",
+    });
+  return { buffer: storage.buffer as Buffer, offset: 0 };
+}
+
+let current: Device | null = null;
+let makeDefault: () => Device = () => {
+  throw new DeviceError("no device was chosen.", { operation: "device", hint: "Call useDevice(…) first." });
+};
+
+/** The device on which tensors are made and programs run. */
+export function currentDevice(): Device {
+  current ??= makeDefault();
+  return current;
+}
+
+/** Makes `device` the one on which tensors are made and programs run; returns the one before, if any. */
+export function useDevice(device: Device): Device | null {
+  const before = current;
+  current = device;
+  return before;
+}
+
+export const setDefaultDevice = (make: () => Device): void => {
+  makeDefault = make;
+};
+
+/** The device that holds a leaf of these graphs, else the current one. */
+function deviceOf(tensors: readonly Tensor[]): Device {
+  const seen = new Set<Tensor>();
+  const stack = [...tensors];
+  while (stack.length) {
+    const node = stack.pop()!;
+    if (seen.has(node)) continue;
+    seen.add(node);
+    if (node.storage) return node.storage.device as Device;
+    stack.push(...node.sources);
+  }
+  return currentDevice();
+}
+
+/** Makes the schedule that computes `tensors`; for looking at, see explain.ts. */
+export function plan(tensors: readonly Tensor[], device: Device = deviceOf(tensors), options: ScheduleOptions = {}): Schedule {
+  return schedule(tensors, device, options);
+}
+
+/** Computes `tensors` and keeps their values. Those that have values already are left alone. */
+export function realize(tensors: readonly Tensor[]): void {
+  const wanted = [...new Set(tensors)].filter((tensor) => {
+    checkAlive("run", tensor);
+    return tensor.storage === null;
+  });
+  if (wanted.length === 0) return;
+  const device = deviceOf(wanted);
+  const program = new Program(schedule(wanted, device));
+  const results = new Map<Tensor, Storage>();
+  program.schedule.roots.forEach((root) => results.set(root, newStorage(device, root.dtype, root.size)));
+  try {
+    program.run((value) => {
+      const storage = results.get(value);
+      return storage ? { buffer: storage.buffer as Buffer, offset: 0 } : locateLeaf(device, value);
+    });
+  } catch (error) {
+    for (const storage of results.values()) storage.buffer[Symbol.dispose]();
+    throw error;
+  } finally {
+    program.release();
+  }
+  wanted.forEach((tensor, i) => attachStorage(tensor, results.get(program.schedule.roots[i]!)!));
+}
+setRealize(realize);
+
+/** Values of `tensor` in row-major order; floats of 16 bits as bit patterns. */
+export function downloadSync(tensor: Tensor): TypedArray {
+  realize([tensor]);
+  const device = tensor.storage!.device as Device;
+  if (!device.downloadSync)
+    throw new DeviceError(`${device.name} can only be read asynchronously.`, { operation: "dataSync", hint: "Use await x.data()." });
+  return device.downloadSync({ buffer: tensor.storage!.buffer as Buffer, offset: 0 }, tensor.dtype, tensor.size);
+}
+
+export async function download(tensor: Tensor): Promise<TypedArray> {
+  realize([tensor]);
+  return (tensor.storage!.device as Device).download({ buffer: tensor.storage!.buffer as Buffer, offset: 0 }, tensor.dtype, tensor.size);
+}
+
+/** Bytes of the values of a tensor of this dtype on disk or in a report. */
+export const bytesOf = (tensor: Pick<Tensor, "size" | "dtype">): number => tensor.size * bytesPerElement(tensor.dtype);

@@ -1,0 +1,178 @@
+/** The passes of the compiler in a row: from the tensors that somebody wants to a list of launches and a memory plan. */
+import type { Device, KernelCall } from "../devices/device.ts";
+import type { Geometry, LoopProgram } from "../devices/loop-program.ts";
+import { copy } from "../graph/elementwise.ts";
+import { isItem, itemOp, resultTypes } from "../graph/fused.ts";
+import { Tensor } from "../graph/node.ts";
+import type { CallGeometry, Fused, KernelOperation, Operand } from "../graph/primitive.ts";
+import { contiguousStrides, sizeOf } from "../graph/shape.ts";
+import { contiguousView, isContiguous } from "../graph/view.ts";
+import { type Fusion, fuse, isGenerated, type Unit } from "./fuse.ts";
+import { lower } from "./lower.ts";
+import { aligned, type Lifetime, planMemory } from "./memory-plan.ts";
+import { accessOf, follow, isLeaf, prepare } from "./prepare.ts";
+
+/** One launch, before it has addresses. */
+export interface Step {
+  readonly label: string;
+  readonly code: LoopProgram | KernelCall;
+  readonly geometry: Geometry | CallGeometry;
+  /** The values behind the launch's bindings, in their order. */
+  readonly values: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  readonly reusable: ReadonlyMap<Tensor, readonly Tensor[]>;
+  /** Floating-point operations, counted as additions and multiplications. */
+  readonly flops: number;
+}
+
+/** Where a value lies: in the arena, or in memory that somebody else owns. */
+export type Place = { readonly kind: "arena"; readonly offset: number } | { readonly kind: "outside"; readonly value: Tensor };
+
+export interface Schedule {
+  readonly device: Device;
+  readonly steps: readonly Step[];
+  /** The value that each wished-for tensor turned into, in their order. */
+  readonly roots: readonly Tensor[];
+  readonly places: ReadonlyMap<Tensor, Place>;
+  /** Bytes of the arena. */
+  readonly arenaBytes: number;
+  /** Roots whose memory is that of a leaf which they replace. */
+  readonly donated: ReadonlyMap<Tensor, Tensor>;
+}
+
+export interface ScheduleOptions {
+  /** Leaves whose memory a root may take over, by root index: the old value of the cell that the root becomes. */
+  readonly donors?: ReadonlyMap<number, Tensor>;
+}
+
+export function schedule(wanted: readonly Tensor[], device: Device, options: ScheduleOptions = {}): Schedule {
+  const prepared = prepare(wanted, device);
+  const claimed = new Set<Tensor>();
+  const roots = prepared.map((node) => {
+    const { base, moves } = accessOf(node);
+    const view = follow(contiguousView(base.shape), moves);
+    const own = !isLeaf(base) && !isGenerated(base) && view !== null && isContiguous(view) && view.shape.length >= 0 && sizeOf(view.shape) === base.size;
+    if (own && !claimed.has(base)) {
+      claimed.add(base);
+      return base;
+    }
+    return copy(node);
+  });
+  const fusion = fuse(roots, device.fusion);
+  const steps = inOrder(fusion).map((unit) => (unit.kind === "call" ? callStep(unit.node, fusion) : clusterStep(unit, fusion)));
+  return { device, steps, roots, ...placeValues(steps, roots, device, options.donors ?? new Map()) };
+}
+
+/** Units after everything they depend on, close to where their values are wanted. */
+function inOrder(fusion: Fusion): Unit[] {
+  const order: Unit[] = [];
+  const seen = new Set<Unit>();
+  const visit = (start: Unit): void => {
+    const stack: [Unit, Unit[]][] = [];
+    const open = (unit: Unit) => {
+      seen.add(unit);
+      stack.push([unit, [...unit.dependencies].sort((a, b) => b.first - a.first)]);
+    };
+    if (!seen.has(start)) open(start);
+    while (stack.length) {
+      const [unit, rest] = stack[stack.length - 1]!;
+      const next = rest.pop();
+      if (next === undefined) {
+        order.push(unit);
+        stack.pop();
+      } else if (!seen.has(next)) open(next);
+    }
+  };
+  for (const unit of [...fusion.units].sort((a, b) => a.first - b.first)) visit(unit);
+  return order;
+}
+
+function clusterStep(unit: Unit & { kind: "cluster" }, fusion: Fusion): Step {
+  const { program, geometry, values, outputs, reusable } = lower(unit, fusion);
+  const elements = unit.form === "columns" ? unit.members[0]!.sources[0]!.size : unit.size;
+  const names = unit.members.map((member) => member.op.name);
+  const work = program.instructions.filter((i) => i.kind === "apply" || i.kind === "reduce").length;
+  const label = names.length <= 4 ? names.join("·") : `${names.slice(0, 2).join("·")}·…·${names[names.length - 1]} (${names.length})`;
+  return { label, code: program, geometry, values, outputs, reusable, flops: work * elements };
+}
+
+function operandOf(source: Tensor): { value: Tensor; operand: Operand } {
+  const { base, moves } = accessOf(source);
+  const view = follow(contiguousView(base.shape), moves)!;
+  return { value: base, operand: { shape: view.shape, strides: view.strides, offset: view.offset } };
+}
+
+function callStep(node: Tensor, fusion: Fusion): Step {
+  const op = node.op as KernelOperation | Fused;
+  const operands = node.sources.map(operandOf);
+  const whole = (shape: readonly number[]): Operand => ({ shape, strides: contiguousStrides(shape), offset: 0 });
+  const items = op.kind === "fused" ? [...fusion.unitOf.keys()].filter((item) => isItem(item) && item.sources[0] === node) : [];
+  const types = op.kind === "fused" ? resultTypes(node) : [node];
+  // a result that nobody reads still needs somewhere to go
+  const outputs = op.kind === "fused" ? types.map((_, index) => items.find((item) => item.attributes["index"] === index) ?? new Tensor(itemOp, [node], types[index]!.shape, types[index]!.dtype, { index })) : [node];
+  const attributes = op.kind === "fused" ? op.numbers(node.attributes) : (node.attributes as Record<string, number>);
+  const overwritten = op.kind === "kernel" && op.overwrites !== undefined ? operands[op.overwrites] : undefined;
+  const reusable = new Map<Tensor, Tensor[]>();
+  if (overwritten && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === node.size) reusable.set(node, [overwritten.value]);
+  const [a] = operands;
+  const flops = op.name === "matmul" ? 2 * node.size * a!.operand.shape[a!.operand.shape.length - 1]! : 0;
+  return {
+    label: op.name === "matmul" ? `matmul [${a!.operand.shape}]·[${operands[1]!.operand.shape}]${operands[2] ? " + start" : ""}` : `${op.name} [${types[0]!.shape}]`,
+    code: { name: op.name, operands: operands.map(({ value }) => value.dtype), results: types.map(({ dtype }) => dtype), ...(op.kind === "kernel" ? { host: op.host } : {}) },
+    geometry: { operands: operands.map(({ operand }) => operand), results: types.map(({ shape }) => whole(shape)), attributes },
+    values: [...operands.map(({ value }) => value), ...outputs],
+    outputs,
+    reusable,
+    flops,
+  };
+}
+
+/** Lifetimes, donation of old values' memory to new ones, and the arena. */
+function placeValues(
+  steps: readonly Step[],
+  roots: readonly Tensor[],
+  device: Device,
+  donors: ReadonlyMap<number, Tensor>,
+): Pick<Schedule, "places" | "arenaBytes" | "donated"> {
+  const written = new Map<Tensor, number>();
+  const lastRead = new Map<Tensor, number>();
+  steps.forEach((step, i) => {
+    for (const value of step.values) if (!step.outputs.includes(value)) lastRead.set(value, i);
+    for (const output of step.outputs) if (!written.has(output)) written.set(output, i);
+  });
+  const places = new Map<Tensor, Place>();
+  const donated = new Map<Tensor, Tensor>();
+  roots.forEach((root, index) => {
+    places.set(root, { kind: "outside", value: root });
+    const donor = donors.get(index);
+    if (donor === undefined || donor.dtype !== root.dtype) return;
+    const at = written.get(root)!;
+    const last = lastRead.get(donor) ?? -1;
+    if (last < at || (last === at && steps[at]!.reusable.get(root)?.includes(donor))) donated.set(root, donor);
+  });
+  const bytesOf = (value: Tensor) => value.size * device.storageBytes(value.dtype);
+
+  // values that share memory because one takes over from the other are placed as one
+  const owner = new Map<Tensor, Tensor>();
+  const lives = new Map<Tensor, Lifetime>();
+  for (const [value, from] of written) {
+    if (places.has(value)) continue;
+    const to = Math.max(from, lastRead.get(value) ?? from);
+    const step = steps[from]!;
+    const giver = step.reusable
+      .get(value)
+      ?.find((input) => lives.has(owner.get(input) ?? input) && lastRead.get(input) === from && lives.get(owner.get(input) ?? input)!.to === from && bytesOf(input) === bytesOf(value));
+    if (giver) {
+      const root = owner.get(giver) ?? giver;
+      const life = lives.get(root)!;
+      owner.set(value, root);
+      lives.set(root, { ...life, to });
+    } else lives.set(value, { bytes: bytesOf(value), from, to });
+  }
+  const placed = [...lives.keys()];
+  const plan = planMemory(placed.map((value) => lives.get(value)!));
+  placed.forEach((value, i) => places.set(value, { kind: "arena", offset: plan.offsets[i]! }));
+  for (const [value, root] of owner) places.set(value, places.get(root)!);
+  for (const step of steps) for (const value of step.values) if (!places.has(value)) places.set(value, { kind: "outside", value });
+  return { places, arenaBytes: aligned(plan.bytes), donated };
+}

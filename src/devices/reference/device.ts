@@ -1,0 +1,148 @@
+/** The reference device: float64, plain loops, one primitive at a time. Its only purpose is to be obviously right. */
+import {
+  type DType,
+  dtypes,
+  fromBFloat16Bits,
+  fromFloat16Bits,
+  isFloat,
+  toBFloat16Bits,
+  toFloat16Bits,
+  type TypedArray,
+} from "../../graph/dtype.ts";
+import type { CallGeometry } from "../../graph/primitive.ts";
+import type { Binding, Buffer, Device, Dispatch, Executable, KernelCall } from "../device.ts";
+import type { Geometry, LoopProgram } from "../loop-program.ts";
+import { renderLoopProgram } from "./render.ts";
+
+interface Memory extends Buffer {
+  readonly data: ArrayBuffer;
+}
+
+interface Launch extends Dispatch {
+  run(): void;
+}
+
+/** Every float is float64 here; integers keep their width. */
+const arrayOf = (dtype: DType) => (isFloat(dtype) ? Float64Array : dtypes[dtype].array);
+
+export interface ReferenceOptions {
+  /** Lets the compiler fuse, to test fusion itself in float64. */
+  readonly fuse?: boolean;
+}
+
+/** @returns a device that computes every float in float64, whatever the dtype says */
+export function createReference(options: ReferenceOptions = {}): Device {
+  const executables = new Map<string, Executable & { bind(geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]): () => void }>();
+  let buffers = 0;
+  let bytesInUse = 0;
+  let peakBytes = 0;
+
+  const view = ({ buffer, offset }: Binding, dtype: DType, count?: number): TypedArray => {
+    const { data } = buffer as Memory;
+    const ArrayType = arrayOf(dtype);
+    return new ArrayType(data, offset, count ?? Math.floor((data.byteLength - offset) / ArrayType.BYTES_PER_ELEMENT));
+  };
+
+  const device: Device = {
+    name: "reference",
+    about: "reference: float64 in plain JavaScript loops",
+    fusion: { elementwise: options.fuse === true, rows: options.fuse === true },
+    kernels: new Set<string>(),
+    storageBytes: (dtype) => arrayOf(dtype).BYTES_PER_ELEMENT,
+    allocate(bytes) {
+      buffers++;
+      bytesInUse += bytes;
+      peakBytes = Math.max(peakBytes, bytesInUse);
+      let freed = false;
+      return {
+        bytes,
+        data: new ArrayBuffer(bytes),
+        [Symbol.dispose]() {
+          if (freed) return;
+          freed = true;
+          buffers--;
+          bytesInUse -= bytes;
+        },
+      } as Memory;
+    },
+    upload(values, dtype, to) {
+      const target = view(to, dtype, values.length);
+      if (dtype === "float16") for (let i = 0; i < values.length; i++) target[i] = fromFloat16Bits(values[i]!);
+      else if (dtype === "bfloat16") for (let i = 0; i < values.length; i++) target[i] = fromBFloat16Bits(values[i]!);
+      else target.set(values);
+    },
+    downloadSync(from, dtype, count) {
+      const source = view(from, dtype, count);
+      if (dtype === "float16") return Uint16Array.from(source, toFloat16Bits);
+      if (dtype === "bfloat16") return Uint16Array.from(source, toBFloat16Bits);
+      const values = new dtypes[dtype].array(count);
+      values.set(source);
+      return values;
+    },
+    async download(from, dtype, count) {
+      return device.downloadSync!(from, dtype, count);
+    },
+    copy(from, to, bytes) {
+      new Uint8Array((to.buffer as Memory).data, to.offset, bytes).set(new Uint8Array((from.buffer as Memory).data, from.offset, bytes));
+    },
+    compile(program: LoopProgram) {
+      const known = executables.get(program.key);
+      if (known) return known;
+      const kernel = renderLoopProgram(program);
+      const typeOf = (buffer: number) => program.slots.find((slot) => slot.buffer === buffer)!.dtype;
+      const executable = {
+        name: program.shape,
+        dtypes: Array.from({ length: program.buffers }, (_, buffer) => typeOf(buffer)),
+        bind: (geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]) => () => kernel(arrays as TypedArray[], geometry as Geometry),
+      };
+      executables.set(program.key, executable);
+      return executable;
+    },
+    compileCall(call: KernelCall) {
+      const key = `${call.name}:${call.operands}>${call.results}`;
+      const known = executables.get(key);
+      if (known) return known;
+      const { host } = call;
+      if (!host) throw new Error(`reference: "${call.name}" has no meaning on plain arrays`);
+      const executable = {
+        name: call.name,
+        dtypes: [...call.operands, ...call.results],
+        bind: (geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]) => {
+          const { operands, results } = geometry as CallGeometry;
+          // kernels that take no strides get exactly their elements
+          const sized = arrays.map((array, i) => {
+            const operand = [...operands, ...results][i]!;
+            const contiguous = operand.offset === 0 && operand.strides.every((stride) => stride > 0);
+            const size = operand.shape.reduce((product, extent) => product * extent, 1);
+            return contiguous && array!.length > size ? array!.subarray(0, size) : array!;
+          });
+          return () => host(sized.slice(0, operands.length), sized.slice(operands.length), geometry as CallGeometry);
+        },
+      };
+      executables.set(key, executable);
+      return executable;
+    },
+    bind(executable, geometry, bindings, label): Launch {
+      const { bind, dtypes: types } = executable as Executable & { bind: (g: typeof geometry, a: TypedArray[]) => () => void; dtypes: DType[] };
+      return {
+        executable,
+        label,
+        run: bind(
+          geometry,
+          bindings.map((binding, i) => view(binding, types[i]!)),
+        ),
+      };
+    },
+    release() {},
+    run(queue) {
+      for (const dispatch of queue) (dispatch as Launch).run();
+    },
+    get statistics() {
+      return { buffers, bytesInUse, peakBytes, kernels: executables.size };
+    },
+    [Symbol.dispose]() {
+      executables.clear();
+    },
+  };
+  return device;
+}

@@ -1,0 +1,126 @@
+/**
+ * Modules: trees of layers. A layer's parameters and children are its properties, so the path of a parameter
+ * (`model.layers.0.self_attn.q_proj.weight`) is the path of properties that leads to it; models name theirs as
+ * Hugging Face does, to the letter.
+ */
+import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import type { Tensor } from "../graph/node.ts";
+import { sameShape } from "../graph/shape.ts";
+import { Variable } from "../graph/variable.ts";
+
+/** A value that training may change. */
+export class Parameter extends Variable {}
+
+export abstract class Module {
+  /** Whether layers that behave differently in training (dropout) should. Set for a whole tree by `train()` and `eval()`. */
+  training = false;
+
+  /** Children by property name, in the order of definition; lists give their indices as names. */
+  *children(): Generator<[name: string, child: Module]> {
+    for (const [name, value] of Object.entries(this)) {
+      if (value instanceof Module) yield [name, value];
+      else if (Array.isArray(value)) for (const [i, item] of value.entries()) if (item instanceof Module) yield [`${name}.${i}`, item];
+    }
+  }
+
+  /** This module and everything below it, each with its path; this one's is "". */
+  *namedModules(prefix = ""): Generator<[path: string, module: Module]> {
+    yield [prefix, this];
+    for (const [name, child] of this.children()) yield* child.namedModules(join(prefix, name));
+  }
+
+  /** Parameters held by this module itself. */
+  *ownParameters(): Generator<[name: string, parameter: Parameter]> {
+    for (const [name, value] of Object.entries(this)) if (value instanceof Parameter) yield [name, value];
+  }
+
+  /** Every parameter below this module with its path; one that is shared is given once, under its first path. */
+  *namedParameters(prefix = ""): Generator<[path: string, parameter: Parameter]> {
+    const seen = new Set<Parameter>();
+    for (const [path, module] of this.namedModules(prefix))
+      for (const [name, parameter] of module.ownParameters()) {
+        if (seen.has(parameter)) continue;
+        seen.add(parameter);
+        yield [join(path, name), parameter];
+      }
+  }
+
+  parameters(): Parameter[] {
+    return [...this.namedParameters()].map(([, parameter]) => parameter);
+  }
+
+  /** Parameters that training changes. */
+  trainableParameters(): Parameter[] {
+    return this.parameters().filter((parameter) => parameter.requiresGrad);
+  }
+
+  /** The module at a path. @throws {ConfigError} naming the nearest path when there is none */
+  getModule(path: string): Module {
+    for (const [at, module] of this.namedModules()) if (at === path) return module;
+    const near = nearestName(path, [...this.namedModules()].map(([at]) => at));
+    throw new ConfigError(`there is no module "${path}".`, { operation: "getModule", got: path, ...(near ? { hint: `Did you mean "${near}"?` } : {}) });
+  }
+
+  /** Puts `replacement` where the module at `path` was and returns that one. */
+  replaceModule(path: string, replacement: Module): Module {
+    const old = this.getModule(path);
+    const names = path.split(".");
+    const last = names.pop()!;
+    let holder: unknown = this;
+    for (const name of names) holder = (holder as Record<string, unknown>)[name];
+    (holder as Record<string, unknown>)[last] = replacement;
+    return old;
+  }
+
+  /** All parameters by path, as they are now. */
+  stateDict(): Map<string, Tensor> {
+    return new Map([...this.namedParameters()].map(([path, parameter]) => [path, parameter.stored]));
+  }
+
+  /**
+   * Takes parameter values by path.
+   * @throws {FormatError} for a missing or (when `strict`) an unknown key; @throws {ShapeError} for another shape. Nothing is changed then.
+   */
+  loadStateDict(state: ReadonlyMap<string, Tensor>, options: { readonly strict?: boolean } = {}): void {
+    const own = new Map(this.namedParameters());
+    for (const [path, parameter] of own) {
+      const value = state.get(path);
+      if (value === undefined)
+        throw new FormatError(`"${path}" is missing.`, { operation: "loadStateDict", expected: path, ...hintFor(path, state.keys()) });
+      if (!sameShape(value.shape, parameter.shape))
+        throw new ShapeError(`"${path}" is ${wordShape(value.shape)} in the file, ${wordShape(parameter.shape)} in the model.`, {
+          operation: "loadStateDict",
+          expected: parameter.shape,
+          got: value.shape,
+        });
+    }
+    if (options.strict !== false)
+      for (const path of state.keys())
+        if (!own.has(path)) throw new FormatError(`"${path}" is not a parameter of this model.`, { operation: "loadStateDict", got: path, ...hintFor(path, own.keys()) });
+    for (const [path, parameter] of own) parameter.assign(state.get(path)!);
+  }
+
+  /** Layers such as dropout act as in training. */
+  train(on = true): this {
+    for (const [, module] of this.namedModules()) module.training = on;
+    return this;
+  }
+
+  /** Layers such as dropout do nothing. */
+  eval(): this {
+    return this.train(false);
+  }
+
+  /** Nothing below this module is changed by training any more. */
+  freeze(): this {
+    for (const parameter of this.parameters()) parameter.requiresGrad = false;
+    return this;
+  }
+}
+
+function hintFor(path: string, names: Iterable<string>): { hint?: string } {
+  const near = nearestName(path, names);
+  return near ? { hint: `The nearest is "${near}".` } : {};
+}
+
+const join = (prefix: string, name: string): string => (prefix === "" ? name : `${prefix}.${name}`);
