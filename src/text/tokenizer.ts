@@ -1,0 +1,489 @@
+/** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
+
+import * as huggingFace from "@huggingface/tokenizers";
+import { FormatError } from "../errors.ts";
+
+/** What is used of the library; its own declarations leave out file extensions, so that under "nodenext" they are empty. */
+interface Library {
+  readonly Tokenizer: new (definition: object, config: object) => LibraryTokenizer;
+  readonly ByteLevelPreTokenizer: new (definition: object) => PreTokenizer & { readonly pattern: RegExp };
+  readonly SequencePreTokenizer: new (definition: object) => PreTokenizer;
+}
+
+interface LibraryTokenizer {
+  readonly model: LibraryModel;
+  readonly pre_tokenizer: PreTokenizer | null;
+  encode(text: string, options: object): LibraryEncoding;
+  decode(ids: readonly number[], options: object): string;
+  token_to_id(token: string): number | undefined;
+  id_to_token(id: number): string | undefined;
+  get_vocab(): Map<string, number>;
+}
+
+interface LibraryEncoding {
+  readonly tokens: readonly string[];
+  readonly ids: readonly (number | undefined)[];
+  readonly token_type_ids?: readonly number[];
+}
+
+interface LibraryModel {
+  encode(pieces: readonly string[]): string[];
+  readonly tokens_to_ids: ReadonlyMap<string, number>;
+  readonly unk_token_id?: number;
+  readonly fuse_unk: boolean;
+}
+
+interface PreTokenizer {
+  pre_tokenize(text: string): string[];
+  pre_tokenize_text(text: string): string[];
+}
+
+const library = huggingFace as unknown as Library;
+
+/** A parsed tokenizer.json: only what is read here is named. */
+export interface TokenizerDefinition {
+  readonly model: { readonly type?: string; readonly [key: string]: unknown };
+  readonly added_tokens?: readonly { readonly id: number; readonly content: string; readonly special?: boolean }[];
+  readonly pre_tokenizer?: PreTokenizerDefinition | null;
+  readonly [key: string]: unknown;
+}
+
+interface PreTokenizerDefinition {
+  readonly type: string;
+  readonly use_regex?: boolean;
+  readonly add_prefix_space?: boolean;
+  readonly pretokenizers?: readonly PreTokenizerDefinition[];
+  readonly [key: string]: unknown;
+}
+
+/** A parsed tokenizer_config.json: names of the special tokens, chat template. */
+export type TokenizerConfig = Readonly<Record<string, unknown>>;
+
+const modelTypes = ["BPE", "WordPiece", "Unigram"] as const;
+
+/** A tokenizer of a trained model. Made by {@link loadTokenizer}. */
+export class Tokenizer {
+  /** One more than the largest token id: the least number of rows that an embedding needs. */
+  readonly vocabularySize: number;
+  /** Beginning of text; `undefined` where the tokenizer names none. The same for the others. */
+  readonly bosId: number | undefined;
+  /** End of text. */
+  readonly eosId: number | undefined;
+  /** Fills short rows of a batch. */
+  readonly padId: number | undefined;
+  /** Stands for what the vocabulary cannot say; byte-level tokenizers have none. */
+  readonly unknownId: number | undefined;
+  /** The Jinja chat template of tokenizer_config.json. */
+  readonly chatTemplate: string | undefined;
+  /** What the tokenizer was made from, to be written out again. */
+  readonly definition: TokenizerDefinition;
+  readonly config: TokenizerConfig;
+  readonly #library: LibraryTokenizer;
+  readonly #sections: Sections;
+
+  constructor(definition: TokenizerDefinition, config: TokenizerConfig = {}) {
+    checkDefinition(definition);
+    this.definition = definition;
+    this.config = config;
+    const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
+    try {
+      this.#library = new library.Tokenizer({ ...parts, ...definition }, config);
+      this.#sections = new Sections(this.#library, definition);
+    } catch (cause) {
+      throw new FormatError(`the tokenizer cannot be used: ${cause instanceof Error ? cause.message : String(cause)}.`, {
+        operation: "loadTokenizer",
+        got: definition.model.type,
+      });
+    }
+    this.vocabularySize = largestId(this.#library) + 1;
+    this.bosId = this.#specialId("bos_token");
+    this.eosId = this.#specialId("eos_token");
+    this.padId = this.#specialId("pad_token");
+    this.unknownId = this.#specialId("unk_token") ?? this.#library.model.unk_token_id;
+    this.chatTemplate = typeof config["chat_template"] === "string" ? config["chat_template"] : undefined;
+  }
+
+  /**
+   * Token ids of a text. Equal to the Hugging Face library's, at a speed that does not fall with the length.
+   *
+   * @param options.addSpecialTokens adds what the tokenizer puts around a text (BERT's [CLS] … [SEP], LLaMA's <s>)
+   */
+  encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): Int32Array {
+    return this.#sections.fill(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens })).ids;
+  }
+
+  /** Token ids of two texts as one input, and which text each token is from (`typeIds`, 0 or 1). */
+  encodePair(first: string, second: string): { ids: Int32Array; typeIds: Int32Array } {
+    return this.#sections.fill(() => this.#library.encode(first, { text_pair: second, return_token_type_ids: true }));
+  }
+
+  /**
+   * The text of token ids. Ids without a token, as in the padded rows of an embedding, give nothing.
+   *
+   * @param options.skipSpecialTokens leaves out end-of-text and the like
+   */
+  decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+    const known = Array.from(ids).filter((id) => this.#library.id_to_token(id) !== undefined);
+    if (known.length === 0) return "";
+    return this.#library.decode(known, {
+      skip_special_tokens: skipSpecialTokens,
+      clean_up_tokenization_spaces: this.config["clean_up_tokenization_spaces"] === true,
+    });
+  }
+
+  /** Decodes tokens one at a time, as generation makes them. */
+  stream(options: { skipSpecialTokens?: boolean } = {}): StreamingDecoder {
+    return new StreamingDecoder((ids) => this.decode(ids, options));
+  }
+
+  /** The id of one token as it is written in the vocabulary, such as `"<|endoftext|>"`. */
+  idOf(token: string): number | undefined {
+    return this.#library.token_to_id(token);
+  }
+
+  /** The token of an id as it is written in the vocabulary, such as `"Ġthe"`. */
+  tokenOf(id: number): string | undefined {
+    return this.#library.id_to_token(id);
+  }
+
+  #specialId(key: string): number | undefined {
+    const entry = this.config[key];
+    const name = isRecord(entry) ? entry["content"] : entry;
+    return typeof name === "string" ? this.idOf(name) : undefined;
+  }
+}
+
+/**
+ * Turns a growing list of tokens into text that never ends inside a character.
+ * All pieces together are the text of all tokens: push(a) + push(b) + flush() = decode([a, b]).
+ */
+export class StreamingDecoder {
+  readonly #decode: (ids: readonly number[]) => string;
+  /** Tokens that are still decoded together: the last finished piece, for its influence on spaces, and what came after. */
+  #window: number[] = [];
+  #finished = 0;
+  #emitted = 0;
+
+  constructor(decode: (ids: readonly number[]) => string) {
+    this.#decode = decode;
+  }
+
+  /** The text that is certain once `id` has come; often empty in the middle of a character. */
+  push(id: number): string {
+    this.#window.push(id);
+    const text = this.#decode(this.#window);
+    // The replacement character at the end may be the first bytes of a character whose rest is in the next token.
+    const certain = text.endsWith("\uFFFD") ? text.length - 1 : text.length;
+    const piece = text.slice(this.#emitted, certain);
+    this.#emitted = Math.max(this.#emitted, certain);
+    if (certain === text.length && piece !== "") {
+      this.#window = this.#window.slice(this.#finished);
+      this.#finished = this.#window.length;
+      this.#emitted = this.#decode(this.#window).length;
+    }
+    return piece;
+  }
+
+  /** The rest when no more tokens come: bytes that never became a character show as U+FFFD. */
+  flush(): string {
+    const piece = this.#decode(this.#window).slice(this.#emitted);
+    this.#window = [];
+    this.#finished = 0;
+    this.#emitted = 0;
+    return piece;
+  }
+}
+
+/**
+ * Loads a tokenizer from a model folder, the path of a tokenizer.json, or its parsed content.
+ * A folder may also hold the older pair vocab.json and merges.txt (byte-level BPE, as GPT-2 came);
+ * the names of special tokens are read from tokenizer_config.json and special_tokens_map.json beside it.
+ *
+ * @param options.config stands in for tokenizer_config.json
+ * @throws {FormatError} when a file is missing, not JSON, or names an algorithm other than BPE, WordPiece and Unigram
+ * @example
+ * const tokenizer = await loadTokenizer("models/tiny");
+ * tokenizer.decode(tokenizer.encode("Call me Ishmael."))   // "Call me Ishmael."
+ */
+export async function loadTokenizer(
+  source: string | TokenizerDefinition,
+  options: { config?: TokenizerConfig } = {},
+): Promise<Tokenizer> {
+  if (typeof source !== "string") return new Tokenizer(source, options.config);
+  const { readFile, stat, readdir } = await import("node:fs/promises");
+  const { dirname, join, basename } = await import("node:path");
+  const kind = await stat(source).catch(() => undefined);
+  if (kind === undefined) {
+    throw new FormatError(`there is no file or folder "${source}".`, {
+      operation: "loadTokenizer",
+      got: source,
+      hint: "Give a model folder or the path of a tokenizer.json.",
+    });
+  }
+  const folder = kind.isDirectory() ? source : dirname(source);
+  const present = new Set(await readdir(folder));
+  const read = async (name: string): Promise<unknown> =>
+    parseJson(await readFile(join(folder, name), "utf8"), join(folder, name));
+  const optional = async (name: string) => (present.has(name) ? ((await read(name)) as TokenizerConfig) : {});
+  const config = options.config ?? {
+    ...(await optional("special_tokens_map.json")),
+    ...(await optional("tokenizer_config.json")),
+  };
+  if (!kind.isDirectory()) return new Tokenizer((await read(basename(source))) as TokenizerDefinition, config);
+  if (present.has("tokenizer.json")) return new Tokenizer((await read("tokenizer.json")) as TokenizerDefinition, config);
+  if (present.has("vocab.json") && present.has("merges.txt")) {
+    const merges = await readFile(join(folder, "merges.txt"), "utf8");
+    return fromVocabularyAndMerges((await read("vocab.json")) as Record<string, number>, merges, config);
+  }
+  throw new FormatError(`there is no tokenizer.json in "${folder}".`, {
+    operation: "loadTokenizer",
+    got: [...present].sort(),
+    hint: "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) in Python writes one from older files.",
+  });
+}
+
+/** GPT-2's two files; its end-of-text token is special though neither file says so. */
+function fromVocabularyAndMerges(vocab: Readonly<Record<string, number>>, merges: string, config: TokenizerConfig): Tokenizer {
+  const endOfText = "<|endoftext|>";
+  const names = ["bos_token", "eos_token", "unk_token", "pad_token"].map((key) => config[key] ?? endOfText);
+  const contents = new Set(names.map((name) => (isRecord(name) ? name["content"] : name) as string));
+  const special = [...contents].filter((content) => vocab[content] !== undefined);
+  const named = vocab[endOfText] === undefined ? {} : { bos_token: endOfText, eos_token: endOfText };
+  const definition = byteLevelDefinition({
+    vocab,
+    merges: merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version")),
+    specialTokens: special.map((content) => ({ content, id: vocab[content] as number })),
+  });
+  return new Tokenizer(definition, { ...named, ...config });
+}
+
+/** The tokenizer.json of a byte-level BPE with GPT-2's way of splitting words. */
+export function byteLevelDefinition(parts: {
+  vocab: Readonly<Record<string, number>>;
+  merges: readonly string[];
+  specialTokens: readonly { content: string; id: number }[];
+}): TokenizerDefinition {
+  return {
+    version: "1.0",
+    truncation: null,
+    padding: null,
+    added_tokens: parts.specialTokens.map(({ content, id }) => {
+      return { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+    }),
+    normalizer: null,
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
+    post_processor: { type: "ByteLevel", add_prefix_space: true, trim_offsets: false, use_regex: true },
+    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: false,
+      vocab: parts.vocab,
+      merges: parts.merges,
+    },
+  };
+}
+
+function checkDefinition(definition: TokenizerDefinition): void {
+  if (!isRecord(definition) || !isRecord(definition.model)) {
+    throw new FormatError("the tokenizer has no `model`.", {
+      operation: "loadTokenizer",
+      got: definition,
+      hint: "Give the content of a tokenizer.json; tokenizer_config.json and config.json do not hold the vocabulary.",
+    });
+  }
+  const { type } = definition.model;
+  if (type !== undefined && !modelTypes.some((known) => known === type)) {
+    throw new FormatError(`model type "${type}" is not one of ${modelTypes.join(", ")}.`, {
+      operation: "loadTokenizer",
+      expected: modelTypes,
+      got: type,
+    });
+  }
+}
+
+const longPiece = 64; // characters
+const memorySize = 1 << 17; // pieces
+/** Stands in the library's list of tokens for the tokens of one section: the text between two special tokens. */
+const marker = "\0section";
+
+/**
+ * Makes the library fast on long texts without changing what it computes.
+ *
+ * It encodes every occurrence of every word anew and copies lists of tokens (1.6 s a megabyte), and takes the whole text as one
+ * word where there is no pre-tokenizer (9 s and 4 GB a megabyte; Unigram overflows the stack). Here the ids of a piece are
+ * remembered, bytes are mapped to letters only for pieces not seen before, long pieces are cut where no token of the vocabulary
+ * can reach across, and ids are collected beside the library, which sees one marker for each section of text.
+ */
+class Sections {
+  readonly #model: LibraryModel;
+  #ids = new Int32Array(1024);
+  #ends: number[] = [];
+
+  constructor({ model, pre_tokenizer }: LibraryTokenizer, definition: TokenizerDefinition) {
+    this.#model = model;
+    const raw = rawPieces(definition.pre_tokenizer ?? null);
+    if (raw !== undefined && pre_tokenizer !== null) pre_tokenizer.pre_tokenize = raw;
+    const letters = new library.ByteLevelPreTokenizer({ use_regex: false, add_prefix_space: false });
+    const cut = cutter(definition.model);
+    const tokensOf = model.encode.bind(model);
+    const encodePart = remember((part) => tokensOf([part]).map((token) => this.#idOf(token)));
+    const encodePiece = remember((piece) => {
+      const text = raw === undefined ? piece : (letters.pre_tokenize_text(piece)[0] as string);
+      const parts = cut === undefined || text.length <= longPiece ? [text] : cut(text);
+      const ids = parts.flatMap(encodePart);
+      const unknown = model.unk_token_id;
+      return model.fuse_unk ? ids.filter((id, i) => id !== unknown || ids[i - 1] !== unknown) : ids;
+    });
+    model.encode = (pieces) => {
+      let end = this.#ends.at(-1) ?? 0;
+      for (const piece of pieces) {
+        const ids = encodePiece(piece);
+        if (end + ids.length > this.#ids.length) this.#grow(end + ids.length);
+        for (let i = 0; i < ids.length; i++) this.#ids[end++] = ids[i]!;
+      }
+      this.#ends.push(end);
+      return [marker];
+    };
+  }
+
+  /** Runs the library and puts the collected ids in the place of its markers. */
+  fill(encode: () => LibraryEncoding): { ids: Int32Array; typeIds: Int32Array } {
+    try {
+      const { tokens, ids: given, token_type_ids: types = [] } = encode();
+      const markers = tokens.reduce((count, token) => count + (token === marker ? 1 : 0), 0);
+      const ids = new Int32Array(tokens.length - markers + (this.#ends.at(-1) ?? 0));
+      const typeIds = new Int32Array(ids.length);
+      let at = 0;
+      let section = 0;
+      tokens.forEach((token, i) => {
+        const begin = at;
+        if (token === marker) {
+          const collected = this.#ids.subarray(this.#ends[section - 1] ?? 0, this.#ends[section]);
+          ids.set(collected, at);
+          at += collected.length;
+          section++;
+        } else ids[at++] = given[i] ?? this.#idOf(token);
+        typeIds.fill(types[i] ?? 0, begin, at);
+      });
+      return { ids, typeIds };
+    } finally {
+      this.#ends = [];
+      if (this.#ids.length > 1 << 20) this.#ids = new Int32Array(1024);
+    }
+  }
+
+  #idOf(token: string): number {
+    const id = this.#model.tokens_to_ids.get(token) ?? this.#model.unk_token_id;
+    if (id !== undefined) return id;
+    throw new FormatError(`"${token}" is not in the vocabulary, and the tokenizer names no unknown token.`, {
+      operation: "encode",
+      got: token,
+      hint: "Use a tokenizer that covers all bytes, or leave this out of the text.",
+    });
+  }
+
+  #grow(size: number): void {
+    const larger = new Int32Array(Math.max(size, 2 * this.#ids.length));
+    larger.set(this.#ids);
+    this.#ids = larger;
+  }
+}
+
+function remember(encode: (piece: string) => number[]): (piece: string) => number[] {
+  const memory = new Map<string, number[]>();
+  return (piece) => {
+    let ids = memory.get(piece);
+    if (ids === undefined) {
+      ids = encode(piece);
+      if (memory.size >= memorySize) memory.clear();
+      if (piece.length <= longPiece) memory.set(piece, ids);
+    }
+    return ids;
+  };
+}
+
+/** The pre-tokenizer without its last stage, the mapping of bytes to letters, where it is built so. */
+function rawPieces(definition: PreTokenizerDefinition | null): ((text: string) => string[]) | undefined {
+  const stages = definition?.type === "Sequence" ? (definition.pretokenizers ?? []) : definition === null ? [] : [definition];
+  const before = stages.slice(0, -1);
+  const last = stages.at(-1);
+  // A prefix space is for the start of the text, not for each piece.
+  if (last?.type !== "ByteLevel" || last.add_prefix_space === true) return undefined;
+  if (before.some((stage) => stage.type === "ByteLevel")) return undefined;
+  const sequence = before.length === 0 ? undefined : new library.SequencePreTokenizer({ pretokenizers: before });
+  const words = last.use_regex === false ? undefined : new library.ByteLevelPreTokenizer(last).pattern;
+  const wordsOf = (text: string): string[] => (words === undefined ? [text] : (text.match(words) ?? []));
+  return sequence === undefined ? wordsOf : (text) => sequence.pre_tokenize_text(text).flatMap(wordsOf);
+}
+
+/**
+ * Cuts a piece wherever two neighbouring characters are neighbours in no token of the vocabulary: no merge and no longer token
+ * can reach across, so the parts encode as the whole does.
+ */
+function cutter(model: TokenizerDefinition["model"]): ((piece: string) => string[]) | undefined {
+  // Word ends and beginnings are marked, and the parts would each get a mark.
+  if (
+    model.type === "WordPiece" ||
+    model["end_of_word_suffix"] ||
+    model["continuing_subword_suffix"] ||
+    model["continuing_subword_prefix"]
+  )
+    return undefined;
+  let neighbours: Set<string> | undefined;
+  return (piece) => {
+    neighbours ??= neighboursOf(model["vocab"]);
+    const parts: string[] = [];
+    let part = "";
+    let previous = "";
+    for (const character of piece) {
+      if (previous !== "" && !neighbours.has(previous + character)) {
+        parts.push(part);
+        part = "";
+      }
+      part += character;
+      previous = character;
+    }
+    parts.push(part);
+    return parts;
+  };
+}
+
+function neighboursOf(vocab: unknown): Set<string> {
+  const tokens = Array.isArray(vocab) ? vocab.map((entry) => String(entry[0])) : Object.keys(vocab as object);
+  const neighbours = new Set<string>();
+  for (const token of tokens) {
+    let previous = "";
+    for (const character of token) {
+      if (previous !== "") neighbours.add(previous + character);
+      previous = character;
+    }
+  }
+  return neighbours;
+}
+
+function largestId(library: LibraryTokenizer): number {
+  let largest = -1;
+  for (const id of library.get_vocab().values()) largest = Math.max(largest, id);
+  return largest;
+}
+
+function parseJson(text: string, path: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    const reason = text.startsWith("version https://git-lfs")
+      ? "it is a Git LFS pointer, not the file"
+      : (cause as Error).message;
+    throw new FormatError(`"${path}" is not JSON: ${reason}.`, { operation: "loadTokenizer", got: path });
+  }
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
