@@ -1,0 +1,108 @@
+/** Accumulators of reductions: how a fold starts, takes in four values, and ends. */
+import { isFloat } from "../../graph/dtype.ts";
+import type { Local, SimpleOp } from "./assembler.ts";
+import { type LaneMath, lowestInt32, type Vector } from "./lanes.ts";
+import type { Fold } from "./loop-plan.ts";
+
+type V128 = Local<"v128">;
+
+/** One running fold. The maximum of floats also notes where it has met a NaN: cheaper than an instruction that keeps NaN. */
+export interface Accumulator {
+  readonly fold: Fold;
+  readonly value: V128;
+  readonly nan: V128 | null;
+}
+
+const instructions: Readonly<Record<string, { readonly float: SimpleOp; readonly integer: SimpleOp; readonly bool: SimpleOp }>> =
+  {
+    sum: { float: "f32x4.add", integer: "i32x4.add", bool: "v128.or" },
+    product: { float: "f32x4.mul", integer: "i32x4.mul", bool: "v128.and" },
+    maxReduce: { float: "f32x4.pmax", integer: "i32x4.max_s", bool: "v128.or" },
+  };
+
+export class Folds {
+  private readonly simd: LaneMath;
+
+  constructor(simd: LaneMath) {
+    this.simd = simd;
+  }
+
+  /** A new accumulator that holds the identity. */
+  begin(fold: Fold): Accumulator {
+    const { simd } = this;
+    const { dtype, op } = fold;
+    const identity =
+      op.identity === Number.NEGATIVE_INFINITY && !isFloat(dtype) ? (dtype === "bool" ? 0 : lowestInt32) : op.identity;
+    const f = simd.math.f;
+    return {
+      fold,
+      value: f.local("v128", simd.constant(identity, isFloat(dtype) ? "float32" : dtype).local),
+      nan: op.name === "maxReduce" && isFloat(dtype) ? f.local("v128", simd.math.i32(0)) : null,
+    };
+  }
+
+  /** Takes in four values, or the lanes of them that `valid` marks. */
+  take(to: Accumulator, x: V128, valid: V128 | null): void {
+    const { math } = this.simd;
+    this.set(to, math.apply(this.instruction(to.fold), to.value, x), valid);
+    if (to.nan) {
+      const found = math.apply("f32x4.ne", x, x);
+      math.f.set(to.nan, math.or(to.nan, valid ? math.and(found, valid) : found));
+    }
+  }
+
+  /** Takes in x · y, rounded once. */
+  takeProduct(to: Accumulator, x: V128, y: V128, valid: V128 | null): void {
+    this.set(to, this.simd.math.madd(x, y, to.value), valid);
+  }
+
+  /** Folds the four lanes of all parts into one value in all lanes. */
+  finishAcross(parts: readonly Accumulator[]): Vector {
+    const { math } = this.simd;
+    const op = this.instruction(parts[0]!.fold);
+    const join = (name: SimpleOp, values: readonly V128[]): V128 => {
+      let left = [...values];
+      // neighbours first: the order depends on the number of parts only
+      while (left.length > 1)
+        left = left.flatMap((x, i) => (i % 2 ? [] : [i + 1 < left.length ? math.apply(name, x, left[i + 1]!) : x]));
+      return math.across(left[0]!, (x, y) => math.apply(name, x, y));
+    };
+    const value = join(
+      op,
+      parts.map((part) => part.value),
+    );
+    return this.result(
+      parts[0]!.fold,
+      value,
+      parts[0]!.nan &&
+        join(
+          "v128.or",
+          parts.map((part) => part.nan!),
+        ),
+    );
+  }
+
+  /** Four results side by side. */
+  finish(part: Accumulator): Vector {
+    return this.result(part.fold, part.value, part.nan);
+  }
+
+  private result(fold: Fold, value: V128, nan: V128 | null): Vector {
+    const { simd } = this;
+    const { dtype } = fold;
+    // all ones is a NaN
+    const kept = nan ? simd.math.or(value, nan) : value;
+    if (isFloat(dtype)) return simd.float(dtype, kept);
+    return { dtype, local: dtype === "uint8" ? simd.math.and(kept, simd.math.i32(255)) : kept };
+  }
+
+  private set(to: Accumulator, next: V128, valid: V128 | null): void {
+    const { math } = this.simd;
+    math.f.set(to.value, valid ? math.select(valid, next, to.value) : next);
+  }
+
+  private instruction(fold: Fold): SimpleOp {
+    const ops = instructions[fold.op.name]!;
+    return isFloat(fold.dtype) ? ops.float : fold.dtype === "bool" ? ops.bool : ops.integer;
+  }
+}

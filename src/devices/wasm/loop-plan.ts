@@ -1,0 +1,193 @@
+/**
+ * What a code generator has to know of a loop program beyond its text: which values are the same along the inner axis, which
+ * pass computes what, which values a pass keeps for a later one, and roughly what an element costs.
+ */
+import type { Elementwise } from "../../graph/primitive.ts";
+import type { Instruction, LoopProgram, Register, Store } from "../loop-program.ts";
+
+/**
+ * Where a value is computed. `row`: once per outer index. `element`: for every inner index. `body`: for every index of the
+ * reduce axes too; `uniform`: like `body`, but the same for all inner indices.
+ */
+export type Place = "constant" | "row" | "element" | "body" | "uniform";
+
+export type Fold = Extract<Instruction, { kind: "reduce" }> & { readonly register: Register };
+
+/** One walk over the inner axis. */
+export interface Pass {
+  readonly folds: readonly Fold[];
+  readonly stores: readonly Store[];
+  /** Values with a value per element that this pass computes. */
+  readonly computed: ReadonlySet<Register>;
+  /** Values per element that an earlier pass has left in the row scratch. */
+  readonly restored: ReadonlySet<Register>;
+  /** Values per element that this pass leaves in the row scratch. */
+  readonly kept: readonly Register[];
+  /** Values from outside the loop: they must be there before it begins. */
+  readonly hoisted: readonly Register[];
+  /** Cost of one element, in simple instructions. */
+  readonly cost: number;
+}
+
+export interface LoopPlan {
+  readonly places: readonly Place[];
+  /** How many instructions, folds and stores read a register. */
+  readonly uses: readonly number[];
+  /** Rows form: one per stage. Columns form: the loop over the reduce axes is `passes[0]`, what follows it `passes[1]`. */
+  readonly passes: readonly Pass[];
+  /** Slot in the row scratch of every register that is kept. */
+  readonly kept: ReadonlyMap<Register, number>;
+  readonly rowStores: readonly Store[];
+  /** True when the inner axis may be cut into parts. */
+  readonly splittable: boolean;
+}
+
+/** A value that costs more than this is kept between passes; keeping costs a store and a load. */
+const keepAbove = 5;
+const heavyCost: Readonly<Record<string, number>> = { exp: 16, log: 22, tanh: 26, erf: 26, sin: 40, pow: 90, mod: 24 };
+const lightCost: Readonly<Record<string, number>> = { recip: 4, sqrt: 4, shiftLeft: 2, shiftRight: 2 };
+
+const costOf = (op: Elementwise): number => heavyCost[op.name] ?? lightCost[op.name] ?? (op.heavy ? 24 : 1);
+
+/** Cost of computing `instruction` from its arguments. */
+function ownCost(program: LoopProgram, instruction: Instruction): number {
+  const narrow = instruction.dtype === "float16" ? 10 : instruction.dtype === "bfloat16" ? 5 : 0;
+  if (instruction.kind === "apply") return costOf(instruction.op) + narrow;
+  if (instruction.kind !== "load") return 1;
+  const slot = program.slots[instruction.slot]!;
+  return (slot.inner === "strided" ? 6 : 1) + (slot.masked.length ? 3 : 0) + narrow;
+}
+
+export function planLoop(program: LoopProgram): LoopPlan {
+  return program.shape === "rows" ? planRows(program) : planColumns(program);
+}
+
+/** True when the slot's value does not change along the inner axis. */
+const sameAlongInner = (program: LoopProgram, slot: number): boolean =>
+  program.slots[slot]!.inner === "same" && !program.slots[slot]!.masked.includes(program.outer);
+
+function countUses(program: LoopProgram): number[] {
+  const uses = program.instructions.map(() => 0);
+  for (const instruction of program.instructions) {
+    if (instruction.kind === "apply") for (const arg of instruction.args) uses[arg]!++;
+    if (instruction.kind === "reduce") uses[instruction.arg]!++;
+  }
+  for (const store of program.stores) uses[store.register]!++;
+  return uses;
+}
+
+function foldsOf(program: LoopProgram, stage: number | null): Fold[] {
+  return program.instructions.flatMap((instruction, register) =>
+    instruction.kind === "reduce" && (stage === null || instruction.stage === stage + 1) ? [{ ...instruction, register }] : [],
+  );
+}
+
+function planRows(program: LoopProgram): LoopPlan {
+  const { instructions } = program;
+  const places: Place[] = [];
+  const costs: number[] = [];
+  for (const instruction of instructions) {
+    const { kind } = instruction;
+    if (kind === "constant") places.push("constant");
+    else if (kind === "reduce" || instruction.level === "row") places.push("row");
+    else if (kind === "apply") places.push(instruction.args.every((arg) => places[arg] !== "element") ? "row" : "element");
+    else places.push(sameAlongInner(program, instruction.slot) ? "row" : "element");
+    const args = kind === "apply" ? instruction.args.reduce((sum, arg) => sum + costs[arg]!, 0) : 0;
+    costs.push(places.at(-1) === "element" ? ownCost(program, instruction) + args : 0);
+  }
+
+  const firstPass = new Map<Register, number>();
+  const kept = new Map<Register, number>();
+  const isElement = (store: Store) => instructions[store.register]!.level === "element";
+  const drafts = Array.from({ length: program.stages }, (_, stage) => {
+    const folds = foldsOf(program, stage);
+    const stores = program.stores.filter((store) => store.stage === stage && isElement(store));
+    const computed = new Set<Register>();
+    const restored = new Set<Register>();
+    const hoisted = new Set<Register>();
+    let cost = folds.length + stores.length;
+    const visit = (register: Register): void => {
+      if (computed.has(register) || restored.has(register)) return;
+      if (places[register] !== "element") {
+        if (places[register] === "row") hoisted.add(register);
+        return;
+      }
+      if (costs[register]! > keepAbove && firstPass.has(register)) {
+        restored.add(register);
+        if (!kept.has(register)) kept.set(register, kept.size);
+        cost += 2;
+        return;
+      }
+      const instruction = instructions[register]!;
+      if (instruction.kind === "apply") instruction.args.forEach(visit);
+      computed.add(register);
+      cost += ownCost(program, instruction);
+    };
+    for (const fold of folds) visit(fold.arg);
+    for (const store of stores) visit(store.register);
+    for (const register of computed) if (!firstPass.has(register)) firstPass.set(register, stage);
+    return { folds, stores, computed, restored, hoisted: [...hoisted], cost };
+  });
+  return {
+    places,
+    uses: countUses(program),
+    passes: drafts.map((draft, stage) => ({
+      ...draft,
+      kept: [...kept.keys()].filter((register) => firstPass.get(register) === stage),
+    })),
+    kept,
+    rowStores: program.stores.filter((store) => !isElement(store)),
+    splittable: instructions.every(({ kind }) => kind !== "reduce"),
+  };
+}
+
+function planColumns(program: LoopProgram): LoopPlan {
+  const { instructions } = program;
+  const places: Place[] = [];
+  for (const instruction of instructions) {
+    const { kind, level } = instruction;
+    if (kind === "constant") places.push("constant");
+    else if (level !== "body") places.push("element");
+    else if (kind === "apply")
+      places.push(instruction.args.every((arg) => places[arg] === "uniform" || places[arg] === "constant") ? "uniform" : "body");
+    else if (kind === "reduce") places.push("element");
+    else places.push(sameAlongInner(program, instruction.slot) ? "uniform" : "body");
+  }
+  const folds = foldsOf(program, null);
+  const body = new Set<Register>();
+  const hoisted = new Set<Register>();
+  const visitBody = (register: Register): void => {
+    if (places[register] === "element") hoisted.add(register);
+    if (places[register] === "element" || places[register] === "constant" || body.has(register)) return;
+    const instruction = instructions[register]!;
+    if (instruction.kind === "apply") instruction.args.forEach(visitBody);
+    body.add(register);
+  };
+  for (const fold of folds) visitBody(fold.arg);
+  const after = new Set<Register>();
+  const visitAfter = (register: Register): void => {
+    const instruction = instructions[register]!;
+    if (after.has(register) || instruction.kind === "reduce" || instruction.kind === "constant") return;
+    if (instruction.kind === "apply") instruction.args.forEach(visitAfter);
+    after.add(register);
+  };
+  for (const store of program.stores) visitAfter(store.register);
+  for (const register of hoisted) visitAfter(register);
+  const cost = (registers: Iterable<Register>) =>
+    [...registers].reduce(
+      (sum, register) => sum + (places[register] === "uniform" ? 0 : ownCost(program, instructions[register]!)),
+      0,
+    );
+  const none = { restored: new Set<Register>(), kept: [] };
+  return {
+    places,
+    uses: countUses(program),
+    passes: [
+      { ...none, folds, stores: [], computed: body, hoisted: [...hoisted], cost: cost(body) + folds.length },
+      { ...none, folds: [], stores: program.stores, computed: after, hoisted: [], cost: cost(after) + program.stores.length },
+    ],
+    kept: new Map(),
+    rowStores: [],
+    splittable: true,
+  };
+}

@@ -1,0 +1,164 @@
+import { spawnSync } from "node:child_process";
+import { afterEach, describe, expect, test } from "vitest";
+import { load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { DeviceMemory } from "../../src/devices/wasm/memory.ts";
+import { defaultThreads, Pool } from "../../src/devices/wasm/pool.ts";
+import { control } from "../../src/devices/wasm/worker.ts";
+import { ConfigError, DeviceError } from "../../src/errors.ts";
+
+const pools: Pool[] = [];
+afterEach(() => {
+  for (const pool of pools.splice(0)) pool.dispose();
+});
+
+function makePool(threads: number, shared = true): [Pool, DeviceMemory] {
+  const memory = new DeviceMemory({ shared });
+  const pool = new Pool(memory, { threads });
+  pools.push(pool);
+  return [pool, memory];
+}
+
+/** out[task] = value + task, a count of calls at args + 4, the thread that came last in args + 8 + 4 · thread; `slow` takes its time. */
+function countingModule(shared: boolean, value: number, rounds = 1): Uint8Array<ArrayBuffer> {
+  const module = new ModuleBuilder({ shared });
+  const f = module.function("count", ["i32", "i32", "i32"]);
+  const [task, args, thread] = f.params;
+  const waste = f.local("i32");
+  f.repeat(rounds, () => f.set(waste, ["i32.xor", ["i32.mul", waste, 7], task]));
+  f.atomic("i32.atomic.rmw.add", args, [1], 4).op("drop");
+  f.atomic("i32.atomic.rmw.add", ["i32.add", args, ["i32.mul", thread, 4]], [1], 8).op("drop");
+  f.store(
+    "i32.store",
+    ["i32.add", load("i32.load", args), ["i32.mul", task, 4]],
+    ["i32.add", ["i32.add", task, value], ["i32.and", waste, 0]],
+  );
+  const trap = module.function("trap", ["i32", "i32", "i32"]);
+  const wantedThread = load("i32.load", trap.params[1]);
+  trap.if(["i32.eq", trap.params[2], wantedThread], () => trap.op("unreachable"));
+  // others wait for the trap, so that the thread meant to trap gets a task: that is the control block's word for a failure
+  trap.loop((again) => trap.brIf(again, ["i32.eqz", load("i32.atomic.load", 4 * control.failed)]));
+  return module.bytes();
+}
+
+describe.each([
+  [1, true],
+  [1, false],
+  [2, true],
+  [5, true],
+])("%i threads, shared memory %s", (threads, shared) => {
+  test("every task runs once, with the workers that are there and with all of them", async () => {
+    const [pool, memory] = makePool(threads, shared);
+    const out = memory.allocate(4 * 1000);
+    const args = memory.allocate(64);
+    const { count } = pool.add(countingModule(shared, 100));
+    const check = (tasks: number) => {
+      memory.i32(args, 16).fill(0);
+      memory.i32(args, 1)[0] = out;
+      memory.i32(out, 1000).fill(-1);
+      pool.run(count!, tasks, args);
+      expect(memory.i32(args, 2)[1]).toBe(tasks);
+      expect([...memory.i32(out, 1000)]).toEqual(Array.from({ length: 1000 }, (_, i) => (i < tasks ? i + 100 : -1)));
+    };
+    for (const tasks of [0, 1, 2, 1000]) check(tasks);
+    await pool.ready();
+    for (const tasks of [0, 1, 2, 3, 1000]) check(tasks);
+    for (let i = 0; i < 200; i++) check(i % 7);
+  });
+});
+
+test("workers take part, and still do after they have slept", async () => {
+  const [pool, memory] = makePool(3);
+  const out = memory.allocate(4 * 1000);
+  const args = memory.allocate(64);
+  const { count } = pool.add(countingModule(true, 0, 10_000));
+  await pool.ready();
+  for (let round = 0; round < 3; round++) {
+    memory.i32(args, 16).fill(0);
+    memory.i32(args, 1)[0] = out;
+    for (let i = 0; i < 5; i++) pool.run(count!, 400, args);
+    const byThread = [...memory.i32(args + 8, 3)];
+    expect(byThread.reduce((a, b) => a + b)).toBe(2000);
+    expect(byThread[1]! + byThread[2]!).toBeGreaterThan(0);
+    await new Promise((resolve) => setTimeout(resolve, 60));
+  }
+});
+
+test("modules added later reach the workers, hundreds of them, also those whose first kernels were never run", async () => {
+  const [pool, memory] = makePool(3);
+  const out = memory.allocate(4 * 64);
+  const args = memory.allocate(64);
+  await pool.ready();
+  for (let value = 0; value < 300; value++) {
+    const { count } = pool.add(countingModule(true, value));
+    if (value % 3 !== 0) continue;
+    memory.i32(args, 1)[0] = out;
+    pool.run(count!, 64, args);
+    expect(memory.i32(out, 64)[63]).toBe(value + 63);
+  }
+});
+
+test("a trap on the calling thread or on a worker is an error here, and the pool goes on", async () => {
+  const [pool, memory] = makePool(2);
+  const out = memory.allocate(4 * 64);
+  const args = memory.allocate(64);
+  const { count, trap } = pool.add(countingModule(true, 5));
+  await pool.ready();
+  for (const thread of [0, 1, 1, 0]) {
+    memory.i32(args, 1)[0] = thread;
+    if (thread === 0) memory.i32(40, 1)[0] = 0;
+    expect(() => pool.run(trap!, thread === 0 ? 1 : 50, args)).toThrow(DeviceError);
+    memory.i32(args, 1)[0] = out;
+    pool.run(count!, 64, args);
+    expect(memory.i32(out, 64)[63]).toBe(68);
+  }
+  memory.i32(args, 1)[0] = 1;
+  expect(() => pool.run(trap!, 50, args)).toThrow('wasm: kernel "trap" stopped with "unreachable".');
+});
+
+test("threads come from the option, then from LORIKEET_THREADS, then from the number of cores", () => {
+  const before = process.env["LORIKEET_THREADS"];
+  process.env["LORIKEET_THREADS"] = "3";
+  expect(defaultThreads()).toBe(3);
+  expect(makePool(2)[0].threads).toBe(2);
+  process.env["LORIKEET_THREADS"] = "many";
+  expect(() => defaultThreads()).toThrow("wasm: LORIKEET_THREADS (= many) must be a positive integer.");
+  delete process.env["LORIKEET_THREADS"];
+  expect(defaultThreads()).toBeGreaterThan(0);
+  if (before !== undefined) process.env["LORIKEET_THREADS"] = before;
+  expect(() => makePool(0)).toThrow(ConfigError);
+  expect(makePool(4, false)[0].threads).toBe(1);
+});
+
+test("dispose gives back what the pool took from the memory", async () => {
+  const [pool, memory] = makePool(2);
+  pool.add(countingModule(true, 1));
+  await pool.ready();
+  expect(memory.statistics().internalBytes).toBeGreaterThan(0);
+  pool.dispose();
+  expect(memory.statistics().internalBytes).toBe(0);
+});
+
+test("a program with idle workers ends by itself", () => {
+  const program = `
+    import { DeviceMemory } from "./src/devices/wasm/memory.ts";
+    import { Pool } from "./src/devices/wasm/pool.ts";
+    const pool = new Pool(new DeviceMemory(), { threads: 3 });
+    await pool.ready();
+    console.log("ready", pool.workersReady);`;
+  const vite = `
+    const { createServer } = await import("vite");
+    const server = await createServer({ server: { middlewareMode: true, ws: false }, appType: "custom", logLevel: "error" });
+    const { DeviceMemory } = await server.ssrLoadModule("/src/devices/wasm/memory.ts");
+    const { Pool } = await server.ssrLoadModule("/src/devices/wasm/pool.ts");
+    const pool = new Pool(new DeviceMemory(), { threads: 3 });
+    await pool.ready();
+    await server.close();
+    console.log("ready", pool.workersReady);`;
+  // newer Nodes run the sources as they are; Node 20 needs them transformed
+  const native = "stripTypeScriptTypes" in process.getBuiltinModule("node:module");
+  const { stdout, status } = spawnSync(process.execPath, ["--input-type=module", "-e", native ? program : vite], {
+    encoding: "utf8",
+    timeout: 20_000,
+  });
+  expect([stdout.trim(), status]).toEqual(["ready 2", 0]);
+});
