@@ -13,7 +13,11 @@ import { Variable } from "../graph/variable.ts";
  * Pulls cotangents of `outputs` back to `inputs`: Σ over outputs of gᵀ·∂output/∂input.
  * @returns one gradient per input, `null` where no output depends on it
  */
-export function pullback(outputs: readonly Tensor[], cotangents: readonly Tensor[], inputs: readonly Tensor[]): (Tensor | null)[] {
+export function pullback(
+  outputs: readonly Tensor[],
+  cotangents: readonly Tensor[],
+  inputs: readonly Tensor[],
+): (Tensor | null)[] {
   const order = topologicalOrder(outputs);
   const wanted = new Set(inputs);
   const depends = new Set<Tensor>();
@@ -69,10 +73,18 @@ function fusedPullback(node: Tensor, gs: readonly (Tensor | null)[]): readonly (
 /** The same graphs with `from` replaced by `to`. */
 export function substitute(roots: readonly (Tensor | null)[], from: readonly Tensor[], to: readonly Tensor[]): (Tensor | null)[] {
   const done = new Map<Tensor, Tensor>(from.map((node, i) => [node, to[i]!]));
-  for (const node of topologicalOrder(roots.filter((root) => root !== null), (n) => done.has(n))) {
+  for (const node of topologicalOrder(
+    roots.filter((root) => root !== null),
+    (n) => done.has(n),
+  )) {
     if (done.has(node)) continue;
     const sources = node.sources.map((source) => done.get(source)!);
-    done.set(node, sources.every((source, i) => source === node.sources[i]) ? node : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes));
+    done.set(
+      node,
+      sources.every((source, i) => source === node.sources[i])
+        ? node
+        : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes),
+    );
   }
   return roots.map((root) => root && done.get(root)!);
 }
@@ -84,12 +96,20 @@ const zerosLike = (x: Tensor): Tensor => constant(0, x.shape, x.dtype);
 
 function requireDifferentiable(operation: string, x: Tensor): void {
   if (!isFloat(x.dtype))
-    throw new DTypeError(`derivatives are taken by floating-point values, got ${x.dtype}.`, { operation, got: x.dtype, hint: 'Use x.cast("float32").' });
+    throw new DTypeError(`derivatives are taken by floating-point values, got ${x.dtype}.`, {
+      operation,
+      got: x.dtype,
+      hint: 'Use x.cast("float32").',
+    });
 }
 
 function requireScalar(operation: string, y: Tensor): void {
   if (y.size !== 1)
-    throw new ShapeError(`needs one value to differentiate, got ${wordShape(y.shape)}.`, { operation, got: y.shape, hint: "Use .sum() or .mean(), or vjp with a cotangent." });
+    throw new ShapeError(`needs one value to differentiate, got ${wordShape(y.shape)}.`, {
+      operation,
+      got: y.shape,
+      hint: "Use .sum() or .mean(), or vjp with a cotangent.",
+    });
 }
 
 /**
@@ -125,7 +145,11 @@ export function vjp(f: Differentiable, ...inputs: Tensor[]): { value: Tensor; pu
     value,
     pullback(g) {
       if (!sameShape(g.shape, value.shape))
-        throw new ShapeError(`the cotangent is ${wordShape(g.shape)}, the value ${wordShape(value.shape)}.`, { operation: "vjp", expected: value.shape, got: g.shape });
+        throw new ShapeError(`the cotangent is ${wordShape(g.shape)}, the value ${wordShape(value.shape)}.`, {
+          operation: "vjp",
+          expected: value.shape,
+          got: g.shape,
+        });
       return pullback([value], [g], fresh).map((x, i) => x ?? zerosLike(inputs[i]!));
     },
   };

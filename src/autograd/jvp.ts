@@ -13,10 +13,17 @@ import { type Differentiable, grad, pullback, vjp } from "./grad.ts";
  * Jacobian–vector product: f(inputs) and ∂f/∂inputs · tangents, of f's shape.
  * The pullback u ↦ Jᵀu is linear in u, so pulling the tangents back through it gives J·tangents; no rules of its own.
  */
-export function jvp(f: Differentiable, inputs: readonly Tensor[], tangents: readonly Tensor[]): { value: Tensor; tangent: Tensor } {
+export function jvp(
+  f: Differentiable,
+  inputs: readonly Tensor[],
+  tangents: readonly Tensor[],
+): { value: Tensor; tangent: Tensor } {
   inputs.forEach((x, i) => {
     if (!tangents[i] || !sameShape(x.shape, tangents[i].shape))
-      throw new ShapeError(`tangent ${i} is ${tangents[i] ? wordShape(tangents[i].shape) : "missing"}, the input ${wordShape(x.shape)}.`, { operation: "jvp" });
+      throw new ShapeError(
+        `tangent ${i} is ${tangents[i] ? wordShape(tangents[i].shape) : "missing"}, the input ${wordShape(x.shape)}.`,
+        { operation: "jvp" },
+      );
   });
   const { value, pullback: back } = vjp(f, ...inputs);
   // any point serves: the map is linear
@@ -55,16 +62,39 @@ function oneHot(index: number, like: Tensor): Tensor {
  * Gradients of a loss by `parameters`, one per sample: `f(parameters, ...row)` is the loss of one sample, whose inputs are
  * rows of `batch` tensors [N, ...]. Gives per parameter [N, ...parameter].
  */
-export function perSampleGradients(f: (parameters: Tensor[], ...row: Tensor[]) => Tensor, parameters: readonly Tensor[], batch: readonly Tensor[]): Tensor[] {
+export function perSampleGradients(
+  f: (parameters: Tensor[], ...row: Tensor[]) => Tensor,
+  parameters: readonly Tensor[],
+  batch: readonly Tensor[],
+): Tensor[] {
   const N = batch[0]?.shape[0] ?? 0;
   const perSample = Array.from({ length: N }, (_, n) => {
     const row = batch.map((x) =>
-      reshape(slice(x, x.shape.map((_e, axis) => (axis === 0 ? n : 0)), x.shape.map((extent, axis) => (axis === 0 ? n + 1 : extent))), x.shape.slice(1)),
+      reshape(
+        slice(
+          x,
+          x.shape.map((_e, axis) => (axis === 0 ? n : 0)),
+          x.shape.map((extent, axis) => (axis === 0 ? n + 1 : extent)),
+        ),
+        x.shape.slice(1),
+      ),
     );
     return grad((...ps) => f(ps, ...row))(...parameters);
   });
-  return parameters.map((parameter, p) => concatenate(perSample.map((gradients) => reshape(gradients[p]!, [1, ...parameter.shape])), 0));
+  return parameters.map((parameter, p) =>
+    concatenate(
+      perSample.map((gradients) => reshape(gradients[p]!, [1, ...parameter.shape])),
+      0,
+    ),
+  );
 }
 
 /** Inner product of two tensors of one shape: Σ x·y. */
-export const inner = (x: Tensor, y: Tensor): Tensor => reshape(reduceSum(mul(x, y), x.shape.map((_, axis) => axis)), []);
+export const inner = (x: Tensor, y: Tensor): Tensor =>
+  reshape(
+    reduceSum(
+      mul(x, y),
+      x.shape.map((_, axis) => axis),
+    ),
+    [],
+  );

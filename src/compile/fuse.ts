@@ -7,10 +7,10 @@
  */
 import type { FusionPolicy } from "../devices/device.ts";
 import { isItem } from "../graph/fused.ts";
+import { afterOp } from "../graph/movement.ts";
 import { type Tensor, topologicalOrder } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
 import { contiguousView, isContiguous, reshapeView, type View } from "../graph/view.ts";
-import { afterOp } from "../graph/movement.ts";
 import { accessOf, dependencies, follow, isLeaf } from "./prepare.ts";
 
 /** More instructions than this in one program spill registers in every engine. */
@@ -72,7 +72,7 @@ export function boundsOf(shape: Shape): number[] {
 /** All cuts together, if each divides the next; otherwise `null`: the shapes have no common refinement. */
 function refine(a: readonly number[], b: readonly number[], size: number): number[] | null {
   const merged = [...new Set([...a, ...b])].filter((bound) => bound !== size && bound !== 1).sort((x, y) => x - y);
-  for (let i = 0; i < merged.length; i++) if (((merged[i + 1] ?? size) % merged[i]!) !== 0) return null;
+  for (let i = 0; i < merged.length; i++) if ((merged[i + 1] ?? size) % merged[i]! !== 0) return null;
   return merged;
 }
 
@@ -222,7 +222,9 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     const mayJoin = node.op.kind === "elementwise" ? policy.elementwise : policy.rows;
     const reads = loopReads(node, inlined);
     if (!mayJoin || reads === null || node.size === 0) return newCluster(node, index);
-    const candidates = [...needs].filter((unit): unit is Cluster => unit.kind === "cluster" && unit.form === "rows").sort((a, b) => b.last - a.last);
+    const candidates = [...needs]
+      .filter((unit): unit is Cluster => unit.kind === "cluster" && unit.form === "rows")
+      .sort((a, b) => b.last - a.last);
     let target: Cluster | null = null;
     for (const candidate of candidates) {
       if (!policy.rows && candidate.inner !== null) continue;
@@ -296,7 +298,8 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   function fit(cluster: Cluster, node: Tensor, reads: readonly Read[]): { bounds: number[]; inner: number | null } | null {
     if (cluster.members.length >= maximumMembers) return null;
     const outside = new Set<Tensor>();
-    for (const member of [...cluster.members, node]) for (const { base } of loopReads(member, inlined) ?? []) if (!cluster.members.includes(base)) outside.add(base);
+    for (const member of [...cluster.members, node])
+      for (const { base } of loopReads(member, inlined) ?? []) if (!cluster.members.includes(base)) outside.add(base);
     if (outside.size > maximumReads) return null;
     const { size } = cluster;
     let { inner } = cluster;
@@ -316,7 +319,11 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
       bounds = refine(cluster.bounds, boundsOf(node.shape), size);
     } else if (inner !== null && node.size * inner === size) {
       level = "row";
-      bounds = refine(cluster.bounds, boundsOf(node.shape).map((bound) => bound * inner!), size);
+      bounds = refine(
+        cluster.bounds,
+        boundsOf(node.shape).map((bound) => bound * inner!),
+        size,
+      );
     } else return null;
     if (bounds === null) return null;
     // a row-level value exists only where rows are: a cut at `inner` must be among the bounds
@@ -337,9 +344,17 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   /** Padded reads cannot be split along other axes than their own. */
   function sayable(cluster: Cluster): boolean {
     const full = refinedShape(cluster.size, cluster.bounds);
-    const rows = cluster.inner === null ? full : refinedShape(cluster.size / cluster.inner, cluster.bounds.flatMap((b) => (b > cluster.inner! ? [b / cluster.inner!] : [])));
+    const rows =
+      cluster.inner === null
+        ? full
+        : refinedShape(
+            cluster.size / cluster.inner,
+            cluster.bounds.flatMap((b) => (b > cluster.inner! ? [b / cluster.inner!] : [])),
+          );
     return cluster.members.every((member) =>
-      (loopReads(member, inlined) ?? []).every(({ view }) => view.valid === null || reshapeView(view, sizeOf(view.shape) === cluster.size ? full : rows) !== null),
+      (loopReads(member, inlined) ?? []).every(
+        ({ view }) => view.valid === null || reshapeView(view, sizeOf(view.shape) === cluster.size ? full : rows) !== null,
+      ),
     );
   }
 }
@@ -352,7 +367,13 @@ export function isRowLevel(node: Tensor, cluster: Cluster): boolean {
 /** One value per row of `inner` elements, repeated along the row. */
 function isRowBroadcast(view: View, size: number, inner: number): boolean {
   const rows = reshapeView(view, [size / inner, inner]);
-  return rows !== null && rows.valid === null && rows.offset === 0 && rows.strides[1] === 0 && (rows.strides[0] === 1 || size === inner);
+  return (
+    rows !== null &&
+    rows.valid === null &&
+    rows.offset === 0 &&
+    rows.strides[1] === 0 &&
+    (rows.strides[0] === 1 || size === inner)
+  );
 }
 
 export function foldsLastAxis(node: Tensor): boolean {

@@ -11,8 +11,8 @@ import {
   type Store,
 } from "../devices/loop-program.ts";
 import type { DType } from "../graph/dtype.ts";
-import type { Elementwise, Reduction } from "../graph/primitive.ts";
 import type { Tensor } from "../graph/node.ts";
+import type { Elementwise, Reduction } from "../graph/primitive.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { contiguousView, reshapeView, type View } from "../graph/view.ts";
 import { type Cluster, type Fusion, foldsLastAxis, isGenerated, isRowLevel, refinedShape } from "./fuse.ts";
@@ -55,7 +55,13 @@ class Builder {
 
   push(instruction: Instruction): Register {
     const key = JSON.stringify(instruction, (_, value) =>
-      value && typeof value === "object" && "formula" in value ? (value as { name: string }).name : Object.is(value, -0) ? "-0" : typeof value === "number" && !Number.isFinite(value) ? String(value) : value,
+      value && typeof value === "object" && "formula" in value
+        ? (value as { name: string }).name
+        : Object.is(value, -0)
+          ? "-0"
+          : typeof value === "number" && !Number.isFinite(value)
+            ? String(value)
+            : value,
     );
     const known = this.known.get(key);
     if (known !== undefined) return known;
@@ -85,7 +91,13 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const inner = cluster.inner ?? 0;
   const hasRows = cluster.inner !== null;
   const axes = hasRows
-    ? [...refinedShape(cluster.size / inner, cluster.bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []))).filter((n) => n !== 1), inner]
+    ? [
+        ...refinedShape(
+          cluster.size / inner,
+          cluster.bounds.flatMap((bound) => (bound > inner ? [bound / inner] : [])),
+        ).filter((n) => n !== 1),
+        inner,
+      ]
     : refinedShape(cluster.size, cluster.bounds);
   if (hasRows && axes[axes.length - 1] !== inner) throw new Error(`compile: a row of ${inner} was cut into [${axes}]`);
   const rowAxes = axes.slice(0, -1);
@@ -101,7 +113,10 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
       walk: {
         offset: full.offset,
         strides: rowLevel ? [...full.strides, 0] : [...full.strides],
-        valid: full.valid && [...full.valid.map(([from, to]): [number, number] => [from, to]), ...(rowLevel ? [[0, inner] as [number, number]] : [])],
+        valid: full.valid && [
+          ...full.valid.map(([from, to]): [number, number] => [from, to]),
+          ...(rowLevel ? [[0, inner] as [number, number]] : []),
+        ],
       },
       rowLevel,
     };
@@ -111,16 +126,40 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
     const { base, moves } = accessOf(source);
     const path = [...moves, ...outer];
     if (members.has(base)) return registers.get(base)!;
-    if (fusion.inlined.has(base)) return applied(base, base.sources.map((inner) => read(inner, path)), null);
+    if (fusion.inlined.has(base))
+      return applied(
+        base,
+        base.sources.map((inner) => read(inner, path)),
+        null,
+      );
     if (isGenerated(base) && base.op.name === "constant")
-      return builder.push({ kind: "constant", value: base.attributes["value"] as number, dtype: base.dtype, level: "row", stage: 0 });
+      return builder.push({
+        kind: "constant",
+        value: base.attributes["value"] as number,
+        dtype: base.dtype,
+        level: "row",
+        stage: 0,
+      });
     const { walk: path2, rowLevel } = walk(follow(contiguousView(base.shape), path)!);
     // the same value along the whole row is read once per row
     const last = axes.length - 1;
     const uniform = rowLevel || (path2.strides[last] === 0 && axes[last]! > 1 && !cutsInner(path2, last, axes[last]!));
     const level: Level = uniform ? "row" : "element";
-    if (isGenerated(base)) return builder.push({ kind: "index", slot: builder.slot({ value: null, dtype: "int32", walk: path2, rowLevel: uniform }), dtype: "int32", level, stage: 0 });
-    return builder.push({ kind: "load", slot: builder.slot({ value: base, dtype: base.dtype, walk: path2, rowLevel: uniform }), dtype: base.dtype, level, stage: 0 });
+    if (isGenerated(base))
+      return builder.push({
+        kind: "index",
+        slot: builder.slot({ value: null, dtype: "int32", walk: path2, rowLevel: uniform }),
+        dtype: "int32",
+        level,
+        stage: 0,
+      });
+    return builder.push({
+      kind: "load",
+      slot: builder.slot({ value: base, dtype: base.dtype, walk: path2, rowLevel: uniform }),
+      dtype: base.dtype,
+      level,
+      stage: 0,
+    });
   };
   const applied = (node: Tensor, args: readonly Register[], forced: Level | null): Register => {
     const level = forced ?? (args.every((register) => builder.instructions[register]!.level === "row") ? "row" : "element");
@@ -137,7 +176,14 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
       const from = builder.instructions[arg]!;
       // folds take element values; one that is the same along the row is read as such
       if (from.level === "row") arg = builder.push({ ...from, level: "element" });
-      register = builder.push({ kind: "reduce", op: node.op as Reduction, arg, dtype: node.dtype, level: "row", stage: builder.instructions[arg]!.stage + 1 });
+      register = builder.push({
+        kind: "reduce",
+        op: node.op as Reduction,
+        arg,
+        dtype: node.dtype,
+        level: "row",
+        stage: builder.instructions[arg]!.stage + 1,
+      });
     } else {
       const isOutput = fusion.stored.has(node);
       register = applied(node, args, !perRow && isOutput ? "element" : null);
@@ -146,17 +192,23 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
     if (fusion.stored.has(node)) {
       outputs.push(node);
       const { walk: path, rowLevel } = walk(contiguousView(node.shape));
-      builder.stores.push({ register, slot: builder.slot({ value: node, dtype: node.dtype, walk: path, rowLevel }), stage: builder.instructions[register]!.stage });
+      builder.stores.push({
+        register,
+        slot: builder.slot({ value: node, dtype: node.dtype, walk: path, rowLevel }),
+        stage: builder.instructions[register]!.stage,
+      });
     }
   }
   return finish(builder, axes, 0, "rows", hasRows, outputs);
 }
 
-const cutsInner = (walk: Walk, axis: number, inner: number): boolean => walk.valid !== null && (walk.valid[axis]![0] > 0 || walk.valid[axis]![1] < inner);
+const cutsInner = (walk: Walk, axis: number, inner: number): boolean =>
+  walk.valid !== null && (walk.valid[axis]![0] > 0 || walk.valid[axis]![1] < inner);
 
 function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const node = cluster.members[0]!;
-  if (cluster.members.length !== 1 || node.op.kind !== "reduction" || foldsLastAxis(node)) throw new Error("compile: a column program folds exactly once");
+  if (cluster.members.length !== 1 || node.op.kind !== "reduction" || foldsLastAxis(node))
+    throw new Error("compile: a column program folds exactly once");
   const source = node.sources[0]!;
   const folded = new Set(node.attributes["axes"] as readonly number[]);
   const rank = source.shape.length;
@@ -173,12 +225,37 @@ function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const read = (from: Tensor, outer: readonly Tensor[]): Register => {
     const { base, moves } = accessOf(from);
     const path = [...moves, ...outer];
-    if (fusion.inlined.has(base)) return builder.apply(base.op as Elementwise, base.sources.map((inner) => read(inner, path)), base.dtype, "body");
+    if (fusion.inlined.has(base))
+      return builder.apply(
+        base.op as Elementwise,
+        base.sources.map((inner) => read(inner, path)),
+        base.dtype,
+        "body",
+      );
     if (isGenerated(base) && base.op.name === "constant")
-      return builder.push({ kind: "constant", value: base.attributes["value"] as number, dtype: base.dtype, level: "body", stage: 0 });
+      return builder.push({
+        kind: "constant",
+        value: base.attributes["value"] as number,
+        dtype: base.dtype,
+        level: "body",
+        stage: 0,
+      });
     const at = walk(follow(contiguousView(base.shape), path)!);
-    if (isGenerated(base)) return builder.push({ kind: "index", slot: builder.slot({ value: null, dtype: "int32", walk: at, rowLevel: false }), dtype: "int32", level: "body", stage: 0 });
-    return builder.push({ kind: "load", slot: builder.slot({ value: base, dtype: base.dtype, walk: at, rowLevel: false }), dtype: base.dtype, level: "body", stage: 0 });
+    if (isGenerated(base))
+      return builder.push({
+        kind: "index",
+        slot: builder.slot({ value: null, dtype: "int32", walk: at, rowLevel: false }),
+        dtype: "int32",
+        level: "body",
+        stage: 0,
+      });
+    return builder.push({
+      kind: "load",
+      slot: builder.slot({ value: base, dtype: base.dtype, walk: at, rowLevel: false }),
+      dtype: base.dtype,
+      level: "body",
+      stage: 0,
+    });
   };
   const arg = read(source, []);
   const register = builder.push({ kind: "reduce", op: node.op, arg, dtype: node.dtype, level: "element", stage: 0 });
@@ -189,13 +266,27 @@ function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
 }
 
 /** Merges axes that every slot walks as one, and writes program and geometry down. */
-function finish(builder: Builder, axes: readonly number[], reduce: number, shape: "rows" | "columns", keepInner: boolean, outputs: readonly Tensor[]): LoweredCluster {
+function finish(
+  builder: Builder,
+  axes: readonly number[],
+  reduce: number,
+  shape: "rows" | "columns",
+  keepInner: boolean,
+  outputs: readonly Tensor[],
+): LoweredCluster {
   const sizes = [...axes];
-  const walks = builder.slots.map((slot) => ({ offset: slot.walk.offset, strides: [...slot.walk.strides], valid: slot.walk.valid && slot.walk.valid.map((v): [number, number] => [...v]) }));
+  const walks = builder.slots.map((slot) => ({
+    offset: slot.walk.offset,
+    strides: [...slot.walk.strides],
+    valid: slot.walk.valid && slot.walk.valid.map((v): [number, number] => [...v]),
+  }));
   let outer = sizes.length - reduce - 1;
-  const whole = (walk: (typeof walks)[number], axis: number) => walk.valid === null || (walk.valid[axis]![0] <= 0 && walk.valid[axis]![1] >= sizes[axis]!);
+  const whole = (walk: (typeof walks)[number], axis: number) =>
+    walk.valid === null || (walk.valid[axis]![0] <= 0 && walk.valid[axis]![1] >= sizes[axis]!);
   const mergeable = (axis: number) =>
-    walks.every((walk) => walk.strides[axis] === walk.strides[axis + 1]! * sizes[axis + 1]! && whole(walk, axis) && whole(walk, axis + 1));
+    walks.every(
+      (walk) => walk.strides[axis] === walk.strides[axis + 1]! * sizes[axis + 1]! && whole(walk, axis) && whole(walk, axis + 1),
+    );
   const merge = (axis: number) => {
     for (const walk of walks) {
       walk.strides.splice(axis, 1);
@@ -249,7 +340,12 @@ function finish(builder: Builder, axes: readonly number[], reduce: number, shape
       valid: masked.map((axis) => walk.valid![axis]!),
     });
   });
-  const stages = Math.max(1, ...builder.instructions.map((i) => (i.kind === "reduce" && shape === "rows" ? i.stage : i.level === "element" ? i.stage + 1 : 1)));
+  const stages = Math.max(
+    1,
+    ...builder.instructions.map((i) =>
+      i.kind === "reduce" && shape === "rows" ? i.stage : i.level === "element" ? i.stage + 1 : 1,
+    ),
+  );
   const stores: Store[] = builder.stores;
   const draft = { shape, outer, reduce, stages, instructions: builder.instructions, slots, stores, buffers: values.length };
   const program: LoopProgram = { ...draft, key: loopProgramKey(draft) };
@@ -264,7 +360,12 @@ function finish(builder: Builder, axes: readonly number[], reduce: number, shape
         (value) =>
           !outputs.includes(value) &&
           value.dtype === output.dtype &&
-          builder.slots.every((slot, i) => slot.value !== value || (JSON.stringify(slotGeometry[i]) === JSON.stringify(slotGeometry[store.slot]) && slots[i]!.inner === slots[store.slot]!.inner)),
+          builder.slots.every(
+            (slot, i) =>
+              slot.value !== value ||
+              (JSON.stringify(slotGeometry[i]) === JSON.stringify(slotGeometry[store.slot]) &&
+                slots[i]!.inner === slots[store.slot]!.inner),
+          ),
       );
       reusable.set(output, inputs);
     }

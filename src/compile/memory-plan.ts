@@ -23,7 +23,9 @@ export const aligned = (bytes: number): number => Math.ceil(bytes / alignment) *
  * for the whole of its life.
  */
 export function planMemory(lifetimes: readonly Lifetime[]): MemoryPlan {
-  const order = lifetimes.map((_, i) => i).sort((a, b) => lifetimes[b]!.bytes - lifetimes[a]!.bytes || lifetimes[a]!.from - lifetimes[b]!.from);
+  const order = lifetimes
+    .map((_, i) => i)
+    .sort((a, b) => lifetimes[b]!.bytes - lifetimes[a]!.bytes || lifetimes[a]!.from - lifetimes[b]!.from);
   const offsets = new Array<number>(lifetimes.length).fill(0);
   const placed: number[] = [];
   let bytes = 0;

@@ -4,9 +4,9 @@
  * product and something else become a product that starts from it, and copies are put in where strides are not enough.
  */
 import type { Device } from "../devices/device.ts";
+import { matmulOp } from "../graph/contraction.ts";
 import { addOp, copy, copyOp } from "../graph/elementwise.ts";
 import { isItem, itemOp } from "../graph/fused.ts";
-import { matmulOp } from "../graph/contraction.ts";
 import { afterOp, customOp, moveView, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
 import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
 import type { Fused, KernelOperation } from "../graph/primitive.ts";
@@ -53,7 +53,8 @@ export const viewOf = (node: Tensor): View | null => {
 };
 
 /** What a node's values depend on, for ordering: its sources, but only the value of a custom derivative's node. */
-export const dependencies = (node: Tensor): readonly Tensor[] => (isLeaf(node) ? [] : node.op === customOp ? node.sources.slice(0, 1) : node.sources);
+export const dependencies = (node: Tensor): readonly Tensor[] =>
+  isLeaf(node) ? [] : node.op === customOp ? node.sources.slice(0, 1) : node.sources;
 
 /** Rewrites the graphs behind `roots` for `device`; the results stand in the order of the roots. */
 export function prepare(roots: readonly Tensor[], device: Device): Tensor[] {
@@ -94,11 +95,14 @@ function simplify(roots: readonly Tensor[], device: Device): Tensor[] {
     let sources: Tensor[] = node.sources.map(visit);
     if (kind === "kernel") sources = sources.map((source, i) => operand(node.op as KernelOperation, i, source, intern));
     if (kind === "fused") sources = sources.map((source, i) => fusedOperand(node.op as Fused, i, source, intern));
-    let next = sources.every((source, i) => source === node.sources[i]) ? node : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+    let next = sources.every((source, i) => source === node.sources[i])
+      ? node
+      : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
     if (kind === "movement" && !isAlias(node) && node.op !== itemOp) {
       const source = sources[0]!;
       const generatedPad = node.op.name === "pad" && isGenerated(accessOf(source).base);
-      if (viewOf(next) === null || generatedPad) next = new Tensor(node.op, [intern(copy(source))], node.shape, node.dtype, node.attributes);
+      if (viewOf(next) === null || generatedPad)
+        next = new Tensor(node.op, [intern(copy(source))], node.shape, node.dtype, node.attributes);
     }
     return intern(next);
   };
@@ -106,7 +110,8 @@ function simplify(roots: readonly Tensor[], device: Device): Tensor[] {
   const visit = (root: Tensor): Tensor => {
     if (done.has(root)) return done.get(root)!;
     // sources first, without recursion as deep as the graph
-    for (const node of topologicalOrder([root], (n) => isLeaf(n) || done.has(n))) if (!done.has(node)) done.set(node, settle(node));
+    for (const node of topologicalOrder([root], (n) => isLeaf(n) || done.has(n)))
+      if (!done.has(node)) done.set(node, settle(node));
     return done.get(root)!;
   };
   return roots.map(visit);
@@ -116,7 +121,9 @@ function attributesKey(node: Tensor): string {
   const { attributes } = node;
   for (const key in attributes) {
     if (key === "value" && Object.is(attributes[key], -0)) return "-0";
-    return JSON.stringify(attributes, (_, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value));
+    return JSON.stringify(attributes, (_, value) =>
+      typeof value === "number" && !Number.isFinite(value) ? String(value) : value,
+    );
   }
   return "";
 }
@@ -133,7 +140,10 @@ function matrixLike(view: View): boolean {
 function operand(op: KernelOperation, index: number, source: Tensor, intern: (x: Tensor) => Tensor): Tensor {
   const { base } = accessOf(source);
   const view = viewOf(source);
-  const fine = !isGenerated(base) && view !== null && (op === matmulOp ? matrixLike(view) : op.strided?.includes(index) ? view.valid === null : isContiguous(view));
+  const fine =
+    !isGenerated(base) &&
+    view !== null &&
+    (op === matmulOp ? matrixLike(view) : op.strided?.includes(index) ? view.valid === null : isContiguous(view));
   return fine ? source : intern(copy(source));
 }
 
@@ -141,7 +151,10 @@ function operand(op: KernelOperation, index: number, source: Tensor, intern: (x:
 function fusedOperand(op: Fused, index: number, source: Tensor, intern: (x: Tensor) => Tensor): Tensor {
   const { base } = accessOf(source);
   const view = viewOf(source);
-  const walkable = view !== null && view.valid === null && (view.strides[view.strides.length - 1] === 1 || view.shape[view.shape.length - 1] === 1);
+  const walkable =
+    view !== null &&
+    view.valid === null &&
+    (view.strides[view.strides.length - 1] === 1 || view.shape[view.shape.length - 1] === 1);
   const fine = !isGenerated(base) && view !== null && (op.strided?.includes(index) ? walkable : isContiguous(view));
   return fine ? source : intern(copy(source));
 }
@@ -196,7 +209,10 @@ function absorbAddends(roots: readonly Tensor[]): Tensor[] {
       // the product has a start already: pass the addend on to that start
       if (!next) next = absorbDeeper(x, y) ?? absorbDeeper(y, x);
     }
-    if (!next) next = sources.every((source, i) => source === node.sources[i]) ? node : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+    if (!next)
+      next = sources.every((source, i) => source === node.sources[i])
+        ? node
+        : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
     if (next !== node) readers.set(next, readers.get(node) ?? 0);
     done.set(node, next);
   }

@@ -40,30 +40,33 @@ const arenaOf = (device: Device): Arena => {
 /** Gives back the memory for intermediate values; the next program takes it anew. */
 export const releaseArena = (device: Device): void => arenas.get(device)?.dispose();
 
-/** Frees device memory whose tensor the collector has taken. */
-const collected = new FinalizationRegistry<Storage>((storage) => {
-  if (storage.disposed) return;
-  storage.disposed = true;
-  storage.buffer[Symbol.dispose]();
-});
+/** Frees device memory that no tensor refers to any more. Several tensors may share one storage. */
+const collected = new FinalizationRegistry<Disposable>((memory) => memory[Symbol.dispose]());
 
+/** Fresh memory for `size` elements, freed when disposed or when nothing refers to the storage. */
 export function newStorage(device: Device, dtype: DType, size: number): Storage {
-  return { device, buffer: device.allocate(Math.max(size, 1) * device.storageBytes(dtype)), disposed: false };
+  return ownedStorage(device, device.allocate(Math.max(size, 1) * device.storageBytes(dtype)));
 }
 
-/** Ties storage to a tensor: it is freed when the tensor is disposed or collected. */
-export function attachStorage(tensor: Tensor, storage: Storage): void {
-  tensor.storage = storage;
-  collected.register(tensor, storage);
+/** Storage over memory that exists already and that it is now the owner of. */
+function ownedStorage(device: object, memory: Buffer): Storage {
+  const storage: Storage = { device, buffer: memory, disposed: false };
+  collected.register(storage, memory, storage);
+  return storage;
+}
+
+/** The same memory under a new handle; whoever holds the old one finds it disposed. */
+export function handOver(storage: Storage): Storage {
+  collected.unregister(storage);
+  storage.disposed = true;
+  return ownedStorage(storage.device, storage.buffer as Buffer);
 }
 
 /** A tensor with the given values on `device`. Halves are given as bit patterns. */
 export function upload(device: Device, values: TypedArray, shape: readonly number[], dtype: DType): Tensor {
   const storage = newStorage(device, dtype, values.length);
   device.upload(values, dtype, { buffer: storage.buffer as Buffer, offset: 0 });
-  const tensor = buffer(shape, dtype, storage);
-  collected.register(tensor, storage);
-  return tensor;
+  return buffer(shape, dtype, storage);
 }
 
 /** A schedule bound to memory. */
@@ -97,10 +100,17 @@ export class Program {
       this.release();
       const at = new Map<Tensor, Binding>();
       let next = 0;
-      for (const [value, place] of places) at.set(value, place.kind === "outside" ? outside[next++]! : { buffer: block, offset: place.offset });
+      for (const [value, place] of places)
+        at.set(value, place.kind === "outside" ? outside[next++]! : { buffer: block, offset: place.offset });
       this.dispatches = steps.map((step) => {
-        const executable = "instructions" in step.code ? device.compile(step.code as LoopProgram) : device.compileCall(step.code as KernelCall);
-        return device.bind(executable, step.geometry, step.values.map((value) => at.get(value)!), step.label);
+        const executable =
+          "instructions" in step.code ? device.compile(step.code as LoopProgram) : device.compileCall(step.code as KernelCall);
+        return device.bind(
+          executable,
+          step.geometry,
+          step.values.map((value) => at.get(value)!),
+          step.label,
+        );
       });
       this.boundGeneration = arena.generation;
       this.boundBuffers = outside.map((binding) => binding.buffer);
@@ -132,10 +142,13 @@ export function locateLeaf(device: Device, value: Tensor): Binding {
   if (storage === null) throw new DeviceError(`a value of ${wordShape(value.shape)} has no memory.`, { operation: "run" });
   checkAlive("run", value);
   if (storage.device !== device)
-    throw new DeviceError(`a tensor of ${wordShape(value.shape)} lies on ${(storage.device as Device).name}, the others on ${device.name}.`, {
-      operation: "run",
-      hint: "Move it with x.to(device).",
-    });
+    throw new DeviceError(
+      `a tensor of ${wordShape(value.shape)} lies on ${(storage.device as Device).name}, the others on ${device.name}.`,
+      {
+        operation: "run",
+        hint: "Move it with x.to(device).",
+      },
+    );
   return { buffer: storage.buffer as Buffer, offset: 0 };
 }
 
@@ -202,7 +215,9 @@ export function realize(tensors: readonly Tensor[]): void {
   } finally {
     program.release();
   }
-  wanted.forEach((tensor, i) => attachStorage(tensor, results.get(program.schedule.roots[i]!)!));
+  wanted.forEach((tensor, i) => {
+    tensor.storage = results.get(program.schedule.roots[i]!)!;
+  });
 }
 setRealize(realize);
 
@@ -211,13 +226,20 @@ export function downloadSync(tensor: Tensor): TypedArray {
   realize([tensor]);
   const device = tensor.storage!.device as Device;
   if (!device.downloadSync)
-    throw new DeviceError(`${device.name} can only be read asynchronously.`, { operation: "dataSync", hint: "Use await x.data()." });
+    throw new DeviceError(`${device.name} can only be read asynchronously.`, {
+      operation: "dataSync",
+      hint: "Use await x.data().",
+    });
   return device.downloadSync({ buffer: tensor.storage!.buffer as Buffer, offset: 0 }, tensor.dtype, tensor.size);
 }
 
 export async function download(tensor: Tensor): Promise<TypedArray> {
   realize([tensor]);
-  return (tensor.storage!.device as Device).download({ buffer: tensor.storage!.buffer as Buffer, offset: 0 }, tensor.dtype, tensor.size);
+  return (tensor.storage!.device as Device).download(
+    { buffer: tensor.storage!.buffer as Buffer, offset: 0 },
+    tensor.dtype,
+    tensor.size,
+  );
 }
 
 /** Bytes of the values of a tensor of this dtype on disk or in a report. */

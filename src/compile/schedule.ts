@@ -51,7 +51,13 @@ export function schedule(wanted: readonly Tensor[], device: Device, options: Sch
   const roots = prepared.map((node) => {
     const { base, moves } = accessOf(node);
     const view = follow(contiguousView(base.shape), moves);
-    const own = !isLeaf(base) && !isGenerated(base) && view !== null && isContiguous(view) && view.shape.length >= 0 && sizeOf(view.shape) === base.size;
+    const own =
+      !isLeaf(base) &&
+      !isGenerated(base) &&
+      view !== null &&
+      isContiguous(view) &&
+      view.shape.length >= 0 &&
+      sizeOf(view.shape) === base.size;
     if (own && !claimed.has(base)) {
       claimed.add(base);
       return base;
@@ -92,7 +98,8 @@ function clusterStep(unit: Unit & { kind: "cluster" }, fusion: Fusion): Step {
   const elements = unit.form === "columns" ? unit.members[0]!.sources[0]!.size : unit.size;
   const names = unit.members.map((member) => member.op.name);
   const work = program.instructions.filter((i) => i.kind === "apply" || i.kind === "reduce").length;
-  const label = names.length <= 4 ? names.join("·") : `${names.slice(0, 2).join("·")}·…·${names[names.length - 1]} (${names.length})`;
+  const label =
+    names.length <= 4 ? names.join("·") : `${names.slice(0, 2).join("·")}·…·${names[names.length - 1]} (${names.length})`;
   return { label, code: program, geometry, values, outputs, reusable, flops: work * elements };
 }
 
@@ -109,16 +116,32 @@ function callStep(node: Tensor, fusion: Fusion): Step {
   const items = op.kind === "fused" ? [...fusion.unitOf.keys()].filter((item) => isItem(item) && item.sources[0] === node) : [];
   const types = op.kind === "fused" ? resultTypes(node) : [node];
   // a result that nobody reads still needs somewhere to go
-  const outputs = op.kind === "fused" ? types.map((_, index) => items.find((item) => item.attributes["index"] === index) ?? new Tensor(itemOp, [node], types[index]!.shape, types[index]!.dtype, { index })) : [node];
+  const outputs =
+    op.kind === "fused"
+      ? types.map(
+          (_, index) =>
+            items.find((item) => item.attributes["index"] === index) ??
+            new Tensor(itemOp, [node], types[index]!.shape, types[index]!.dtype, { index }),
+        )
+      : [node];
   const attributes = op.kind === "fused" ? op.numbers(node.attributes) : (node.attributes as Record<string, number>);
   const overwritten = op.kind === "kernel" && op.overwrites !== undefined ? operands[op.overwrites] : undefined;
   const reusable = new Map<Tensor, Tensor[]>();
-  if (overwritten && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === node.size) reusable.set(node, [overwritten.value]);
+  if (overwritten && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === node.size)
+    reusable.set(node, [overwritten.value]);
   const [a] = operands;
   const flops = op.name === "matmul" ? 2 * node.size * a!.operand.shape[a!.operand.shape.length - 1]! : 0;
   return {
-    label: op.name === "matmul" ? `matmul [${a!.operand.shape}]·[${operands[1]!.operand.shape}]${operands[2] ? " + start" : ""}` : `${op.name} [${types[0]!.shape}]`,
-    code: { name: op.name, operands: operands.map(({ value }) => value.dtype), results: types.map(({ dtype }) => dtype), ...(op.kind === "kernel" ? { host: op.host } : {}) },
+    label:
+      op.name === "matmul"
+        ? `matmul [${a!.operand.shape}]·[${operands[1]!.operand.shape}]${operands[2] ? " + start" : ""}`
+        : `${op.name} [${types[0]!.shape}]`,
+    code: {
+      name: op.name,
+      operands: operands.map(({ value }) => value.dtype),
+      results: types.map(({ dtype }) => dtype),
+      ...(op.kind === "kernel" ? { host: op.host } : {}),
+    },
     geometry: { operands: operands.map(({ operand }) => operand), results: types.map(({ shape }) => whole(shape)), attributes },
     values: [...operands.map(({ value }) => value), ...outputs],
     outputs,
@@ -161,7 +184,13 @@ function placeValues(
     const step = steps[from]!;
     const giver = step.reusable
       .get(value)
-      ?.find((input) => lives.has(owner.get(input) ?? input) && lastRead.get(input) === from && lives.get(owner.get(input) ?? input)!.to === from && bytesOf(input) === bytesOf(value));
+      ?.find(
+        (input) =>
+          lives.has(owner.get(input) ?? input) &&
+          lastRead.get(input) === from &&
+          lives.get(owner.get(input) ?? input)!.to === from &&
+          bytesOf(input) === bytesOf(value),
+      );
     if (giver) {
       const root = owner.get(giver) ?? giver;
       const life = lives.get(root)!;
@@ -173,6 +202,7 @@ function placeValues(
   const plan = planMemory(placed.map((value) => lives.get(value)!));
   placed.forEach((value, i) => places.set(value, { kind: "arena", offset: plan.offsets[i]! }));
   for (const [value, root] of owner) places.set(value, places.get(root)!);
-  for (const step of steps) for (const value of step.values) if (!places.has(value)) places.set(value, { kind: "outside", value });
+  for (const step of steps)
+    for (const value of step.values) if (!places.has(value)) places.set(value, { kind: "outside", value });
   return { places, arenaBytes: aligned(plan.bytes), donated };
 }

@@ -22,9 +22,27 @@ export const matmulOp: KernelOperation = {
     const batch = draw.shape(2, 3, 0);
     const domain: readonly [number, number] = [-2, 2];
     return [
-      { inputs: [{ shape: [...batch, m, k], domain }, { shape: [k, n], domain }], apply: (a, b) => matmul(a!, b!) },
-      { inputs: [{ shape: [...batch, m, k], domain }, { shape: [...batch, n, k], domain }], apply: (a, b) => matmul(a!, transpose(b!)) },
-      { inputs: [{ shape: [k, m], domain }, { shape: [...batch, k, n], domain }], apply: (a, b) => matmul(transpose(a!), b!) },
+      {
+        inputs: [
+          { shape: [...batch, m, k], domain },
+          { shape: [k, n], domain },
+        ],
+        apply: (a, b) => matmul(a!, b!),
+      },
+      {
+        inputs: [
+          { shape: [...batch, m, k], domain },
+          { shape: [...batch, n, k], domain },
+        ],
+        apply: (a, b) => matmul(a!, transpose(b!)),
+      },
+      {
+        inputs: [
+          { shape: [k, m], domain },
+          { shape: [...batch, k, n], domain },
+        ],
+        apply: (a, b) => matmul(transpose(a!), b!),
+      },
     ];
   },
   tolerance: 1e-5,
@@ -68,7 +86,9 @@ function matmulHost(operands: readonly TypedArray[], results: readonly TypedArra
  */
 export function matmul(a: Tensor, b: Tensor): Tensor {
   if (a.rank === 0 || b.rank === 0)
-    throw new ShapeError(`needs at least one axis on both sides: ${wordShape(a.shape)} · ${wordShape(b.shape)}.`, { operation: "matmul" });
+    throw new ShapeError(`needs at least one axis on both sides: ${wordShape(a.shape)} · ${wordShape(b.shape)}.`, {
+      operation: "matmul",
+    });
   if (a.rank === 1) {
     const y = matmul(reshape(a, [1, a.size]), b);
     return reshape(y, [...y.shape.slice(0, -2), ...y.shape.slice(b.rank === 1 ? y.rank : -1)]);
@@ -94,7 +114,17 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   const wide = dtype === "float16" || dtype === "bfloat16" ? "float32" : dtype;
   const [M, N] = [a.shape[a.rank - 2]!, b.shape[b.rank - 1]!];
   // one matrix on the right serves the whole batch: its rows are one long matrix on the left
-  if (b.rank === 2 && a.rank > 2) return reshape(matmul(reshape(a, [-1, K].map((n) => (n === -1 ? a.size / Math.max(K, 1) : n))), b), [...a.shape.slice(0, -1), N]);
+  if (b.rank === 2 && a.rank > 2)
+    return reshape(
+      matmul(
+        reshape(
+          a,
+          [-1, K].map((n) => (n === -1 ? a.size / Math.max(K, 1) : n)),
+        ),
+        b,
+      ),
+      [...a.shape.slice(0, -1), N],
+    );
   const batch = broadcastShapes("matmul", a.shape.slice(0, -2), b.shape.slice(0, -2));
   const left = expand(cast(a, wide), [...batch, M, K]);
   const right = expand(cast(b, wide), [...batch, K, N]);

@@ -12,17 +12,29 @@ type Entry = Omit<Elementwise, "kind" | "name">;
 /** Checks dtypes and shapes, broadcasts, and makes the node. */
 function apply(op: Elementwise, inputs: readonly Tensor[], dtype: DType, attributes: Record<string, unknown> = {}): Tensor {
   const shape = broadcastShapes(op.name, ...inputs.map((x) => x.shape));
-  return new Tensor(op, inputs.map((x) => (sameShape(x.shape, shape) ? x : expand(x, shape))), shape, dtype, attributes);
+  return new Tensor(
+    op,
+    inputs.map((x) => (sameShape(x.shape, shape) ? x : expand(x, shape))),
+    shape,
+    dtype,
+    attributes,
+  );
 }
 
 const define = (name: string, entry: Entry): Elementwise => ({ kind: "elementwise", name, ...entry });
 const all: readonly [number, number] = [-2, 2];
 
-const float = (op: Elementwise) => (x: Tensor): Tensor => {
-  if (!isFloat(x.dtype))
-    throw new DTypeError(`needs floating-point values, got ${x.dtype}.`, { operation: op.name, got: x.dtype, hint: 'Use x.cast("float32").' });
-  return apply(op, [x], x.dtype);
-};
+const float =
+  (op: Elementwise) =>
+  (x: Tensor): Tensor => {
+    if (!isFloat(x.dtype))
+      throw new DTypeError(`needs floating-point values, got ${x.dtype}.`, {
+        operation: op.name,
+        got: x.dtype,
+        hint: 'Use x.cast("float32").',
+      });
+    return apply(op, [x], x.dtype);
+  };
 
 /** Two operands of one dtype: the wider of the two. */
 function arithmetic(op: Elementwise, x: Tensor, y: Tensor): Tensor {
@@ -39,7 +51,10 @@ function comparison(op: Elementwise, x: Tensor, y: Tensor): Tensor {
 function bits(op: Elementwise, x: Tensor, y: Tensor): Tensor {
   const dtype = promote(x.dtype, y.dtype);
   if (isFloat(dtype))
-    throw new DTypeError(`works on bits of integers or booleans, got ${x.dtype} and ${y.dtype}.`, { operation: op.name, got: [x.dtype, y.dtype] });
+    throw new DTypeError(`works on bits of integers or booleans, got ${x.dtype} and ${y.dtype}.`, {
+      operation: op.name,
+      got: [x.dtype, y.dtype],
+    });
   return apply(op, [cast(x, dtype), cast(y, dtype)], dtype);
 }
 
@@ -170,7 +185,10 @@ export const maxOp = define("max", {
     const toX = add(cast(less(z!, x!), g.dtype), mul(half, tie));
     return [mul(g, toX), mul(g, sub(constant(1, [], g.dtype), toX))];
   },
-  domain: [[-2, 0], [0.1, 2]],
+  domain: [
+    [-2, 0],
+    [0.1, 2],
+  ],
   takes: "both",
 });
 
@@ -181,9 +199,22 @@ export const powOp = define("pow", {
   wasm: (simd, [x, y]) => simd.pow(x!, y!),
   vjp: (g, y, x, z) => [
     mul(g, mul(z!, pow(x!, sub(z!, constant(1, [], g.dtype))))),
-    mul(g, mul(y, where(less(constant(0, [], g.dtype), x!), log(where(less(constant(0, [], g.dtype), x!), x!, constant(1, [], g.dtype))), constant(0, [], g.dtype)))),
+    mul(
+      g,
+      mul(
+        y,
+        where(
+          less(constant(0, [], g.dtype), x!),
+          log(where(less(constant(0, [], g.dtype), x!), x!, constant(1, [], g.dtype))),
+          constant(0, [], g.dtype),
+        ),
+      ),
+    ),
   ],
-  domain: [[0.3, 2], [-2, 3]],
+  domain: [
+    [0.3, 2],
+    [-2, 3],
+  ],
   takes: "float",
   heavy: true,
   tolerance: 1e-5,
@@ -195,7 +226,10 @@ export const modOp = define("mod", {
   js: ([x, y]) => `mod(${x}, ${y})`,
   wasm: (simd, [x, y]) => simd.mod(x!, y!),
   vjp: (g, _y, x, z) => [g, neg(mul(g, floor(mul(x!, recip(z!)))))],
-  domain: [[0.6, 0.9], [0.35, 0.55]],
+  domain: [
+    [0.6, 0.9],
+    [0.35, 0.55],
+  ],
   takes: "both",
 });
 
@@ -246,7 +280,10 @@ export const shiftLeftOp = define("shiftLeft", {
   formula: "x·2ʸ in 32 bits",
   js: ([x, y]) => `${x} << ${y}`,
   wasm: (simd, [x, y]) => simd.shiftLeft(x!, y!),
-  domain: [[-100, 100], [0, 31]],
+  domain: [
+    [-100, 100],
+    [0, 31],
+  ],
   takes: "integer",
 });
 
@@ -255,7 +292,10 @@ export const shiftRightOp = define("shiftRight", {
   formula: "x as 32 unsigned bits, divided by 2ʸ",
   js: ([x, y]) => `(${x} >>> ${y}) | 0`,
   wasm: (simd, [x, y]) => simd.shiftRight(x!, y!),
-  domain: [[-100, 100], [0, 31]],
+  domain: [
+    [-100, 100],
+    [0, 31],
+  ],
   takes: "integer",
 });
 
@@ -312,7 +352,8 @@ export const bitcastOp = define("bitcast", {
 
 /** The same values in memory of their own, in row-major order. */
 export const copy = (x: Tensor): Tensor => apply(copyOp, [x], x.dtype);
-export const neg = (x: Tensor): Tensor => apply(negOp, [x.dtype === "bool" ? cast(x, "int32") : x], x.dtype === "bool" ? "int32" : x.dtype);
+export const neg = (x: Tensor): Tensor =>
+  apply(negOp, [x.dtype === "bool" ? cast(x, "int32") : x], x.dtype === "bool" ? "int32" : x.dtype);
 export const recip = float(recipOp);
 export const exp = float(expOp);
 export const log = float(logOp);

@@ -1,21 +1,19 @@
 /** Data-dependent operations: which elements they touch is known only when they run. All work on rows: [n, C]. */
 import { DTypeError, ShapeError, wordShape } from "../errors.ts";
 import type { TypedArray } from "./dtype.ts";
+import { cast, mod } from "./elementwise.ts";
 import { flip, reshape } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { CallGeometry, Draw, KernelOperation, Sample } from "./primitive.ts";
 import { sizeOf } from "./shape.ts";
-import { iota } from "./source.ts";
-import { cast, mod } from "./elementwise.ts";
-import { constant } from "./source.ts";
+import { constant, iota } from "./source.ts";
 
 const domain: readonly [number, number] = [-2, 2];
 /** 0, 3, 6, … modulo `rows`: some rows twice, some never. */
 const indices = (count: number, rows: number): Tensor => mod(cast(iota([count]), "int32"), constant(rows, [], "int32"));
 
 function checkIndex(operation: string, index: number, rows: number): void {
-  if (index < 0 || index >= rows)
-    throw new RangeError(`${operation}: index ${index} is outside a table of ${rows} rows.`);
+  if (index < 0 || index >= rows) throw new RangeError(`${operation}: index ${index} is outside a table of ${rows} rows.`);
 }
 
 export const takeOp: KernelOperation = {
@@ -104,7 +102,11 @@ export const argsortOp: KernelOperation = {
 export function take(x: Tensor, index: Tensor): Tensor {
   if (x.rank === 0) throw new ShapeError("needs a table with at least one axis.", { operation: "take" });
   if (index.dtype !== "int32" && index.dtype !== "uint8")
-    throw new DTypeError(`indices are int32, got ${index.dtype}.`, { operation: "take", got: index.dtype, hint: 'Use index.cast("int32").' });
+    throw new DTypeError(`indices are int32, got ${index.dtype}.`, {
+      operation: "take",
+      got: index.dtype,
+      hint: 'Use index.cast("int32").',
+    });
   const row = x.shape.slice(1);
   const flat = new Tensor(
     takeOp,
@@ -121,7 +123,10 @@ export function take(x: Tensor, index: Tensor): Tensor {
 export function scatterAdd(index: Tensor, x: Tensor, rows: number): Tensor {
   const row = x.shape.slice(index.rank);
   if (wordShape(x.shape.slice(0, index.rank)) !== wordShape(index.shape))
-    throw new ShapeError(`${wordShape(index.shape)} indices do not fit ${wordShape(x.shape)}.`, { operation: "scatterAdd", got: x.shape });
+    throw new ShapeError(`${wordShape(index.shape)} indices do not fit ${wordShape(x.shape)}.`, {
+      operation: "scatterAdd",
+      got: x.shape,
+    });
   const flat = new Tensor(
     scatterAddOp,
     [reshape(cast(index, "int32"), [index.size]), reshape(x, [index.size, sizeOf(row)])],

@@ -3,8 +3,8 @@ import { ShapeError, wordShape } from "../errors.ts";
 import { Tensor } from "./node.ts";
 import type { Draw, Movement, Sample } from "./primitive.ts";
 import { reduceSum } from "./reduction.ts";
-import { constant } from "./source.ts";
 import { broadcastShapes, checkShape, normalizeAxis, resolveShape, type Shape, sameShape } from "./shape.ts";
+import { constant } from "./source.ts";
 import { expandView, padView, permuteView, reshapeView, sliceView, type View } from "./view.ts";
 
 const wide: readonly [number, number] = [-2, 2];
@@ -17,7 +17,18 @@ export const reshapeOp: Movement = {
   vjp: (g, _y, x) => [reshape(g, x!.shape)],
   samples: (draw: Draw) => {
     const shape = draw.shape(3);
-    return [one(shape, (x) => reshape(x, [...shape].reverse())), one(shape, (x) => reshape(permute(x, shape.map((_, i) => shape.length - 1 - i)), [-1]))];
+    return [
+      one(shape, (x) => reshape(x, [...shape].reverse())),
+      one(shape, (x) =>
+        reshape(
+          permute(
+            x,
+            shape.map((_, i) => shape.length - 1 - i),
+          ),
+          [-1],
+        ),
+      ),
+    ];
   },
 };
 
@@ -27,12 +38,24 @@ export const permuteOp: Movement = {
   formula: "axes in another order",
   vjp: (g, y) => {
     const axes = y.attributes["axes"] as number[];
-    return [permute(g, axes.map((_, axis) => axes.indexOf(axis)))];
+    return [
+      permute(
+        g,
+        axes.map((_, axis) => axes.indexOf(axis)),
+      ),
+    ];
   },
   samples: (draw) => {
     const shape = draw.shape(4);
     const turn = draw.integer(0, 3);
-    return [one(shape, (x) => permute(x, shape.map((_, axis) => (axis + turn) % shape.length)))];
+    return [
+      one(shape, (x) =>
+        permute(
+          x,
+          shape.map((_, axis) => (axis + turn) % shape.length),
+        ),
+      ),
+    ];
   },
 };
 
@@ -40,10 +63,20 @@ export const expandOp: Movement = {
   kind: "movement",
   name: "expand",
   formula: "axes of size 1 repeated",
-  vjp: (g, y, x) => [reduceSum(g, x!.shape.flatMap((extent, axis) => (extent !== y.shape[axis] ? [axis] : [])))],
+  vjp: (g, y, x) => [
+    reduceSum(
+      g,
+      x!.shape.flatMap((extent, axis) => (extent !== y.shape[axis] ? [axis] : [])),
+    ),
+  ],
   samples: (draw) => {
     const shape = draw.shape(3);
-    return [one(shape.map((extent) => (draw.integer(0, 1) ? 1 : extent)), (x) => expand(x, shape))];
+    return [
+      one(
+        shape.map((extent) => (draw.integer(0, 1) ? 1 : extent)),
+        (x) => expand(x, shape),
+      ),
+    ];
   },
 };
 
@@ -53,7 +86,13 @@ export const padOp: Movement = {
   formula: "zeros around",
   vjp: (g, y, x) => {
     const before = y.attributes["before"] as number[];
-    return [slice(g, before, before.map((start, axis) => start + x!.shape[axis]!))];
+    return [
+      slice(
+        g,
+        before,
+        before.map((start, axis) => start + x!.shape[axis]!),
+      ),
+    ];
   },
   samples: (draw) => {
     const shape = draw.shape(3);
@@ -72,8 +111,22 @@ export const sliceOp: Movement = {
     const step = draw.integer(1, 3);
     const starts = shape.map((extent) => draw.integer(0, extent - 1));
     return [
-      one(shape, (x) => slice(x, starts, shape, shape.map(() => step))),
-      one(shape, (x) => slice(x, starts, shape.map(() => -1), shape.map(() => -step))),
+      one(shape, (x) =>
+        slice(
+          x,
+          starts,
+          shape,
+          shape.map(() => step),
+        ),
+      ),
+      one(shape, (x) =>
+        slice(
+          x,
+          starts,
+          shape.map(() => -1),
+          shape.map(() => -step),
+        ),
+      ),
     ];
   },
 };
@@ -106,16 +159,28 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 export function permute(x: Tensor, axes: readonly number[]): Tensor {
   const order = axes.map((axis) => normalizeAxis("permute", axis, x.rank));
   if (order.length !== x.rank || new Set(order).size !== x.rank)
-    throw new ShapeError(`${wordShape(axes)} does not name each of the ${x.rank} axes once.`, { operation: "permute", got: axes });
+    throw new ShapeError(`${wordShape(axes)} does not name each of the ${x.rank} axes once.`, {
+      operation: "permute",
+      got: axes,
+    });
   if (order.every((axis, i) => axis === i)) return x;
-  return new Tensor(permuteOp, [x], order.map((axis) => x.shape[axis]!), x.dtype, { axes: order });
+  return new Tensor(
+    permuteOp,
+    [x],
+    order.map((axis) => x.shape[axis]!),
+    x.dtype,
+    { axes: order },
+  );
 }
 
 /** Swaps two axes; by default the last two. */
 export function transpose(x: Tensor, axis0 = -1, axis1 = -2): Tensor {
   const a = normalizeAxis("transpose", axis0, x.rank);
   const b = normalizeAxis("transpose", axis1, x.rank);
-  return permute(x, x.shape.map((_, axis) => (axis === a ? b : axis === b ? a : axis)));
+  return permute(
+    x,
+    x.shape.map((_, axis) => (axis === a ? b : axis === b ? a : axis)),
+  );
 }
 
 /** Broadcasts `x` to `shape`; -1 keeps a size. */
@@ -124,7 +189,11 @@ export function expand(x: Tensor, shape: Shape): Tensor {
   const wished = shape.map((extent, axis) => (extent === -1 ? (x.shape[axis - lead] ?? -1) : extent));
   checkShape("expand", wished);
   if (lead < 0 || !sameShape(broadcastShapes("expand", x.shape, wished), wished))
-    throw new ShapeError(`${wordShape(x.shape)} does not broadcast to ${wordShape(shape)}.`, { operation: "expand", expected: shape, got: x.shape });
+    throw new ShapeError(`${wordShape(x.shape)} does not broadcast to ${wordShape(shape)}.`, {
+      operation: "expand",
+      expected: shape,
+      got: x.shape,
+    });
   const aligned = lead === 0 ? x : reshape(x, [...new Array<number>(lead).fill(1), ...x.shape]);
   return sameShape(aligned.shape, wished) ? aligned : new Tensor(expandOp, [aligned], wished, x.dtype);
 }
@@ -136,17 +205,28 @@ export function pad(x: Tensor, before: readonly number[], after: readonly number
   checkShape("pad", before);
   checkShape("pad", after);
   if (before.every((n) => n === 0) && after.every((n) => n === 0)) return x;
-  return new Tensor(padOp, [x], x.shape.map((extent, axis) => extent + before[axis]! + after[axis]!), x.dtype, {
-    before: [...before],
-    after: [...after],
-  });
+  return new Tensor(
+    padOp,
+    [x],
+    x.shape.map((extent, axis) => extent + before[axis]! + after[axis]!),
+    x.dtype,
+    {
+      before: [...before],
+      after: [...after],
+    },
+  );
 }
 
 /**
  * `x[starts[i] : stops[i] : steps[i]]` per axis, with indices already counted from the front
  * (a backward walk stops before `stops`, which may be -1).
  */
-export function slice(x: Tensor, starts: readonly number[], stops: readonly number[], steps: readonly number[] = starts.map(() => 1)): Tensor {
+export function slice(
+  x: Tensor,
+  starts: readonly number[],
+  stops: readonly number[],
+  steps: readonly number[] = starts.map(() => 1),
+): Tensor {
   const shape = starts.map((start, axis) => Math.max(0, Math.ceil((stops[axis]! - start) / steps[axis]!)));
   if (sameShape(shape, x.shape) && steps.every((step, axis) => step === 1 || shape[axis] === 1)) return x;
   return new Tensor(sliceOp, [x], shape, x.dtype, { starts: [...starts], steps: [...steps] });
@@ -176,12 +256,20 @@ function spread(g: Tensor, shape: Shape, starts: readonly number[], steps: reado
     if (step !== 1 && extent > 1) {
       // each element followed by step − 1 zeros, the last zeros cut off
       const split = [...result.shape.slice(0, axis + 1), 1, ...result.shape.slice(axis + 1)];
-      const padded = pad(reshape(result, split), split.map(() => 0), split.map((_, i) => (i === axis + 1 ? step - 1 : 0)));
+      const padded = pad(
+        reshape(result, split),
+        split.map(() => 0),
+        split.map((_, i) => (i === axis + 1 ? step - 1 : 0)),
+      );
       const merged = [...result.shape.slice(0, axis), extent * step, ...result.shape.slice(axis + 1)];
       result = sliceAxis(reshape(padded, merged), axis, 0, (extent - 1) * step + 1);
     }
     const after = shape[axis]! - start - result.shape[axis]!;
-    result = pad(result, result.shape.map((_, i) => (i === axis ? start : 0)), result.shape.map((_, i) => (i === axis ? after : 0)));
+    result = pad(
+      result,
+      result.shape.map((_, i) => (i === axis ? start : 0)),
+      result.shape.map((_, i) => (i === axis ? after : 0)),
+    );
   }
   return result;
 }
@@ -208,7 +296,10 @@ export const customOp: Movement = {
   kind: "movement",
   name: "custom",
   formula: "x, with a derivative given by hand",
-  vjp: (g, y, _x, ...inputs) => [null, ...(y.attributes["backward"] as (g: Tensor, y: Tensor, ...inputs: Tensor[]) => (Tensor | null)[])(g, y, ...inputs)],
+  vjp: (g, y, _x, ...inputs) => [
+    null,
+    ...(y.attributes["backward"] as (g: Tensor, y: Tensor, ...inputs: Tensor[]) => (Tensor | null)[])(g, y, ...inputs),
+  ],
 };
 
 /** How a movement changes the view of its source; `null` where strides cannot say it. */

@@ -7,11 +7,13 @@ import type { Draw, Reduction, Sample } from "./primitive.ts";
 import { type Shape, sizeOf } from "./shape.ts";
 import { constant } from "./source.ts";
 
-const samples = (apply: (x: Tensor, axes: readonly number[]) => Tensor) => (draw: Draw): Sample[] => {
-  const shape = draw.shape(3, 5, 1);
-  const axes = shape.flatMap((_, axis) => (draw.integer(0, 1) ? [axis] : []));
-  return [{ inputs: [{ shape, domain: [0.4, 2] }], apply: (x) => apply(x, axes.length ? axes : [shape.length - 1]) }];
-};
+const samples =
+  (apply: (x: Tensor, axes: readonly number[]) => Tensor) =>
+  (draw: Draw): Sample[] => {
+    const shape = draw.shape(3, 5, 1);
+    const axes = shape.flatMap((_, axis) => (draw.integer(0, 1) ? [axis] : []));
+    return [{ inputs: [{ shape, domain: [0.4, 2] }], apply: (x) => apply(x, axes.length ? axes : [shape.length - 1]) }];
+  };
 
 export const sumOp: Reduction = {
   kind: "reduction",
@@ -66,11 +68,15 @@ function reduce(op: Reduction, x: Tensor, axes: readonly number[]): Tensor {
   const kept = x.shape.map((extent, axis) => (folded.has(axis) ? 1 : extent));
   const number = x.dtype === "bool" || x.dtype === "uint8" ? "int32" : x.dtype;
   const source = op === maxReduceOp ? x : cast(x, number);
-  if (x.size === 0 || sizeOf(kept) === 0) return constant(op === maxReduceOp && !isFloat(x.dtype) ? -(2 ** 31) : op.identity, kept, source.dtype);
+  if (x.size === 0 || sizeOf(kept) === 0)
+    return constant(op === maxReduceOp && !isFloat(x.dtype) ? -(2 ** 31) : op.identity, kept, source.dtype);
   const wide = x.shape.flatMap((extent, axis) => (extent === 1 ? [] : [axis]));
   const narrow = wide.flatMap((axis, i) => (folded.has(axis) ? [i] : []));
   if (narrow.length === 0) return reshape(source, kept);
-  let result = reshape(source, wide.map((axis) => x.shape[axis]!));
+  let result = reshape(
+    source,
+    wide.map((axis) => x.shape[axis]!),
+  );
   const last = wide.length - 1;
   if (narrow.includes(last)) result = fold(op, result, [last]);
   const others = narrow.filter((axis) => axis !== last);

@@ -48,7 +48,8 @@ export function normalizeAxis(operation: string, axis: number, rank: number): nu
 export function normalizeAxes(operation: string, axes: number | readonly number[] | undefined | null, rank: number): number[] {
   if (axes === undefined || axes === null) return Array.from({ length: rank }, (_, axis) => axis);
   const list = (typeof axes === "number" ? [axes] : axes).map((axis) => normalizeAxis(operation, axis, rank));
-  if (new Set(list).size !== list.length) throw new ShapeError(`axes ${wordShape(list)} name one twice.`, { operation, got: axes });
+  if (new Set(list).size !== list.length)
+    throw new ShapeError(`axes ${wordShape(list)} name one twice.`, { operation, got: axes });
   return list.sort((a, b) => a - b);
 }
 
@@ -76,7 +77,11 @@ export function broadcastShapes(operation: string, ...shapes: readonly Shape[]):
 export function resolveShape(operation: string, size: number, wished: Shape): number[] {
   const unknown = wished.filter((extent) => extent === -1).length;
   if (unknown > 1)
-    throw new ShapeError(`${wordShape(wished)} has ${unknown} unknown sizes.`, { operation, got: wished, hint: "Use -1 for one axis only." });
+    throw new ShapeError(`${wordShape(wished)} has ${unknown} unknown sizes.`, {
+      operation,
+      got: wished,
+      hint: "Use -1 for one axis only.",
+    });
   const known = sizeOf(wished.filter((extent) => extent !== -1));
   const shape = wished.map((extent) => (extent === -1 ? (known === 0 ? 0 : size / known) : extent));
   if (sizeOf(shape) !== size || shape.some((extent) => !Number.isInteger(extent) || extent < 0))

@@ -6,6 +6,7 @@ import { ShapeError, wordShape } from "../errors.ts";
 import { cast } from "./elementwise.ts";
 import type { Tensor } from "./node.ts";
 import { sameShape } from "./shape.ts";
+import { buffer } from "./source.ts";
 
 /** What is told of every read and write while a function is traced. */
 export interface VariableObserver {
@@ -45,8 +46,7 @@ export class Variable {
   /** Takes over `initial`, which is computed now if it was not. */
   constructor(initial: Tensor, options: { readonly requiresGrad?: boolean } = {}) {
     realizeAll([initial]);
-    this.#current = initial;
-    initial.variable = this;
+    this.#current = this.#leaf(initial);
     this.requiresGrad = options.requiresGrad ?? true;
   }
 
@@ -80,9 +80,14 @@ export class Variable {
 
   /** For the compiler: the cell's new content, already computed. */
   replace(next: Tensor): void {
-    if (next === this.#current) return;
-    next.variable = this;
-    this.#current = next;
+    this.#current = this.#leaf(next);
+  }
+
+  /** The same memory without the history that led to it, so that derivatives end here. */
+  #leaf(x: Tensor): Tensor {
+    const leaf = buffer(x.shape, x.dtype, x.storage!);
+    leaf.variable = this;
+    return leaf;
   }
 }
 
@@ -103,9 +108,6 @@ export function assignAll(pairs: readonly (readonly [Variable, Tensor])[]): void
     return;
   }
   realizeAll(checked.map(([, next]) => next));
-  for (const [variable, next] of checked) {
-    const old = variable.stored;
-    variable.replace(next);
-    if (old !== next) old.dispose();
-  }
+  // the old tensors stay: a loss that was built from them may still be asked for; the collector frees them
+  for (const [variable, next] of checked) variable.replace(next);
 }

@@ -43,7 +43,9 @@ export function expandView(view: View, shape: Shape): View {
     strides: view.strides.map((stride, axis) => (grows(axis) ? 0 : stride)),
     offset: view.offset,
     // an axis that was padded away to nothing stays so for every repeat
-    valid: view.valid && view.valid.map(([from, to], axis) => (grows(axis) ? (from <= 0 && to >= 1 ? [0, shape[axis]!] : [0, 0]) : [from, to])),
+    valid:
+      view.valid &&
+      view.valid.map(([from, to], axis) => (grows(axis) ? (from <= 0 && to >= 1 ? [0, shape[axis]!] : [0, 0]) : [from, to])),
   };
 }
 

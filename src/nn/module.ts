@@ -19,7 +19,8 @@ export abstract class Module {
   *children(): Generator<[name: string, child: Module]> {
     for (const [name, value] of Object.entries(this)) {
       if (value instanceof Module) yield [name, value];
-      else if (Array.isArray(value)) for (const [i, item] of value.entries()) if (item instanceof Module) yield [`${name}.${i}`, item];
+      else if (Array.isArray(value))
+        for (const [i, item] of value.entries()) if (item instanceof Module) yield [`${name}.${i}`, item];
     }
   }
 
@@ -57,8 +58,15 @@ export abstract class Module {
   /** The module at a path. @throws {ConfigError} naming the nearest path when there is none */
   getModule(path: string): Module {
     for (const [at, module] of this.namedModules()) if (at === path) return module;
-    const near = nearestName(path, [...this.namedModules()].map(([at]) => at));
-    throw new ConfigError(`there is no module "${path}".`, { operation: "getModule", got: path, ...(near ? { hint: `Did you mean "${near}"?` } : {}) });
+    const near = nearestName(
+      path,
+      [...this.namedModules()].map(([at]) => at),
+    );
+    throw new ConfigError(`there is no module "${path}".`, {
+      operation: "getModule",
+      got: path,
+      ...(near ? { hint: `Did you mean "${near}"?` } : {}),
+    });
   }
 
   /** Puts `replacement` where the module at `path` was and returns that one. */
@@ -86,7 +94,11 @@ export abstract class Module {
     for (const [path, parameter] of own) {
       const value = state.get(path);
       if (value === undefined)
-        throw new FormatError(`"${path}" is missing.`, { operation: "loadStateDict", expected: path, ...hintFor(path, state.keys()) });
+        throw new FormatError(`"${path}" is missing.`, {
+          operation: "loadStateDict",
+          expected: path,
+          ...hintFor(path, state.keys()),
+        });
       if (!sameShape(value.shape, parameter.shape))
         throw new ShapeError(`"${path}" is ${wordShape(value.shape)} in the file, ${wordShape(parameter.shape)} in the model.`, {
           operation: "loadStateDict",
@@ -96,7 +108,12 @@ export abstract class Module {
     }
     if (options.strict !== false)
       for (const path of state.keys())
-        if (!own.has(path)) throw new FormatError(`"${path}" is not a parameter of this model.`, { operation: "loadStateDict", got: path, ...hintFor(path, own.keys()) });
+        if (!own.has(path))
+          throw new FormatError(`"${path}" is not a parameter of this model.`, {
+            operation: "loadStateDict",
+            got: path,
+            ...hintFor(path, own.keys()),
+          });
     for (const [path, parameter] of own) parameter.assign(state.get(path)!);
   }
 

@@ -5,9 +5,9 @@ import {
   fromBFloat16Bits,
   fromFloat16Bits,
   isFloat,
+  type TypedArray,
   toBFloat16Bits,
   toFloat16Bits,
-  type TypedArray,
 } from "../../graph/dtype.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
 import type { Binding, Buffer, Device, Dispatch, Executable, KernelCall } from "../device.ts";
@@ -32,7 +32,10 @@ export interface ReferenceOptions {
 
 /** @returns a device that computes every float in float64, whatever the dtype says */
 export function createReference(options: ReferenceOptions = {}): Device {
-  const executables = new Map<string, Executable & { bind(geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]): () => void }>();
+  const executables = new Map<
+    string,
+    Executable & { bind(geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]): () => void }
+  >();
   let buffers = 0;
   let bytesInUse = 0;
   let peakBytes = 0;
@@ -83,7 +86,9 @@ export function createReference(options: ReferenceOptions = {}): Device {
       return device.downloadSync!(from, dtype, count);
     },
     copy(from, to, bytes) {
-      new Uint8Array((to.buffer as Memory).data, to.offset, bytes).set(new Uint8Array((from.buffer as Memory).data, from.offset, bytes));
+      new Uint8Array((to.buffer as Memory).data, to.offset, bytes).set(
+        new Uint8Array((from.buffer as Memory).data, from.offset, bytes),
+      );
     },
     compile(program: LoopProgram) {
       const known = executables.get(program.key);
@@ -93,7 +98,8 @@ export function createReference(options: ReferenceOptions = {}): Device {
       const executable = {
         name: program.shape,
         dtypes: Array.from({ length: program.buffers }, (_, buffer) => typeOf(buffer)),
-        bind: (geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]) => () => kernel(arrays as TypedArray[], geometry as Geometry),
+        bind: (geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]) => () =>
+          kernel(arrays as TypedArray[], geometry as Geometry),
       };
       executables.set(program.key, executable);
       return executable;
@@ -123,7 +129,10 @@ export function createReference(options: ReferenceOptions = {}): Device {
       return executable;
     },
     bind(executable, geometry, bindings, label): Launch {
-      const { bind, dtypes: types } = executable as Executable & { bind: (g: typeof geometry, a: TypedArray[]) => () => void; dtypes: DType[] };
+      const { bind, dtypes: types } = executable as Executable & {
+        bind: (g: typeof geometry, a: TypedArray[]) => () => void;
+        dtypes: DType[];
+      };
       return {
         executable,
         label,

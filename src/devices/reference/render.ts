@@ -2,7 +2,7 @@
  * Renders a loop program to plain JavaScript: nested loops over ordinary arrays, every value in float64.
  * This is what a loop program means; the other devices are tested against it.
  */
-import { fromBFloat16Bits, fromFloat16Bits, toBFloat16Bits, toFloat16Bits, type TypedArray } from "../../graph/dtype.ts";
+import { fromBFloat16Bits, fromFloat16Bits, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../../graph/dtype.ts";
 import type { Geometry, Instruction, LoopProgram } from "../loop-program.ts";
 
 export type RenderedProgram = (buffers: readonly TypedArray[], geometry: Geometry) => void;
@@ -63,7 +63,8 @@ function address(program: LoopProgram, slot: number, inner: boolean, reduce: boo
   const terms = [`geometry.slots[${slot}].offset`];
   for (const [axis, name] of outerIndices(program).entries()) terms.push(`${name} * geometry.slots[${slot}].outer[${axis}]`);
   if (inner) terms.push(`i * geometry.slots[${slot}].inner`);
-  if (reduce) for (const [axis, name] of reduceIndices(program).entries()) terms.push(`${name} * geometry.slots[${slot}].reduce[${axis}]`);
+  if (reduce)
+    for (const [axis, name] of reduceIndices(program).entries()) terms.push(`${name} * geometry.slots[${slot}].reduce[${axis}]`);
   return terms.join(" + ");
 }
 
@@ -122,7 +123,9 @@ function rows(program: LoopProgram): string {
         say(`const r${register} = ${expression(program, instruction, true, false)};`);
     });
     for (const { instruction, register } of folds)
-      say(`r${register} = ${instruction.op.js(`r${register}`, `r${instruction.arg}`)}${instruction.dtype === "int32" ? " | 0" : ""};`);
+      say(
+        `r${register} = ${instruction.op.js(`r${register}`, `r${instruction.arg}`)}${instruction.dtype === "int32" ? " | 0" : ""};`,
+      );
     for (const store of program.stores)
       if (store.stage === stage && program.instructions[store.register]!.level === "element")
         say(`buffers[${program.slots[store.slot]!.buffer}][${address(program, store.slot, true, false)}] = r${store.register};`);
@@ -143,7 +146,9 @@ function columns(program: LoopProgram): string {
     say(`for (let ${name} = 0; ${name} < geometry.outer[${axis}]; ${name}++) {`);
   });
   say("for (let i = 0; i < geometry.inner; i++) {");
-  const folds = program.instructions.flatMap((instruction, register) => (instruction.kind === "reduce" ? [{ instruction, register }] : []));
+  const folds = program.instructions.flatMap((instruction, register) =>
+    instruction.kind === "reduce" ? [{ instruction, register }] : [],
+  );
   for (const { instruction, register } of folds) say(`let r${register} = ${instruction.op.identity};`);
   reduceIndices(program).forEach((name, axis) => {
     say(`for (let ${name} = 0; ${name} < geometry.reduce[${axis}]; ${name}++) {`);
@@ -152,7 +157,9 @@ function columns(program: LoopProgram): string {
     if (instruction.level === "body") say(`const r${register} = ${expression(program, instruction, true, true)};`);
   });
   for (const { instruction, register } of folds)
-    say(`r${register} = ${instruction.op.js(`r${register}`, `r${instruction.arg}`)}${instruction.dtype === "int32" ? " | 0" : ""};`);
+    say(
+      `r${register} = ${instruction.op.js(`r${register}`, `r${instruction.arg}`)}${instruction.dtype === "int32" ? " | 0" : ""};`,
+    );
   say("}".repeat(program.reduce));
   program.instructions.forEach((instruction, register) => {
     if (instruction.level === "element" && instruction.kind !== "reduce")

@@ -1,0 +1,261 @@
+/**
+ * Trace and replay: `compile(fn)` runs a function of tensors once per kind of arguments, keeps the program that it
+ * stands for, and replays that without building a graph. Variables that the function reads or assigns become inputs
+ * and outputs of the program; assigned ones are updated in place where nobody needs the old value any more.
+ */
+import type { Buffer, Device } from "../devices/device.ts";
+import { ConfigError, wordShape } from "../errors.ts";
+import { checkAlive, type Storage, Tensor } from "../graph/node.ts";
+import { buffer, input } from "../graph/source.ts";
+import { observing, type Variable, type VariableObserver } from "../graph/variable.ts";
+import { explainSchedule } from "./explain.ts";
+import { currentDevice, handOver, locateLeaf, newStorage, Program, realize } from "./program.ts";
+import { schedule } from "./schedule.ts";
+
+/** Tensors in lists and objects: what a compiled function may take and give. */
+export type TensorTree = Tensor | readonly TensorTree[] | { readonly [key: string]: TensorTree };
+
+export interface CompiledFunction<Args extends readonly TensorTree[], Result extends TensorTree> {
+  (...args: Args): Result;
+  /** Kernels, sizes, work and memory of the program for such arguments (or of the one traced last), as text. */
+  explain(...args: Args | []): string;
+  /** Bytes that intermediate values take at the peak, and bytes of inputs and outputs, for the program traced last. */
+  memory(): { readonly arenaBytes: number; readonly outsideBytes: number };
+  /** Milliseconds of every kernel of the program traced last, run once more. */
+  profile(...args: Args): { readonly label: string; readonly milliseconds: number; readonly flops: number }[];
+  /** Programs traced so far. */
+  readonly traces: number;
+  /** Gives the programs' memory back. */
+  dispose(): void;
+}
+
+interface Traced {
+  readonly program: Program;
+  readonly device: Device;
+  readonly inputs: Map<Tensor, Storage>;
+  readonly placeholders: readonly Tensor[];
+  /** Stand-ins of variables in the graph. */
+  readonly variables: ReadonlyMap<Tensor, Variable>;
+  readonly assigned: readonly { readonly variable: Variable; readonly root: Tensor; readonly donated: boolean }[];
+  readonly outputs: readonly Tensor[];
+  readonly fixed: ReadonlyMap<Tensor, Storage>;
+  readonly rebuild: (leaves: readonly Tensor[]) => TensorTree;
+}
+
+/**
+ * @param fn builds a graph from its arguments; it must be the same graph for arguments of the same shapes and dtypes.
+ *   Plain JavaScript in it runs while tracing only.
+ * @throws {ConfigError} when a traced function asks for values instead of building a graph
+ */
+export function compile<Args extends readonly TensorTree[], Result extends TensorTree>(
+  fn: (...args: Args) => Result,
+): CompiledFunction<Args, Result> {
+  const programs = new Map<string, Traced>();
+  let last: Traced | null = null;
+
+  const get = (args: Args): { traced: Traced; leaves: Tensor[] } => {
+    const leaves = leavesOf(args);
+    const device = currentDevice();
+    const key = `${device.name}|${structureOf(args)}`;
+    let traced = programs.get(key);
+    if (!traced || traced.device !== device) {
+      traced = trace(fn as unknown as (...args: never[]) => TensorTree, args, device);
+      programs.set(key, traced);
+    }
+    last = traced;
+    return { traced, leaves };
+  };
+
+  const compiled = (...args: Args): Result => {
+    const { traced, leaves } = get(args);
+    return replay(traced, leaves) as Result;
+  };
+  return Object.assign(compiled, {
+    explain(...args: Args | []) {
+      const traced = args.length ? get(args as Args).traced : last;
+      if (!traced)
+        throw new ConfigError("nothing was traced yet.", {
+          operation: "explain",
+          hint: "Call the function once, or pass arguments.",
+        });
+      return explainSchedule(traced.program.schedule);
+    },
+    memory() {
+      const bytes = (values: Iterable<Storage>) =>
+        [...values].reduce((sum, storage) => sum + (storage.buffer as Buffer).bytes, 0);
+      return {
+        arenaBytes: last?.program.schedule.arenaBytes ?? 0,
+        outsideBytes: last ? bytes(last.inputs.values()) + bytes(last.fixed.values()) : 0,
+      };
+    },
+    profile(...args: Args) {
+      const { traced, leaves } = get(args);
+      const report: { label: string; milliseconds: number; flops: number }[] = [];
+      replay(traced, leaves, (step, milliseconds) => {
+        const { label, flops } = traced.program.schedule.steps[step]!;
+        report.push({ label, milliseconds, flops });
+      });
+      return report;
+    },
+    get traces() {
+      return programs.size;
+    },
+    dispose() {
+      for (const { program, inputs, fixed } of programs.values()) {
+        program.release();
+        for (const storage of [...inputs.values(), ...fixed.values()]) storage.buffer[Symbol.dispose]();
+      }
+      programs.clear();
+      last = null;
+    },
+  });
+}
+
+function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[], device: Device): Traced {
+  const placeholders: Tensor[] = [];
+  const stand = mapTree(args, (x) => {
+    const placeholder = input(x.shape, x.dtype);
+    placeholders.push(placeholder);
+    return placeholder;
+  }) as readonly TensorTree[];
+
+  const readers = new Map<Variable, Tensor>();
+  const pending = new Map<Variable, Tensor>();
+  const gradients = new Map<Variable, Tensor | null>();
+  const placeholderOf = (variable: Variable): Tensor => {
+    let placeholder = readers.get(variable);
+    if (!placeholder) {
+      placeholder = input(variable.shape, variable.dtype);
+      placeholder.variable = variable;
+      readers.set(variable, placeholder);
+      gradients.set(variable, variable.grad);
+    }
+    return placeholder;
+  };
+  const observer: VariableObserver = {
+    read: (variable) => pending.get(variable) ?? placeholderOf(variable),
+    write: (variable, next) => {
+      placeholderOf(variable);
+      pending.set(variable, next);
+    },
+  };
+  let result: TensorTree;
+  try {
+    result = observing(observer, () => fn(...(stand as never[])));
+  } finally {
+    // gradients left by backward() belong to the traced graph
+    for (const [variable, before] of gradients) variable.grad = before;
+  }
+  const outputs = leavesOf(result);
+  const targets = [...pending.keys()];
+  const wanted = [...outputs, ...targets.map((variable) => pending.get(variable)!)];
+  const donors = new Map(targets.map((variable, i) => [outputs.length + i, readers.get(variable)!]));
+  const plan = schedule(wanted, device, { donors });
+  const program = new Program(plan);
+  const inputs = new Map(
+    placeholders.map((placeholder) => [placeholder, newStorage(device, placeholder.dtype, placeholder.size)]),
+  );
+  const fixed = new Map<Tensor, Storage>();
+  for (const root of plan.roots) if (!plan.donated.has(root)) fixed.set(root, newStorage(device, root.dtype, root.size));
+  return {
+    program,
+    device,
+    inputs,
+    placeholders,
+    variables: new Map([...readers].map(([variable, placeholder]) => [placeholder, variable])),
+    assigned: targets.map((variable, i) => {
+      const root = plan.roots[outputs.length + i]!;
+      return { variable, root, donated: plan.donated.has(root) };
+    }),
+    outputs: plan.roots.slice(0, outputs.length),
+    fixed,
+    rebuild: rebuilder(result),
+  };
+}
+
+function replay(traced: Traced, leaves: readonly Tensor[], profile?: (step: number, milliseconds: number) => void): TensorTree {
+  const { program, device, inputs, placeholders, variables, assigned, fixed } = traced;
+  const { donated } = program.schedule;
+  realize(leaves);
+  placeholders.forEach((placeholder, i) => {
+    const leaf = leaves[i]!;
+    checkAlive("run", leaf);
+    const bytes = placeholder.size * device.storageBytes(placeholder.dtype);
+    device.copy(locateLeaf(device, leaf), { buffer: inputs.get(placeholder)!.buffer as Buffer, offset: 0 }, bytes);
+  });
+  const locate = (value: Tensor) => {
+    const variable = variables.get(value) ?? variables.get(donated.get(value) as Tensor);
+    if (variable) return locateLeaf(device, variable.stored);
+    const own = inputs.get(value) ?? fixed.get(value);
+    return own ? { buffer: own.buffer as Buffer, offset: 0 } : locateLeaf(device, value);
+  };
+  if (profile) program.profile(locate, profile);
+  else program.run(locate);
+  const results = traced.outputs.map((root) => {
+    const storage = newStorage(device, root.dtype, root.size);
+    device.copy(
+      { buffer: fixed.get(root)!.buffer as Buffer, offset: 0 },
+      { buffer: storage.buffer as Buffer, offset: 0 },
+      root.size * device.storageBytes(root.dtype),
+    );
+    return buffer(root.shape, root.dtype, storage);
+  });
+  for (const { variable, root, donated: inPlace } of assigned) {
+    const storage = variable.stored.storage!;
+    if (!inPlace)
+      device.copy(
+        { buffer: fixed.get(root)!.buffer as Buffer, offset: 0 },
+        { buffer: storage.buffer as Buffer, offset: 0 },
+        root.size * device.storageBytes(root.dtype),
+      );
+    renewContent(variable, storage);
+  }
+  return traced.rebuild(results);
+}
+
+/** The cell's memory has new values: handles of the old tensor go dead, a new one takes the memory over. */
+function renewContent(variable: Variable, storage: Storage): void {
+  variable.replace(buffer(variable.shape, variable.dtype, handOver(storage)));
+}
+
+function leavesOf(tree: TensorTree): Tensor[] {
+  if (tree instanceof Tensor) return [tree];
+  if (tree === null || typeof tree !== "object")
+    throw new ConfigError(`a compiled function takes and gives tensors, lists and objects of them, got ${typeof tree}.`, {
+      operation: "compile",
+      got: tree,
+    });
+  return (Array.isArray(tree) ? tree : Object.values(tree)).flatMap((item) => leavesOf(item as TensorTree));
+}
+
+function mapTree(tree: TensorTree, f: (x: Tensor) => Tensor): TensorTree {
+  if (tree instanceof Tensor) return f(tree);
+  if (Array.isArray(tree)) return tree.map((item) => mapTree(item as TensorTree, f));
+  return Object.fromEntries(Object.entries(tree).map(([key, item]) => [key, mapTree(item as TensorTree, f)]));
+}
+
+function structureOf(tree: TensorTree): string {
+  if (tree instanceof Tensor) return `${tree.dtype}${wordShape(tree.shape)}`;
+  if (Array.isArray(tree)) return `[${tree.map((item) => structureOf(item as TensorTree)).join(";")}]`;
+  return `{${Object.entries(tree)
+    .map(([key, item]) => `${key}:${structureOf(item as TensorTree)}`)
+    .join(";")}}`;
+}
+
+/** Puts leaves back into the structure of `tree`; keeps none of its tensors. */
+function rebuilder(tree: TensorTree): (leaves: readonly Tensor[]) => TensorTree {
+  let next = 0;
+  const make = (node: TensorTree): ((leaves: readonly Tensor[]) => TensorTree) => {
+    if (node instanceof Tensor) {
+      const index = next++;
+      return (leaves) => leaves[index]!;
+    }
+    if (Array.isArray(node)) {
+      const parts = node.map((item) => make(item as TensorTree));
+      return (leaves) => parts.map((part) => part(leaves));
+    }
+    const parts = Object.entries(node).map(([key, item]) => [key, make(item as TensorTree)] as const);
+    return (leaves) => Object.fromEntries(parts.map(([key, part]) => [key, part(leaves)]));
+  };
+  return make(tree);
+}

@@ -1,0 +1,147 @@
+import { beforeEach, describe, expect, test } from "vitest";
+import { checkpoint } from "../../src/autograd/custom.ts";
+import { backward } from "../../src/autograd/grad.ts";
+import { hvp, perSampleGradients } from "../../src/autograd/jvp.ts";
+import { downloadSync, plan, upload, useDevice } from "../../src/compile/program.ts";
+import { compile } from "../../src/compile/trace.ts";
+import type { Device } from "../../src/devices/device.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import { matmul } from "../../src/graph/contraction.ts";
+import { add, mul, sub, tanh } from "../../src/graph/elementwise.ts";
+import { reshape, transpose } from "../../src/graph/movement.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import { reduceSum } from "../../src/graph/reduction.ts";
+import { constant } from "../../src/graph/source.ts";
+import { assignAll, Variable } from "../../src/graph/variable.ts";
+
+let device: Device;
+beforeEach(() => {
+  device = createReference({ fuse: true });
+  useDevice(device);
+});
+const values = (n: number, f = Math.sin): Float32Array => Float32Array.from({ length: n }, (_, i) => f(i + 1));
+const make = (shape: number[], f = Math.sin): Tensor =>
+  upload(
+    device,
+    values(
+      shape.reduce((a, b) => a * b, 1),
+      f,
+    ),
+    shape,
+    "float32",
+  );
+const total = (x: Tensor): Tensor =>
+  reshape(
+    reduceSum(
+      x,
+      x.shape.map((_, axis) => axis),
+    ),
+    [],
+  );
+
+describe("compile", () => {
+  test("a replayed training step equals the same step built anew each time", () => {
+    const run = (wrap: (f: (x: Tensor) => Tensor) => (x: Tensor) => Tensor) => {
+      const W = new Variable(make([4, 3]));
+      const momentum = new Variable(make([4, 3], () => 0));
+      const step = wrap((x) => {
+        const loss = total(mul(tanh(matmul(x, transpose(W.value))), tanh(matmul(x, transpose(W.value)))));
+        backward(loss);
+        const m = add(mul(momentum.value, constant(0.9)), W.grad!);
+        W.grad = null;
+        assignAll([
+          [momentum, m],
+          [W, sub(W.value, mul(m, constant(0.1)))],
+        ]);
+        return loss;
+      });
+      const losses = [1, 2, 3, 4].map(() => downloadSync(step(make([2, 3])))[0]!);
+      return { losses, W: [...downloadSync(W.value)] };
+    };
+    const replayed = run((f) => compile(f));
+    const anew = run((f) => f);
+    expect(replayed.losses[3]).toBeLessThan(replayed.losses[0]!);
+    replayed.losses.forEach((loss, i) => expect(loss).toBeCloseTo(anew.losses[i]!, 6));
+    replayed.W.forEach((w, i) => expect(w).toBeCloseTo(anew.W[i]!, 6));
+  });
+
+  test("one trace serves all arguments of one shape, and memory does not grow", () => {
+    let traced = 0;
+    const total2 = new Variable(make([3], () => 0));
+    const f = compile((x: Tensor) => {
+      traced++;
+      total2.assign(add(total2.value, x));
+      return total(x);
+    });
+    f(make([3])).dispose();
+    const before = device.statistics;
+    for (let i = 0; i < 50; i++) {
+      using x = make([3]);
+      f(x).dispose();
+    }
+    expect(traced).toBe(1);
+    expect(device.statistics.buffers).toBe(before.buffers);
+    expect(device.statistics.kernels).toBe(before.kernels);
+    f(make([3])).dispose();
+    expect(downloadSync(total2.value)[0]).toBeCloseTo(52 * Math.sin(1), 5);
+  });
+
+  test("variables that swap their contents both get the old value of the other", () => {
+    const [a, b] = [new Variable(make([2])), new Variable(make([2], Math.cos))];
+    const swap = compile((x: Tensor) => {
+      assignAll([
+        [a, b.value],
+        [b, a.value],
+      ]);
+      return x;
+    });
+    swap(make([1]));
+    expect(downloadSync(a.value)[0]).toBeCloseTo(Math.cos(1));
+    expect(downloadSync(b.value)[0]).toBeCloseTo(Math.sin(1));
+  });
+
+  test("a tensor read from a variable before the step is not silently the new value", () => {
+    const a = new Variable(make([2]));
+    const old = a.value;
+    compile((x: Tensor) => {
+      a.assign(add(a.value, x));
+      return x;
+    })(make([2]));
+    expect(() => downloadSync(add(old, old))).toThrow(/disposed/);
+  });
+});
+
+describe("derivatives", () => {
+  test("checkpointing changes memory, not gradients", () => {
+    const block = (x: Tensor): Tensor => tanh(mul(tanh(mul(tanh(x), x)), x));
+    const gradient = (wrap: (f: (x: Tensor) => Tensor) => (x: Tensor) => Tensor) => {
+      const x = new Variable(make([64]));
+      let y = x.value;
+      for (let i = 0; i < 4; i++) y = matmul(wrap(block)(y), make([64, 64], Math.cos));
+      backward(total(y));
+      return { g: x.grad!, schedule: plan([x.grad!]) };
+    };
+    const plain = gradient((f) => f);
+    const saved = gradient((f) => checkpoint(f));
+    const [a, b] = [downloadSync(plain.g), downloadSync(saved.g)];
+    a.forEach((value, i) => expect(b[i]).toBeCloseTo(value, 5));
+  });
+
+  test("hvp of Σx³ is 6x·v", () => {
+    const x = make([3]);
+    const v = make([3], Math.cos);
+    const result = downloadSync(hvp((y) => total(mul(mul(y, y), y)), x, v));
+    result.forEach((value, i) => expect(value).toBeCloseTo(6 * Math.sin(i + 1) * Math.cos(i + 1), 5));
+  });
+
+  test("per-sample gradients add up to the gradient of the sum", () => {
+    const W = make([2, 3]);
+    const X = make([4, 3], Math.cos);
+    const [g] = perSampleGradients(([w], x) => total(tanh(matmul(w!, x!))), [W], [X]);
+    expect(g!.shape).toEqual([4, 2, 3]);
+    const W2 = new Variable(make([2, 3]));
+    backward(total(tanh(matmul(X, transpose(W2.value)))));
+    const sum = downloadSync(reduceSum(g!, [0]));
+    downloadSync(W2.grad!).forEach((value, i) => expect(sum[i]).toBeCloseTo(value, 5));
+  });
+});
