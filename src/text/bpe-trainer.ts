@@ -36,18 +36,21 @@ export function trainTokenizer(
   const tokens = [...specialTokens, ...alphabet];
   const idOfByte = letters.map((letter) => specialTokens.length + alphabet.indexOf(letter));
   const corpus = countWords(texts, idOfByte);
+  const ids = new Map(tokens.map((token, id) => [token, id]));
   const merges: string[] = [];
   const pairs = new PairCounts(corpus);
   while (tokens.length < vocabularySize) {
     const best = pairs.popMostFrequent();
     if (best === undefined || best.count < minimumCount) break;
     const [left, right] = [tokens[best.left] as string, tokens[best.right] as string];
-    pairs.join(best.left, best.right, tokens.length);
-    tokens.push(left + right);
+    const token = left + right;
+    const id = ids.get(token) ?? tokens.push(token) - 1; // a special token may be a word of the text
+    ids.set(token, id);
+    pairs.join(best.left, best.right, id);
     merges.push(`${left} ${right}`);
   }
   return byteLevelDefinition({
-    vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+    vocab: Object.fromEntries(ids),
     merges,
     specialTokens: specialTokens.map((content, id) => ({ content, id })),
   });
@@ -144,7 +147,7 @@ const pairBase = 2 ** 26;
 /**
  * How often each pair of neighbours stands in the texts, kept up to date while pairs are joined.
  * A join touches only the words that hold the pair. The heap keeps old entries: one whose count has gone down since is put back
- * with its true count when it comes to the top; counts of known pairs never go up, as each join makes pairs with a new token.
+ * with its true count when it comes to the top. A count only goes up for pairs with the token just joined, which are put in anew.
  */
 class PairCounts {
   readonly #corpus: WordCounts;
@@ -191,7 +194,7 @@ class PairCounts {
     this.#fresh.clear();
   }
 
-  /** Pairs with the token of the running join. */
+  /** Pairs with the token of the running join: theirs are the counts that may have gone up. */
   readonly #fresh = new Set<number>();
 
   #count(word: readonly number[], place: number, sign: 1 | -1, joined = -1): void {

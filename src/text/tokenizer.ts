@@ -332,7 +332,7 @@ class Sections {
     const letters = new library.ByteLevelPreTokenizer({ use_regex: false, add_prefix_space: false });
     const cut = cutter(definition.model);
     const tokensOf = model.encode.bind(model);
-    const encodePart = remember((part) => tokensOf([part]).map((token) => this.#idOf(token)));
+    const encodePart = remember((part) => tokensOf([part]).map((token) => this.#idOf(token, part)));
     const encodePiece = remember((piece) => {
       const text = raw === undefined ? piece : (letters.pre_tokenize_text(piece)[0] as string);
       const parts = cut === undefined || text.length <= longPiece ? [text] : cut(text);
@@ -378,12 +378,12 @@ class Sections {
     }
   }
 
-  #idOf(token: string): number {
-    const id = this.#model.tokens_to_ids.get(token) ?? this.#model.unk_token_id;
+  #idOf(token: string | undefined, text = token): number {
+    const id = (token === undefined ? undefined : this.#model.tokens_to_ids.get(token)) ?? this.#model.unk_token_id;
     if (id !== undefined) return id;
-    throw new FormatError(`"${token}" is not in the vocabulary, and the tokenizer names no unknown token.`, {
+    throw new FormatError(`"${text}" is not in the vocabulary, and the tokenizer names no unknown token.`, {
       operation: "encode",
-      got: token,
+      got: text,
       hint: "Use a tokenizer that covers all bytes, or leave this out of the text.",
     });
   }
