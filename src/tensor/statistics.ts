@@ -1,0 +1,273 @@
+/**
+ * Folding axes: sums, extremes, moments, softmax. `axes` is one axis, a list, or nothing for all of them; negative axes count
+ * from the back. The folded axes are dropped unless `keepDims`. Meaning and derivative are PyTorch's.
+ */
+import { withVjp } from "../autograd/custom.ts";
+import { ShapeError, wordShape } from "../errors.ts";
+import { type DType, isFloat, requireFloat } from "../graph/dtype.ts";
+import { add, cast, equal, exp, less, log, max as maximum, mul, neg, or, recip, sqrt, sub, where } from "../graph/elementwise.ts";
+import { cumulativeSum } from "../graph/indexing.ts";
+import { expand, reshape, stopGradient, transpose } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { reduceMax, reduceProduct, reduceSum } from "../graph/reduction.ts";
+import { normalizeAxes, normalizeAxis } from "../graph/shape.ts";
+import { constant, iota } from "../graph/source.ts";
+import { abs, isNaN, logicalNot, powScalar, sign } from "./math.ts";
+
+/** Which axes to fold: one, several, or all when absent. */
+export type Axes = number | readonly number[] | null | undefined;
+
+export interface FoldOptions {
+  readonly axes?: Axes;
+  /** Leaves the folded axes in the shape, with size 1. */
+  readonly keepDims?: boolean;
+}
+
+const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
+const toFloat = (x: Tensor): Tensor => (isFloat(x.dtype) ? x : cast(x, "float32"));
+const countOf = (x: Tensor, axes: readonly number[]): number => axes.reduce((count, axis) => count * x.shape[axis]!, 1);
+
+/** Drops folded axes, which have size 1. */
+const drop = (x: Tensor, axes: readonly number[], keepDims: boolean): Tensor =>
+  keepDims
+    ? x
+    : reshape(
+        x,
+        x.shape.filter((_, axis) => !axes.includes(axis)),
+      );
+
+/** Σ x. bool and uint8 are counted in int32. */
+export function sum(x: Tensor, axes?: Axes, keepDims = false): Tensor {
+  const list = normalizeAxes("sum", axes, x.rank);
+  return drop(reduceSum(x, list), list, keepDims);
+}
+
+/** Σ x / n; integers become float32. NaN when there is nothing to average. */
+export function mean(x: Tensor, axes?: Axes, keepDims = false): Tensor {
+  const list = normalizeAxes("mean", axes, x.rank);
+  const z = toFloat(x);
+  return drop(mul(reduceSum(z, list), number(z, 1 / countOf(x, list))), list, keepDims);
+}
+
+/** Π x. */
+export function prod(x: Tensor, axes?: Axes, keepDims = false): Tensor {
+  const list = normalizeAxes("prod", axes, x.rank);
+  return drop(reduceProduct(x, list), list, keepDims);
+}
+
+function requireElements(operation: string, x: Tensor, axes: readonly number[]): void {
+  if (countOf(x, axes) === 0)
+    throw new ShapeError(`nothing to compare along axes ${wordShape(axes)} of ${wordShape(x.shape)}.`, { operation, got: x.shape });
+}
+
+/** The largest x; where several are, they share the gradient. */
+export function amax(x: Tensor, axes?: Axes, keepDims = false): Tensor {
+  const list = normalizeAxes("amax", axes, x.rank);
+  requireElements("amax", x, list);
+  return drop(largest(x, list), list, keepDims);
+}
+
+/** The smallest x; where several are, they share the gradient. */
+export function amin(x: Tensor, axes?: Axes, keepDims = false): Tensor {
+  const list = normalizeAxes("amin", axes, x.rank);
+  requireElements("amin", x, list);
+  return drop(smallest(x, list), list, keepDims);
+}
+
+/** bool and uint8 are compared as int32. */
+const comparable = (x: Tensor): Tensor => (x.dtype === "bool" || x.dtype === "uint8" ? cast(x, "int32") : x);
+const largest = (x: Tensor, axes: readonly number[]): Tensor => cast(reduceMax(comparable(x), axes), x.dtype);
+const smallest = (x: Tensor, axes: readonly number[]): Tensor => cast(neg(reduceMax(neg(comparable(x)), axes)), x.dtype);
+
+/** Values and where they were found, as int32. */
+export interface Extremes {
+  readonly values: Tensor;
+  readonly indices: Tensor;
+}
+
+/** The largest along one axis and the first index where it stands. The gradient goes to that index alone. */
+export const max = (x: Tensor, axis = -1, keepDims = false): Extremes => extremes("max", x, axis, keepDims, argmax);
+
+/** The smallest along one axis and the first index where it stands. The gradient goes to that index alone. */
+export const min = (x: Tensor, axis = -1, keepDims = false): Extremes => extremes("min", x, axis, keepDims, argmin);
+
+function extremes(operation: string, x: Tensor, axis: number, keepDims: boolean, find: typeof argmax): Extremes {
+  const at = normalizeAxis(operation, axis, x.rank);
+  requireElements(operation, x, [at]);
+  const indices = find(x, at, true);
+  const picked = where(equal(positions(x, at), indices), x, constant(0, [], x.dtype));
+  const values = cast(reduceSum(picked, [at]), x.dtype);
+  return { values: drop(values, [at], keepDims), indices: drop(indices, [at], keepDims) };
+}
+
+/** 0, 1, 2, … along `axis`, broadcastable to x. */
+const positions = (x: Tensor, axis: number): Tensor =>
+  reshape(
+    iota([x.shape[axis]!]),
+    x.shape.map((extent, i) => (i === axis ? extent : 1)),
+  );
+
+/** Index of the first largest element along `axis`, or in row-major order of all; NaN counts as largest. int32. */
+export const argmax = (x: Tensor, axis?: number | null, keepDims = false): Tensor => firstExtreme("argmax", x, axis, keepDims, largest);
+
+/** Index of the first smallest element along `axis`, or in row-major order of all; NaN counts as smallest. int32. */
+export const argmin = (x: Tensor, axis?: number | null, keepDims = false): Tensor => firstExtreme("argmin", x, axis, keepDims, smallest);
+
+function firstExtreme(operation: string, x: Tensor, axis: number | null | undefined, keepDims: boolean, fold: typeof largest): Tensor {
+  if (axis === undefined || axis === null) {
+    const index = firstExtreme(operation, reshape(x, [x.size]), 0, false, fold);
+    return keepDims
+      ? reshape(
+          index,
+          x.shape.map(() => 1),
+        )
+      : index;
+  }
+  const at = normalizeAxis(operation, axis, x.rank);
+  requireElements(operation, x, [at]);
+  const extreme = equal(x, fold(x, [at]));
+  const hit = isFloat(x.dtype) ? or(extreme, isNaN(x)) : extreme;
+  const N = constant(x.shape[at]!, [], "int32");
+  // the largest of N − index over the hits is at the first of them
+  const first = sub(N, reduceMax(where(hit, sub(N, positions(x, at)), constant(0, [], "int32")), [at]));
+  return drop(first, [at], keepDims);
+}
+
+/** True where any x is not zero. */
+export function any(x: Tensor, axes?: Axes, keepDims = false): Tensor {
+  return less(constant(0, [], "int32"), sum(cast(x, "bool"), axes, keepDims));
+}
+
+/** True where no x is zero. */
+export function all(x: Tensor, axes?: Axes, keepDims = false): Tensor {
+  return equal(sum(logicalNot(x), axes, keepDims), constant(0, [], "int32"));
+}
+
+export interface VarianceOptions extends FoldOptions {
+  /** Divides by n − correction: 1 (the default) for the unbiased estimate of a sample, 0 for a whole population. */
+  readonly correction?: number;
+}
+
+/** Σ (x − mean)² / (n − correction). */
+export function variance(x: Tensor, { axes, correction = 1, keepDims = false }: VarianceOptions = {}): Tensor {
+  requireFloat("variance", x.dtype);
+  const list = normalizeAxes("variance", axes, x.rank);
+  const scale = 1 / Math.max(countOf(x, list) - correction, 0);
+  // the mean is a source of its own without a cotangent: what would go through it is Σ (x − mean) = 0
+  const spread = withVjp(
+    (z, m) => {
+      const d = sub(z!, m!);
+      return mul(reduceSum(mul(d, d), list), number(z!, scale));
+    },
+    (g, _y, z, m) => [mul(expand(mul(g, number(g, 2 * scale)), z!.shape), sub(z!, m!)), null],
+  );
+  return drop(spread(x, mean(x, list, true)), list, keepDims);
+}
+
+/** √variance. */
+export const std = (x: Tensor, options: VarianceOptions = {}): Tensor => sqrt(variance(x, options));
+
+export interface NormOptions extends FoldOptions {
+  /** Order of the norm: 2 by default; 1, Infinity, −Infinity, 0 (how many are not zero), or any other number. */
+  readonly p?: number;
+}
+
+const euclidean = (axes: readonly number[]) =>
+  withVjp(
+    (x) => sqrt(reduceSum(mul(x!, x!), axes)),
+    // at the origin, where there is no derivative, 0 as in PyTorch
+    (g, y, x) => [mul(x!, where(equal(y, number(y, 0)), number(y, 0), mul(g, recip(y))))],
+  );
+
+/** (Σ |x|ᵖ)^(1/p). */
+export function norm(x: Tensor, { p = 2, axes, keepDims = false }: NormOptions = {}): Tensor {
+  requireFloat("norm", x.dtype);
+  const list = normalizeAxes("norm", axes, x.rank);
+  const folded = (): Tensor => {
+    if (p === 2) return euclidean(list)(x);
+    if (p === 1) return reduceSum(abs(x), list);
+    if (p === Number.POSITIVE_INFINITY) return largest(abs(x), list);
+    if (p === Number.NEGATIVE_INFINITY) return smallest(abs(x), list);
+    if (p === 0) return reduceSum(abs(sign(x)), list);
+    return powScalar(reduceSum(powScalar(abs(x), p), list), 1 / p);
+  };
+  return drop(folded(), list, keepDims);
+}
+
+/** The largest, or 0 where it is not a number to subtract (−∞ in a row that is masked entirely): what keeps exponents ≤ 0. */
+function shift(x: Tensor, axes: readonly number[]): Tensor {
+  const m = stopGradient(reduceMax(x, axes));
+  return where(less(number(x, Number.NEGATIVE_INFINITY), m), m, number(x, 0));
+}
+
+const logSumExpOver = (axes: readonly number[]) =>
+  withVjp(
+    (x) => {
+      const m = shift(x!, axes);
+      return add(log(reduceSum(exp(sub(x!, m)), axes)), m);
+    },
+    (g, y, x) => [mul(g, exp(sub(x!, where(equal(y, number(y, Number.NEGATIVE_INFINITY)), number(y, 0), y))))],
+  );
+
+/** ln Σ eˣ, without overflow; −∞ when all x are. */
+export function logSumExp(x: Tensor, axes?: Axes, keepDims = false): Tensor {
+  requireFloat("logSumExp", x.dtype);
+  const list = normalizeAxes("logSumExp", axes, x.rank);
+  return drop(logSumExpOver(list)(x), list, keepDims);
+}
+
+/** Σ e^(x − m), which is at least 1 unless every x is −∞; 1 then, so that nothing is divided by 0. */
+const partition = (e: Tensor, axes: readonly number[]): Tensor => maximum(reduceSum(e, axes), number(e, 1));
+
+const softmaxOver = (axes: readonly number[]) =>
+  withVjp(
+    (x) => {
+      const e = exp(sub(x!, shift(x!, axes)));
+      return mul(e, recip(partition(e, axes)));
+    },
+    (g, y) => [mul(y, sub(g, reduceSum(mul(g, y), axes)))],
+  );
+
+/**
+ * eˣ / Σ eˣ along `axis`, without overflow; −∞ gives 0. A row of nothing but −∞ gives zeros and no gradient (PyTorch: NaN),
+ * so that a padded row does no harm.
+ */
+export function softmax(x: Tensor, axis = -1): Tensor {
+  requireFloat("softmax", x.dtype);
+  return softmaxOver([normalizeAxis("softmax", axis, x.rank)])(x);
+}
+
+const logSoftmaxOver = (axes: readonly number[]) =>
+  withVjp(
+    (x) => {
+      const z = sub(x!, shift(x!, axes));
+      return sub(z, log(partition(exp(z), axes)));
+    },
+    (g, y) => [sub(g, mul(exp(y), reduceSum(g, axes)))],
+  );
+
+/** x − ln Σ eˣ along `axis`, without overflow. */
+export function logSoftmax(x: Tensor, axis = -1): Tensor {
+  requireFloat("logSoftmax", x.dtype);
+  return logSoftmaxOver([normalizeAxis("logSoftmax", axis, x.rank)])(x);
+}
+
+/** Running sum along `axis`. bool and uint8 are counted in int32. */
+export function cumsum(x: Tensor, axis: number): Tensor {
+  const at = normalizeAxis("cumsum", axis, x.rank);
+  const dtype: DType = x.dtype === "bool" || x.dtype === "uint8" ? "int32" : x.dtype;
+  return transpose(cumulativeSum(transpose(cast(x, dtype), at, -1)), at, -1);
+}
+
+/** Σ x·y / (‖x‖·‖y‖) along `axis`; norms below `epsilon` count as `epsilon`. */
+export function cosineSimilarity(
+  x: Tensor,
+  y: Tensor,
+  { axis = -1, epsilon = 1e-8 }: { readonly axis?: number; readonly epsilon?: number } = {},
+): Tensor {
+  const unit = (z: Tensor): Tensor => {
+    const at = normalizeAxis("cosineSimilarity", axis, z.rank);
+    return mul(z, recip(maximum(norm(z, { axes: at, keepDims: true }), number(z, epsilon))));
+  };
+  return sum(mul(unit(x), unit(y)), axis);
+}
