@@ -58,7 +58,8 @@ export function pullback(
 /** Derivative of a fused operation: its own where it has one, otherwise that of its composition. */
 function fusedPullback(node: Tensor, gs: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
   const op = node.op as Fused;
-  if (op.pullback) return op.pullback(gs, node);
+  const own = op.pullback?.(gs, node);
+  if (own) return own;
   const stand = node.sources.map((source) => input(source.shape, source.dtype));
   const results = op.compose(stand, node.attributes);
   const used = gs.flatMap((g, i) => (g ? [{ g, result: results[i]! }] : []));

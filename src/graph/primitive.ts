@@ -133,8 +133,8 @@ export interface KernelOperation extends Common {
 export interface Fused extends Common {
   readonly kind: "fused";
   compose(sources: readonly Tensor[], attributes: Readonly<Record<string, unknown>>): readonly Tensor[];
-  /** Derivative by hand: cotangents of the results (null where nobody asked) to cotangents of the sources. */
-  pullback?(gs: readonly (Tensor | null)[], node: Tensor): readonly (Tensor | null)[];
+  /** Derivative by hand: cotangents of the results (null where nobody asked) to cotangents of the sources; null leaves it to the composition. */
+  pullback?(gs: readonly (Tensor | null)[], node: Tensor): readonly (Tensor | null)[] | null;
   /** Numbers for the kernel call. */
   numbers(attributes: Readonly<Record<string, unknown>>): Record<string, number>;
   readonly strided?: readonly number[];

@@ -1,0 +1,19 @@
+/** Every primitive and fused operation by name: what the laws, the docs table and the devices run over. */
+import { fusedOperations } from "./attention.ts";
+import { contractions } from "./contraction.ts";
+import { elementwise } from "./elementwise.ts";
+import { indexing } from "./indexing.ts";
+import { movements } from "./movement.ts";
+import type { Primitive } from "./primitive.ts";
+import { reductions } from "./reduction.ts";
+import { sources } from "./source.ts";
+
+export const primitives = {
+  ...sources,
+  ...movements,
+  ...elementwise,
+  ...reductions,
+  ...contractions,
+  ...indexing,
+  ...fusedOperations,
+} as const satisfies Record<string, Primitive>;
