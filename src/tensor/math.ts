@@ -296,10 +296,10 @@ export const logicalAnd = (x: Tensor, y: Tensor): Tensor => and(cast(x, "bool"),
 export const logicalOr = (x: Tensor, y: Tensor): Tensor => or(cast(x, "bool"), cast(y, "bool"));
 export const logicalXor = (x: Tensor, y: Tensor): Tensor => xor(cast(x, "bool"), cast(y, "bool"));
 
-export const isNaN = (x: Tensor): Tensor => notEqual(x, x);
-/** True where x is a number and not infinite. */
-export const isFinite = (x: Tensor): Tensor =>
-  isFloat(x.dtype) ? less(abs(x), number(x, Number.POSITIVE_INFINITY)) : constant(1, x.shape, "bool");
+export const isNan = (x: Tensor): Tensor => notEqual(x, x);
+/** True where x is +∞ or −∞. */
+export const isInfinite = (x: Tensor): Tensor =>
+  isFloat(x.dtype) ? equal(abs(x), number(x, Number.POSITIVE_INFINITY)) : constant(0, x.shape, "bool");
 
 /** `value` where `mask` is true, else x. */
 export const maskedFill = (x: Tensor, mask: Tensor, value: number): Tensor => where(mask, constant(value, [], x.dtype), x);

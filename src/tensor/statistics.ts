@@ -12,7 +12,7 @@ import type { Tensor } from "../graph/node.ts";
 import { reduceMax, reduceProduct, reduceSum } from "../graph/reduction.ts";
 import { normalizeAxes, normalizeAxis } from "../graph/shape.ts";
 import { constant, iota } from "../graph/source.ts";
-import { abs, isNaN, logicalNot, powScalar, sign } from "./math.ts";
+import { abs, isNan, logicalNot, powScalar, sign } from "./math.ts";
 
 /** Which axes to fold: one, several, or all when absent. */
 export type Axes = number | readonly number[] | null | undefined;
@@ -57,7 +57,10 @@ export function prod(x: Tensor, axes?: Axes, keepDims = false): Tensor {
 
 function requireElements(operation: string, x: Tensor, axes: readonly number[]): void {
   if (countOf(x, axes) === 0)
-    throw new ShapeError(`nothing to compare along axes ${wordShape(axes)} of ${wordShape(x.shape)}.`, { operation, got: x.shape });
+    throw new ShapeError(`nothing to compare along axes ${wordShape(axes)} of ${wordShape(x.shape)}.`, {
+      operation,
+      got: x.shape,
+    });
 }
 
 /** The largest x; where several are, they share the gradient. */
@@ -108,12 +111,20 @@ const positions = (x: Tensor, axis: number): Tensor =>
   );
 
 /** Index of the first largest element along `axis`, or in row-major order of all; NaN counts as largest. int32. */
-export const argmax = (x: Tensor, axis?: number | null, keepDims = false): Tensor => firstExtreme("argmax", x, axis, keepDims, largest);
+export const argmax = (x: Tensor, axis?: number | null, keepDims = false): Tensor =>
+  firstExtreme("argmax", x, axis, keepDims, largest);
 
 /** Index of the first smallest element along `axis`, or in row-major order of all; NaN counts as smallest. int32. */
-export const argmin = (x: Tensor, axis?: number | null, keepDims = false): Tensor => firstExtreme("argmin", x, axis, keepDims, smallest);
+export const argmin = (x: Tensor, axis?: number | null, keepDims = false): Tensor =>
+  firstExtreme("argmin", x, axis, keepDims, smallest);
 
-function firstExtreme(operation: string, x: Tensor, axis: number | null | undefined, keepDims: boolean, fold: typeof largest): Tensor {
+function firstExtreme(
+  operation: string,
+  x: Tensor,
+  axis: number | null | undefined,
+  keepDims: boolean,
+  fold: typeof largest,
+): Tensor {
   if (axis === undefined || axis === null) {
     const index = firstExtreme(operation, reshape(x, [x.size]), 0, false, fold);
     return keepDims
@@ -126,7 +137,7 @@ function firstExtreme(operation: string, x: Tensor, axis: number | null | undefi
   const at = normalizeAxis(operation, axis, x.rank);
   requireElements(operation, x, [at]);
   const extreme = equal(x, fold(x, [at]));
-  const hit = isFloat(x.dtype) ? or(extreme, isNaN(x)) : extreme;
+  const hit = isFloat(x.dtype) ? or(extreme, isNan(x)) : extreme;
   const N = constant(x.shape[at]!, [], "int32");
   // the largest of N − index over the hits is at the first of them
   const first = sub(N, reduceMax(where(hit, sub(N, positions(x, at)), constant(0, [], "int32")), [at]));
