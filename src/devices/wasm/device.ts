@@ -1,0 +1,249 @@
+/** The wasm device: loop programs and tuned kernels as WebAssembly SIMD code, on all cores. */
+import { DeviceError, DTypeError } from "../../errors.ts";
+import { bytesPerElement, type DType, dtypes, type TypedArray } from "../../graph/dtype.ts";
+import type { CallGeometry } from "../../graph/primitive.ts";
+import type { Binding, Buffer, Device, Dispatch, Executable, KernelCall } from "../device.ts";
+import type { Geometry, LoopProgram } from "../loop-program.ts";
+import { type BindCall, bindHost, type CallContext, callEntries, type Step } from "./calls.ts";
+import { features } from "./features.ts";
+import { keptRowBytes, partition, patchBytes, writeArguments } from "./loop-arguments.ts";
+import { type EmittedLoop, emitLoop } from "./loop-emitter.ts";
+import { DeviceMemory } from "./memory.ts";
+import { Pool } from "./pool.ts";
+
+export interface WasmOptions {
+  /** Threads that compute, this one included; by default LORIKEET_THREADS, else one a core. */
+  readonly threads?: number;
+  /** `false` computes without fused multiply-add where the engine has it. */
+  readonly relaxedSimd?: boolean;
+  /** `false` keeps the memory to this thread, as where workers cannot share it. */
+  readonly shared?: boolean;
+  /** Largest size of the memory, at most (and by default) 4 GiB. */
+  readonly maximumBytes?: number;
+}
+
+interface WasmBuffer extends Buffer {
+  readonly address: number;
+}
+
+interface LoopExecutable extends Executable {
+  readonly program: LoopProgram;
+  readonly emitted: EmittedLoop;
+  readonly kernel: number;
+}
+
+interface CallExecutable extends Executable {
+  readonly call: KernelCall;
+  /** `null` where the host's meaning runs. */
+  readonly bind: BindCall | null;
+}
+
+interface Launch extends Dispatch {
+  readonly steps: readonly { readonly kernel: number; readonly tasks: number; readonly args: number }[];
+  readonly host: (() => void) | null;
+}
+
+/**
+ * @throws {DeviceError} where the engine has no SIMD
+ * @example
+ * using device = createWasm({ threads: 2 });
+ * device.about   // "wasm: 2 threads, relaxed SIMD, shared memory"
+ */
+export function createWasm(options: WasmOptions = {}): Device {
+  if (!features().simd)
+    throw new DeviceError("this engine has no 128-bit WebAssembly SIMD.", { operation: "wasm", hint: 'Use device "reference".' });
+  return new WasmDevice(options);
+}
+
+class WasmDevice implements Device {
+  readonly name = "wasm";
+  readonly about: string;
+  readonly fusion = { elementwise: true, rows: true };
+  readonly kernels: ReadonlySet<string> = new Set(Object.keys(callEntries));
+  private readonly memory: DeviceMemory;
+  private readonly pool: Pool;
+  private readonly relaxedSimd: boolean;
+  private readonly loops = new Map<string, LoopExecutable>();
+  private readonly calls = new Map<string, CallExecutable>();
+  private readonly modules = new Map<string, Readonly<Record<string, number>>>();
+  private readonly context: CallContext;
+  /** Two words: where the scratch of thread 0 lies, and how much each thread has. */
+  private readonly scratchCell: number;
+  private scratchBytes = 0;
+  private scratchAddress = 0;
+
+  constructor(options: WasmOptions) {
+    const { shared, maximumBytes, threads } = options;
+    this.memory = new DeviceMemory({
+      ...(shared === false ? { shared } : {}),
+      ...(maximumBytes === undefined ? {} : { maximumBytes }),
+    });
+    this.pool = new Pool(this.memory, threads === undefined ? {} : { threads });
+    this.relaxedSimd = features().relaxedSimd && options.relaxedSimd !== false;
+    this.scratchCell = this.memory.allocate(8, "internal");
+    this.memory.i32(this.scratchCell, 2).fill(0);
+    this.context = {
+      memory: this.memory,
+      pool: this.pool,
+      relaxedSimd: this.relaxedSimd,
+      module: (key, bytes) => this.module(key, bytes),
+      scratch: (bytes) => this.scratch(bytes),
+    };
+    const { threads: count } = this.pool;
+    this.about = [
+      `wasm: ${count} ${count === 1 ? "thread" : "threads"}`,
+      this.relaxedSimd ? "relaxed SIMD" : "SIMD",
+      this.memory.shared ? "shared memory" : "memory of its own",
+    ].join(", ");
+  }
+
+  storageBytes(dtype: DType): number {
+    return bytesPerElement(dtype);
+  }
+
+  allocate(bytes: number): WasmBuffer {
+    const { memory } = this;
+    const address = memory.allocate(bytes);
+    let freed = false;
+    return {
+      bytes,
+      address,
+      [Symbol.dispose]() {
+        if (freed) return;
+        freed = true;
+        memory.free(address);
+      },
+    };
+  }
+
+  upload(values: TypedArray, dtype: DType, to: Binding): void {
+    this.view(to, dtype, values.length).set(values);
+  }
+
+  downloadSync(from: Binding, dtype: DType, count: number): TypedArray {
+    const values = new dtypes[dtype].array(count);
+    values.set(this.view(from, dtype, count));
+    return values;
+  }
+
+  async download(from: Binding, dtype: DType, count: number): Promise<TypedArray> {
+    return this.downloadSync(from, dtype, count);
+  }
+
+  copy(from: Binding, to: Binding, bytes: number): void {
+    const source = (from.buffer as WasmBuffer).address + from.offset;
+    new Uint8Array(this.memory.buffer).copyWithin((to.buffer as WasmBuffer).address + to.offset, source, source + bytes);
+  }
+
+  compile(program: LoopProgram): Executable {
+    let executable = this.loops.get(program.key);
+    if (!executable) {
+      const emitted = emitLoop(program, {
+        shared: this.memory.shared,
+        maximumPages: this.memory.maximumPages,
+        relaxedSimd: this.relaxedSimd,
+      });
+      executable = { name: program.shape, program, emitted, kernel: this.pool.add(emitted.bytes)["kernel"]! };
+      this.loops.set(program.key, executable);
+    }
+    return executable;
+  }
+
+  compileCall(call: KernelCall): Executable {
+    const key = `${call.name}:${call.operands}>${call.results}`;
+    let executable = this.calls.get(key);
+    if (!executable) {
+      const bind = callEntries[call.name]?.(call, this.context) ?? null;
+      if (!bind && !call.host)
+        throw new DTypeError(`has no kernel for ${call.operands.join(", ")}.`, { operation: call.name, got: call.operands });
+      executable = { name: call.name, call, bind };
+      this.calls.set(key, executable);
+    }
+    return executable;
+  }
+
+  bind(executable: Executable, geometry: Geometry | CallGeometry, bindings: readonly Binding[], label: string): Launch {
+    const addresses = bindings.map(({ buffer, offset }) => (buffer as WasmBuffer).address + offset);
+    if ("program" in executable)
+      return {
+        executable,
+        label,
+        host: null,
+        steps: [this.bindLoop(executable as LoopExecutable, geometry as Geometry, addresses)],
+      };
+    const { call, bind } = executable as CallExecutable;
+    const at = geometry as CallGeometry;
+    if (!bind) return { executable, label, steps: [], host: bindHost(call, at, addresses, this.memory) };
+    return { executable, label, host: null, steps: bind(at, addresses).map((step) => this.place(step)) };
+  }
+
+  release(dispatch: Dispatch): void {
+    for (const { args } of (dispatch as Launch).steps) this.memory.free(args);
+  }
+
+  run(queue: readonly Dispatch[]): void {
+    const { pool } = this;
+    for (const dispatch of queue) {
+      const { steps, host } = dispatch as Launch;
+      if (host) host();
+      else for (const { kernel, tasks, args } of steps) pool.run(kernel, tasks, args);
+    }
+  }
+
+  get statistics() {
+    const { buffers, bytesInUse, peakBytes } = this.memory.statistics();
+    return { buffers, bytesInUse, peakBytes, kernels: this.loops.size + this.calls.size };
+  }
+
+  [Symbol.dispose](): void {
+    this.pool.dispose();
+    this.loops.clear();
+    this.calls.clear();
+  }
+
+  private view({ buffer, offset }: Binding, dtype: DType, count: number): TypedArray {
+    if (dtype === "float64")
+      throw new DTypeError("float64 runs on the reference device only.", {
+        operation: "wasm",
+        got: dtype,
+        hint: 'Use x.cast("float32"), or device "reference".',
+      });
+    return new dtypes[dtype].array(this.memory.buffer, (buffer as WasmBuffer).address + offset, count);
+  }
+
+  private bindLoop(
+    { program, emitted, kernel }: LoopExecutable,
+    geometry: Geometry,
+    addresses: readonly number[],
+  ): Launch["steps"][number] {
+    const { plan, layout } = emitted;
+    const cut = partition(program, plan, geometry, this.pool.threads);
+    const scratch = this.scratch(patchBytes(program) + plan.kept.size * keptRowBytes(geometry.inner));
+    const words = new Int32Array(layout.bytes / 4);
+    writeArguments(program, plan, layout, geometry, cut, addresses, scratch, words);
+    return this.place({ kernel, tasks: cut.tasks, args: words });
+  }
+
+  /** Puts a step's args block into wasm memory. */
+  private place({ kernel, tasks, args }: Step): Launch["steps"][number] {
+    const address = this.memory.allocate(4 * args.length, "internal");
+    this.memory.i32(address, args.length).set(args);
+    return { kernel, tasks, args: address };
+  }
+
+  private module(key: string, bytes: () => Uint8Array<ArrayBuffer>): Readonly<Record<string, number>> {
+    let ids = this.modules.get(key);
+    if (!ids) this.modules.set(key, (ids = this.pool.add(bytes())));
+    return ids;
+  }
+
+  private scratch(bytesPerThread: number): number {
+    if (bytesPerThread > this.scratchBytes) {
+      if (this.scratchAddress) this.memory.free(this.scratchAddress);
+      this.scratchBytes = Math.ceil(bytesPerThread / 4096) * 4096;
+      this.scratchAddress = this.memory.allocate(this.scratchBytes * this.pool.threads, "internal");
+      this.memory.i32(this.scratchCell, 2).set([this.scratchAddress, this.scratchBytes]);
+    }
+    return this.scratchCell;
+  }
+}

@@ -1,0 +1,477 @@
+/**
+ * Emits one wasm function for a loop program: (task, args, thread). A task is a range of units, a unit one outer index or a part
+ * of one. Every size, stride and address comes from the args block (`loop-arguments.ts`), so one function serves all sizes.
+ *
+ * The inner axis goes four elements at a time. Its last, partial vector runs through the same code as the others, so that an
+ * element's bits never depend on where it stands: stores go to a patch of scratch memory from which the valid elements are
+ * copied, folds take in the valid lanes only, and strided reads stay at the first lane's address.
+ */
+import { DTypeError } from "../../errors.ts";
+import { bytesPerElement } from "../../graph/dtype.ts";
+import type { LoopProgram, Register, Store } from "../loop-program.ts";
+import { type Expression, type FunctionBuilder, type Local, load, ModuleBuilder } from "./assembler.ts";
+import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
+import { type Accumulator, Folds } from "./folds.ts";
+import { LaneMath, type Vector } from "./lanes.ts";
+import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-arguments.ts";
+import { type LoopPlan, type Pass, planLoop } from "./loop-plan.ts";
+import { LoopValues } from "./loop-values.ts";
+
+export interface EmitOptions {
+  readonly shared: boolean;
+  readonly maximumPages: number;
+  readonly relaxedSimd: boolean;
+}
+
+export interface EmittedLoop {
+  /** A module that exports the function as `kernel`. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly plan: LoopPlan;
+  readonly layout: ArgumentLayout;
+}
+
+/** @throws {DTypeError} for float64 */
+export function emitLoop(program: LoopProgram, options: EmitOptions): EmittedLoop {
+  for (const { dtype } of [...program.instructions, ...program.slots])
+    if (dtype === "float64")
+      throw new DTypeError("float64 runs on the reference device only.", {
+        operation: "wasm",
+        got: dtype,
+        hint: 'Use x.cast("float32"), or device "reference".',
+      });
+  const plan = planLoop(program);
+  const layout = layoutArguments(program, plan);
+  const module = new ModuleBuilder({ shared: options.shared, maximumPages: options.maximumPages });
+  new LoopEmitter(module.function("kernel", ["i32", "i32", "i32"]), program, plan, layout, options.relaxedSimd).emit();
+  return { bytes: module.bytes(), plan, layout };
+}
+
+/** A store while a loop is emitted. */
+interface StoreCursor extends Cursor {
+  readonly store: Store;
+  readonly patch: number;
+  /** Where the last, partial vector belongs. */
+  readonly saved: I32;
+}
+
+/** A walk through a kept row. */
+interface KeptCursor {
+  readonly register: Register;
+  readonly restored: boolean;
+  readonly pointer: I32;
+}
+
+class LoopEmitter {
+  private readonly f: FunctionBuilder;
+  private readonly task: I32;
+  private readonly args: I32;
+  private readonly thread: I32;
+  private readonly simd: LaneMath;
+  private readonly folds: Folds;
+  private readonly access: SlotAccess;
+  private readonly values: LoopValues;
+  /** Indices of the walk axes. */
+  private readonly walk: I32[];
+  /** Address of every slot at inner index 0 of the unit. */
+  private readonly pointers: I32[];
+  private readonly scratch: I32;
+  /** Elements of the unit along the inner axis, and the inner index where it starts. */
+  private readonly count: I32;
+  private readonly start: I32;
+  /** Lanes of the vector at hand that exist. */
+  private readonly valid: Local<"v128">;
+  /** Slots as they are walked at the moment, by slot number. */
+  private cursors = new Map<number, Cursor>();
+  private keptCursors: KeptCursor[] = [];
+  private readonly lanesOf = new Map<number, I32[]>();
+  private readonly rampOf = new Map<number, Local<"v128">>();
+  private readonly reduceIndices: I32[];
+
+  private readonly program: LoopProgram;
+  private readonly plan: LoopPlan;
+  private readonly layout: ArgumentLayout;
+
+  constructor(
+    f: FunctionBuilder<readonly ["i32", "i32", "i32"]>,
+    program: LoopProgram,
+    plan: LoopPlan,
+    layout: ArgumentLayout,
+    relaxed: boolean,
+  ) {
+    this.f = f as unknown as FunctionBuilder;
+    [this.task, this.args, this.thread] = f.params;
+    this.program = program;
+    this.plan = plan;
+    this.layout = layout;
+    this.simd = new LaneMath(this.f, relaxed);
+    this.folds = new Folds(this.simd);
+    this.access = new SlotAccess(this.f, this.simd);
+    this.values = new LoopValues(program, plan, this.simd, {
+      load: (register, slot) => this.load(register, slot),
+      restore: (register) => this.restore(register),
+    });
+    const locals = (count: number) => Array.from({ length: count }, () => f.local("i32"));
+    this.walk = locals(layout.walkAxes);
+    this.pointers = locals(program.slots.length);
+    this.reduceIndices = locals(program.reduce);
+    [this.scratch, this.count, this.start] = locals(3) as [I32, I32, I32];
+    this.valid = f.local("v128");
+  }
+
+  emit(): void {
+    const { f, layout, walk } = this;
+    const unit = f.local("i32", ["i32.mul", this.task, this.argument(layout.unitsPerTask)]);
+    const end = f.local("i32", ["i32.add", unit, this.argument(layout.unitsPerTask)]);
+    f.set(end, this.smaller(end, this.argument(layout.units)));
+    if (this.program.stores.length > 0) {
+      const cell = f.local("i32", this.argument(layout.scratch));
+      f.set(this.scratch, ["i32.add", load("i32.load", cell), ["i32.mul", this.thread, load("i32.load", cell, 4)]]);
+    }
+    // the first unit's indices, last axis fastest
+    const rest = f.local("i32", unit);
+    for (let axis = walk.length - 1; axis > 0; axis--) {
+      f.set(walk[axis]!, ["i32.rem_u", rest, this.argument(layout.walk + 4 * axis)]);
+      f.set(rest, ["i32.div_u", rest, this.argument(layout.walk + 4 * axis)]);
+    }
+    if (walk.length > 0) f.set(walk[0]!, rest);
+    this.pointers.forEach((pointer, slot) => {
+      const at = layout.slots[slot]!;
+      f.set(pointer, this.argument(at.start));
+      walk.forEach((index, axis) => {
+        f.increment(pointer, ["i32.mul", index, this.argument(at.strides + 4 * axis)]);
+      });
+    });
+    f.while(["i32.lt_u", unit, end], () => {
+      this.unit();
+      this.advance();
+      f.increment(unit, 1);
+    });
+  }
+
+  // --- the walk over units
+
+  private unit(): void {
+    const { f, layout, plan } = this;
+    f.set(this.count, this.argument(layout.inner));
+    if (plan.splittable) {
+      f.set(this.start, ["i32.mul", this.walk[0]!, this.argument(layout.part)]);
+      f.set(this.count, this.smaller(["i32.sub", this.count, this.start], this.argument(layout.part)));
+    }
+    if (this.program.shape === "rows") this.rows();
+    else this.columns();
+  }
+
+  /** Moves to the next outer index: the last axis advances, those before it when it has come round. */
+  private advance(): void {
+    const { f, layout, walk } = this;
+    f.block((done) => {
+      for (let axis = walk.length - 1; axis >= 0; axis--) {
+        this.pointers.forEach((pointer, slot) => {
+          f.increment(pointer, this.argument(layout.slots[slot]!.steps + 4 * axis));
+        });
+        f.increment(walk[axis]!, 1);
+        if (axis === 0) break;
+        f.brIf(done, ["i32.lt_u", walk[axis]!, this.argument(layout.walk + 4 * axis)]);
+        f.set(walk[axis]!, 0);
+      }
+    });
+  }
+
+  // --- rows form
+
+  private rows(): void {
+    for (const pass of this.plan.passes) if (pass.folds.length + pass.stores.length > 0) this.pass(pass);
+    for (const { register, slot } of this.plan.rowStores)
+      this.access.storeSame(this.program.slots[slot]!, this.pointers[slot]!, this.values.get(register));
+  }
+
+  private pass(pass: Pass): void {
+    const { values } = this;
+    for (const register of pass.hoisted) values.get(register);
+    const unroll = this.unrollOf(pass);
+    const parts = Array.from({ length: unroll }, () => pass.folds.map((fold) => this.folds.begin(fold)));
+    const stores = this.openStores(pass.stores);
+    this.openLoads(pass);
+    this.openKept(pass);
+    this.vectorLoop(unroll, stores, pass.folds.length > 0, (copies, valid) => {
+      values.begin();
+      for (let copy = 0; copy < copies; copy++) {
+        values.copy = copy;
+        for (const accumulator of parts[copy]!) this.take(accumulator, valid);
+        for (const cursor of stores) this.access.store(cursor, copy, values.get(cursor.store.register));
+        for (const { register, restored, pointer } of this.keptCursors)
+          if (!restored) this.simd.math.store(pointer, values.get(register).local, 16 * copy);
+      }
+    });
+    this.cursors = new Map();
+    this.keptCursors = [];
+    pass.folds.forEach((fold, i) => {
+      values.set(fold.register, this.folds.finishAcross(parts.map((accumulators) => accumulators[i]!)));
+    });
+  }
+
+  /** Neighbouring vectors that go through the loop together: a fold that waits for itself leaves most of the processor idle. */
+  private unrollOf(pass: Pass): number {
+    if ([...pass.computed].some((register) => this.isIrregular(register))) return 1;
+    if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : pass.cost <= 20 ? 2 : 1;
+    return pass.cost <= 12 ? 2 : 1;
+  }
+
+  private isIrregular(register: Register): boolean {
+    const instruction = this.program.instructions[register]!;
+    if (instruction.kind !== "load") return false;
+    const slot = this.program.slots[instruction.slot]!;
+    return slot.inner !== "unit" || slot.masked.length > 0;
+  }
+
+  // --- columns form
+
+  private columns(): void {
+    const { values, f } = this;
+    const [body, after] = this.plan.passes as [Pass, Pass];
+    const irregular = [...body.computed].some((register) => this.plan.places[register] === "body" && this.isIrregular(register));
+    const unroll = irregular || body.cost > 20 ? 1 : body.cost > 8 ? 2 : 4;
+    const stores = this.openStores(after.stores);
+    this.openLoads(after);
+    this.openLoads(body);
+    const columns = this.cursors;
+    this.vectorLoop(unroll, stores, false, (copies) => {
+      values.begin();
+      const each = (run: (copy: number) => void) => {
+        for (let copy = 0; copy < copies; copy++) {
+          values.copy = copy;
+          run(copy);
+        }
+      };
+      each(() => {
+        for (const register of body.hoisted) values.get(register);
+      });
+      const parts = Array.from({ length: copies }, () => body.folds.map((fold) => this.folds.begin(fold)));
+      // the body's slots walk from the column's top
+      this.cursors = new Map(columns);
+      const walked: [number, I32][] = [];
+      for (const register of body.computed) {
+        const instruction = this.program.instructions[register]!;
+        if (instruction.kind !== "load" && instruction.kind !== "index") continue;
+        const { slot } = instruction;
+        if (walked.some(([known]) => known === slot)) continue;
+        const pointer = f.local("i32", columns.get(slot)!.pointer);
+        this.cursors.set(slot, { ...columns.get(slot)!, pointer });
+        walked.push([slot, pointer]);
+      }
+      this.reduceLoop(0, walked, () => {
+        each((copy) => {
+          for (const accumulator of parts[copy]!) this.take(accumulator, null);
+        });
+      });
+      this.cursors = columns;
+      each((copy) => {
+        for (const accumulator of parts[copy]!) values.set(accumulator.fold.register, this.folds.finish(accumulator));
+        for (const cursor of stores) this.access.store(cursor, copy, values.get(cursor.store.register));
+      });
+    });
+    this.cursors = new Map();
+  }
+
+  private reduceLoop(axis: number, walked: readonly (readonly [number, I32])[], body: () => void): void {
+    const { f, layout, reduceIndices } = this;
+    const last = axis === reduceIndices.length - 1;
+    const size = this.argument(layout.reduce + 4 * axis);
+    const steps = walked.map(([slot, pointer]) => {
+      const step = this.argument(layout.slots[slot]!.reduceSteps + 4 * axis);
+      return [pointer, last ? f.local("i32", step) : step] as const;
+    });
+    const counted = this.program.slots.some((slot) => slot.masked.includes(this.program.outer + 1 + axis));
+    if (counted) f.set(reduceIndices[axis]!, 0);
+    f.repeat(size, () => {
+      if (last) body();
+      else this.reduceLoop(axis + 1, walked, body);
+      for (const [pointer, step] of steps) f.increment(pointer, step);
+      if (counted) f.increment(reduceIndices[axis]!, 1);
+    });
+  }
+
+  // --- loops over the inner axis
+
+  /** Emits `group` for vectors in groups of `unroll`, then one at a time, the last one perhaps partial. */
+  private vectorLoop(
+    unroll: number,
+    stores: readonly StoreCursor[],
+    masked: boolean,
+    group: (copies: number, valid: Local<"v128"> | null) => void,
+  ): void {
+    const { f, count, simd } = this;
+    const cursors = [...this.cursors.values(), ...stores];
+    const indices = new Set(cursors.flatMap(({ bounds }) => (bounds ? [bounds.index] : [])));
+    const run = (copies: number, valid: Local<"v128"> | null) => {
+      this.values.inLoop = true;
+      group(copies, valid);
+      this.values.inLoop = false;
+      for (const { pointer, step } of cursors)
+        f.increment(pointer, typeof step === "number" ? copies * step : copies === 1 ? step : ["i32.mul", step, copies]);
+      for (const { pointer } of this.keptCursors) f.increment(pointer, 16 * copies);
+      for (const index of indices) f.increment(index, 4 * copies);
+    };
+    const left = f.local("i32", ["i32.shr_u", count, 2]);
+    if (unroll > 1) {
+      f.repeat(["i32.shr_u", left, Math.log2(unroll)], () => run(unroll, null));
+      f.set(left, ["i32.and", left, unroll - 1]);
+    }
+    const pending = f.local("i32", ["i32.and", count, 3]);
+    if (masked) f.set(this.valid, simd.math.i32(-1));
+    f.block((done) => {
+      f.loop((again) => {
+        f.repeat(left, () => run(1, masked ? this.valid : null));
+        f.brIf(done, ["i32.eqz", pending]);
+        f.set(left, 1);
+        if (masked) f.set(this.valid, ["i32x4.lt_s", this.lanePositions(), ["i32x4.splat", pending]]);
+        for (const lanes of new Set(cursors.map((cursor) => cursor.lanes)))
+          lanes?.forEach((lane, i) => {
+            f.set(lane, ["select", lane, 0, ["i32.gt_s", pending, i + 1]]);
+          });
+        for (const { lanes, saved, pointer, patch } of stores)
+          if (!lanes) f.set(saved, pointer).set(pointer, ["i32.add", this.scratch, patch]);
+        f.set(pending, 0);
+        f.br(again);
+      });
+    });
+    const units = stores.filter(({ lanes }) => !lanes);
+    if (units.length === 0) return;
+    f.set(pending, ["i32.and", count, 3]);
+    f.if(pending, () => {
+      for (const { slot, saved, patch } of units) this.access.copyFew(slot, saved, ["i32.add", this.scratch, patch], pending);
+    });
+  }
+
+  private take(accumulator: Accumulator, valid: Local<"v128"> | null): void {
+    const { fold } = accumulator;
+    const { values } = this;
+    const product = fold.op.name === "sum" ? values.factors(fold.arg, fold.register) : null;
+    if (product) this.folds.takeProduct(accumulator, values.get(product[0]).local, values.get(product[1]).local, valid);
+    else this.folds.take(accumulator, values.get(fold.arg).local, valid);
+  }
+
+  private openLoads(pass: Pass): void {
+    for (const register of pass.computed) {
+      const instruction = this.program.instructions[register]!;
+      if ((instruction.kind === "load" || instruction.kind === "index") && !this.cursors.has(instruction.slot))
+        this.cursors.set(instruction.slot, this.open(instruction.slot));
+    }
+  }
+
+  private openStores(stores: readonly Store[]): StoreCursor[] {
+    return stores.map((store) => ({
+      ...this.open(store.slot),
+      store,
+      patch: 16 * this.program.stores.indexOf(store),
+      saved: this.f.local("i32"),
+    }));
+  }
+
+  private openKept(pass: Pass): void {
+    const patch = patchBytes(this.program);
+    this.keptCursors = [...pass.kept, ...pass.restored].map((register) => ({
+      register,
+      restored: pass.restored.has(register),
+      pointer: this.f.local("i32", [
+        "i32.add",
+        ["i32.add", this.scratch, patch],
+        ["i32.mul", this.argument(this.layout.keptStride), this.plan.kept.get(register)!],
+      ]),
+    }));
+  }
+
+  /** A cursor at the unit's first element. */
+  private open(number: number): Cursor {
+    const { f, layout, program } = this;
+    const slot = program.slots[number]!;
+    const at = layout.slots[number]!;
+    const pointer = f.local("i32", this.pointers[number]!);
+    const bounds = slot.masked.includes(program.outer) ? this.bounds(number) : null;
+    const guards = this.guards(number);
+    if (slot.buffer < 0) {
+      const step = f.local("i32", ["i32.mul", this.argument(at.inner), 4]);
+      return { slot, pointer, step, lanes: null, ramp: this.ramp(number), guards: [], bounds: null };
+    }
+    if (slot.inner === "unit")
+      return { slot, pointer, step: 4 * bytesPerElement(slot.dtype), lanes: null, ramp: null, guards, bounds };
+    const lanes = this.lanes(number);
+    lanes.forEach((lane, i) => {
+      f.set(lane, ["i32.mul", this.argument(at.inner), i + 1]);
+    });
+    const step = f.local("i32", ["i32.mul", this.argument(at.inner), 4]);
+    return { slot, pointer, step, lanes, ramp: null, guards, bounds };
+  }
+
+  private lanes(slot: number): I32[] {
+    let lanes = this.lanesOf.get(slot);
+    if (!lanes) this.lanesOf.set(slot, (lanes = [1, 2, 3].map(() => this.f.local("i32"))));
+    return lanes;
+  }
+
+  private ramp(slot: number): Local<"v128"> {
+    const inner: Expression = ["i32x4.splat", this.argument(this.layout.slots[slot]!.inner)];
+    const ramp = this.rampOf.get(slot) ?? this.f.local("v128");
+    this.rampOf.set(slot, ramp);
+    this.f.set(ramp, ["i32x4.mul", this.lanePositions(), inner]);
+    return ramp;
+  }
+
+  private lanePositions(): Local<"v128"> {
+    return this.f.vectorConstant([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
+  }
+
+  /** Where the slot is inside along the inner axis. */
+  private bounds(number: number): NonNullable<Cursor["bounds"]> {
+    const { f } = this;
+    const [from, to] = this.validRange(number, this.program.outer);
+    return { from: f.local("i32", from), to: f.local("i32", to), index: f.local("i32", this.start) };
+  }
+
+  /** Conditions on the outer and reduce indices for the slot to be inside. */
+  private guards(number: number): Expression[] {
+    const { program } = this;
+    return program.slots[number]!.masked.flatMap((axis) => {
+      if (axis === program.outer) return [];
+      const index =
+        axis < program.outer ? this.walk[axis + (this.plan.splittable ? 1 : 0)]! : this.reduceIndices[axis - program.outer - 1]!;
+      const [from, to] = this.validRange(number, axis);
+      return [
+        ["i32.ge_s", index, from],
+        ["i32.lt_s", index, to],
+      ] as Expression[];
+    });
+  }
+
+  private validRange(slot: number, axis: number): [Expression, Expression] {
+    const at = this.layout.slots[slot]!.valid + 8 * this.program.slots[slot]!.masked.indexOf(axis);
+    return [this.argument(at), this.argument(at + 4)];
+  }
+
+  // --- reads
+
+  private load(register: Register, slot: number): Vector {
+    const place = this.plan.places[register];
+    if (place === "row") return this.access.loadSame(this.program.slots[slot]!, this.pointers[slot]!, this.guards(slot));
+    const cursor = this.cursors.get(slot)!;
+    if (place === "uniform") return this.access.loadSame(cursor.slot, cursor.pointer, cursor.guards);
+    return this.access.load(cursor, this.values.copy);
+  }
+
+  private restore(register: Register): Vector | null {
+    const cursor = this.keptCursors.find((candidate) => candidate.restored && candidate.register === register);
+    if (!cursor) return null;
+    return {
+      dtype: this.program.instructions[register]!.dtype,
+      local: this.simd.math.load(cursor.pointer, 16 * this.values.copy),
+    };
+  }
+
+  private argument(offset: number): Expression {
+    return load("i32.load", this.args, offset);
+  }
+
+  private smaller(x: Expression, y: Expression): Expression {
+    return ["select", x, y, ["i32.lt_s", x, y]];
+  }
+}

@@ -1,0 +1,137 @@
+/** The registers of a loop program while code is emitted: each is computed where it is first asked for, once per scope. */
+import type { LoopProgram, Register } from "../loop-program.ts";
+import type { LaneMath, Vector } from "./lanes.ts";
+import type { LoopPlan } from "./loop-plan.ts";
+
+/** Reads of memory, which the loop around decides. */
+export interface Reader {
+  load(register: Register, slot: number): Vector;
+  /** What an earlier pass has kept. */
+  restore(register: Register): Vector | null;
+}
+
+export class LoopValues {
+  private readonly program: LoopProgram;
+  private readonly plan: LoopPlan;
+  private readonly simd: LaneMath;
+  private readonly reader: Reader;
+  /** Values of the whole row; of one vector of elements, by copy of the loop body; of all copies. */
+  private readonly row = new Map<Register, Vector>();
+  private elements: Map<Register, Vector>[] = [];
+  private uniforms = new Map<Register, Vector>();
+  /** Which of the neighbouring vectors is being computed. */
+  copy = 0;
+  /** Set while a loop over the inner axis is emitted: whatever belongs to the row must be there by then. */
+  inLoop = false;
+
+  constructor(program: LoopProgram, plan: LoopPlan, simd: LaneMath, reader: Reader) {
+    this.program = program;
+    this.plan = plan;
+    this.simd = simd;
+    this.reader = reader;
+  }
+
+  /** Forgets the values of the loop body before. */
+  begin(): void {
+    this.elements = [];
+    this.uniforms = new Map();
+  }
+
+  set(register: Register, value: Vector): void {
+    this.scope(register).set(register, value);
+  }
+
+  get(register: Register): Vector {
+    const instruction = this.program.instructions[register]!;
+    if (instruction.kind === "constant") return this.simd.constant(instruction.value, instruction.dtype);
+    const known = this.scope(register).get(register);
+    if (known) return known;
+    const value = this.compute(register);
+    this.set(register, value);
+    return value;
+  }
+
+  /** The factors of a product that only `reader` needs, so that it can be part of a fused multiply-add. */
+  factors(register: Register, reader: Register): readonly [Register, Register] | null {
+    if (!this.simd.math.fused || this.program.instructions[register]!.dtype !== "float32") return null;
+    return this.absorbed(register, "mul", reader) as [Register, Register] | null;
+  }
+
+  private scope(register: Register): Map<Register, Vector> {
+    const place = this.plan.places[register];
+    if (place === "row") return this.row;
+    if (place === "uniform") return this.uniforms;
+    return (this.elements[this.copy] ??= new Map());
+  }
+
+  private compute(register: Register): Vector {
+    if (this.inLoop && this.plan.places[register] === "row")
+      throw new Error(`wasm: register ${register} was not computed before its loop.`);
+    const restored = this.reader.restore(register);
+    if (restored) return restored;
+    const instruction = this.program.instructions[register]!;
+    if (instruction.kind === "load" || instruction.kind === "index") return this.reader.load(register, instruction.slot);
+    if (instruction.kind !== "apply") throw new Error(`wasm: register ${register} is read before it is folded.`);
+    const { op, args, dtype } = instruction;
+    const special =
+      dtype === "int32" || args.length !== 2 ? null : this.contracted(register, op.name, args as [Register, Register]);
+    return (
+      special ??
+      (op.wasm(
+        this.simd,
+        args.map((arg) => this.get(arg)),
+        dtype,
+      ) as Vector)
+    );
+  }
+
+  /** Sums and products whose argument is better made part of them: x − y, x / y, x · y + z. */
+  private contracted(register: Register, name: string, [x, y]: readonly [Register, Register]): Vector | null {
+    const { simd } = this;
+    if (name !== "add" && name !== "mul") return null;
+    for (const [other, arg] of [
+      [x, y],
+      [y, x],
+    ] as const) {
+      if (name === "mul") {
+        const divisor = this.absorbed(arg, "recip", register)?.[0] ?? this.constantDivisor(arg);
+        if (divisor !== undefined && divisor !== null) return simd.div(this.get(other), this.get(divisor));
+        continue;
+      }
+      const subtrahend = this.absorbed(arg, "neg", register)?.[0];
+      if (subtrahend !== undefined) {
+        const product = this.factors(subtrahend, arg);
+        if (product) return simd.nmadd(this.get(product[0]), this.get(product[1]), this.get(other));
+        return simd.sub(this.get(other), this.get(subtrahend));
+      }
+    }
+    if (name === "mul") return null;
+    for (const [other, arg] of [
+      [x, y],
+      [y, x],
+    ] as const) {
+      const product = this.factors(arg, register);
+      if (product) return simd.madd(this.get(product[0]), this.get(product[1]), this.get(other));
+    }
+    return null;
+  }
+
+  /** Arguments of `register` if it applies `name`, only `reader` needs it, and both are computed in the same place. */
+  private absorbed(register: Register, name: string, reader: Register): readonly Register[] | null {
+    const { plan, program } = this;
+    const instruction = program.instructions[register]!;
+    if (instruction.kind !== "apply" || instruction.op.name !== name || plan.uses[register] !== 1) return null;
+    if (plan.kept.has(register)) return null;
+    const place = plan.places[register];
+    const inLoop = place === "element" || place === "body";
+    return (program.instructions[reader]!.kind === "reduce" ? inLoop : plan.places[reader] === place) ? instruction.args : null;
+  }
+
+  /** x · (1/c) is x / c, unless 1/c is exact. */
+  private constantDivisor(register: Register): Register | null {
+    const instruction = this.program.instructions[register]!;
+    if (instruction.kind !== "apply" || instruction.op.name !== "recip") return null;
+    const divisor = this.program.instructions[instruction.args[0]!]!;
+    return divisor.kind === "constant" && !Number.isInteger(Math.log2(Math.abs(divisor.value))) ? instruction.args[0]! : null;
+  }
+}
