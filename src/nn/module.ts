@@ -3,13 +3,24 @@
  * (`model.layers.0.self_attn.q_proj.weight`) is the path of properties that leads to it; models name theirs as
  * Hugging Face does, to the letter.
  */
+import { currentDevice, upload } from "../compile/program.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
-import { sameShape } from "../graph/shape.ts";
+import { type Shape, sameShape } from "../graph/shape.ts";
 import { Variable } from "../graph/variable.ts";
 
 /** A value that training may change. */
-export class Parameter extends Variable {}
+export class Parameter extends Variable {
+  /** A float32 parameter on the current device. */
+  static from(values: Float32Array, shape: Shape): Parameter {
+    return new Parameter(upload(currentDevice(), values, shape, "float32"));
+  }
+}
+
+/** A module that maps one tensor to one tensor. Adapters stand in for the layers that they change by being one. */
+export interface Layer extends Module {
+  forward(x: Tensor): Tensor;
+}
 
 export abstract class Module {
   /** Whether layers that behave differently in training (dropout) should. Set for a whole tree by `train()` and `eval()`. */

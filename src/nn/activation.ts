@@ -1,0 +1,41 @@
+/** Activation functions by the names that Hugging Face's `hidden_act` uses. */
+import { ConfigError, nearestName } from "../errors.ts";
+import { mul, tanh } from "../graph/elementwise.ts";
+import type { Tensor } from "../graph/node.ts";
+import { elu, gelu, geluTanh, hardswish, leakyRelu, mish, quickGelu, relu, sigmoid, silu, softplus } from "../tensor/math.ts";
+
+/** `gelu` is the exact one; `gelu_new`, `gelu_fast` and `gelu_pytorch_tanh` are its approximation through tanh. */
+export const activations = {
+  silu,
+  swish: silu,
+  gelu,
+  gelu_python: gelu,
+  gelu_new: geluTanh,
+  gelu_fast: geluTanh,
+  gelu_pytorch_tanh: geluTanh,
+  quick_gelu: quickGelu,
+  relu,
+  relu2: (x) => mul(relu(x), relu(x)),
+  leaky_relu: (x) => leakyRelu(x),
+  elu: (x) => elu(x),
+  hardswish,
+  mish,
+  sigmoid,
+  softplus,
+  tanh,
+  linear: (x) => x,
+} as const satisfies Record<string, (x: Tensor) => Tensor>;
+
+export type ActivationName = keyof typeof activations;
+
+/** The activation of this name. @throws {ConfigError} naming the nearest one when there is none */
+export function activation(name: string): (x: Tensor) => Tensor {
+  if (Object.hasOwn(activations, name)) return activations[name as ActivationName];
+  const near = nearestName(name, Object.keys(activations));
+  throw new ConfigError(`there is no activation "${name}".`, {
+    operation: "activation",
+    expected: Object.keys(activations),
+    got: name,
+    hint: near ? `Did you mean "${near}"?` : `There are ${Object.keys(activations).join(", ")}.`,
+  });
+}

@@ -1,0 +1,164 @@
+/**
+ * Attention with all its masks. The causal case without a mask goes to the operation of graph/attention.ts, for which
+ * devices have kernels that never hold the T×T matrix; every other case is composed here. Nothing else decides this.
+ */
+import { DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { attention } from "../graph/attention.ts";
+import { matmul } from "../graph/contraction.ts";
+import { isFloat } from "../graph/dtype.ts";
+import { add, and, less, mul, where } from "../graph/elementwise.ts";
+import { expand, permute, reshape, transpose } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { constant, iota } from "../graph/source.ts";
+import { softmax } from "../tensor/statistics.ts";
+
+export interface AttendOptions {
+  /** Query i sees key j only where j ≤ i + `offset`. */
+  readonly isCausal?: boolean;
+  /** With `isCausal`: position of the first query among the keys; Tk − Tq when absent. A tensor [] int32 in a cache. */
+  readonly offset?: number | Tensor;
+  /** With `isCausal`: a query sees this many keys at most, its own included (sliding window); 0 means all. */
+  readonly window?: number;
+  /** [B, Tk] bool or 0/1: keys that exist; false ones (padding) are seen by nobody. */
+  readonly keyMask?: Tensor;
+  /** Broadcastable to [B, H, Tq, Tk]: bool, true where a query may look; or floating-point, added to the scores. */
+  readonly mask?: Tensor;
+  /** Multiplies q·kᵀ; 1/√D when absent. */
+  readonly scale?: number;
+  /** Applied to the weights after softmax, for dropout in training. */
+  readonly dropout?: (weights: Tensor) => Tensor;
+}
+
+/**
+ * softmax(scale · q·kᵀ + mask) · v per head, everything token-major, as projections leave their results. Heads of q share
+ * key heads evenly (grouped-query attention) and without copies. A query that may look nowhere gets zeros.
+ *
+ * @param q [B, Tq, H, D]
+ * @param k [B, Tk, G, D], H a multiple of G
+ * @param v [B, Tk, G, E]
+ * @returns [B, Tq, H, E]
+ * @throws {ShapeError} when sizes do not fit
+ * @see https://arxiv.org/abs/1706.03762, eq. 1; https://arxiv.org/abs/2305.13245 for grouped queries
+ */
+export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions = {}): Tensor {
+  const { isCausal = false, offset, window = 0, keyMask, mask, scale, dropout } = options;
+  const atEnd = offset === undefined || offset === (k.shape[1] as number) - (q.shape[1] as number);
+  if (!keyMask && !mask && !dropout && (!isCausal || atEnd))
+    return attention(q, k, v, { isCausal, window, ...(scale === undefined ? {} : { scale }) });
+  checkHeads(q, k, v);
+  const [B, Tq, H, D] = q.shape as [number, number, number, number];
+  const [Tk, G] = k.shape.slice(1) as [number, number];
+  const grouped = [B, G, H / G, Tq, Tk];
+  const products = matmul(byGroup(q, G, H), transpose(byGroup(k, G, H))); // [B, G, H/G, Tq, Tk]
+  const scaled = mul(products, constant(scale ?? 1 / Math.sqrt(D), [], q.dtype));
+  const seen: Tensor[] = [];
+  if (isCausal) seen.push(causalMask(Tq, Tk, offset ?? Tk - Tq, window));
+  if (keyMask) seen.push(reshape(checkKeyMask(keyMask, B, Tk), [B, 1, 1, 1, Tk]));
+  if (mask && !isFloat(mask.dtype)) seen.push(perGroup(mask, grouped));
+  const biased = mask && isFloat(mask.dtype) ? add(scaled, perGroup(mask, grouped)) : scaled;
+  const masked = seen.length ? where(seen.reduce(both), biased, constant(Number.NEGATIVE_INFINITY, [], biased.dtype)) : biased;
+  const weights = softmax(masked, -1);
+  const y = matmul(dropout ? dropout(weights) : weights, byGroup(v, G, H)); // [B, G, H/G, Tq, E]
+  return reshape(permute(y, [0, 3, 1, 2, 4]), [B, Tq, H, v.shape[3] as number]);
+}
+
+export interface ScaledDotProductAttentionOptions {
+  /** As PyTorch's `attn_mask`: broadcastable to [B, H, Tq, Tk], bool or added to the scores. */
+  readonly mask?: Tensor;
+  /** Query i sees keys 0 … i. */
+  readonly isCausal?: boolean;
+  readonly scale?: number;
+}
+
+/**
+ * PyTorch's `scaled_dot_product_attention`: the same with heads before time.
+ *
+ * @param q [B, H, Tq, D]
+ * @param k [B, G, Tk, D], H a multiple of G
+ * @param v [B, G, Tk, E]
+ * @returns [B, H, Tq, E]
+ */
+export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: ScaledDotProductAttentionOptions = {}): Tensor {
+  const { isCausal = false, mask, scale } = options;
+  const swap = (x: Tensor) => {
+    if (x.rank !== 4) throw misfit("scaledDotProductAttention", q, k, v, "They are [batch, heads, time, size].");
+    return permute(x, [0, 2, 1, 3]);
+  };
+  return swap(
+    attend(swap(q), swap(k), swap(v), {
+      isCausal,
+      offset: 0,
+      ...(mask ? { mask } : {}),
+      ...(scale === undefined ? {} : { scale }),
+    }),
+  );
+}
+
+/** [Tq, Tk] bool: true where key j ≤ query i + offset, and within the window if there is one. Costs no memory. */
+export function causalMask(queries: number, keys: number, offset: number | Tensor = 0, window = 0): Tensor {
+  const query = add(reshape(iota([queries]), [queries, 1]), typeof offset === "number" ? constant(offset, [], "int32") : offset);
+  const key = reshape(iota([keys]), [1, keys]);
+  const seen = less(key, add(query, constant(1, [], "int32")));
+  return window > 0 ? and(seen, less(query, add(key, constant(window, [], "int32")))) : seen;
+}
+
+const both = (a: Tensor, b: Tensor): Tensor => and(a, b);
+
+/** [B, T, own, D] → [B, G, H/G, T, D]: heads beside the key head that they share, as views. */
+function byGroup(x: Tensor, groups: number, heads: number): Tensor {
+  const [B, T, own, D] = x.shape as [number, number, number, number];
+  const split = permute(reshape(x, [B, T, groups, own / groups, D]), [0, 2, 3, 1, 4]);
+  return expand(split, [B, groups, heads / groups, T, D]);
+}
+
+/** A mask broadcastable to [B, H, Tq, Tk] as one broadcastable to [B, G, H/G, Tq, Tk]. */
+function perGroup(mask: Tensor, grouped: readonly number[]): Tensor {
+  const [B, G, share, Tq, Tk] = grouped as [number, number, number, number, number];
+  const own = [...new Array<number>(Math.max(0, 4 - mask.rank)).fill(1), ...mask.shape];
+  const fits = own.length === 4 && [B, G * share, Tq, Tk].every((extent, axis) => own[axis] === 1 || own[axis] === extent);
+  if (!fits)
+    throw new ShapeError(`\`mask\` ${wordShape(mask.shape)} does not broadcast to ${wordShape([B, G * share, Tq, Tk])}.`, {
+      operation: "attend",
+      expected: [B, G * share, Tq, Tk],
+      got: mask.shape,
+      hint: "It is [batch, heads, queries, keys].",
+    });
+  const [b, h, i, j] = own as [number, number, number, number];
+  return reshape(mask, [b, h === 1 ? 1 : G, h === 1 ? 1 : share, i, j]);
+}
+
+function checkKeyMask(mask: Tensor, B: number, Tk: number): Tensor {
+  if (mask.rank !== 2 || mask.shape[0] !== B || mask.shape[1] !== Tk)
+    throw new ShapeError(`\`keyMask\` is ${wordShape(mask.shape)}, the keys are ${wordShape([B, Tk])}.`, {
+      operation: "attend",
+      expected: [B, Tk],
+      got: mask.shape,
+    });
+  if (isFloat(mask.dtype))
+    throw new DTypeError(`\`keyMask\` is bool or whole numbers (1 = real, 0 = padding), got ${mask.dtype}.`, {
+      operation: "attend",
+      got: mask.dtype,
+    });
+  return less(constant(0, [], "int32"), mask);
+}
+
+function checkHeads(q: Tensor, k: Tensor, v: Tensor): void {
+  const [qs, ks, vs] = [q.shape, k.shape, v.shape];
+  const fits =
+    [qs, ks, vs].every((shape) => shape.length === 4) &&
+    qs[0] === ks[0] &&
+    ks[0] === vs[0] &&
+    ks[1] === vs[1] &&
+    ks[2] === vs[2] &&
+    qs[3] === ks[3] &&
+    (qs[2] as number) % (ks[2] as number) === 0;
+  if (!fits)
+    throw misfit("attend", q, k, v, "They are [batch, time, heads, size]; the heads of q are a multiple of those of k and v.");
+}
+
+const misfit = (operation: string, q: Tensor, k: Tensor, v: Tensor, hint: string): ShapeError =>
+  new ShapeError(`q ${wordShape(q.shape)}, k ${wordShape(k.shape)} and v ${wordShape(v.shape)} do not fit.`, {
+    operation,
+    got: [q.shape, k.shape, v.shape],
+    hint,
+  });

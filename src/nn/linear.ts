@@ -1,0 +1,67 @@
+/** The affine layer. */
+import { ShapeError, wordShape } from "../errors.ts";
+import { matmul } from "../graph/contraction.ts";
+import { add } from "../graph/elementwise.ts";
+import { reshape, transpose } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { type Initializer, kaimingUniform, uniform } from "./init.ts";
+import { Module, Parameter } from "./module.ts";
+
+/**
+ * y = x·Wᵀ + b over the last axis.
+ *
+ * @param x      [..., in]
+ * @param weight [out, in]
+ * @param bias   [out]
+ * @returns      [..., out]
+ * @throws {ShapeError} when the last axis of `x` is not `in`
+ */
+export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
+  const [out, into] = weight.shape as [number, number];
+  if (weight.rank !== 2 || x.shape[x.rank - 1] !== into)
+    throw new ShapeError(`${wordShape(x.shape)} does not fit a weight of ${wordShape(weight.shape)} ([out, in]).`, {
+      operation: "linear",
+      expected: into,
+      got: x.shape[x.rank - 1],
+      hint: `The last axis of x must have ${into} values.`,
+    });
+  // all rows in one matrix, so that one product serves the batch and the bias is where its sums start
+  const y = matmul(reshape(x, [x.size / into, into]), transpose(weight));
+  return reshape(bias ? add(y, bias) : y, [...x.shape.slice(0, -1), out]);
+}
+
+export interface LinearOptions {
+  readonly bias?: boolean;
+  /** First values of the weight; PyTorch's (uniform in ±1/√in) when absent. */
+  readonly init?: Initializer;
+  /** First values of the bias; PyTorch's (uniform in ±1/√in) when absent. */
+  readonly initBias?: Initializer;
+  /** A weight [out, in] that another layer has already, to share it. */
+  readonly weight?: Parameter;
+}
+
+/** y = x·Wᵀ + b, with W [out, in] as PyTorch keeps it. */
+export class Linear extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | null;
+
+  constructor(inFeatures: number, outFeatures: number, options: LinearOptions = {}) {
+    super();
+    const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }) } = options;
+    const bound = 1 / Math.sqrt(inFeatures);
+    this.weight = options.weight ?? Parameter.from(init([outFeatures, inFeatures]), [outFeatures, inFeatures]);
+    this.bias = bias ? Parameter.from((options.initBias ?? uniform(-bound, bound))([outFeatures]), [outFeatures]) : null;
+  }
+
+  get inFeatures(): number {
+    return this.weight.shape[1] as number;
+  }
+
+  get outFeatures(): number {
+    return this.weight.shape[0] as number;
+  }
+
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight.value, this.bias ? this.bias.value : null);
+  }
+}

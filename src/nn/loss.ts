@@ -1,0 +1,207 @@
+/** Losses. Each is a row-wise composition, so that a forward and a backward pass over the data are one program each. */
+import { ConfigError, DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { isFloat } from "../graph/dtype.ts";
+import { add, and, cast, div, equal, exp, less, log, max, mul, neg, sub, where } from "../graph/elementwise.ts";
+import { reshape } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { reduceSum } from "../graph/reduction.ts";
+import { sameShape } from "../graph/shape.ts";
+import { constant, iota } from "../graph/source.ts";
+import { abs, log1p } from "../tensor/math.ts";
+import { logSumExp, mean, sum } from "../tensor/statistics.ts";
+
+/** What becomes of the losses of all elements: their mean, their sum, or nothing. */
+export type Reduction = "mean" | "sum" | "none";
+
+function reduceLoss(operation: string, loss: Tensor, reduction: Reduction): Tensor {
+  switch (reduction) {
+    case "mean":
+      return mean(loss);
+    case "sum":
+      return sum(loss);
+    case "none":
+      return loss;
+    default:
+      throw new ConfigError(`\`reduction\` (= ${JSON.stringify(reduction)}) must be "mean", "sum" or "none".`, { operation, got: reduction });
+  }
+}
+
+const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
+
+function checkSame(operation: string, x: Tensor, target: Tensor): void {
+  if (!sameShape(x.shape, target.shape))
+    throw new ShapeError(`the input is ${wordShape(x.shape)}, the target ${wordShape(target.shape)}.`, { operation, expected: x.shape, got: target.shape });
+}
+
+export interface CrossEntropyOptions {
+  /** Rows with this target count neither in the sum nor in the mean. */
+  readonly ignoreIndex?: number;
+  /** ε: the target is (1 − ε)·one-hot + ε/C. */
+  readonly labelSmoothing?: number;
+  /** [C]: weight of each class; the mean divides by the sum of the weights of the targets. */
+  readonly weight?: Tensor;
+  readonly reduction?: Reduction;
+}
+
+/**
+ * −ln softmax(logits)[target], over the last axis. Targets are compared with index numbers: no one-hot matrix, no gather.
+ * A target that is no class and not `ignoreIndex` makes the loss NaN.
+ *
+ * @param logits  [..., C]
+ * @param targets [...] int32
+ * @returns       [] for "mean" (over rows that are not ignored) and "sum", [...] for "none"
+ * @throws {ShapeError} when `targets` has another shape than the rows of `logits`; @throws {DTypeError} when it is not whole numbers
+ */
+export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { labelSmoothing = 0, weight } = options;
+  const operation = "crossEntropy";
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
+    throw new ConfigError(`\`labelSmoothing\` (= ${labelSmoothing}) must be in 0…1.`, { operation, got: labelSmoothing });
+  const rows = rowsOf(operation, logits, targets, weight);
+  const { x, isClass } = rows;
+  const logSum = logSumExp(x, -1, true); // [N, 1]
+  // Σ_c (ln Σ eˣ − x_c)·target_c = ln Σ eˣ·Σ target_c − Σ x_c·target_c, and Σ target_c = 1 without class weights
+  const onTarget = (values: Tensor) => reduceSum(where(isClass, values, number(x, 0)), [1]);
+  const negativeLog = weight ? onTarget(mul(sub(logSum, x), weight)) : sub(logSum, onTarget(x));
+  if (labelSmoothing === 0) return finish(operation, rows, negativeLog, options);
+  const C = x.shape[1] as number;
+  const perClass = weight ? mul(sub(logSum, x), weight) : sub(logSum, x);
+  const uniform = mul(reduceSum(perClass, [1]), number(x, labelSmoothing / C));
+  return finish(operation, rows, add(mul(negativeLog, number(x, 1 - labelSmoothing)), uniform), options);
+}
+
+/**
+ * −logProbabilities[target], over the last axis: `crossEntropy` of values that are logarithms of probabilities already.
+ *
+ * @param logProbabilities [..., C]
+ * @param targets          [...] int32
+ */
+export function negativeLogLikelihood(
+  logProbabilities: Tensor,
+  targets: Tensor,
+  options: Omit<CrossEntropyOptions, "labelSmoothing"> = {},
+): Tensor {
+  const operation = "negativeLogLikelihood";
+  const rows = rowsOf(operation, logProbabilities, targets, options.weight);
+  const values = options.weight ? mul(rows.x, options.weight) : rows.x;
+  return finish(operation, rows, neg(reduceSum(where(rows.isClass, values, number(rows.x, 0)), [1])), options);
+}
+
+interface Rows {
+  /** [N, C] */
+  readonly x: Tensor;
+  /** [N, 1] int32 */
+  readonly target: Tensor;
+  /** [N, C] bool: the column is the target's. */
+  readonly isClass: Tensor;
+  /** Shape of the targets. */
+  readonly shape: readonly number[];
+}
+
+function rowsOf(operation: string, x: Tensor, targets: Tensor, weight: Tensor | undefined): Rows {
+  const C = x.shape[x.rank - 1] as number;
+  if (x.rank === 0 || !sameShape(x.shape.slice(0, -1), targets.shape))
+    throw new ShapeError(`logits ${wordShape(x.shape)} have rows ${wordShape(x.shape.slice(0, -1))}, the targets are ${wordShape(targets.shape)}.`, {
+      operation,
+      expected: x.shape.slice(0, -1),
+      got: targets.shape,
+    });
+  if (isFloat(targets.dtype))
+    throw new DTypeError(`targets are class numbers (int32), got ${targets.dtype}.`, { operation, got: targets.dtype, hint: 'Use targets.cast("int32").' });
+  if (weight && !sameShape(weight.shape, [C]))
+    throw new ShapeError(`\`weight\` is ${wordShape(weight.shape)}, there are ${C} classes.`, { operation, expected: [C], got: weight.shape });
+  const N = targets.size;
+  const target = reshape(cast(targets, "int32"), [N, 1]);
+  return { x: reshape(x, [N, C]), target, isClass: equal(reshape(iota([C]), [1, C]), target), shape: targets.shape };
+}
+
+/** Leaves ignored rows out and reduces. `loss` is [N, 1]. */
+function finish(operation: string, { x, target, isClass, shape }: Rows, loss: Tensor, options: CrossEntropyOptions): Tensor {
+  const { ignoreIndex = -100, weight, reduction = "mean" } = options;
+  const C = x.shape[1] as number;
+  const whole = (value: number) => constant(value, [], "int32");
+  const kept = less(cast(equal(target, whole(ignoreIndex)), "int32"), whole(1));
+  const isTarget = and(less(whole(-1), target), less(target, whole(C)));
+  const counted = where(kept, where(isTarget, loss, number(x, Number.NaN)), number(x, 0));
+  if (reduction !== "mean") return reduceLoss(operation, reshape(counted, shape), reduction);
+  const share = weight ? reduceSum(where(and(isClass, kept), weight, number(x, 0)), [1]) : cast(kept, x.dtype);
+  return div(sum(counted), sum(share));
+}
+
+/** (x − target)². */
+export function mseLoss(x: Tensor, target: Tensor, { reduction = "mean" }: { readonly reduction?: Reduction } = {}): Tensor {
+  checkSame("mseLoss", x, target);
+  const difference = sub(x, target);
+  return reduceLoss("mseLoss", mul(difference, difference), reduction);
+}
+
+/** |x − target|. */
+export function l1Loss(x: Tensor, target: Tensor, { reduction = "mean" }: { readonly reduction?: Reduction } = {}): Tensor {
+  checkSame("l1Loss", x, target);
+  return reduceLoss("l1Loss", abs(sub(x, target)), reduction);
+}
+
+/** ½d² where |d| < δ, else δ·(|d| − ½δ), with d = x − target. */
+export function huberLoss(
+  x: Tensor,
+  target: Tensor,
+  { delta = 1, reduction = "mean" }: { readonly delta?: number; readonly reduction?: Reduction } = {},
+): Tensor {
+  checkSame("huberLoss", x, target);
+  if (!(delta > 0)) throw new ConfigError(`\`delta\` (= ${delta}) must be above 0.`, { operation: "huberLoss", got: delta });
+  const d = sub(x, target);
+  const size = abs(d);
+  const outside = mul(number(d, delta), sub(size, number(d, 0.5 * delta)));
+  return reduceLoss("huberLoss", where(less(size, number(d, delta)), mul(number(d, 0.5), mul(d, d)), outside), reduction);
+}
+
+/** ½d²/β where |d| < β, else |d| − ½β, with d = x − target: Huber's loss divided by β. With β = 0 it is |d|. */
+export function smoothL1Loss(
+  x: Tensor,
+  target: Tensor,
+  { beta = 1, reduction = "mean" }: { readonly beta?: number; readonly reduction?: Reduction } = {},
+): Tensor {
+  if (beta === 0) return l1Loss(x, target, { reduction });
+  checkSame("smoothL1Loss", x, target);
+  if (!(beta > 0)) throw new ConfigError(`\`beta\` (= ${beta}) must be at least 0.`, { operation: "smoothL1Loss", got: beta });
+  const loss = huberLoss(x, target, { delta: beta, reduction: "none" });
+  return reduceLoss("smoothL1Loss", mul(loss, number(loss, 1 / beta)), reduction);
+}
+
+/**
+ * Binary cross-entropy of σ(x): max(x, 0) − x·target + ln(1 + e^−|x|), without overflow.
+ *
+ * @param options.posWeight multiplies the loss of positive targets; broadcasts against `x`
+ */
+export function binaryCrossEntropyWithLogits(
+  x: Tensor,
+  target: Tensor,
+  { posWeight, reduction = "mean" }: { readonly posWeight?: Tensor; readonly reduction?: Reduction } = {},
+): Tensor {
+  checkSame("binaryCrossEntropyWithLogits", x, target);
+  // ln(1 + e^−x) = ln(1 + e^−|x|) + max(−x, 0)
+  const softplusOfNegative = add(log1p(exp(neg(abs(x)))), max(neg(x), number(x, 0)));
+  const rest = mul(sub(number(x, 1), target), x);
+  const factor = posWeight ? add(number(x, 1), mul(sub(posWeight, number(x, 1)), target)) : null;
+  return reduceLoss("binaryCrossEntropyWithLogits", add(rest, factor ? mul(factor, softplusOfNegative) : softplusOfNegative), reduction);
+}
+
+/**
+ * Kullback–Leibler divergence Σ target·(ln target − x), where x holds logarithms of probabilities; 0·ln 0 counts as 0.
+ *
+ * @param options.reduction `"batchmean"` divides the sum by the size of the first axis, which is the mathematical mean
+ * @param options.logTarget the target holds logarithms too
+ */
+export function klDivergence(
+  x: Tensor,
+  target: Tensor,
+  { reduction = "mean", logTarget = false }: { readonly reduction?: Reduction | "batchmean"; readonly logTarget?: boolean } = {},
+): Tensor {
+  checkSame("klDivergence", x, target);
+  const positive = less(number(target, 0), target);
+  const loss = logTarget
+    ? mul(exp(target), sub(target, x))
+    : sub(where(positive, mul(target, log(where(positive, target, number(target, 1)))), number(target, 0)), mul(target, x));
+  if (reduction !== "batchmean") return reduceLoss("klDivergence", loss, reduction);
+  return mul(sum(loss), number(loss, 1 / (x.shape[0] ?? 1)));
+}

@@ -1,0 +1,98 @@
+/** Normalisation over the last axis. Composed of row-wise operations, so that each pass over the data is one program. */
+import { ShapeError, wordShape } from "../errors.ts";
+import { add, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
+import type { Tensor } from "../graph/node.ts";
+import { reduceSum } from "../graph/reduction.ts";
+import { constant } from "../graph/source.ts";
+import { ones, zeros } from "./init.ts";
+import { Module, Parameter } from "./module.ts";
+
+function checkWidth(operation: string, x: Tensor, weight: Tensor | null, name = "weight"): void {
+  if (x.rank === 0) throw new ShapeError("needs at least one axis.", { operation, got: x.shape });
+  const width = x.shape[x.rank - 1];
+  if (weight && (weight.rank !== 1 || weight.shape[0] !== width))
+    throw new ShapeError(`\`${name}\` is ${wordShape(weight.shape)}, the last axis of x has ${width} values.`, {
+      operation,
+      expected: [width],
+      got: weight.shape,
+    });
+}
+
+const meanLast = (x: Tensor): Tensor =>
+  mul(reduceSum(x, [x.rank - 1]), constant(1 / (x.shape[x.rank - 1] as number), [], x.dtype));
+
+/**
+ * Root-mean-square normalisation: y = x / √(mean(x²) + ε) · w, over the last axis.
+ *
+ * @param x      [..., C]
+ * @param weight [C], multiplies after normalising; `null` for none
+ * @param options.eps added inside the root; LLaMA uses 1e-5, Gemma 1e-6
+ * @param options.unitOffset multiplies by 1 + w instead of w, as Gemma does
+ * @returns      [..., C]
+ * @throws {ShapeError} when `weight` is not [C]
+ * @see https://arxiv.org/abs/1910.07467, eq. 4
+ */
+export function rmsNorm(x: Tensor, weight: Tensor | null, { eps = 1e-6, unitOffset = false } = {}): Tensor {
+  checkWidth("rmsNorm", x, weight);
+  const inverse = recip(sqrt(add(meanLast(mul(x, x)), constant(eps, [], x.dtype))));
+  const y = mul(x, inverse);
+  if (!weight) return y;
+  return mul(y, unitOffset ? add(weight, constant(1, [], weight.dtype)) : weight);
+}
+
+/**
+ * Layer normalisation: y = (x − mean(x)) / √(var(x) + ε) · w + b, over the last axis; the variance divides by C.
+ *
+ * @param x      [..., C]
+ * @param weight [C] or `null`
+ * @param bias   [C] or `null`
+ * @returns      [..., C]
+ * @throws {ShapeError} when `weight` or `bias` is not [C]
+ * @see https://arxiv.org/abs/1607.06450
+ */
+export function layerNorm(x: Tensor, weight: Tensor | null, bias: Tensor | null, { eps = 1e-5 } = {}): Tensor {
+  checkWidth("layerNorm", x, weight);
+  checkWidth("layerNorm", x, bias, "bias");
+  const centred = sub(x, meanLast(x));
+  const inverse = recip(sqrt(add(meanLast(mul(centred, centred)), constant(eps, [], x.dtype))));
+  const y = mul(centred, inverse);
+  const scaled = weight ? mul(y, weight) : y;
+  return bias ? add(scaled, bias) : scaled;
+}
+
+/** Root-mean-square normalisation with a learned weight [C]. */
+export class RMSNorm extends Module {
+  readonly weight: Parameter;
+  readonly eps: number;
+  /** Multiplies by 1 + w instead of w (Gemma); w then starts at 0. */
+  readonly unitOffset: boolean;
+
+  constructor(size: number, { eps = 1e-6, unitOffset = false } = {}) {
+    super();
+    this.weight = Parameter.from((unitOffset ? zeros : ones)([size]), [size]);
+    this.eps = eps;
+    this.unitOffset = unitOffset;
+  }
+
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight.value, this);
+  }
+}
+
+/** Layer normalisation with a learned weight and bias [C]. */
+export class LayerNorm extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | null;
+  readonly eps: number;
+
+  constructor(size: number, { eps = 1e-5, bias = true } = {}) {
+    super();
+    this.weight = Parameter.from(ones([size]), [size]);
+    this.bias = bias ? Parameter.from(zeros([size]), [size]) : null;
+    this.eps = eps;
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight.value, this.bias ? this.bias.value : null, this);
+  }
+}

@@ -1,0 +1,163 @@
+/** Rotary position embedding: queries and keys are turned by angles that grow with their position. */
+import { withVjp } from "../autograd/custom.ts";
+import { currentDevice, upload } from "../compile/program.ts";
+import type { Device } from "../devices/device.ts";
+import { ConfigError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import { add, mul, sub } from "../graph/elementwise.ts";
+import { take } from "../graph/indexing.ts";
+import { flip, reshape, sliceAxis } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import type { Shape } from "../graph/shape.ts";
+
+/** How positions become angles. Keys as in Hugging Face's `rope_parameters`, in camelCase. */
+export interface RopeParameters {
+  /** `default`: θ^(−2i/D) per position. `linear`: positions divided by `factor`. `llama3`: only slow angles are divided. */
+  readonly ropeType: RopeType;
+  readonly ropeTheta: number;
+  readonly factor?: number;
+  readonly lowFreqFactor?: number;
+  readonly highFreqFactor?: number;
+  readonly originalMaxPositionEmbeddings?: number;
+}
+
+export type RopeType = "default" | "linear" | "llama3";
+
+type WithNumbers<Keys extends keyof RopeParameters> = RopeParameters & { readonly [K in Keys]-?: NonNullable<RopeParameters[K]> };
+
+/** Angle per position of each pair of values, given the unscaled ones. */
+const scalings = {
+  default: (angles: readonly number[]) => angles,
+  linear: (angles, parameters) => {
+    const { factor } = needed(parameters, "factor");
+    return angles.map((angle) => angle / factor);
+  },
+  llama3: (angles, parameters) => {
+    const p = needed(parameters, "factor", "lowFreqFactor", "highFreqFactor", "originalMaxPositionEmbeddings");
+    return angles.map((angle) => {
+      // how many turns the pair makes within the context of pre-training
+      const turns = (p.originalMaxPositionEmbeddings * angle) / (2 * Math.PI);
+      const smooth = (turns - p.lowFreqFactor) / (p.highFreqFactor - p.lowFreqFactor);
+      const kept = Math.min(1, Math.max(0, smooth));
+      return (1 - kept) * (angle / p.factor) + kept * angle;
+    });
+  },
+} as const satisfies Record<RopeType, (angles: readonly number[], parameters: RopeParameters) => readonly number[]>;
+
+function needed<Keys extends keyof RopeParameters>(parameters: RopeParameters, ...keys: Keys[]): WithNumbers<Keys> {
+  for (const key of keys)
+    if (typeof parameters[key] !== "number" || !(Number(parameters[key]) > 0))
+      throw new ConfigError(`rope type "${parameters.ropeType}" needs \`${key}\`, a number above 0.`, { operation: "rotary", got: parameters[key] });
+  return parameters as WithNumbers<Keys>;
+}
+
+/** @throws {ConfigError} naming the types that there are */
+export function checkRopeType(operation: string, type: unknown): RopeType {
+  if (typeof type === "string" && Object.hasOwn(scalings, type)) return type as RopeType;
+  const near = nearestName(String(type), Object.keys(scalings));
+  throw new ConfigError(`rope type ${JSON.stringify(type)} is not supported.`, {
+    operation,
+    expected: Object.keys(scalings),
+    got: type,
+    hint: near ? `Did you mean "${near}"?` : `There are ${Object.keys(scalings).join(", ")}.`,
+  });
+}
+
+/** Angle per position, in radians, of each of the `size` / 2 pairs. @see https://arxiv.org/abs/2104.09864, section 3.2 */
+export function rotaryAngles(size: number, parameters: RopeParameters): readonly number[] {
+  if (size % 2 !== 0) throw new ShapeError(`turns pairs of values, so the head size (= ${size}) must be even.`, { operation: "rotary", got: size });
+  const angles = Array.from({ length: size / 2 }, (_, i) => parameters.ropeTheta ** ((-2 * i) / size));
+  return scalings[checkRopeType("rotary", parameters.ropeType)](angles, parameters);
+}
+
+/** Which two values of a head are a pair: i and i + D/2 (Hugging Face's `rotate_half`), or 2i and 2i + 1 (the paper). */
+export type RotaryPairs = "halves" | "interleaved";
+
+/** Cosine and sine of the angles of some positions: both [..., T, 1, 2, D/2] (halves) or [..., T, 1, D/2, 2] (interleaved). */
+export interface RotaryTables {
+  readonly cos: Tensor;
+  /** Sine, negative for the first of each pair, so that turning is x·cos + swapped(x)·sin. */
+  readonly sin: Tensor;
+  readonly pairs: RotaryPairs;
+}
+
+/** The tables of one model; computed once in float64, kept on each device that asks. */
+export class Rotary {
+  readonly size: number;
+  readonly pairs: RotaryPairs;
+  readonly #angles: readonly number[];
+  readonly #tables = new WeakMap<Device, { length: number; cos: Tensor; sin: Tensor }>();
+
+  /** @param size values of a head that are turned: D */
+  constructor(size: number, parameters: RopeParameters, { pairs = "halves" }: { readonly pairs?: RotaryPairs } = {}) {
+    this.size = size;
+    this.pairs = pairs;
+    this.#angles = rotaryAngles(size, parameters);
+  }
+
+  /** Tables of positions 0 … length − 1. */
+  range(length: number): RotaryTables {
+    const { cos, sin } = this.#upTo(length);
+    const rows = (table: Tensor) => reshape(sliceAxis(table, 0, 0, length), [length, 1, ...table.shape.slice(1)]);
+    return { cos: rows(cos), sin: rows(sin), pairs: this.pairs };
+  }
+
+  /**
+   * Tables of the given positions.
+   * @param positions [B, T] int32, each below `length`
+   */
+  at(positions: Tensor, length: number): RotaryTables {
+    const { cos, sin } = this.#upTo(length);
+    const [B, T] = positions.shape as [number, number];
+    const rows = (table: Tensor) => reshape(take(table, positions), [B, T, 1, ...table.shape.slice(1)]);
+    return { cos: rows(cos), sin: rows(sin), pairs: this.pairs };
+  }
+
+  #upTo(length: number): { cos: Tensor; sin: Tensor } {
+    const device = currentDevice();
+    const known = this.#tables.get(device);
+    if (known && known.length >= length) return known;
+    // powers of two, so that growing sentences do not build a table each
+    const rows = 2 ** Math.ceil(Math.log2(Math.max(length, 64)));
+    const half = this.size / 2;
+    const shape: Shape = this.pairs === "halves" ? [rows, 2, half] : [rows, half, 2];
+    const [cos, sin] = [new Float32Array(rows * this.size), new Float32Array(rows * this.size)];
+    for (let position = 0; position < rows; position++)
+      this.#angles.forEach((angle, i) => {
+        const row = position * this.size;
+        const [first, second] = this.pairs === "halves" ? [row + i, row + half + i] : [row + 2 * i, row + 2 * i + 1];
+        cos[first] = cos[second] = Math.cos(position * angle);
+        sin[second] = Math.sin(position * angle);
+        sin[first] = -sin[second]!;
+      });
+    const made = { length: rows, cos: upload(device, cos, shape, "float32"), sin: upload(device, sin, shape, "float32") };
+    this.#tables.set(device, made);
+    return made;
+  }
+}
+
+/**
+ * Turns each pair (a, b) of a head by its angle: (a·cos − b·sin, b·cos + a·sin).
+ * The derivative turns back by the same angle.
+ *
+ * @param x [B, T, H, D]
+ * @returns [B, T, H, D]
+ * @throws {ShapeError} when D is not what the tables were made for
+ * @see https://arxiv.org/abs/2104.09864
+ */
+export function rotate(x: Tensor, { cos, sin, pairs }: RotaryTables): Tensor {
+  const D = x.shape[x.rank - 1];
+  const pair = cos.shape.slice(-2) as [number, number];
+  if (D !== pair[0] * pair[1])
+    throw new ShapeError(`the tables are for heads of ${pair[0] * pair[1]} values, x is ${wordShape(x.shape)}.`, {
+      operation: "rotate",
+      expected: pair[0] * pair[1],
+      got: D,
+    });
+  const swapped = (t: Tensor) => flip(t, pairs === "halves" ? t.rank - 2 : t.rank - 1);
+  // the swap is a view with a negative stride, so that turning reads x twice and writes once
+  const turn = withVjp(
+    (t) => add(mul(t, cos), mul(swapped(t), sin)),
+    (g) => [sub(mul(g, cos), mul(swapped(g), sin))],
+  );
+  return reshape(turn(reshape(x, [...x.shape.slice(0, -1), ...pair])), x.shape);
+}
