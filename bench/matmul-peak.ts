@@ -1,0 +1,166 @@
+/**
+ * How close the wasm matrix product comes to what the processor can do with 128-bit vectors.
+ * Run: `npx rolldown bench/matmul-peak.ts --platform node -o /tmp/matmul-peak.mjs && node /tmp/matmul-peak.mjs`
+ */
+import {
+  type MatmulOperand,
+  type MatmulProblem,
+  matmulArgumentWords,
+  matmulModule,
+  planMatmul,
+  writeMatmulArguments,
+} from "../kernels/wasm/matmul.ts";
+import { ModuleBuilder } from "../src/devices/wasm/assembler.ts";
+import { features } from "../src/devices/wasm/features.ts";
+import { DeviceMemory } from "../src/devices/wasm/memory.ts";
+import { Pool } from "../src/devices/wasm/pool.ts";
+
+/** Milliseconds of the best of many short windows: on a shared machine a window shorter than a scheduler's slice is often undisturbed. */
+function best(run: () => void, windowMs = 1, milliseconds = 250): number {
+  const start = performance.now();
+  do run();
+  while (performance.now() - start < 50); // V8's optimising compiler takes over meanwhile
+  let once = performance.now();
+  run();
+  once = performance.now() - once;
+  const inner = Math.max(1, Math.round(windowMs / once));
+  let fastest = Number.POSITIVE_INFINITY;
+  const end = performance.now() + milliseconds;
+  do {
+    const from = performance.now();
+    for (let i = 0; i < inner; i++) run();
+    fastest = Math.min(fastest, (performance.now() - from) / inner);
+  } while (performance.now() < end);
+  return fastest;
+}
+
+/** GFLOP/s of multiply-adds that never leave the registers: twelve independent chains. */
+function peak(fused: boolean): number {
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
+  const module = new ModuleBuilder({ shared: false });
+  const f = module.function("peak", ["i32"]);
+  const x = f.constant("f32", 1.0000001);
+  const y = f.constant("f32", 1e-9);
+  const chains = Array.from({ length: 12 }, () => f.local("v128"));
+  f.repeat(f.params[0], () => {
+    for (let unrolled = 0; unrolled < 4; unrolled++)
+      for (const chain of chains)
+        f.set(chain, fused ? ["f32x4.relaxed_madd", x, y, chain] : ["f32x4.add", ["f32x4.mul", chain, x], y]);
+  });
+  for (const [i, chain] of chains.entries()) f.store("v128.store", 16 * i, chain); // consumed, or V8 drops the loop
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes()), { env: { memory } });
+  const rounds = 5000;
+  return (rounds * 48 * 8) / best(() => (exports["peak"] as (n: number) => void)(rounds)) / 1e6;
+}
+
+interface Case {
+  readonly name: string;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly aTurned?: boolean;
+  readonly bTurned?: boolean;
+  readonly bType?: "float32" | "bfloat16" | "float16";
+}
+
+const cases: Case[] = [
+  { name: "512 × 512 · 512 × 512", M: 512, N: 512, K: 512 },
+  { name: "256 × 256 · 256 × 256", M: 256, N: 256, K: 256 },
+  { name: "1024 × 1024 · 1024 × 1024", M: 1024, N: 1024, K: 1024 },
+  { name: "LoRA down 512 × 256 · 256 × 8", M: 512, N: 8, K: 256 },
+  { name: "LoRA up 512 × 8 · 8 × 256", M: 512, N: 256, K: 8 },
+  { name: "AᵀB 256 × 512 · 512 × 256", M: 256, N: 256, K: 512, aTurned: true },
+  { name: "ABᵀ 512 × 512 · 512 × 512", M: 512, N: 512, K: 512, bTurned: true },
+  { name: "ABᵀ, B bfloat16, 512³", M: 512, N: 512, K: 512, bTurned: true, bType: "bfloat16" },
+  { name: "ABᵀ, B float16, 512³", M: 512, N: 512, K: 512, bTurned: true, bType: "float16" },
+];
+/** Matrix times vector: memory-bound, so in GB/s of B. */
+const vectorCases: Case[] = [
+  { name: "1 × 768 · 768 × 3072", M: 1, N: 3072, K: 768 },
+  { name: "1 × 768 · (3072 × 768)ᵀ", M: 1, N: 3072, K: 768, bTurned: true },
+  { name: "1 × 768 · (3072 × 768)ᵀ bfloat16", M: 1, N: 3072, K: 768, bTurned: true, bType: "bfloat16" },
+  { name: "1 × 4096 · (16384 × 4096)ᵀ", M: 1, N: 16384, K: 4096, bTurned: true },
+  { name: "1 × 4096 · 4096 × 16384", M: 1, N: 16384, K: 4096 },
+];
+
+const operand = (rows: number, columns: number, turned = false): MatmulOperand => ({
+  batch: [0, 0, 0],
+  row: turned ? 1 : columns,
+  column: turned ? rows : 1,
+});
+
+/** Milliseconds of one product. */
+function time(memory: DeviceMemory, pool: Pool, fused: boolean, { M, N, K, aTurned, bTurned, bType = "float32" }: Case): number {
+  const problem: MatmulProblem = {
+    batch: [1, 1, 1],
+    M,
+    N,
+    K,
+    bType,
+    a: operand(M, K, aTurned),
+    b: operand(K, N, bTurned),
+    c: operand(M, N),
+  };
+  const plan = planMatmul(problem, pool.threads);
+  if (plan === undefined) throw new Error("no plan");
+  const kernel = pool.add(matmulModule(plan.variant, { shared: memory.shared, fused }))["matmul"] as number;
+  const bBytes = K * N * (bType === "float32" ? 4 : 2);
+  const [a, b, c, scratch, block] = [4 * M * K, bBytes, 4 * M * N, pool.threads * plan.scratchBytes, 4 * matmulArgumentWords].map(
+    (bytes) => memory.allocate(bytes),
+  ) as [number, number, number, number, number];
+  memory.f32(a, M * K).fill(0.5);
+  if (bType === "float32") memory.f32(b, K * N).fill(0.25);
+  else memory.u16(b, K * N).fill(bType === "float16" ? 0x3400 : 0x3e80);
+  writeMatmulArguments(memory.i32(block, matmulArgumentWords), plan, { a, b, c, scratch });
+  const run = () => pool.run(kernel, plan.tasks, block);
+  run();
+  if (memory.f32(c, M * N)[M * N - 1] !== K / 8) throw new Error("wrong answer");
+  const milliseconds = best(run, M * N * K > 1e8 ? 0 : 1);
+  for (const address of [a, b, c, scratch, block]) memory.free(address);
+  return milliseconds;
+}
+
+const log = (...cells: (string | number)[]) =>
+  console.log(
+    cells
+      .map((cell, i) => (i === 0 ? String(cell).padEnd(40) : (typeof cell === "number" ? cell.toFixed(1) : cell).padStart(12)))
+      .join(""),
+  );
+
+const relaxed = features().relaxedSimd;
+console.log(`node ${process.version}; GFLOP/s, in parentheses the share of the peak of one thread`);
+const peaks = { plain: peak(false), fused: relaxed ? peak(true) : 0 };
+log("registers only", "multiply+add", peaks.plain, "fused", peaks.fused);
+
+const setups: { readonly memory: DeviceMemory; readonly pool: Pool; readonly fused: boolean }[] = [];
+for (const [threads, fused] of [
+  [1, false],
+  [1, true],
+  [2, true],
+] as const) {
+  if (fused && !relaxed) continue;
+  const memory = new DeviceMemory();
+  const pool = new Pool(memory, { threads });
+  await pool.ready();
+  setups.push({ memory, pool, fused });
+}
+log("", ...setups.map(({ pool, fused }) => `${pool.threads} thread ${fused ? "fma" : ""}`), "speed-up");
+for (const one of cases) {
+  const times = setups.map(({ memory, pool, fused }) => time(memory, pool, fused, one));
+  const rates = times.map((ms, i) => {
+    const rate = (2 * one.M * one.N * one.K) / ms / 1e6;
+    return `${rate.toFixed(1)} (${Math.round((100 * rate) / (setups[i]?.fused ? peaks.fused : peaks.plain))}%)`;
+  });
+  log(one.name, ...rates, (times.at(-2) as number) / (times.at(-1) as number));
+}
+console.log("matrix times vector, GB/s of B");
+for (const one of vectorCases) {
+  const bytes = one.K * one.N * (one.bType === undefined || one.bType === "float32" ? 4 : 2);
+  log(one.name, ...setups.map(({ memory, pool, fused }) => bytes / time(memory, pool, fused, one) / 1e6));
+}
+const variant = planMatmul(
+  { batch: [1, 1, 1], M: 64, N: 64, K: 64, a: operand(64, 64), b: operand(64, 64), c: operand(64, 64) },
+  1,
+)?.variant;
+if (variant !== undefined) console.log(`emitting a module: ${best(() => matmulModule(variant, { shared: true })).toFixed(2)} ms`);
+for (const { pool } of setups) pool.dispose();

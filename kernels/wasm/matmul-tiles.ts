@@ -1,0 +1,233 @@
+/**
+ * Matrix product by register tiles: B is packed into panels 8 columns wide that stay in the first-level cache, and each panel meets
+ * the rows of A six at a time, so that 12 accumulators of four lanes keep both multiply units busy. The loop over k is not unrolled:
+ * V8 then runs out of registers (`findings/wasm.md`). Every element is one chain of multiply-adds in the order of k, whatever the
+ * blocking, so results do not depend on how the work was split.
+ */
+import { type Expression, type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import {
+  beginTask,
+  bytesOfB,
+  emitTranspose,
+  type Integer,
+  loadB,
+  type MatmulVariant,
+  smaller,
+  type Task,
+} from "./matmul-arguments.ts";
+import { SimdBasics } from "./simd-basics.ts";
+
+export const tileRows = 6;
+export const panelColumns = 8;
+/** Depth of a packed panel: 8 columns × 256 × 4 bytes = 8 KiB beside 6 KiB of A in a first-level cache of 32 KiB. */
+export const depthBlock = 256;
+
+const panelRowBytes = 4 * panelColumns;
+/** Scratch: a row of zeros, one tile, then packed B, then packed A. */
+const tileOffset = 64;
+const packedOffset = tileOffset + tileRows * panelRowBytes;
+
+const roundUp = (value: number, step: number): number => Math.ceil(value / step) * step;
+
+/** Bytes of scratch that a thread needs for blocks of these sizes. */
+export function tileScratchBytes(variant: MatmulVariant, rowBlock: number, columnBlock: number, K: number): number {
+  const depth = roundUp(Math.min(K, depthBlock), 4);
+  const packedA = variant.a === "columns" ? roundUp(rowBlock, 4) * depth * 4 : 0;
+  return packedOffset + roundUp(columnBlock, panelColumns) * depth * 4 + packedA;
+}
+
+/** Adds the kernel to a module. */
+export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {
+  const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused));
+  const transposeA = emitTranspose(module, 4, (simd, address) => simd.load(address), fused);
+  const packB = variant.b === "rows" ? emitPackRows(module, variant, fused) : emitPackColumns(module, variant, fused);
+
+  const f = module.function(name, ["i32", "i32", "i32"]);
+  const task = beginTask(f, variant);
+  const { K, rows, columns, scratch } = task;
+  const integer = () => f.local("i32");
+  f.memoryFill(scratch, 0, tileOffset);
+  if (variant.addend === "column") fillFromColumn(f, task);
+
+  const first = f.local("i32");
+  const depth = integer();
+  const panelBytes = integer();
+  const packedB = f.local("i32", ["i32.add", scratch, packedOffset]);
+  const start: Start = { pointer: integer(), stride: integer() };
+  const a: A = { pointer: f.local("i32", task.a), stride: f.local("i32", task.aStride) };
+  // at least one round, which for K = 0 only copies the addend or zeros
+  f.loop((nextDepth) => {
+    f.set(depth, smaller(depthBlock, f.local("i32", ["i32.sub", K, first])));
+    f.set(panelBytes, ["i32.mul", ["i32.and", ["i32.add", depth, 3], -4], panelRowBytes]);
+    // accumulators begin at the addend, later at what the rounds before left in C
+    f.set(start.pointer, task.c).set(start.stride, task.cStride);
+    if (variant.addend !== "column")
+      f.if(["i32.eqz", first], () => {
+        if (variant.addend === "matrix") f.set(start.pointer, task.d).set(start.stride, task.dStride);
+        else f.set(start.pointer, scratch).set(start.stride, 0);
+      });
+    /** Where k = first begins. */
+    const atDepth = (pointer: Integer, step: Integer | number): Expression => ["i32.add", pointer, ["i32.mul", first, step]];
+    const bStart = atDepth(task.b, variant.b === "rows" ? task.bStride : bytesOfB(variant));
+    f.call(packB, bStart, task.bStride, packedB, depth, columns, panelBytes);
+    f.set(a.pointer, atDepth(task.a, variant.a === "rows" ? 4 : task.aStride));
+    if (variant.a === "columns") {
+      const packedA = f.local("i32", ["i32.add", packedB, ["i32.mul", panelBytes, ["i32.shr_u", ["i32.add", columns, 7], 3]]]);
+      f.set(a.stride, ["i32.shr_u", panelBytes, 3]);
+      f.call(transposeA, a.pointer, task.aStride, depth, rows, packedA, a.stride);
+      f.set(a.pointer, packedA);
+    }
+    emitPanels(f, task, tiles, a, start, packedB, panelBytes, depth);
+    f.increment(first, depth);
+    f.brIf(nextDepth, ["i32.lt_s", first, K]);
+  });
+}
+
+interface Start {
+  readonly pointer: Integer;
+  readonly stride: Integer;
+}
+type A = Start;
+
+/** For each packed panel, all rows of A; the last panel goes through a tile in scratch, so that nothing past the end of C is written. */
+function emitPanels(
+  f: FunctionBuilder,
+  task: Task,
+  tiles: readonly FunctionBuilder[],
+  a: A,
+  start: Start,
+  packedB: Integer,
+  panelBytes: Integer,
+  depth: Integer,
+): void {
+  const { cStride } = task;
+  const integer = () => f.local("i32");
+  const [panel, column, cPanel, startPanel, left] = [f.local("i32", packedB), integer(), integer(), integer(), integer()];
+  const [aRow, cRow, startRow, rowsLeft] = [integer(), integer(), integer(), integer()];
+  const tile = f.local("i32", ["i32.add", task.scratch, tileOffset]);
+  const aStep = f.local("i32", ["i32.mul", a.stride, tileRows]);
+  const cStep = f.local("i32", ["i32.mul", cStride, tileRows]);
+  const startStep = f.local("i32", ["i32.mul", start.stride, tileRows]);
+
+  const compute = (rows: number, out: Integer, outStride: Integer | number) =>
+    f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, startRow, start.stride, out, outStride);
+  const advance = () => {
+    f.increment(aRow, aStep).increment(cRow, cStep).increment(startRow, startStep);
+    f.increment(rowsLeft, -tileRows);
+  };
+  f.set(cPanel, task.c).set(startPanel, start.pointer);
+  f.for(column, 0, task.columns, panelColumns, () => {
+    f.set(left, ["i32.sub", task.columns, column]);
+    f.set(aRow, a.pointer).set(cRow, cPanel).set(startRow, startPanel).set(rowsLeft, task.rows);
+    f.if(
+      ["i32.ge_s", left, panelColumns],
+      () => {
+        f.while(["i32.ge_s", rowsLeft, tileRows], () => {
+          compute(tileRows, cRow, cStride);
+          advance();
+        });
+        for (let rows = 1; rows < tileRows; rows++) f.if(["i32.eq", rowsLeft, rows], () => compute(rows, cRow, cStride));
+      },
+      () => {
+        f.while(["i32.gt_s", rowsLeft, 0], () => {
+          const rows = f.local("i32", smaller(rowsLeft, tileRows));
+          for (let count = 1; count <= tileRows; count++)
+            f.if(["i32.eq", rows, count], () => compute(count, tile, panelRowBytes));
+          const [from, to, offset] = [f.local("i32", tile), f.local("i32", cRow), f.local("i32")];
+          const leftBytes = f.local("i32", ["i32.mul", left, 4]);
+          f.repeat(rows, () => {
+            f.for(offset, 0, leftBytes, 4, () => {
+              f.store("f32.store", ["i32.add", to, offset], load("f32.load", ["i32.add", from, offset]));
+            });
+            f.increment(from, panelRowBytes).increment(to, cStride);
+          });
+          advance();
+        });
+      },
+    );
+    f.increment(panel, panelBytes).increment(cPanel, panelRowBytes);
+    // a row of zeros is as wide as one panel
+    f.set(startPanel, ["i32.add", startPanel, ["select", 0, panelRowBytes, ["i32.eq", start.pointer, task.scratch]]]);
+  });
+}
+
+/** tile(a, aStride, panel, depth, start, startStride, out, outStride): out = start + a · panel for `rows` rows of 8 columns. */
+function emitTile(module: ModuleBuilder, rows: number, fused: boolean): FunctionBuilder {
+  const f = module.function(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"]);
+  const [a, aStride, panel, depth, start, startStride, out, outStride] = f.params;
+  const vectors = panelColumns / 4;
+  const accumulators = Array.from({ length: rows }, () => Array.from({ length: vectors }, () => f.local("v128")));
+  const b = Array.from({ length: vectors }, () => f.local("v128"));
+  const aValue = f.local("v128");
+
+  const aRows = [a];
+  for (let i = 1; i < rows; i++) aRows.push(f.local("i32", ["i32.add", aRows[i - 1] as Integer, aStride]));
+  accumulators.forEach((row, i) => {
+    row.forEach((accumulator, v) => f.set(accumulator, load("v128.load", start, 16 * v)));
+    if (i < rows - 1) f.increment(start, startStride);
+  });
+  f.repeat(depth, () => {
+    b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
+    accumulators.forEach((row, i) => {
+      f.set(aValue, load("v128.load32_splat", aRows[i] as Integer));
+      row.forEach((accumulator, v) => {
+        const bValue = b[v] as typeof aValue;
+        if (fused) f.set(accumulator, ["f32x4.relaxed_madd", aValue, bValue, accumulator]);
+        else f.set(accumulator, ["f32x4.add", accumulator, ["f32x4.mul", aValue, bValue]]);
+      });
+    });
+    f.increment(panel, panelRowBytes);
+    for (const pointer of aRows) f.increment(pointer, 4);
+  });
+  accumulators.forEach((row, i) => {
+    row.forEach((accumulator, v) => f.store("v128.store", out, accumulator, 16 * v));
+    if (i < rows - 1) f.increment(out, outStride);
+  });
+  return f;
+}
+
+const packParameters = ["i32", "i32", "i32", "i32", "i32", "i32"] as const;
+
+/** pack(b, bStride, packed, depth, columns, panelBytes) for B with contiguous n. Columns past the end take what lies there; nobody uses them. */
+function emitPackRows(module: ModuleBuilder, variant: MatmulVariant, fused: boolean): FunctionBuilder {
+  const f = module.function(null, packParameters);
+  const [b, bStride, packed, depth, columns, panelBytes] = f.params;
+  const simd = new SimdBasics(f, fused);
+  const [from, to] = [f.local("i32"), f.local("i32")];
+  const panels = f.local("i32", ["i32.shr_u", ["i32.add", columns, panelColumns - 1], 3]);
+  f.repeat(depth, () => {
+    f.set(from, b).set(to, packed);
+    f.repeat(panels, () => {
+      for (let v = 0; v < panelColumns; v += 4) simd.store(to, loadB(simd, variant, from, v), 4 * v);
+      f.increment(from, panelColumns * bytesOfB(variant)).increment(to, panelBytes);
+    });
+    f.increment(b, bStride).increment(packed, panelRowBytes);
+  });
+  return f;
+}
+
+/** The same for B with contiguous k. */
+function emitPackColumns(module: ModuleBuilder, variant: MatmulVariant, fused: boolean): FunctionBuilder {
+  const transpose = emitTranspose(module, bytesOfB(variant), (simd, address) => loadB(simd, variant, address), fused);
+  const f = module.function(null, packParameters);
+  const [b, bStride, packed, depth, columns, panelBytes] = f.params;
+  f.while(["i32.gt_s", columns, 0], () => {
+    f.call(transpose, b, bStride, smaller(columns, panelColumns), depth, packed, panelRowBytes);
+    f.increment(b, ["i32.mul", bStride, panelColumns]).increment(packed, panelBytes);
+    f.increment(columns, -panelColumns);
+  });
+  return f;
+}
+
+/** Writes the addend, the same for every column, into C before the product is added to it. */
+function fillFromColumn(f: FunctionBuilder, task: Task): void {
+  const [row, to, from, left] = [f.local("i32", task.c), f.local("i32"), f.local("i32", task.d), f.local("i32")];
+  f.repeat(task.rows, () => {
+    f.set(to, row).set(left, task.columns);
+    f.repeat(left, () => {
+      f.store("f32.store", to, load("f32.load", from));
+      f.increment(to, 4);
+    });
+    f.increment(row, task.cStride).increment(from, task.dStride);
+  });
+}
