@@ -2,37 +2,42 @@
  * Kernels that are not loop programs: one entry per name says how its code is made and what one launch needs. A call without an
  * entry here runs its `host` meaning on views of wasm memory.
  */
+import { DeviceError } from "../../errors.ts";
 import { bytesPerElement, dtypes, type TypedArray } from "../../graph/dtype.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
 import type { KernelCall } from "../device.ts";
+import { matmul } from "./matmul-call.ts";
 import type { DeviceMemory } from "./memory.ts";
-import type { Pool } from "./pool.ts";
 
 /** What an entry may use of the device. */
 export interface CallContext {
   readonly memory: DeviceMemory;
-  readonly pool: Pool;
+  readonly threads: number;
   readonly relaxedSimd: boolean;
   /** Kernel ids of a module by its exports' names; equal keys are compiled once. */
   module(key: string, bytes: () => Uint8Array<ArrayBuffer>): Readonly<Record<string, number>>;
-  /** Makes sure that every thread has that much scratch; the address of [address of thread 0's, bytes of one]. */
-  scratch(bytesPerThread: number): number;
 }
 
-/** One launch of one kernel: its args block as 32-bit words. */
+/** One launch of one kernel (task, args, thread). */
 export interface Step {
   readonly kernel: number;
   readonly tasks: number;
-  readonly args: ArrayLike<number>;
+  /** The args block, 32-bit words. */
+  readonly args: Int32Array;
+  /** Scratch memory, the device's to place: `bytes` for every thread, one after the other; `word` of `args` gets the address. */
+  readonly scratch?: { readonly word: number; readonly bytes: number };
 }
 
-/** Fixes sizes; `addresses` are those of element 0 of operands and results, in bytes, before the operand's own offset. */
-export type BindCall = (geometry: CallGeometry, addresses: readonly number[]) => readonly Step[];
+/**
+ * Fixes sizes. `addresses` are those of the operands and results in bytes, before an operand's own `offset`.
+ * `null` where these sizes and strides have no kernel: the host's meaning runs.
+ */
+export type BindCall = (geometry: CallGeometry, addresses: readonly number[]) => readonly Step[] | null;
 
 /** How one named call runs; `null` where these dtypes have no kernel. */
 export type CallEntry = (call: KernelCall, context: CallContext) => BindCall | null;
 
-export const callEntries: Readonly<Record<string, CallEntry>> = {};
+export const callEntries: Readonly<Record<string, CallEntry>> = { matmul };
 
 const sizeOf = (operand: Operand): number => operand.shape.reduce((product, extent) => product * extent, 1);
 
@@ -56,7 +61,8 @@ export function bindHost(
   addresses: readonly number[],
   memory: DeviceMemory,
 ): () => void {
-  const host = call.host!;
+  const { host } = call;
+  if (!host) throw new DeviceError("these sizes and strides have no kernel on wasm.", { operation: call.name, got: geometry });
   const types = [...call.operands, ...call.results];
   const all = [...geometry.operands, ...geometry.results];
   const placed = all.map((operand) => (isContiguous(operand) ? { ...operand, offset: 0 } : operand));

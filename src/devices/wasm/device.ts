@@ -6,7 +6,7 @@ import type { Binding, Buffer, Device, Dispatch, Executable, KernelCall } from "
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import { type BindCall, bindHost, type CallContext, callEntries, type Step } from "./calls.ts";
 import { features } from "./features.ts";
-import { keptRowBytes, partition, patchBytes, writeArguments } from "./loop-arguments.ts";
+import { partition, scratchBytes, writeArguments } from "./loop-arguments.ts";
 import { type EmittedLoop, emitLoop } from "./loop-emitter.ts";
 import { DeviceMemory } from "./memory.ts";
 import { Pool } from "./pool.ts";
@@ -38,8 +38,15 @@ interface CallExecutable extends Executable {
   readonly bind: BindCall | null;
 }
 
+/** A step whose args block lies in wasm memory. */
+interface Placed {
+  readonly kernel: number;
+  readonly tasks: number;
+  readonly args: number;
+}
+
 interface Launch extends Dispatch {
-  readonly steps: readonly { readonly kernel: number; readonly tasks: number; readonly args: number }[];
+  readonly steps: readonly Placed[];
   readonly host: (() => void) | null;
 }
 
@@ -67,10 +74,10 @@ class WasmDevice implements Device {
   private readonly calls = new Map<string, CallExecutable>();
   private readonly modules = new Map<string, Readonly<Record<string, number>>>();
   private readonly context: CallContext;
-  /** Two words: where the scratch of thread 0 lies, and how much each thread has. */
-  private readonly scratchCell: number;
-  private scratchBytes = 0;
-  private scratchAddress = 0;
+  /** Scratch of all threads; kernels run one after the other, so one is enough for all. */
+  private scratch = { address: 0, bytes: 0 };
+  /** By args block: where in it the address of the scratch stands. */
+  private readonly scratchUsers = new Map<number, number>();
 
   constructor(options: WasmOptions) {
     const { shared, maximumBytes, threads } = options;
@@ -80,14 +87,11 @@ class WasmDevice implements Device {
     });
     this.pool = new Pool(this.memory, threads === undefined ? {} : { threads });
     this.relaxedSimd = features().relaxedSimd && options.relaxedSimd !== false;
-    this.scratchCell = this.memory.allocate(8, "internal");
-    this.memory.i32(this.scratchCell, 2).fill(0);
     this.context = {
       memory: this.memory,
-      pool: this.pool,
+      threads: this.pool.threads,
       relaxedSimd: this.relaxedSimd,
       module: (key, bytes) => this.module(key, bytes),
-      scratch: (bytes) => this.scratch(bytes),
     };
     const { threads: count } = this.pool;
     this.about = [
@@ -155,7 +159,10 @@ class WasmDevice implements Device {
     if (!executable) {
       const bind = callEntries[call.name]?.(call, this.context) ?? null;
       if (!bind && !call.host)
-        throw new DTypeError(`has no kernel for ${call.operands.join(", ")}.`, { operation: call.name, got: call.operands });
+        throw new DTypeError(`has no kernel for ${call.operands.join(", ")} on wasm.`, {
+          operation: call.name,
+          got: call.operands,
+        });
       executable = { name: call.name, call, bind };
       this.calls.set(key, executable);
     }
@@ -172,13 +179,16 @@ class WasmDevice implements Device {
         steps: [this.bindLoop(executable as LoopExecutable, geometry as Geometry, addresses)],
       };
     const { call, bind } = executable as CallExecutable;
-    const at = geometry as CallGeometry;
-    if (!bind) return { executable, label, steps: [], host: bindHost(call, at, addresses, this.memory) };
-    return { executable, label, host: null, steps: bind(at, addresses).map((step) => this.place(step)) };
+    const steps = bind?.(geometry as CallGeometry, addresses) ?? null;
+    if (steps) return { executable, label, host: null, steps: steps.map((step) => this.place(step)) };
+    return { executable, label, steps: [], host: bindHost(call, geometry as CallGeometry, addresses, this.memory) };
   }
 
   release(dispatch: Dispatch): void {
-    for (const { args } of (dispatch as Launch).steps) this.memory.free(args);
+    for (const { args } of (dispatch as Launch).steps) {
+      this.memory.free(args);
+      this.scratchUsers.delete(args);
+    }
   }
 
   run(queue: readonly Dispatch[]): void {
@@ -211,39 +221,41 @@ class WasmDevice implements Device {
     return new dtypes[dtype].array(this.memory.buffer, (buffer as WasmBuffer).address + offset, count);
   }
 
-  private bindLoop(
-    { program, emitted, kernel }: LoopExecutable,
-    geometry: Geometry,
-    addresses: readonly number[],
-  ): Launch["steps"][number] {
+  private bindLoop({ program, emitted, kernel }: LoopExecutable, geometry: Geometry, addresses: readonly number[]): Placed {
     const { plan, layout } = emitted;
     const cut = partition(program, plan, geometry, this.pool.threads);
-    const scratch = this.scratch(patchBytes(program) + plan.kept.size * keptRowBytes(geometry.inner));
-    const words = new Int32Array(layout.bytes / 4);
-    writeArguments(program, plan, layout, geometry, cut, addresses, scratch, words);
-    return this.place({ kernel, tasks: cut.tasks, args: words });
+    return this.place({
+      kernel,
+      tasks: cut.tasks,
+      args: writeArguments(program, plan, layout, geometry, cut, addresses),
+      scratch: { word: layout.scratch / 4, bytes: scratchBytes(program, plan, geometry) },
+    });
   }
 
   /** Puts a step's args block into wasm memory. */
-  private place({ kernel, tasks, args }: Step): Launch["steps"][number] {
+  private place({ kernel, tasks, args, scratch }: Step): Placed {
+    if (scratch) this.growScratch(scratch.bytes * this.pool.threads);
     const address = this.memory.allocate(4 * args.length, "internal");
-    this.memory.i32(address, args.length).set(args);
+    const words = this.memory.i32(address, args.length);
+    words.set(args);
+    if (scratch) {
+      words[scratch.word] = this.scratch.address;
+      this.scratchUsers.set(address, scratch.word);
+    }
     return { kernel, tasks, args: address };
+  }
+
+  private growScratch(bytes: number): void {
+    if (bytes <= this.scratch.bytes) return;
+    if (this.scratch.address) this.memory.free(this.scratch.address);
+    const size = Math.ceil(bytes / 65536) * 65536;
+    this.scratch = { address: this.memory.allocate(size, "internal"), bytes: size };
+    for (const [args, word] of this.scratchUsers) this.memory.i32(args, word + 1)[word] = this.scratch.address;
   }
 
   private module(key: string, bytes: () => Uint8Array<ArrayBuffer>): Readonly<Record<string, number>> {
     let ids = this.modules.get(key);
     if (!ids) this.modules.set(key, (ids = this.pool.add(bytes())));
     return ids;
-  }
-
-  private scratch(bytesPerThread: number): number {
-    if (bytesPerThread > this.scratchBytes) {
-      if (this.scratchAddress) this.memory.free(this.scratchAddress);
-      this.scratchBytes = Math.ceil(bytesPerThread / 4096) * 4096;
-      this.scratchAddress = this.memory.allocate(this.scratchBytes * this.pool.threads, "internal");
-      this.memory.i32(this.scratchCell, 2).set([this.scratchAddress, this.scratchBytes]);
-    }
-    return this.scratchCell;
   }
 }

@@ -27,8 +27,10 @@ export interface ArgumentLayout {
   readonly inner: number;
   /** Length of a part of the inner axis. */
   readonly part: number;
-  /** Address of the two words that say where the threads' scratch lies and how large one is. */
+  /** Address of the first thread's scratch; the device fills it in. */
   readonly scratch: number;
+  /** Bytes of scratch a thread. */
+  readonly scratchStride: number;
   /** Bytes of one kept row. */
   readonly keptStride: number;
   /** Sizes of the walk axes. */
@@ -44,7 +46,15 @@ export function layoutArguments(program: LoopProgram, plan: LoopPlan): ArgumentL
   let words = 0;
   const take = (count: number): number => 4 * ((words += count) - count);
   const walkAxes = program.outer + (plan.splittable ? 1 : 0);
-  const fixed = { unitsPerTask: take(1), units: take(1), inner: take(1), part: take(1), scratch: take(1), keptStride: take(1) };
+  const fixed = {
+    unitsPerTask: take(1),
+    units: take(1),
+    inner: take(1),
+    part: take(1),
+    scratch: take(1),
+    scratchStride: take(1),
+    keptStride: take(1),
+  };
   const sizes = { walk: take(walkAxes), reduce: take(program.reduce) };
   const slots = program.slots.map((slot) => ({
     start: take(1),
@@ -57,9 +67,12 @@ export function layoutArguments(program: LoopProgram, plan: LoopPlan): ArgumentL
   return { ...fixed, ...sizes, slots, bytes: 4 * words, walkAxes };
 }
 
-/** Row scratch: a patch of 16 bytes for every store, then the kept rows. */
+/** A thread's scratch begins with a patch of 16 bytes for every store; then come the kept rows. */
 export const patchBytes = (program: LoopProgram): number => 16 * program.stores.length;
-export const keptRowBytes = (length: number): number => 4 * (length + 3 - ((length + 3) % 4)) + 64;
+const keptRowBytes = (length: number): number => 16 * Math.ceil(length / 4) + 64;
+/** Whole cache lines, so that threads do not write to the same one. */
+export const scratchBytes = (program: LoopProgram, plan: LoopPlan, geometry: Geometry): number =>
+  64 * Math.ceil((patchBytes(program) + plan.kept.size * keptRowBytes(geometry.inner)) / 64);
 
 /** How the work of one launch is cut. */
 export interface Partition {
@@ -110,7 +123,7 @@ export function partition(program: LoopProgram, plan: LoopPlan, geometry: Geomet
   return { part, parts, unitsPerTask, tasks: Math.ceil(units / unitsPerTask) };
 }
 
-/** Writes the args block. `addresses` follow the program's buffers. */
+/** The args block but for the scratch address. `addresses` follow the program's buffers. */
 export function writeArguments(
   program: LoopProgram,
   plan: LoopPlan,
@@ -118,9 +131,8 @@ export function writeArguments(
   geometry: Geometry,
   cut: Partition,
   addresses: readonly number[],
-  scratch: number,
-  words: Int32Array,
-): void {
+): Int32Array {
+  const words = new Int32Array(layout.bytes / 4);
   const put = (offset: number, value: number) => {
     words[offset >> 2] = value;
   };
@@ -132,7 +144,7 @@ export function writeArguments(
   );
   put(layout.inner, geometry.inner);
   put(layout.part, cut.part);
-  put(layout.scratch, scratch);
+  put(layout.scratchStride, scratchBytes(program, plan, geometry));
   put(layout.keptStride, keptRowBytes(geometry.inner));
   walk.forEach((size, axis) => {
     put(layout.walk + 4 * axis, size);
@@ -161,6 +173,7 @@ export function writeArguments(
       put(at.valid + 8 * axis + 4, to);
     });
   });
+  return words;
 }
 
 /** When axis a advances, axis a + 1 has just gone past its end. */

@@ -124,8 +124,8 @@ class LoopEmitter {
     const end = f.local("i32", ["i32.add", unit, this.argument(layout.unitsPerTask)]);
     f.set(end, this.smaller(end, this.argument(layout.units)));
     if (this.program.stores.length > 0) {
-      const cell = f.local("i32", this.argument(layout.scratch));
-      f.set(this.scratch, ["i32.add", load("i32.load", cell), ["i32.mul", this.thread, load("i32.load", cell, 4)]]);
+      const offset: Expression = ["i32.mul", this.thread, this.argument(layout.scratchStride)];
+      f.set(this.scratch, ["i32.add", this.argument(layout.scratch), offset]);
     }
     // the first unit's indices, last axis fastest
     const rest = f.local("i32", unit);
