@@ -149,21 +149,20 @@ export function encodeAdapter<Schema extends ConfigSchema>({
 }
 
 /**
- * Refuses names that cannot be told apart in parameter paths: with dots or slashes, or part of the method's prefix (`lora` of `lora_`),
+ * Refuses names that cannot be told apart in parameter paths: with dots or slashes, or the method's prefix (`lora` of `lora_`),
  * which would make PEFT cut the wrong component out of the names in the file.
  *
  * @throws {ConfigError}
  */
-export function checkAdapterName(name: string, schema: ConfigSchema): void {
+export function checkAdapterName(name: string, schema: ConfigSchema, operation = "writeAdapter"): void {
   const why = !/^[^./\\:\0]+$/.test(name)
     ? "must not be empty or hold any of . / \\ :"
-    : schema.prefix.includes(name)
-      ? `must not be a part of ${JSON.stringify(schema.prefix)}, with which ${schema.peftType} parameters begin`
+    : name === schema.prefix || `${name}_` === schema.prefix
+      ? `must not be ${JSON.stringify(schema.prefix)}, with which ${schema.peftType} parameters begin`
       : name === "__base__"
         ? "stands for no adapter at all"
         : undefined;
-  if (why !== undefined)
-    throw new ConfigError(`the adapter name ${JSON.stringify(name)} ${why}.`, { operation: "writeAdapter", got: name });
+  if (why !== undefined) throw new ConfigError(`the adapter name ${JSON.stringify(name)} ${why}.`, { operation, got: name });
 }
 
 const outerPrefix = "base_model.";

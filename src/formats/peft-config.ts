@@ -205,7 +205,8 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
   return { schema, config: config as FileConfig<Schema>, warnings };
 }
 
-function problemWith(name: string, value: unknown, { default: initial, kinds }: ConfigKey<unknown>): string | undefined {
+/** What is wrong with the value of a key, as a sentence. */
+export function problemWith(name: string, value: unknown, { default: initial, kinds }: ConfigKey<unknown>): string | undefined {
   if ((value === null && initial === null) || kinds.some((kind) => kind.accepts(value))) return undefined;
   const shown = JSON.stringify(value) ?? String(value);
   return `\`${name}\` (= ${shown.length > 80 ? `${shown.slice(0, 80)}…` : shown}) must be ${kinds.map((kind) => kind.expects).join(" or ")}.`;

@@ -342,7 +342,7 @@ describe("names of parameters", () => {
     ["", "must not be empty or hold any of"],
     ["a.b", "must not be empty or hold any of"],
     ["../x", "must not be empty or hold any of"],
-    ["lora", 'must not be a part of "lora_", with which LORA parameters begin.'],
+    ["lora", 'must not be "lora_", with which LORA parameters begin.'],
     ["__base__", "stands for no adapter at all."],
   ])("cannot hold the adapter name %j", (name, why) => {
     expect(() => checkAdapterName(name, loraSchema)).toThrow(why);

@@ -1,0 +1,225 @@
+/**
+ * The module that stands in for an adapted layer. It holds the original as `base_layer` and any number of adapters by
+ * name; which of them act is the business of the whole model, see attach.ts.
+ */
+import { realize } from "../compile/program.ts";
+import { add, cast } from "../graph/elementwise.ts";
+import type { Tensor } from "../graph/node.ts";
+import { type Layer, Module, type Parameter } from "../nn/module.ts";
+import { type KindOfLayer, type LayerKind, layerKinds } from "./layer-kind.ts";
+import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
+
+/** What all layers of a model look at to know which adapters act. */
+export interface ActiveSet {
+  readonly names: readonly string[];
+  /** While true, every layer is what it was without adapters. */
+  readonly disabled: boolean;
+}
+
+/** One adapter's share of one layer. */
+export interface LayerAdapter {
+  readonly method: AnyLayerMethod;
+  /** The adapter's config with the rank, alpha … of this layer. */
+  readonly config: AnyConfig;
+  readonly parameters: Readonly<Record<string, Parameter>>;
+  /** A factor on its share; `setScale`. */
+  scale: number;
+}
+
+/** `lora_A.weight` → `lora_A.default.weight`: names in the live model carry the adapter's name, as in PEFT. */
+export const liveName = (file: string, adapter: string): string => {
+  const [first, ...rest] = file.split(".");
+  return [first, adapter, ...rest].join(".");
+};
+
+export class AdapterLayer extends Module implements Layer {
+  readonly base_layer: Layer;
+  readonly #path: string;
+  readonly #kind: LayerKind;
+  readonly #active: ActiveSet;
+  readonly #adapters = new Map<string, LayerAdapter>();
+  /** The weight before an initialiser took a part of it away for the adapter `by`. */
+  #original: { readonly by: string; readonly weight: Tensor } | null = null;
+  /** The weight's values without merged adapters, `null` while none is merged. */
+  #unmerged: Tensor | null = null;
+  #merged: readonly string[] = [];
+
+  constructor(base: Layer, path: string, kind: LayerKind, active: ActiveSet) {
+    super();
+    this.base_layer = base;
+    this.training = base.training;
+    this.#path = path;
+    this.#kind = kind;
+    this.#active = active;
+  }
+
+  get path(): string {
+    return this.#path;
+  }
+
+  /** By name, in the order in which they were attached. */
+  get adapters(): ReadonlyMap<string, LayerAdapter> {
+    return this.#adapters;
+  }
+
+  /** Names of the adapters that are in the weight now. */
+  get merged(): readonly string[] {
+    return this.#merged;
+  }
+
+  /** The original's, for code that looks at a layer's weight: a tied output layer, a shape. */
+  get weight(): Parameter {
+    return this.#facts.weight(this.base_layer);
+  }
+
+  get bias(): Parameter | null {
+    return this.#facts.bias(this.base_layer);
+  }
+
+  /** The weight's values without merged adapters. */
+  get unmergedWeight(): Tensor {
+    return this.#unmerged ?? this.weight.stored;
+  }
+
+  get #facts(): KindOfLayer {
+    return layerKinds[this.#kind];
+  }
+
+  add(name: string, adapter: LayerAdapter): void {
+    this.#adapters.set(name, adapter);
+  }
+
+  remove(name: string): void {
+    this.#adapters.delete(name);
+    if (this.#original?.by === name) this.restore();
+  }
+
+  override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
+    for (const [name, { method, parameters }] of this.#adapters)
+      for (const [key, parameter] of Object.entries(parameters)) yield [liveName(method.files[key]!, name), parameter];
+  }
+
+  /** The layer under the adapters. */
+  base(): Base {
+    return describe(this.base_layer, this.#kind, this.#path);
+  }
+
+  forward(x: Tensor): Tensor {
+    const { names, disabled } = this.#active;
+    let base = this.base();
+    // the first name is outermost: what it does to x happens first
+    if (!disabled && this.#merged.length === 0)
+      for (const adapter of this.#named(names).reverse()) base = this.#over(base, adapter);
+    return base(x);
+  }
+
+  #named(names: readonly string[]): LayerAdapter[] {
+    return names.flatMap((name) => this.#adapters.get(name) ?? []);
+  }
+
+  /** The layer with one adapter in place. */
+  #over(base: Base, { method, config, parameters, scale }: LayerAdapter): Base {
+    const values = () => Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]));
+    const use: Use = {
+      scale,
+      training: this.training,
+      dropout: (x, probability) => (this.training && probability > 0 ? x : x),
+    };
+    return withFacts(
+      (x) => method.forward(x, base, values(), config, use),
+      base,
+      () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale)) : base.weight),
+    );
+  }
+
+  /**
+   * The weight with these adapters in it, as it would be stored; not computed yet.
+   * `undefined` when none of them is in this layer; the name of the adapter in place of a weight when it cannot be merged.
+   */
+  mergedWeight(names: readonly string[]): Tensor | string | undefined {
+    const present = names.filter((name) => this.#adapters.has(name));
+    if (present.length === 0) return undefined;
+    const stuck = present.find((name) => !this.#adapters.get(name)!.method.delta);
+    if (stuck !== undefined) return stuck;
+    let base = this.base();
+    for (const adapter of this.#named(present).reverse()) base = this.#over(base, adapter);
+    return cast(this.#facts.turn?.(base.weight) ?? base.weight, this.weight.dtype);
+  }
+
+  /** Puts `weight`, which holds the adapters `names`, in place of the layer's own. */
+  takeMerged(names: readonly string[], weight: Tensor): void {
+    this.#unmerged ??= this.weight.stored;
+    this.#merged = [...this.#merged, ...names];
+    this.#setWeight(weight);
+  }
+
+  /** Puts the very weight back that was there before merging. */
+  unmerge(): void {
+    if (this.#unmerged) this.weight.replace(this.#unmerged);
+    this.#unmerged = null;
+    this.#merged = [];
+  }
+
+  /** What the start of adapter `by` has left of the weight, in the orientation of `Base.weight`. */
+  takeResidual(by: string, weight: Tensor): void {
+    this.#original = { by, weight: this.weight.stored };
+    this.#setWeight(cast(this.#facts.turn?.(weight) ?? weight, this.weight.dtype));
+  }
+
+  /** The adapter whose start has taken a part of the weight away, if any. */
+  get residualOf(): string | undefined {
+    return this.#original?.by;
+  }
+
+  /** The original weight, whatever was merged or taken from it. */
+  restore(): void {
+    this.unmerge();
+    if (this.#original) this.weight.replace(this.#original.weight);
+    this.#original = null;
+  }
+
+  /** Puts the original weight in until the function that it gives is called. */
+  withoutAdapters(): () => void {
+    const original = this.#original?.weight ?? this.#unmerged;
+    const now = this.weight.stored;
+    if (!original) return () => {};
+    this.weight.replace(original);
+    return () => this.weight.replace(now);
+  }
+
+  #setWeight(weight: Tensor): void {
+    realize([weight]);
+    this.weight.replace(weight);
+  }
+}
+
+/** A layer without adapters, as methods see it. */
+export function describe(layer: Layer, kind: LayerKind, path: string): Base {
+  const facts: KindOfLayer = layerKinds[kind];
+  const weight = facts.weight(layer);
+  const [into, out] = facts.sizes(weight.shape);
+  const call = (x: Tensor) => layer.forward(x);
+  return Object.defineProperties(call as Base, {
+    kind: { value: kind },
+    path: { value: path },
+    in: { value: into },
+    out: { value: out },
+    outputScale: { value: facts.outputScale?.(layer) ?? 1 },
+    weight: { get: () => facts.turn?.(weight.value) ?? weight.value },
+    bias: { get: () => facts.bias(layer)?.value ?? null },
+  });
+}
+
+/** Another call and weight with everything else of `base`. */
+function withFacts(call: (x: Tensor) => Tensor, base: Base, weight: () => Tensor): Base {
+  const { kind, path, in: into, out, outputScale } = base;
+  return Object.defineProperties(call as Base, {
+    kind: { value: kind },
+    path: { value: path },
+    in: { value: into },
+    out: { value: out },
+    outputScale: { value: outputScale },
+    weight: { get: weight },
+    bias: { get: () => base.bias },
+  });
+}

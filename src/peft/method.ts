@@ -1,0 +1,192 @@
+/**
+ * What an adapter method is: its config, its parameters for one layer, what they do to the layer's output and, if the
+ * method is a change of the weight, that change. Everything else (attaching, merging, several adapters, files) is written
+ * once, over this interface. Read methods/lora.ts for an example.
+ */
+import { ConfigError, nearestName } from "../errors.ts";
+import { type ConfigKeys, type ConfigSchema, defaultConfig, type FileConfig, problemWith } from "../formats/peft-config.ts";
+import type { TypedArray } from "../graph/dtype.ts";
+import type { Tensor } from "../graph/node.ts";
+import type { Shape } from "../graph/shape.ts";
+import type { TorchGenerator } from "../random/torch-generator.ts";
+import type { LayerKind } from "./layer-kind.ts";
+
+/** `lora_alpha` → `loraAlpha`: how PEFT's keys are spelled here. */
+export type Camel<Key extends string> = Key extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : Key;
+export const camel = (key: string): string => key.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+
+/** The config of a method with every key: PEFT's keys in camelCase. */
+export type MethodConfig<Schema extends ConfigSchema> = {
+  readonly [Key in keyof FileConfig<Schema> as Key extends "peft_type" ? never : Camel<Key & string>]: FileConfig<Schema>[Key];
+};
+
+/** A config whose method is not known to the type system. */
+export type AnyConfig = Readonly<Record<string, unknown>>;
+
+/**
+ * The layer under an adapter, as a method sees it: calling it gives the layer's output. Where several adapters are active
+ * on one layer, it is the layer with the other ones already in place.
+ */
+export interface Base {
+  (x: Tensor): Tensor;
+  readonly kind: LayerKind;
+  /** Path of the layer in the model, such as `model.layers.0.self_attn.q_proj`. */
+  readonly path: string;
+  /** Sizes of the last axis that goes in (for an embedding: rows of its table) and of the one that comes out. */
+  readonly in: number;
+  readonly out: number;
+  /** What the call multiplies with: [out, in]; for an embedding the table, [in, out]. */
+  readonly weight: Tensor;
+  readonly bias: Tensor | null;
+  /** The layer multiplies its result with this number (Gemma's embedding), and an adapter's share has to be, too. */
+  readonly outputScale: number;
+}
+
+/** How the adapter is used in this call. */
+export interface Use {
+  /** A factor on the adapter's share, 1 unless `setScale` has changed it. */
+  readonly scale: number;
+  readonly training: boolean;
+  /** In training, zeroes values of `x` with the given probability and scales the others up; otherwise gives `x`. */
+  dropout(x: Tensor, probability: number): Tensor;
+}
+
+export interface ParameterSpec {
+  readonly shape: Shape;
+  /** Whether training changes it; true when absent. */
+  readonly trainable?: boolean;
+}
+
+/** First values of an adapter's parameters and, for methods that start from the weight, what is left of the weight. */
+export interface Start {
+  readonly values: Readonly<Record<string, TypedArray | Tensor>>;
+  /** Replaces the layer's weight for as long as the adapter is attached. */
+  readonly weight?: Tensor;
+}
+
+/**
+ * A method for one kind of layer.
+ *
+ * @typeParam Name     parameters that every layer has
+ * @typeParam Optional parameters that the config switches on
+ */
+export interface LayerMethod<Config, Name extends string, Optional extends string = never> {
+  /** Key of each parameter in adapter_model.safetensors, after the module's path. */
+  readonly files: { readonly [K in Name | Optional]: string };
+  /** @throws {ConfigError} when the config does not fit the layer */
+  parameters(base: Base, config: Config): { readonly [K in Name]: ParameterSpec } & { readonly [K in Optional]?: ParameterSpec };
+  /** First values; `config` has this layer's rank and alpha in it. */
+  initialise(base: Base, config: Config, random: TorchGenerator): Start;
+  /** The adapted layer's output: `base(x)`, changed. */
+  forward(x: Tensor, base: Base, p: Values<Name, Optional>, config: Config, use: Use): Tensor;
+  /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
+  delta?(base: Base, p: Values<Name, Optional>, config: Config, scale: number): Tensor;
+}
+
+type Values<Name extends string, Optional extends string> = { readonly [K in Name]: Tensor } & {
+  readonly [K in Optional]?: Tensor;
+};
+
+/** A layer method whose names are not known to the type system. */
+export type AnyLayerMethod = LayerMethod<AnyConfig, string>;
+
+/** One member of the adapter family. */
+export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodConfig<Schema>> {
+  /** The keys of `adapter_config.json`, with PEFT's name of the method and the defaults. */
+  readonly schema: Schema;
+  readonly papers: readonly [`https://${string}`, ...`https://${string}`[]];
+  /** What becomes of the weight W, or of the output y. */
+  readonly formula: string;
+  /** The method's own keys (in camelCase) that do something here. Others are refused unless they have their default. */
+  readonly keys: readonly (keyof Config & string)[];
+  /** Maps from patterns of module paths to values, and the key whose value they replace: `rankPattern: "r"`. */
+  readonly patterns?: Readonly<Partial<Record<keyof Config & string, keyof Config & string>>>;
+  /** Which of the methods with this PEFT name a config means; the first that claims it is taken, one without `claims` last. */
+  claims?(config: Config): boolean;
+  /** @throws {ConfigError} for values that contradict each other */
+  check?(config: Config): void;
+  /** Default targets by model type, where they differ from the common table. */
+  readonly targets?: Readonly<Record<string, readonly string[] | string>>;
+  /** A fresh adapter with this config changes nothing. */
+  startsAtZero(config: Config): boolean;
+  readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };
+}
+
+/** A config together with its method: what `attach` takes. */
+export interface AdapterConfig<Schema extends ConfigSchema = ConfigSchema> {
+  readonly method: Method<Schema>;
+  readonly config: MethodConfig<Schema>;
+}
+
+/** A definition that is called with options, `lora({ r: 16 })`, to give a checked config. */
+export interface Method<Schema extends ConfigSchema = ConfigSchema> extends MethodDefinition<Schema> {
+  /** @throws {ConfigError} for unknown keys, wrong values, and keys that do nothing here yet */
+  (options?: Partial<MethodConfig<Schema>>): AdapterConfig<Schema>;
+  /** PEFT's name. */
+  readonly peftType: Schema["peftType"];
+}
+
+/** A method of which only the interface is known. */
+// biome-ignore lint/suspicious/noExplicitAny: the config's type is the method's own business
+export type AnyMethod = Method<any>;
+
+/** Keys that every method shares and that are written over or taken care of outside of it. */
+const commonKeys = [
+  "autoMapping",
+  "baseModelNameOrPath",
+  "inferenceMode",
+  "peftVersion",
+  "revision",
+  "taskType",
+  "targetModules",
+  "excludeModules",
+  "layersToTransform",
+  "layersPattern",
+];
+
+export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefinition<Schema>): Method<Schema> {
+  const { schema } = definition;
+  const method = (options: AnyConfig = {}) => {
+    const config = checkedConfig(definition as MethodDefinition<ConfigSchema, AnyConfig>, options);
+    definition.check?.(config as MethodConfig<Schema>);
+    return { method, config };
+  };
+  return Object.assign(method, { ...definition, peftType: schema.peftType }) as unknown as Method<Schema>;
+}
+
+/** The lower-case name by which people call the method: `lora`. */
+export const wordMethod = (schema: ConfigSchema): string => schema.peftType.toLowerCase();
+
+function checkedConfig({ schema, keys }: MethodDefinition<ConfigSchema, AnyConfig>, options: AnyConfig): AnyConfig {
+  const operation = wordMethod(schema);
+  const fileKeys = new Map(Object.keys(schema.keys).map((key) => [camel(key), key]));
+  const config: Record<string, unknown> = toCamel(defaultConfig(schema));
+  const does = new Set<string>([...commonKeys, ...keys]);
+  for (const [key, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    const fileKey = fileKeys.get(key);
+    if (fileKey === undefined) {
+      const near = fileKeys.has(camel(key)) ? camel(key) : nearestName(key, fileKeys.keys());
+      throw new ConfigError(`\`${key}\` is not an option of ${schema.peftType}.`, {
+        operation,
+        got: key,
+        hint: near === undefined ? `Options: ${[...does].sort().join(", ")}.` : `Did you mean \`${near}\`?`,
+      });
+    }
+    const problem = problemWith(key, value, (schema.keys as ConfigKeys)[fileKey]!);
+    if (problem !== undefined) throw new ConfigError(problem, { operation, got: value });
+    if (!does.has(key) && JSON.stringify(value) !== JSON.stringify(config[key]))
+      throw new ConfigError(`\`${key}\` (= ${JSON.stringify(value)}) is not implemented.`, { operation, got: value });
+    config[key] = value;
+  }
+  return config;
+}
+
+/** A config in the spelling of `adapter_config.json`, here and there. */
+export function toCamel(config: object): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(config).flatMap(([key, value]) => (key === "peft_type" ? [] : [[camel(key), value]])));
+}
+
+export function toFileConfig(schema: ConfigSchema, config: AnyConfig): Record<string, unknown> {
+  return Object.fromEntries(Object.keys(schema.keys).map((key) => [key, config[camel(key)]]));
+}

@@ -1,0 +1,7 @@
+/** The adapter methods: one line each. Being listed here is being tested, saved, loaded, merged and documented. */
+import type { AnyMethod } from "./method.ts";
+import { lora } from "./methods/lora.ts";
+
+export const methods = { lora } as const satisfies Record<string, AnyMethod>;
+
+export type MethodName = keyof typeof methods;

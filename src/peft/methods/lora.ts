@@ -1,0 +1,85 @@
+/**
+ * Low-rank adaptation: W′ = W + s·B·A, with A [r, in] and B [out, r] trained and W frozen; s = α/r, or α/√r (rsLoRA), which
+ * keeps the size of updates when r grows. B starts at zero (in an embedding A), so a fresh adapter changes nothing.
+ * Dropout acts on what goes into A only; embeddings have none, as in PEFT.
+ */
+import { ConfigError } from "../../errors.ts";
+import { loraSchema } from "../../formats/peft-config.ts";
+import { matmul } from "../../graph/contraction.ts";
+import { add, mul } from "../../graph/elementwise.ts";
+import { take } from "../../graph/indexing.ts";
+import { reshape, transpose } from "../../graph/movement.ts";
+import type { Tensor } from "../../graph/node.ts";
+import { constant } from "../../graph/source.ts";
+import { type Initialiser, initialisers } from "../initialiser.ts";
+import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+
+export type LoraConfig = MethodConfig<typeof loraSchema>;
+
+const scaling = (c: LoraConfig): number => c.loraAlpha / (c.useRslora ? Math.sqrt(c.r) : c.r);
+const times = (x: Tensor, factor: number): Tensor => mul(x, constant(factor, [], x.dtype));
+/** The last axis through Mᵀ; the other axes as one, so that the product can start from the base layer's. */
+function through(x: Tensor, M: Tensor): Tensor {
+  const [out, into] = M.shape as [number, number];
+  return reshape(matmul(reshape(x, [x.size / into, into]), transpose(M)), [...x.shape.slice(0, -1), out]);
+}
+
+function initialiser({ initLoraWeights: name }: LoraConfig): Initialiser {
+  const known: Readonly<Record<string, Initialiser>> = initialisers;
+  const found = Object.hasOwn(known, String(name)) ? known[String(name)] : undefined;
+  if (found) return found;
+  const names = Object.keys(known).map((key) => (key === "true" || key === "false" ? key : `"${key}"`));
+  throw new ConfigError(`\`initLoraWeights\` (= ${JSON.stringify(name)}) is not one of ${names.join(", ")}.`, {
+    operation: "lora",
+    got: name,
+    expected: Object.keys(known),
+  });
+}
+
+/** A [r, in], B [out, r]. */
+const factors = (base: Base, { r }: LoraConfig) => ({ A: { shape: [r, base.in] }, B: { shape: [base.out, r] } });
+const initialise: LayerMethod<LoraConfig, "A" | "B">["initialise"] = (base, c, random) =>
+  initialiser(c).start(base, c.r, scaling(c), random);
+
+const linear: LayerMethod<LoraConfig, "A" | "B"> = {
+  files: { A: "lora_A.weight", B: "lora_B.weight" },
+  parameters: factors,
+  initialise,
+  // s on the small side, [..., r]: the second product then adds straight onto the first
+  forward: (x, base, { A, B }, c, use) =>
+    add(base(x), through(times(through(use.dropout(x, c.loraDropout), A), scaling(c) * use.scale), B)),
+  delta: (_, { A, B }, c, scale) => times(matmul(B, A), scaling(c) * scale),
+};
+
+const embedding: LayerMethod<LoraConfig, "A" | "B"> = {
+  files: { A: "lora_embedding_A", B: "lora_embedding_B" },
+  parameters: factors,
+  initialise,
+  forward: (ids, base, { A, B }, c, use) =>
+    add(base(ids), through(times(take(transpose(A), ids), scaling(c) * use.scale * base.outputScale), B)),
+  delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), scaling(c) * scale), // [rows, C]
+};
+
+export const lora = defineMethod({
+  schema: loraSchema,
+  papers: ["https://arxiv.org/abs/2106.09685", "https://arxiv.org/abs/2312.03732"],
+  formula: "W + s·B·A",
+  keys: ["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern"],
+  patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
+  check(config) {
+    initialiser(config);
+    if (config.loraDropout >= 1)
+      throw new ConfigError(`\`loraDropout\` (= ${config.loraDropout}) must be less than 1.`, {
+        operation: "lora",
+        got: config.loraDropout,
+      });
+    for (const [pattern, r] of Object.entries(config.rankPattern))
+      if (!Number.isInteger(r) || r < 1)
+        throw new ConfigError(`\`rankPattern\` has ${r} for "${pattern}", which must be a positive integer.`, {
+          operation: "lora",
+          got: r,
+        });
+  },
+  startsAtZero: (config) => initialiser(config).startsAtZero,
+  layers: { linear, embedding },
+});

@@ -1,0 +1,123 @@
+import { beforeAll, describe, expect, it } from "vitest";
+import { backward } from "../../src/autograd/grad.ts";
+import { useDevice } from "../../src/compile/program.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import { reduceSum } from "../../src/graph/reduction.ts";
+import {
+  activeAdapters,
+  adapterNames,
+  attach,
+  baseStateDict,
+  deleteAdapter,
+  detach,
+  disabled,
+  lora,
+  merge,
+  mergeAndUnload,
+  mergeDifference,
+  setActive,
+  setScale,
+  trainableReport,
+  unmerge,
+} from "../../src/peft/index.ts";
+import { difference, ids, numbers, SmallModel, shake } from "./small-model.ts";
+
+beforeAll(() => void useDevice(createReference()));
+
+const qv = lora({ r: 2, loraAlpha: 6, targetModules: ["q_proj", "v_proj"] });
+
+describe("attach", () => {
+  it("names parameters as PEFT does and freezes the rest", () => {
+    const model = new SmallModel();
+    const before = [...model.stateDict().keys()];
+    attach(model, qv);
+    const trained = [...model.namedParameters()].filter(([, p]) => p.requiresGrad).map(([name]) => name);
+    expect(trained.slice(0, 4)).toEqual([
+      "model.layers.0.self_attn.q_proj.lora_A.default.weight",
+      "model.layers.0.self_attn.q_proj.lora_B.default.weight",
+      "model.layers.0.self_attn.v_proj.lora_A.default.weight",
+      "model.layers.0.self_attn.v_proj.lora_B.default.weight",
+    ]);
+    expect(trained).toHaveLength(8);
+    expect([...model.stateDict().keys()]).toContain("model.layers.0.self_attn.q_proj.base_layer.weight");
+    expect([...baseStateDict(model).keys()]).toEqual(before);
+  });
+
+  it("changes the output by s·B·A·x", () => {
+    const model = new SmallModel();
+    const x = ids(1, 2, 3);
+    const base = numbers(model.forward(x));
+    attach(model, qv);
+    expect(numbers(model.forward(x))).toEqual(base);
+    shake(model);
+    expect(
+      difference(
+        model.forward(x),
+        disabled(model, () => model.forward(x)),
+      ),
+    ).toBeGreaterThan(1e-3);
+    expect(numbers(disabled(model, () => model.forward(x)))).toEqual(base);
+  });
+
+  it("gives gradients to the adapter only", () => {
+    const model = new SmallModel();
+    attach(model, qv);
+    shake(model);
+    backward(reduceSum(model.forward(ids(1, 2)), [0, 1, 2]));
+    for (const [name, parameter] of model.namedParameters())
+      expect([name, parameter.grad !== null]).toEqual([name, name.includes(".lora_")]);
+  });
+
+  it("adds several adapters up and scales each", () => {
+    const model = new SmallModel();
+    const x = ids(4, 5);
+    attach(model, qv, { name: "a" });
+    attach(model, lora({ r: 3, targetModules: ["v_proj", "o_proj"] }), { name: "b", seed: 2 });
+    shake(model);
+    expect([adapterNames(model), activeAdapters(model)]).toEqual([["a", "b"], ["a"]]);
+    const a = model.forward(x);
+    setActive(model, ["a", "b"]);
+    const both = model.forward(x);
+    expect(difference(a, both)).toBeGreaterThan(1e-3);
+    setScale(model, 0, { name: "b" });
+    expect(difference(model.forward(x), a)).toBeLessThan(1e-12);
+    setScale(model, 1, { name: "b" });
+    expect(mergeDifference(model, () => model.forward(x))).toBeLessThan(1e-12);
+    deleteAdapter(model, "b");
+    expect(difference(model.forward(x), a)).toBeLessThan(1e-12);
+    detach(model);
+    expect(() => model.getModule("model.layers.0.self_attn.q_proj.base_layer")).toThrow("there is no module");
+  });
+
+  it("merges and takes back out bit for bit", () => {
+    const model = new SmallModel();
+    const x = ids(1, 2, 3);
+    const weight = model.model.layers[0]!.self_attn.q_proj;
+    attach(model, lora({ targetModules: ["q_proj", "embed_tokens"] }));
+    shake(model);
+    const [beside, before] = [model.forward(x), numbers(baseStateDict(model).get("model.layers.0.self_attn.q_proj.weight")!)];
+    expect(merge(model)).toEqual(["model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]);
+    expect(merge(model)).toEqual([]);
+    expect(difference(model.forward(x), beside)).toBeLessThan(1e-12);
+    expect(
+      difference(
+        disabled(model, () => model.forward(x)),
+        beside,
+      ),
+    ).toBeGreaterThan(1e-3);
+    expect(difference(model.forward(x), beside)).toBeLessThan(1e-12);
+    unmerge(model);
+    expect(numbers(baseStateDict(model).get("model.layers.0.self_attn.q_proj.weight")!)).toEqual(before);
+    mergeAndUnload(model);
+    expect(difference(model.forward(x), beside)).toBeLessThan(1e-12);
+    expect(model.model.layers[0]!.self_attn.q_proj).toBe(weight);
+  });
+
+  it("reports what is trained", () => {
+    const model = new SmallModel();
+    attach(model, qv);
+    const report = trainableReport(model);
+    expect(report.trainable).toBe(2 * 2 * (2 * 6 + 2 * 7));
+    expect(report.text).toMatch(/^trainable params: 104 \|\| all params: \d+ \|\| trainable%: \d+\.\d{4}$/);
+  });
+});
