@@ -181,7 +181,8 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     unitOf.set(node, target);
     target.members.push(node);
     target.last = index;
-    for (const need of needs) if (need !== target) target.dependencies.add(need);
+    // asked again: joining may have merged clusters that were needed one by one
+    for (const need of unitDependencies(node, unitOf, inlined)) if (need !== target) target.dependencies.add(need);
   }
 
   const stored = new Set<Tensor>(roots);
@@ -297,9 +298,10 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   /** How the cluster's space changes when `node` joins; `null` if it does not fit. */
   function fit(cluster: Cluster, node: Tensor, reads: readonly Read[]): { bounds: number[]; inner: number | null } | null {
     if (cluster.members.length >= maximumMembers) return null;
+    const inside = new Set(cluster.members);
     const outside = new Set<Tensor>();
     for (const member of [...cluster.members, node])
-      for (const { base } of loopReads(member, inlined) ?? []) if (!cluster.members.includes(base)) outside.add(base);
+      for (const { base } of loopReads(member, inlined) ?? []) if (!inside.has(base)) outside.add(base);
     if (outside.size > maximumReads) return null;
     const { size } = cluster;
     let { inner } = cluster;
@@ -329,7 +331,7 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     // a row-level value exists only where rows are: a cut at `inner` must be among the bounds
     if (inner !== null && inner !== size && !bounds.includes(inner)) return null;
     for (const { base, view } of reads) {
-      if (unitOf.get(base) !== cluster && !cluster.members.includes(base)) continue;
+      if (!inside.has(base)) continue;
       const rowLevel = inner !== null && cluster.inner !== null && isRowLevel(base, cluster);
       if (!rowLevel) {
         if (level === "row" || base.size !== size || !isContiguous(view)) return null;
@@ -341,19 +343,16 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     return sayable(next) ? { bounds, inner } : null;
   }
 
-  /** Padded reads cannot be split along other axes than their own. */
+  /** Every read can be walked along the axes that lower.ts will give the cluster: its rows, cut at the bounds, and one row whole. */
   function sayable(cluster: Cluster): boolean {
-    const full = refinedShape(cluster.size, cluster.bounds);
-    const rows =
-      cluster.inner === null
-        ? full
-        : refinedShape(
-            cluster.size / cluster.inner,
-            cluster.bounds.flatMap((b) => (b > cluster.inner! ? [b / cluster.inner!] : [])),
-          );
+    const { size, inner, bounds } = cluster;
+    const cuts = inner === null ? [] : bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []));
+    const rows = inner === null ? [] : refinedShape(size / inner, cuts).filter((extent) => extent !== 1);
+    const full = inner === null ? refinedShape(size, bounds) : [...rows, inner];
     return cluster.members.every((member) =>
       (loopReads(member, inlined) ?? []).every(
-        ({ view }) => view.valid === null || reshapeView(view, sizeOf(view.shape) === cluster.size ? full : rows) !== null,
+        ({ view }) =>
+          isContiguous(view) || reshapeView(view, inner === null || sizeOf(view.shape) === size ? full : rows) !== null,
       ),
     );
   }

@@ -14,7 +14,7 @@ import type { DType } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Elementwise, Reduction } from "../graph/primitive.ts";
 import { sizeOf } from "../graph/shape.ts";
-import { contiguousView, reshapeView, type View } from "../graph/view.ts";
+import { contiguousView, isNothing, reshapeView, type View } from "../graph/view.ts";
 import { type Cluster, type Fusion, foldsLastAxis, isGenerated, isRowLevel, refinedShape } from "./fuse.ts";
 import { accessOf, follow } from "./prepare.ts";
 
@@ -140,7 +140,9 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
         level: "row",
         stage: 0,
       });
-    const { walk: path2, rowLevel } = walk(follow(contiguousView(base.shape), path)!);
+    const view = follow(contiguousView(base.shape), path)!;
+    if (isNothing(view)) return builder.push({ kind: "constant", value: 0, dtype: base.dtype, level: "row", stage: 0 });
+    const { walk: path2, rowLevel } = walk(view);
     // the same value along the whole row is read once per row
     const last = axes.length - 1;
     const uniform = rowLevel || (path2.strides[last] === 0 && axes[last]! > 1 && !cutsInner(path2, last, axes[last]!));
@@ -240,7 +242,9 @@ function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
         level: "body",
         stage: 0,
       });
-    const at = walk(follow(contiguousView(base.shape), path)!);
+    const view = follow(contiguousView(base.shape), path)!;
+    if (isNothing(view)) return builder.push({ kind: "constant", value: 0, dtype: base.dtype, level: "body", stage: 0 });
+    const at = walk(view);
     if (isGenerated(base))
       return builder.push({
         kind: "index",

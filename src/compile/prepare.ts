@@ -11,6 +11,7 @@ import { afterOp, customOp, moveView, reshape, reshapeOp, stopGradientOp } from 
 import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
 import type { Fused, KernelOperation } from "../graph/primitive.ts";
 import { sizeOf } from "../graph/shape.ts";
+import { constant } from "../graph/source.ts";
 import { contiguousView, isContiguous, type View } from "../graph/view.ts";
 
 /** A node whose values lie somewhere: not a movement. */
@@ -56,19 +57,47 @@ export const viewOf = (node: Tensor): View | null => {
 export const dependencies = (node: Tensor): readonly Tensor[] =>
   isLeaf(node) ? [] : node.op === customOp ? node.sources.slice(0, 1) : node.sources;
 
-/** Rewrites the graphs behind `roots` for `device`; the results stand in the order of the roots. */
-export function prepare(roots: readonly Tensor[], device: Device): Tensor[] {
-  return absorbAddends(simplify(roots, device));
+export interface Prepared {
+  /** In the order of the roots that were given. */
+  readonly roots: readonly Tensor[];
+  /**
+   * When a node was made, first to last, also for nodes that replace others. Running in this order keeps lives short:
+   * a derivative is made right after what it needs.
+   */
+  age(node: Tensor): number;
 }
 
-/** Equal nodes become one; fused operations without a kernel become their composition; unsayable views become copies. */
-function simplify(roots: readonly Tensor[], device: Device): Tensor[] {
+/** Rewrites the graphs behind `roots` for `device`. */
+export function prepare(roots: readonly Tensor[], device: Device): Prepared {
+  const ages = new Map<Tensor, number>();
+  const inherit = (next: Tensor, from: Tensor): Tensor => {
+    if (next !== from && !ages.has(next)) ages.set(next, ages.get(from) ?? from.id);
+    return next;
+  };
+  return { roots: absorbAddends(simplify(roots, device, inherit), inherit), age: (node) => ages.get(node) ?? node.id };
+}
+
+/** Tells that a new node stands for an old one; gives the new one back. */
+type Inherit = (next: Tensor, from: Tensor) => Tensor;
+
+/**
+ * Equal nodes become one; fused operations without a kernel become their composition; unsayable views become copies.
+ * Elementwise nodes and reductions are left as they are: whoever writes the same formula again in a derivative wants it
+ * computed again instead of kept; within one program equal instructions are one anyway.
+ */
+function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): Tensor[] {
   const done = new Map<Tensor, Tensor>();
   const known = new Map<string, Tensor>();
   const compositions = new Map<Tensor, readonly Tensor[]>();
 
   const intern = (node: Tensor): Tensor => {
-    if (isLeaf(node)) return node;
+    if (
+      isLeaf(node) ||
+      node.op.kind === "reduction" ||
+      (node.op.kind === "elementwise" && node.op !== copyOp) ||
+      node.op === afterOp
+    )
+      return node;
     const key = `${node.op.name}|${node.dtype}|${node.shape}|${node.sources.map((s) => s.id)}|${attributesKey(node)}`;
     const same = known.get(key);
     if (same) return same;
@@ -86,15 +115,20 @@ function simplify(roots: readonly Tensor[], device: Device): Tensor[] {
       const fused = node.sources[0]!;
       let results = compositions.get(fused);
       if (!results) {
+        const firstOfComposition = constant(0).id;
         results = (fused.op as Fused).compose(fused.sources, fused.attributes).map(visit);
+        // the whole composition is as old as what it stands for
+        for (const part of topologicalOrder(results, (n) => isLeaf(n) || n.id < firstOfComposition)) inherit(part, fused);
         compositions.set(fused, results);
       }
       return results[node.attributes["index"] as number]!;
     }
     if (node.op === customOp || node.op === stopGradientOp) return visit(node.sources[0]!);
     let sources: Tensor[] = node.sources.map(visit);
-    if (kind === "kernel") sources = sources.map((source, i) => operand(node.op as KernelOperation, i, source, intern));
-    if (kind === "fused") sources = sources.map((source, i) => fusedOperand(node.op as Fused, i, source, intern));
+    if (kind === "kernel")
+      sources = sources.map((source, i) => inherit(operand(node.op as KernelOperation, i, source, intern), source));
+    if (kind === "fused")
+      sources = sources.map((source, i) => inherit(fusedOperand(node.op as Fused, i, source, intern), source));
     let next = sources.every((source, i) => source === node.sources[i])
       ? node
       : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
@@ -163,7 +197,7 @@ function fusedOperand(op: Fused, index: number, source: Tensor, intern: (x: Tens
  * add(matmul(a, b), c) becomes matmul(a, b) starting from c: a bias, a residual or a low-rank update costs no pass of its own.
  * Only where nobody else reads the product.
  */
-function absorbAddends(roots: readonly Tensor[]): Tensor[] {
+function absorbAddends(roots: readonly Tensor[], inherit: Inherit): Tensor[] {
   const order = topologicalOrder(roots, isLeaf);
   const readers = new Map<Tensor, number>();
   const count = (node: Tensor) => readers.set(node, (readers.get(node) ?? 0) + 1);
@@ -214,7 +248,8 @@ function absorbAddends(roots: readonly Tensor[]): Tensor[] {
         ? node
         : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
     if (next !== node) readers.set(next, readers.get(node) ?? 0);
-    done.set(node, next);
+    inherit(accessOf(next).base, node);
+    done.set(node, inherit(next, node));
   }
   return roots.map(get);
 

@@ -46,7 +46,7 @@ export interface ScheduleOptions {
 }
 
 export function schedule(wanted: readonly Tensor[], device: Device, options: ScheduleOptions = {}): Schedule {
-  const prepared = prepare(wanted, device);
+  const { roots: prepared, age } = prepare(wanted, device);
   const claimed = new Set<Tensor>();
   const roots = prepared.map((node) => {
     const { base, moves } = accessOf(node);
@@ -65,31 +65,43 @@ export function schedule(wanted: readonly Tensor[], device: Device, options: Sch
     return copy(node);
   });
   const fusion = fuse(roots, device.fusion);
-  const steps = inOrder(fusion).map((unit) => (unit.kind === "call" ? callStep(unit.node, fusion) : clusterStep(unit, fusion)));
+  const steps = inOrder(fusion, age).map((unit) =>
+    unit.kind === "call" ? callStep(unit.node, fusion) : clusterStep(unit, fusion),
+  );
   return { device, steps, roots, ...placeValues(steps, roots, device, options.donors ?? new Map()) };
 }
 
-/** Units after everything they depend on, close to where their values are wanted. */
-function inOrder(fusion: Fusion): Unit[] {
-  const order: Unit[] = [];
-  const seen = new Set<Unit>();
-  const visit = (start: Unit): void => {
-    const stack: [Unit, Unit[]][] = [];
-    const open = (unit: Unit) => {
-      seen.add(unit);
-      stack.push([unit, [...unit.dependencies].sort((a, b) => b.first - a.first)]);
-    };
-    if (!seen.has(start)) open(start);
-    while (stack.length) {
-      const [unit, rest] = stack[stack.length - 1]!;
-      const next = rest.pop();
-      if (next === undefined) {
-        order.push(unit);
-        stack.pop();
-      } else if (!seen.has(next)) open(next);
+/** Units after everything they depend on, otherwise in the order in which their youngest node was made. */
+function inOrder(fusion: Fusion, age: (node: Tensor) => number): Unit[] {
+  const ages = new Map(
+    fusion.units.map((unit) => [unit, unit.kind === "call" ? age(unit.node) : Math.max(...unit.members.map(age))]),
+  );
+  const waiting = new Map(fusion.units.map((unit) => [unit, unit.dependencies.size]));
+  const readers = new Map<Unit, Unit[]>();
+  for (const unit of fusion.units)
+    for (const need of unit.dependencies) {
+      const list = readers.get(need);
+      if (list) list.push(unit);
+      else readers.set(need, [unit]);
     }
+  // a list kept sorted, oldest last: few units are ready at a time
+  const ready: Unit[] = [];
+  const add = (unit: Unit): void => {
+    let at = ready.length;
+    while (at > 0 && ages.get(ready[at - 1]!)! < ages.get(unit)!) at--;
+    ready.splice(at, 0, unit);
   };
-  for (const unit of [...fusion.units].sort((a, b) => a.first - b.first)) visit(unit);
+  for (const unit of fusion.units) if (unit.dependencies.size === 0) add(unit);
+  const order: Unit[] = [];
+  for (let unit = ready.pop(); unit; unit = ready.pop()) {
+    order.push(unit);
+    for (const reader of readers.get(unit) ?? []) {
+      const left = waiting.get(reader)! - 1;
+      waiting.set(reader, left);
+      if (left === 0) add(reader);
+    }
+  }
+  if (order.length !== fusion.units.length) throw new Error("compile: launches depend on each other in a circle");
   return order;
 }
 
