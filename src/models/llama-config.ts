@@ -124,14 +124,19 @@ export function ropeParameters(json: ConfigJson, maxPositionEmbeddings: number):
   const rope = new ConfigReader(nested as ConfigJson);
   const ropeType = checkRopeType(operation, rope.get("rope_type", "type") ?? "default");
   if (rope.number("partial_rotary_factor", outer.number("partial_rotary_factor", 1)) !== 1)
-    refuse("partial_rotary_factor", rope.get("partial_rotary_factor") ?? outer.get("partial_rotary_factor"), "must be 1 for llama");
+    refuse(
+      "partial_rotary_factor",
+      rope.get("partial_rotary_factor") ?? outer.get("partial_rotary_factor"),
+      "must be 1 for llama",
+    );
   const parameters: RopeParameters = { ropeType, ropeTheta: rope.number("rope_theta", outer.number("rope_theta", 10000)) };
   if (ropeType === "default") return parameters;
   const factor = rope.number("factor", 0);
   if (factor < 1) refuse("factor", rope.get("factor") ?? null, `must be at least 1 for rope type "${ropeType}"`);
   if (ropeType === "linear") return { ...parameters, factor };
   const [lowFreqFactor, highFreqFactor] = [rope.number("low_freq_factor", 0), rope.number("high_freq_factor", 0)];
-  if (!(lowFreqFactor > 0)) refuse("low_freq_factor", rope.get("low_freq_factor") ?? null, 'must be above 0 for rope type "llama3"');
+  if (!(lowFreqFactor > 0))
+    refuse("low_freq_factor", rope.get("low_freq_factor") ?? null, 'must be above 0 for rope type "llama3"');
   if (!(highFreqFactor > lowFreqFactor))
     refuse("high_freq_factor", rope.get("high_freq_factor") ?? null, `must be above low_freq_factor (= ${lowFreqFactor})`);
   const originalMaxPositionEmbeddings = rope.count("original_max_position_embeddings", maxPositionEmbeddings);

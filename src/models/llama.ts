@@ -187,7 +187,10 @@ export function shiftLabels(labels: Tensor): Tensor {
 function checkInputs(inputs: CausalLMInputs): void {
   const { inputIds } = inputs;
   if (inputIds.rank !== 2)
-    throw new ShapeError(`\`inputIds\` is ${wordShape(inputIds.shape)}, it should be [batch, time].`, { operation: "llama", got: inputIds.shape });
+    throw new ShapeError(`\`inputIds\` is ${wordShape(inputIds.shape)}, it should be [batch, time].`, {
+      operation: "llama",
+      got: inputIds.shape,
+    });
   if (inputIds.shape[1] === 0) throw new ShapeError("`inputIds` holds no token.", { operation: "llama", got: inputIds.shape });
   for (const name of ["inputIds", "attentionMask", "positionIds", "labels", "targets"] as const) {
     const x = inputs[name];
@@ -198,6 +201,7 @@ function checkInputs(inputs: CausalLMInputs): void {
         expected: inputIds.shape,
         got: x.shape,
       });
-    if (isFloat(x.dtype)) throw new DTypeError(`\`${name}\` holds whole numbers, got ${x.dtype}.`, { operation: "llama", got: x.dtype });
+    if (isFloat(x.dtype))
+      throw new DTypeError(`\`${name}\` holds whole numbers, got ${x.dtype}.`, { operation: "llama", got: x.dtype });
   }
 }

@@ -78,7 +78,12 @@ export interface ScaledDotProductAttentionOptions {
  * @param v [B, G, Tk, E]
  * @returns [B, H, Tq, E]
  */
-export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: ScaledDotProductAttentionOptions = {}): Tensor {
+export function scaledDotProductAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: ScaledDotProductAttentionOptions = {},
+): Tensor {
   const { isCausal = false, mask, scale } = options;
   const swap = (x: Tensor) => {
     if (x.rank !== 4) throw misfit("scaledDotProductAttention", q, k, v, "They are [batch, heads, time, size].");

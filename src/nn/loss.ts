@@ -22,7 +22,10 @@ function reduceLoss(operation: string, loss: Tensor, reduction: Reduction): Tens
     case "none":
       return loss;
     default:
-      throw new ConfigError(`\`reduction\` (= ${JSON.stringify(reduction)}) must be "mean", "sum" or "none".`, { operation, got: reduction });
+      throw new ConfigError(`\`reduction\` (= ${JSON.stringify(reduction)}) must be "mean", "sum" or "none".`, {
+        operation,
+        got: reduction,
+      });
   }
 }
 
@@ -30,7 +33,11 @@ const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype
 
 function checkSame(operation: string, x: Tensor, target: Tensor): void {
   if (!sameShape(x.shape, target.shape))
-    throw new ShapeError(`the input is ${wordShape(x.shape)}, the target ${wordShape(target.shape)}.`, { operation, expected: x.shape, got: target.shape });
+    throw new ShapeError(`the input is ${wordShape(x.shape)}, the target ${wordShape(target.shape)}.`, {
+      operation,
+      expected: x.shape,
+      got: target.shape,
+    });
 }
 
 export interface CrossEntropyOptions {
@@ -101,15 +108,26 @@ interface Rows {
 function rowsOf(operation: string, x: Tensor, targets: Tensor, weight: Tensor | undefined): Rows {
   const C = x.shape[x.rank - 1] as number;
   if (x.rank === 0 || !sameShape(x.shape.slice(0, -1), targets.shape))
-    throw new ShapeError(`logits ${wordShape(x.shape)} have rows ${wordShape(x.shape.slice(0, -1))}, the targets are ${wordShape(targets.shape)}.`, {
-      operation,
-      expected: x.shape.slice(0, -1),
-      got: targets.shape,
-    });
+    throw new ShapeError(
+      `logits ${wordShape(x.shape)} have rows ${wordShape(x.shape.slice(0, -1))}, the targets are ${wordShape(targets.shape)}.`,
+      {
+        operation,
+        expected: x.shape.slice(0, -1),
+        got: targets.shape,
+      },
+    );
   if (isFloat(targets.dtype))
-    throw new DTypeError(`targets are class numbers (int32), got ${targets.dtype}.`, { operation, got: targets.dtype, hint: 'Use targets.cast("int32").' });
+    throw new DTypeError(`targets are class numbers (int32), got ${targets.dtype}.`, {
+      operation,
+      got: targets.dtype,
+      hint: 'Use targets.cast("int32").',
+    });
   if (weight && !sameShape(weight.shape, [C]))
-    throw new ShapeError(`\`weight\` is ${wordShape(weight.shape)}, there are ${C} classes.`, { operation, expected: [C], got: weight.shape });
+    throw new ShapeError(`\`weight\` is ${wordShape(weight.shape)}, there are ${C} classes.`, {
+      operation,
+      expected: [C],
+      got: weight.shape,
+    });
   const N = targets.size;
   const target = reshape(cast(targets, "int32"), [N, 1]);
   return { x: reshape(x, [N, C]), target, isClass: equal(reshape(iota([C]), [1, C]), target), shape: targets.shape };
@@ -183,7 +201,11 @@ export function binaryCrossEntropyWithLogits(
   const softplusOfNegative = add(log1p(exp(neg(abs(x)))), max(neg(x), number(x, 0)));
   const rest = mul(sub(number(x, 1), target), x);
   const factor = posWeight ? add(number(x, 1), mul(sub(posWeight, number(x, 1)), target)) : null;
-  return reduceLoss("binaryCrossEntropyWithLogits", add(rest, factor ? mul(factor, softplusOfNegative) : softplusOfNegative), reduction);
+  return reduceLoss(
+    "binaryCrossEntropyWithLogits",
+    add(rest, factor ? mul(factor, softplusOfNegative) : softplusOfNegative),
+    reduction,
+  );
 }
 
 /**

@@ -46,7 +46,10 @@ const scalings = {
 function needed<Keys extends keyof RopeParameters>(parameters: RopeParameters, ...keys: Keys[]): WithNumbers<Keys> {
   for (const key of keys)
     if (typeof parameters[key] !== "number" || !(Number(parameters[key]) > 0))
-      throw new ConfigError(`rope type "${parameters.ropeType}" needs \`${key}\`, a number above 0.`, { operation: "rotary", got: parameters[key] });
+      throw new ConfigError(`rope type "${parameters.ropeType}" needs \`${key}\`, a number above 0.`, {
+        operation: "rotary",
+        got: parameters[key],
+      });
   return parameters as WithNumbers<Keys>;
 }
 
@@ -64,7 +67,8 @@ export function checkRopeType(operation: string, type: unknown): RopeType {
 
 /** Angle per position, in radians, of each of the `size` / 2 pairs. @see https://arxiv.org/abs/2104.09864, section 3.2 */
 export function rotaryAngles(size: number, parameters: RopeParameters): readonly number[] {
-  if (size % 2 !== 0) throw new ShapeError(`turns pairs of values, so the head size (= ${size}) must be even.`, { operation: "rotary", got: size });
+  if (size % 2 !== 0)
+    throw new ShapeError(`turns pairs of values, so the head size (= ${size}) must be even.`, { operation: "rotary", got: size });
   const angles = Array.from({ length: size / 2 }, (_, i) => parameters.ropeTheta ** ((-2 * i) / size));
   return scalings[checkRopeType("rotary", parameters.ropeType)](angles, parameters);
 }

@@ -1,0 +1,281 @@
+/**
+ * What all optimisers share: groups of parameters with settings of their own, state kept in variables, and one step that
+ * assigns everything at once. State, step counts and learning rates are variables, so that a compiled training step
+ * replays with all of them advancing; a rule says only what becomes of one parameter.
+ */
+import { pullback } from "../autograd/grad.ts";
+import { currentDevice, upload } from "../compile/program.ts";
+import type { Buffer, Device } from "../devices/device.ts";
+import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import { dtypes } from "../graph/dtype.ts";
+import type { Tensor } from "../graph/node.ts";
+import { sameShape } from "../graph/shape.ts";
+import { constant } from "../graph/source.ts";
+import { assignAll, isObserved, Variable } from "../graph/variable.ts";
+
+/** Settings that every optimiser has. */
+export interface LearningRate {
+  /** Learning rate. */
+  readonly lr: number;
+}
+
+/** Parameters with settings of their own; those that are not given are the optimiser's. */
+export type ParameterGroup<Options extends LearningRate> = Partial<Options> & { readonly parameters: readonly Variable[] };
+
+/** Values by name: what is kept for a parameter, or for a group. */
+export type Values = Readonly<Record<string, Tensor>>;
+
+/** What a rule knows when it updates one parameter. */
+export interface UpdateInputs<Options> {
+  readonly parameter: Tensor;
+  readonly gradient: Tensor;
+  /** Values kept for this parameter. */
+  readonly state: Values;
+  /** Scalars of the group, already advanced to this step, the learning rate `lr` among them. */
+  readonly scalars: Values;
+  readonly options: Options;
+}
+
+export interface UpdateResult {
+  readonly parameter: Tensor;
+  readonly state: Values;
+}
+
+/** Gradients by parameter; a parameter without one is left as it is. */
+export type Gradients = ReadonlyMap<Variable, Tensor>;
+
+interface Group<Options extends LearningRate> {
+  readonly parameters: readonly Variable[];
+  readonly options: Options;
+  readonly lr: Variable;
+  readonly counters: Readonly<Record<string, Variable>>;
+}
+
+export abstract class Optimizer<Options extends LearningRate> {
+  readonly groups: readonly Group<Options>[];
+  readonly #state = new Map<Variable, Readonly<Record<string, Variable>>>();
+
+  /**
+   * @param parameters the parameters, or groups of them with settings of their own
+   * @param options    settings of all groups that do not give them
+   * @throws {ConfigError} for no parameters, a parameter given twice, or a setting out of range
+   */
+  constructor(parameters: readonly Variable[] | readonly ParameterGroup<Options>[], options: Options) {
+    const operation = this.#operation;
+    if (parameters.length === 0) throw new ConfigError("got no parameters.", { operation });
+    const groups: readonly ParameterGroup<Options>[] =
+      parameters[0] instanceof Variable
+        ? [{ parameters } as unknown as ParameterGroup<Options>]
+        : (parameters as readonly ParameterGroup<Options>[]);
+    const seen = new Set<Variable>();
+    for (const group of groups)
+      for (const parameter of group.parameters) {
+        if (seen.has(parameter))
+          throw new ConfigError(`a parameter of ${wordShape(parameter.shape)} is given twice.`, { operation });
+        seen.add(parameter);
+      }
+    this.groups = groups.map(({ parameters: own, ...given }) => {
+      const settings: Options = { ...options, ...given };
+      nonNegative(operation, "lr", settings.lr);
+      this.check(settings);
+      const counters = Object.entries(this.counters(settings)).map(([name, first]) => [name, scalar(first)] as const);
+      return { parameters: own, options: settings, lr: scalar(settings.lr), counters: Object.fromEntries(counters) };
+    });
+  }
+
+  get #operation(): string {
+    return this.constructor.name;
+  }
+
+  /** Refuses settings that make no sense. */
+  protected abstract check(options: Options): void;
+  /** Names of the values that are kept for a parameter of this shape, and what they start at. */
+  protected abstract slots(options: Options, shape: readonly number[]): Readonly<Record<string, Slot>>;
+  /** Scalars that a group counts with, and what they start at. */
+  protected counters(_options: Options): Readonly<Record<string, number>> {
+    return {};
+  }
+  /** The scalars of this step from those of the step before. */
+  protected advance(counters: Values, _options: Options): Values {
+    return counters;
+  }
+  /** Everything that depends on scalars alone, computed once per group: what `update` gets as `scalars`. */
+  protected derive(scalars: Values, _options: Options): Values {
+    return scalars;
+  }
+  protected abstract update(inputs: UpdateInputs<Options>): UpdateResult;
+
+  /**
+   * Changes all parameters that have a gradient, and the state kept for them, in one program.
+   *
+   * @param gradients by parameter; what `backward()` left in `.grad` when absent
+   * @throws {ConfigError} when there is no gradient at all; @throws {ShapeError} when one does not fit its parameter
+   */
+  step(gradients?: Gradients): void {
+    const operation = this.#operation;
+    const next: [Variable, Tensor][] = [];
+    let updated = 0;
+    for (const { parameters, options, lr, counters } of this.groups) {
+      const before = Object.fromEntries(Object.entries(counters).map(([name, variable]) => [name, variable.value]));
+      const after = this.advance(before, options);
+      for (const [name, variable] of Object.entries(counters)) next.push([variable, after[name]!]);
+      const scalars = this.derive({ ...after, lr: lr.value }, options);
+      for (const parameter of parameters) {
+        const gradient = gradients ? gradients.get(parameter) : parameter.grad;
+        if (!gradient) continue;
+        if (!sameShape(gradient.shape, parameter.shape))
+          throw new ShapeError(
+            `a gradient of ${wordShape(gradient.shape)} does not fit a parameter of ${wordShape(parameter.shape)}.`,
+            {
+              operation,
+              expected: parameter.shape,
+              got: gradient.shape,
+            },
+          );
+        const kept = this.#stateOf(parameter, options);
+        const state = Object.fromEntries(Object.entries(kept).map(([name, variable]) => [name, variable.value]));
+        const result = this.update({ parameter: parameter.value, gradient, state, scalars, options });
+        next.push([parameter, result.parameter]);
+        for (const [name, variable] of Object.entries(kept)) next.push([variable, result.state[name]!]);
+        updated++;
+      }
+    }
+    if (updated === 0)
+      throw new ConfigError("no parameter has a gradient.", {
+        operation,
+        hint: gradients ? "The gradients are of other parameters." : "Call backward(loss) first, or pass gradients.",
+      });
+    assignAll(next);
+  }
+
+  /** Forgets the gradients that `backward()` left. */
+  zeroGrad(): void {
+    for (const { parameters } of this.groups) for (const parameter of parameters) parameter.grad = null;
+  }
+
+  /**
+   * Sets the learning rate, without tracing a compiled step again.
+   *
+   * @param lr one for all groups, or a function of a group's own first rate (see schedule.ts)
+   */
+  setLearningRate(lr: number | ((base: number) => number)): void {
+    if (isObserved())
+      throw new ConfigError("inside a compiled function it would be set once only, while tracing.", {
+        operation: "setLearningRate",
+        hint: "Call it before the compiled step.",
+      });
+    for (const group of this.groups) {
+      const value = typeof lr === "number" ? lr : lr(group.options.lr);
+      nonNegative(this.#operation, "lr", value);
+      const { storage } = group.lr.stored;
+      // in place: a new tensor would have another address, and every compiled step would be bound to it anew
+      (storage!.device as Device).upload(Float32Array.of(value), "float32", { buffer: storage!.buffer as Buffer, offset: 0 });
+    }
+  }
+
+  /** All state by name, for a checkpoint: `groups.0.lr`, `groups.0.<counter>`, `state.<number of the parameter>.<name>`. */
+  stateDict(): Map<string, Tensor> {
+    return new Map([...this.#named()].map(([name, variable]) => [name, variable.stored]));
+  }
+
+  /**
+   * Goes on from a saved state. The parameters themselves are the model's to load.
+   *
+   * @throws {FormatError} for a missing or an unknown name; @throws {ShapeError} when a value does not fit. Nothing is changed then.
+   */
+  loadStateDict(saved: ReadonlyMap<string, Tensor>): void {
+    const operation = "loadStateDict";
+    const parameters = this.groups.flatMap((group) => group.parameters.map((parameter) => ({ parameter, group })));
+    // state appears with the first gradient of a parameter, so a saved one decides which parameters have it
+    const touched = parameters.filter((_, i) => [...saved.keys()].some((name) => name.startsWith(`state.${i}.`)));
+    const fresh = new Map(
+      touched
+        .filter(({ parameter }) => !this.#state.has(parameter))
+        .map(({ parameter, group }) => [parameter, this.#make(parameter, group.options)]),
+    );
+    const own = new Map(this.#named(fresh));
+    for (const [name, variable] of own) {
+      const value = saved.get(name);
+      if (!value) throw new FormatError(`"${name}" is missing.`, { operation, expected: name, ...near(name, saved.keys()) });
+      if (!sameShape(value.shape, variable.shape))
+        throw new ShapeError(`"${name}" is ${wordShape(value.shape)} in the file, ${wordShape(variable.shape)} here.`, {
+          operation,
+          expected: variable.shape,
+          got: value.shape,
+        });
+    }
+    for (const name of saved.keys())
+      if (!own.has(name))
+        throw new FormatError(`"${name}" is no state of this optimiser.`, { operation, got: name, ...near(name, own.keys()) });
+    for (const [parameter, state] of fresh) this.#state.set(parameter, state);
+    assignAll([...own].map(([name, variable]) => [variable, saved.get(name)!]));
+  }
+
+  #stateOf(parameter: Variable, options: Options): Readonly<Record<string, Variable>> {
+    let state = this.#state.get(parameter);
+    if (!state) this.#state.set(parameter, (state = this.#make(parameter, options)));
+    return state;
+  }
+
+  #make(parameter: Variable, options: Options): Readonly<Record<string, Variable>> {
+    const make = (slot: Slot) => {
+      const { shape, value } = typeof slot === "number" ? { shape: parameter.shape, value: slot } : slot;
+      const size = shape.reduce((product, extent) => product * extent, 1);
+      const device = (parameter.stored.storage?.device as Device | undefined) ?? currentDevice();
+      const dtype = parameter.dtype === "float64" ? "float64" : "float32";
+      return new Variable(upload(device, new dtypes[dtype].array(size).fill(value), shape, dtype), { requiresGrad: false });
+    };
+    return Object.fromEntries(Object.entries(this.slots(options, parameter.shape)).map(([name, slot]) => [name, make(slot)]));
+  }
+
+  *#named(extra: ReadonlyMap<Variable, Readonly<Record<string, Variable>>> = new Map()): Generator<[string, Variable]> {
+    let index = 0;
+    for (const [i, { parameters, lr, counters }] of this.groups.entries()) {
+      yield [`groups.${i}.lr`, lr];
+      for (const [name, variable] of Object.entries(counters)) yield [`groups.${i}.${name}`, variable];
+      for (const parameter of parameters) {
+        const state = this.#state.get(parameter) ?? extra.get(parameter) ?? {};
+        for (const [name, variable] of Object.entries(state)) yield [`state.${index}.${name}`, variable];
+        index++;
+      }
+    }
+  }
+}
+
+/** First value of something kept for a parameter; of the parameter's shape unless it says another. */
+export type Slot = number | { readonly shape: readonly number[]; readonly value: number };
+
+const scalar = (value: number): Variable =>
+  new Variable(upload(currentDevice(), Float32Array.of(value), [], "float32"), { requiresGrad: false });
+
+/** @throws {ConfigError} unless `value` is a number from 0 */
+export function nonNegative(operation: string, name: string, value: number): void {
+  if (!(value >= 0) || !Number.isFinite(value))
+    throw new ConfigError(`\`${name}\` (= ${value}) must be a number from 0.`, { operation, got: value });
+}
+
+/** @throws {ConfigError} unless `value` is in [0, 1) */
+export function fraction(operation: string, name: string, value: number): void {
+  if (!(value >= 0 && value < 1)) throw new ConfigError(`\`${name}\` (= ${value}) must be in [0, 1).`, { operation, got: value });
+}
+
+function near(name: string, names: Iterable<string>): { hint?: string } {
+  const nearest = nearestName(name, names);
+  return nearest ? { hint: `The nearest is "${nearest}".` } : {};
+}
+
+/**
+ * Gradients of a scalar loss by parameters, for `optimizer.step`. Parameters that the loss does not depend on are left out.
+ *
+ * @throws {ShapeError} when the loss is not one value
+ */
+export function gradientsOf<P extends Variable>(loss: Tensor, parameters: readonly P[]): Map<P, Tensor> {
+  if (loss.size !== 1)
+    throw new ShapeError(`needs one value to differentiate, got ${wordShape(loss.shape)}.`, {
+      operation: "gradientsOf",
+      got: loss.shape,
+    });
+  const values = parameters.map((parameter) => parameter.value);
+  const gradients = pullback([loss], [constant(1, loss.shape, loss.dtype)], values);
+  return new Map(parameters.flatMap((parameter, i) => (gradients[i] ? [[parameter, gradients[i]] as const] : [])));
+}
