@@ -4,12 +4,12 @@
  *
  * @see https://arxiv.org/abs/2302.13971, https://arxiv.org/abs/2407.21783
  */
-import { DTypeError, ShapeError, wordShape } from "../errors.ts";
-import { isFloat } from "../graph/dtype.ts";
+import { realize } from "../compile/program.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
-import { pad, reshape, sliceAxis } from "../graph/movement.ts";
+import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
+import { isObserved } from "../graph/variable.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, normal, zeros } from "../nn/init.ts";
@@ -20,12 +20,25 @@ import { type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import { Rotary, type RotaryTables, rotate } from "../nn/rotary.ts";
 import { cumsum } from "../tensor/statistics.ts";
+import { type CacheUpdate, KeyValueCache } from "./cache.ts";
+import {
+  type CausalLM,
+  type CausalLMInputs,
+  type CausalLMOutput,
+  checkTextInputs,
+  shiftLabels,
+  type TextInputs,
+} from "./causal-lm.ts";
 import { type ConfigJson, type LlamaConfig, llamaConfig } from "./llama-config.ts";
+
+export type { CausalLMInputs, CausalLMOutput } from "./causal-lm.ts";
 
 /** What every layer of one forward pass shares. */
 interface Pass {
   readonly rotary: RotaryTables;
   readonly attention: AttendOptions;
+  /** What is written into the cache, if there is one. */
+  readonly update: CacheUpdate | null;
 }
 
 export class LlamaAttention extends Module {
@@ -34,9 +47,12 @@ export class LlamaAttention extends Module {
   v_proj: Layer;
   o_proj: Layer;
   readonly headDim: number;
+  readonly #layer: number;
 
-  constructor(config: LlamaConfig, init: Initializer) {
+  /** @param layer its number, for the cache */
+  constructor(config: LlamaConfig, layer: number, init: Initializer) {
     super();
+    this.#layer = layer;
     const { hiddenSize: C, numAttentionHeads: H, numKeyValueHeads: G, headDim: D, attentionBias: bias } = config;
     const options = { bias, init, initBias: zeros };
     this.headDim = D;
@@ -47,13 +63,14 @@ export class LlamaAttention extends Module {
   }
 
   /** [B, T, C] → [B, T, C] */
-  forward(x: Tensor, { rotary, attention }: Pass): Tensor {
+  forward(x: Tensor, { rotary, attention, update }: Pass): Tensor {
     const [B, T] = x.shape as [number, number, number];
     const heads = (y: Tensor) => reshape(y, [B, T, -1, this.headDim]);
     const q = rotate(heads(this.q_proj.forward(x)), rotary); // [B, T, H, D]
     const k = rotate(heads(this.k_proj.forward(x)), rotary); // [B, T, G, D]
     const v = heads(this.v_proj.forward(x));
-    return this.o_proj.forward(reshape(attend(q, k, v, attention), [B, T, -1]));
+    const { keys, values } = update ? update.write(this.#layer, k, v) : { keys: k, values: v };
+    return this.o_proj.forward(reshape(attend(q, keys, values, attention), [B, T, -1]));
   }
 }
 
@@ -63,9 +80,9 @@ export class LlamaDecoderLayer extends Module {
   readonly input_layernorm: RMSNorm;
   readonly post_attention_layernorm: RMSNorm;
 
-  constructor(config: LlamaConfig, init: Initializer) {
+  constructor(config: LlamaConfig, layer: number, init: Initializer) {
     super();
-    this.self_attn = new LlamaAttention(config, init);
+    this.self_attn = new LlamaAttention(config, layer, init);
     this.mlp = new GatedMLP(config.hiddenSize, config.intermediateSize, {
       activation: config.hiddenAct,
       bias: config.mlpBias,
@@ -83,15 +100,6 @@ export class LlamaDecoderLayer extends Module {
   }
 }
 
-export interface LlamaInputs {
-  /** [B, T] int32 */
-  readonly inputIds: Tensor;
-  /** [B, T], 1 for tokens and 0 for padding; padding may stand on either side. */
-  readonly attentionMask?: Tensor;
-  /** [B, T] int32; counted from the first token that is not padding when absent. */
-  readonly positionIds?: Tensor;
-}
-
 export class LlamaModel extends Module {
   embed_tokens: Layer;
   readonly layers: LlamaDecoderLayer[];
@@ -104,29 +112,40 @@ export class LlamaModel extends Module {
     this.#config = config;
     this.#rotary = new Rotary(config.headDim, config.rope);
     this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init });
-    this.layers = Array.from({ length: config.numHiddenLayers }, () => new LlamaDecoderLayer(config, init));
+    this.layers = Array.from({ length: config.numHiddenLayers }, (_, layer) => new LlamaDecoderLayer(config, layer, init));
     this.norm = new RMSNorm(config.hiddenSize, { eps: config.rmsNormEps });
   }
 
   /** @returns the state after the final norm, [B, T, C], and all states on the way: the embeddings, then each layer's. */
-  forward(inputs: LlamaInputs): { lastHiddenState: Tensor; hiddenStates: Tensor[] } {
+  forward(inputs: TextInputs): { lastHiddenState: Tensor; hiddenStates: Tensor[]; update: CacheUpdate | null } {
     const pass = this.#pass(inputs);
     let x = this.embed_tokens.forward(inputs.inputIds);
     const hiddenStates = [x];
     for (const layer of this.layers) hiddenStates.push((x = layer.forward(x, pass)));
     const lastHiddenState = this.norm.forward(x);
     hiddenStates[hiddenStates.length - 1] = lastHiddenState;
-    return { lastHiddenState, hiddenStates };
+    return { lastHiddenState, hiddenStates, update: pass.update };
   }
 
-  #pass({ inputIds, attentionMask, positionIds }: LlamaInputs): Pass {
+  #pass({ inputIds, attentionMask, positionIds, cache }: TextInputs): Pass {
     const T = inputIds.shape[1] as number;
+    const isCausal = true;
+    if (cache) {
+      const update = cache.append(attentionMask ?? constant(1, inputIds.shape, "int32"));
+      const rotary = this.#rotary.at(positionIds ?? update.positions, this.#longest(cache.size, positionIds));
+      return { rotary, update, attention: { isCausal, offset: update.offset, keyMask: update.mask } };
+    }
     const rotary = positionIds
-      ? this.#rotary.at(positionIds, this.#config.maxPositionEmbeddings)
+      ? this.#rotary.at(positionIds, this.#longest(T, positionIds))
       : attentionMask
         ? this.#rotary.at(positionsOf(attentionMask), T)
         : this.#rotary.range(T);
-    return { rotary, attention: { isCausal: true, ...(attentionMask ? { keyMask: attentionMask } : {}) } };
+    return { rotary, update: null, attention: attentionMask ? { isCausal, keyMask: attentionMask } : { isCausal } };
+  }
+
+  /** Positions that somebody else counted may be anywhere in the model's context. */
+  #longest(size: number, positionIds: Tensor | undefined): number {
+    return positionIds ? Math.max(size, this.#config.maxPositionEmbeddings) : size;
   }
 }
 
@@ -135,23 +154,7 @@ function positionsOf(mask: Tensor): Tensor {
   return max(sub(cumsum(cast(mask, "int32"), 1), constant(1, [], "int32")), constant(0, [], "int32"));
 }
 
-export interface CausalLMInputs extends LlamaInputs {
-  /** [B, T] int32: the tokens themselves; they are shifted here, so that each position is judged by the next token. −100 is not judged. */
-  readonly labels?: Tensor;
-  /** [B, T] int32: the token that each position should give, not shifted any more. */
-  readonly targets?: Tensor;
-}
-
-export interface CausalLMOutput {
-  /** [B, T, V] */
-  readonly logits: Tensor;
-  /** Mean cross-entropy per judged token; there when labels or targets were given. */
-  readonly loss?: Tensor;
-  /** The embeddings, then the state after each layer; the last one after the final norm. */
-  readonly hiddenStates: readonly Tensor[];
-}
-
-export class LlamaForCausalLM extends Module {
+export class LlamaForCausalLM extends Module implements CausalLM {
   readonly model: LlamaModel;
   lm_head: Layer;
   readonly config: LlamaConfig;
@@ -169,39 +172,22 @@ export class LlamaForCausalLM extends Module {
 
   /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] */
   forward(inputs: CausalLMInputs): CausalLMOutput {
-    checkInputs(inputs);
-    const { lastHiddenState, hiddenStates } = this.model.forward(inputs);
-    const logits = this.lm_head.forward(lastHiddenState);
+    checkTextInputs("llama", inputs);
+    const { lastHiddenState, hiddenStates, update } = this.model.forward(inputs);
+    const T = lastHiddenState.shape[1] as number;
+    const kept = sliceAxis(lastHiddenState, 1, Math.max(0, T - (inputs.logitsToKeep ?? T)), T);
+    const logits = this.lm_head.forward(kept);
+    if (update) {
+      // in one program with the cache, or the layers would run twice
+      if (!isObserved()) realize([logits, ...update.writes.map(([, next]) => next)]);
+      update.commit();
+    }
     const targets = inputs.targets ?? (inputs.labels ? shiftLabels(inputs.labels) : undefined);
     return { logits, hiddenStates, ...(targets ? { loss: crossEntropy(logits, targets) } : {}) };
   }
-}
 
-/** Each position's next label; the last position has none (−100). Cheaper than cutting the last row off the logits. */
-export function shiftLabels(labels: Tensor): Tensor {
-  const [, T] = labels.shape as [number, number];
-  const ignored = constant(100, [], "int32");
-  return sub(sliceAxis(pad(add(cast(labels, "int32"), ignored), [0, 0], [0, 1]), 1, 1, T + 1), ignored);
-}
-
-function checkInputs(inputs: CausalLMInputs): void {
-  const { inputIds } = inputs;
-  if (inputIds.rank !== 2)
-    throw new ShapeError(`\`inputIds\` is ${wordShape(inputIds.shape)}, it should be [batch, time].`, {
-      operation: "llama",
-      got: inputIds.shape,
-    });
-  if (inputIds.shape[1] === 0) throw new ShapeError("`inputIds` holds no token.", { operation: "llama", got: inputIds.shape });
-  for (const name of ["inputIds", "attentionMask", "positionIds", "labels", "targets"] as const) {
-    const x = inputs[name];
-    if (!x) continue;
-    if (x.rank !== 2 || x.shape[0] !== inputIds.shape[0] || x.shape[1] !== inputIds.shape[1])
-      throw new ShapeError(`\`${name}\` is ${wordShape(x.shape)}, \`inputIds\` is ${wordShape(inputIds.shape)}.`, {
-        operation: "llama",
-        expected: inputIds.shape,
-        got: x.shape,
-      });
-    if (isFloat(x.dtype))
-      throw new DTypeError(`\`${name}\` holds whole numbers, got ${x.dtype}.`, { operation: "llama", got: x.dtype });
+  createCache(batch: number, size: number): KeyValueCache {
+    const { numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.config;
+    return new KeyValueCache({ layers, heads, headDim }, batch, size);
   }
 }

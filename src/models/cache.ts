@@ -1,0 +1,139 @@
+/**
+ * The memory of generation: keys and values of all tokens so far. They lie in variables of a fixed size, written at a
+ * position that is a variable too, so that one compiled step serves every token.
+ */
+import { currentDevice, upload } from "../compile/program.ts";
+import { ShapeError, wordShape } from "../errors.ts";
+import { dtypes } from "../graph/dtype.ts";
+import { add, and, cast, less, max, neg, sub, where } from "../graph/elementwise.ts";
+import { take } from "../graph/indexing.ts";
+import { expand, permute, reshape } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { reduceSum } from "../graph/reduction.ts";
+import { sizeOf } from "../graph/shape.ts";
+import { constant, iota } from "../graph/source.ts";
+import { assignAll, Variable } from "../graph/variable.ts";
+import { cumsum } from "../tensor/statistics.ts";
+
+export interface CacheSizes {
+  readonly layers: number;
+  /** Heads of keys and values: G. */
+  readonly heads: number;
+  readonly headDim: number;
+}
+
+const whole = (value: number): Tensor => constant(value, [], "int32");
+const zeros = (shape: readonly number[], dtype: "float32" | "int32"): Variable =>
+  new Variable(upload(currentDevice(), new dtypes[dtype].array(sizeOf(shape)), shape, dtype), { requiresGrad: false });
+
+/** One for each prompt batch; `reset` makes it empty again. */
+export class KeyValueCache {
+  /** Sequences side by side: B. */
+  readonly batch: number;
+  /** Tokens that fit: S. */
+  readonly size: number;
+  /** Per layer [B, S, G, D]. */
+  readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
+  /** [B, S]: 1 where a token stands, 0 for padding and what is still empty. */
+  readonly #mask: Variable;
+  /** []: tokens written so far, padding included. */
+  readonly #length: Variable;
+
+  constructor({ layers, heads, headDim }: CacheSizes, batch: number, size: number) {
+    this.batch = batch;
+    this.size = size;
+    const shape = [batch, size, heads, headDim];
+    this.#layers = Array.from({ length: layers }, () => ({ keys: zeros(shape, "float32"), values: zeros(shape, "float32") }));
+    this.#mask = zeros([batch, size], "int32");
+    this.#length = zeros([], "int32");
+  }
+
+  /** Forgets all tokens. */
+  reset(): void {
+    const empty = (variable: Variable) => [variable, constant(0, variable.shape, variable.dtype)] as const;
+    assignAll([empty(this.#mask), empty(this.#length)]);
+  }
+
+  /**
+   * Takes T more tokens in.
+   *
+   * @param mask [B, T], 1 for tokens, 0 for padding
+   * @throws {ShapeError} when the batch is another or T is more than the cache holds. That earlier tokens leave room is the caller's to see to.
+   */
+  append(mask: Tensor): CacheUpdate {
+    const [B, T] = mask.shape as [number, number];
+    if (B !== this.batch || T > this.size)
+      throw new ShapeError(`${wordShape([B, T])} tokens do not fit a cache of ${wordShape([this.batch, this.size])}.`, {
+        operation: "KeyValueCache",
+        expected: [this.batch, this.size],
+        got: [B, T],
+      });
+    return new CacheUpdate(this.#layers, this.#mask, this.#length, this.size, cast(mask, "int32"));
+  }
+}
+
+/** What one forward pass writes; nothing is changed before `commit`. */
+export class CacheUpdate {
+  /** [B, S]: tokens there, the new ones included. */
+  readonly mask: Tensor;
+  /** []: place of the first new token. */
+  readonly offset: Tensor;
+  /** [B, T]: positions of the new tokens, padding not counted. */
+  readonly positions: Tensor;
+  readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
+  readonly #writes: [Variable, Tensor][] = [];
+  readonly #size: number;
+
+  constructor(
+    layers: readonly { keys: Variable; values: Variable }[],
+    seen: Variable,
+    length: Variable,
+    size: number,
+    mask: Tensor,
+  ) {
+    this.#layers = layers;
+    this.#size = size;
+    this.offset = length.value;
+    const before = reduceSum(seen.value, [1]); // [B, 1]
+    this.positions = max(sub(add(before, cumsum(mask, 1)), whole(1)), whole(0));
+    this.mask = this.#write(seen, mask);
+    this.#writes.push([length, add(this.offset, whole(mask.shape[1] as number))]);
+  }
+
+  /** Keys and values of one layer, [B, T, G, D] each, put behind those before; gives all of them, [B, S, G, D]. */
+  write(layer: number, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
+    const own = this.#layers[layer]!;
+    return { keys: this.#write(own.keys, keys), values: this.#write(own.values, values) };
+  }
+
+  /** All new contents, for whoever wants to compute them together with something else. */
+  get writes(): readonly (readonly [Variable, Tensor])[] {
+    return this.#writes;
+  }
+
+  commit(): void {
+    assignAll(this.#writes);
+  }
+
+  /** `variable` [B, S, ...] with `next` [B, T, ...] from `offset` on. */
+  #write(variable: Variable, next: Tensor): Tensor {
+    const [S, T] = [this.#size, next.shape[1] as number];
+    const row = next.shape.slice(2);
+    const index = add(iota([S]), neg(this.offset)); // place among the new tokens
+    const inside = and(less(whole(-1), index), less(index, whole(T)));
+    let placed = next;
+    if (T > 1) {
+      // rows are taken from the front, so time goes there and back
+      const front = [1, 0, ...row.map((_, i) => i + 2)];
+      const clamped = where(inside, index, whole(0));
+      placed = permute(take(permute(next, front), clamped), front);
+    }
+    const written = where(
+      reshape(inside, [1, S, ...row.map(() => 1)]),
+      expand(placed, [next.shape[0] as number, S, ...row]),
+      variable.value,
+    );
+    this.#writes.push([variable, written]);
+    return written;
+  }
+}
