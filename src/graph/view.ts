@@ -26,6 +26,9 @@ export function isContiguous(view: View): boolean {
   return true;
 }
 
+/** True when no index is inside: every element is padding. */
+export const isNothing = (view: View): boolean => view.valid !== null && view.valid.some(([from, to]) => from >= to);
+
 export function permuteView(view: View, axes: readonly number[]): View {
   return {
     shape: axes.map((axis) => view.shape[axis]!),
@@ -96,6 +99,15 @@ function normalizeValid(view: View): View {
 export function reshapeView(view: View, shape: Shape): View | null {
   if (isContiguous(view)) return contiguousView(shape);
   if (sizeOf(shape) === 0) return { shape, strides: contiguousStrides(shape), offset: 0, valid: null };
+  if (isNothing(view))
+    return shape.length === 0
+      ? null
+      : {
+          shape,
+          strides: shape.map(() => 0),
+          offset: 0,
+          valid: shape.map((extent, axis): [number, number] => [0, axis === 0 ? 0 : extent]),
+        };
   const strides = new Array<number>(shape.length).fill(0);
   const valid = shape.map((extent): [number, number] => [0, extent]);
   let from = 0;
@@ -118,11 +130,6 @@ export function reshapeView(view: View, shape: Shape): View | null {
     const group = [];
     for (let axis = fromStart; axis < from; axis++) if (view.shape[axis] !== 1) group.push(axis);
     const partial = group.find((axis) => view.valid && !(view.valid[axis]![0] <= 0 && view.valid[axis]![1] >= view.shape[axis]!));
-    const hidden = view.valid && fromSize === 1 && view.valid.slice(fromStart, from).some(([a, b]) => a > 0 || b < 1);
-    if (hidden) {
-      if (to === toStart) return null;
-      valid[toStart] = [0, 0];
-    }
     for (let i = 0; i + 1 < group.length; i++)
       if (view.strides[group[i]!] !== view.strides[group[i + 1]!]! * view.shape[group[i + 1]!]!) return null;
     const targets = [];
