@@ -9,9 +9,8 @@ import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { type KindOfLayer, type LayerKind, layerKinds } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
 
-/** What all layers of a model look at to know which adapters act. */
-export interface ActiveSet {
-  readonly names: readonly string[];
+/** What all layers of a model look at. */
+export interface Switch {
   /** While true, every layer is what it was without adapters. */
   readonly disabled: boolean;
 }
@@ -22,6 +21,8 @@ export interface LayerAdapter {
   /** The adapter's config with the rank, alpha … of this layer. */
   readonly config: AnyConfig;
   readonly parameters: Readonly<Record<string, Parameter>>;
+  /** Whether training may reach it. */
+  readonly trainable: boolean;
   /** A factor on its share; `setScale`. */
   scale: number;
 }
@@ -36,21 +37,22 @@ export class AdapterLayer extends Module implements Layer {
   readonly base_layer: Layer;
   readonly #path: string;
   readonly #kind: LayerKind;
-  readonly #active: ActiveSet;
+  readonly #switch: Switch;
   readonly #adapters = new Map<string, LayerAdapter>();
+  #active: readonly string[] = [];
   /** The weight before an initialiser took a part of it away for the adapter `by`. */
   #original: { readonly by: string; readonly weight: Tensor } | null = null;
   /** The weight's values without merged adapters, `null` while none is merged. */
   #unmerged: Tensor | null = null;
   #merged: readonly string[] = [];
 
-  constructor(base: Layer, path: string, kind: LayerKind, active: ActiveSet) {
+  constructor(base: Layer, path: string, kind: LayerKind, power: Switch) {
     super();
     this.base_layer = base;
     this.training = base.training;
     this.#path = path;
     this.#kind = kind;
-    this.#active = active;
+    this.#switch = power;
   }
 
   get path(): string {
@@ -60,6 +62,21 @@ export class AdapterLayer extends Module implements Layer {
   /** By name, in the order in which they were attached. */
   get adapters(): ReadonlyMap<string, LayerAdapter> {
     return this.#adapters;
+  }
+
+  /** Names of the adapters that act, in the order in which they do; some may be in other layers only. */
+  get active(): readonly string[] {
+    return this.#active;
+  }
+
+  /** Makes these adapters act; training reaches those of them that may be trained. */
+  activate(names: readonly string[]): void {
+    this.#active = names;
+    for (const [name, { method, config, parameters, trainable }] of this.#adapters) {
+      const specs = method.parameters(this.base(), config);
+      for (const [key, parameter] of Object.entries(parameters))
+        parameter.requiresGrad = trainable && names.includes(name) && specs[key]?.trainable !== false;
+    }
   }
 
   /** Names of the adapters that are in the weight now. */
@@ -105,16 +122,14 @@ export class AdapterLayer extends Module implements Layer {
   }
 
   forward(x: Tensor): Tensor {
-    const { names, disabled } = this.#active;
-    let base = this.base();
-    // the first name is outermost: what it does to x happens first
-    if (!disabled && this.#merged.length === 0)
-      for (const adapter of this.#named(names).reverse()) base = this.#over(base, adapter);
-    return base(x);
+    const bare = this.#switch.disabled || this.#merged.length > 0;
+    return this.#with(bare ? [] : this.#active)(x);
   }
 
-  #named(names: readonly string[]): LayerAdapter[] {
-    return names.flatMap((name) => this.#adapters.get(name) ?? []);
+  /** The layer with these adapters in place. The first name is outermost: what it does to x happens first. */
+  #with(names: readonly string[]): Base {
+    const adapters = names.flatMap((name) => this.#adapters.get(name) ?? []);
+    return adapters.reduceRight((base, adapter) => this.#over(base, adapter), this.base());
   }
 
   /** The layer with one adapter in place. */
@@ -141,9 +156,8 @@ export class AdapterLayer extends Module implements Layer {
     if (present.length === 0) return undefined;
     const stuck = present.find((name) => !this.#adapters.get(name)!.method.delta);
     if (stuck !== undefined) return stuck;
-    let base = this.base();
-    for (const adapter of this.#named(present).reverse()) base = this.#over(base, adapter);
-    return cast(this.#facts.turn?.(base.weight) ?? base.weight, this.weight.dtype);
+    const { weight } = this.#with(present);
+    return cast(this.#facts.turn?.(weight) ?? weight, this.weight.dtype);
   }
 
   /** Puts `weight`, which holds the adapters `names`, in place of the layer's own. */

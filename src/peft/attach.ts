@@ -9,7 +9,7 @@ import { type ConfigSchema, checkAdapterName, defaultAdapterName } from "../form
 import { Tensor } from "../graph/node.ts";
 import { type Layer, type Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
-import { type ActiveSet, AdapterLayer, describe, type LayerAdapter } from "./adapter-layer.ts";
+import { AdapterLayer, describe, type LayerAdapter } from "./adapter-layer.ts";
 import { kindOf, type LayerKind } from "./layer-kind.ts";
 import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
 import { chooseTargets, patternValue, type TargetOptions } from "./target.ts";
@@ -32,7 +32,9 @@ export interface Adapter {
 interface Adapted {
   readonly adapters: Map<string, Adapter>;
   readonly layers: Map<string, AdapterLayer>;
-  readonly active: ActiveSet & { names: readonly string[]; disabled: boolean };
+  /** Names of the adapters that act. */
+  active: readonly string[];
+  readonly power: { disabled: boolean };
   /** Which parameters could be trained before the first adapter came. */
   readonly trainable: ReadonlyMap<Parameter, boolean>;
 }
@@ -150,27 +152,27 @@ export function install(
   const adapted = models.get(model) ?? begin(model);
   for (const { layer, parameters, weight } of made) {
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
-    place.add(name, { method: layer.method, config: layer.config, parameters, scale: 1 });
+    place.add(name, { method: layer.method, config: layer.config, parameters, trainable, scale: 1 });
     if (weight) place.takeResidual(name, weight);
   }
   const layers = new Map(plan.layers.map(({ path }) => [path, adapted.layers.get(path) as AdapterLayer]));
   const { method, config, warnings } = plan;
   const adapter: Adapter = { name, method, config, layers, trainable, warnings };
   adapted.adapters.set(name, adapter);
-  choose(adapted, adapted.adapters.size === 1 ? [name] : adapted.active.names);
+  choose(adapted, adapted.adapters.size === 1 ? [name] : adapted.active);
   return adapter;
 }
 
 function begin(model: Module): Adapted {
   const trainable = new Map(model.parameters().map((parameter) => [parameter, parameter.requiresGrad]));
   for (const parameter of trainable.keys()) parameter.requiresGrad = false;
-  const adapted: Adapted = { adapters: new Map(), layers: new Map(), active: { names: [], disabled: false }, trainable };
+  const adapted: Adapted = { adapters: new Map(), layers: new Map(), active: [], power: { disabled: false }, trainable };
   models.set(model, adapted);
   return adapted;
 }
 
-function wrap(model: Module, { layers, active }: Adapted, { module, path, kind }: PlannedLayer): AdapterLayer {
-  const layer = new AdapterLayer(module, path, kind, active);
+function wrap(model: Module, { layers, power }: Adapted, { module, path, kind }: PlannedLayer): AdapterLayer {
+  const layer = new AdapterLayer(module, path, kind, power);
   model.replaceModule(path, layer);
   layers.set(path, layer);
   return layer;
@@ -228,7 +230,7 @@ export function getAdapter(model: Module, name: string, operation = "getAdapter"
 /** Names of the adapters on a model, in the order in which they came. */
 export const adapterNames = (model: Module): string[] => [...(models.get(model)?.adapters.keys() ?? [])];
 /** Names of those that act. */
-export const activeAdapters = (model: Module): readonly string[] => models.get(model)?.active.names ?? [];
+export const activeAdapters = (model: Module): readonly string[] => models.get(model)?.active ?? [];
 
 /**
  * Makes these adapters the ones that act, in this order; their shares add up. Training reaches them and no others.
@@ -242,15 +244,9 @@ export function setActive(model: Module, names: string | readonly string[]): voi
   choose(adapted, list);
 }
 
-function choose({ adapters, active }: Adapted, names: readonly string[]): void {
-  active.names = names;
-  for (const { name, trainable, layers } of adapters.values())
-    for (const layer of layers.values()) {
-      const { parameters, method, config } = layer.adapters.get(name) as LayerAdapter;
-      const specs = method.parameters(layer.base(), config);
-      for (const [key, parameter] of Object.entries(parameters))
-        parameter.requiresGrad = trainable && names.includes(name) && (specs[key] as ParameterSpec).trainable !== false;
-    }
+function choose(adapted: Adapted, names: readonly string[]): void {
+  adapted.active = names;
+  for (const layer of adapted.layers.values()) layer.activate(names);
 }
 
 /**
@@ -259,12 +255,12 @@ function choose({ adapters, active }: Adapted, names: readonly string[]): void {
  */
 export function disabled<T>(model: Module, body: () => T): T {
   const adapted = adaptedModel(model, "disabled");
-  const { active, layers } = adapted;
-  if (active.disabled) return body();
+  const { power, layers } = adapted;
+  if (power.disabled) return body();
   const resume = [...layers.values()].map((layer) => layer.withoutAdapters());
-  active.disabled = true;
+  power.disabled = true;
   const back = () => {
-    active.disabled = false;
+    power.disabled = false;
     for (const run of resume) run();
   };
   return afterwards(body, back);
@@ -302,8 +298,8 @@ export function setScale(
 }
 
 /**
- * Takes one adapter off for good. If it was the only active one, the first of the others by name becomes active; if it was
- * the last, the model is as it was before.
+ * Takes one adapter off for good. If it was the only active one, the first of the others by name becomes active, in every
+ * layer the first of those that this layer has, as in PEFT; if it was the last, the model is as it was before.
  */
 export function deleteAdapter(model: Module, name: string): void {
   const { layers } = getAdapter(model, name, "deleteAdapter");
@@ -327,8 +323,10 @@ export function deleteAdapter(model: Module, name: string): void {
     model.replaceModule(path, layer.base_layer);
     adapted.layers.delete(path);
   }
-  const left = adapted.active.names.filter((each) => each !== name);
-  choose(adapted, left.length > 0 ? left : [...adapted.adapters.keys()].sort().slice(0, 1));
+  const left = adapted.active.filter((each) => each !== name);
+  const first = (names: Iterable<string>) => [...names].sort().slice(0, 1);
+  choose(adapted, left.length > 0 ? left : first(adapted.adapters.keys()));
+  if (left.length === 0) for (const layer of adapted.layers.values()) layer.activate(first(layer.adapters.keys()));
 }
 
 /** Takes all adapters off: the same modules, weights and trainable flags as before the first came. */

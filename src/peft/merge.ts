@@ -5,7 +5,7 @@ import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../g
 import { sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module } from "../nn/module.ts";
-import { activeAdapters, adaptedModel, getAdapter, release } from "./attach.ts";
+import { adaptedModel, getAdapter, release } from "./attach.ts";
 
 export interface MergeOptions {
   /** Computes all new weights first and refuses, with nothing changed, when one is not finite. */
@@ -25,10 +25,9 @@ export interface MergeOptions {
 export function merge(model: Module, names?: readonly string[], { safe = false }: MergeOptions = {}): string[] {
   const operation = "merge";
   const { layers } = adaptedModel(model, operation);
-  const wanted = names ?? activeAdapters(model);
-  for (const name of wanted) getAdapter(model, name, operation);
+  for (const name of names ?? []) getAdapter(model, name, operation);
   const changes = [...layers.values()].flatMap((layer) => {
-    const fresh = wanted.filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
+    const fresh = (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
     const weight = layer.mergedWeight(fresh);
     if (typeof weight === "string")
       throw new ConfigError(

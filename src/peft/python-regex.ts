@@ -25,17 +25,15 @@ export function translate(pattern: string, operation: string, option: string): {
   }
   let source = "";
   for (let at = 0; at < rest.length; ) {
-    const found = tokens.find(([token]) => ((token.lastIndex = at), token.test(rest)));
-    if (!found) {
-      source += rest[at++];
-      continue;
+    for (const [token, meaning] of tokens) {
+      token.lastIndex = at;
+      const match = token.exec(rest);
+      if (match === null) continue;
+      if (typeof meaning === "object") refuse(meaning.refused);
+      else source += meaning(match);
+      at += match[0].length;
+      break;
     }
-    const [token, meaning] = found;
-    token.lastIndex = at;
-    const match = token.exec(rest)!;
-    if (typeof meaning === "object") refuse(meaning.refused);
-    else source += meaning(match);
-    at += match[0].length;
   }
   try {
     new RegExp(source, flags);
@@ -47,16 +45,14 @@ export function translate(pattern: string, operation: string, option: string): {
 
 type Meaning = ((match: RegExpExecArray) => string) | { readonly refused: string };
 
-/** Where the two languages differ, tried in this order at every place; everything else means the same in both. */
+/** Where the two languages differ, tried in this order at every place; the last one is everything that means the same in both. */
 const tokens: readonly (readonly [RegExp, Meaning])[] = [
   [/\\A/y, () => "(?<![^])"],
   [/\\Z/y, () => "(?![^])"],
-  [/\\N\{|\\[uU]|\\g/y, { refused: "has an escape that is not translated" }],
+  [/\\N\{|\\U|\\g/y, { refused: "has an escape that is not translated" }],
   [/\\[\s\S]/y, ([whole]) => whole],
-  // a ] that comes first in a set stands for itself
-  [/\[(\^?)\]/y, ([, not]) => `[${not}\\]`],
-  // inside of a set nothing is special but its end
-  [/\[\^?(?:\\[\s\S]|[^\]\\])+\]/y, ([whole]) => whole],
+  // a ] that comes first in a set stands for itself; nothing else in a set needs translating
+  [/\[(\^?)(\]?)((?:\\[\s\S]|[^\]\\])*)\]/y, ([, not, bracket, rest]) => `[${not}${bracket ? "\\]" : ""}${rest}]`],
   [/\(\?P<(\w+)>/y, ([, name]) => `(?<${name}>`],
   [/\(\?P=(\w+)\)/y, ([, name]) => `\\k<${name}>`],
   [/\(\?#[^)]*\)/y, () => ""],
@@ -66,4 +62,5 @@ const tokens: readonly (readonly [RegExp, Meaning])[] = [
   [/\(\?<(?![=!])/y, { refused: "names a group in JavaScript's way; Python writes (?P<name>…)" }],
   [/(?:[*+?]|\{\d*,?\d*\})\+/y, { refused: "has a possessive repetition, which JavaScript does not know" }],
   [/\{,(\d+)\}/y, ([, most]) => `{0,${most}}`],
+  [/[\s\S]/y, ([whole]) => whole],
 ];

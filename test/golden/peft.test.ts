@@ -1,0 +1,270 @@
+/** The cases of `peft/`: adapters that PEFT wrote, and what PEFT computes with them. */
+import { join } from "node:path";
+import { expect } from "vitest";
+import { download } from "../../src/compile/program.ts";
+import { compile } from "../../src/compile/trace.ts";
+import { toFileKey } from "../../src/formats/peft-adapter.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import { constant } from "../../src/graph/source.ts";
+import type { CausalLM, CausalLMInputs } from "../../src/models/causal-lm.ts";
+import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import type { Parameter } from "../../src/nn/module.ts";
+import { AdamW } from "../../src/optim/adam.ts";
+import { gradientsOf } from "../../src/optim/optimizer.ts";
+import { liveName } from "../../src/peft/adapter-layer.ts";
+import {
+  type Adapter,
+  activeAdapters,
+  baseStateDict,
+  deleteAdapter,
+  disabled,
+  loadAdapter,
+  merge,
+  mergeAndUnload,
+  methods,
+  setActive,
+  setScale,
+  unmerge,
+} from "../../src/peft/index.ts";
+import { type AnyMethod, toCamel } from "../../src/peft/method.ts";
+import {
+  expectClose,
+  expectValuesClose,
+  type GoldenCase,
+  goldenFolder,
+  goldenSuite,
+  goldenTensors,
+  readGolden,
+  toTensor,
+} from "./suite.ts";
+
+/** Base models by their config's model type. */
+const baseModels: Readonly<Record<string, (config: Record<string, unknown>) => CausalLM>> = {
+  llama: (config) => new LlamaForCausalLM(config),
+};
+
+type Tensors = Awaited<ReturnType<typeof goldenTensors>>;
+type Case = {
+  readonly name: string;
+  readonly kind: string;
+  readonly base: string;
+  readonly merge: boolean;
+  readonly note?: string;
+  readonly adapters?: Readonly<Record<string, string>>;
+  readonly active_after_delete_a?: readonly string[];
+  readonly merge_equivalent?: boolean;
+  readonly merged_changed?: readonly string[];
+  readonly trainable?: readonly string[];
+  readonly trainable_count?: number;
+  readonly train?: {
+    readonly lr: number;
+    readonly betas: [number, number];
+    readonly eps: number;
+    readonly weight_decay: number;
+    readonly losses: readonly number[];
+    readonly deterministic: boolean;
+  };
+};
+
+const logits = { rtol: 1e-4, atol: 1e-4 };
+const gradients = { rtol: 1e-3, atol: 1e-5 };
+const losses = { rtol: 1e-3, atol: 0 };
+
+async function loadBase(
+  base: string,
+): Promise<{ model: CausalLM; inputs: CausalLMInputs; mask: Tensors extends Map<string, infer T> ? T : never }> {
+  const config = readGolden<Record<string, unknown>>("peft", base, "config.json")!;
+  const model = baseModels[config["model_type"] as string]!(config).eval();
+  const weights = await goldenTensors("peft", base, "model.safetensors");
+  model.loadStateDict(new Map([...weights].map(([name, tensor]) => [name, toTensor(tensor)])));
+  const stored = await goldenTensors("peft", base, "inputs.safetensors");
+  return { model, inputs: inputsFrom(stored), mask: stored.get("attention_mask")! };
+}
+
+function inputsFrom(stored: Tensors, prefix = ""): CausalLMInputs {
+  const names = { input_ids: "inputIds", attention_mask: "attentionMask", labels: "labels" } as const;
+  const found = Object.entries(names).flatMap(([name, key]) => {
+    const tensor = stored.get(prefix + name);
+    return tensor ? [[key, toTensor(tensor)]] : [];
+  });
+  return Object.fromEntries(found);
+}
+
+/** 1 for every logit of a token that is not padding. */
+function logitMask(mask: { readonly data: ArrayLike<number> }, want: { readonly shape: readonly number[] }): Uint8Array {
+  const V = want.shape.at(-1)!;
+  return Uint8Array.from({ length: mask.data.length * V }, (_, i) => mask.data[Math.floor(i / V)]!);
+}
+
+/** Parameters of an adapter by their names in its file. */
+function fileParameters({ name, layers }: Adapter): Map<string, Parameter> {
+  const found = new Map<string, Parameter>();
+  for (const [path, layer] of layers) {
+    const { method, parameters } = layer.adapters.get(name)!;
+    for (const [key, parameter] of Object.entries(parameters))
+      found.set(toFileKey(`${path}.${liveName(method.files[key]!, name)}`, name), parameter);
+  }
+  return found;
+}
+
+/** Whether the adapter's config asks only for what is implemented. */
+function implemented(base: string, ...adapter: string[]): boolean {
+  const config = readGolden<Record<string, unknown>>("peft", ...adapter, "adapter_config.json");
+  const model = readGolden<{ readonly model_type: string }>("peft", base, "config.json");
+  if (!config || !model || !Object.hasOwn(baseModels, model.model_type)) return false;
+  return (Object.values(methods) as AnyMethod[]).some((method) => {
+    if (method.peftType !== config["peft_type"]) return false;
+    try {
+      method({ ...toCamel(config), peftVersion: null });
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+async function adapterCase(item: Case): Promise<void> {
+  const folder = join(goldenFolder, "peft", item.name, "adapter");
+  const expected = await goldenTensors("peft", item.name, "expected.safetensors");
+  const own = await loadBase(item.base);
+  const inputs = expected.has("in.input_ids") ? inputsFrom(expected, "in.") : own.inputs;
+  const maskOf = expected.get("in.attention_mask") ?? own.mask;
+  const close = async (what: string, got: Tensor, want = expected.get(what)!) =>
+    expectClose(what, got, want, { ...logits, mask: logitMask(maskOf, want) });
+  const { model } = own;
+  const before = baseStateDict(model);
+
+  const adapter = await loadAdapter(model, folder, { trainable: true });
+  expect(adapter.warnings).toEqual([]);
+  const output = model.forward(inputs);
+  await close("logits", output.logits);
+  if (expected.has("loss")) await expectClose("loss", output.loss!, expected.get("loss")!, logits);
+  if (expected.has("logits_disabled")) {
+    const without = disabled(model, () => model.forward(inputs));
+    await close("logits_disabled", without.logits);
+  }
+
+  if (expected.has("gen.prompt")) {
+    const { data, shape } = expected.get("gen.output")!;
+    const continued = await greedy(model, Array.from(expected.get("gen.prompt")!.data), shape[1]!);
+    expect(continued).toEqual(Array.from(data));
+  }
+
+  const parameters = fileParameters(adapter);
+  if (item.trainable_count !== undefined)
+    expect(model.trainableParameters().reduce((sum, parameter) => sum + parameter.size, 0)).toBe(item.trainable_count);
+  const found = gradientsOf(output.loss!, [...parameters.values()]);
+  for (const [key, parameter] of parameters) {
+    const want = expected.get(`grad.${key}`);
+    if (want) await expectClose(`grad.${key}`, found.get(parameter) ?? constant(0, parameter.shape), want, gradients);
+  }
+  const wanted = [...expected.keys()].filter((key) => key.startsWith("grad.")).map((key) => key.slice("grad.".length));
+  expect(wanted.filter((key) => !parameters.has(key))).toEqual([]);
+
+  if (expected.has("logits_merged")) {
+    merge(model, undefined, { safe: true });
+    const merged = baseStateDict(model);
+    await close("logits_merged", model.forward(inputs).logits);
+    for (const [key, want] of expected)
+      if (key.startsWith("merged.")) await expectClose(key, merged.get(key.slice("merged.".length))!, want, logits);
+    const changed = [...merged].filter(([name, tensor]) => tensor.storage !== before.get(name)!.storage).map(([name]) => name);
+    expect(changed.sort()).toEqual([...item.merged_changed!].sort());
+    unmerge(model);
+    for (const [name, tensor] of baseStateDict(model)) expect(tensor.storage, name).toBe(before.get(name)!.storage);
+  }
+
+  if (item.train?.deterministic) {
+    const { lr, betas, eps, weight_decay: weightDecay, losses: want } = item.train;
+    const trained = model.trainableParameters();
+    const optimizer = new AdamW(trained, { lr, betas, eps, weightDecay });
+    model.train();
+    const step = compile(() => {
+      const loss = model.forward(inputs).loss as Tensor;
+      optimizer.step(gradientsOf(loss, trained));
+      return loss;
+    });
+    const got: number[] = [];
+    while (got.length + 1 < want.length) got.push(...(await download(step())));
+    got.push(...(await download(model.eval().forward(inputs).loss as Tensor)));
+    step.dispose();
+    expectValuesClose("losses of five steps", got, want, losses);
+    for (const [key, parameter] of parameters) {
+      const trainedTo = expected.get(`trained.${key}`);
+      if (trainedTo) await expectClose(`trained.${key}`, parameter.stored, trainedTo, { rtol: 1e-3, atol: 1e-4 });
+    }
+  }
+}
+
+/** The most likely continuation, token by token, without a cache. */
+async function greedy(model: CausalLM, prompt: number[], length: number): Promise<number[]> {
+  const tokens = [...prompt];
+  while (tokens.length < length) {
+    const { logits } = model.forward({ inputIds: toTensor({ shape: [1, tokens.length], data: Int32Array.from(tokens) }) });
+    const last = (await download(logits)).slice(-logits.shape[2]!);
+    tokens.push(last.indexOf(Math.max(...last) as never));
+  }
+  return tokens;
+}
+
+async function multiActive(item: Case): Promise<void> {
+  const expected = await goldenTensors("peft", item.name, "expected.safetensors");
+  const load = async (...names: string[]) => {
+    const own = await loadBase(item.base);
+    for (const name of names) await loadAdapter(own.model, join(goldenFolder, "peft", item.adapters![name]!), { name });
+    const close = async (what: string) => {
+      const want = expected.get(`logits.${what}`)!;
+      await expectClose(what, own.model.forward(own.inputs).logits, want, { ...logits, mask: logitMask(own.mask, want) });
+    };
+    return { ...own, close };
+  };
+  const all = Object.keys(item.adapters!);
+  const { model, close } = await load(...all);
+  for (const name of all) {
+    setActive(model, name);
+    await close(`only_${name}`);
+  }
+  setActive(model, ["a", "c"]);
+  await close("a_and_c");
+  setScale(model, 0.5);
+  await close("a_and_c_rescaled_0.5");
+
+  const merged = await load(...all);
+  mergeAndUnload(merged.model, ["a", "c"]);
+  await merged.close("merged_a_and_c");
+
+  const fewer = await load(...all);
+  deleteAdapter(fewer.model, "a");
+  await fewer.close("after_delete_a");
+  expect(activeAdapters(fewer.model)).toEqual(item.active_after_delete_a);
+
+  const one = await load("a");
+  merge(one.model);
+  await one.close("a_merge_adapter");
+  unmerge(one.model);
+  await one.close("a_unmerged");
+}
+
+async function halfFile(item: Case): Promise<void> {
+  const expected = await goldenTensors("peft", item.name, "expected.safetensors");
+  const { model, inputs, mask } = await loadBase(item.base);
+  const adapter = await loadAdapter(model, join(goldenFolder, "peft", item.name, "adapter"));
+  for (const parameter of fileParameters(adapter).values()) expect(parameter.dtype).toBe("float32");
+  const want = expected.get("logits")!;
+  await expectClose("logits", model.forward(inputs).logits, want, { ...logits, mask: logitMask(mask, want) });
+}
+
+function golden({ name, kind, base }: { readonly name: string; readonly kind: string; readonly base: string }): GoldenCase {
+  const item = readGolden<Case>("peft", name, "case.json");
+  if (!item) return { name };
+  if (kind === "adapter" && implemented(base, name, "adapter")) return { name, run: () => adapterCase(item) };
+  if (kind === "half_file" && implemented(base, name, "adapter")) return { name, run: () => halfFile(item) };
+  if (kind === "multi_active" && Object.values(item.adapters!).every((folder) => implemented(base, folder)))
+    return { name, run: () => multiActive(item) };
+  return { name };
+}
+
+const index = readGolden<{ readonly cases: readonly { readonly name: string; readonly kind: string; readonly base: string }[] }>(
+  "peft",
+  "index.json",
+);
+goldenSuite("peft", index?.cases.map(golden) ?? []);
