@@ -267,7 +267,13 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     };
     merged.dependencies.delete(a);
     merged.dependencies.delete(b);
-    return sayable(merged) ? merged : null;
+    // one part may read the other, which it did through memory so far
+    const members = new Set(merged.members);
+    const holds = merged.members.every((member) => {
+      const level = member.op.kind !== "reduction" && isRowLevel(member, merged) ? "row" : "element";
+      return passedOn(members, loopReads(member, inlined)!, level, merged, inner);
+    });
+    return holds && sayable(merged) ? merged : null;
   }
 
   function replace(parts: readonly Cluster[], merged: Cluster): void {
@@ -330,17 +336,25 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     if (bounds === null) return null;
     // a row-level value exists only where rows are: a cut at `inner` must be among the bounds
     if (inner !== null && inner !== size && !bounds.includes(inner)) return null;
-    for (const { base, view } of reads) {
-      if (!inside.has(base)) continue;
-      const rowLevel = inner !== null && cluster.inner !== null && isRowLevel(base, cluster);
-      if (!rowLevel) {
-        if (level === "row" || base.size !== size || !isContiguous(view)) return null;
-      } else if (level === "row") {
-        if (!isContiguous(view)) return null;
-      } else if (!isRowBroadcast(view, size, inner!)) return null;
-    }
+    if (!passedOn(inside, reads, level, cluster, inner)) return null;
     const next = { ...cluster, members: [...cluster.members, node], bounds, inner };
     return sayable(next) ? { bounds, inner } : null;
+  }
+
+  /** True when what the reader takes from members is in a register when it is needed: its own element, or its own row's value. */
+  function passedOn(
+    members: ReadonlySet<Tensor>,
+    reads: readonly Read[],
+    level: "element" | "row",
+    cluster: Cluster,
+    inner: number | null,
+  ): boolean {
+    return reads.every(({ base, view }) => {
+      if (!members.has(base)) return true;
+      if (inner === null || !isRowLevel(base, cluster))
+        return level === "element" && base.size === cluster.size && isContiguous(view);
+      return level === "row" ? isContiguous(view) : isRowBroadcast(view, cluster.size, inner);
+    });
   }
 
   /** Every read can be walked along the axes that lower.ts will give the cluster: its rows, cut at the bounds, and one row whole. */

@@ -142,7 +142,12 @@ function callStep(node: Tensor, fusion: Fusion): Step {
   if (overwritten && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === node.size)
     reusable.set(node, [overwritten.value]);
   const [a] = operands;
-  const flops = op.name === "matmul" ? 2 * node.size * a!.operand.shape[a!.operand.shape.length - 1]! : 0;
+  const flops =
+    op.kind === "fused"
+      ? (op.flops?.(node.sources) ?? 0)
+      : op.name === "matmul"
+        ? 2 * node.size * a!.operand.shape[a!.operand.shape.length - 1]!
+        : 0;
   return {
     label:
       op.name === "matmul"

@@ -10,7 +10,7 @@ import { buffer, input } from "../graph/source.ts";
 import { observing, type Variable, type VariableObserver } from "../graph/variable.ts";
 import { explainSchedule } from "./explain.ts";
 import { currentDevice, handOver, locateLeaf, newStorage, Program, realize } from "./program.ts";
-import { schedule } from "./schedule.ts";
+import { type Schedule, schedule } from "./schedule.ts";
 
 /** Tensors in lists and objects: what a compiled function may take and give. */
 export type TensorTree = Tensor | readonly TensorTree[] | { readonly [key: string]: TensorTree };
@@ -21,6 +21,8 @@ export interface CompiledFunction<Args extends readonly TensorTree[], Result ext
   explain(...args: Args | []): string;
   /** Bytes that intermediate values take at the peak, and bytes of inputs and outputs, for the program traced last. */
   memory(): { readonly arenaBytes: number; readonly outsideBytes: number };
+  /** Launches and memory plan of the program traced last, if any. */
+  schedule(): Schedule | null;
   /** Milliseconds of every kernel of the program traced last, run once more. */
   profile(...args: Args): { readonly label: string; readonly milliseconds: number; readonly flops: number }[];
   /** Programs traced so far. */
@@ -88,6 +90,7 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
         outsideBytes: last ? bytes(last.inputs.values()) + bytes(last.fixed.values()) : 0,
       };
     },
+    schedule: () => last?.program.schedule ?? null,
     profile(...args: Args) {
       const { traced, leaves } = get(args);
       const report: { label: string; milliseconds: number; flops: number }[] = [];

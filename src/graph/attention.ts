@@ -57,12 +57,21 @@ function groupsOf(sources: readonly Tensor[]): [q: Tensor, k: Tensor, v: Tensor]
   return [byGroup(q, G, H), byGroup(k, G, H), byGroup(v, G, H)];
 }
 
+/** Operations of `products` matrix products over the full square of scores. */
+const squares =
+  (products: number) =>
+  (sources: readonly Tensor[]): number => {
+    const [B, Tq, H, D] = sources[0]!.shape as [number, number, number, number];
+    return products * 2 * B * H * Tq * sources[1]!.shape[1]! * D;
+  };
+
 /** q [B,Tq,H,D], k [B,Tk,G,D], v [B,Tk,G,E] → y [B,Tq,H,E] and, for the derivative, the log of each softmax's sum, [B,H,Tq]. */
 export const attentionOp: Fused = {
   kind: "fused",
   name: "attention",
   formula: "softmax(q·kᵀ/√D)·v",
   strided: [0, 1, 2],
+  flops: squares(2),
   numbers: (attributes) => ({
     causal: attributes["causal"] as number,
     scale: scaleOf(attributes),
@@ -122,6 +131,7 @@ export const attentionBackwardOp: Fused = {
   name: "attentionBackward",
   formula: "dS = P∘(g·vᵀ − Σ g∘y)",
   strided: [0, 1, 2, 3, 5],
+  flops: squares(5),
   numbers: (attributes) => ({
     causal: attributes["causal"] as number,
     scale: scaleOf(attributes),

@@ -138,6 +138,8 @@ export interface Fused extends Common {
   /** Numbers for the kernel call. */
   numbers(attributes: Readonly<Record<string, unknown>>): Record<string, number>;
   readonly strided?: readonly number[];
+  /** Floating-point operations of its matrix products, for reports. */
+  flops?(sources: readonly Tensor[]): number;
 }
 
 export type Primitive = Source | Movement | Elementwise | Reduction | KernelOperation | Fused;

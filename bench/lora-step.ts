@@ -1,0 +1,133 @@
+/**
+ * How fast is one LoRA training step, and how close to its matrix products alone? The step is the one of `spec.json`;
+ * its twenty losses are checked against `expected.json` before anything is reported.
+ * Run: `npm run bench -- lora-step [--threads N] [--profile]`
+ */
+import { parseArgs } from "node:util";
+import { downloadSync, Program, realize, upload, useDevice } from "../src/compile/program.ts";
+import { type Schedule, schedule } from "../src/compile/schedule.ts";
+import { compile } from "../src/compile/trace.ts";
+import type { Device } from "../src/devices/device.ts";
+import { createWasm } from "../src/devices/wasm/device.ts";
+import { features } from "../src/devices/wasm/features.ts";
+import { matmul } from "../src/graph/contraction.ts";
+import type { Tensor } from "../src/graph/node.ts";
+import { AdamW } from "../src/optim/adam.ts";
+import { gradientsOf } from "../src/optim/optimizer.ts";
+import { buildBatch, buildModel, expected, spec } from "./spec-model.ts";
+import { best, median, peakResidentBytes, simdPeak } from "./timing.ts";
+
+/** GFLOP/s of the device's own 512³ product. */
+function gemmRate(device: Device, size = 512): number {
+  const values = Float32Array.from({ length: size * size }, (_, i) => ((i * 7919) % 1000) / 1000 - 0.5);
+  const [a, b] = [upload(device, values, [size, size], "float32"), upload(device, values, [size, size], "float32")];
+  const program = new Program(schedule([matmul(a, b)], device));
+  const out = upload(device, new Float32Array(size * size), [size, size], "float32");
+  const run = () => program.run((value) => ({ buffer: (value.storage ?? out.storage)!.buffer as never, offset: 0 }));
+  const milliseconds = best(run, 0, 600);
+  program.release();
+  return (2 * size ** 3) / milliseconds / 1e6;
+}
+
+export async function loraStep(args: readonly string[]): Promise<Record<string, unknown>> {
+  const { values: options } = parseArgs({
+    args: [...args],
+    options: { threads: { type: "string" }, profile: { type: "boolean" }, steps: { type: "string" } },
+  });
+  const started = performance.now();
+  const device = createWasm(options.threads ? { threads: Number(options.threads) } : {});
+  useDevice(device);
+  const { model, parameters } = buildModel();
+  model.train();
+  const { lr, beta1, beta2, eps, weightDecay } = spec.optim;
+  const optimizer = new AdamW(parameters, { lr, betas: [beta1, beta2], eps, weightDecay });
+  const step = compile((inputIds: Tensor, targets: Tensor) => {
+    const { loss } = model.forward({ inputIds, targets });
+    optimizer.step(gradientsOf(loss!, parameters));
+    return loss!;
+  });
+  const { inputIds, targets } = buildBatch();
+  realize([inputIds, targets]);
+  const losses: number[] = [];
+  const times: number[] = [];
+  const steps = options.steps ? Number(options.steps) : spec.train.steps;
+  const run = (): number => {
+    using loss = step(inputIds, targets);
+    return downloadSync(loss)[0]!;
+  };
+  for (let i = 0; i < steps; i++) {
+    const start = performance.now();
+    losses.push(run());
+    times.push(performance.now() - start);
+  }
+  const firstStepMilliseconds = performance.now() - started - times.slice(1).reduce((sum, t) => sum + t, 0);
+  const worst = Math.max(...losses.map((loss, i) => Math.abs(loss / expected.train.losses[i]! - 1)));
+  if (!(worst < 1e-3)) throw new Error(`bench: the losses differ from PyTorch's by ${worst.toExponential(1)}, more than 1e-3`);
+
+  // the limits and the step, side by side, several times over
+  const rounds = Array.from({ length: 5 }, () => {
+    const gemm = gemmRate(device);
+    const peak = simdPeak(features().relaxedSimd);
+    const own = Array.from({ length: 6 }, () => {
+      const start = performance.now();
+      run();
+      return performance.now() - start;
+    });
+    return { gemm, peak, ms: Math.min(...own) };
+  });
+  const flops = matmulFlops(step.schedule()!);
+  const threads = Number(/(\d+) thread/.exec(device.about)![1]);
+  const msPerStep = median([...times.slice(spec.train.warmup), ...rounds.map(({ ms }) => ms)]);
+  const ratio = median(rounds.map(({ gemm, ms }) => ms / (flops / gemm / 1e6)));
+  const share = median(rounds.map(({ gemm, peak }) => gemm / (peak * threads)));
+  const tokens = spec.model.batch * spec.model.seq;
+  const memory = step.memory();
+  if (options.profile) console.log(`${step.explain()}\n\n${profileTable(step.profile(inputIds, targets))}`);
+  const result = {
+    bench: "lora-step",
+    device: device.about,
+    node: process.version,
+    msPerStep: round(msPerStep, 1),
+    bestMsPerStep: round(Math.min(...rounds.map(({ ms }) => ms)), 1),
+    tokensPerSecond: Math.round((tokens / msPerStep) * 1e3),
+    peakBytes: peakResidentBytes(),
+    plannedBytes: memory.arenaBytes,
+    importAndFirstStepMs: Math.round(firstStepMilliseconds),
+    gemmGflops: round(median(rounds.map(({ gemm }) => gemm)), 1),
+    simdPeakGflops: round(median(rounds.map(({ peak }) => peak)), 1),
+    gemmShareOfPeak: round(share, 3),
+    stepOverMatmuls: round(ratio, 3),
+    matmulGflop: round(flops / 1e9, 3),
+    losses,
+    maxRelativeLossDifference: Number(worst.toExponential(2)),
+  };
+  console.log(`one LoRA step, ${tokens} tokens, on ${device.about}
+  step                  ${result.msPerStep} ms (best ${result.bestMsPerStep}), ${result.tokensPerSecond} tokens/s
+  losses                within ${worst.toExponential(1)} of PyTorch's
+  GEMM 512³             ${result.gemmGflops} GFLOP/s, ${(100 * share).toFixed(0)} % of ${threads} × ${result.simdPeakGflops} (registers only)
+  step / its matmuls    ${result.stepOverMatmuls} (${result.matmulGflop} GFLOP at the GEMM rate)
+  memory                ${(result.peakBytes / 1e6).toFixed(0)} MB at the peak, ${(result.plannedBytes / 1e6).toFixed(1)} MB planned for intermediate values`);
+  device[Symbol.dispose]();
+  return result;
+}
+
+/** What the step's matrix products amount to; attention counts its full squares, as in spec.json. */
+const matmulFlops = (steps: Schedule): number =>
+  steps.steps.reduce((sum, step) => sum + ("instructions" in step.code ? 0 : step.flops), 0);
+
+function profileTable(report: readonly { label: string; milliseconds: number; flops: number }[]): string {
+  const rows = new Map<string, { count: number; milliseconds: number; flops: number }>();
+  for (const { label, milliseconds, flops } of report) {
+    const row = rows.get(label) ?? { count: 0, milliseconds: 0, flops: 0 };
+    rows.set(label, { count: row.count + 1, milliseconds: row.milliseconds + milliseconds, flops: row.flops + flops });
+  }
+  return [...rows]
+    .sort(([, a], [, b]) => b.milliseconds - a.milliseconds)
+    .map(
+      ([label, { count, milliseconds, flops }]) =>
+        `${milliseconds.toFixed(2).padStart(9)} ms ${String(count).padStart(4)} × ${(flops / milliseconds / 1e6).toFixed(1).padStart(7)} GFLOP/s  ${label}`,
+    )
+    .join("\n");
+}
+
+const round = (value: number, digits: number): number => Number(value.toFixed(digits));

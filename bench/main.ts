@@ -1,0 +1,20 @@
+/** `npm run bench -- NAME [OPTIONS]`: one question a file; the last line printed is the answer as JSON. */
+const questions: Readonly<
+  Record<string, { readonly about: string; run(args: readonly string[]): Promise<Record<string, unknown>> }>
+> = {
+  "lora-step": {
+    about: "one LoRA training step of spec.json, against PyTorch's losses",
+    run: async (args) => (await import("./lora-step.ts")).loraStep(args),
+  },
+};
+
+const [name, ...args] = process.argv.slice(2);
+const question = name === undefined ? undefined : questions[name];
+if (!question) {
+  const list = Object.entries(questions).map(([key, { about }]) => `  ${key.padEnd(12)} ${about}`);
+  console.error(
+    `${name === undefined ? "bench: name a question." : `bench: there is no question "${name}".`} There are:\n${list.join("\n")}`,
+  );
+  process.exit(1);
+}
+console.log(JSON.stringify(await question.run(args)));
