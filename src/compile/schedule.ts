@@ -139,7 +139,8 @@ function callStep(node: Tensor, fusion: Fusion): Step {
   const attributes = op.kind === "fused" ? op.numbers(node.attributes) : (node.attributes as Record<string, number>);
   const overwritten = op.kind === "kernel" && op.overwrites !== undefined ? operands[op.overwrites] : undefined;
   const reusable = new Map<Tensor, Tensor[]>();
-  if (overwritten && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === node.size)
+  const readOnce = overwritten && operands.filter(({ value }) => value === overwritten.value).length === 1;
+  if (readOnce && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === node.size)
     reusable.set(node, [overwritten.value]);
   const [a] = operands;
   const flops =
