@@ -1,0 +1,55 @@
+/** Keeping gradients from growing too large for one step. */
+import { ConfigError } from "../errors.ts";
+import { add, max, mul, neg, pow, recip, sqrt } from "../graph/elementwise.ts";
+import type { Tensor } from "../graph/node.ts";
+import { addAll } from "../graph/reduction.ts";
+import { constant } from "../graph/source.ts";
+import { abs, minimum } from "../tensor/math.ts";
+import { amax, sum } from "../tensor/statistics.ts";
+
+export interface ClippedGradients<Key> {
+  readonly gradients: Map<Key, Tensor>;
+  /** Norm of all gradients together before clipping, []. */
+  readonly totalNorm: Tensor;
+}
+
+function checkLimit(operation: string, name: string, value: number): void {
+  if (!(value > 0)) throw new ConfigError(`\`${name}\` (= ${value}) must be above 0.`, { operation, got: value });
+}
+
+/**
+ * Scales all gradients by min(1, maxNorm / (‖g‖ₚ + 1e-6)), where the norm is that of all their values together.
+ *
+ * @param options.normType p; `Infinity` for the largest absolute value
+ * @returns the gradients, and the norm before, to look at or log
+ * @see https://arxiv.org/abs/1211.5063
+ */
+export function clipGradNorm<Key>(
+  gradients: ReadonlyMap<Key, Tensor>,
+  maxNorm: number,
+  { normType = 2 }: { readonly normType?: number } = {},
+): ClippedGradients<Key> {
+  const operation = "clipGradNorm";
+  checkLimit(operation, "maxNorm", maxNorm);
+  checkLimit(operation, "normType", normType);
+  if (gradients.size === 0) throw new ConfigError("got no gradients.", { operation });
+  const totalNorm = norm([...gradients.values()], normType);
+  const number = (value: number) => constant(value, [], totalNorm.dtype);
+  const scale = minimum(mul(number(maxNorm), recip(add(totalNorm, number(1e-6)))), number(1));
+  return { gradients: new Map([...gradients].map(([key, g]) => [key, mul(g, scale)])), totalNorm };
+}
+
+function norm(gradients: readonly Tensor[], p: number): Tensor {
+  if (p === Number.POSITIVE_INFINITY) return gradients.map((g) => amax(abs(g))).reduce((a, b) => max(a, b));
+  if (p === 1) return addAll(gradients.map((g) => sum(abs(g))));
+  if (p === 2) return sqrt(addAll(gradients.map((g) => sum(mul(g, g)))));
+  const power = (x: Tensor, n: number) => pow(x, constant(n, [], x.dtype));
+  return power(addAll(gradients.map((g) => sum(power(abs(g), p)))), 1 / p);
+}
+
+/** Moves every value of every gradient into ±limit. */
+export function clipGradValue<Key>(gradients: ReadonlyMap<Key, Tensor>, limit: number): Map<Key, Tensor> {
+  checkLimit("clipGradValue", "limit", limit);
+  const clip = (g: Tensor) => neg(max(neg(max(g, constant(-limit, [], g.dtype))), constant(-limit, [], g.dtype)));
+  return new Map([...gradients].map(([key, g]) => [key, clip(g)]));
+}

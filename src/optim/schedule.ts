@@ -1,0 +1,221 @@
+/**
+ * Learning-rate schedules: the rate of step i (from 0) given the rate that the optimiser was made with.
+ * `optimizer.setLearningRate((base) => schedule(i, base))` before step i.
+ */
+import { ConfigError } from "../errors.ts";
+
+export type Schedule = (step: number, base: number) => number;
+
+/** Steps in which the rate rises from 0 to the base rate. */
+interface Warmup {
+  readonly warmupSteps?: number;
+}
+
+interface Total extends Warmup {
+  /** Steps of the whole training, warm-up included. */
+  readonly totalSteps: number;
+}
+
+function count(name: string, value: number, least = 0): number {
+  if (!Number.isInteger(value) || value < least)
+    throw new ConfigError(`\`${name}\` (= ${value}) must be a whole number from ${least}.`, {
+      operation: "schedule",
+      got: value,
+    });
+  return value;
+}
+
+/** Base rate times a factor: rising over the warm-up, then `after(steps since)`. */
+function warmed(warmupSteps: number, after: (step: number) => number): Schedule {
+  count("warmupSteps", warmupSteps);
+  return (step, base) => base * (step < warmupSteps ? step / Math.max(1, warmupSteps) : after(step));
+}
+
+/** Share of the steps after the warm-up that are over at `step`. */
+const progress = (step: number, warmup: number, total: number): number => (step - warmup) / Math.max(1, total - warmup);
+
+/** The base rate, after a warm-up if there is one. */
+export const constantSchedule = ({ warmupSteps = 0 }: Warmup = {}): Schedule => warmed(warmupSteps, () => 1);
+
+/** Falls in a straight line to 0 at `totalSteps`. */
+export function linearSchedule({ warmupSteps = 0, totalSteps }: Total): Schedule {
+  count("totalSteps", totalSteps, 1);
+  return warmed(warmupSteps, (step) => Math.max(0, 1 - progress(step, warmupSteps, totalSteps)));
+}
+
+/**
+ * ½(1 + cos(2π·cycles·progress)): half a wave from the base rate to 0.
+ * @see https://arxiv.org/abs/1608.03983
+ */
+export function cosineSchedule({ warmupSteps = 0, totalSteps, cycles = 0.5 }: Total & { readonly cycles?: number }): Schedule {
+  count("totalSteps", totalSteps, 1);
+  return warmed(warmupSteps, (step) =>
+    Math.max(0, 0.5 * (1 + Math.cos(Math.PI * cycles * 2 * progress(step, warmupSteps, totalSteps)))),
+  );
+}
+
+/** Half a wave from the base rate to 0, `cycles` times. */
+export function cosineWithRestartsSchedule({
+  warmupSteps = 0,
+  totalSteps,
+  cycles = 1,
+}: Total & { readonly cycles?: number }): Schedule {
+  count("totalSteps", totalSteps, 1);
+  return warmed(warmupSteps, (step) => {
+    const done = progress(step, warmupSteps, totalSteps);
+    return done >= 1 ? 0 : Math.max(0, 0.5 * (1 + Math.cos(Math.PI * ((cycles * done) % 1))));
+  });
+}
+
+/** From the base rate to `end` along (1 − progress)^power. */
+export function polynomialSchedule({
+  warmupSteps = 0,
+  totalSteps,
+  end = 1e-7,
+  power = 1,
+}: Total & { readonly end?: number; readonly power?: number }): Schedule {
+  count("totalSteps", totalSteps, 1);
+  const warm = warmed(warmupSteps, () => 1);
+  return (step, base) => {
+    if (step < warmupSteps) return warm(step, base);
+    if (step > totalSteps) return end;
+    return (base - end) * (1 - progress(step, warmupSteps, totalSteps)) ** power + end;
+  };
+}
+
+/** Base rate·√(warmupSteps / step) after the warm-up. @see https://arxiv.org/abs/2106.04560 */
+export function inverseSqrtSchedule({
+  warmupSteps = 0,
+  timescale = warmupSteps || 10_000,
+}: Warmup & { readonly timescale?: number } = {}): Schedule {
+  const shift = timescale - warmupSteps;
+  return warmed(warmupSteps, (step) => 1 / Math.sqrt((step + shift) / timescale));
+}
+
+type Curve = "linear" | "cosine" | "1-sqrt";
+
+/** Rises from 0 to 1 along the curve while progress does. */
+const rise = (curve: Curve, done: number): number => {
+  switch (curve) {
+    case "linear":
+      return done;
+    case "cosine":
+      return 0.5 * (1 - Math.cos(Math.PI * done));
+    case "1-sqrt":
+      return 1 - Math.sqrt(1 - done);
+    default:
+      throw new ConfigError(`\`${curve satisfies never}\` is not a curve.`, { operation: "schedule", got: curve });
+  }
+};
+
+/**
+ * Warm-up, a stretch at the base rate, then a decay to `minRatio` of it.
+ * @see https://arxiv.org/abs/2404.06395
+ */
+export function warmupStableDecaySchedule({
+  warmupSteps = 0,
+  decaySteps,
+  totalSteps,
+  minRatio = 0,
+  warmup = "linear",
+  decay = "cosine",
+}: Total & {
+  readonly decaySteps: number;
+  readonly minRatio?: number;
+  readonly warmup?: Curve;
+  readonly decay?: Curve;
+}): Schedule {
+  count("warmupSteps", warmupSteps);
+  count("decaySteps", decaySteps);
+  const stable = count("totalSteps", totalSteps, 1) - decaySteps;
+  const scaled = (factor: number) => Math.max(0, factor * (1 - minRatio) + minRatio);
+  return (step, base) => {
+    if (step < warmupSteps) return base * scaled(rise(warmup, step / Math.max(1, warmupSteps)));
+    if (step < stable) return base;
+    if (step >= totalSteps) return base * minRatio;
+    const done = (step - stable) / Math.max(1, decaySteps);
+    const fallen =
+      decay === "1-sqrt" ? 1 - Math.sqrt(done) : decay === "cosine" ? 0.5 * (1 + Math.cos(Math.PI * done)) : 1 - done;
+    return base * scaled(fallen);
+  };
+}
+
+/** Times `gamma` every `stepSize` steps. */
+export function stepSchedule({ stepSize, gamma = 0.1 }: { readonly stepSize: number; readonly gamma?: number }): Schedule {
+  count("stepSize", stepSize, 1);
+  return (step, base) => base * gamma ** Math.floor(step / stepSize);
+}
+
+/** Times `gamma` at each milestone. */
+export const multiStepSchedule =
+  ({ milestones, gamma = 0.1 }: { readonly milestones: readonly number[]; readonly gamma?: number }): Schedule =>
+  (step, base) =>
+    base * gamma ** milestones.filter((milestone) => milestone <= step).length;
+
+/** Times `gamma` at every step. */
+export const exponentialSchedule =
+  ({ gamma }: { readonly gamma: number }): Schedule =>
+  (step, base) =>
+    base * gamma ** step;
+
+/** A wave between the base rate and `min`, half of it in `halfPeriod` steps. @see https://arxiv.org/abs/1608.03983 */
+export function cosineAnnealingSchedule({
+  halfPeriod,
+  min = 0,
+}: {
+  readonly halfPeriod: number;
+  readonly min?: number;
+}): Schedule {
+  count("halfPeriod", halfPeriod, 1);
+  return (step, base) => min + (base - min) * 0.5 * (1 + Math.cos((Math.PI * step) / halfPeriod));
+}
+
+/** Half a wave from the base rate to `min`, again and again, each `factor` times longer than the one before. */
+export function cosineAnnealingWarmRestartsSchedule({
+  first,
+  factor = 1,
+  min = 0,
+}: {
+  readonly first: number;
+  readonly factor?: number;
+  readonly min?: number;
+}): Schedule {
+  count("first", first, 1);
+  count("factor", factor, 1);
+  return (step, base) => {
+    let [start, length] = [0, first];
+    while (step >= start + length) {
+      start += length;
+      length *= factor;
+    }
+    return min + (base - min) * 0.5 * (1 + Math.cos((Math.PI * (step - start)) / length));
+  };
+}
+
+/**
+ * One rise from max / divFactor to `max` and one fall to max / (divFactor·finalDivFactor); the base rate does not count.
+ * @see https://arxiv.org/abs/1708.07120
+ */
+export function oneCycleSchedule({
+  max,
+  totalSteps,
+  warmupShare = 0.3,
+  divFactor = 25,
+  finalDivFactor = 1e4,
+  anneal = "cos",
+}: {
+  readonly max: number;
+  readonly totalSteps: number;
+  readonly warmupShare?: number;
+  readonly divFactor?: number;
+  readonly finalDivFactor?: number;
+  readonly anneal?: "cos" | "linear";
+}): Schedule {
+  count("totalSteps", totalSteps, 1);
+  const [first, last] = [max / divFactor, max / divFactor / finalDivFactor];
+  const top = warmupShare * totalSteps - 1;
+  const move = (from: number, to: number, done: number) =>
+    anneal === "cos" ? to + ((from - to) / 2) * (1 + Math.cos(Math.PI * done)) : from + (to - from) * done;
+  return (step) =>
+    step <= top ? move(first, max, step / top) : move(max, last, Math.min(1, (step - top) / (totalSteps - 1 - top)));
+}

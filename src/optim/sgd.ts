@@ -1,0 +1,68 @@
+/** Gradient descent and momentum. */
+import { ConfigError } from "../errors.ts";
+import { add, equal, mul, sub, where } from "../graph/elementwise.ts";
+import { constant } from "../graph/source.ts";
+import type { Variable } from "../graph/variable.ts";
+import {
+  type LearningRate,
+  nonNegative,
+  Optimizer,
+  type ParameterGroup,
+  type UpdateInputs,
+  type UpdateResult,
+  type Values,
+} from "./optimizer.ts";
+
+export interface SGDOptions extends LearningRate {
+  readonly momentum: number;
+  /** Share of the gradient that does not enter the momentum. */
+  readonly dampening: number;
+  /** Added to the gradient, times the parameter. */
+  readonly weightDecay: number;
+  /** Looks ahead: steps along g + momentum·b instead of b. */
+  readonly nesterov: boolean;
+}
+
+/**
+ * p ← p − lr·b with b ← momentum·b + (1 − dampening)·g, which starts as the first g; without momentum p ← p − lr·g.
+ * @see https://proceedings.mlr.press/v28/sutskever13.html
+ */
+export class SGD extends Optimizer<SGDOptions> {
+  constructor(
+    parameters: readonly Variable[] | readonly ParameterGroup<SGDOptions>[],
+    { lr = 1e-3, momentum = 0, dampening = 0, weightDecay = 0, nesterov = false }: Partial<SGDOptions> = {},
+  ) {
+    super(parameters, { lr, momentum, dampening, weightDecay, nesterov });
+  }
+
+  protected override check({ momentum, dampening, weightDecay, nesterov }: SGDOptions): void {
+    nonNegative("SGD", "momentum", momentum);
+    nonNegative("SGD", "weightDecay", weightDecay);
+    if (nesterov && (momentum === 0 || dampening !== 0))
+      throw new ConfigError("`nesterov` needs a momentum and no dampening.", { operation: "SGD", got: { momentum, dampening } });
+  }
+
+  protected override slots({ momentum }: SGDOptions): Record<string, number> {
+    return momentum === 0 ? {} : { momentumBuffer: 0 };
+  }
+
+  protected override counters({ momentum, dampening }: SGDOptions): Record<string, number> {
+    return momentum !== 0 && dampening !== 0 ? { step: 0 } : {};
+  }
+
+  protected override advance(counters: Values): Values {
+    const { step } = counters;
+    return step ? { step: add(step, constant(1, [], step.dtype)) } : counters;
+  }
+
+  protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<SGDOptions>): UpdateResult {
+    const number = (value: number) => constant(value, [], parameter.dtype);
+    const g = options.weightDecay === 0 ? gradient : add(gradient, mul(parameter, number(options.weightDecay)));
+    const old = state["momentumBuffer"];
+    if (!old) return { parameter: sub(parameter, mul(scalars["lr"]!, g)), state: {} };
+    const fresh = scalars["step"] ? where(equal(scalars["step"], number(1)), g, mul(g, number(1 - options.dampening))) : g;
+    const momentumBuffer = add(mul(old, number(options.momentum)), fresh);
+    const direction = options.nesterov ? add(g, mul(momentumBuffer, number(options.momentum))) : momentumBuffer;
+    return { parameter: sub(parameter, mul(scalars["lr"]!, direction)), state: { momentumBuffer } };
+  }
+}
