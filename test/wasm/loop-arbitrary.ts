@@ -66,11 +66,11 @@ class Draft {
   readonly inner: number;
   readonly reduce: number[];
 
-  constructor(pick: Pick) {
+  constructor(pick: Pick, large: boolean) {
     this.pick = pick;
     this.shape = pick(3) === 0 ? "columns" : "rows";
-    this.outer = Array.from({ length: pick(4) }, () => 1 + pick(4));
-    this.inner = [1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 33, 64, 70][pick(14)]!;
+    this.outer = Array.from({ length: pick(4) }, () => 1 + pick(large ? 6 : 4));
+    this.inner = [1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 33, 64, 70][pick(14)]! * (large ? 1 + pick(20) : 1);
     this.reduce = this.shape === "columns" ? Array.from({ length: 1 + pick(3) }, () => 1 + pick(5)) : [];
   }
 
@@ -455,13 +455,14 @@ class Draft {
   }
 }
 
-/** A program drawn with `pick`. */
-export const drawLoopCase = (pick: Pick): LoopCase => new Draft(pick).build();
+/** A program drawn with `pick`; `large` ones have work for several threads. */
+export const drawLoopCase = (pick: Pick, large: boolean): LoopCase => new Draft(pick, large).build();
 
-/** Shrinks by drawing smaller choices. */
-export const loopCases: fc.Arbitrary<LoopCase> = fc
-  .infiniteStream(fc.nat({ max: 2 ** 30 }))
-  .map((stream) => drawLoopCase((n) => (stream.next().value as number) % n));
+const cases = (large: boolean): fc.Arbitrary<LoopCase> =>
+  fc.infiniteStream(fc.nat({ max: 2 ** 30 })).map((stream) => drawLoopCase((n) => (stream.next().value as number) % n, large));
+
+export const loopCases: fc.Arbitrary<LoopCase> = cases(false);
+export const largeLoopCases: fc.Arbitrary<LoopCase> = cases(true);
 
 /** Small random contents: floats that every float dtype holds exactly, so that loading them rounds nothing. */
 export function contents(dtype: DType, length: number, seed: number): TypedArray {

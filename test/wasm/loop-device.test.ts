@@ -1,18 +1,22 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { createWasm } from "../../src/devices/wasm/device.ts";
+import { partition } from "../../src/devices/wasm/loop-arguments.ts";
+import { planLoop } from "../../src/devices/wasm/loop-plan.ts";
 import { matmulOp } from "../../src/graph/contraction.ts";
 import type { DType, TypedArray } from "../../src/graph/dtype.ts";
 import { takeOp } from "../../src/graph/indexing.ts";
 import type { CallGeometry, Operand } from "../../src/graph/primitive.ts";
-import { loopCases } from "./loop-arbitrary.ts";
+import { largeLoopCases } from "./loop-arbitrary.ts";
 import { runCase } from "./loop-devices.ts";
 
 const device = createWasm({ threads: 2 });
 const single = createWasm({ threads: 1 });
+const many = createWasm({ threads: 3 });
 afterAll(() => {
   device[Symbol.dispose]();
   single[Symbol.dispose]();
+  many[Symbol.dispose]();
 });
 
 const dense = (...shape: number[]): Operand => ({
@@ -28,7 +32,12 @@ function put(values: TypedArray, dtype: DType) {
 }
 
 /** Runs a call on float32 operands. */
-function call(name: string, host: typeof matmulOp.host, operands: readonly [Operand, TypedArray, DType][], result: Operand): Float32Array {
+function call(
+  name: string,
+  host: typeof matmulOp.host,
+  operands: readonly [Operand, TypedArray, DType][],
+  result: Operand,
+): Float32Array {
   const executable = device.compileCall({ name, operands: operands.map(([, , dtype]) => dtype), results: ["float32"], host });
   const size = result.shape.reduce((a, b) => a * b, 1);
   const out = put(new Float32Array(size + result.offset), "float32");
@@ -42,6 +51,7 @@ function call(name: string, host: typeof matmulOp.host, operands: readonly [Oper
   return values.slice(result.offset);
 }
 
+const sameBits = (x: TypedArray, y: TypedArray) => Buffer.from(x.buffer).equals(Buffer.from(y.buffer));
 const random = (length: number) => Float32Array.from({ length }, (_, i) => Math.sin(i * 12.9898) * 2);
 
 describe("kernel calls on wasm", () => {
@@ -62,7 +72,10 @@ describe("kernel calls on wasm", () => {
     const bias: Operand = { ...dense(...batch, M, N), strides: [...batch.map(() => 0), 0, 1] };
     const c = dense(...batch, M, N);
     const [A, B, D] = [random(size(a)), random(size(b)), random(N)];
-    for (const operands of [[a, turned], [a, turned, bias]]) {
+    for (const operands of [
+      [a, turned],
+      [a, turned, bias],
+    ]) {
       const expected = new Float32Array(size(c));
       matmulOp.host([A, B, D].slice(0, operands.length), [expected], { operands, results: [c], attributes: {} });
       const inputs = operands.map((operand, i): [Operand, TypedArray, DType] => [operand, [A, B, D][i]!, "float32"]);
@@ -74,20 +87,34 @@ describe("kernel calls on wasm", () => {
   test("a call without a kernel runs its plain meaning, at the operands' offsets", () => {
     const table = { ...dense(3, 2), offset: 4 };
     const values = Float32Array.of(9, 9, 9, 9, 1, 2, 3, 4, 5, 6);
-    const got = call("take", takeOp.host, [[table, values, "float32"], [dense(2), Int32Array.of(2, 0), "int32"]], { ...dense(2, 2), offset: 1 });
+    const got = call(
+      "take",
+      takeOp.host,
+      [
+        [table, values, "float32"],
+        [dense(2), Int32Array.of(2, 0), "int32"],
+      ],
+      { ...dense(2, 2), offset: 1 },
+    );
     expect([...got]).toEqual([5, 6, 1, 2]);
   });
 });
 
 describe("the wasm device", () => {
   test("gives the same bits for any number of threads", () => {
-    // every program has enough work for two threads when its outer axes are large
+    let split = 0;
     fc.assert(
-      fc.property(loopCases, (sample) => {
-        expect(runCase(device, sample)).toEqual(runCase(single, sample));
+      fc.property(largeLoopCases, (sample) => {
+        const { program, geometry } = sample;
+        if (partition(program, planLoop(program), geometry, 3).tasks > 1) split++;
+        const alone = runCase(single, sample);
+        runCase(many, sample).forEach((values, i) => {
+          if (values && !sameBits(values, alone[i]!)) throw new Error(`buffer ${i} differs`);
+        });
       }),
-      { numRuns: 50 },
+      { numRuns: 60 },
     );
+    expect(split).toBeGreaterThan(10);
   });
 
   test("says how it runs", () => {

@@ -100,8 +100,9 @@ export class LaneMath implements Simd {
     if (divisor !== undefined && divisor > 0 && Number.isInteger(Math.log2(divisor)))
       return { dtype: x.dtype, local: math.and(of(x), math.i32(divisor - 1)) };
     const remainder = math.i32Mod(of(x), of(y));
-    if (divisor !== undefined && divisor !== 0) return { dtype: x.dtype, local: remainder };
-    return { dtype: x.dtype, local: math.andNot(remainder, math.apply("i32x4.eq", of(y), 0)) };
+    if (divisor !== undefined && divisor > 0) return { dtype: x.dtype, local: remainder };
+    // 0 for the divisors 0 and −1, whose quotients may not exist
+    return { dtype: x.dtype, local: math.andNot(remainder, math.apply("i32x4.lt_u", math.i32Add(of(y), 1), 2)) };
   }
 
   less(x: Lanes, y: Lanes): Vector {

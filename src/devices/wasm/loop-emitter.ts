@@ -193,7 +193,7 @@ class LoopEmitter {
     const stores = this.openStores(pass.stores);
     this.openLoads(pass);
     this.openKept(pass);
-    this.vectorLoop(unroll, stores, pass.folds.length > 0, (copies, valid) => {
+    this.vectorLoop(unroll > 1 ? [unroll] : [], stores, pass.folds.length > 0, (copies, valid) => {
       values.begin();
       for (let copy = 0; copy < copies; copy++) {
         values.copy = copy;
@@ -213,7 +213,7 @@ class LoopEmitter {
   /** Neighbouring vectors that go through the loop together: a fold that waits for itself leaves most of the processor idle. */
   private unrollOf(pass: Pass): number {
     if ([...pass.computed].some((register) => this.isIrregular(register))) return 1;
-    if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : pass.cost <= 20 ? 2 : 1;
+    if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
     return pass.cost <= 12 ? 2 : 1;
   }
 
@@ -230,7 +230,8 @@ class LoopEmitter {
     const { values, f } = this;
     const [body, after] = this.plan.passes as [Pass, Pass];
     const irregular = [...body.computed].some((register) => this.plan.places[register] === "body" && this.isIrregular(register));
-    const unroll = irregular || body.cost > 20 ? 1 : body.cost > 8 ? 2 : 4;
+    // a column's sum waits for itself: neighbours fill the time, and whole cache lines are used at once
+    const unroll = irregular || body.cost > 20 ? [] : body.cost > 8 ? [2] : body.cost > 3 ? [4] : [8, 2];
     const stores = this.openStores(after.stores);
     this.openLoads(after);
     this.openLoads(body);
@@ -293,9 +294,9 @@ class LoopEmitter {
 
   // --- loops over the inner axis
 
-  /** Emits `group` for vectors in groups of `unroll`, then one at a time, the last one perhaps partial. */
+  /** Emits `group` for vectors in groups of the sizes in `unroll`, then one at a time, the last one perhaps partial. */
   private vectorLoop(
-    unroll: number,
+    unroll: readonly number[],
     stores: readonly StoreCursor[],
     masked: boolean,
     group: (copies: number, valid: Local<"v128"> | null) => void,
@@ -313,9 +314,9 @@ class LoopEmitter {
       for (const index of indices) f.increment(index, 4 * copies);
     };
     const left = f.local("i32", ["i32.shr_u", count, 2]);
-    if (unroll > 1) {
-      f.repeat(["i32.shr_u", left, Math.log2(unroll)], () => run(unroll, null));
-      f.set(left, ["i32.and", left, unroll - 1]);
+    for (const copies of unroll) {
+      f.repeat(["i32.shr_u", left, Math.log2(copies)], () => run(copies, null));
+      f.set(left, ["i32.and", left, copies - 1]);
     }
     const pending = f.local("i32", ["i32.and", count, 3]);
     if (masked) f.set(this.valid, simd.math.i32(-1));
