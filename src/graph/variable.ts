@@ -3,7 +3,7 @@
  * Reading a variable gives its tensor of this moment, so a graph that was built from it keeps its meaning.
  */
 import { ShapeError, wordShape } from "../errors.ts";
-import { cast } from "./elementwise.ts";
+import { cast, copy } from "./elementwise.ts";
 import type { Tensor } from "./node.ts";
 import { sameShape } from "./shape.ts";
 import { buffer } from "./source.ts";
@@ -107,7 +107,14 @@ export function assignAll(pairs: readonly (readonly [Variable, Tensor])[]): void
     for (const [variable, next] of checked) observer.write(variable, next);
     return;
   }
-  realizeAll(checked.map(([, next]) => next));
+  // a variable's memory is its own: values that somebody else holds, or two variables are given, are copied
+  const taken = new Set<Tensor>();
+  const owned = checked.map(([variable, next]) => {
+    const own = next.storage !== null || taken.has(next) ? copy(next) : next;
+    taken.add(own);
+    return [variable, own] as const;
+  });
+  realizeAll(owned.map(([, next]) => next));
   // the old tensors stay: a loss that was built from them may still be asked for; the collector frees them
-  for (const [variable, next] of checked) variable.replace(next);
+  for (const [variable, next] of owned) variable.replace(next);
 }

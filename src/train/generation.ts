@@ -1,0 +1,121 @@
+/** Continuing texts, token by token, with a key/value cache. */
+import { currentDevice, download, upload } from "../compile/program.ts";
+import { compile } from "../compile/trace.ts";
+import { ConfigError } from "../errors.ts";
+import { reshape } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import type { CausalLM } from "../models/causal-lm.ts";
+import { checkSampling, type SamplingOptions, sampleToken, uniformAt } from "./sampling.ts";
+
+export interface GenerateOptions extends SamplingOptions {
+  readonly maxNewTokens?: number;
+  /** A sequence ends after one of these, which is given out too. */
+  readonly stopTokens?: readonly number[];
+  /** Where random numbers start; sequence i of a batch draws the numbers of row i. */
+  readonly seed?: number;
+  /** Traces the two programs that generation is made of instead of building a graph for every token. */
+  readonly compiled?: boolean;
+}
+
+/**
+ * The tokens that continue `prompt`, as they come.
+ *
+ * @param prompt at least one token
+ * @throws {ConfigError} for an empty prompt or a setting out of range
+ * @example
+ * for await (const token of generate(model, tokenizer.encode("Call me"), { maxNewTokens: 20 })) print(token);
+ */
+export async function* generate(
+  model: CausalLM,
+  prompt: readonly number[],
+  options: GenerateOptions = {},
+): AsyncGenerator<number> {
+  for await (const [token] of generateBatch(model, [prompt], options)) if (token !== undefined && token !== null) yield token;
+}
+
+/** All the tokens that continue `prompt`, without it. */
+export async function complete(model: CausalLM, prompt: readonly number[], options: GenerateOptions = {}): Promise<number[]> {
+  const tokens: number[] = [];
+  for await (const token of generate(model, prompt, options)) tokens.push(token);
+  return tokens;
+}
+
+/**
+ * Continues several prompts at once; shorter ones are padded on the left. Gives one token per prompt at a time, `null` for
+ * those that have ended.
+ */
+export async function* generateBatch(
+  model: CausalLM,
+  prompts: readonly (readonly number[])[],
+  options: GenerateOptions = {},
+): AsyncGenerator<(number | null)[]> {
+  const { maxNewTokens = 64, stopTokens = [], seed = 0, compiled = true } = options;
+  checkPrompts(prompts, maxNewTokens);
+  checkSampling(options);
+  const B = prompts.length;
+  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  // sizes in steps of 32, so that prompts of like length share their programs' kernels
+  const cache = model.createCache(B, roundUp(longest + maxNewTokens, 32));
+  const step = (inputIds: Tensor, attentionMask: Tensor): Tensor => {
+    const { logits } = model.forward({ inputIds, attentionMask, cache, logitsToKeep: 1 });
+    return reshape(logits, [B, -1]);
+  };
+  const program = compiled ? compile(step) : null;
+  const run = program ?? step;
+  const wasTraining = model.training;
+  model.eval();
+  try {
+    const stop = new Set(stopTokens);
+    const ended = prompts.map(() => false);
+    let next = leftPadded(prompts, longest);
+    for (let count = 0; count < maxNewTokens; count++) {
+      using ids = int32(next.ids, [B, next.ids.length / B]);
+      using mask = int32(next.mask, [B, next.ids.length / B]);
+      using logits = run(ids, mask);
+      const values = await download(logits);
+      const V = values.length / B;
+      const tokens = prompts.map((_, row) =>
+        ended[row] ? null : sampleToken(values.subarray(row * V, (row + 1) * V), options, uniformAt(seed, row, count)),
+      );
+      yield tokens;
+      tokens.forEach((token, row) => {
+        if (token !== null && stop.has(token)) ended[row] = true;
+      });
+      if (ended.every(Boolean)) return;
+      next = { ids: tokens.map((token) => token ?? 0), mask: tokens.map((token) => (token === null ? 0 : 1)) };
+    }
+  } finally {
+    model.train(wasTraining);
+    program?.dispose();
+  }
+}
+
+function checkPrompts(prompts: readonly (readonly number[])[], maxNewTokens: number): void {
+  const operation = "generate";
+  if (prompts.length === 0) throw new ConfigError("got no prompt.", { operation });
+  prompts.forEach((prompt, i) => {
+    if (prompt.length === 0)
+      throw new ConfigError(`${prompts.length > 1 ? `prompt ${i}` : "the prompt"} has no token.`, {
+        operation,
+        hint: "Start with the beginning-of-text token.",
+      });
+  });
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0)
+    throw new ConfigError(`\`maxNewTokens\` (= ${maxNewTokens}) must be a whole number from 0.`, {
+      operation,
+      got: maxNewTokens,
+    });
+}
+
+const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;
+const int32 = (values: readonly number[], shape: readonly number[]): Tensor =>
+  upload(currentDevice(), Int32Array.from(values), shape, "int32");
+
+/** Prompts side by side, their ends aligned. */
+function leftPadded(prompts: readonly (readonly number[])[], length: number): { ids: number[]; mask: number[] } {
+  const zeros = (prompt: readonly number[]) => new Array<number>(length - prompt.length).fill(0);
+  return {
+    ids: prompts.flatMap((prompt) => [...zeros(prompt), ...prompt]),
+    mask: prompts.flatMap((prompt) => [...zeros(prompt), ...prompt.map(() => 1)]),
+  };
+}

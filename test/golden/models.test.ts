@@ -1,0 +1,135 @@
+/** The cases of `models/`: tiny models of every family against transformers: values, gradients, training, generation. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { expect } from "vitest";
+import { downloadSync, realize } from "../../src/compile/program.ts";
+import { compile } from "../../src/compile/trace.ts";
+import { openCheckpoint } from "../../src/formats/sharded.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import type { CausalLM } from "../../src/models/causal-lm.ts";
+import type { ConfigJson } from "../../src/models/llama-config.ts";
+import { createModel, models } from "../../src/models/registry.ts";
+import { AdamW } from "../../src/optim/adam.ts";
+import { gradientsOf } from "../../src/optim/optimizer.ts";
+import { generateBatch } from "../../src/train/generation.ts";
+import { loadCheckpoint, loadModel } from "../../src/train/load-model.ts";
+import {
+  expectClose,
+  expectValuesClose,
+  type GoldenCase,
+  goldenFolder,
+  goldenSuite,
+  goldenTensors,
+  readGolden,
+  toTensor,
+} from "./suite.ts";
+
+interface ModelCase {
+  readonly full_finetune?: {
+    readonly lr: number;
+    readonly betas: readonly [number, number];
+    readonly eps: number;
+    readonly weight_decay: number;
+    readonly losses: readonly number[];
+  };
+}
+
+type Stored = Awaited<ReturnType<typeof goldenTensors>>;
+
+const toInputs = (stored: Stored) => ({
+  inputIds: toTensor(stored.get("in.input_ids")!),
+  attentionMask: toTensor(stored.get("in.attention_mask")!),
+  labels: toTensor(stored.get("in.labels")!),
+});
+
+/** One number per token as one per value, so that only real tokens are compared. */
+function maskOf(stored: Stored, want: { readonly data: { length: number } }): Int32Array {
+  const mask = stored.get("in.attention_mask")!.data;
+  const width = want.data.length / mask.length;
+  return Int32Array.from({ length: want.data.length }, (_, i) => mask[Math.floor(i / width)]!);
+}
+
+async function checkForward(model: CausalLM, stored: Stored): Promise<void> {
+  const { logits, loss, hiddenStates } = model.forward(toInputs(stored));
+  const entries = [...model.namedParameters()].filter(([name]) => stored.has(`grad.${name}`));
+  const wanted = [...stored.keys()].filter((key) => key.startsWith("grad."));
+  expect(entries.map(([name]) => `grad.${name}`).sort()).toEqual(wanted.sort());
+  const parameters = entries.map(([, parameter]) => parameter);
+  const gradients = gradientsOf(loss!, parameters);
+  realize([logits, loss!, ...hiddenStates, ...gradients.values()]);
+  const close = { rtol: 1e-4, atol: 1e-4 };
+  await expectClose("loss", loss!, stored.get("loss")!, close);
+  const want = stored.get("logits")!;
+  await expectClose("logits", logits, want, { ...close, mask: maskOf(stored, want) });
+  for (const [i, state] of hiddenStates.entries()) {
+    const hidden = stored.get(`hidden.${i}`)!;
+    await expectClose(`hidden state ${i}`, state, hidden, { ...close, mask: maskOf(stored, hidden) });
+  }
+  for (const [name, parameter] of entries)
+    await expectClose(`gradient of ${name}`, gradients.get(parameter)!, stored.get(`grad.${name}`)!, { rtol: 1e-3, atol: 1e-5 });
+}
+
+async function checkGeneration(model: CausalLM, stored: Stored): Promise<void> {
+  const rows = (key: string): number[][] => {
+    const { shape, data } = stored.get(key)!;
+    const width = shape[shape.length - 1]!;
+    return Array.from({ length: data.length / width }, (_, i) => [...data.subarray(i * width, (i + 1) * width)]);
+  };
+  const continued = async (prompts: number[][], maxNewTokens: number): Promise<number[][]> => {
+    const outputs: number[][] = prompts.map(() => []);
+    for await (const tokens of generateBatch(model, prompts, { maxNewTokens }))
+      tokens.forEach((t, row) => outputs[row]!.push(t!));
+    return outputs;
+  };
+  for (const kind of ["gen", "gen_batch"]) {
+    const padded = rows(`${kind}.prompt`);
+    const mask = stored.has(`${kind}.mask`) ? rows(`${kind}.mask`) : padded.map((row) => row.map(() => 1));
+    const prompts = padded.map((row, i) => row.filter((_, t) => mask[i]![t] === 1));
+    const want = rows(`${kind}.output`).map((row) => row.slice(padded[0]!.length));
+    expect(await continued(prompts, want[0]!.length), kind).toEqual(want);
+  }
+}
+
+async function checkTraining(model: CausalLM, stored: Stored, settings: NonNullable<ModelCase["full_finetune"]>): Promise<void> {
+  const { lr, betas, eps, weight_decay: weightDecay, losses } = settings;
+  const optimizer = new AdamW(model.trainableParameters(), { lr, betas, eps, weightDecay });
+  const { inputIds, attentionMask, labels } = toInputs(stored);
+  const step = compile((ids: Tensor, mask: Tensor, targets: Tensor) => {
+    const loss = model.forward({ inputIds: ids, attentionMask: mask, labels: targets }).loss!;
+    optimizer.step(gradientsOf(loss, model.trainableParameters()));
+    return loss;
+  });
+  const got: number[] = [];
+  for (const _ of losses) {
+    const loss = step(inputIds, attentionMask, labels);
+    realize([loss]);
+    got.push(downloadSync(loss)[0]!);
+  }
+  step.dispose();
+  expectValuesClose("losses", got, losses, { rtol: 1e-3, atol: 0 });
+}
+
+function modelCase({ name }: { readonly name: string }): GoldenCase {
+  const config = readGolden<ConfigJson>("models", name, "config.json");
+  if (!config || !Object.hasOwn(models, String(config["model_type"]))) return { name };
+  const folder = join(goldenFolder, "models", name);
+  const run = async () => {
+    const stored = await goldenTensors("models", name, "expected.safetensors");
+    const { model } = await loadModel(folder);
+    await checkForward(model, stored);
+    await checkGeneration(model, stored);
+    if (existsSync(join(folder, "config.legacy.json"))) {
+      const legacy = createModel(readGolden<ConfigJson>("models", name, "config.legacy.json")!);
+      await loadCheckpoint(legacy, await openCheckpoint(folder));
+      const want = stored.get("logits")!;
+      const { logits } = legacy.forward(toInputs(stored));
+      await expectClose("logits by the older config", logits, want, { rtol: 1e-4, atol: 1e-4, mask: maskOf(stored, want) });
+    }
+    const { full_finetune } = readGolden<ModelCase>("models", name, "case.json")!;
+    if (full_finetune) await checkTraining(model, stored, full_finetune);
+  };
+  return { name, run };
+}
+
+const index = readGolden<{ readonly models: readonly { readonly name: string }[] }>("models", "index.json");
+goldenSuite("models", index?.models.map(modelCase) ?? []);
