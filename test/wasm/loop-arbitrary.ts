@@ -53,6 +53,16 @@ export type Pick = (n: number) => number;
 
 const memoryTypes: readonly DType[] = ["float32", "float32", "float32", "int32", "bool", "uint8", "float16", "bfloat16"];
 
+function rowMajor(sizes: readonly number[]): { strides: number[]; size: number } {
+  let size = 1;
+  const strides = sizes.map(() => 0);
+  for (let axis = sizes.length - 1; axis >= 0; axis--) {
+    strides[axis] = size;
+    size *= sizes[axis]!;
+  }
+  return { strides, size };
+}
+
 class Draft {
   readonly instructions: Instruction[] = [];
   readonly slots: Slot[] = [];
@@ -60,6 +70,8 @@ class Draft {
   readonly stores: Store[] = [];
   readonly facts: Facts[] = [];
   readonly buffers: { dtype: DType; length: number; output: boolean; tolerance: number }[] = [];
+  /** Slots that read a buffer of their own densely, so that an output may take its place. */
+  private readonly dense: number[] = [];
   readonly pick: Pick;
   readonly shape: "rows" | "columns";
   readonly outer: number[];
@@ -161,6 +173,13 @@ class Draft {
     const { pick } = this;
     const sizes = [...this.outer, this.inner, ...this.reduce];
     const innerAxis = this.outer.length;
+    if (!options.uniform && !options.index && this.shape === "rows" && pick(3) === 0) {
+      const { strides, size } = rowMajor(sizes);
+      const buffer = this.buffers.push({ dtype, length: size, output: false, tolerance: 0 }) - 1;
+      this.slotGeometry.push({ offset: 0, outer: strides.slice(0, -1), inner: 1, reduce: [], valid: [] });
+      this.dense.push(this.slots.length);
+      return this.slots.push({ buffer, dtype, inner: "unit", masked: [] }) - 1;
+    }
     const kind = options.uniform ? "same" : (["unit", "unit", "unit", "strided", "same"] as const)[pick(5)]!;
     const strides = sizes.map((_, axis) => {
       if (axis === innerAxis) return kind === "unit" ? 1 : kind === "same" ? 0 : [2, -1, 3, 17, -2][pick(5)]!;
@@ -197,27 +216,38 @@ class Draft {
     return this.slots.push({ buffer, dtype, inner: kind, masked }) - 1;
   }
 
-  store(register: number, stage: number): void {
+  store(register: number, stage: number, last: boolean): void {
     const { dtype, level } = this.instructions[register]!;
-    const rowLevel = level === "row";
-    const innerAxis = this.outer.length;
-    // row-major, perhaps with the inner axis outermost
-    const transposed = !rowLevel && this.pick(4) === 0;
-    const sizes = [...this.outer, ...(rowLevel ? [] : [this.inner])];
-    const order = sizes.map((_, axis) => axis);
-    if (transposed) order.unshift(order.pop()!);
-    const strides = sizes.map(() => 0);
-    let stride = 1;
-    for (const axis of [...order].reverse()) {
-      strides[axis] = stride;
-      stride *= sizes[axis]!;
-    }
     const { error, magnitude } = this.facts[register]!;
     const tolerance = error === 0 ? 0 : error + (unit[dtype] ?? 0) * magnitude;
-    const buffer = this.buffers.push({ dtype, length: stride, output: true, tolerance }) - 1;
-    const inner = rowLevel ? 0 : strides[innerAxis]!;
-    this.slots.push({ buffer, dtype, inner: rowLevel ? "same" : inner === 1 ? "unit" : "strided", masked: [] });
-    this.slotGeometry.push({ offset: 0, outer: strides.slice(0, innerAxis), inner, reduce: this.reduce.map(() => 0), valid: [] });
+    const rowLevel = level === "row";
+    // over an input that is read in the same way and not later
+    const over = this.dense.findIndex((slot) => this.slots[slot]!.dtype === dtype);
+    if (last && level === "element" && over >= 0 && this.pick(2)) {
+      const [slot] = this.dense.splice(over, 1) as [number];
+      const { buffer } = this.slots[slot]!;
+      this.buffers[buffer] = { ...this.buffers[buffer]!, output: true, tolerance };
+      this.slots.push(this.slots[slot]!);
+      this.slotGeometry.push(this.slotGeometry[slot]!);
+    } else {
+      const innerAxis = this.outer.length;
+      // row-major, perhaps with the inner axis outermost
+      const transposed = !rowLevel && this.pick(4) === 0;
+      const sizes = [...this.outer, ...(rowLevel ? [] : [this.inner])];
+      if (transposed) sizes.unshift(sizes.pop()!);
+      const { strides, size } = rowMajor(sizes);
+      if (transposed) strides.push(strides.shift()!);
+      const buffer = this.buffers.push({ dtype, length: size, output: true, tolerance }) - 1;
+      const inner = rowLevel ? 0 : strides[innerAxis]!;
+      this.slots.push({ buffer, dtype, inner: rowLevel ? "same" : inner === 1 ? "unit" : "strided", masked: [] });
+      this.slotGeometry.push({
+        offset: 0,
+        outer: strides.slice(0, innerAxis),
+        inner,
+        reduce: this.reduce.map(() => 0),
+        valid: [],
+      });
+    }
     this.stores.push({ register, slot: this.slots.length - 1, stage });
   }
 
@@ -416,20 +446,21 @@ class Draft {
       );
       const candidates = late.filter((register) => instructions[register]!.level === "element");
       if (candidates.length === 0) candidates.push(this.constant(2, "float32", "element"));
-      for (let i = 1 + pick(2); i > 0; i--) {
+      for (let i = 1 + pick(3); i > 0; i--) {
         const register = candidates[candidates.length - 1 - pick(Math.min(candidates.length, 3))]!;
-        this.store(register, instructions[register]!.stage + pick(stages - instructions[register]!.stage));
+        const stage = instructions[register]!.stage + pick(stages - instructions[register]!.stage);
+        this.store(register, stage, stage === stages - 1);
       }
       const perRow = late.filter((register) => instructions[register]!.level === "row");
-      if (perRow.length && pick(2)) this.store(perRow[pick(perRow.length)]!, stages - 1);
+      if (perRow.length && pick(2)) this.store(perRow[pick(perRow.length)]!, stages - 1, false);
     } else {
       const body = Array.from({ length: 1 + pick(3) }, () => this.leaf("body", false));
       for (let i = pick(4); i > 0; i--) body.push(this.step(body, "body"));
       const elements = Array.from({ length: 1 + pick(2) }, () => this.fold(body, "body", 0));
       if (pick(2)) elements.push(this.leaf("element", false));
       for (let i = pick(3); i > 0; i--) elements.push(this.step(elements, "element"));
-      this.store(elements.at(-1)!, 0);
-      if (pick(2)) this.store(elements[0]!, 0);
+      this.store(elements.at(-1)!, 0, false);
+      if (pick(2)) this.store(elements[0]!, 0, false);
     }
     const draft = {
       shape: this.shape,

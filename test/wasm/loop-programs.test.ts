@@ -88,6 +88,17 @@ describe("loop programs on wasm", () => {
     }
   });
 
+  test.each([3, 8, 29])("two arrays of %i may change places", (inner) => {
+    const x = Float32Array.from({ length: inner }, (_, i) => i);
+    const y = Float32Array.from({ length: inner }, (_, i) => -i);
+    const slots = [0, 1, 0, 1].map((buffer) => slot(buffer, "float32"));
+    const program = rows(0, 1, [load(0), load(1)], slots, [
+      { register: 1, slot: 2, stage: 0 },
+      { register: 0, slot: 3, stage: 0 },
+    ]);
+    expect(run(program, 1, inner, [x, y])).toEqual([y, x]);
+  });
+
   test("maxima, comparisons and their folds treat NaN as JavaScript does", () => {
     const x = Float32Array.of(1, Number.NaN, 3, -1, Number.NaN, 2, Number.NEGATIVE_INFINITY);
     const y = Float32Array.of(2, 1, Number.NaN, -2, Number.NaN, 2, 0);

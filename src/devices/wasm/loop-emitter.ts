@@ -181,8 +181,10 @@ class LoopEmitter {
 
   private rows(): void {
     for (const pass of this.plan.passes) if (pass.folds.length + pass.stores.length > 0) this.pass(pass);
-    for (const { register, slot } of this.plan.rowStores)
-      this.access.storeSame(this.program.slots[slot]!, this.pointers[slot]!, this.values.get(register));
+    const values = this.plan.rowStores.map(({ register }) => this.values.get(register));
+    this.plan.rowStores.forEach(({ slot }, i) => {
+      this.access.storeSame(this.program.slots[slot]!, this.pointers[slot]!, values[i]!);
+    });
   }
 
   private pass(pass: Pass): void {
@@ -198,7 +200,7 @@ class LoopEmitter {
       for (let copy = 0; copy < copies; copy++) {
         values.copy = copy;
         for (const accumulator of parts[copy]!) this.take(accumulator, valid);
-        for (const cursor of stores) this.access.store(cursor, copy, values.get(cursor.store.register));
+        this.store(stores, copy);
         for (const { register, restored, pointer } of this.keptCursors)
           if (!restored) this.simd.math.store(pointer, values.get(register).local, 16 * copy);
       }
@@ -268,7 +270,7 @@ class LoopEmitter {
       this.cursors = columns;
       each((copy) => {
         for (const accumulator of parts[copy]!) values.set(accumulator.fold.register, this.folds.finish(accumulator));
-        for (const cursor of stores) this.access.store(cursor, copy, values.get(cursor.store.register));
+        this.store(stores, copy);
       });
     });
     this.cursors = new Map();
@@ -341,6 +343,14 @@ class LoopEmitter {
     f.set(pending, ["i32.and", count, 3]);
     f.if(pending, () => {
       for (const { slot, saved, patch } of units) this.access.copyFew(slot, saved, ["i32.add", this.scratch, patch], pending);
+    });
+  }
+
+  /** Writes one vector of every store, when all are known: an output may lie where an input was. */
+  private store(stores: readonly StoreCursor[], copy: number): void {
+    const values = stores.map(({ store }) => this.values.get(store.register));
+    stores.forEach((cursor, i) => {
+      this.access.store(cursor, copy, values[i]!);
     });
   }
 
