@@ -13,7 +13,7 @@ import {
 import { ModuleBuilder } from "../src/devices/wasm/assembler.ts";
 import { features } from "../src/devices/wasm/features.ts";
 import { DeviceMemory } from "../src/devices/wasm/memory.ts";
-import { Pool } from "../src/devices/wasm/pool.ts";
+import { type Kernel, Pool } from "../src/devices/wasm/pool.ts";
 
 /** Milliseconds of the best of many short windows: on a shared machine a window shorter than a scheduler's slice is often undisturbed. */
 function best(run: () => void, windowMs = 1, milliseconds = 250): number {
@@ -89,8 +89,18 @@ const operand = (rows: number, columns: number, turned = false): MatmulOperand =
   column: turned ? rows : 1,
 });
 
-/** Milliseconds of one product. */
-function time(memory: DeviceMemory, pool: Pool, fused: boolean, { M, N, K, aTurned, bTurned, bType = "float32" }: Case): number {
+interface Setup {
+  readonly memory: DeviceMemory;
+  readonly pool: Pool;
+  readonly fused: boolean;
+}
+
+/**
+ * Milliseconds of one product; with `byTask` those of its tasks, each by itself at its best, added up. A task is shorter than a
+ * scheduler's slice, so this says what one thread can do even while other programs run.
+ */
+function time({ memory, pool, fused }: Setup, one: Case, byTask = false): number {
+  const { M, N, K, aTurned, bTurned, bType = "float32" } = one;
   const problem: MatmulProblem = {
     batch: [1, 1, 1],
     M,
@@ -101,9 +111,9 @@ function time(memory: DeviceMemory, pool: Pool, fused: boolean, { M, N, K, aTurn
     b: operand(K, N, bTurned),
     c: operand(M, N),
   };
-  const plan = planMatmul(problem, pool.threads);
+  const plan = planMatmul(problem, byTask ? 4 : pool.threads);
   if (plan === undefined) throw new Error("no plan");
-  const kernel = pool.add(matmulModule(plan.variant, { shared: memory.shared, fused }))["matmul"] as number;
+  const code = matmulModule(plan.variant, { shared: memory.shared, fused });
   const bBytes = K * N * (bType === "float32" ? 4 : 2);
   const [a, b, c, scratch, block] = [4 * M * K, bBytes, 4 * M * N, pool.threads * plan.scratchBytes, 4 * matmulArgumentWords].map(
     (bytes) => memory.allocate(bytes),
@@ -112,10 +122,16 @@ function time(memory: DeviceMemory, pool: Pool, fused: boolean, { M, N, K, aTurn
   if (bType === "float32") memory.f32(b, K * N).fill(0.25);
   else memory.u16(b, K * N).fill(bType === "float16" ? 0x3400 : 0x3e80);
   writeMatmulArguments(memory.i32(block, matmulArgumentWords), plan, { a, b, c, scratch });
+  const kernel = pool.add(code)["matmul"] as number;
   const run = () => pool.run(kernel, plan.tasks, block);
   run();
   if (memory.f32(c, M * N)[M * N - 1] !== K / 8) throw new Error("wrong answer");
-  const milliseconds = best(run, M * N * K > 1e8 ? 0 : 1);
+  let milliseconds = 0;
+  if (byTask) {
+    const { exports } = new WebAssembly.Instance(new WebAssembly.Module(code), { env: { memory: memory.memory } });
+    const call = exports["matmul"] as Kernel;
+    for (let task = 0; task < plan.tasks; task++) milliseconds += best(() => call(task, block, 0), 0, 1500 / plan.tasks);
+  } else milliseconds = best(run, M * N * K > 1e8 ? 0 : 1);
   for (const address of [a, b, c, scratch, block]) memory.free(address);
   return milliseconds;
 }
@@ -132,7 +148,7 @@ console.log(`node ${process.version}; GFLOP/s, in parentheses the share of the p
 const peaks = { plain: peak(false), fused: relaxed ? peak(true) : 0 };
 log("registers only", "multiply+add", peaks.plain, "fused", peaks.fused);
 
-const setups: { readonly memory: DeviceMemory; readonly pool: Pool; readonly fused: boolean }[] = [];
+const setups: Setup[] = [];
 for (const [threads, fused] of [
   [1, false],
   [1, true],
@@ -144,19 +160,27 @@ for (const [threads, fused] of [
   await pool.ready();
   setups.push({ memory, pool, fused });
 }
-log("", ...setups.map(({ pool, fused }) => `${pool.threads} thread ${fused ? "fma" : ""}`), "speed-up");
+const names = setups.map(({ pool, fused }) => `${pool.threads}${fused ? " fused" : ""}`);
+log("threads", ...names, "speed-up", "1, by task");
 for (const one of cases) {
-  const times = setups.map(({ memory, pool, fused }) => time(memory, pool, fused, one));
-  const rates = times.map((ms, i) => {
+  const share = (ms: number, fused: boolean) => {
     const rate = (2 * one.M * one.N * one.K) / ms / 1e6;
-    return `${rate.toFixed(1)} (${Math.round((100 * rate) / (setups[i]?.fused ? peaks.fused : peaks.plain))}%)`;
-  });
-  log(one.name, ...rates, (times.at(-2) as number) / (times.at(-1) as number));
+    return `${rate.toFixed(1)} (${Math.round((100 * rate) / (fused ? peaks.fused : peaks.plain))}%)`;
+  };
+  const times = setups.map((setup) => time(setup, one));
+  const alone = setups.filter(({ pool }) => pool.threads === 1).at(-1) as Setup;
+  const speedUp = (times.at(-2) as number) / (times.at(-1) as number);
+  log(
+    one.name,
+    ...times.map((ms, i) => share(ms, setups[i]?.fused ?? false)),
+    speedUp,
+    share(time(alone, one, true), alone.fused),
+  );
 }
 console.log("matrix times vector, GB/s of B");
 for (const one of vectorCases) {
   const bytes = one.K * one.N * (one.bType === undefined || one.bType === "float32" ? 4 : 2);
-  log(one.name, ...setups.map(({ memory, pool, fused }) => bytes / time(memory, pool, fused, one) / 1e6));
+  log(one.name, ...setups.map((setup) => bytes / time(setup, one) / 1e6));
 }
 const variant = planMatmul(
   { batch: [1, 1, 1], M: 64, N: 64, K: 64, a: operand(64, 64), b: operand(64, 64), c: operand(64, 64) },

@@ -22,19 +22,30 @@ export const panelColumns = 8;
 /** Depth of a packed panel: 8 columns × 256 × 4 bytes = 8 KiB beside 6 KiB of A in a first-level cache of 32 KiB. */
 export const depthBlock = 256;
 
+/** Rows that meet one panel after the other: 48 × 256 × 4 bytes of A stay in a second-level cache. */
+const stripRows = 48;
+/** Up to this depth a tile takes less time than its part of C. */
+const shallowDepth = 32;
+
 const panelRowBytes = 4 * panelColumns;
 /** Scratch: a row of zeros, one tile, then packed B, then packed A. */
 const tileOffset = 64;
 const packedOffset = tileOffset + tileRows * panelRowBytes;
+
+/** Added to the distance of panels and of packed rows: at a power of two all of them would compete for the same lines of the cache. */
+const lineBytes = 64;
 
 const roundUp = (value: number, step: number): number => Math.ceil(value / step) * step;
 
 /** Bytes of scratch that a thread needs for blocks of these sizes. */
 export function tileScratchBytes(variant: MatmulVariant, rowBlock: number, columnBlock: number, K: number): number {
   const depth = roundUp(Math.min(K, depthBlock), 4);
-  const packedA = variant.a === "columns" ? roundUp(rowBlock, 4) * depth * 4 : 0;
-  return packedOffset + roundUp(columnBlock, panelColumns) * depth * 4 + packedA;
+  const packedA = variant.a === "columns" ? roundUp(rowBlock, 4) * (depth * 4 + lineBytes) : 0;
+  return packedOffset + Math.ceil(columnBlock / panelColumns) * (depth * panelRowBytes + lineBytes) + packedA;
 }
+
+/** ⌈columns / 8⌉ */
+const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", columns, panelColumns - 1], 3];
 
 /** Adds the kernel to a module. */
 export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {
@@ -51,6 +62,7 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
 
   const first = f.local("i32");
   const depth = integer();
+  const paddedDepth = integer();
   const panelBytes = integer();
   const packedB = f.local("i32", ["i32.add", scratch, packedOffset]);
   const start: Start = { pointer: integer(), stride: integer() };
@@ -58,7 +70,8 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
   // at least one round, which for K = 0 only copies the addend or zeros
   f.loop((nextDepth) => {
     f.set(depth, smaller(depthBlock, f.local("i32", ["i32.sub", K, first])));
-    f.set(panelBytes, ["i32.mul", ["i32.and", ["i32.add", depth, 3], -4], panelRowBytes]);
+    f.set(paddedDepth, ["i32.and", ["i32.add", depth, 3], -4]);
+    f.set(panelBytes, ["i32.add", ["i32.mul", paddedDepth, panelRowBytes], lineBytes]);
     // accumulators begin at the addend, later at what the rounds before left in C
     f.set(start.pointer, task.c).set(start.stride, task.cStride);
     if (variant.addend !== "column")
@@ -72,8 +85,8 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
     f.call(packB, bStart, task.bStride, packedB, depth, columns, panelBytes);
     f.set(a.pointer, atDepth(task.a, variant.a === "rows" ? 4 : task.aStride));
     if (variant.a === "columns") {
-      const packedA = f.local("i32", ["i32.add", packedB, ["i32.mul", panelBytes, ["i32.shr_u", ["i32.add", columns, 7], 3]]]);
-      f.set(a.stride, ["i32.shr_u", panelBytes, 3]);
+      const packedA = f.local("i32", ["i32.add", packedB, ["i32.mul", panelBytes, panelsOf(columns)]]);
+      f.set(a.stride, ["i32.add", ["i32.mul", paddedDepth, 4], lineBytes]);
       f.call(transposeA, a.pointer, task.aStride, depth, rows, packedA, a.stride);
       f.set(a.pointer, packedA);
     }
@@ -89,7 +102,10 @@ interface Start {
 }
 type A = Start;
 
-/** For each packed panel, all rows of A; the last panel goes through a tile in scratch, so that nothing past the end of C is written. */
+/**
+ * Strip by strip of rows, each packed panel with the rows of the strip. The last panel goes through a tile in scratch, so that
+ * nothing past the end of C is written.
+ */
 function emitPanels(
   f: FunctionBuilder,
   task: Task,
@@ -100,54 +116,69 @@ function emitPanels(
   panelBytes: Integer,
   depth: Integer,
 ): void {
-  const { cStride } = task;
-  const integer = () => f.local("i32");
-  const [panel, column, cPanel, startPanel, left] = [f.local("i32", packedB), integer(), integer(), integer(), integer()];
+  const { columns, cStride } = task;
+  const integer = (value: Expression = 0) => f.local("i32", value);
+  const tile = integer(["i32.add", task.scratch, tileOffset]);
   const [aRow, cRow, startRow, rowsLeft] = [integer(), integer(), integer(), integer()];
-  const tile = f.local("i32", ["i32.add", task.scratch, tileOffset]);
-  const aStep = f.local("i32", ["i32.mul", a.stride, tileRows]);
-  const cStep = f.local("i32", ["i32.mul", cStride, tileRows]);
-  const startStep = f.local("i32", ["i32.mul", start.stride, tileRows]);
-
-  const compute = (rows: number, out: Integer, outStride: Integer | number) =>
-    f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, startRow, start.stride, out, outStride);
+  const steps: [pointer: Integer, stride: Integer][] = [
+    [aRow, a.stride],
+    [cRow, cStride],
+    [startRow, start.stride],
+  ];
+  const tileSteps = steps.map(([pointer, stride]) => [pointer, integer(["i32.mul", stride, tileRows])] as const);
   const advance = () => {
-    f.increment(aRow, aStep).increment(cRow, cStep).increment(startRow, startStep);
+    for (const [pointer, step] of tileSteps) f.increment(pointer, step);
     f.increment(rowsLeft, -tileRows);
   };
-  f.set(cPanel, task.c).set(startPanel, start.pointer);
-  f.for(column, 0, task.columns, panelColumns, () => {
-    f.set(left, ["i32.sub", task.columns, column]);
-    f.set(aRow, a.pointer).set(cRow, cPanel).set(startRow, startPanel).set(rowsLeft, task.rows);
-    f.if(
-      ["i32.ge_s", left, panelColumns],
-      () => {
-        f.while(["i32.ge_s", rowsLeft, tileRows], () => {
-          compute(tileRows, cRow, cStride);
-          advance();
-        });
-        for (let rows = 1; rows < tileRows; rows++) f.if(["i32.eq", rowsLeft, rows], () => compute(rows, cRow, cStride));
-      },
-      () => {
-        f.while(["i32.gt_s", rowsLeft, 0], () => {
-          const rows = f.local("i32", smaller(rowsLeft, tileRows));
-          for (let count = 1; count <= tileRows; count++)
-            f.if(["i32.eq", rows, count], () => compute(count, tile, panelRowBytes));
-          const [from, to, offset] = [f.local("i32", tile), f.local("i32", cRow), f.local("i32")];
-          const leftBytes = f.local("i32", ["i32.mul", left, 4]);
-          f.repeat(rows, () => {
-            f.for(offset, 0, leftBytes, 4, () => {
-              f.store("f32.store", ["i32.add", to, offset], load("f32.load", ["i32.add", from, offset]));
-            });
-            f.increment(from, panelRowBytes).increment(to, cStride);
+  const compute = (rows: number, out: Integer, outStride: Integer | number) =>
+    f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, startRow, start.stride, out, outStride);
+
+  // deep tiles pay for themselves; for shallow ones the time is in C, which is then best written row by row
+  const strip = integer(["select", tileRows, stripRows, ["i32.le_s", depth, shallowDepth]]);
+  const [row, column, rowsHere, left] = [integer(), integer(), integer(), integer()];
+  const [panel, cPanel, startPanel] = [integer(), integer(), integer()];
+  const offsetOf = (pointer: Integer, stride: Integer): Expression => ["i32.add", pointer, ["i32.mul", row, stride]];
+  // a row of zeros is as wide as one panel
+  const startStep = integer(["select", 0, panelRowBytes, ["i32.eq", start.pointer, task.scratch]]);
+  f.for(row, 0, task.rows, strip, () => {
+    f.set(rowsHere, smaller(strip, integer(["i32.sub", task.rows, row])));
+    f.set(panel, packedB).set(cPanel, offsetOf(task.c, cStride)).set(startPanel, offsetOf(start.pointer, start.stride));
+    f.for(column, 0, columns, panelColumns, () => {
+      f.set(left, ["i32.sub", columns, column]);
+      f.set(aRow, offsetOf(a.pointer, a.stride)).set(cRow, cPanel).set(startRow, startPanel).set(rowsLeft, rowsHere);
+      f.if(
+        ["i32.ge_s", left, panelColumns],
+        () => {
+          f.while(["i32.ge_s", rowsLeft, tileRows], () => {
+            compute(tileRows, cRow, cStride);
+            advance();
           });
-          advance();
-        });
-      },
-    );
-    f.increment(panel, panelBytes).increment(cPanel, panelRowBytes);
-    // a row of zeros is as wide as one panel
-    f.set(startPanel, ["i32.add", startPanel, ["select", 0, panelRowBytes, ["i32.eq", start.pointer, task.scratch]]]);
+          for (let rows = 1; rows < tileRows; rows++) f.if(["i32.eq", rowsLeft, rows], () => compute(rows, cRow, cStride));
+        },
+        () => {
+          f.while(["i32.gt_s", rowsLeft, 0], () => {
+            const rows = integer(smaller(rowsLeft, tileRows));
+            for (let count = 1; count <= tileRows; count++)
+              f.if(["i32.eq", rows, count], () => compute(count, tile, panelRowBytes));
+            copyColumns(f, tile, cRow, cStride, rows, left);
+            advance();
+          });
+        },
+      );
+      f.increment(panel, panelBytes).increment(cPanel, panelRowBytes).increment(startPanel, startStep);
+    });
+  });
+}
+
+/** Copies the first `columns` columns of a tile to C. */
+function copyColumns(f: FunctionBuilder, tile: Integer, c: Integer, cStride: Integer, rows: Integer, columns: Integer): void {
+  const [from, to, offset] = [f.local("i32", tile), f.local("i32", c), f.local("i32")];
+  const bytes = f.local("i32", ["i32.mul", columns, 4]);
+  f.repeat(rows, () => {
+    f.for(offset, 0, bytes, 4, () => {
+      f.store("f32.store", ["i32.add", to, offset], load("f32.load", ["i32.add", from, offset]));
+    });
+    f.increment(from, panelRowBytes).increment(to, cStride);
   });
 }
 
@@ -194,7 +225,7 @@ function emitPackRows(module: ModuleBuilder, variant: MatmulVariant, fused: bool
   const [b, bStride, packed, depth, columns, panelBytes] = f.params;
   const simd = new SimdBasics(f, fused);
   const [from, to] = [f.local("i32"), f.local("i32")];
-  const panels = f.local("i32", ["i32.shr_u", ["i32.add", columns, panelColumns - 1], 3]);
+  const panels = f.local("i32", panelsOf(columns));
   f.repeat(depth, () => {
     f.set(from, b).set(to, packed);
     f.repeat(panels, () => {
