@@ -228,6 +228,15 @@ export function slice(
   steps: readonly number[] = starts.map(() => 1),
 ): Tensor {
   const shape = starts.map((start, axis) => Math.max(0, Math.ceil((stops[axis]! - start) / steps[axis]!)));
+  shape.forEach((extent, axis) => {
+    const [first, last] = [starts[axis]!, starts[axis]! + (extent - 1) * steps[axis]!];
+    if (extent > 0 && !(Math.min(first, last) >= 0 && Math.max(first, last) < x.shape[axis]!))
+      throw new ShapeError(`elements ${first} to ${last} of axis ${axis} are not all in ${wordShape(x.shape)}.`, {
+        operation: "slice",
+        got: [first, last],
+        expected: x.shape[axis],
+      });
+  });
   if (sameShape(shape, x.shape) && steps.every((step, axis) => step === 1 || shape[axis] === 1)) return x;
   return new Tensor(sliceOp, [x], shape, x.dtype, { starts: [...starts], steps: [...steps] });
 }

@@ -1,0 +1,207 @@
+/** Random adapters on random layers, for the laws of adapters: every registered method, every kind of layer that it knows. */
+import fc from "fast-check";
+import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
+import { type DType, dtypes, fromBFloat16Bits, fromFloat16Bits, toBFloat16Bits, toFloat16Bits } from "../../src/graph/dtype.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import type { Draw } from "../../src/graph/primitive.ts";
+import { Embedding } from "../../src/nn/embedding.ts";
+import { zeros } from "../../src/nn/init.ts";
+import { Linear } from "../../src/nn/linear.ts";
+import { type Layer, Module, Parameter } from "../../src/nn/module.ts";
+import type { LayerAdapter } from "../../src/peft/adapter-layer.ts";
+import { type Adapter, attach } from "../../src/peft/index.ts";
+import type { LayerKind } from "../../src/peft/layer-kind.ts";
+import { type AnyMethod, defineMethod } from "../../src/peft/method.ts";
+import { methods } from "../../src/peft/methods.ts";
+import { TorchGenerator } from "../../src/random/torch-generator.ts";
+
+/** A model of one layer. */
+export class Holder extends Module {
+  layer: Layer;
+  constructor(layer: Layer) {
+    super();
+    this.layer = layer;
+  }
+  forward(x: Tensor): Tensor {
+    return this.layer.forward(x);
+  }
+}
+
+interface Sizes {
+  readonly in: number;
+  readonly out: number;
+}
+
+/** What the laws need to try a kind of layer. */
+interface KindSample {
+  make(sizes: Sizes, bias: boolean): Layer;
+  input(shape: readonly number[], sizes: Sizes, random: TorchGenerator): Tensor;
+  /** Σ|x| over what one output value is made of, at most; the input's share of rounding errors. */
+  weightOf(x: Tensor): number;
+}
+
+const kinds: Record<LayerKind, KindSample> = {
+  linear: {
+    make: (sizes, bias) => new Linear(sizes.in, sizes.out, { bias, init: zeros }),
+    input: (shape, sizes, random) => floats(random, [...shape, sizes.in], "float32"),
+    weightOf: (x) => {
+      const [values, width] = [numbers(x), x.shape.at(-1)!];
+      let most = 0;
+      for (let at = 0; at < values.length; at += width)
+        most = Math.max(
+          most,
+          values.slice(at, at + width).reduce((sum, value) => sum + Math.abs(value), 0),
+        );
+      return most;
+    },
+  },
+  embedding: {
+    make: (sizes) => new Embedding(sizes.in, sizes.out, { init: zeros }),
+    input: (shape, sizes, random) => {
+      const count = shape.reduce((product, size) => product * size, 1);
+      return upload(currentDevice(), random.randint(count, 0, sizes.in), shape, "int32");
+    },
+    weightOf: () => 1,
+  },
+};
+
+/** Values that the dtype holds exactly, about as large as in a trained model. */
+function floats(random: TorchGenerator, shape: readonly number[], dtype: DType): Tensor {
+  const drawn = random.normal(
+    Math.max(
+      16,
+      shape.reduce((product, size) => product * size, 1),
+    ),
+    0,
+    0.5,
+  );
+  const count = shape.reduce((product, size) => product * size, 1);
+  const bits = dtype === "float16" ? toFloat16Bits : dtype === "bfloat16" ? toBFloat16Bits : (value: number) => value;
+  return upload(
+    currentDevice(),
+    dtypes[dtype].array === Float32Array ? drawn.slice(0, count) : Uint16Array.from(drawn.slice(0, count), bits),
+    shape,
+    dtype,
+  );
+}
+
+/** Values as numbers, whatever the dtype. */
+export function numbers(x: Tensor): number[] {
+  const widen = x.dtype === "float16" ? fromFloat16Bits : x.dtype === "bfloat16" ? fromBFloat16Bits : (value: number) => value;
+  return Array.from(downloadSync(x) as ArrayLike<number>, widen);
+}
+
+export const largest = (values: readonly number[]): number => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+export const largestDifference = (a: Tensor, b: Tensor): number => {
+  const [x, y] = [numbers(a), numbers(b)];
+  return x.length === y.length ? largest(x.map((value, i) => value - y[i]!)) : Number.POSITIVE_INFINITY;
+};
+
+/** Plain numbers that say everything about a case, so that fast-check can shrink it. */
+export interface AdapterCase {
+  readonly in: number;
+  readonly out: number;
+  readonly rows: readonly number[];
+  readonly bias: boolean;
+  readonly dtype: "float32" | "float16" | "bfloat16";
+  /** Adapters on the layer. */
+  readonly adapters: number;
+  readonly options: readonly number[];
+  readonly seed: number;
+}
+
+export const adapterCases = ({
+  maxAdapters = 2,
+  dtypes: among = ["float32", "float16", "bfloat16"] as const,
+} = {}): fc.Arbitrary<AdapterCase> =>
+  fc.record({
+    in: fc.integer({ min: 1, max: 40 }),
+    out: fc.integer({ min: 1, max: 40 }),
+    rows: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 2 }),
+    bias: fc.boolean(),
+    dtype: fc.constantFrom(...(among as readonly AdapterCase["dtype"][])),
+    adapters: fc.integer({ min: 1, max: maxAdapters }),
+    options: fc.array(fc.nat(0xffff), { minLength: 8, maxLength: 8 }),
+    seed: fc.nat(0xffff),
+  });
+
+/** Draws from a list of numbers, over and over. */
+export function drawFrom(list: readonly number[]): Draw {
+  let at = 0;
+  const next = () => list[at++ % list.length]!;
+  const integer = (low: number, high: number) => low + (next() % (high - low + 1));
+  return {
+    integer,
+    shape: (maxRank = 3, maxExtent = 5, minRank = 0) =>
+      Array.from({ length: integer(minRank, maxRank) }, () => integer(1, maxExtent)),
+  };
+}
+
+export interface Built {
+  readonly model: Holder;
+  readonly layer: Layer;
+  readonly x: Tensor;
+  readonly adapters: readonly Adapter[];
+  /** Σ|x| over what one output value is made of. */
+  readonly inputWeight: number;
+}
+
+/** The layer without adapters, its weights filled. */
+export function buildLayer(kind: LayerKind, item: AdapterCase): Built {
+  const random = new TorchGenerator(item.seed);
+  const sample = kinds[kind];
+  const layer = sample.make(item, item.bias);
+  for (const [name, parameter] of layer.ownParameters())
+    Object.assign(layer, { [name]: new Parameter(floats(random, parameter.shape, item.dtype)) });
+  const x = sample.input(item.rows, item, random);
+  return { model: new Holder(layer), layer, x, adapters: [], inputWeight: sample.weightOf(x) };
+}
+
+/** Options of one adapter of a case. */
+export const optionsOf = (method: AnyMethod, item: AdapterCase, index = 0) => ({
+  ...method.samples(drawFrom(item.options.slice(index)), item),
+  targetModules: ["layer"],
+});
+
+export const nameOf = (index: number): string => `adapter${index}`;
+
+/** The layer with its adapters, fresh. */
+export function buildAdapted(method: AnyMethod, kind: LayerKind, item: AdapterCase): Built {
+  const built = buildLayer(kind, item);
+  const adapters = Array.from({ length: item.adapters }, (_, i) =>
+    attach(built.model, method(optionsOf(method, item, i)), { name: nameOf(i), seed: item.seed + i }),
+  );
+  return { ...built, adapters };
+}
+
+/** Fills every trainable parameter at random: an adapter as after training. */
+export function shake({ adapters }: Built, seed: number): void {
+  const random = new TorchGenerator(seed + 1);
+  for (const adapter of adapters)
+    for (const { parameters } of layerAdapters(adapter))
+      for (const parameter of Object.values(parameters)) parameter.assign(floats(random, parameter.shape, "float32"));
+}
+
+export const layerAdapters = ({ name, layers }: Adapter): LayerAdapter[] =>
+  [...layers.values()].map((layer) => layer.adapters.get(name)!);
+
+/** Every registered method with every kind of layer that it knows. */
+export const adaptations: readonly { readonly name: string; readonly method: AnyMethod; readonly kind: LayerKind }[] = (
+  Object.entries(methods) as [string, AnyMethod][]
+).flatMap(([name, method]) => Object.keys(method.layers).map((kind) => ({ name, method, kind: kind as LayerKind })));
+
+/** The same method with something wrong in it, for one kind of layer. */
+export function mutant(method: AnyMethod, kind: LayerKind, change: object, whole: object = {}): AnyMethod {
+  return defineMethod({
+    ...method,
+    ...whole,
+    layers: { ...method.layers, [kind]: { ...method.layers[kind], ...change } },
+  } as never) as AnyMethod;
+}
+
+/** Half a unit in the last place of 1: what one rounding changes at most, relatively. */
+export function roundingOf(dtype: DType, device: string): number {
+  if (dtype === "bfloat16") return 2 ** -8;
+  if (dtype === "float16") return 2 ** -11;
+  return device === "reference" ? 2 ** -53 : 2 ** -24;
+}
