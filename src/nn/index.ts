@@ -1,0 +1,29 @@
+/** `lorikeet/nn`: modules, layers, losses and first values. */
+export { type ActivationName, activation, activations } from "./activation.ts";
+export {
+  type AttendOptions,
+  attend,
+  causalMask,
+  type ScaledDotProductAttentionOptions,
+  scaledDotProductAttention,
+} from "./attention.ts";
+export { Embedding, type EmbeddingOptions } from "./embedding.ts";
+export * as init from "./init.ts";
+export { type Initializer, manualSeed } from "./init.ts";
+export { Linear, type LinearOptions, linear } from "./linear.ts";
+export {
+  binaryCrossEntropyWithLogits,
+  type CrossEntropyOptions,
+  crossEntropy,
+  huberLoss,
+  klDivergence,
+  l1Loss,
+  mseLoss,
+  negativeLogLikelihood,
+  type Reduction,
+  smoothL1Loss,
+} from "./loss.ts";
+export { GatedMLP, type GatedMLPOptions } from "./mlp.ts";
+export { type Layer, Module, Parameter } from "./module.ts";
+export { LayerNorm, layerNorm, RMSNorm, rmsNorm } from "./norm.ts";
+export { type RopeParameters, type RopeType, Rotary, type RotaryTables, rotaryAngles, rotate } from "./rotary.ts";
