@@ -11,10 +11,19 @@ import {
 } from "../formats/peft-adapter.ts";
 import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import { fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
+import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import type { Module } from "../nn/module.ts";
-import { type AdapterLayer, type LayerAdapter, liveName } from "./adapter-layer.ts";
-import { type Adapter, type AnyAdapterConfig, getAdapter, install, type PlannedLayer, planAttach } from "./attach.ts";
+import { type LayerAdapter, liveName } from "./adapter-layer.ts";
+import {
+  type Adapter,
+  type AnyAdapterConfig,
+  adaptedModel,
+  getAdapter,
+  install,
+  type PlannedLayer,
+  planAttach,
+} from "./attach.ts";
 import { type AnyConfig, type AnyMethod, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
 
@@ -46,7 +55,11 @@ export async function saveAdapter(
         shape: parameter.shape,
         data: toFloat32(await download(parameter.stored), parameter.dtype),
       });
-    const base = baseWeightToSave(path, layer, config);
+    const base = baseWeightToSave(
+      path,
+      adaptedModel(model, "saveAdapter").unmerged.get(layer.weight) ?? layer.weight.stored,
+      config,
+    );
     if (base) tensors.set(base.key, { dtype: base.dtype, shape: base.shape, load: () => download(base.tensor) });
   }
   const complete = { ...config, ...(baseModel === undefined ? {} : { baseModelNameOrPath: baseModel }) };
@@ -62,10 +75,9 @@ export async function saveAdapter(
 /** Layers whose whole weight PEFT puts beside the adapter, because words may have been added to the vocabulary. */
 const vocabularyLayers = ["embed_tokens", "lm_head"];
 
-function baseWeightToSave(path: string, layer: AdapterLayer, { targetModules }: AnyConfig) {
+function baseWeightToSave(path: string, tensor: Tensor, { targetModules }: AnyConfig) {
   const last = path.slice(path.lastIndexOf(".") + 1);
   if (!vocabularyLayers.includes(last) || (Array.isArray(targetModules) && !targetModules.includes(last))) return undefined;
-  const tensor = layer.unmergedWeight;
   return { key: toFileKey(`${path}.base_layer.weight`, ""), dtype: tensor.dtype, shape: tensor.shape, tensor };
 }
 

@@ -2,7 +2,6 @@
  * The module that stands in for an adapted layer. It holds the original as `base_layer` and any number of adapters by
  * name; which of them act is the business of the whole model, see attach.ts.
  */
-import { realize } from "../compile/program.ts";
 import { add, cast } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
@@ -40,10 +39,6 @@ export class AdapterLayer extends Module implements Layer {
   readonly #switch: Switch;
   readonly #adapters = new Map<string, LayerAdapter>();
   #active: readonly string[] = [];
-  /** The weight before an initialiser took a part of it away for the adapter `by`. */
-  #original: { readonly by: string; readonly weight: Tensor } | null = null;
-  /** The weight's values without merged adapters, `null` while none is merged. */
-  #unmerged: Tensor | null = null;
   #merged: readonly string[] = [];
 
   constructor(base: Layer, path: string, kind: LayerKind, power: Switch) {
@@ -79,9 +74,13 @@ export class AdapterLayer extends Module implements Layer {
     }
   }
 
-  /** Names of the adapters that are in the weight now. */
+  /** Names of the adapters that are in the weight now; while there are any, none acts beside it. */
   get merged(): readonly string[] {
     return this.#merged;
+  }
+
+  set merged(names: readonly string[]) {
+    this.#merged = names;
   }
 
   /** The original's, for code that looks at a layer's weight: a tied output layer, a shape. */
@@ -91,11 +90,6 @@ export class AdapterLayer extends Module implements Layer {
 
   get bias(): Parameter | null {
     return this.#facts.bias(this.base_layer);
-  }
-
-  /** The weight's values without merged adapters. */
-  get unmergedWeight(): Tensor {
-    return this.#unmerged ?? this.weight.stored;
   }
 
   get #facts(): KindOfLayer {
@@ -108,7 +102,6 @@ export class AdapterLayer extends Module implements Layer {
 
   remove(name: string): void {
     this.#adapters.delete(name);
-    if (this.#original?.by === name) this.restore();
   }
 
   override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
@@ -147,63 +140,14 @@ export class AdapterLayer extends Module implements Layer {
     );
   }
 
-  /**
-   * The weight with these adapters in it, as it would be stored; not computed yet.
-   * `undefined` when none of them is in this layer; the name of the adapter in place of a weight when it cannot be merged.
-   */
-  mergedWeight(names: readonly string[]): Tensor | string | undefined {
-    const present = names.filter((name) => this.#adapters.has(name));
-    if (present.length === 0) return undefined;
-    const stuck = present.find((name) => !this.#adapters.get(name)!.method.delta);
-    if (stuck !== undefined) return stuck;
-    const { weight } = this.#with(present);
-    return cast(this.#facts.turn?.(weight) ?? weight, this.weight.dtype);
+  /** The weight with these adapters in it, as the layer keeps it; not computed yet. Each must be a change of the weight. */
+  weightWith(names: readonly string[]): Tensor {
+    return this.asStored(this.#with(names).weight);
   }
 
-  /** Puts `weight`, which holds the adapters `names`, in place of the layer's own. */
-  takeMerged(names: readonly string[], weight: Tensor): void {
-    this.#unmerged ??= this.weight.stored;
-    this.#merged = [...this.#merged, ...names];
-    this.#setWeight(weight);
-  }
-
-  /** Puts the very weight back that was there before merging. */
-  unmerge(): void {
-    if (this.#unmerged) this.weight.replace(this.#unmerged);
-    this.#unmerged = null;
-    this.#merged = [];
-  }
-
-  /** What the start of adapter `by` has left of the weight, in the orientation of `Base.weight`. */
-  takeResidual(by: string, weight: Tensor): void {
-    this.#original = { by, weight: this.weight.stored };
-    this.#setWeight(cast(this.#facts.turn?.(weight) ?? weight, this.weight.dtype));
-  }
-
-  /** The adapter whose start has taken a part of the weight away, if any. */
-  get residualOf(): string | undefined {
-    return this.#original?.by;
-  }
-
-  /** The original weight, whatever was merged or taken from it. */
-  restore(): void {
-    this.unmerge();
-    if (this.#original) this.weight.replace(this.#original.weight);
-    this.#original = null;
-  }
-
-  /** Puts the original weight in until the function that it gives is called. */
-  withoutAdapters(): () => void {
-    const original = this.#original?.weight ?? this.#unmerged;
-    const now = this.weight.stored;
-    if (!original) return () => {};
-    this.weight.replace(original);
-    return () => this.weight.replace(now);
-  }
-
-  #setWeight(weight: Tensor): void {
-    realize([weight]);
-    this.weight.replace(weight);
+  /** A matrix in the orientation of `Base.weight`, as the layer keeps it. */
+  asStored(matrix: Tensor): Tensor {
+    return cast(this.#facts.turn?.(matrix) ?? matrix, this.weight.dtype);
   }
 }
 

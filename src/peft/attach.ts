@@ -10,6 +10,7 @@ import { Tensor } from "../graph/node.ts";
 import { type Layer, type Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { AdapterLayer, describe, type LayerAdapter } from "./adapter-layer.ts";
+import { KeptWeights } from "./kept-weight.ts";
 import { kindOf, type LayerKind } from "./layer-kind.ts";
 import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
 import { chooseTargets, patternValue, type TargetOptions } from "./target.ts";
@@ -24,6 +25,8 @@ export interface Adapter {
   readonly layers: ReadonlyMap<string, AdapterLayer>;
   /** Whether training reaches it while it is active. */
   readonly trainable: boolean;
+  /** Whether its start has taken a part of the weights away. */
+  readonly residual: boolean;
   /** What is odd but no error: patterns or targets that match nothing. */
   readonly warnings: readonly string[];
 }
@@ -35,6 +38,10 @@ interface Adapted {
   /** Names of the adapters that act. */
   active: readonly string[];
   readonly power: { disabled: boolean };
+  /** Weights of which the start of an adapter has taken a part away, before that. */
+  readonly whole: KeptWeights;
+  /** Weights into which adapters are merged, before that. */
+  readonly unmerged: KeptWeights;
   /** Which parameters could be trained before the first adapter came. */
   readonly trainable: ReadonlyMap<Parameter, boolean>;
 }
@@ -150,14 +157,22 @@ export function install(
     return { layer, parameters, weight };
   });
   const adapted = models.get(model) ?? begin(model);
+  const taken = [...adapted.adapters.values()].find((other) => other.residual);
+  if (taken && made.some(({ weight }) => weight !== undefined))
+    throw new ConfigError(`the start of adapter "${taken.name}" has taken a part of the weights away already.`, {
+      operation: "attach",
+      got: name,
+      hint: "Only one adapter of a model may start from its weights.",
+    });
   for (const { layer, parameters, weight } of made) {
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
     place.add(name, { method: layer.method, config: layer.config, parameters, trainable, scale: 1 });
-    if (weight) place.takeResidual(name, weight);
+    if (weight) adapted.whole.change(place.weight, place.asStored(weight));
   }
   const layers = new Map(plan.layers.map(({ path }) => [path, adapted.layers.get(path) as AdapterLayer]));
   const { method, config, warnings } = plan;
-  const adapter: Adapter = { name, method, config, layers, trainable, warnings };
+  const residual = made.some(({ weight }) => weight !== undefined);
+  const adapter: Adapter = { name, method, config, layers, trainable, residual, warnings };
   adapted.adapters.set(name, adapter);
   choose(adapted, adapted.adapters.size === 1 ? [name] : adapted.active);
   return adapter;
@@ -166,7 +181,15 @@ export function install(
 function begin(model: Module): Adapted {
   const trainable = new Map(model.parameters().map((parameter) => [parameter, parameter.requiresGrad]));
   for (const parameter of trainable.keys()) parameter.requiresGrad = false;
-  const adapted: Adapted = { adapters: new Map(), layers: new Map(), active: [], power: { disabled: false }, trainable };
+  const adapted: Adapted = {
+    adapters: new Map(),
+    layers: new Map(),
+    active: [],
+    power: { disabled: false },
+    whole: new KeptWeights(),
+    unmerged: new KeptWeights(),
+    trainable,
+  };
   models.set(model, adapted);
   return adapted;
 }
@@ -240,7 +263,7 @@ export function setActive(model: Module, names: string | readonly string[]): voi
   const list = typeof names === "string" ? [names] : [...new Set(names)];
   for (const name of list) getAdapter(model, name, "setActive");
   const adapted = adaptedModel(model, "setActive");
-  for (const layer of adapted.layers.values()) layer.unmerge();
+  unmerge(model);
   choose(adapted, list);
 }
 
@@ -255,13 +278,15 @@ function choose(adapted: Adapted, names: readonly string[]): void {
  */
 export function disabled<T>(model: Module, body: () => T): T {
   const adapted = adaptedModel(model, "disabled");
-  const { power, layers } = adapted;
+  const { power, whole, unmerged } = adapted;
   if (power.disabled) return body();
-  const resume = [...layers.values()].map((layer) => layer.withoutAdapters());
+  const changed = new Set([...whole.parameters(), ...unmerged.parameters()]);
+  const now = new Map([...changed].map((parameter) => [parameter, parameter.stored]));
+  for (const parameter of changed) parameter.replace((whole.get(parameter) ?? unmerged.get(parameter)) as Tensor);
   power.disabled = true;
   const back = () => {
     power.disabled = false;
-    for (const run of resume) run();
+    for (const [parameter, value] of now) parameter.replace(value);
   };
   return afterwards(body, back);
 }
@@ -280,7 +305,8 @@ function afterwards<T>(body: () => T, back: () => void): T {
   return result;
 }
 
-/** Multiplies the adapter's share by `scale`, everywhere or in the layers that `where` picks; 1 is as trained, 0 is off. */
+/** Multiplies an adapter's share (that of each active one when no name is given) by `scale`, everywhere or in the layers that
+ * `where` picks; 1 is as trained, 0 is off. Merged adapters are taken out of the weights first. */
 export function setScale(
   model: Module,
   scale: number,
@@ -288,13 +314,11 @@ export function setScale(
 ): void {
   if (!Number.isFinite(scale))
     throw new ConfigError(`\`scale\` (= ${scale}) must be a number.`, { operation: "setScale", got: scale });
-  const names = name === undefined ? activeAdapters(model) : [name];
-  for (const each of names)
-    for (const [path, layer] of getAdapter(model, each, "setScale").layers) {
-      if (where && !where(path)) continue;
-      layer.unmerge();
-      (layer.adapters.get(each) as LayerAdapter).scale = scale;
-    }
+  const adapters = (name === undefined ? activeAdapters(model) : [name]).map((each) => getAdapter(model, each, "setScale"));
+  unmerge(model);
+  for (const adapter of adapters)
+    for (const [path, layer] of adapter.layers)
+      if (!where || where(path)) (layer.adapters.get(adapter.name) as LayerAdapter).scale = scale;
 }
 
 /**
@@ -302,7 +326,7 @@ export function setScale(
  * layer the first of those that this layer has, as in PEFT; if it was the last, the model is as it was before.
  */
 export function deleteAdapter(model: Module, name: string): void {
-  const { layers } = getAdapter(model, name, "deleteAdapter");
+  const { layers, residual } = getAdapter(model, name, "deleteAdapter");
   const adapted = adaptedModel(model, "deleteAdapter");
   for (const layer of layers.values())
     if (layer.merged.includes(name))
@@ -316,10 +340,13 @@ export function deleteAdapter(model: Module, name: string): void {
     return;
   }
   adapted.adapters.delete(name);
+  if (residual) {
+    unmerge(model);
+    adapted.whole.restore();
+  }
   for (const [path, layer] of layers) {
     layer.remove(name);
     if (layer.adapters.size > 0) continue;
-    layer.restore();
     model.replaceModule(path, layer.base_layer);
     adapted.layers.delete(path);
   }
@@ -329,18 +356,24 @@ export function deleteAdapter(model: Module, name: string): void {
   if (left.length === 0) for (const layer of adapted.layers.values()) layer.activate(first(layer.adapters.keys()));
 }
 
-/** Takes all adapters off: the same modules, weights and trainable flags as before the first came. */
-export function detach(model: Module): void {
-  release(model, "detach", (layer) => layer.restore());
+/** Takes all merged adapters out of the weights: bit for bit what was there before. */
+export function unmerge(model: Module): void {
+  const { layers, unmerged } = adaptedModel(model, "unmerge");
+  unmerged.restore();
+  for (const layer of layers.values()) layer.merged = [];
 }
 
-/** Puts the original modules back, each after `finish`. */
-export function release(model: Module, operation: string, finish: (layer: AdapterLayer) => void): void {
-  const { layers, trainable } = adaptedModel(model, operation);
-  for (const [path, layer] of layers) {
-    finish(layer);
-    model.replaceModule(path, layer.base_layer);
-  }
+/** Takes all adapters off: the same modules, weights and trainable flags as before the first came. */
+export function detach(model: Module): void {
+  const adapted = adaptedModel(model, "detach");
+  unmerge(model);
+  adapted.whole.restore();
+  release(model, adapted);
+}
+
+/** Puts the original modules back, with the weights that they have now. */
+export function release(model: Module, { layers, trainable }: Adapted): void {
+  for (const [path, layer] of layers) model.replaceModule(path, layer.base_layer);
   for (const [parameter, flag] of trainable) parameter.requiresGrad = flag;
   models.delete(model);
 }

@@ -15,8 +15,9 @@ export {
   setScale,
   type TrainableReport,
   trainableReport,
+  unmerge,
 } from "./attach.ts";
-export { type MergeOptions, merge, mergeAndUnload, mergeDifference, unmerge } from "./merge.ts";
+export { type MergeOptions, merge, mergeAndUnload, mergeDifference } from "./merge.ts";
 export type { AdapterConfig, Method, MethodConfig, MethodDefinition } from "./method.ts";
 export { type LoraConfig, lora } from "./methods/lora.ts";
 export { type MethodName, methods } from "./methods.ts";

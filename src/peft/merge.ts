@@ -5,10 +5,11 @@ import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../g
 import { sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module } from "../nn/module.ts";
-import { adaptedModel, getAdapter, release } from "./attach.ts";
+import type { AdapterLayer } from "./adapter-layer.ts";
+import { adaptedModel, getAdapter, release, unmerge } from "./attach.ts";
 
 export interface MergeOptions {
-  /** Computes all new weights first and refuses, with nothing changed, when one is not finite. */
+  /** Refuses, with nothing changed, when a new weight is not finite. */
   readonly safe?: boolean;
 }
 
@@ -24,45 +25,43 @@ export interface MergeOptions {
  */
 export function merge(model: Module, names?: readonly string[], { safe = false }: MergeOptions = {}): string[] {
   const operation = "merge";
-  const { layers } = adaptedModel(model, operation);
+  const { layers, unmerged } = adaptedModel(model, operation);
   for (const name of names ?? []) getAdapter(model, name, operation);
-  const changes = [...layers.values()].flatMap((layer) => {
-    const fresh = (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
-    const weight = layer.mergedWeight(fresh);
-    if (typeof weight === "string")
-      throw new ConfigError(
-        `the adapter "${weight}" (${getAdapter(model, weight).method.peftType}) is no change of the weight.`,
-        {
+  const fresh = (layer: AdapterLayer) =>
+    (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
+  for (const layer of layers.values())
+    for (const name of fresh(layer))
+      if (!layer.adapters.get(name)?.method.delta)
+        throw new ConfigError(`the adapter "${name}" (${getAdapter(model, name).method.peftType}) is no change of the weight.`, {
           operation,
-          got: weight,
+          got: name,
           hint: "Use it unmerged.",
-        },
-      );
-    return weight === undefined ? [] : [{ layer, fresh, weight }];
-  });
-  if (safe)
-    for (const { layer, weight } of changes) {
-      realize([weight]);
-      if (!floats(weight).every(Number.isFinite))
-        throw new ConfigError(`the weight of ${layer.path} would hold values that are not finite; nothing was merged.`, {
-          operation,
-          got: layer.path,
-          hint: "The adapter has diverged: train it with a lower learning rate.",
         });
+  const done: { readonly layer: AdapterLayer; readonly names: readonly string[]; readonly weight: Tensor }[] = [];
+  for (const layer of layers.values()) {
+    const added = fresh(layer);
+    if (added.length === 0) continue;
+    done.push({ layer, names: layer.merged, weight: layer.weight.stored });
+    unmerged.change(layer.weight, layer.weightWith(added));
+    layer.merged = [...layer.merged, ...added];
+    if (!safe || floats(layer.weight.stored).every(Number.isFinite)) continue;
+    for (const before of done.reverse()) {
+      before.layer.weight.replace(before.weight);
+      before.layer.merged = before.names;
     }
-  for (const { layer, fresh, weight } of changes) layer.takeMerged(fresh, weight);
-  return changes.map(({ layer }) => layer.path);
-}
-
-/** Takes all merged adapters out of the weights: bit for bit what was there before. */
-export function unmerge(model: Module): void {
-  for (const layer of adaptedModel(model, "unmerge").layers.values()) layer.unmerge();
+    throw new ConfigError(`the weight of ${layer.path} would hold values that are not finite; nothing was merged.`, {
+      operation,
+      got: layer.path,
+      hint: "The adapter has diverged: train it with a lower learning rate.",
+    });
+  }
+  return done.map(({ layer }) => layer.path);
 }
 
 /** Merges, then puts the original modules back, with the merged weights; the adapters are gone. */
 export function mergeAndUnload(model: Module, names?: readonly string[], options: MergeOptions = {}): void {
   merge(model, names, options);
-  release(model, "mergeAndUnload", () => {});
+  release(model, adaptedModel(model, "mergeAndUnload"));
 }
 
 /**

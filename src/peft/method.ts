@@ -7,6 +7,7 @@ import { ConfigError, nearestName } from "../errors.ts";
 import { type ConfigKeys, type ConfigSchema, defaultConfig, type FileConfig, problemWith } from "../formats/peft-config.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
+import type { Draw } from "../graph/primitive.ts";
 import type { Shape } from "../graph/shape.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import type { LayerKind } from "./layer-kind.ts";
@@ -110,6 +111,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** A fresh adapter with this config changes nothing. */
   startsAtZero(config: Config): boolean;
   readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };
+  /** Options for the laws to try on a layer of these sizes; targets are theirs. */
+  samples(draw: Draw, layer: { readonly in: number; readonly out: number }): Partial<Config>;
 }
 
 /** A config together with its method: what `attach` takes. */

@@ -82,4 +82,10 @@ export const lora = defineMethod({
   },
   startsAtZero: (config) => initialiser(config).startsAtZero,
   layers: { linear, embedding },
+  samples: (draw) => ({
+    r: draw.integer(1, 6),
+    loraAlpha: draw.integer(1, 32) / 2,
+    useRslora: draw.integer(0, 1) === 1,
+    initLoraWeights: [true, false, "gaussian"][draw.integer(0, 2)]!,
+  }),
 });

@@ -1,0 +1,139 @@
+/**
+ * Detaching restores the model exactly: detach(attach(M)) = M, whatever happened in between. The very same modules and
+ * parameters are at the same paths, with the same values and the same trainable flags.
+ *
+ * @see design: "attach/detach replaces target modules in place and back, exactly"
+ */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import type { Module, Parameter } from "../../src/nn/module.ts";
+import {
+  activeAdapters,
+  adapterNames,
+  attach,
+  baseStateDict,
+  deleteAdapter,
+  detach,
+  disabled,
+  merge,
+  mergeAndUnload,
+  setActive,
+  setScale,
+  unmerge,
+} from "../../src/peft/index.ts";
+import { kindOf } from "../../src/peft/layer-kind.ts";
+import type { AnyMethod } from "../../src/peft/method.ts";
+import { lora } from "../../src/peft/methods/lora.ts";
+import { methods } from "../../src/peft/methods.ts";
+import { drawFrom } from "../arbitrary/adapter.ts";
+import { onEveryDevice } from "../devices.ts";
+import { numbers, SmallModel, shake } from "../peft/small-model.ts";
+
+interface Story {
+  /** Parameters that could be trained before, by number. */
+  readonly trainable: readonly boolean[];
+  readonly tied: boolean;
+  /** Each number is one thing that happens between attaching and detaching. */
+  readonly events: readonly number[];
+}
+
+const stories: fc.Arbitrary<Story> = fc.record({
+  trainable: fc.array(fc.boolean(), { minLength: 12, maxLength: 12 }),
+  tied: fc.boolean(),
+  events: fc.array(fc.nat(0xffff), { minLength: 1, maxLength: 8 }),
+});
+
+/** An output layer tied to the embedding, an adapter on each, merged: once the second kept the first's merged weight as its original. */
+const tiedAndMerged: Story = { trainable: [true], tied: true, events: [192, 4] };
+
+const targets = ["q_proj", "v_proj", "o_proj", "embed_tokens", "lm_head"];
+
+/** Anything that the interface allows, picked by a number. */
+function happen(model: Module, method: AnyMethod, event: number): void {
+  const names = adapterNames(model);
+  const draw = drawFrom([event >> 3, event >> 5, event >> 7, event >> 9]);
+  const name = names[draw.integer(0, Math.max(0, names.length - 1))];
+  const pick = event % 8;
+  if (pick < 3 || name === undefined) {
+    unmergeIfAdapted(model, names);
+    const chosen = targets.filter((_, i) => (event >> (3 + i)) & 1);
+    const wanted = chosen.length ? chosen : ["q_proj"];
+    const kinds = wanted.map((target) => (target === "embed_tokens" ? "embedding" : "linear"));
+    if (!kinds.every((kind) => kind in method.layers)) return;
+    attach(model, method({ ...method.samples(draw, { in: 6, out: 6 }), targetModules: wanted }), {
+      name: `adapter${event}x${names.length}`,
+      seed: event,
+    });
+    shake(model, 0.3, event);
+  } else if (pick === 3) setActive(model, name);
+  else if (pick === 4) merge(model, [name]);
+  else if (pick === 5) setScale(model, (event % 5) - 1, { name });
+  else if (pick === 6) {
+    unmergeIfAdapted(model, names);
+    deleteAdapter(model, name);
+  } else disabled(model, () => expect(activeAdapters(model)).toEqual(activeAdapters(model)));
+}
+
+function unmergeIfAdapted(model: Module, names: readonly string[]): void {
+  if (names.length > 0) unmerge(model);
+}
+
+export function checkDetach(
+  method: AnyMethod,
+  { trainable, tied, events }: Story,
+  takeOff: (model: Module) => void = detach,
+): void {
+  const model = new SmallModel({ tied });
+  model.parameters().forEach((parameter, i) => {
+    parameter.requiresGrad = trainable[i % trainable.length]!;
+  });
+  const snapshot = () => ({
+    modules: new Map(model.namedModules()),
+    parameters: new Map<string, Parameter>(model.namedParameters()),
+    flags: model.parameters().map((parameter) => parameter.requiresGrad),
+    values: model.parameters().map((parameter) => numbers(parameter.stored)),
+  });
+  const before = snapshot();
+  for (const event of events) happen(model, method, event);
+  if (adapterNames(model).length > 0) {
+    expect([...baseStateDict(model).keys()].sort()).toEqual([...before.parameters.keys()].sort());
+    takeOff(model);
+  }
+  const after = snapshot();
+  expect([...after.modules.keys()]).toEqual([...before.modules.keys()]);
+  for (const [path, module] of after.modules)
+    if (module !== before.modules.get(path)) throw new Error(`another module at "${path}"`);
+  for (const [path, parameter] of after.parameters)
+    if (parameter !== before.parameters.get(path)) throw new Error(`another parameter at "${path}"`);
+  expect(after.flags).toEqual(before.flags);
+  expect(after.values).toEqual(before.values);
+  expect([...after.modules.values()].filter((module) => kindOf(module) === undefined && "base_layer" in module)).toEqual([]);
+}
+
+onEveryDevice(() => {
+  test.each(Object.entries(methods) as [string, AnyMethod][])("taking %s off leaves no trace", (_, method) => {
+    fc.assert(
+      fc.property(stories, (story) => checkDetach(method, story)),
+      { numRuns: 25, examples: [[tiedAndMerged]] },
+    );
+  });
+
+  describe("the law catches", () => {
+    const caught = (takeOff: (model: Module) => void) =>
+      expect(() =>
+        fc.assert(
+          fc.property(stories, (story) => checkDetach(lora, story, takeOff)),
+          { numRuns: 25, endOnFailure: true },
+        ),
+      ).toThrow();
+
+    test("weights that keep the adapter", () => caught((model) => mergeAndUnload(model)));
+    test("flags that stay as training left them", () => {
+      caught((model) => {
+        detach(model);
+        model.freeze();
+      });
+    });
+    test("a layer that stays wrapped", () => caught((model) => unmerge(model)));
+  });
+});

@@ -1,0 +1,85 @@
+/**
+ * Loading what was saved gives it back: load(save(adapter)) = adapter. Parameters bit for bit, config key for key, the same
+ * output; and the file's names are PEFT's: `base_model.model.<path>.<key>`, the key beginning with the method's prefix.
+ *
+ * @see https://huggingface.co/docs/peft/developer_guides/checkpoint
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { readSafetensors } from "../../src/formats/safetensors.ts";
+import { loadAdapter, saveAdapter } from "../../src/peft/index.ts";
+import type { LayerKind } from "../../src/peft/layer-kind.ts";
+import type { AnyMethod } from "../../src/peft/method.ts";
+import { lora } from "../../src/peft/methods/lora.ts";
+import {
+  type AdapterCase,
+  adaptations,
+  adapterCases,
+  buildAdapted,
+  buildLayer,
+  layerAdapters,
+  mutant,
+  nameOf,
+  numbers,
+  shake,
+} from "../arbitrary/adapter.ts";
+import { onEveryDevice } from "../devices.ts";
+
+export async function checkSaveLoad(method: AnyMethod, kind: LayerKind, item: AdapterCase): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), "lorikeet-law-"));
+  try {
+    const built = buildAdapted(method, kind, item);
+    shake(built, item.seed);
+    for (const [i, adapter] of built.adapters.entries()) {
+      const name = nameOf(i);
+      const saved = await saveAdapter(built.model, folder, { name });
+      const { tensors } = await readSafetensors(join(saved, "adapter_model.safetensors"));
+      for (const [key, { dtype }] of tensors) {
+        expect(key.startsWith(`base_model.model.layer.${method.schema.prefix}`), key).toBe(true);
+        expect(key).not.toContain(name);
+        expect(dtype).toBe("float32");
+      }
+      const again = buildLayer(kind, item);
+      const loaded = await loadAdapter(again.model, saved, { name: "again" });
+      expect(loaded.warnings).toEqual([]);
+      const plain = ({ config }: typeof loaded) => ({ ...config, inferenceMode: true });
+      expect(plain(loaded)).toEqual(plain(adapter));
+      const [want, got] = [layerAdapters(adapter)[0]!, layerAdapters(loaded)[0]!];
+      expect(got.config["r"]).toEqual(want.config["r"]);
+      expect(Object.keys(got.parameters)).toEqual(Object.keys(want.parameters));
+      for (const [key, parameter] of Object.entries(want.parameters))
+        expect(numbers(got.parameters[key]!.stored), key).toEqual(numbers(parameter.stored));
+      expect(again.model.trainableParameters()).toEqual([]);
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+onEveryDevice(() => {
+  describe.each(adaptations)("$name on $kind", ({ method, kind }) => {
+    test("loading a saved adapter gives it back", async () => {
+      await fc.assert(
+        fc.asyncProperty(adapterCases(), (item) => checkSaveLoad(method, kind, item)),
+        { numRuns: 15 },
+      );
+    });
+  });
+
+  describe.each(["linear", "embedding"] as const)("on %s the law catches", (kind) => {
+    const { A, B } = lora.layers[kind]!.files as { A: string; B: string };
+    const caught = (wrong: AnyMethod) =>
+      expect(
+        fc.assert(
+          fc.asyncProperty(adapterCases(), (item) => checkSaveLoad(wrong, kind, item)),
+          { numRuns: 15, endOnFailure: true },
+        ),
+      ).rejects.toThrow();
+
+    test("names that are swapped", () => caught(mutant(lora, kind, { files: { A: B, B: A } })));
+    test("a name that is not PEFT's", () => caught(mutant(lora, kind, { files: { A, B: "B.weight" } })));
+  });
+});

@@ -1,0 +1,83 @@
+/**
+ * A fresh adapter changes nothing: f(x; adapter at its first values) = f(x), for the methods and initialisers that claim it,
+ * and yet there is a direction in which training can go: some gradient is not zero.
+ *
+ * For LoRA one factor starts at zero, so s·B·A = 0; both at zero would be a saddle point that training never leaves.
+ *
+ * @see https://arxiv.org/abs/2106.09685, §4.1: "so ∆W = BA is zero at the beginning of training"
+ */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { realize } from "../../src/compile/program.ts";
+import { mul } from "../../src/graph/elementwise.ts";
+import { reduceSum } from "../../src/graph/reduction.ts";
+import { gradientsOf } from "../../src/optim/optimizer.ts";
+import type { LayerKind } from "../../src/peft/layer-kind.ts";
+import type { AnyMethod } from "../../src/peft/method.ts";
+import { lora } from "../../src/peft/methods/lora.ts";
+import {
+  type AdapterCase,
+  adaptations,
+  adapterCases,
+  buildAdapted,
+  largest,
+  largestDifference,
+  mutant,
+  numbers,
+  optionsOf,
+  roundingOf,
+} from "../arbitrary/adapter.ts";
+import { onEveryDevice } from "../devices.ts";
+
+export function checkZeroStart(method: AnyMethod, kind: LayerKind, item: AdapterCase, device: string): void {
+  fc.pre(method.startsAtZero(method(optionsOf(method, item)).config));
+  const { model, layer, x, inputWeight } = buildAdapted(method, kind, { ...item, adapters: 1 });
+  const plain = layer.forward(x);
+  const adapted = model.forward(x);
+  realize([plain, adapted]);
+  // the same products, but a sum may start from the adapter's share: every term may round once more
+  const [weight = 0, ...biases] = [...layer.ownParameters()].map(([, parameter]) => largest(numbers(parameter.stored)));
+  const tolerance = 2 * roundingOf("float32", device) * (item.in + 2) * (inputWeight * weight + largest(biases));
+  const difference = largestDifference(plain, adapted);
+  if (!(difference <= tolerance)) throw new Error(`a fresh adapter changes the output by ${difference}, allowed ${tolerance}`);
+  const parameters = model.trainableParameters();
+  const energy = reduceSum(
+    mul(adapted, adapted),
+    adapted.shape.map((_, axis) => axis),
+  );
+  const gradients = [...gradientsOf(energy, parameters).values()];
+  if (largest(numbers(plain)) > 1e-3 && inputWeight > 1e-3)
+    expect(gradients.some((gradient) => largest(numbers(gradient)) > 0)).toBe(true);
+}
+
+onEveryDevice((device) => {
+  describe.each(adaptations)("$name on $kind", ({ method, kind }) => {
+    test("a fresh adapter changes nothing and can be trained", () => {
+      fc.assert(
+        fc.property(adapterCases(), (item) => checkZeroStart(method, kind, item, device)),
+        { numRuns: 40 },
+      );
+    });
+  });
+
+  describe.each(["linear", "embedding"] as const)("on %s the law catches", (kind) => {
+    const caught = (wrong: AnyMethod) =>
+      expect(() =>
+        fc.assert(
+          fc.property(adapterCases(), (item) => checkZeroStart(wrong, kind, item, device)),
+          { numRuns: 40, endOnFailure: true },
+        ),
+      ).toThrow();
+    const zeros = (size: number) => new Float32Array(size);
+
+    test("two random factors", () => caught(mutant(lora, kind, {}, { startsAtZero: () => true })));
+    test("two factors that are both zero", () =>
+      caught(
+        mutant(lora, kind, {
+          initialise: (base: { in: number; out: number }, { r }: { r: number }) => ({
+            values: { A: zeros(r * base.in), B: zeros(base.out * r) },
+          }),
+        }),
+      ));
+  });
+});
