@@ -1,0 +1,18 @@
+#!/usr/bin/env node
+/** The command line: `lorikeet`. Errors that are the caller's to mend are one line on standard error. */
+import process from "node:process";
+import { Command } from "commander";
+import "../devices/choose.ts";
+import { LorikeetError } from "../errors.ts";
+import { addPretrain } from "./pretrain.ts";
+
+const program = new Command("lorikeet").description("Fine-tunes language models with adapters, on this machine.");
+addPretrain(program);
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (!(error instanceof LorikeetError)) throw error;
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,65 @@
+/** What people see while a command works: all on standard error, so that standard output holds results only. */
+import process from "node:process";
+import { Presets, SingleBar } from "cli-progress";
+import type { StepEvent } from "../train/trainer.ts";
+
+/** One line for people. */
+export const say = (line = ""): void => {
+  process.stderr.write(`${line}\n`);
+};
+
+/** `1,234`. */
+export const words = (count: number): string => Math.round(count).toLocaleString("en-US");
+
+/** `2:05`, `1:02:05`. */
+export function clock(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (value: number) => String(value).padStart(2, "0");
+  return hours > 0 ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+}
+
+/** `12.3 MB`. */
+export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
+
+/** The bar of a training run: a live line in a terminal, a line every ten seconds elsewhere. */
+export class TrainingBar {
+  readonly #bar: SingleBar;
+  #average: number | null = null;
+  #started = false;
+
+  constructor() {
+    const columns = process.stderr.columns ?? 100;
+    this.#bar = new SingleBar(
+      {
+        format: "{bar} {value}/{total} · loss {loss} · {speed} tokens/s · {left} left",
+        barsize: Math.max(8, Math.min(30, columns - 68)),
+        stream: process.stderr,
+        hideCursor: true,
+        clearOnComplete: false,
+        gracefulExit: false, // Ctrl-C is ours: the step is finished and saved
+        noTTYOutput: true,
+        notTTYSchedule: 10_000,
+        linewrap: false,
+        fps: 5,
+      },
+      Presets.shades_classic,
+    );
+  }
+
+  update({ step, steps, loss, tokensPerSecond, secondsLeft }: StepEvent): void {
+    this.#average = this.#average === null ? loss : this.#average * 0.9 + loss * 0.1;
+    const values = { loss: this.#average.toFixed(3), speed: words(tokensPerSecond), left: clock(secondsLeft) };
+    if (!this.#started) this.#bar.start(steps, step, values);
+    else {
+      this.#bar.setTotal(steps);
+      this.#bar.update(step, values);
+    }
+    this.#started = true;
+  }
+
+  stop(): void {
+    if (this.#started) this.#bar.stop();
+    this.#started = false;
+  }
+}

@@ -1,0 +1,46 @@
+/**
+ * A run that can go on: parameters, optimiser state and plain data in one safetensors file, the data as JSON in its
+ * header. One file is replaced in one step, so a checkpoint is never half old and half new.
+ */
+import { currentDevice, download, upload } from "../compile/program.ts";
+import { FormatError } from "../errors.ts";
+import { readSafetensors, type TensorToWrite, writeSafetensors } from "../formats/safetensors.ts";
+import type { Tensor } from "../graph/node.ts";
+
+export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json | undefined };
+
+export interface Checkpoint {
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly data: { readonly [key: string]: Json | undefined };
+}
+
+const metadataKey = "lorikeet.checkpoint";
+
+/** Writes by way of a temporary file; on failure an older checkpoint stays. */
+export async function saveCheckpoint(path: string, { tensors, data }: Checkpoint): Promise<void> {
+  const values = new Map<string, TensorToWrite>();
+  for (const [name, tensor] of tensors)
+    values.set(name, { dtype: tensor.dtype, shape: tensor.shape, data: await download(tensor) });
+  await writeSafetensors(path, values, { format: "pt", [metadataKey]: JSON.stringify(data) });
+}
+
+/** @throws {FormatError} when the file is not one that `saveCheckpoint` made */
+export async function loadCheckpoint(path: string): Promise<Checkpoint> {
+  const file = await readSafetensors(path);
+  const text = file.metadata.get(metadataKey);
+  if (text === undefined)
+    throw new FormatError(`"${path}" is a safetensors file, but no checkpoint of a training run.`, {
+      operation: "loadCheckpoint",
+      got: path,
+    });
+  let data: Checkpoint["data"];
+  try {
+    data = JSON.parse(text);
+  } catch {
+    throw new FormatError(`the data of the checkpoint "${path}" is not JSON.`, { operation: "loadCheckpoint", got: path });
+  }
+  const tensors = new Map<string, Tensor>();
+  for (const [name, stored] of file.tensors)
+    tensors.set(name, upload(currentDevice(), await stored.load(), stored.shape, stored.dtype));
+  return { tensors, data };
+}

@@ -1,0 +1,369 @@
+/**
+ * The training loop: one compiled program a step, for all parameters of a model or for those of its adapters. It can be
+ * stopped after any step, saved, and gone on with: the bits are those of a run that was never stopped.
+ */
+import { currentDevice } from "../compile/program.ts";
+import { compile } from "../compile/trace.ts";
+import { ConfigError, FormatError, ShapeError, wordShape } from "../errors.ts";
+import type { Tensor } from "../graph/node.ts";
+import { sameShape } from "../graph/shape.ts";
+import { assignAll } from "../graph/variable.ts";
+import type { CausalLM } from "../models/causal-lm.ts";
+import type { Parameter } from "../nn/module.ts";
+import { AdamW } from "../optim/adam.ts";
+import { clipGradNorm } from "../optim/clip.ts";
+import { gradientsOf, type LearningRate, type Optimizer } from "../optim/optimizer.ts";
+import { constantSchedule, type Schedule } from "../optim/schedule.ts";
+import { type BatchSampler, ignoredLabel, type SamplerState, type TextDataset } from "../text/dataset.ts";
+import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
+import { type Json, loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { type Evaluation, Evaluator } from "./evaluate.ts";
+
+/** Any optimiser, whatever its settings. */
+export type AnyOptimizer = Pick<Optimizer<LearningRate>, "step" | "setLearningRate" | "stateDict" | "loadStateDict">;
+
+/** What an optimiser is made for: parameters that train, by path. */
+export type TrainedParameters = ReadonlyMap<string, Parameter>;
+
+export interface TrainerOptions {
+  /** Steps of the whole run. */
+  readonly steps: number;
+  /** Rows of a step. */
+  readonly batchSize?: number;
+  readonly learningRate?: number;
+  /** Learning rate of each step; the same one throughout when absent. */
+  readonly schedule?: Schedule;
+  /** Largest norm of all gradients together; `null` for no limit. */
+  readonly clipNorm?: number | null;
+  /** AdamW without weight decay when absent. */
+  readonly optimizer?: (parameters: TrainedParameters, learningRate: number) => AnyOptimizer;
+  /** Order of the rows; the dataset's when absent. */
+  readonly seed?: number;
+  /** Held-out loss before the first step, after every so many steps, and after the last. */
+  readonly evaluateEvery?: number;
+  /** Tokens of such an evaluation; all when absent. */
+  readonly evaluationTokens?: number;
+}
+
+/** After a step. */
+export interface StepEvent {
+  /** Steps done, this one included. */
+  readonly step: number;
+  readonly steps: number;
+  /** Mean cross-entropy per token of this batch, before the step. */
+  readonly loss: number;
+  readonly learningRate: number;
+  /** Norm of all gradients together before clipping. */
+  readonly gradientNorm: number;
+  /** Tokens learned from so far. */
+  readonly tokens: number;
+  /** Of the last steps. */
+  readonly tokensPerSecond: number;
+  /** Spent in training steps so far. */
+  readonly seconds: number;
+  /** Until the last step, at the speed of the last steps. */
+  readonly secondsLeft: number;
+}
+
+export interface EvaluationEvent extends Evaluation {
+  /** Steps done. */
+  readonly step: number;
+}
+
+export interface RunOptions {
+  /** Stops after the step that is running. */
+  readonly signal?: AbortSignal | undefined;
+  readonly onStep?: (event: StepEvent) => void | Promise<void>;
+  readonly onEvaluation?: (event: EvaluationEvent) => void | Promise<void>;
+}
+
+/** What was measured on the way, for curves. */
+export interface History {
+  /** One entry a step. */
+  readonly loss: number[];
+  readonly learningRate: number[];
+  readonly evaluations: EvaluationEvent[];
+}
+
+export interface TrainingResult {
+  /** Steps done since the run began, before it was resumed included. */
+  readonly step: number;
+  /** Whether all steps were done. */
+  readonly finished: boolean;
+  readonly tokens: number;
+  /** Spent in training steps, evaluations left out. */
+  readonly seconds: number;
+  /** Mean over the run, without the step in which the program was made. */
+  readonly tokensPerSecond: number;
+  readonly history: History;
+}
+
+export interface MemoryReport {
+  /** Bytes that the program of a step takes at its peak: intermediate values, batch, results. */
+  readonly program: number;
+  /** Bytes of all parameters. */
+  readonly parameters: number;
+  /** Bytes of the optimiser's state. */
+  readonly optimizer: number;
+  /** All of it together. */
+  readonly planned: number;
+}
+
+/** Steps whose time decides what is left. */
+const recentSteps = 20;
+
+/** Trains what of a model can be trained: everything, or its active adapters. */
+export class Trainer implements Disposable {
+  readonly model: CausalLM;
+  readonly dataset: TextDataset;
+  readonly optimizer: AnyOptimizer;
+  readonly parameters: TrainedParameters;
+  readonly history: History = { loss: [], learningRate: [], evaluations: [] };
+  readonly batchSize: number;
+  /** May be changed while the run goes on. */
+  steps: number;
+  readonly #options: TrainerOptions;
+  readonly #learn: ReturnType<typeof compile<[Tensor, Tensor], Tensor[]>>;
+  readonly #evaluator: Evaluator;
+  #sampler: BatchSampler;
+  #step = 0;
+  #tokens = 0;
+  #seconds = 0;
+  /** Tokens and seconds of the steps that were not slowed down by making the program. */
+  #timed = { tokens: 0, seconds: 0 };
+  #recent: { readonly tokens: number; readonly seconds: number }[] = [];
+
+  /** @throws {ConfigError} when nothing of the model can be trained, or an option is out of range */
+  constructor(model: CausalLM, dataset: TextDataset, options: TrainerOptions) {
+    const operation = "train";
+    const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed, evaluateEvery } = options;
+    checkCount(operation, "steps", steps);
+    if (!(learningRate > 0) || !Number.isFinite(learningRate))
+      throw new ConfigError(`\`learningRate\` (= ${learningRate}) must be above 0.`, { operation, got: learningRate });
+    if (evaluateEvery !== undefined) checkCount(operation, "evaluateEvery", evaluateEvery);
+    this.parameters = new Map([...model.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
+    if (this.parameters.size === 0)
+      throw new ConfigError("nothing of this model can be trained.", {
+        operation,
+        hint: "Put an adapter on with attach, or set requiresGrad of parameters.",
+      });
+    this.model = model;
+    this.dataset = dataset;
+    this.steps = steps;
+    this.batchSize = batchSize;
+    this.#options = options;
+    this.#sampler = dataset.batches({ batchSize, ...(seed === undefined ? {} : { seed }) });
+    const makeOptimizer = options.optimizer ?? ((all) => new AdamW([...all.values()], { lr: learningRate, weightDecay: 0 }));
+    this.optimizer = makeOptimizer(this.parameters, learningRate);
+    this.#evaluator = new Evaluator(model);
+    this.#learn = compile((inputIds: Tensor, targets: Tensor) => {
+      const loss = model.forward({ inputIds, targets }).loss as Tensor;
+      const raw = gradientsOf(loss, [...this.parameters.values()]);
+      const { gradients, totalNorm } = clipGradNorm(raw, clipNorm ?? Number.POSITIVE_INFINITY);
+      this.optimizer.step(gradients);
+      return [loss, totalNorm];
+    });
+  }
+
+  /** Steps done. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /**
+   * Goes on until the last step, or until the signal is aborted.
+   *
+   * @throws {ConfigError} when the loss is no finite number any more
+   */
+  async run({ signal, onStep, onEvaluation }: RunOptions = {}): Promise<TrainingResult> {
+    const { evaluateEvery } = this.#options;
+    const evaluateNow = async () => {
+      if (evaluateEvery === undefined || this.history.evaluations.at(-1)?.step === this.#step) return;
+      const due = this.#step % evaluateEvery === 0 || this.#step === this.steps;
+      if (due) await onEvaluation?.(await this.evaluate());
+    };
+    this.#recent = [];
+    await evaluateNow();
+    while (this.#step < this.steps && !signal?.aborted) {
+      await onStep?.(await this.#next());
+      await yieldToOthers();
+      if (!signal?.aborted) await evaluateNow();
+    }
+    return this.result();
+  }
+
+  /** What was done so far. */
+  result(): TrainingResult {
+    const timed = this.#timed.seconds > 0 ? this.#timed : { tokens: this.#tokens, seconds: this.#seconds };
+    return {
+      step: this.#step,
+      finished: this.#step >= this.steps,
+      tokens: this.#tokens,
+      seconds: this.#seconds,
+      tokensPerSecond: timed.seconds > 0 ? timed.tokens / timed.seconds : 0,
+      history: this.history,
+    };
+  }
+
+  async #next(): Promise<StepEvent> {
+    const { learningRate = 1e-3, schedule = constantSchedule() } = this.#options;
+    const start = performance.now();
+    const batch = this.#sampler.next();
+    if (!batch) throw new ConfigError("the dataset has no more rows.", { operation: "train" });
+    this.optimizer.setLearningRate((base) => schedule(this.#step, base));
+    const rate = schedule(this.#step, learningRate);
+    const fresh = this.#learn.traces === 0;
+    this.model.train();
+    const results = (() => {
+      using inputs = uploadBatch(batch);
+      return this.#learn(inputs.inputIds, inputs.targets);
+    })();
+    const [loss, gradientNorm] = (await readNumbers(results)) as [number, number];
+    this.#step++;
+    if (!Number.isFinite(loss))
+      throw new ConfigError(`the loss of step ${this.#step} is ${loss}.`, {
+        operation: "train",
+        got: loss,
+        hint: "Use a lower learning rate, or a longer warm-up.",
+      });
+    const seconds = (performance.now() - start) / 1000;
+    const tokens = batch.labels.reduce((count, label) => count + Number(label !== ignoredLabel), 0);
+    this.#seconds += seconds;
+    this.#tokens += tokens;
+    this.history.loss.push(loss);
+    this.history.learningRate.push(rate);
+    if (!fresh) {
+      this.#timed = { tokens: this.#timed.tokens + tokens, seconds: this.#timed.seconds + seconds };
+      this.#recent = [...this.#recent, { tokens, seconds }].slice(-recentSteps);
+    }
+    const recent = this.#recent.length > 0 ? this.#recent : [{ tokens, seconds }];
+    const recentSeconds = recent.reduce((sum, step) => sum + step.seconds, 0);
+    return {
+      step: this.#step,
+      steps: this.steps,
+      loss,
+      learningRate: rate,
+      gradientNorm,
+      tokens: this.#tokens,
+      tokensPerSecond: recent.reduce((sum, step) => sum + step.tokens, 0) / recentSeconds,
+      seconds: this.#seconds,
+      secondsLeft: (recentSeconds / recent.length) * (this.steps - this.#step),
+    };
+  }
+
+  /** Held-out loss of the model as it is now; noted in the history. */
+  async evaluate(): Promise<EvaluationEvent> {
+    const { evaluationTokens } = this.#options;
+    const evaluation = await this.#evaluator.run(this.dataset, {
+      batchSize: this.batchSize,
+      ...(evaluationTokens === undefined ? {} : { maxTokens: evaluationTokens }),
+    });
+    const event = { step: this.#step, ...evaluation };
+    this.history.evaluations.push(event);
+    return event;
+  }
+
+  /** Kernels of the program of a step; after the first step. */
+  explain(): string {
+    return this.#learn.explain();
+  }
+
+  /** Bytes that training takes; after the first step. */
+  memory(): MemoryReport {
+    const device = currentDevice();
+    const bytesOf = (values: Iterable<{ readonly size: number; readonly dtype: Tensor["dtype"] }>) =>
+      [...values].reduce((sum, { size, dtype }) => sum + size * device.storageBytes(dtype), 0);
+    const { arenaBytes, outsideBytes } = this.#learn.memory();
+    const program = arenaBytes + outsideBytes;
+    const parameters = bytesOf(this.model.parameters());
+    const optimizer = bytesOf(this.optimizer.stateDict().values());
+    return { program, parameters, optimizer, planned: program + parameters + optimizer };
+  }
+
+  /**
+   * Writes everything that the next step depends on.
+   *
+   * @param extra plain data of the caller's, given back by `load`
+   * @throws {ConfigError} when the file cannot be written; an older one stays then
+   */
+  async save(path: string, extra: { readonly [key: string]: Json | undefined } = {}): Promise<void> {
+    const tensors = new Map<string, Tensor>();
+    for (const [name, parameter] of this.parameters) tensors.set(`model.${name}`, parameter.stored);
+    for (const [name, tensor] of this.optimizer.stateDict()) tensors.set(`optimizer.${name}`, tensor);
+    const state = {
+      step: this.#step,
+      steps: this.steps,
+      tokens: this.#tokens,
+      seconds: this.#seconds,
+      timed: this.#timed,
+      sampler: { ...this.#sampler.state },
+      history: this.history as unknown as Json,
+    };
+    await saveCheckpoint(path, { tensors, data: { trainer: state, extra } });
+  }
+
+  /**
+   * Goes on from a file that `save` wrote for the same model, dataset and optimiser.
+   *
+   * @returns the caller's data
+   * @throws {FormatError} or {ShapeError} when the file is of another run; nothing is changed then
+   */
+  async load(path: string): Promise<{ readonly [key: string]: Json | undefined }> {
+    const operation = "resume";
+    const { tensors, data } = await loadCheckpoint(path);
+    const state = data["trainer"] as unknown as SavedState | undefined;
+    if (!state || typeof state.step !== "number")
+      throw new FormatError(`"${path}" is no checkpoint of a trainer.`, { operation, got: path });
+    const part = (prefix: string) =>
+      new Map([...tensors].flatMap(([name, tensor]) => (name.startsWith(prefix) ? [[name.slice(prefix.length), tensor]] : [])));
+    const model = part("model.");
+    for (const [name, parameter] of this.parameters) {
+      const value = model.get(name);
+      if (!value)
+        throw new FormatError(`"${name}" is not in the checkpoint "${path}".`, {
+          operation,
+          expected: name,
+          hint: "It is of another model or adapter.",
+        });
+      if (!sameShape(value.shape, parameter.shape))
+        throw new ShapeError(`"${name}" is ${wordShape(value.shape)} in the checkpoint, ${wordShape(parameter.shape)} here.`, {
+          operation,
+          expected: parameter.shape,
+          got: value.shape,
+        });
+    }
+    const sampler = this.dataset.batches({ batchSize: this.batchSize, seed: state.sampler.seed, state: state.sampler });
+    this.optimizer.loadStateDict(part("optimizer."));
+    assignAll([...this.parameters].map(([name, parameter]) => [parameter, model.get(name) as Tensor]));
+    this.#sampler = sampler;
+    this.#step = state.step;
+    this.steps = state.steps;
+    this.#tokens = state.tokens;
+    this.#seconds = state.seconds;
+    this.#timed = state.timed;
+    for (const key of ["loss", "learningRate", "evaluations"] as const)
+      this.history[key].splice(0, Number.POSITIVE_INFINITY, ...(state.history[key] as never[]));
+    return (data["extra"] ?? {}) as { readonly [key: string]: Json | undefined };
+  }
+
+  /** Gives the programs' memory back; the model stays. */
+  [Symbol.dispose](): void {
+    this.#learn.dispose();
+    this.#evaluator[Symbol.dispose]();
+  }
+}
+
+interface SavedState {
+  readonly step: number;
+  readonly steps: number;
+  readonly tokens: number;
+  readonly seconds: number;
+  readonly timed: { readonly tokens: number; readonly seconds: number };
+  readonly sampler: SamplerState;
+  readonly history: History;
+}
+
+function checkCount(operation: string, name: string, value: number): void {
+  if (Number.isInteger(value) && value > 0) return;
+  throw new ConfigError(`\`${name}\` (= ${value}) must be a positive integer.`, { operation, got: value });
+}
