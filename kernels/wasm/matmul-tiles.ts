@@ -182,17 +182,27 @@ function copyColumns(f: FunctionBuilder, tile: Integer, c: Integer, cStride: Int
   });
 }
 
-/** tile(a, aStride, panel, depth, start, startStride, out, outStride): out = start + a · panel for `rows` rows of 8 columns. */
-function emitTile(module: ModuleBuilder, rows: number, fused: boolean): FunctionBuilder {
-  const f = module.function(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"]);
+/**
+ * tile(a, aStride, panel, depth, start, startStride, out, outStride): out = start + a · panel for `rows` rows of 8 columns.
+ *
+ * @param layout "rows": k is the contiguous axis of A and `aStride` lies between rows; "columns": the other way round
+ */
+export function emitTile(
+  module: ModuleBuilder,
+  rows: number,
+  fused: boolean,
+  layout: MatmulVariant["a"] = "rows",
+): FunctionBuilder<typeof tileParameters> {
+  const f = module.function(null, tileParameters);
   const [a, aStride, panel, depth, start, startStride, out, outStride] = f.params;
   const vectors = panelColumns / 4;
   const accumulators = Array.from({ length: rows }, () => Array.from({ length: vectors }, () => f.local("v128")));
   const b = Array.from({ length: vectors }, () => f.local("v128"));
   const aValue = f.local("v128");
 
-  const aRows = [a];
-  for (let i = 1; i < rows; i++) aRows.push(f.local("i32", ["i32.add", aRows[i - 1] as Integer, aStride]));
+  const pointers = [a];
+  if (layout === "rows")
+    for (let i = 1; i < rows; i++) pointers.push(f.local("i32", ["i32.add", pointers[i - 1] as Integer, aStride]));
   accumulators.forEach((row, i) => {
     row.forEach((accumulator, v) => f.set(accumulator, load("v128.load", start, 16 * v)));
     if (i < rows - 1) f.increment(start, startStride);
@@ -200,7 +210,7 @@ function emitTile(module: ModuleBuilder, rows: number, fused: boolean): Function
   f.repeat(depth, () => {
     b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
     accumulators.forEach((row, i) => {
-      f.set(aValue, load("v128.load32_splat", aRows[i] as Integer));
+      f.set(aValue, layout === "rows" ? load("v128.load32_splat", pointers[i] as Integer) : load("v128.load32_splat", a, 4 * i));
       row.forEach((accumulator, v) => {
         const bValue = b[v] as typeof aValue;
         if (fused) f.set(accumulator, ["f32x4.relaxed_madd", aValue, bValue, accumulator]);
@@ -208,7 +218,7 @@ function emitTile(module: ModuleBuilder, rows: number, fused: boolean): Function
       });
     });
     f.increment(panel, panelRowBytes);
-    for (const pointer of aRows) f.increment(pointer, 4);
+    for (const pointer of pointers) f.increment(pointer, layout === "rows" ? 4 : aStride);
   });
   accumulators.forEach((row, i) => {
     row.forEach((accumulator, v) => f.store("v128.store", out, accumulator, 16 * v));
@@ -217,10 +227,11 @@ function emitTile(module: ModuleBuilder, rows: number, fused: boolean): Function
   return f;
 }
 
+const tileParameters = ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"] as const;
 const packParameters = ["i32", "i32", "i32", "i32", "i32", "i32"] as const;
 
 /** pack(b, bStride, packed, depth, columns, panelBytes) for B with contiguous n. Columns past the end take what lies there; nobody uses them. */
-function emitPackRows(module: ModuleBuilder, variant: MatmulVariant, fused: boolean): FunctionBuilder {
+export function emitPackRows(module: ModuleBuilder, variant: MatmulVariant, fused: boolean): FunctionBuilder {
   const f = module.function(null, packParameters);
   const [b, bStride, packed, depth, columns, panelBytes] = f.params;
   const simd = new SimdBasics(f, fused);
@@ -238,7 +249,7 @@ function emitPackRows(module: ModuleBuilder, variant: MatmulVariant, fused: bool
 }
 
 /** The same for B with contiguous k. */
-function emitPackColumns(module: ModuleBuilder, variant: MatmulVariant, fused: boolean): FunctionBuilder {
+export function emitPackColumns(module: ModuleBuilder, variant: MatmulVariant, fused: boolean): FunctionBuilder {
   const transpose = emitTranspose(module, bytesOfB(variant), (simd, address) => loadB(simd, variant, address), fused);
   const f = module.function(null, packParameters);
   const [b, bStride, packed, depth, columns, panelBytes] = f.params;
