@@ -10,6 +10,8 @@ import {
   toFloat16Bits,
 } from "../../graph/dtype.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
+import { sizeOf } from "../../graph/shape.ts";
+import { isContiguous } from "../../graph/view.ts";
 import type { Binding, Buffer, Device, Dispatch, Executable, KernelCall } from "../device.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import { renderLoopProgram } from "./render.ts";
@@ -118,9 +120,7 @@ export function createReference(options: ReferenceOptions = {}): Device {
           // kernels that take no strides get exactly their elements
           const sized = arrays.map((array, i) => {
             const operand = [...operands, ...results][i]!;
-            const contiguous = operand.offset === 0 && operand.strides.every((stride) => stride > 0);
-            const size = operand.shape.reduce((product, extent) => product * extent, 1);
-            return contiguous && array!.length > size ? array!.subarray(0, size) : array!;
+            return isContiguous({ ...operand, valid: null }) ? array!.subarray(0, sizeOf(operand.shape)) : array!;
           });
           return () => host(sized.slice(0, operands.length), sized.slice(operands.length), geometry as CallGeometry);
         },
