@@ -6,6 +6,10 @@ const questions: Readonly<
     about: "one LoRA training step of spec.json, against PyTorch's losses",
     run: async (args) => (await import("./lora-step.ts")).loraStep(args),
   },
+  operations: {
+    about: "single operations, with Benchmark.js",
+    run: async (args) => (await import("./operations.ts")).operations(args),
+  },
 };
 
 const [name, ...args] = process.argv.slice(2);

@@ -39,7 +39,8 @@ interface Traced {
   /** Stand-ins of variables in the graph. */
   readonly variables: ReadonlyMap<Tensor, Variable>;
   readonly assigned: readonly { readonly variable: Variable; readonly root: Tensor; readonly donated: boolean }[];
-  readonly outputs: readonly Tensor[];
+  /** What each result was computed as, and its shape: a reshape at the end is free. */
+  readonly outputs: readonly { readonly root: Tensor; readonly shape: readonly number[] }[];
   readonly fixed: ReadonlyMap<Tensor, Storage>;
   readonly rebuild: (leaves: readonly Tensor[]) => TensorTree;
 }
@@ -170,7 +171,7 @@ function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[]
       const root = plan.roots[outputs.length + i]!;
       return { variable, root, donated: plan.donated.has(root) };
     }),
-    outputs: plan.roots.slice(0, outputs.length),
+    outputs: outputs.map(({ shape }, i) => ({ root: plan.roots[i]!, shape })),
     fixed,
     rebuild: rebuilder(result),
   };
@@ -194,14 +195,14 @@ function replay(traced: Traced, leaves: readonly Tensor[], profile?: (step: numb
   };
   if (profile) program.profile(locate, profile);
   else program.run(locate);
-  const results = traced.outputs.map((root) => {
+  const results = traced.outputs.map(({ root, shape }) => {
     const storage = newStorage(device, root.dtype, root.size);
     device.copy(
       { buffer: fixed.get(root)!.buffer as Buffer, offset: 0 },
       { buffer: storage.buffer as Buffer, offset: 0 },
       root.size * device.storageBytes(root.dtype),
     );
-    return buffer(root.shape, root.dtype, storage);
+    return buffer(shape, root.dtype, storage);
   });
   for (const { variable, root, donated: inPlace } of assigned) {
     const storage = variable.stored.storage!;

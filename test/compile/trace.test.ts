@@ -86,6 +86,12 @@ describe("compile", () => {
     expect(downloadSync(total2.value)[0]).toBeCloseTo(52 * Math.sin(1), 5);
   });
 
+  test("results have the shapes that were asked for, also after a last reshape", () => {
+    const f = compile((x: Tensor) => [reshape(reduceSum(x, [1]), [2]), transpose(x)]);
+    const [rows, turned] = f(make([2, 3])) as [Tensor, Tensor];
+    expect([rows.shape, turned.shape]).toEqual([[2], [3, 2]]);
+  });
+
   test("variables that swap their contents both get the old value of the other", () => {
     const [a, b] = [new Variable(make([2])), new Variable(make([2], Math.cos))];
     const swap = compile((x: Tensor) => {
