@@ -231,7 +231,7 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
       if (!policy.rows && candidate.inner !== null) continue;
       const merged: Cluster | null = target === null ? candidate : combine(target, candidate);
       if (merged === null) continue;
-      const fitted = fit(merged, node, reads);
+      const fitted = spaceWith(merged, node, reads);
       if (fitted === null) continue;
       const others = new Set([...needs, ...merged.dependencies]);
       others.delete(candidate);
@@ -302,7 +302,7 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   }
 
   /** How the cluster's space changes when `node` joins; `null` if it does not fit. */
-  function fit(cluster: Cluster, node: Tensor, reads: readonly Read[]): { bounds: number[]; inner: number | null } | null {
+  function spaceWith(cluster: Cluster, node: Tensor, reads: readonly Read[]): { bounds: number[]; inner: number | null } | null {
     if (cluster.members.length >= maximumMembers) return null;
     const inside = new Set(cluster.members);
     const outside = new Set<Tensor>();
