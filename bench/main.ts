@@ -12,13 +12,19 @@ const questions: Readonly<
   },
 };
 
+/** Questions that print tables of their own while they are imported. */
+const tables: Readonly<Record<string, { readonly about: string; load(): Promise<unknown> }>> = {
+  "matmul-peak": { about: "how close the matrix product comes to the processor's limit", load: () => import("./matmul-peak.ts") },
+};
+
 const [name, ...args] = process.argv.slice(2);
 const question = name === undefined ? undefined : questions[name];
-if (!question) {
-  const list = Object.entries(questions).map(([key, { about }]) => `  ${key.padEnd(12)} ${about}`);
+const table = name === undefined ? undefined : tables[name];
+if (table) await table.load();
+else if (!question) {
+  const list = Object.entries({ ...questions, ...tables }).map(([key, { about }]) => `  ${key.padEnd(12)} ${about}`);
   console.error(
     `${name === undefined ? "bench: name a question." : `bench: there is no question "${name}".`} There are:\n${list.join("\n")}`,
   );
   process.exit(1);
-}
-console.log(JSON.stringify(await question.run(args)));
+} else console.log(JSON.stringify(await question.run(args)));

@@ -10,48 +10,9 @@ import {
   planMatmul,
   writeMatmulArguments,
 } from "../kernels/wasm/matmul.ts";
-import { ModuleBuilder } from "../src/devices/wasm/assembler.ts";
 import { features } from "../src/devices/wasm/features.ts";
 import { DeviceMemory } from "../src/devices/wasm/memory.ts";
 import { type Kernel, Pool } from "../src/devices/wasm/pool.ts";
-
-/** Milliseconds of the best of many short windows: on a shared machine a window shorter than a scheduler's slice is often undisturbed. */
-function best(run: () => void, windowMs = 1, milliseconds = 250): number {
-  const start = performance.now();
-  do run();
-  while (performance.now() - start < 50); // V8's optimising compiler takes over meanwhile
-  let once = performance.now();
-  run();
-  once = performance.now() - once;
-  const inner = Math.max(1, Math.round(windowMs / once));
-  let fastest = Number.POSITIVE_INFINITY;
-  const end = performance.now() + milliseconds;
-  do {
-    const from = performance.now();
-    for (let i = 0; i < inner; i++) run();
-    fastest = Math.min(fastest, (performance.now() - from) / inner);
-  } while (performance.now() < end);
-  return fastest;
-}
-
-/** GFLOP/s of multiply-adds that never leave the registers: twelve independent chains. */
-function peak(fused: boolean): number {
-  const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
-  const module = new ModuleBuilder({ shared: false });
-  const f = module.function("peak", ["i32"]);
-  const x = f.constant("f32", 1.0000001);
-  const y = f.constant("f32", 1e-9);
-  const chains = Array.from({ length: 12 }, () => f.local("v128"));
-  f.repeat(f.params[0], () => {
-    for (let unrolled = 0; unrolled < 4; unrolled++)
-      for (const chain of chains)
-        f.set(chain, fused ? ["f32x4.relaxed_madd", x, y, chain] : ["f32x4.add", ["f32x4.mul", chain, x], y]);
-  });
-  for (const [i, chain] of chains.entries()) f.store("v128.store", 16 * i, chain); // consumed, or V8 drops the loop
-  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes()), { env: { memory } });
-  const rounds = 5000;
-  return (rounds * 48 * 8) / best(() => (exports["peak"] as (n: number) => void)(rounds)) / 1e6;
-}
 
 interface Case {
   readonly name: string;
@@ -145,7 +106,7 @@ const log = (...cells: (string | number)[]) =>
 
 const relaxed = features().relaxedSimd;
 console.log(`node ${process.version}; GFLOP/s, in parentheses the share of the peak of one thread`);
-const peaks = { plain: peak(false), fused: relaxed ? peak(true) : 0 };
+const peaks = { plain: simdPeak(false), fused: relaxed ? simdPeak(true) : 0 };
 log("registers only", "multiply+add", peaks.plain, "fused", peaks.fused);
 
 const setups: Setup[] = [];
