@@ -1,0 +1,201 @@
+/**
+ * Making tensors. Numbers become float32 whether whole or not, booleans become bool, typed arrays keep their type (but a
+ * Float64Array is float32 too, since only the reference device computes in float64); `dtype` asks for another.
+ */
+import { currentDevice, upload } from "../compile/program.ts";
+import type { Device } from "../devices/device.ts";
+import { ConfigError, DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { type DType, dtypes, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
+import { add, cast, equal, less, mul, sub, where } from "../graph/elementwise.ts";
+import { expand, reshape } from "../graph/movement.ts";
+import { Tensor } from "../graph/node.ts";
+import { checkShape, type Shape, sizeOf } from "../graph/shape.ts";
+import { constant, iota } from "../graph/source.ts";
+import { Variable } from "../graph/variable.ts";
+
+/** Numbers or booleans in arrays of arrays, all rows of one level equally long; a row may be a typed array. */
+export type NestedArray = readonly (number | boolean | TypedArray | NestedArray)[];
+/** What a tensor can be made of. */
+export type TensorData = number | boolean | TypedArray | NestedArray;
+/** What public functions take for a tensor. */
+export type TensorLike = Tensor | Variable | TensorData;
+
+export interface CreateOptions {
+  readonly dtype?: DType;
+  /** Another arrangement of the same number of values, in row-major order. */
+  readonly shape?: Shape;
+  /** Where the values go; the current device when absent. */
+  readonly device?: Device;
+}
+
+const isTypedArray = (values: unknown): values is TypedArray => ArrayBuffer.isView(values) && !(values instanceof DataView);
+
+/** The dtype of an array's elements when none is asked for. */
+function dtypeOf(values: TypedArray): DType {
+  if (values instanceof Float32Array || values instanceof Float64Array) return "float32";
+  if (values instanceof Int32Array) return "int32";
+  if (values instanceof Uint8Array) return "uint8";
+  throw new DTypeError(`cannot guess the dtype of a ${(values as object).constructor.name}.`, {
+    operation: "tensor",
+    got: (values as object).constructor.name,
+    hint: "A Uint16Array holds the bits of float16 or bfloat16: pass `dtype`. Copy others with Float32Array.from or Int32Array.from.",
+  });
+}
+
+/** Values as a device takes them: in the typed array of their dtype. Numbers for 16-bit floats are rounded to bit patterns. */
+function convert(values: ArrayLike<number>, dtype: DType): TypedArray {
+  const { array } = dtypes[dtype];
+  if (values instanceof array && dtype !== "bool") return values as TypedArray;
+  if (dtype === "float16") return Uint16Array.from(values, toFloat16Bits);
+  if (dtype === "bfloat16") return Uint16Array.from(values, toBFloat16Bits);
+  if (dtype === "bool") return Uint8Array.from(values, (value) => (value ? 1 : 0));
+  const converted = new array(values.length);
+  converted.set(values);
+  return converted;
+}
+
+/**
+ * A tensor of the given values.
+ *
+ * @throws {ShapeError} when rows differ in length or the values do not fill `shape`; @throws {DTypeError} for values that are no numbers
+ * @example
+ * tensor([[1, 2], [3, 4]])                              // float32 [2, 2]
+ * tensor([3, 1, 2], { dtype: "int32" })                 // int32 [3]
+ * tensor(new Float32Array(6), { shape: [2, 3] })        // float32 [2, 3]
+ */
+export function tensor(values: TensorData, options: CreateOptions = {}): Tensor {
+  const { dtype, shape, device } = options;
+  if (isTypedArray(values)) return fromTypedArray(values, shape ?? [values.length], options);
+  const nested = readNested(values);
+  const wanted = dtype ?? (nested.isBoolean ? "bool" : "float32");
+  const place = shape ?? nested.shape;
+  checkFill("tensor", nested.values.length, place);
+  if (place.length === 0 && device === undefined && wanted !== "float16" && wanted !== "bfloat16")
+    return constant(nested.values[0]!, [], wanted);
+  return upload(device ?? currentDevice(), convert(nested.values, wanted), place, wanted);
+}
+
+/**
+ * A tensor of a typed array's values, in row-major order; the array goes to the device as it is, without another copy.
+ * With dtype float16 or bfloat16 a Uint16Array holds bit patterns.
+ */
+export function fromTypedArray(
+  values: TypedArray,
+  shape: Shape = [values.length],
+  options: Omit<CreateOptions, "shape"> = {},
+): Tensor {
+  const dtype = options.dtype ?? dtypeOf(values);
+  checkFill("tensor", values.length, shape);
+  return upload(options.device ?? currentDevice(), convert(values, dtype), shape, dtype);
+}
+
+function checkFill(operation: string, count: number, shape: Shape): void {
+  checkShape(operation, shape);
+  if (sizeOf(shape) !== count)
+    throw new ShapeError(`${count} values do not fill ${wordShape(shape)} (${sizeOf(shape)}).`, {
+      operation,
+      expected: shape,
+      got: count,
+    });
+}
+
+/** Checks that nested arrays are a box, and lays their values out in a row. */
+function readNested(data: number | boolean | NestedArray): { values: Float64Array; shape: number[]; isBoolean: boolean } {
+  const shape: number[] = [];
+  let first: unknown = data;
+  while (Array.isArray(first) || isTypedArray(first)) {
+    shape.push(first.length);
+    first = first[0];
+  }
+  const values = new Float64Array(sizeOf(shape));
+  let next = 0;
+  const place = (path: readonly number[]) => path.map((i) => `[${i}]`).join("");
+  const read = (item: unknown, path: readonly number[]): void => {
+    const depth = path.length;
+    if (Array.isArray(item) || isTypedArray(item)) {
+      if (depth >= shape.length)
+        throw new ShapeError(`${place(path)} is a list, but values before it are numbers.`, { operation: "tensor", got: path });
+      if (item.length !== shape[depth])
+        throw new ShapeError(`${place(path)} has ${item.length} values, the rows before it ${shape[depth]}.`, {
+          operation: "tensor",
+          expected: shape[depth],
+          got: item.length,
+          hint: "Rows must be equally long.",
+        });
+      for (let i = 0; i < item.length; i++) read(item[i], [...path, i]);
+      return;
+    }
+    const at = depth === 0 ? "the value" : place(path);
+    if (typeof item !== "number" && typeof item !== "boolean")
+      throw new DTypeError(`${at} is ${wordType(item)}, not a number or boolean.`, { operation: "tensor", got: typeof item });
+    if (depth < shape.length)
+      throw new ShapeError(`${at} is a number, but values before it are lists of ${shape[depth]}.`, {
+        operation: "tensor",
+        got: path,
+      });
+    values[next++] = Number(item);
+  };
+  read(data, []);
+  return { values, shape, isBoolean: typeof first === "boolean" };
+}
+
+/** `a string`, `an object`, `null`, …: what something is, for messages. */
+export function wordType(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  if (typeof value === "object") return value.constructor === Object ? "an object" : `a ${value.constructor?.name ?? "object"}`;
+  return `a ${typeof value}`;
+}
+
+/** `like` itself if it is a tensor, the value of a variable, else a new tensor. */
+export function asTensor(like: TensorLike): Tensor {
+  if (like instanceof Tensor) return like;
+  return like instanceof Variable ? like.value : tensor(like);
+}
+
+type FillOptions = Pick<CreateOptions, "dtype">;
+
+/** `value` everywhere; takes no memory until something reads it. */
+export function full(shape: Shape, value: number, { dtype = "float32" }: FillOptions = {}): Tensor {
+  checkShape("full", shape);
+  return constant(value, shape, dtype);
+}
+export const zeros = (shape: Shape, options?: FillOptions): Tensor => full(shape, 0, options);
+export const ones = (shape: Shape, options?: FillOptions): Tensor => full(shape, 1, options);
+
+type Alike = Tensor | Variable;
+export const fullLike = (x: Alike, value: number, { dtype = x.dtype }: FillOptions = {}): Tensor =>
+  full(x.shape, value, { dtype });
+export const zerosLike = (x: Alike, options?: FillOptions): Tensor => fullLike(x, 0, options);
+export const onesLike = (x: Alike, options?: FillOptions): Tensor => fullLike(x, 1, options);
+
+/**
+ * start, start + step, … below `stop` (above it for a negative step); `arange(n)` is 0 … n − 1. float32 unless asked otherwise.
+ */
+export function arange(start: number, stop?: number, step = 1, { dtype = "float32" }: FillOptions = {}): Tensor {
+  const [from, to] = stop === undefined ? [0, start] : [start, stop];
+  const count = Math.max(0, Math.ceil((to - from) / step));
+  if (!Number.isFinite(count))
+    throw new ConfigError(`steps of ${step} do not lead from ${from} to ${to}.`, { operation: "arange", got: [from, to, step] });
+  const whole = dtype === "int32" || dtype === "uint8";
+  const number = (value: number) => constant(value, [], whole ? "int32" : dtype);
+  const steps = cast(iota([count]), whole ? "int32" : dtype);
+  return cast(add(step === 1 ? steps : mul(steps, number(step)), number(from)), dtype);
+}
+
+/** `count` values from `start` to `stop`, both included, evenly spaced. */
+export function linspace(start: number, stop: number, count: number, { dtype = "float32" }: FillOptions = {}): Tensor {
+  checkShape("linspace", [count]);
+  const number = (value: number) => constant(value, [], dtype);
+  const step = number(count > 1 ? (stop - start) / (count - 1) : 0);
+  // each half counted from its own end, so that both ends are exact
+  const up = add(number(start), mul(step, cast(iota([count]), dtype)));
+  const rest = sub(constant(count - 1, [], "int32"), iota([count]));
+  const down = sub(number(stop), mul(step, cast(rest, dtype)));
+  return where(less(iota([count]), constant(Math.max(1, count / 2) | 0, [], "int32")), up, down);
+}
+
+/** 1 on the main diagonal of [rows, columns], 0 elsewhere. */
+export function eye(rows: number, columns = rows, { dtype = "float32" }: FillOptions = {}): Tensor {
+  checkShape("eye", [rows, columns]);
+  return cast(equal(expand(reshape(iota([rows]), [rows, 1]), [rows, columns]), iota([columns])), dtype);
+}
