@@ -1,0 +1,217 @@
+import { describe, expect, test } from "vitest";
+import { ConfigError, ShapeError } from "../../src/errors.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import { activation, activations } from "../../src/nn/activation.ts";
+import { Embedding } from "../../src/nn/embedding.ts";
+import { fill, kaimingNormal, kaimingUniform, manualSeed, xavierNormal, xavierUniform } from "../../src/nn/init.ts";
+import { Linear, linear } from "../../src/nn/linear.ts";
+import { GatedMLP } from "../../src/nn/mlp.ts";
+import { Module, Parameter } from "../../src/nn/module.ts";
+import { LayerNorm, layerNorm, RMSNorm, rmsNorm } from "../../src/nn/norm.ts";
+import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { onEveryDevice } from "../devices.ts";
+import { distance, integers, randn, tensor, values } from "./tensors.ts";
+
+onEveryDevice(() => {
+  describe("Linear", () => {
+    test("is x·Wᵀ + b over the last axis, whatever stands before it", () => {
+      const W = tensor([1, 2, 3, 4, 5, 6], [2, 3]);
+      const y = linear(tensor([1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1], [2, 2, 3]), W, tensor([10, 20]));
+      expect(y.shape).toEqual([2, 2, 2]);
+      expect(values(y)).toEqual([11, 24, 12, 25, 13, 26, 16, 35]);
+    });
+
+    test("starts as PyTorch's does for the same seed", () => {
+      const generator = new TorchGenerator(7);
+      const layer = new Linear(4, 3, { init: kaimingUniform({ a: Math.sqrt(5), generator }) });
+      const drawn = new TorchGenerator(7).uniform(12, -0.5, 0.5);
+      for (const [i, value] of values(layer.weight.stored).entries()) expect(value).toBeCloseTo(drawn[i]!, 6);
+      expect(values(layer.bias!.stored).every((value) => Math.abs(value) <= 0.5)).toBe(true);
+      expect([layer.inFeatures, layer.outFeatures]).toEqual([4, 3]);
+    });
+
+    test("refuses rows of another size", () => {
+      expect(() => new Linear(4, 3).forward(tensor([1, 2, 3]))).toThrow(
+        "linear: [3] does not fit a weight of [3, 4] ([out, in]). The last axis of x must have 4 values.",
+      );
+    });
+  });
+
+  test("an embedding gives the rows of its table", () => {
+    const layer = new Embedding(3, 2);
+    layer.weight.assign(tensor([0, 1, 10, 11, 20, 21], [3, 2]));
+    const y = layer.forward(integers([2, 0, 2, 1], [2, 2]));
+    expect(y.shape).toEqual([2, 2, 2]);
+    expect(values(y)).toEqual([20, 21, 0, 1, 20, 21, 10, 11]);
+    expect([layer.numEmbeddings, layer.embeddingDim]).toEqual([3, 2]);
+  });
+
+  describe("norms", () => {
+    test("rmsNorm divides by the root of the mean square", () => {
+      expect(
+        distance(
+          rmsNorm(tensor([3, 4], [1, 2]), tensor([1, 1]), { eps: 0 }),
+          tensor(
+            [3, 4].map((x) => x / Math.sqrt(12.5)),
+            [1, 2],
+          ),
+        ),
+      ).toBeLessThan(1e-6);
+    });
+
+    test("with unitOffset a weight of zeros is one of ones", () => {
+      const x = randn([3, 5]);
+      const [plain, offset] = [new RMSNorm(5), new RMSNorm(5, { unitOffset: true })];
+      expect(values(offset.weight.stored)).toEqual([0, 0, 0, 0, 0]);
+      expect(distance(plain.forward(x), offset.forward(x))).toBe(0);
+    });
+
+    test("layerNorm gives rows of mean 0 and variance 1, then weight and bias", () => {
+      const x = randn([4, 8]);
+      const rows = values(layerNorm(x, null, null, { eps: 0 }));
+      for (let row = 0; row < 4; row++) {
+        const own = rows.slice(row * 8, row * 8 + 8);
+        expect(own.reduce((sum, v) => sum + v, 0)).toBeCloseTo(0, 5);
+        expect(own.reduce((sum, v) => sum + v * v, 0) / 8).toBeCloseTo(1, 5);
+      }
+      const layer = new LayerNorm(8, { eps: 0 });
+      layer.bias!.assign(tensor([...fill(2)([8])], [8]));
+      expect(
+        distance(
+          layer.forward(x),
+          tensor(
+            rows.map((v) => v + 2),
+            [4, 8],
+          ),
+        ),
+      ).toBeLessThan(1e-6);
+      expect(new LayerNorm(8, { bias: false }).bias).toBeNull();
+    });
+
+    test("weights of another size are refused", () => {
+      expect(() => rmsNorm(randn([2, 3]), tensor([1, 1]))).toThrow("rmsNorm: `weight` is [2], the last axis of x has 3 values.");
+      expect(() => layerNorm(randn([2, 3]), null, tensor([1]))).toThrow(
+        "layerNorm: `bias` is [1], the last axis of x has 3 values.",
+      );
+      expect(() => rmsNorm(tensor([1], []), null)).toThrow("rmsNorm: needs at least one axis.");
+    });
+  });
+
+  test("a gated feed-forward part is down(act(gate) ∘ up)", () => {
+    const layer = new GatedMLP(4, 6, { activation: "gelu" });
+    const x = randn([2, 3, 4]);
+    const of = (name: "gate_proj" | "up_proj") => values(layer[name].forward(x));
+    const gelu = values(activation("gelu")(tensor(of("gate_proj"))));
+    const inner = tensor(
+      of("up_proj").map((up, i) => up * gelu[i]!),
+      [2, 3, 6],
+    );
+    expect(distance(layer.forward(x), layer.down_proj.forward(inner))).toBeLessThan(1e-6);
+  });
+});
+
+describe("activation", () => {
+  test("knows the names of Hugging Face", () => {
+    for (const name of ["silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "quick_gelu", "tanh"])
+      expect(activations).toHaveProperty(name);
+  });
+
+  test("names the nearest one", () => {
+    expect(() => activation("sillu")).toThrow(ConfigError);
+    expect(() => activation("sillu")).toThrow('activation: there is no activation "sillu". Did you mean "silu"?');
+    expect(() => activation("zzzzzzzzzzz")).toThrow("There are silu, swish,");
+    expect(() => activation("toString")).toThrow("there is no activation");
+  });
+});
+
+describe("first values", () => {
+  const spread = (list: Float32Array) => Math.sqrt(list.reduce((sum, v) => sum + v * v, 0) / list.length);
+
+  test("have the spread that they promise", () => {
+    const shape = [200, 300];
+    const generator = new TorchGenerator(3);
+    expect(spread(kaimingUniform({ generator })(shape))).toBeCloseTo(Math.sqrt(2 / 300), 3);
+    expect(spread(kaimingNormal({ generator })(shape))).toBeCloseTo(Math.sqrt(2 / 300), 3);
+    expect(spread(xavierUniform({ generator })(shape))).toBeCloseTo(Math.sqrt(2 / 500), 3);
+    expect(spread(xavierNormal({ gain: 2, generator })(shape))).toBeCloseTo(2 * Math.sqrt(2 / 500), 3);
+  });
+
+  test("are the same for the same seed", () => {
+    const draw = () => {
+      manualSeed(5);
+      return [...kaimingUniform()([3, 3])];
+    };
+    expect(draw()).toEqual(draw());
+  });
+
+  test("of a vector have no fan-in", () => {
+    expect(() => xavierUniform()([3])).toThrow(ShapeError);
+    expect(() => xavierUniform()([3])).toThrow("init: [3] has no fan-in: a weight is [out, in, ...].");
+  });
+});
+
+onEveryDevice(() => {
+  describe("Module", () => {
+    class Block extends Module {
+      inner: Linear;
+      readonly list: Linear[];
+      readonly scale = Parameter.from(Float32Array.of(2), [1]);
+      readonly tied: Linear;
+      constructor() {
+        super();
+        this.inner = new Linear(2, 2, { bias: false });
+        this.list = [new Linear(2, 3), new Linear(3, 2)];
+        this.tied = new Linear(2, 2, { bias: false, weight: this.inner.weight });
+      }
+      forward(x: Tensor): Tensor {
+        return this.inner.forward(x);
+      }
+    }
+
+    test("paths of parameters are paths of properties; a shared one comes once", () => {
+      expect([...new Block().namedParameters()].map(([path]) => path)).toEqual([
+        "scale",
+        "inner.weight",
+        "list.0.weight",
+        "list.0.bias",
+        "list.1.weight",
+        "list.1.bias",
+      ]);
+    });
+
+    test("replaceModule changes one layer, in lists too, and gives back the old one", () => {
+      const block = new Block();
+      const [next, old] = [new Linear(2, 3), block.list[0]];
+      expect(block.replaceModule("list.0", next)).toBe(old);
+      expect(block.list[0]).toBe(next);
+      expect(() => block.getModule("list.O")).toThrow('getModule: there is no module "list.O". Did you mean "list.0"?');
+    });
+
+    test("train, eval and freeze reach everything below", () => {
+      const block = new Block().train();
+      expect(block.list[1]!.training).toBe(true);
+      expect(block.eval().list[1]!.training).toBe(false);
+      expect(block.freeze().trainableParameters()).toEqual([]);
+    });
+
+    test("loading takes values, not memory, and changes nothing when a key is wrong", () => {
+      const [a, b] = [new Block(), new Block()];
+      const state = a.stateDict();
+      b.loadStateDict(state);
+      a.inner.weight.assign(tensor([0, 0, 0, 0], [2, 2]));
+      expect(values(b.inner.weight.stored)).not.toEqual([0, 0, 0, 0]);
+      const before = values(b.scale.stored);
+      const broken = new Map(state);
+      broken.delete("list.1.bias");
+      broken.set("scale", tensor([9]));
+      expect(() => b.loadStateDict(broken)).toThrow('loadStateDict: "list.1.bias" is missing. The nearest is "list.0.bias".');
+      expect(values(b.scale.stored)).toEqual(before);
+      expect(() => b.loadStateDict(new Map([...state, ["scalee", tensor([1])]]))).toThrow(
+        'loadStateDict: "scalee" is not a parameter of this model. The nearest is "scale".',
+      );
+      expect(() => b.loadStateDict(new Map([...state, ["scale", tensor([1, 2])]]))).toThrow(
+        'loadStateDict: "scale" is [2] in the file, [1] in the model.',
+      );
+    });
+  });
+});

@@ -1,0 +1,155 @@
+import { describe, expect, test } from "vitest";
+import { ConfigError, DTypeError } from "../../src/errors.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import {
+  binaryCrossEntropyWithLogits,
+  crossEntropy,
+  huberLoss,
+  klDivergence,
+  l1Loss,
+  mseLoss,
+  negativeLogLikelihood,
+  smoothL1Loss,
+} from "../../src/nn/loss.ts";
+import { sigmoid } from "../../src/tensor/math.ts";
+import { logSoftmax } from "../../src/tensor/statistics.ts";
+import { onEveryDevice } from "../devices.ts";
+import { distance, gradientError, integers, onReference, randn, tensor, values } from "./tensors.ts";
+
+/** As one would write it with plain numbers. */
+function plainCrossEntropy(logits: Tensor, targets: readonly number[], smoothing = 0): number[] {
+  const C = logits.shape.at(-1)!;
+  const x = values(logits);
+  return targets.map((target, row) => {
+    const own = x.slice(row * C, (row + 1) * C);
+    const logSum = Math.log(own.reduce((sum, value) => sum + Math.exp(value), 0));
+    const uniform = own.reduce((sum, value) => sum + logSum - value, 0) / C;
+    return (1 - smoothing) * (logSum - own[target]!) + smoothing * uniform;
+  });
+}
+
+onEveryDevice(() => {
+  describe("crossEntropy", () => {
+    const targets = [0, 4, 2, 2, 1, 3];
+
+    test("is −ln of the probability of the target", () => {
+      const logits = randn([2, 3, 5]);
+      const want = plainCrossEntropy(logits, targets);
+      const at = integers(targets, [2, 3]);
+      expect(distance(crossEntropy(logits, at, { reduction: "none" }), tensor(want, [2, 3]))).toBeLessThan(1e-6);
+      expect(values(crossEntropy(logits, at, { reduction: "sum" }))[0]).toBeCloseTo(
+        want.reduce((a, b) => a + b),
+        4,
+      );
+      expect(values(crossEntropy(logits, at))[0]).toBeCloseTo(want.reduce((a, b) => a + b) / 6, 5);
+    });
+
+    test("leaves ignored rows out of the sum and of the mean", () => {
+      const logits = randn([4, 5]);
+      const want = plainCrossEntropy(logits, [1, 2]);
+      expect(values(crossEntropy(logits, integers([1, 2, -100, -100])))[0]).toBeCloseTo((want[0]! + want[1]!) / 2, 5);
+      expect(values(crossEntropy(logits, integers([1, 2, 7, 7]), { ignoreIndex: 7, reduction: "none" })).slice(2)).toEqual([
+        0, 0,
+      ]);
+    });
+
+    test("smooths towards all classes", () => {
+      const logits = randn([6, 5]);
+      const got = crossEntropy(logits, integers(targets), { labelSmoothing: 0.2, reduction: "none" });
+      expect(distance(got, tensor(plainCrossEntropy(logits, targets, 0.2)))).toBeLessThan(1e-6);
+    });
+
+    test("weighs classes", () => {
+      const logits = randn([3, 2]);
+      const want = plainCrossEntropy(logits, [0, 1, 1]);
+      const loss = crossEntropy(logits, integers([0, 1, 1]), { weight: tensor([1, 3]) });
+      expect(values(loss)[0]).toBeCloseTo((want[0]! + 3 * want[1]! + 3 * want[2]!) / 7, 5);
+    });
+
+    test("a target that is no class gives NaN instead of a wrong number", () => {
+      for (const target of [5, -1]) expect(values(crossEntropy(randn([1, 5]), integers([target])))[0]).toBeNaN();
+    });
+
+    test("large logits do not overflow", () => {
+      expect(values(crossEntropy(tensor([1000, -1000], [1, 2]), integers([0])))[0]).toBe(0);
+      expect(values(crossEntropy(tensor([1000, -1000], [1, 2]), integers([1])))[0]).toBe(2000);
+    });
+
+    test("of log-probabilities is the negative log-likelihood", () => {
+      const logits = randn([6, 5]);
+      const options = { weight: tensor([1, 2, 3, 4, 5]), ignoreIndex: 2 };
+      const got = negativeLogLikelihood(logSoftmax(logits), integers(targets), options);
+      expect(distance(got, crossEntropy(logits, integers(targets), options))).toBeLessThan(1e-6);
+    });
+  });
+
+  test("squares, absolute values and what is between them", () => {
+    const [x, y] = [tensor([0, 0.5, 3]), tensor([0, 0, 0])];
+    expect(values(mseLoss(x, y, { reduction: "none" }))).toEqual([0, 0.25, 9]);
+    expect(values(l1Loss(x, y, { reduction: "sum" }))).toEqual([3.5]);
+    expect(values(huberLoss(x, y, { delta: 2, reduction: "none" }))).toEqual([0, 0.125, 4]);
+    expect(values(smoothL1Loss(x, y, { beta: 2, reduction: "none" }))).toEqual([0, 0.0625, 2]);
+    expect(values(smoothL1Loss(x, y, { beta: 0, reduction: "none" }))).toEqual([0, 0.5, 3]);
+  });
+
+  test("binary cross-entropy is that of σ(x), also where σ(x) is 0 or 1 to every digit", () => {
+    const [x, target] = [randn([7]), tensor([0, 1, 0.5, 1, 0, 0.25, 1])];
+    const p = values(sigmoid(x));
+    const weight = 3;
+    const want = values(target).map((t, i) => -(weight * t * Math.log(p[i]!) + (1 - t) * Math.log(1 - p[i]!)));
+    const got = binaryCrossEntropyWithLogits(x, target, { posWeight: tensor([weight]), reduction: "none" });
+    expect(distance(got, tensor(want))).toBeLessThan(1e-5);
+    expect(values(binaryCrossEntropyWithLogits(tensor([200, -200]), tensor([0, 1]), { reduction: "none" }))).toEqual([200, 200]);
+  });
+
+  test("klDivergence of a distribution from itself is 0, and a probability of 0 counts nothing", () => {
+    const p = tensor([0.5, 0.5, 0, 1], [2, 2]);
+    const logP = tensor([Math.log(0.5), Math.log(0.5), -5, 0], [2, 2]);
+    expect(values(klDivergence(logP, p, { reduction: "batchmean" }))[0]).toBeCloseTo(0, 6);
+    const logQ = logSoftmax(randn([2, 2]));
+    expect(
+      distance(
+        klDivergence(logQ, logSoftmax(logP), { logTarget: true }),
+        klDivergence(logQ, tensor(values(logSoftmax(logP)).map(Math.exp), [2, 2])),
+      ),
+    ).toBeLessThan(1e-5);
+  });
+});
+
+onReference("derivatives are those of central differences", () => {
+  test.each([
+    ["mean", {}],
+    ["sum", { reduction: "sum" }],
+    ["none", { reduction: "none" }],
+    ["smoothed", { labelSmoothing: 0.1 }],
+  ] as const)("crossEntropy, %s", (_, options) => {
+    expect(gradientError((x) => crossEntropy(x, integers([0, 2, -100, 1]), options), [[4, 3]])).toBeLessThan(1e-8);
+  });
+
+  test("the others", () => {
+    const target = tensor([0.1, 0.9, 0.3, 0.5]);
+    for (const loss of [mseLoss, l1Loss, huberLoss, smoothL1Loss, binaryCrossEntropyWithLogits, klDivergence])
+      expect(gradientError((x) => loss(x, target), [[4]])).toBeLessThan(1e-7);
+  });
+});
+
+onReference("what is refused", () => {
+  test("rows and targets that do not fit, and targets that are no whole numbers", () => {
+    expect(() => crossEntropy(randn([2, 3]), integers([1]))).toThrow(
+      "crossEntropy: logits [2, 3] have rows [2], the targets are [1].",
+    );
+    expect(() => crossEntropy(randn([2, 3]), tensor([1, 2]))).toThrow(DTypeError);
+    expect(() => crossEntropy(randn([2, 3]), integers([1, 2]), { weight: tensor([1]) })).toThrow(
+      "`weight` is [1], there are 3 classes.",
+    );
+    expect(() => mseLoss(randn([2]), randn([3]))).toThrow("mseLoss: the input is [2], the target [3].");
+  });
+
+  test("settings out of range", () => {
+    const [x, at] = [randn([2, 3]), integers([1, 2])];
+    expect(() => crossEntropy(x, at, { labelSmoothing: 2 })).toThrow("crossEntropy: `labelSmoothing` (= 2) must be in 0…1.");
+    expect(() => crossEntropy(x, at, { reduction: "average" as never })).toThrow('must be "mean", "sum" or "none".');
+    expect(() => huberLoss(x, x, { delta: 0 })).toThrow(ConfigError);
+    expect(() => smoothL1Loss(x, x, { beta: -1 })).toThrow("`beta` (= -1) must be at least 0.");
+  });
+});
