@@ -7,7 +7,7 @@ import type { Buffer, Device } from "../devices/device.ts";
 import { ConfigError, wordShape } from "../errors.ts";
 import { checkAlive, type Storage, Tensor } from "../graph/node.ts";
 import { buffer, input } from "../graph/source.ts";
-import { observing, type Variable, type VariableObserver } from "../graph/variable.ts";
+import { observing, type Setting, structure, type Variable, type VariableObserver } from "../graph/variable.ts";
 import { explainSchedule } from "./explain.ts";
 import { currentDevice, handOver, locateLeaf, newStorage, Program, realize } from "./program.ts";
 import { type Schedule, schedule } from "./schedule.ts";
@@ -34,6 +34,8 @@ export interface CompiledFunction<Args extends readonly TensorTree[], Result ext
 interface Traced {
   readonly program: Program;
   readonly device: Device;
+  /** What the graph was built from besides the arguments, and the values it had. */
+  readonly settings: ReadonlyMap<Setting<unknown>, unknown>;
   readonly inputs: Map<Tensor, Storage>;
   readonly placeholders: readonly Tensor[];
   /** Stand-ins of variables in the graph. */
@@ -46,34 +48,45 @@ interface Traced {
 }
 
 /**
- * @param fn builds a graph from its arguments; it must be the same graph for arguments of the same shapes and dtypes.
+ * @param fn builds a graph from its arguments; it must be the same graph for arguments of the same shapes and dtypes, as long
+ *   as the settings that it looks at (training or not, adapters) are the same: other settings have programs of their own.
  *   Plain JavaScript in it runs while tracing only.
  * @throws {ConfigError} when a traced function asks for values instead of building a graph
  */
 export function compile<Args extends readonly TensorTree[], Result extends TensorTree>(
   fn: (...args: Args) => Result,
 ): CompiledFunction<Args, Result> {
-  const programs = new Map<string, Traced>();
+  const programs = new Map<string, Traced[]>();
   let last: Traced | null = null;
 
   const get = (args: Args): { traced: Traced; leaves: Tensor[] } => {
     const leaves = leavesOf(args);
     const device = currentDevice();
     const key = `${device.name}|${structureOf(args)}`;
-    let traced = programs.get(key);
-    if (!traced || traced.device !== device) {
+    let traced = programs.get(key)?.find((one) => one.device === device && holds(one));
+    if (!traced) {
+      forgetOutdated();
       traced = trace(fn as unknown as (...args: never[]) => TensorTree, args, device);
-      programs.set(key, traced);
+      programs.set(key, [...(programs.get(key) ?? []), traced]);
     }
     last = traced;
     return { traced, leaves };
+  };
+
+  /** Programs of a model whose modules have been replaced are never run again. */
+  const forgetOutdated = (): void => {
+    for (const [key, list] of programs) {
+      const current = list.filter((traced) => traced.settings.get(structure) === structure.stored);
+      for (const traced of list) if (!current.includes(traced)) release(traced);
+      programs.set(key, current);
+    }
   };
 
   const compiled = (...args: Args): Result => {
     const { traced, leaves } = get(args);
     return replay(traced, leaves) as Result;
   };
-  return Object.assign(compiled, {
+  const methods = {
     explain(...args: Args | []) {
       const traced = args.length ? get(args as Args).traced : last;
       if (!traced)
@@ -102,18 +115,33 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
       return report;
     },
     get traces() {
-      return programs.size;
+      return [...programs.values()].reduce((sum, list) => sum + list.length, 0);
     },
     dispose() {
-      for (const { program, inputs, fixed } of programs.values()) {
-        program.release();
-        for (const storage of [...inputs.values(), ...fixed.values()]) storage.buffer[Symbol.dispose]();
-      }
+      for (const traced of [...programs.values()].flat()) release(traced);
       programs.clear();
       last = null;
     },
-  });
+  };
+  // not Object.assign, which would copy what the getter gives now
+  return Object.defineProperties(compiled, Object.getOwnPropertyDescriptors(methods)) as typeof compiled & typeof methods;
 }
+
+function release({ program, inputs, fixed }: Traced): void {
+  program.release();
+  for (const storage of [...inputs.values(), ...fixed.values()]) storage.buffer[Symbol.dispose]();
+}
+
+/** Whether the graph would be the same now. */
+function holds({ settings }: Traced): boolean {
+  for (const [setting, value] of settings) if (!sameSetting(setting.stored, value)) return false;
+  return true;
+}
+
+/** Lists are the same when their items are. */
+const sameSetting = (a: unknown, b: unknown): boolean =>
+  Object.is(a, b) ||
+  (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((item, i) => Object.is(item, b[i])));
 
 function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[], device: Device): Traced {
   const placeholders: Tensor[] = [];
@@ -126,6 +154,7 @@ function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[]
   const readers = new Map<Variable, Tensor>();
   const pending = new Map<Variable, Tensor>();
   const gradients = new Map<Variable, Tensor | null>();
+  const settings = new Map<Setting<unknown>, unknown>([[structure, structure.stored]]);
   const placeholderOf = (variable: Variable): Tensor => {
     let placeholder = readers.get(variable);
     if (!placeholder) {
@@ -142,6 +171,7 @@ function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[]
       placeholderOf(variable);
       pending.set(variable, next);
     },
+    consult: (setting) => void settings.set(setting, setting.stored),
   };
   let result: TensorTree;
   try {
@@ -164,6 +194,7 @@ function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[]
   return {
     program,
     device,
+    settings,
     inputs,
     placeholders,
     variables: new Map([...readers].map(([variable, placeholder]) => [placeholder, variable])),

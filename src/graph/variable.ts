@@ -12,6 +12,8 @@ import { buffer } from "./source.ts";
 export interface VariableObserver {
   read(variable: Variable): Tensor;
   write(variable: Variable, next: Tensor): void;
+  /** The graph depends on this setting. */
+  consult(setting: Setting<unknown>): void;
 }
 
 const observers: VariableObserver[] = [];
@@ -27,6 +29,35 @@ export function observing<T>(observer: VariableObserver, body: () => T): T {
 }
 
 export const isObserved = (): boolean => observers.length > 0;
+
+/**
+ * A plain value that decides which graph is built: training or not, which adapters act. A traced program is replayed only
+ * while all settings that it was built from have the values that they had.
+ */
+export class Setting<T> {
+  #now: T;
+
+  constructor(initial: T) {
+    this.#now = initial;
+  }
+
+  get value(): T {
+    observers[observers.length - 1]?.consult(this);
+    return this.#now;
+  }
+
+  set value(next: T) {
+    this.#now = next;
+  }
+
+  /** The value, whoever is observing. */
+  get stored(): T {
+    return this.#now;
+  }
+}
+
+/** Counts replacements of modules: every traced program depends on it. */
+export const structure = new Setting(0);
 
 /** Computes tensors and keeps their values; given by the compiler, which this file must not import. */
 let realizeAll: (tensors: readonly Tensor[]) => void = () => {

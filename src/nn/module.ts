@@ -7,7 +7,7 @@ import { currentDevice, upload } from "../compile/program.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sameShape } from "../graph/shape.ts";
-import { Variable } from "../graph/variable.ts";
+import { Setting, structure, Variable } from "../graph/variable.ts";
 
 /** A value that training may change. */
 export class Parameter extends Variable {
@@ -24,7 +24,15 @@ export interface Layer extends Module {
 
 export abstract class Module {
   /** Whether layers that behave differently in training (dropout) should. Set for a whole tree by `train()` and `eval()`. */
-  training = false;
+  get training(): boolean {
+    return this.#training.value;
+  }
+
+  set training(on: boolean) {
+    this.#training.value = on;
+  }
+
+  readonly #training = new Setting(false);
 
   /** Children by property name, in the order of definition; lists give their indices as names. */
   *children(): Generator<[name: string, child: Module]> {
@@ -88,6 +96,7 @@ export abstract class Module {
     let holder: unknown = this;
     for (const name of names) holder = (holder as Record<string, unknown>)[name];
     (holder as Record<string, unknown>)[last] = replacement;
+    structure.value = structure.stored + 1;
     return old;
   }
 

@@ -4,15 +4,10 @@
  */
 import { add, cast } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
+import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { type KindOfLayer, type LayerKind, layerKinds } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
-
-/** What all layers of a model look at. */
-export interface Switch {
-  /** While true, every layer is what it was without adapters. */
-  readonly disabled: boolean;
-}
 
 /** One adapter's share of one layer. */
 export interface LayerAdapter {
@@ -23,7 +18,7 @@ export interface LayerAdapter {
   /** Whether training may reach it. */
   readonly trainable: boolean;
   /** A factor on its share; `setScale`. */
-  scale: number;
+  readonly scale: Setting<number>;
 }
 
 /** `lora_A.weight` → `lora_A.default.weight`: names in the live model carry the adapter's name, as in PEFT. */
@@ -36,18 +31,19 @@ export class AdapterLayer extends Module implements Layer {
   readonly base_layer: Layer;
   readonly #path: string;
   readonly #kind: LayerKind;
-  readonly #switch: Switch;
+  readonly #off: Setting<boolean>;
   readonly #adapters = new Map<string, LayerAdapter>();
-  #active: readonly string[] = [];
-  #merged: readonly string[] = [];
+  readonly #active = new Setting<readonly string[]>([]);
+  readonly #merged = new Setting<readonly string[]>([]);
 
-  constructor(base: Layer, path: string, kind: LayerKind, power: Switch) {
+  /** @param off while true, the layer is what it was without adapters */
+  constructor(base: Layer, path: string, kind: LayerKind, off: Setting<boolean>) {
     super();
     this.base_layer = base;
     this.training = base.training;
     this.#path = path;
     this.#kind = kind;
-    this.#switch = power;
+    this.#off = off;
   }
 
   get path(): string {
@@ -61,12 +57,12 @@ export class AdapterLayer extends Module implements Layer {
 
   /** Names of the adapters that act, in the order in which they do; some may be in other layers only. */
   get active(): readonly string[] {
-    return this.#active;
+    return this.#active.value;
   }
 
   /** Makes these adapters act; training reaches those of them that may be trained. */
   activate(names: readonly string[]): void {
-    this.#active = names;
+    this.#active.value = names;
     for (const [name, { method, config, parameters, trainable }] of this.#adapters) {
       const specs = method.parameters(this.base(), config);
       for (const [key, parameter] of Object.entries(parameters))
@@ -76,11 +72,11 @@ export class AdapterLayer extends Module implements Layer {
 
   /** Names of the adapters that are in the weight now; while there are any, none acts beside it. */
   get merged(): readonly string[] {
-    return this.#merged;
+    return this.#merged.value;
   }
 
   set merged(names: readonly string[]) {
-    this.#merged = names;
+    this.#merged.value = names;
   }
 
   /** The original's, for code that looks at a layer's weight: a tied output layer, a shape. */
@@ -115,8 +111,8 @@ export class AdapterLayer extends Module implements Layer {
   }
 
   forward(x: Tensor): Tensor {
-    const bare = this.#switch.disabled || this.#merged.length > 0;
-    return this.#with(bare ? [] : this.#active)(x);
+    const bare = this.#off.value || this.merged.length > 0;
+    return this.#with(bare ? [] : this.active)(x);
   }
 
   /** The layer with these adapters in place. The first name is outermost: what it does to x happens first. */
@@ -129,14 +125,14 @@ export class AdapterLayer extends Module implements Layer {
   #over(base: Base, { method, config, parameters, scale }: LayerAdapter): Base {
     const values = () => Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]));
     const use: Use = {
-      scale,
+      scale: scale.value,
       training: this.training,
       dropout: (x, probability) => (this.training && probability > 0 ? x : x),
     };
     return withFacts(
       (x) => method.forward(x, base, values(), config, use),
       base,
-      () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale)) : base.weight),
+      () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale.value)) : base.weight),
     );
   }
 

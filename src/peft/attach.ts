@@ -7,6 +7,7 @@ import type { Device } from "../devices/device.ts";
 import { ConfigError, nearestName } from "../errors.ts";
 import { type ConfigSchema, checkAdapterName, defaultAdapterName } from "../formats/peft-adapter.ts";
 import { Tensor } from "../graph/node.ts";
+import { Setting, structure } from "../graph/variable.ts";
 import { type Layer, type Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { AdapterLayer, describe, type LayerAdapter } from "./adapter-layer.ts";
@@ -37,7 +38,8 @@ interface Adapted {
   readonly layers: Map<string, AdapterLayer>;
   /** Names of the adapters that act. */
   active: readonly string[];
-  readonly power: { disabled: boolean };
+  /** While true, every layer is what it was without adapters. */
+  readonly off: Setting<boolean>;
   /** Weights of which the start of an adapter has taken a part away, before that. */
   readonly whole: KeptWeights;
   /** Weights into which adapters are merged, before that. */
@@ -166,11 +168,12 @@ export function install(
     });
   for (const { layer, parameters, weight } of made) {
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
-    place.add(name, { method: layer.method, config: layer.config, parameters, trainable, scale: 1 });
+    place.add(name, { method: layer.method, config: layer.config, parameters, trainable, scale: new Setting(1) });
     if (weight) adapted.whole.change(place.weight, place.asStored(weight));
   }
   const layers = new Map(plan.layers.map(({ path }) => [path, adapted.layers.get(path) as AdapterLayer]));
   const { method, config, warnings } = plan;
+  structure.value = structure.stored + 1; // an adapter of the same name may have been here before
   const residual = made.some(({ weight }) => weight !== undefined);
   const adapter: Adapter = { name, method, config, layers, trainable, residual, warnings };
   adapted.adapters.set(name, adapter);
@@ -185,7 +188,7 @@ function begin(model: Module): Adapted {
     adapters: new Map(),
     layers: new Map(),
     active: [],
-    power: { disabled: false },
+    off: new Setting(false),
     whole: new KeptWeights(),
     unmerged: new KeptWeights(),
     trainable,
@@ -194,8 +197,8 @@ function begin(model: Module): Adapted {
   return adapted;
 }
 
-function wrap(model: Module, { layers, power }: Adapted, { module, path, kind }: PlannedLayer): AdapterLayer {
-  const layer = new AdapterLayer(module, path, kind, power);
+function wrap(model: Module, { layers, off }: Adapted, { module, path, kind }: PlannedLayer): AdapterLayer {
+  const layer = new AdapterLayer(module, path, kind, off);
   model.replaceModule(path, layer);
   layers.set(path, layer);
   return layer;
@@ -278,14 +281,14 @@ function choose(adapted: Adapted, names: readonly string[]): void {
  */
 export function disabled<T>(model: Module, body: () => T): T {
   const adapted = adaptedModel(model, "disabled");
-  const { power, whole, unmerged } = adapted;
-  if (power.disabled) return body();
+  const { off, whole, unmerged } = adapted;
+  if (off.stored) return body();
   const changed = new Set([...whole.parameters(), ...unmerged.parameters()]);
   const now = new Map([...changed].map((parameter) => [parameter, parameter.stored]));
   for (const parameter of changed) parameter.replace((whole.get(parameter) ?? unmerged.get(parameter)) as Tensor);
-  power.disabled = true;
+  off.value = true;
   const back = () => {
-    power.disabled = false;
+    off.value = false;
     for (const [parameter, value] of now) parameter.replace(value);
   };
   return afterwards(body, back);
@@ -318,7 +321,7 @@ export function setScale(
   unmerge(model);
   for (const adapter of adapters)
     for (const [path, layer] of adapter.layers)
-      if (!where || where(path)) (layer.adapters.get(adapter.name) as LayerAdapter).scale = scale;
+      if (!where || where(path)) (layer.adapters.get(adapter.name) as LayerAdapter).scale.value = scale;
 }
 
 /**

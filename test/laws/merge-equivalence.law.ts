@@ -41,7 +41,7 @@ function sizeOfChange({ adapters, model }: Built): number {
     .map(({ adapter, own: { method, config, parameters, scale } }) => {
       const layer = [...adapter.layers.values()][0]!;
       const values = Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, abs(parameter.value)]));
-      return model && method.delta ? largest(numbers(method.delta(layer.base(), values, config, scale))) : 0;
+      return model && method.delta ? largest(numbers(method.delta(layer.base(), values, config, scale.value))) : 0;
     })
     .reduce((sum, size) => sum + size, 0);
 }

@@ -1,7 +1,9 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { backward } from "../../src/autograd/grad.ts";
 import { useDevice } from "../../src/compile/program.ts";
+import { compile } from "../../src/compile/trace.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
+import type { Tensor } from "../../src/graph/node.ts";
 import { reduceSum } from "../../src/graph/reduction.ts";
 import {
   activeAdapters,
@@ -119,5 +121,37 @@ describe("attach", () => {
     const report = trainableReport(model);
     expect(report.trainable).toBe(2 * 2 * (2 * 6 + 2 * 7));
     expect(report.text).toMatch(/^trainable params: 104 \|\| all params: \d+ \|\| trainable%: \d+\.\d{4}$/);
+  });
+
+  it("is noticed by compiled functions, whenever it changes", () => {
+    const model = new SmallModel();
+    const x = ids(1, 2, 3);
+    const forward = compile((tokens: Tensor) => model.forward(tokens));
+    const agree = () => expect(difference(forward(x), model.forward(x))).toBeLessThan(1e-12);
+    agree();
+    attach(model, qv, { name: "a" });
+    attach(model, lora({ r: 1, targetModules: ["o_proj"] }), { name: "b" });
+    shake(model);
+    agree();
+    expect(forward.traces).toBe(1);
+    setActive(model, ["a", "b"]);
+    agree();
+    setScale(model, 0.5);
+    agree();
+    expect(forward.traces).toBe(3);
+    merge(model);
+    agree();
+    disabled(model, agree);
+    unmerge(model);
+    agree();
+    setScale(model, 1);
+    agree();
+    expect(forward.traces).toBe(5);
+    deleteAdapter(model, "b");
+    agree();
+    detach(model);
+    agree();
+    expect(forward.traces).toBe(1);
+    forward.dispose();
   });
 });
