@@ -248,6 +248,10 @@ const cases: Record<string, { sketch: Sketch; handwritten?: number }> = {
     sketch: ((s) => s.store(s.fold(sum, s.apply(mul, s.x(), s.x()))))(new Sketch(512, 256, "columns")),
   },
   "add, rows of 16": { sketch: ((s) => s.store(s.apply(add, s.x(), s.weight())))(new Sketch(8192, 16)) },
+  "add, rows of 3": { sketch: ((s) => s.store(s.apply(add, s.x(), s.weight())))(new Sketch(16384, 3)) },
+  "row sum, rows of 8": { sketch: ((s) => s.store(s.fold(sum, s.x())))(new Sketch(8192, 8)) },
+  "softmax, rows of 8": { sketch: softmax(new Sketch(8192, 8)) },
+  "column sum, 4 columns": { sketch: ((s) => s.store(s.fold(sum, s.x())))(new Sketch(8192, 4, "columns")) },
   transpose: { sketch: ((s) => s.store(s.apply(elementwise.copy, s.turned())))(new Sketch(512, 256)) },
 };
 

@@ -1,12 +1,16 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
+import type { Binding, Device, Dispatch } from "../../src/devices/device.ts";
+import { type Instruction, loopProgramKey, type Slot } from "../../src/devices/loop-program.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
 import { partition } from "../../src/devices/wasm/loop-arguments.ts";
 import { planLoop } from "../../src/devices/wasm/loop-plan.ts";
 import { matmulOp } from "../../src/graph/contraction.ts";
 import type { DType, TypedArray } from "../../src/graph/dtype.ts";
+import { elementwise } from "../../src/graph/elementwise.ts";
 import { takeOp } from "../../src/graph/indexing.ts";
 import type { CallGeometry, Operand } from "../../src/graph/primitive.ts";
+import { reductions } from "../../src/graph/reduction.ts";
 import { largeLoopCases } from "./loop-arbitrary.ts";
 import { runCase } from "./loop-devices.ts";
 
@@ -53,6 +57,24 @@ function call(
 
 const sameBits = (x: TypedArray, y: TypedArray) => Buffer.from(x.buffer).equals(Buffer.from(y.buffer));
 const random = (length: number) => Float32Array.from({ length }, (_, i) => Math.sin(i * 12.9898) * 2);
+
+/** A softmax over two rows: it keeps a row in scratch. */
+function bindSoftmax(on: Device, inner: number, bindings: readonly Binding[]): Dispatch {
+  const { exp, recip, mul } = elementwise;
+  const instructions: Instruction[] = [
+    { kind: "load", slot: 0, dtype: "float32", level: "element", stage: 0 },
+    { kind: "apply", op: exp, args: [0], dtype: "float32", level: "element", stage: 0 },
+    { kind: "reduce", op: reductions.sum, arg: 1, dtype: "float32", level: "row", stage: 1 },
+    { kind: "apply", op: recip, args: [2], dtype: "float32", level: "row", stage: 1 },
+    { kind: "apply", op: mul, args: [1, 3], dtype: "float32", level: "element", stage: 1 },
+  ];
+  const slots = [0, 1].map((buffer): Slot => ({ buffer, dtype: "float32", inner: "unit", masked: [] }));
+  const stores = [{ register: 4, slot: 1, stage: 1 }];
+  const draft = { shape: "rows" as const, outer: 1, reduce: 0, stages: 2, instructions, slots, stores, buffers: 2 };
+  const walk = { offset: 0, outer: [inner], inner: 1, reduce: [], valid: [] };
+  const geometry = { outer: [2], inner, reduce: [], slots: [walk, walk] };
+  return on.bind(on.compile({ ...draft, key: loopProgramKey(draft) }), geometry, bindings, "softmax");
+}
 
 describe("kernel calls on wasm", () => {
   test.each([
@@ -115,6 +137,41 @@ describe("the wasm device", () => {
       { numRuns: 100 },
     );
     expect(split).toBeGreaterThan(5);
+  });
+
+  test("a launch stays valid when a later one needs more scratch or memory", () => {
+    const own = createWasm({ shared: false });
+    const launch = (length: number) => {
+      const bindings = [0, 1].map(() => ({ buffer: own.allocate(4 * 2 * length), offset: 0 }));
+      own.upload(
+        Float32Array.from({ length: 2 * length }, (_, i) => (i < length ? 1 : 2)),
+        "float32",
+        bindings[0]!,
+      );
+      return { dispatch: bindSoftmax(own, length, bindings), out: bindings[1]!, length };
+    };
+    const launches = [launch(10), launch(300_000), launch(70)];
+    const lookup = own.compileCall({ name: "take", operands: ["float32", "int32"], results: ["float32"], host: takeOp.host });
+    const [table, index, row] = [8, 4, 8].map((bytes) => ({ buffer: own.allocate(bytes), offset: 0 }));
+    own.upload(Float32Array.of(3, 4), "float32", table!);
+    own.upload(Int32Array.of(0), "int32", index!);
+    const geometry = { operands: [dense(1, 2), dense(1)], results: [dense(1, 2)], attributes: {} };
+    const take = own.bind(lookup, geometry, [table!, index!, row!], "take");
+    own.run([take]);
+    own.allocate(2 ** 24); // grows, so that views are empty
+    own.run([...launches.map(({ dispatch }) => dispatch), take]);
+    for (const { out, length } of launches)
+      for (const value of own.downloadSync!(out, "float32", 2 * length)) expect(value * length).toBeCloseTo(1, 4);
+    expect([...own.downloadSync!(row!, "float32", 2)]).toEqual([3, 4]);
+    own[Symbol.dispose]();
+  });
+
+  test("copies bytes from one buffer to another", () => {
+    const from = put(Float32Array.of(1, 2, 3, 4), "float32");
+    const to = put(new Float32Array(4), "float32");
+    device.copy({ ...from, offset: 4 }, { ...to, offset: 8 }, 8);
+    expect([...device.downloadSync!(to, "float32", 4)]).toEqual([0, 0, 2, 3]);
+    for (const { buffer } of [from, to]) buffer[Symbol.dispose]();
   });
 
   test("says how it runs", () => {

@@ -6,7 +6,7 @@ import { type DType, fromBFloat16Bits, fromFloat16Bits } from "../../src/graph/d
 import { type LoopCase, loopCases } from "./loop-arbitrary.ts";
 import { runCase } from "./loop-devices.ts";
 
-const numRuns = Number(process.env["LOOP_RUNS"] ?? 300);
+const numRuns = Number(process.env["LOOP_RUNS"] ?? 150);
 const reference = createReference({ fuse: true });
 const devices = {
   "one thread": createWasm({ threads: 1 }),

@@ -190,4 +190,15 @@ describe("loop programs on wasm", () => {
     const input = dtypes[from].array.from(values as readonly number[]);
     expect([...run(program, 1, 4, [input, new dtypes[to].array(4)])[1]!]).toEqual(expected);
   });
+
+  test("a program in float64 is refused with the way out", () => {
+    const program = rows(
+      0,
+      1,
+      [load(0, "float64")],
+      [slot(0, "float64"), slot(1, "float64")],
+      [{ register: 0, slot: 1, stage: 0 }],
+    );
+    expect(() => device.compile(program)).toThrow(/^wasm: float64 runs on the reference device only\. Use x\.cast\("float32"\)/);
+  });
 });

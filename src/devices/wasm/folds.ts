@@ -11,6 +11,8 @@ export interface Accumulator {
   readonly fold: Fold;
   readonly value: V128;
   readonly nan: V128 | null;
+  /** For sums of floats: the sum of all blocks that have ended. */
+  readonly blocks: V128 | null;
 }
 
 const instructions: Readonly<Record<string, { readonly float: SimpleOp; readonly integer: SimpleOp; readonly bool: SimpleOp }>> =
@@ -38,7 +40,16 @@ export class Folds {
       fold,
       value: f.local("v128", simd.constant(identity, isFloat(dtype) ? "float32" : dtype).local),
       nan: op.name === "maxReduce" && isFloat(dtype) ? f.local("v128", simd.math.i32(0)) : null,
+      blocks: op.name === "sum" && isFloat(dtype) ? f.local("v128", simd.math.f32(0)) : null,
     };
+  }
+
+  /** Ends a block of a sum. */
+  flush({ value, blocks }: Accumulator): void {
+    if (!blocks) return;
+    const { math } = this.simd;
+    math.f.set(blocks, math.add(blocks, value));
+    math.f.set(value, math.f32(0));
   }
 
   /** Takes in four values, or the lanes of them that `valid` marks. */
@@ -67,10 +78,7 @@ export class Folds {
         left = left.flatMap((x, i) => (i % 2 ? [] : [i + 1 < left.length ? math.apply(name, x, left[i + 1]!) : x]));
       return math.across(left[0]!, (x, y) => math.apply(name, x, y));
     };
-    const value = join(
-      op,
-      parts.map((part) => part.value),
-    );
+    const value = join(op, parts.map(total));
     return this.result(
       parts[0]!.fold,
       value,
@@ -84,7 +92,7 @@ export class Folds {
 
   /** Four results side by side. */
   finish(part: Accumulator): Vector {
-    return this.result(part.fold, part.value, part.nan);
+    return this.result(part.fold, total(part), part.nan);
   }
 
   private result(fold: Fold, value: V128, nan: V128 | null): Vector {
@@ -106,3 +114,6 @@ export class Folds {
     return isFloat(fold.dtype) ? ops.float : fold.dtype === "bool" ? ops.bool : ops.integer;
   }
 }
+
+/** All blocks have ended when a loop has. */
+const total = ({ value, blocks }: Accumulator): V128 => blocks ?? value;

@@ -104,6 +104,23 @@ export function estimateCost(plan: LoopPlan, geometry: Geometry): number {
   return elements * perElement * nanosecondsPerInstruction + rows * plan.passes.length * nanosecondsPerUnit;
 }
 
+/** Whether a slot lies across: neighbours along the inner axis on different cache lines, neighbours along the last outer axis on one. */
+function crossesLines(program: LoopProgram, { outer, slots }: Geometry): boolean {
+  if (program.shape === "columns" || program.instructions.some(({ kind }) => kind === "reduce")) return false;
+  const last = outer.length - 1;
+  return program.slots.some(({ buffer, dtype, inner }, i) => {
+    const bytes = bytesPerElement(dtype);
+    const next = slots[i]!.outer[last];
+    return (
+      buffer >= 0 &&
+      inner === "strided" &&
+      Math.abs(slots[i]!.inner) * bytes >= 64 &&
+      next !== undefined &&
+      Math.abs(next) * bytes < 64
+    );
+  });
+}
+
 /** Cuts a launch into tasks. Which elements are computed together never changes a result, only who computes them. */
 export function partition(program: LoopProgram, plan: LoopPlan, geometry: Geometry, threads: number): Partition {
   const rows = geometry.outer.reduce((a, b) => a * b, 1);
@@ -112,7 +129,11 @@ export function partition(program: LoopProgram, plan: LoopPlan, geometry: Geomet
     threads === 1 || cost < splitAbove ? 1 : Math.max(threads, Math.min(4 * threads, Math.floor(cost / taskNanoseconds)));
   let part = Math.max(geometry.inner, 1);
   let parts = 1;
-  if (plan.splittable && wanted > 1 && rows < wanted) {
+  if (crossesLines(program, geometry)) {
+    // as many lines as surely stay in the first-level cache until the neighbouring row reads on in them
+    part = Math.min(part, 16);
+    parts = Math.ceil(geometry.inner / part);
+  } else if (plan.splittable && wanted > 1 && rows < wanted) {
     // whole cache lines, so that threads do not write to the same one
     const grain = program.shape === "columns" ? 16 : 64;
     part = Math.max(grain, Math.ceil(geometry.inner / Math.ceil(wanted / rows) / grain) * grain);

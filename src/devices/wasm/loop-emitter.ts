@@ -17,6 +17,9 @@ import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-argumen
 import { type LoopPlan, type Pass, planLoop } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
 
+/** A long sum is added up in blocks of this many terms, so that its error grows with the number of blocks only. */
+const blockLength = 256;
+
 export interface EmitOptions {
   readonly shared: boolean;
   readonly maximumPages: number;
@@ -195,7 +198,7 @@ class LoopEmitter {
     const stores = this.openStores(pass.stores);
     this.openLoads(pass);
     this.openKept(pass);
-    this.vectorLoop(unroll > 1 ? [unroll] : [], stores, pass.folds.length > 0, (copies, valid) => {
+    this.vectorLoop(unroll > 1 ? [unroll] : [], stores, parts.flat(), (copies, valid) => {
       values.begin();
       for (let copy = 0; copy < copies; copy++) {
         values.copy = copy;
@@ -238,7 +241,7 @@ class LoopEmitter {
     this.openLoads(after);
     this.openLoads(body);
     const columns = this.cursors;
-    this.vectorLoop(unroll, stores, false, (copies) => {
+    this.vectorLoop(unroll, stores, [], (copies) => {
       values.begin();
       const each = (run: (copy: number) => void) => {
         for (let copy = 0; copy < copies; copy++) {
@@ -262,7 +265,7 @@ class LoopEmitter {
         this.cursors.set(slot, { ...columns.get(slot)!, pointer });
         walked.push([slot, pointer]);
       }
-      this.reduceLoop(0, walked, () => {
+      this.reduceLoop(0, walked, parts.flat(), () => {
         each((copy) => {
           for (const accumulator of parts[copy]!) this.take(accumulator, null);
         });
@@ -276,22 +279,30 @@ class LoopEmitter {
     this.cursors = new Map();
   }
 
-  private reduceLoop(axis: number, walked: readonly (readonly [number, I32])[], body: () => void): void {
+  private reduceLoop(
+    axis: number,
+    walked: readonly (readonly [number, I32])[],
+    parts: readonly Accumulator[],
+    body: () => void,
+  ): void {
     const { f, layout, reduceIndices } = this;
+    const index = reduceIndices[axis]!;
     const last = axis === reduceIndices.length - 1;
-    const size = this.argument(layout.reduce + 4 * axis);
     const steps = walked.map(([slot, pointer]) => {
       const step = this.argument(layout.slots[slot]!.reduceSteps + 4 * axis);
       return [pointer, last ? f.local("i32", step) : step] as const;
     });
     const counted = this.program.slots.some((slot) => slot.masked.includes(this.program.outer + 1 + axis));
-    if (counted) f.set(reduceIndices[axis]!, 0);
-    f.repeat(size, () => {
+    if (counted) f.set(index, 0);
+    const round = () => {
       if (last) body();
-      else this.reduceLoop(axis + 1, walked, body);
+      else this.reduceLoop(axis + 1, walked, parts, body);
       for (const [pointer, step] of steps) f.increment(pointer, step);
-      if (counted) f.increment(reduceIndices[axis]!, 1);
-    });
+      if (counted) f.increment(index, 1);
+    };
+    const size = this.argument(layout.reduce + 4 * axis);
+    if (last) this.inBlocks(f.local("i32", size), parts, round);
+    else f.repeat(size, round);
   }
 
   // --- loops over the inner axis
@@ -300,9 +311,10 @@ class LoopEmitter {
   private vectorLoop(
     unroll: readonly number[],
     stores: readonly StoreCursor[],
-    masked: boolean,
+    parts: readonly Accumulator[],
     group: (copies: number, valid: Local<"v128"> | null) => void,
   ): void {
+    const masked = parts.length > 0;
     const { f, count, simd } = this;
     const cursors = [...this.cursors.values(), ...stores];
     const indices = new Set(cursors.flatMap(({ bounds }) => (bounds ? [bounds.index] : [])));
@@ -317,14 +329,14 @@ class LoopEmitter {
     };
     const left = f.local("i32", ["i32.shr_u", count, 2]);
     for (const copies of unroll) {
-      f.repeat(["i32.shr_u", left, Math.log2(copies)], () => run(copies, null));
+      this.inBlocks(f.local("i32", ["i32.shr_u", left, Math.log2(copies)]), parts, () => run(copies, null));
       f.set(left, ["i32.and", left, copies - 1]);
     }
     const pending = f.local("i32", ["i32.and", count, 3]);
     if (masked) f.set(this.valid, simd.math.i32(-1));
     f.block((done) => {
       f.loop((again) => {
-        f.repeat(left, () => run(1, masked ? this.valid : null));
+        this.inBlocks(left, parts, () => run(1, masked ? this.valid : null));
         f.brIf(done, ["i32.eqz", pending]);
         f.set(left, 1);
         if (masked) f.set(this.valid, ["i32x4.lt_s", this.lanePositions(), ["i32x4.splat", pending]]);
@@ -343,6 +355,23 @@ class LoopEmitter {
     f.set(pending, ["i32.and", count, 3]);
     f.if(pending, () => {
       for (const { slot, saved, patch } of units) this.access.copyFew(slot, saved, ["i32.add", this.scratch, patch], pending);
+    });
+  }
+
+  /** Runs `body` `count` times; sums among `parts` end a block now and then. May use `count` up. */
+  private inBlocks(count: I32, parts: readonly Accumulator[], body: () => void): void {
+    const { f } = this;
+    const sums = parts.filter(({ blocks }) => blocks);
+    if (sums.length === 0) {
+      f.repeat(count, body);
+      return;
+    }
+    const block = f.local("i32");
+    f.while(count, () => {
+      f.set(block, this.smaller(count, blockLength));
+      f.set(count, ["i32.sub", count, block]);
+      f.repeat(block, body);
+      for (const sum of sums) this.folds.flush(sum);
     });
   }
 
