@@ -101,7 +101,7 @@ const rescale = (x: Tensor, [low, high]: Interval, [from, to]: Interval): Tensor
 };
 
 /** Elements of `x` in another shape: its first ones, and zeros where there are too few. */
-export function fit(x: Tensor, shape: Shape): Tensor {
+export function refill(x: Tensor, shape: Shape): Tensor {
   const size = sizeOf(shape);
   const flat = reshape(x, [x.size]);
   const cut = x.size > size ? slice(flat, [0], [size]) : flat;
@@ -194,9 +194,6 @@ export class GraphBuilder {
   }
 }
 
-/** Values that no rounding has touched: what may be compared or floored. */
-const isWhole = (x: Value): boolean => !isFloat(x.expected.dtype);
-
 const asFloat = (x: Tensor): Tensor => (isFloat(x.dtype) ? x : cast(x, "float32"));
 
 /** One step of a recipe as an operation on values that are there. */
@@ -280,7 +277,7 @@ function moveOf(builder: GraphBuilder, step: readonly number[]): Move | null {
           concatenate(
             [
               t!,
-              fit(
+              refill(
                 u!,
                 shape.map((own, i) => (i === axis ? extent : own)),
               ),
@@ -421,7 +418,7 @@ function matmulMove(draw: Draw, x: Value, y: Value, z: Value): Move | null {
   const M = shape[shape.length - 2]!;
   const apply: Apply = (t, u, v) => {
     const a = reshape(asFloat(t!), shape);
-    const b = (own: Shape) => fit(asFloat(u!), own);
+    const b = (own: Shape) => refill(asFloat(u!), own);
     let product: Tensor;
     if (style === 0) product = matmul(a, transpose(b([N, K])));
     else if (style === 1) product = matmul(a, b([...batch, K, N]));
@@ -430,10 +427,10 @@ function matmulMove(draw: Draw, x: Value, y: Value, z: Value): Move | null {
     else if (style === 4) product = matmul(a, transpose(b([...batch, N, K])));
     else product = matmul(a, b([K, N]));
     if (addend === 0) return add(product, conform(asFloat(v!), product.shape));
-    if (addend === 1) return add(fit(asFloat(v!), product.shape), product);
-    if (addend === 2) return add(product, expand(fit(asFloat(v!), [product.shape.at(-1)!]), product.shape));
-    if (addend === 3) return add(reshape(product, [product.size]), fit(asFloat(v!), [product.size]));
-    if (addend === 4) return add(product, add(fit(asFloat(v!), product.shape), product));
+    if (addend === 1) return add(refill(asFloat(v!), product.shape), product);
+    if (addend === 2) return add(product, expand(refill(asFloat(v!), [product.shape.at(-1)!]), product.shape));
+    if (addend === 3) return add(reshape(product, [product.size]), refill(asFloat(v!), [product.size]));
+    if (addend === 4) return add(product, add(refill(asFloat(v!), product.shape), product));
     return product;
   };
   return { inputs: [x, y, z], apply };
@@ -451,8 +448,8 @@ function sampleMove(sample: Sample, candidates: readonly Value[]): Move {
           const [low, high] = ranges[i]!;
           const inside = low >= domain[0] && high <= domain[1];
           return inside && domain[0] <= 0
-            ? fit(asFloat(t), shape)
-            : rescale(fit(asFloat(t), shape), [Math.min(0, low), Math.max(0, high)], domain);
+            ? refill(asFloat(t), shape)
+            : rescale(refill(asFloat(t), shape), [Math.min(0, low), Math.max(0, high)], domain);
         }),
       ),
   };
@@ -506,5 +503,3 @@ export function growGraph(recipe: Recipe, device: Device, reference: Device): Gr
   const { values } = builder;
   return { values, roots: recipe.roots.map((back) => values[values.length - 1 - (back % values.length)]!) };
 }
-
-export { isWhole };

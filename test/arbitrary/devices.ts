@@ -1,0 +1,21 @@
+/** The devices that the laws compare with `reference`, in every mode that runs different code. */
+import type { Device } from "../../src/devices/device.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import { createWasm } from "../../src/devices/wasm/device.ts";
+
+export interface Variant {
+  readonly name: string;
+  open(): Device;
+  /** Rounding unit of what the device calls float32. */
+  readonly unit: number;
+}
+
+const float32 = 2 ** -24;
+
+export const variants = [
+  { name: "reference, fused", open: () => createReference({ fuse: true }), unit: 2 ** -53 },
+  { name: "wasm, 1 thread", open: () => createWasm({ threads: 1 }), unit: float32 },
+  { name: "wasm, 2 threads", open: () => createWasm({ threads: 2 }), unit: float32 },
+  { name: "wasm without relaxed SIMD", open: () => createWasm({ threads: 1, relaxedSimd: false }), unit: float32 },
+  { name: "wasm without shared memory", open: () => createWasm({ shared: false }), unit: float32 },
+] as const satisfies readonly Variant[];
