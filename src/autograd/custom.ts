@@ -1,6 +1,7 @@
 /** Derivatives by hand, and recomputation instead of memory. */
 import { after, customOp } from "../graph/movement.ts";
 import { Tensor } from "../graph/node.ts";
+import { recordingReads, replayingReads } from "../graph/variable.ts";
 import { pullback } from "./grad.ts";
 
 /**
@@ -20,11 +21,25 @@ export function withVjp(
 /**
  * Runs `f` without keeping its intermediate values for the derivative: the reverse walk computes them again from the
  * inputs. Costs a second forward pass of `f`, saves the memory of everything between its inputs and its output.
+ *
+ * Variables that `f` reads (parameters, the count of a random generator) are inputs too: they get gradients, and the second
+ * pass sees what the first one saw. Tensors that `f` has from elsewhere are constants.
  */
 export function checkpoint(f: (...inputs: Tensor[]) => Tensor): (...inputs: Tensor[]) => Tensor {
-  return withVjp(f, (g, _y, ...inputs) => {
-    // not before g is there, or the recomputed values would live as long as the first ones
-    const again = inputs.map((x) => after(x, g));
-    return pullback([f(...again)], [g], again);
-  });
+  return (...inputs) => {
+    const { result, reads } = recordingReads(() => f(...inputs));
+    const captured = [...new Set(reads)];
+    const places = reads.map((x) => captured.indexOf(x));
+    const backward = (g: Tensor, _y: Tensor, ...sources: Tensor[]): (Tensor | null)[] => {
+      // not before g is there, or the recomputed values would live as long as the first ones
+      const again = sources.map((x) => after(x, g));
+      const variables = again.slice(inputs.length);
+      const value = replayingReads(
+        places.map((place) => variables[place]!),
+        () => f(...again.slice(0, inputs.length)),
+      );
+      return pullback([value], [g], again);
+    };
+    return new Tensor(customOp, [result, ...inputs, ...captured], result.shape, result.dtype, { backward });
+  };
 }

@@ -2,7 +2,7 @@
  * Mutable cells. Tensors never change; a variable holds one tensor after another: parameters, optimiser state, caches.
  * Reading a variable gives its tensor of this moment, so a graph that was built from it keeps its meaning.
  */
-import { ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, ShapeError, wordShape } from "../errors.ts";
 import { cast, copy } from "./elementwise.ts";
 import type { Tensor } from "./node.ts";
 import { sameShape } from "./shape.ts";
@@ -59,6 +59,31 @@ export class Setting<T> {
 /** Counts replacements of modules: every traced program depends on it. */
 export const structure = new Setting(0);
 
+const recorders: Tensor[][] = [];
+const replays: { readonly reads: readonly Tensor[]; next: number }[] = [];
+
+/** What variables gave while `body` ran, in the order of reading. */
+export function recordingReads<T>(body: () => T): { readonly result: T; readonly reads: readonly Tensor[] } {
+  const reads: Tensor[] = [];
+  recorders.push(reads);
+  try {
+    return { result: body(), reads };
+  } finally {
+    recorders.splice(recorders.indexOf(reads), 1);
+  }
+}
+
+/** Runs `body` once more: variables give `reads`, one after the other, and nothing is assigned a second time. */
+export function replayingReads<T>(reads: readonly Tensor[], body: () => T): T {
+  const replay = { reads, next: 0 };
+  replays.push(replay);
+  try {
+    return body();
+  } finally {
+    replays.pop();
+  }
+}
+
 /** Computes tensors and keeps their values; given by the compiler, which this file must not import. */
 let realizeAll: (tensors: readonly Tensor[]) => void = () => {
   throw new Error("variable: the compiler is not loaded");
@@ -96,7 +121,15 @@ export class Variable {
   /** The tensor of this moment. */
   get value(): Tensor {
     const observer = observers[observers.length - 1];
-    return observer ? observer.read(this) : this.#current;
+    const replay = replays[replays.length - 1];
+    const x = replay ? replay.reads[replay.next++] : observer ? observer.read(this) : this.#current;
+    if (!x || !sameShape(x.shape, this.shape))
+      throw new ConfigError("a function that is run again reads other variables than the first time.", {
+        operation: "checkpoint",
+        hint: "What it reads must not depend on anything but its arguments.",
+      });
+    for (const reads of recorders) reads.push(x);
+    return x;
   }
 
   /** The tensor in the cell, whoever is observing. */
@@ -133,6 +166,7 @@ export function assignAll(pairs: readonly (readonly [Variable, Tensor])[]): void
       });
     return [variable, cast(next, variable.dtype)] as const;
   });
+  if (replays.length) return;
   const observer = observers[observers.length - 1];
   if (observer) {
     for (const [variable, next] of checked) observer.write(variable, next);

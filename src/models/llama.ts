@@ -11,6 +11,7 @@ import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
 import { isObserved } from "../graph/variable.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
+import { dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
@@ -48,11 +49,13 @@ export class LlamaAttention extends Module {
   o_proj: Layer;
   readonly headDim: number;
   readonly #layer: number;
+  readonly #dropout: number;
 
   /** @param layer its number, for the cache */
   constructor(config: LlamaConfig, layer: number, init: Initializer) {
     super();
     this.#layer = layer;
+    this.#dropout = config.attentionDropout;
     const { hiddenSize: C, numAttentionHeads: H, numKeyValueHeads: G, headDim: D, attentionBias: bias } = config;
     const options = { bias, init, initBias: zeros };
     this.headDim = D;
@@ -70,7 +73,9 @@ export class LlamaAttention extends Module {
     const k = rotate(heads(this.k_proj.forward(x)), rotary); // [B, T, G, D]
     const v = heads(this.v_proj.forward(x));
     const { keys, values } = update ? update.write(this.#layer, k, v) : { keys: k, values: v };
-    return this.o_proj.forward(reshape(attend(q, keys, values, attention), [B, T, -1]));
+    const options =
+      this.training && this.#dropout > 0 ? { ...attention, dropout: (w: Tensor) => dropout(w, this.#dropout) } : attention;
+    return this.o_proj.forward(reshape(attend(q, keys, values, options), [B, T, -1]));
   }
 }
 

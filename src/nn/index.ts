@@ -7,9 +7,10 @@ export {
   type ScaledDotProductAttentionOptions,
   scaledDotProductAttention,
 } from "./attention.ts";
+export { Dropout, dropout, dropoutState, loadDropoutState, seedDropout } from "./dropout.ts";
 export { Embedding, type EmbeddingOptions } from "./embedding.ts";
+export type { Initializer } from "./init.ts";
 export * as init from "./init.ts";
-export { type Initializer, manualSeed } from "./init.ts";
 export { Linear, type LinearOptions, linear } from "./linear.ts";
 export {
   binaryCrossEntropyWithLogits,

@@ -3,25 +3,16 @@
  */
 import { ShapeError, wordShape } from "../errors.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
-import { TorchGenerator } from "../random/torch-generator.ts";
+import type { TorchGenerator } from "../random/torch-generator.ts";
+import { sharedGenerator } from "../tensor/random.ts";
 
 /** Makes the values of a parameter of this shape. */
 export type Initializer = (shape: Shape) => Float32Array;
 
 interface Drawn {
-  /** Where random numbers come from; the shared generator when absent. */
+  /** Where random numbers come from; the one that `manualSeed` restarts when absent. */
   readonly generator?: TorchGenerator;
 }
-
-let shared = new TorchGenerator(0);
-
-/** Restarts the generator that initialisers use when they are given none. */
-export function manualSeed(seed: number): void {
-  shared = new TorchGenerator(seed);
-}
-
-/** The generator that initialisers use when they are given none. */
-export const sharedGenerator = (): TorchGenerator => shared;
 
 export const zeros: Initializer = (shape) => new Float32Array(sizeOf(shape));
 export const ones: Initializer = (shape) => new Float32Array(sizeOf(shape)).fill(1);
@@ -35,13 +26,13 @@ export const fill =
 export const uniform =
   (low: number, high: number, { generator }: Drawn = {}): Initializer =>
   (shape) =>
-    (generator ?? shared).uniform(sizeOf(shape), low, high);
+    (generator ?? sharedGenerator()).uniform(sizeOf(shape), low, high);
 
 /** Normal with the given mean and standard deviation. */
 export const normal =
   ({ mean = 0, std = 1, generator }: Drawn & { readonly mean?: number; readonly std?: number } = {}): Initializer =>
   (shape) =>
-    (generator ?? shared).normal(sizeOf(shape), mean, std);
+    (generator ?? sharedGenerator()).normal(sizeOf(shape), mean, std);
 
 /**
  * Uniform in ±gain·√(3 / fanIn) with gain = √(2 / (1 + a²)): keeps the variance of activations through layers with a leaky
@@ -52,14 +43,14 @@ export const kaimingUniform =
   ({ a = 0, generator }: Drawn & { readonly a?: number } = {}): Initializer =>
   (shape) => {
     const bound = Math.sqrt(2 / (1 + a * a)) * Math.sqrt(3 / fans(shape).fanIn);
-    return (generator ?? shared).uniform(sizeOf(shape), -bound, bound);
+    return (generator ?? sharedGenerator()).uniform(sizeOf(shape), -bound, bound);
   };
 
 /** Normal with standard deviation √(2 / (1 + a²) / fanIn). @see https://arxiv.org/abs/1502.01852 */
 export const kaimingNormal =
   ({ a = 0, generator }: Drawn & { readonly a?: number } = {}): Initializer =>
   (shape) =>
-    (generator ?? shared).normal(sizeOf(shape), 0, Math.sqrt(2 / (1 + a * a) / fans(shape).fanIn));
+    (generator ?? sharedGenerator()).normal(sizeOf(shape), 0, Math.sqrt(2 / (1 + a * a) / fans(shape).fanIn));
 
 /** Uniform in ±gain·√(6 / (fanIn + fanOut)). @see https://proceedings.mlr.press/v9/glorot10a.html */
 export const xavierUniform =
@@ -67,7 +58,7 @@ export const xavierUniform =
   (shape) => {
     const { fanIn, fanOut } = fans(shape);
     const bound = gain * Math.sqrt(6 / (fanIn + fanOut));
-    return (generator ?? shared).uniform(sizeOf(shape), -bound, bound);
+    return (generator ?? sharedGenerator()).uniform(sizeOf(shape), -bound, bound);
   };
 
 /** Normal with standard deviation gain·√(2 / (fanIn + fanOut)). @see https://proceedings.mlr.press/v9/glorot10a.html */
@@ -75,7 +66,7 @@ export const xavierNormal =
   ({ gain = 1, generator }: Drawn & { readonly gain?: number } = {}): Initializer =>
   (shape) => {
     const { fanIn, fanOut } = fans(shape);
-    return (generator ?? shared).normal(sizeOf(shape), 0, gain * Math.sqrt(2 / (fanIn + fanOut)));
+    return (generator ?? sharedGenerator()).normal(sizeOf(shape), 0, gain * Math.sqrt(2 / (fanIn + fanOut)));
   };
 
 /** How many values one output is made of, and how many outputs one value goes to: a weight is [out, in, ...kernel]. */

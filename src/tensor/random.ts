@@ -201,6 +201,11 @@ export class Generator {
     return next;
   }
 
+  /** What the next key depends on, to be saved with a run and set again. */
+  get state(): { readonly key: Variable; readonly count: Variable } {
+    return { key: this.#key, count: this.#count };
+  }
+
   /** Starts over from `seed`. */
   manualSeed(seed: number): void {
     this.#key.assign(key(seed));

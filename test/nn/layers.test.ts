@@ -3,12 +3,13 @@ import { ConfigError, ShapeError } from "../../src/errors.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { activation, activations } from "../../src/nn/activation.ts";
 import { Embedding } from "../../src/nn/embedding.ts";
-import { fill, kaimingNormal, kaimingUniform, manualSeed, xavierNormal, xavierUniform } from "../../src/nn/init.ts";
+import { fill, kaimingNormal, kaimingUniform, xavierNormal, xavierUniform } from "../../src/nn/init.ts";
 import { Linear, linear } from "../../src/nn/linear.ts";
 import { GatedMLP } from "../../src/nn/mlp.ts";
 import { Module, Parameter } from "../../src/nn/module.ts";
 import { LayerNorm, layerNorm, RMSNorm, rmsNorm } from "../../src/nn/norm.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { manualSeed } from "../../src/tensor/random.ts";
 import { onEveryDevice } from "../devices.ts";
 import { distance, integers, randn, tensor, values } from "./tensors.ts";
 

@@ -1,0 +1,79 @@
+/**
+ * Dropout. Keys come from one generator for each device, whose state lies in variables: every replay of a compiled step
+ * draws new masks, and a run that is saved and gone on with draws those that it would have drawn.
+ */
+import { currentDevice } from "../compile/program.ts";
+import type { Device } from "../devices/device.ts";
+import { ConfigError, FormatError } from "../errors.ts";
+import type { Tensor } from "../graph/node.ts";
+import { assignAll } from "../graph/variable.ts";
+import { dropout as dropoutWith, Generator } from "../tensor/random.ts";
+import { Module } from "./module.ts";
+
+const generators = new WeakMap<Device, Generator>();
+
+/** The generator of dropout masks on the current device. */
+function generator(): Generator {
+  const device = currentDevice();
+  let own = generators.get(device);
+  if (!own) generators.set(device, (own = new Generator(0)));
+  return own;
+}
+
+/** Makes dropout on the current device draw the masks of `seed` from the first one on. */
+export const seedDropout = (seed: number): void => generator().manualSeed(seed);
+
+/** Where the generator of dropout masks stands, for a checkpoint. */
+export function dropoutState(): Map<string, Tensor> {
+  const { key, count } = generator().state;
+  return new Map([
+    ["key", key.stored],
+    ["count", count.stored],
+  ]);
+}
+
+/** Goes on where a saved run stood. @throws {FormatError} when a value is missing */
+export function loadDropoutState(saved: ReadonlyMap<string, Tensor>): void {
+  const { key, count } = generator().state;
+  const get = (name: string): Tensor => {
+    const value = saved.get(name);
+    if (!value) throw new FormatError(`"${name}" is missing.`, { operation: "loadDropoutState", expected: name });
+    return value;
+  };
+  assignAll([
+    [key, get("key")],
+    [count, get("count")],
+  ]);
+}
+
+/**
+ * Each element 0 with probability p, the others divided by 1 − p; another mask at every call and every replay.
+ * For training: layers leave it out in evaluation.
+ *
+ * @throws {ConfigError} unless p is in [0, 1)
+ * @see https://jmlr.org/papers/v15/srivastava14a.html
+ */
+export function dropout(x: Tensor, p: number): Tensor {
+  checkProbability(p);
+  return p === 0 ? x : dropoutWith(generator().next(), x, p);
+}
+
+function checkProbability(p: number): void {
+  if (!(p >= 0 && p < 1))
+    throw new ConfigError(`\`p\` (= ${p}) must be at least 0 and below 1.`, { operation: "dropout", got: p });
+}
+
+/** Dropout in training, nothing in evaluation. */
+export class Dropout extends Module {
+  readonly p: number;
+
+  constructor(p = 0.5) {
+    super();
+    checkProbability(p);
+    this.p = p;
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.training ? dropout(x, this.p) : x;
+  }
+}
