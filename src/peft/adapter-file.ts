@@ -85,6 +85,8 @@ export interface LoadOptions {
   readonly name?: string;
   /** Whether training may change it; false when absent, as in PEFT. */
   readonly trainable?: boolean;
+  /** Of dropout, when it is trained further. */
+  readonly seed?: number;
 }
 
 /**
@@ -96,7 +98,7 @@ export interface LoadOptions {
 export async function loadAdapter(
   model: Module,
   folder: string,
-  { name = defaultAdapterName, trainable = false }: LoadOptions = {},
+  { name = defaultAdapterName, trainable = false, seed = 0 }: LoadOptions = {},
 ): Promise<Adapter> {
   const operation = "loadAdapter";
   const known: readonly AnyMethod[] = Object.values(methods);
@@ -109,9 +111,14 @@ export async function loadAdapter(
   const checked = method({ ...config, inferenceMode: !trainable, peftVersion: null }) as unknown as AnyAdapterConfig;
   const plan = planAttach(model, checked, name);
   const values = await valuesOf(plan.layers, read.tensors, checked.method);
-  const adapter = install(model, { ...plan, warnings: [...read.warnings, ...plan.warnings] }, name, trainable, (layer) => ({
-    values: values.get(layer.path) as Record<string, TypedArray>,
-  }));
+  const adapter = install(
+    model,
+    { ...plan, warnings: [...read.warnings, ...plan.warnings] },
+    { name, trainable, seed },
+    (layer) => ({
+      values: values.get(layer.path) as Record<string, TypedArray>,
+    }),
+  );
   return adapter;
 }
 

@@ -6,6 +6,7 @@ import { add, cast } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
+import { dropout, type Generator as KeyGenerator } from "../tensor/random.ts";
 import { type KindOfLayer, type LayerKind, layerKinds } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
 
@@ -17,6 +18,8 @@ export interface LayerAdapter {
   readonly parameters: Readonly<Record<string, Parameter>>;
   /** Whether training may reach it. */
   readonly trainable: boolean;
+  /** Of the dropout of this adapter, in all layers. */
+  readonly random: KeyGenerator;
   /** A factor on its share; `setScale`. */
   readonly scale: Setting<number>;
 }
@@ -122,12 +125,12 @@ export class AdapterLayer extends Module implements Layer {
   }
 
   /** The layer with one adapter in place. */
-  #over(base: Base, { method, config, parameters, scale }: LayerAdapter): Base {
+  #over(base: Base, { method, config, parameters, scale, random }: LayerAdapter): Base {
     const values = () => Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]));
     const use: Use = {
       scale: scale.value,
       training: this.training,
-      dropout: (x, probability) => (this.training && probability > 0 ? x : x),
+      dropout: (x, probability) => (this.training ? dropout(random.next(), x, probability) : x),
     };
     return withFacts(
       (x) => method.forward(x, base, values(), config, use),

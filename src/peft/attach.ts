@@ -10,9 +10,10 @@ import { Tensor } from "../graph/node.ts";
 import { Setting, structure } from "../graph/variable.ts";
 import { type Layer, type Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
+import { Generator } from "../tensor/random.ts";
 import { AdapterLayer, describe, type LayerAdapter } from "./adapter-layer.ts";
 import { KeptWeights } from "./kept-weight.ts";
-import { kindOf, type LayerKind } from "./layer-kind.ts";
+import { kindOf, type LayerKind, layerKinds } from "./layer-kind.ts";
 import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
 import { chooseTargets, patternValue, type TargetOptions } from "./target.ts";
 
@@ -26,6 +27,8 @@ export interface Adapter {
   readonly layers: ReadonlyMap<string, AdapterLayer>;
   /** Whether training reaches it while it is active. */
   readonly trainable: boolean;
+  /** Of its dropout; the state goes into a checkpoint of training. */
+  readonly random: Generator;
   /** Whether its start has taken a part of the weights away. */
   readonly residual: boolean;
   /** What is odd but no error: patterns or targets that match nothing. */
@@ -53,7 +56,7 @@ const models = new WeakMap<Module, Adapted>();
 export interface AttachOptions {
   /** By which it is called later; also the folder's name when it is saved. */
   readonly name?: string;
-  /** Of the first values. */
+  /** Of the first values and of dropout. */
   readonly seed?: number;
   /** Whether training may change it; true when absent. */
   readonly trainable?: boolean;
@@ -90,17 +93,16 @@ export function attach<Schema extends ConfigSchema>(
   adapter: AdapterConfig<Schema>,
   options: AttachOptions = {},
 ): Adapter {
-  const { name = defaultAdapterName, seed = 0, trainable = true } = options;
-  const plan = planAttach(model, adapter as unknown as AnyAdapterConfig, name);
-  const random = new TorchGenerator(seed);
-  return install(model, plan, name, trainable, (layer) => layer.method.initialise(layer.base, layer.config, random));
+  const plan = planAttach(model, adapter as unknown as AnyAdapterConfig, options.name);
+  const random = new TorchGenerator(options.seed ?? 0);
+  return install(model, plan, options, (layer) => layer.method.initialise(layer.base, layer.config, random));
 }
 
 /** A config of any method. */
 export type AnyAdapterConfig = { readonly method: AnyMethod; readonly config: AnyConfig };
 
 /** Everything that can be wrong with an adapter is found here, before the model is touched. */
-export function planAttach(model: Module, { method, config }: AnyAdapterConfig, name: string): AttachPlan {
+export function planAttach(model: Module, { method, config }: AnyAdapterConfig, name = defaultAdapterName): AttachPlan {
   checkAdapterName(name, method.schema, "attach");
   const adapted = models.get(model);
   if (adapted?.adapters.has(name))
@@ -146,18 +148,18 @@ export function planAttach(model: Module, { method, config }: AnyAdapterConfig, 
 export function install(
   model: Module,
   plan: AttachPlan,
-  name: string,
-  trainable: boolean,
+  { name = defaultAdapterName, seed = 0, trainable = true }: AttachOptions,
   start: (layer: PlannedLayer) => Start,
 ): Adapter {
   // everything that may fail comes before the first change
   const made = plan.layers.map((layer) => {
     const { values, weight } = start(layer);
     const parameters = Object.fromEntries(
-      Object.entries(layer.specs).map(([key, spec]) => [key, makeParameter(values[key]!, spec, layer.base)]),
+      Object.entries(layer.specs).map(([key, spec]) => [key, makeParameter(values[key]!, spec, layer)]),
     );
     return { layer, parameters, weight };
   });
+  const random = new Generator(seed);
   const adapted = models.get(model) ?? begin(model);
   const taken = [...adapted.adapters.values()].find((other) => other.residual);
   if (taken && made.some(({ weight }) => weight !== undefined))
@@ -168,14 +170,14 @@ export function install(
     });
   for (const { layer, parameters, weight } of made) {
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
-    place.add(name, { method: layer.method, config: layer.config, parameters, trainable, scale: new Setting(1) });
+    place.add(name, { method: layer.method, config: layer.config, parameters, trainable, random, scale: new Setting(1) });
     if (weight) adapted.whole.change(place.weight, place.asStored(weight));
   }
   const layers = new Map(plan.layers.map(({ path }) => [path, adapted.layers.get(path) as AdapterLayer]));
   const { method, config, warnings } = plan;
   structure.value = structure.stored + 1; // an adapter of the same name may have been here before
   const residual = made.some(({ weight }) => weight !== undefined);
-  const adapter: Adapter = { name, method, config, layers, trainable, residual, warnings };
+  const adapter: Adapter = { name, method, config, layers, trainable, random, residual, warnings };
   adapted.adapters.set(name, adapter);
   choose(adapted, adapted.adapters.size === 1 ? [name] : adapted.active);
   return adapter;
@@ -204,10 +206,11 @@ function wrap(model: Module, { layers, off }: Adapted, { module, path, kind }: P
   return layer;
 }
 
-function makeParameter(values: Start["values"][string], { shape }: ParameterSpec, base: Base): Parameter {
+/** On the device of the layer's weight. Training reaches it once the adapter is active. */
+function makeParameter(values: Start["values"][string], { shape }: ParameterSpec, { kind, module }: PlannedLayer): Parameter {
   if (values instanceof Tensor) return new Parameter(values, { requiresGrad: false });
-  const device = base.weight.storage!.device as Device;
-  return new Parameter(upload(device, values, shape, "float32"), { requiresGrad: false });
+  const { storage } = layerKinds[kind].weight(module).stored;
+  return new Parameter(upload(storage!.device as Device, values, shape, "float32"), { requiresGrad: false });
 }
 
 /** Every module with its path in the unmodified model. */

@@ -7,7 +7,7 @@ import { toFileKey } from "../../src/formats/peft-adapter.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { constant } from "../../src/graph/source.ts";
 import type { CausalLM, CausalLMInputs } from "../../src/models/causal-lm.ts";
-import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { createModel, models } from "../../src/models/registry.ts";
 import type { Parameter } from "../../src/nn/module.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
@@ -37,11 +37,6 @@ import {
   readGolden,
   toTensor,
 } from "./suite.ts";
-
-/** Base models by their config's model type. */
-const baseModels: Readonly<Record<string, (config: Record<string, unknown>) => CausalLM>> = {
-  llama: (config) => new LlamaForCausalLM(config),
-};
 
 type Tensors = Awaited<ReturnType<typeof goldenTensors>>;
 type Case = {
@@ -74,7 +69,7 @@ async function loadBase(
   base: string,
 ): Promise<{ model: CausalLM; inputs: CausalLMInputs; mask: Tensors extends Map<string, infer T> ? T : never }> {
   const config = readGolden<Record<string, unknown>>("peft", base, "config.json")!;
-  const model = baseModels[config["model_type"] as string]!(config).eval();
+  const model = createModel(config).eval();
   const weights = await goldenTensors("peft", base, "model.safetensors");
   model.loadStateDict(new Map([...weights].map(([name, tensor]) => [name, toTensor(tensor)])));
   const stored = await goldenTensors("peft", base, "inputs.safetensors");
@@ -111,7 +106,7 @@ function fileParameters({ name, layers }: Adapter): Map<string, Parameter> {
 function implemented(base: string, ...adapter: string[]): boolean {
   const config = readGolden<Record<string, unknown>>("peft", ...adapter, "adapter_config.json");
   const model = readGolden<{ readonly model_type: string }>("peft", base, "config.json");
-  if (!config || !model || !Object.hasOwn(baseModels, model.model_type)) return false;
+  if (!config || !model || !Object.hasOwn(models, model.model_type)) return false;
   return (Object.values(methods) as AnyMethod[]).some((method) => {
     if (method.peftType !== config["peft_type"]) return false;
     try {

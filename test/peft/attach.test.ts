@@ -5,6 +5,9 @@ import { compile } from "../../src/compile/trace.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { reduceSum } from "../../src/graph/reduction.ts";
+import { constant } from "../../src/graph/source.ts";
+import { ones } from "../../src/nn/init.ts";
+import { Linear } from "../../src/nn/linear.ts";
 import {
   activeAdapters,
   adapterNames,
@@ -22,6 +25,7 @@ import {
   trainableReport,
   unmerge,
 } from "../../src/peft/index.ts";
+import { Holder } from "../arbitrary/adapter.ts";
 import { difference, ids, numbers, SmallModel, shake } from "./small-model.ts";
 
 beforeAll(() => void useDevice(createReference()));
@@ -153,5 +157,29 @@ describe("attach", () => {
     agree();
     expect(forward.traces).toBe(1);
     forward.dispose();
+  });
+
+  it("drops values of the adapter's input in training only, anew in every step, alike for one seed", () => {
+    const rows = 400;
+    const run = (seed: number) => {
+      const model = new Holder(new Linear(1, 1, { bias: false, init: ones }));
+      attach(model, lora({ r: 1, loraAlpha: 1, loraDropout: 0.25, targetModules: ["layer"] }), { seed });
+      for (const parameter of model.trainableParameters()) parameter.assign(constant(3, [1, 1]));
+      const x = constant(2, [rows, 1]);
+      const share = (y: number[]) => y.map((value) => value - 2); // without the base layer's
+      expect(new Set(share(numbers(model.forward(x))))).toEqual(new Set([18]));
+      model.train();
+      const forward = compile((input: Tensor) => model.forward(input));
+      const [first, second] = [share(numbers(forward(x))), share(numbers(forward(x)))];
+      forward.dispose();
+      return { first, second };
+    };
+    const { first, second } = run(1);
+    expect(new Set(first)).toEqual(new Set([0, 24])); // 18 / (1 - 0.25)
+    const dropped = first.filter((value) => value === 0).length / rows;
+    expect(Math.abs(dropped - 0.25)).toBeLessThan(5 * Math.sqrt((0.25 * 0.75) / rows));
+    expect(second).not.toEqual(first);
+    expect(run(1)).toEqual({ first, second });
+    expect(run(2)).not.toEqual({ first, second });
   });
 });
