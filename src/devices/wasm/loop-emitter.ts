@@ -1,19 +1,19 @@
 /**
- * Emits one wasm function for a loop program: (task, args, thread). A task is a range of units, a unit one outer index or a part
- * of one. Every size, stride and address comes from the args block (`loop-arguments.ts`), so one function serves all sizes.
+ * Emits one wasm function for a loop program: the loops over the inner axis. The loop around them, over outer indices, is
+ * `loop-frame.ts`; the arithmetic is `loop-values.ts`.
  *
  * The inner axis goes four elements at a time. Its last, partial vector runs through the same code as the others, so that an
  * element's bits never depend on where it stands: stores go to a patch of scratch memory from which the valid elements are
  * copied, folds take in the valid lanes only, and strided reads stay at the first lane's address.
  */
 import { DTypeError } from "../../errors.ts";
-import { bytesPerElement } from "../../graph/dtype.ts";
 import type { LoopProgram, Register, Store } from "../loop-program.ts";
-import { type Expression, type FunctionBuilder, type Local, load, ModuleBuilder } from "./assembler.ts";
+import { type FunctionBuilder, type Local, ModuleBuilder } from "./assembler.ts";
 import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
 import { type Accumulator, Folds } from "./folds.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
 import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-arguments.ts";
+import { LoopFrame, lanePositions, smaller } from "./loop-frame.ts";
 import { type LoopPlan, type Pass, planLoop } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
 
@@ -45,7 +45,8 @@ export function emitLoop(program: LoopProgram, options: EmitOptions): EmittedLoo
   const plan = planLoop(program);
   const layout = layoutArguments(program, plan);
   const module = new ModuleBuilder({ shared: options.shared, maximumPages: options.maximumPages });
-  new LoopEmitter(module.function("kernel", ["i32", "i32", "i32"]), program, plan, layout, options.relaxedSimd).emit();
+  const frame = new LoopFrame(module.function("kernel", ["i32", "i32", "i32"]), program, plan, layout);
+  new LoopEmitter(frame, options.relaxedSimd).emit();
   return { bytes: module.bytes(), plan, layout };
 }
 
@@ -65,118 +66,40 @@ interface KeptCursor {
 }
 
 class LoopEmitter {
+  private readonly frame: LoopFrame;
   private readonly f: FunctionBuilder;
-  private readonly task: I32;
-  private readonly args: I32;
-  private readonly thread: I32;
+  private readonly program: LoopProgram;
+  private readonly plan: LoopPlan;
   private readonly simd: LaneMath;
   private readonly folds: Folds;
   private readonly access: SlotAccess;
   private readonly values: LoopValues;
-  /** Indices of the walk axes. */
-  private readonly walk: I32[];
-  /** Address of every slot at inner index 0 of the unit. */
-  private readonly pointers: I32[];
-  private readonly scratch: I32;
-  /** Elements of the unit along the inner axis, and the inner index where it starts. */
-  private readonly count: I32;
-  private readonly start: I32;
   /** Lanes of the vector at hand that exist. */
   private readonly valid: Local<"v128">;
   /** Slots as they are walked at the moment, by slot number. */
   private cursors = new Map<number, Cursor>();
   private keptCursors: KeptCursor[] = [];
-  private readonly lanesOf = new Map<number, I32[]>();
-  private readonly rampOf = new Map<number, Local<"v128">>();
-  private readonly reduceIndices: I32[];
 
-  private readonly program: LoopProgram;
-  private readonly plan: LoopPlan;
-  private readonly layout: ArgumentLayout;
-
-  constructor(
-    f: FunctionBuilder<readonly ["i32", "i32", "i32"]>,
-    program: LoopProgram,
-    plan: LoopPlan,
-    layout: ArgumentLayout,
-    relaxed: boolean,
-  ) {
-    this.f = f as unknown as FunctionBuilder;
-    [this.task, this.args, this.thread] = f.params;
+  constructor(frame: LoopFrame, relaxed: boolean) {
+    const { f, program, plan } = frame;
+    this.frame = frame;
+    this.f = f;
     this.program = program;
     this.plan = plan;
-    this.layout = layout;
-    this.simd = new LaneMath(this.f, relaxed);
+    this.simd = new LaneMath(f, relaxed);
     this.folds = new Folds(this.simd);
-    this.access = new SlotAccess(this.f, this.simd);
+    this.access = new SlotAccess(f, this.simd);
     this.values = new LoopValues(program, plan, this.simd, {
       load: (register, slot) => this.load(register, slot),
       restore: (register) => this.restore(register),
     });
-    const locals = (count: number) => Array.from({ length: count }, () => f.local("i32"));
-    this.walk = locals(layout.walkAxes);
-    this.pointers = locals(program.slots.length);
-    this.reduceIndices = locals(program.reduce);
-    [this.scratch, this.count, this.start] = locals(3) as [I32, I32, I32];
     this.valid = f.local("v128");
   }
 
   emit(): void {
-    const { f, layout, walk } = this;
-    const unit = f.local("i32", ["i32.mul", this.task, this.argument(layout.unitsPerTask)]);
-    const end = f.local("i32", ["i32.add", unit, this.argument(layout.unitsPerTask)]);
-    f.set(end, this.smaller(end, this.argument(layout.units)));
-    if (this.program.stores.length > 0) {
-      const offset: Expression = ["i32.mul", this.thread, this.argument(layout.scratchStride)];
-      f.set(this.scratch, ["i32.add", this.argument(layout.scratch), offset]);
-    }
-    // the first unit's indices, last axis fastest
-    const rest = f.local("i32", unit);
-    for (let axis = walk.length - 1; axis > 0; axis--) {
-      f.set(walk[axis]!, ["i32.rem_u", rest, this.argument(layout.walk + 4 * axis)]);
-      f.set(rest, ["i32.div_u", rest, this.argument(layout.walk + 4 * axis)]);
-    }
-    if (walk.length > 0) f.set(walk[0]!, rest);
-    this.pointers.forEach((pointer, slot) => {
-      const at = layout.slots[slot]!;
-      f.set(pointer, this.argument(at.start));
-      walk.forEach((index, axis) => {
-        f.increment(pointer, ["i32.mul", index, this.argument(at.strides + 4 * axis)]);
-      });
-    });
-    f.while(["i32.lt_u", unit, end], () => {
-      this.unit();
-      this.advance();
-      f.increment(unit, 1);
-    });
-  }
-
-  // --- the walk over units
-
-  private unit(): void {
-    const { f, layout, plan } = this;
-    f.set(this.count, this.argument(layout.inner));
-    if (plan.splittable) {
-      f.set(this.start, ["i32.mul", this.walk[0]!, this.argument(layout.part)]);
-      f.set(this.count, this.smaller(["i32.sub", this.count, this.start], this.argument(layout.part)));
-    }
-    if (this.program.shape === "rows") this.rows();
-    else this.columns();
-  }
-
-  /** Moves to the next outer index: the last axis advances, those before it when it has come round. */
-  private advance(): void {
-    const { f, layout, walk } = this;
-    f.block((done) => {
-      for (let axis = walk.length - 1; axis >= 0; axis--) {
-        this.pointers.forEach((pointer, slot) => {
-          f.increment(pointer, this.argument(layout.slots[slot]!.steps + 4 * axis));
-        });
-        f.increment(walk[axis]!, 1);
-        if (axis === 0) break;
-        f.brIf(done, ["i32.lt_u", walk[axis]!, this.argument(layout.walk + 4 * axis)]);
-        f.set(walk[axis]!, 0);
-      }
+    this.frame.forEachUnit(() => {
+      if (this.program.shape === "rows") this.rows();
+      else this.columns();
     });
   }
 
@@ -186,7 +109,7 @@ class LoopEmitter {
     for (const pass of this.plan.passes) if (pass.folds.length + pass.stores.length > 0) this.pass(pass);
     const values = this.plan.rowStores.map(({ register }) => this.values.get(register));
     this.plan.rowStores.forEach(({ slot }, i) => {
-      this.access.storeSame(this.program.slots[slot]!, this.pointers[slot]!, values[i]!);
+      this.access.storeSame(this.program.slots[slot]!, this.frame.pointers[slot]!, values[i]!);
     });
   }
 
@@ -285,11 +208,12 @@ class LoopEmitter {
     parts: readonly Accumulator[],
     body: () => void,
   ): void {
-    const { f, layout, reduceIndices } = this;
+    const { f, frame } = this;
+    const { layout, reduceIndices } = frame;
     const index = reduceIndices[axis]!;
     const last = axis === reduceIndices.length - 1;
     const steps = walked.map(([slot, pointer]) => {
-      const step = this.argument(layout.slots[slot]!.reduceSteps + 4 * axis);
+      const step = frame.argument(layout.slots[slot]!.reduceSteps + 4 * axis);
       return [pointer, last ? f.local("i32", step) : step] as const;
     });
     const counted = this.program.slots.some((slot) => slot.masked.includes(this.program.outer + 1 + axis));
@@ -300,7 +224,7 @@ class LoopEmitter {
       for (const [pointer, step] of steps) f.increment(pointer, step);
       if (counted) f.increment(index, 1);
     };
-    const size = this.argument(layout.reduce + 4 * axis);
+    const size = frame.argument(layout.reduce + 4 * axis);
     if (last) this.inBlocks(f.local("i32", size), parts, round);
     else f.repeat(size, round);
   }
@@ -315,7 +239,8 @@ class LoopEmitter {
     group: (copies: number, valid: Local<"v128"> | null) => void,
   ): void {
     const masked = parts.length > 0;
-    const { f, count, simd } = this;
+    const { f, simd } = this;
+    const { count, scratch } = this.frame;
     const cursors = [...this.cursors.values(), ...stores];
     const indices = new Set(cursors.flatMap(({ bounds }) => (bounds ? [bounds.index] : [])));
     const run = (copies: number, valid: Local<"v128"> | null) => {
@@ -339,13 +264,13 @@ class LoopEmitter {
         this.inBlocks(left, parts, () => run(1, masked ? this.valid : null));
         f.brIf(done, ["i32.eqz", pending]);
         f.set(left, 1);
-        if (masked) f.set(this.valid, ["i32x4.lt_s", this.lanePositions(), ["i32x4.splat", pending]]);
+        if (masked) f.set(this.valid, ["i32x4.lt_s", lanePositions(f), ["i32x4.splat", pending]]);
         for (const lanes of new Set(cursors.map((cursor) => cursor.lanes)))
           lanes?.forEach((lane, i) => {
             f.set(lane, ["select", lane, 0, ["i32.gt_s", pending, i + 1]]);
           });
         for (const { lanes, saved, pointer, patch } of stores)
-          if (!lanes) f.set(saved, pointer).set(pointer, ["i32.add", this.scratch, patch]);
+          if (!lanes) f.set(saved, pointer).set(pointer, ["i32.add", scratch, patch]);
         f.set(pending, 0);
         f.br(again);
       });
@@ -354,7 +279,7 @@ class LoopEmitter {
     if (units.length === 0) return;
     f.set(pending, ["i32.and", count, 3]);
     f.if(pending, () => {
-      for (const { slot, saved, patch } of units) this.access.copyFew(slot, saved, ["i32.add", this.scratch, patch], pending);
+      for (const { slot, saved, patch } of units) this.access.copyFew(slot, saved, ["i32.add", scratch, patch], pending);
     });
   }
 
@@ -368,7 +293,7 @@ class LoopEmitter {
     }
     const block = f.local("i32");
     f.while(count, () => {
-      f.set(block, this.smaller(count, blockLength));
+      f.set(block, smaller(count, blockLength));
       f.set(count, ["i32.sub", count, block]);
       f.repeat(block, body);
       for (const sum of sums) this.folds.flush(sum);
@@ -395,13 +320,13 @@ class LoopEmitter {
     for (const register of pass.computed) {
       const instruction = this.program.instructions[register]!;
       if ((instruction.kind === "load" || instruction.kind === "index") && !this.cursors.has(instruction.slot))
-        this.cursors.set(instruction.slot, this.open(instruction.slot));
+        this.cursors.set(instruction.slot, this.frame.open(instruction.slot));
     }
   }
 
   private openStores(stores: readonly Store[]): StoreCursor[] {
     return stores.map((store) => ({
-      ...this.open(store.slot),
+      ...this.frame.open(store.slot),
       store,
       patch: 16 * this.program.stores.indexOf(store),
       saved: this.f.local("i32"),
@@ -415,84 +340,18 @@ class LoopEmitter {
       restored: pass.restored.has(register),
       pointer: this.f.local("i32", [
         "i32.add",
-        ["i32.add", this.scratch, patch],
-        ["i32.mul", this.argument(this.layout.keptStride), this.plan.kept.get(register)!],
+        ["i32.add", this.frame.scratch, patch],
+        ["i32.mul", this.frame.argument(this.frame.layout.keptStride), this.plan.kept.get(register)!],
       ]),
     }));
-  }
-
-  /** A cursor at the unit's first element. */
-  private open(number: number): Cursor {
-    const { f, layout, program } = this;
-    const slot = program.slots[number]!;
-    const at = layout.slots[number]!;
-    const pointer = f.local("i32", this.pointers[number]!);
-    const bounds = slot.masked.includes(program.outer) ? this.bounds(number) : null;
-    const guards = this.guards(number);
-    if (slot.buffer < 0) {
-      const step = f.local("i32", ["i32.mul", this.argument(at.inner), 4]);
-      return { slot, pointer, step, lanes: null, ramp: this.ramp(number), guards: [], bounds: null };
-    }
-    if (slot.inner === "unit")
-      return { slot, pointer, step: 4 * bytesPerElement(slot.dtype), lanes: null, ramp: null, guards, bounds };
-    const lanes = this.lanes(number);
-    lanes.forEach((lane, i) => {
-      f.set(lane, ["i32.mul", this.argument(at.inner), i + 1]);
-    });
-    const step = f.local("i32", ["i32.mul", this.argument(at.inner), 4]);
-    return { slot, pointer, step, lanes, ramp: null, guards, bounds };
-  }
-
-  private lanes(slot: number): I32[] {
-    let lanes = this.lanesOf.get(slot);
-    if (!lanes) this.lanesOf.set(slot, (lanes = [1, 2, 3].map(() => this.f.local("i32"))));
-    return lanes;
-  }
-
-  private ramp(slot: number): Local<"v128"> {
-    const inner: Expression = ["i32x4.splat", this.argument(this.layout.slots[slot]!.inner)];
-    const ramp = this.rampOf.get(slot) ?? this.f.local("v128");
-    this.rampOf.set(slot, ramp);
-    this.f.set(ramp, ["i32x4.mul", this.lanePositions(), inner]);
-    return ramp;
-  }
-
-  private lanePositions(): Local<"v128"> {
-    return this.f.vectorConstant([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
-  }
-
-  /** Where the slot is inside along the inner axis. */
-  private bounds(number: number): NonNullable<Cursor["bounds"]> {
-    const { f } = this;
-    const [from, to] = this.validRange(number, this.program.outer);
-    return { from: f.local("i32", from), to: f.local("i32", to), index: f.local("i32", this.start) };
-  }
-
-  /** Conditions on the outer and reduce indices for the slot to be inside. */
-  private guards(number: number): Expression[] {
-    const { program } = this;
-    return program.slots[number]!.masked.flatMap((axis) => {
-      if (axis === program.outer) return [];
-      const index =
-        axis < program.outer ? this.walk[axis + (this.plan.splittable ? 1 : 0)]! : this.reduceIndices[axis - program.outer - 1]!;
-      const [from, to] = this.validRange(number, axis);
-      return [
-        ["i32.ge_s", index, from],
-        ["i32.lt_s", index, to],
-      ] as Expression[];
-    });
-  }
-
-  private validRange(slot: number, axis: number): [Expression, Expression] {
-    const at = this.layout.slots[slot]!.valid + 8 * this.program.slots[slot]!.masked.indexOf(axis);
-    return [this.argument(at), this.argument(at + 4)];
   }
 
   // --- reads
 
   private load(register: Register, slot: number): Vector {
     const place = this.plan.places[register];
-    if (place === "row") return this.access.loadSame(this.program.slots[slot]!, this.pointers[slot]!, this.guards(slot));
+    if (place === "row")
+      return this.access.loadSame(this.program.slots[slot]!, this.frame.pointers[slot]!, this.frame.guards(slot));
     const cursor = this.cursors.get(slot)!;
     if (place === "uniform") return this.access.loadSame(cursor.slot, cursor.pointer, cursor.guards);
     return this.access.load(cursor, this.values.copy);
@@ -505,13 +364,5 @@ class LoopEmitter {
       dtype: this.program.instructions[register]!.dtype,
       local: this.simd.math.load(cursor.pointer, 16 * this.values.copy),
     };
-  }
-
-  private argument(offset: number): Expression {
-    return load("i32.load", this.args, offset);
-  }
-
-  private smaller(x: Expression, y: Expression): Expression {
-    return ["select", x, y, ["i32.lt_s", x, y]];
   }
 }

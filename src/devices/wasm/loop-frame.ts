@@ -1,0 +1,179 @@
+/**
+ * The frame of a loop program's wasm function (task, args, thread). A task is a range of units; a unit is one outer index, or a part
+ * of the inner axis at one outer index. Every size, stride and address comes from the args block (`loop-arguments.ts`), so one
+ * function serves all sizes.
+ */
+import { bytesPerElement } from "../../graph/dtype.ts";
+import type { LoopProgram } from "../loop-program.ts";
+import { type Expression, type FunctionBuilder, type Local, load } from "./assembler.ts";
+import type { Cursor, I32 } from "./cursor.ts";
+import type { ArgumentLayout } from "./loop-arguments.ts";
+import type { LoopPlan } from "./loop-plan.ts";
+
+/** The smaller of two signed integers; both are evaluated twice. */
+export const smaller = (x: Expression, y: Expression): Expression => ["select", x, y, ["i32.lt_s", x, y]];
+
+/** 0, 1, 2, 3. */
+export const lanePositions = (f: FunctionBuilder): Local<"v128"> =>
+  f.vectorConstant([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
+
+export class LoopFrame {
+  readonly f: FunctionBuilder;
+  readonly program: LoopProgram;
+  readonly plan: LoopPlan;
+  readonly layout: ArgumentLayout;
+  /** Address of every slot at the unit's first element. */
+  readonly pointers: readonly I32[];
+  /** Elements of the unit along the inner axis. */
+  readonly count: I32;
+  /** This thread's scratch. */
+  readonly scratch: I32;
+  readonly reduceIndices: readonly I32[];
+  private readonly task: I32;
+  private readonly args: I32;
+  private readonly thread: I32;
+  /** Indices of the walk axes. */
+  private readonly walk: readonly I32[];
+  /** Inner index where the unit starts. */
+  private readonly start: I32;
+  private readonly lanesOf = new Map<number, I32[]>();
+  private readonly rampOf = new Map<number, Local<"v128">>();
+
+  constructor(f: FunctionBuilder<readonly ["i32", "i32", "i32"]>, program: LoopProgram, plan: LoopPlan, layout: ArgumentLayout) {
+    this.f = f as unknown as FunctionBuilder;
+    [this.task, this.args, this.thread] = f.params;
+    this.program = program;
+    this.plan = plan;
+    this.layout = layout;
+    const locals = (count: number) => Array.from({ length: count }, () => f.local("i32"));
+    this.walk = locals(layout.walkAxes);
+    this.pointers = locals(program.slots.length);
+    this.reduceIndices = locals(program.reduce);
+    [this.scratch, this.count, this.start] = locals(3) as [I32, I32, I32];
+  }
+
+  /** Emits `body` for every unit of the task, with pointers, count and start set. */
+  forEachUnit(body: () => void): void {
+    const { f, layout, walk } = this;
+    const unit = f.local("i32", ["i32.mul", this.task, this.argument(layout.unitsPerTask)]);
+    const end = f.local("i32", ["i32.add", unit, this.argument(layout.unitsPerTask)]);
+    f.set(end, smaller(end, this.argument(layout.units)));
+    if (this.program.stores.length > 0) {
+      const offset: Expression = ["i32.mul", this.thread, this.argument(layout.scratchStride)];
+      f.set(this.scratch, ["i32.add", this.argument(layout.scratch), offset]);
+    }
+    // the first unit's indices, last axis fastest
+    const rest = f.local("i32", unit);
+    for (let axis = walk.length - 1; axis > 0; axis--) {
+      f.set(walk[axis]!, ["i32.rem_u", rest, this.argument(layout.walk + 4 * axis)]);
+      f.set(rest, ["i32.div_u", rest, this.argument(layout.walk + 4 * axis)]);
+    }
+    if (walk.length > 0) f.set(walk[0]!, rest);
+    this.pointers.forEach((pointer, slot) => {
+      const at = layout.slots[slot]!;
+      f.set(pointer, this.argument(at.start));
+      walk.forEach((index, axis) => {
+        f.increment(pointer, ["i32.mul", index, this.argument(at.strides + 4 * axis)]);
+      });
+    });
+    f.while(["i32.lt_u", unit, end], () => {
+      this.begin();
+      body();
+      this.advance();
+      f.increment(unit, 1);
+    });
+  }
+
+  private begin(): void {
+    const { f, layout, plan } = this;
+    f.set(this.count, this.argument(layout.inner));
+    if (plan.splittable) {
+      f.set(this.start, ["i32.mul", this.walk[0]!, this.argument(layout.part)]);
+      f.set(this.count, smaller(["i32.sub", this.count, this.start], this.argument(layout.part)));
+    }
+  }
+
+  /** Moves to the next outer index: the last axis advances, those before it when it has come round. */
+  private advance(): void {
+    const { f, layout, walk } = this;
+    f.block((done) => {
+      for (let axis = walk.length - 1; axis >= 0; axis--) {
+        this.pointers.forEach((pointer, slot) => {
+          f.increment(pointer, this.argument(layout.slots[slot]!.steps + 4 * axis));
+        });
+        f.increment(walk[axis]!, 1);
+        if (axis === 0) break;
+        f.brIf(done, ["i32.lt_u", walk[axis]!, this.argument(layout.walk + 4 * axis)]);
+        f.set(walk[axis]!, 0);
+      }
+    });
+  }
+
+  /** A cursor at the unit's first element. */
+  open(number: number): Cursor {
+    const { f, layout, program } = this;
+    const slot = program.slots[number]!;
+    const at = layout.slots[number]!;
+    const pointer = f.local("i32", this.pointers[number]!);
+    const bounds = slot.masked.includes(program.outer) ? this.bounds(number) : null;
+    const guards = this.guards(number);
+    if (slot.buffer < 0) {
+      const step = f.local("i32", ["i32.mul", this.argument(at.inner), 4]);
+      return { slot, pointer, step, lanes: null, ramp: this.ramp(number), guards: [], bounds: null };
+    }
+    if (slot.inner === "unit")
+      return { slot, pointer, step: 4 * bytesPerElement(slot.dtype), lanes: null, ramp: null, guards, bounds };
+    const lanes = this.lanes(number);
+    lanes.forEach((lane, i) => {
+      f.set(lane, ["i32.mul", this.argument(at.inner), i + 1]);
+    });
+    const step = f.local("i32", ["i32.mul", this.argument(at.inner), 4]);
+    return { slot, pointer, step, lanes, ramp: null, guards, bounds };
+  }
+
+  private lanes(slot: number): I32[] {
+    let lanes = this.lanesOf.get(slot);
+    if (!lanes) this.lanesOf.set(slot, (lanes = [1, 2, 3].map(() => this.f.local("i32"))));
+    return lanes;
+  }
+
+  private ramp(slot: number): Local<"v128"> {
+    const inner: Expression = ["i32x4.splat", this.argument(this.layout.slots[slot]!.inner)];
+    const ramp = this.rampOf.get(slot) ?? this.f.local("v128");
+    this.rampOf.set(slot, ramp);
+    this.f.set(ramp, ["i32x4.mul", lanePositions(this.f), inner]);
+    return ramp;
+  }
+
+  /** Where the slot is inside along the inner axis. */
+  private bounds(number: number): NonNullable<Cursor["bounds"]> {
+    const { f } = this;
+    const [from, to] = this.validRange(number, this.program.outer);
+    return { from: f.local("i32", from), to: f.local("i32", to), index: f.local("i32", this.start) };
+  }
+
+  /** Conditions on the outer and reduce indices for the slot to be inside. */
+  guards(number: number): Expression[] {
+    const { program } = this;
+    return program.slots[number]!.masked.flatMap((axis) => {
+      if (axis === program.outer) return [];
+      const index =
+        axis < program.outer ? this.walk[axis + (this.plan.splittable ? 1 : 0)]! : this.reduceIndices[axis - program.outer - 1]!;
+      const [from, to] = this.validRange(number, axis);
+      return [
+        ["i32.ge_s", index, from],
+        ["i32.lt_s", index, to],
+      ] as Expression[];
+    });
+  }
+
+  private validRange(slot: number, axis: number): [Expression, Expression] {
+    const at = this.layout.slots[slot]!.valid + 8 * this.program.slots[slot]!.masked.indexOf(axis);
+    return [this.argument(at), this.argument(at + 4)];
+  }
+
+  /** A word of the args block. */
+  argument(offset: number): Expression {
+    return load("i32.load", this.args, offset);
+  }
+}
