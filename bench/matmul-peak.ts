@@ -13,6 +13,7 @@ import {
 import { features } from "../src/devices/wasm/features.ts";
 import { DeviceMemory } from "../src/devices/wasm/memory.ts";
 import { type Kernel, Pool } from "../src/devices/wasm/pool.ts";
+import { best, simdPeak } from "./timing.ts";
 
 interface Case {
   readonly name: string;
