@@ -100,7 +100,7 @@ function checkFill(operation: string, count: number, shape: Shape): void {
 }
 
 /** Checks that nested arrays are a box, and lays their values out in a row. */
-function readNested(data: number | boolean | NestedArray): { values: Float64Array; shape: number[]; isBoolean: boolean } {
+function readNested(data: TensorData): { values: Float64Array; shape: number[]; isBoolean: boolean } {
   const shape: number[] = [];
   let first: unknown = data;
   while (Array.isArray(first) || isTypedArray(first)) {
@@ -150,6 +150,15 @@ export function wordType(value: unknown): string {
 export function asTensor(like: TensorLike): Tensor {
   if (like instanceof Tensor) return like;
   return like instanceof Variable ? like.value : tensor(like);
+}
+
+/** Like `asTensor`, but numbers become int32, and have to be whole. */
+export function asIndex(operation: string, like: TensorLike): Tensor {
+  if (like instanceof Tensor || like instanceof Variable) return asTensor(like);
+  const { values, shape } = readNested(like);
+  const fraction = values.find((value) => !Number.isInteger(value));
+  if (fraction !== undefined) throw new DTypeError(`index ${fraction} is not a whole number.`, { operation, got: fraction });
+  return upload(currentDevice(), convert(values, "int32"), shape, "int32");
 }
 
 type FillOptions = Pick<CreateOptions, "dtype">;

@@ -3,12 +3,13 @@
  * `at(x, { start: 1, stop: 3 }, { step: 2 }, -1, "...", null)`.
  */
 import { DTypeError, FormatError, ShapeError, wordShape } from "../errors.ts";
-import { isFloat } from "../graph/dtype.ts";
+import { isFloat, type TypedArray } from "../graph/dtype.ts";
 import { add, cast, less, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { permute, reshape, slice } from "../graph/movement.ts";
 import { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
+import { asIndex, type NestedArray } from "./create.ts";
 
 /** start:stop:step with Python's meaning: negative ends count from the back, ends outside are moved to the edge. */
 export interface Range {
@@ -19,10 +20,10 @@ export interface Range {
 
 /**
  * What an axis can be indexed with: a number drops the axis, a range keeps part of it, an int32 tensor takes the elements it
- * names and puts its own axes there, `null` makes a new axis of size 1, `"..."` stands for all axes that are not named. Other
+ * names (arrays of numbers will do) and puts its own axes there, `null` makes a new axis of size 1, `"..."` stands for all axes that are not named. Other
  * texts hold several of these: `"1:3, ::2, -1, ..., None"`.
  */
-export type IndexItem = number | Range | null | Tensor | string;
+export type IndexItem = number | Range | null | Tensor | TypedArray | NestedArray | string;
 
 type Parsed = number | Range | null | Tensor | "...";
 
@@ -43,8 +44,11 @@ function parseEntry(entry: string, text: string): Parsed {
   return { start: number(range[1]), stop: number(range[2]), step: number(range[3]) ?? 1 };
 }
 
-const parse = (item: IndexItem): Parsed[] =>
-  typeof item === "string" ? item.split(",").map((entry) => parseEntry(entry, item)) : [item];
+function parse(item: IndexItem): Parsed[] {
+  if (typeof item === "string") return item.split(",").map((entry) => parseEntry(entry, item));
+  if (Array.isArray(item) || ArrayBuffer.isView(item)) return [asIndex("at", item)];
+  return [item as Parsed];
+}
 
 /** First index, the index not reached any more, and step of a range over `extent` elements; PySlice_AdjustIndices. */
 function resolveRange({ start, stop, step = 1 }: Range, extent: number): { start: number; stop: number; step: number } {
