@@ -7,6 +7,7 @@ import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
 export interface LlamaConfig {
+  readonly modelType: "llama";
   readonly vocabSize: number;
   readonly hiddenSize: number;
   readonly intermediateSize: number;
@@ -97,6 +98,7 @@ export function llamaConfig(json: ConfigJson): LlamaConfig {
   if (attentionDropout >= 1) refuse("attention_dropout", attentionDropout, "must be below 1");
   const maxPositionEmbeddings = config.count("max_position_embeddings", 2048);
   return {
+    modelType: "llama",
     vocabSize: config.count("vocab_size"),
     hiddenSize,
     intermediateSize: config.count("intermediate_size"),

@@ -228,10 +228,9 @@ export function baseModules(model: Module): Map<string, Module> {
   return found;
 }
 
-/** `model_type` of the model's config.json, under either spelling. */
+/** The model type that the model's config.json names. */
 function modelTypeOf(model: Module): string | undefined {
-  const { config } = model as { readonly config?: { readonly model_type?: unknown; readonly modelType?: unknown } };
-  const type = config?.model_type ?? config?.modelType;
+  const type = (model as { readonly config?: { readonly modelType?: unknown } }).config?.modelType;
   return typeof type === "string" ? type : undefined;
 }
 

@@ -183,3 +183,83 @@ describe("attach", () => {
     expect(run(2)).not.toEqual({ first, second });
   });
 });
+
+describe("a config", () => {
+  it.each<[object, string]>([
+    [{ r: 0 }, "lora: `r` (= 0) must be a positive integer."],
+    [{ rank: 4 }, "lora: `rank` is not an option of LORA."],
+    [{ lora_alpha: 4 }, "lora: `lora_alpha` is not an option of LORA. Did you mean `loraAlpha`?"],
+    [{ loraAlfa: 4 }, "lora: `loraAlfa` is not an option of LORA. Did you mean `loraAlpha`?"],
+    [{ loraDropout: 1 }, "lora: `loraDropout` (= 1) must be less than 1."],
+    [{ initLoraWeights: "gausian" }, 'lora: `initLoraWeights` (= "gausian") is not one of true, false, "gaussian".'],
+    [{ bias: "all" }, 'lora: `bias` (= "all") is not implemented.'],
+    [{ rankPattern: { q_proj: 1.5 } }, 'lora: `rankPattern` has 1.5 for "q_proj", which must be a positive integer.'],
+    [{ targetModules: 3 }, "lora: `targetModules` (= 3) must be a text or a list of texts."],
+  ])("%j is refused", (options, message) => {
+    expect(() => lora(options as never)).toThrow(message);
+  });
+
+  it("may name what is not implemented when it is at its default", () => {
+    expect(lora({ useDora: false, bias: "none" }).config.useDora).toBe(false);
+  });
+});
+
+describe("mistakes with adapters", () => {
+  const model = () => {
+    const made = new SmallModel();
+    attach(made, qv);
+    return made;
+  };
+  it.each<[string, () => void, string]>([
+    [
+      "a name twice",
+      () => attach(model(), qv),
+      'attach: this model has an adapter "default" already. Give another `name`, or take it off with deleteAdapter.',
+    ],
+    [
+      "a name with a dot",
+      () => attach(model(), qv, { name: "a.b" }),
+      'attach: the adapter name "a.b" must not be empty or hold any of',
+    ],
+    [
+      "an unknown name",
+      () => setActive(model(), "defalt"),
+      'setActive: there is no adapter "defalt"; this model has: default. Did you mean "default"?',
+    ],
+    ["no adapter", () => merge(new SmallModel()), "merge: this model has no adapter. Put one on with attach or loadAdapter."],
+    ["a scale that is no number", () => setScale(model(), Number.NaN), "setScale: `scale` (= NaN) must be a number."],
+    [
+      "deleting a merged adapter",
+      () => {
+        const made = model();
+        merge(made);
+        deleteAdapter(made, "default");
+      },
+      'deleteAdapter: the adapter "default" is merged. Call unmerge first.',
+    ],
+    [
+      "attaching to merged weights",
+      () => {
+        const made = model();
+        merge(made);
+        attach(made, qv, { name: "other" });
+      },
+      "attach: adapters are merged into this model's weights. Call unmerge first.",
+    ],
+  ])("%s", (_, mistake, message) => {
+    expect(mistake).toThrow(message);
+  });
+
+  it("merges nothing when safe and a weight is not finite", () => {
+    const made = model();
+    shake(made);
+    const last = made.trainableParameters().at(-1)!;
+    last.assign(constant(Number.POSITIVE_INFINITY, last.shape));
+    const before = [...baseStateDict(made).values()].map(numbers);
+    expect(() => merge(made, undefined, { safe: true })).toThrow(
+      "merge: the weight of model.layers.1.self_attn.v_proj would hold values that are not finite; nothing was merged. The adapter has diverged: train it with a lower learning rate.",
+    );
+    expect([...baseStateDict(made).values()].map(numbers)).toEqual(before);
+    expect(merge(made)).toHaveLength(4);
+  });
+});

@@ -52,7 +52,7 @@ class Body extends Module {
 }
 
 export class SmallModel extends Module {
-  readonly config = { model_type: "llama" };
+  readonly config = { modelType: "llama" };
   readonly model: Body;
   readonly lm_head: Layer;
 
