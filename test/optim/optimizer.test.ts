@@ -1,0 +1,191 @@
+import { describe, expect, test } from "vitest";
+import { backward } from "../../src/autograd/grad.ts";
+import { compile } from "../../src/compile/trace.ts";
+import { ConfigError, FormatError, ShapeError } from "../../src/errors.ts";
+import { copy, mul, sub } from "../../src/graph/elementwise.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import { reduceSum } from "../../src/graph/reduction.ts";
+import { constant } from "../../src/graph/source.ts";
+import { Parameter } from "../../src/nn/module.ts";
+import { Adam, AdamW } from "../../src/optim/adam.ts";
+import { clipGradNorm, clipGradValue } from "../../src/optim/clip.ts";
+import { Lion } from "../../src/optim/lion.ts";
+import { gradientsOf, type LearningRate, type Optimizer } from "../../src/optim/optimizer.ts";
+import { cosineSchedule, linearSchedule, oneCycleSchedule, warmupStableDecaySchedule } from "../../src/optim/schedule.ts";
+import { SGD } from "../../src/optim/sgd.ts";
+import { onEveryDevice } from "../devices.ts";
+import { distance, onReference, randn, tensor, values } from "../nn/tensors.ts";
+
+const make = (seed: number, size = 4): Parameter => Parameter.from(Float32Array.from(values(randn([size], seed))), [size]);
+const distanceTo = (p: Parameter, target: number): Tensor => {
+  const d = sub(p.value, constant(target));
+  return reduceSum(mul(d, d), [0]);
+};
+
+const kinds: [string, (p: Parameter[]) => Optimizer<LearningRate>][] = [
+  ["SGD with momentum", (p) => new SGD(p, { lr: 0.05, momentum: 0.5, dampening: 0.1 }) as never],
+  ["Adam with amsgrad", (p) => new Adam(p, { lr: 0.3, amsgrad: true }) as never],
+  ["AdamW", (p) => new AdamW(p, { lr: 0.3, weightDecay: 0.001 }) as never],
+  ["Lion", (p) => new Lion(p, { lr: 0.1 }) as never],
+];
+
+onEveryDevice(() => {
+  describe.each(kinds)("%s", (_, create) => {
+    test("comes near the minimum; a compiled step does what an uncompiled one does, traced once", () => {
+      const [plain, traced] = [make(1), make(1)];
+      const [one, two] = [create([plain]), create([traced])];
+      const step = compile((target: Tensor) => {
+        const d = sub(traced.value, target);
+        const loss = reduceSum(mul(d, d), [0]);
+        two.step(gradientsOf(loss, [traced]));
+        return loss;
+      });
+      for (let i = 0; i < 60; i++) {
+        const rate = (base: number) => base * (1 - i / 60);
+        one.setLearningRate(rate);
+        two.setLearningRate(rate);
+        one.step(gradientsOf(distanceTo(plain, 1), [plain]));
+        step(tensor([1, 1, 1, 1]));
+      }
+      expect(distance(traced.stored, plain.stored)).toBeLessThan(1e-5);
+      expect(distance(plain.stored, tensor([1, 1, 1, 1]))).toBeLessThan(0.1);
+      expect(step.traces).toBe(1);
+      step.dispose();
+    });
+
+    test("goes on from its saved state as if it had not stopped", () => {
+      const [p, q] = [make(2), make(2)];
+      const [first, second] = [create([p]), create([q])];
+      const run = (optimizer: Optimizer<LearningRate>, parameter: Parameter, steps: number) => {
+        for (let i = 0; i < steps; i++) optimizer.step(gradientsOf(distanceTo(parameter, 3), [parameter]));
+      };
+      run(first, p, 3);
+      const saved = new Map([...first.stateDict()].map(([name, x]) => [name, copy(x)]));
+      second.loadStateDict(saved);
+      q.assign(p.stored);
+      run(first, p, 3);
+      run(second, q, 3);
+      expect(values(q.stored)).toEqual(values(p.stored));
+    });
+  });
+
+  test("backward, step and zeroGrad, as in PyTorch", () => {
+    const p = make(1);
+    const optimizer = new SGD([p], { lr: 0.1 });
+    const before = values(p.stored);
+    backward(distanceTo(p, 0));
+    optimizer.step();
+    for (const [i, value] of values(p.stored).entries()) expect(value).toBeCloseTo(before[i]! * 0.8, 6);
+    optimizer.zeroGrad();
+    expect(p.grad).toBeNull();
+    expect(() => optimizer.step()).toThrow("SGD: no parameter has a gradient. Call backward(loss) first, or pass gradients.");
+  });
+
+  test("groups have settings of their own, and a parameter without a gradient stays", () => {
+    const [a, b, c] = [make(1), make(2), make(3)];
+    const optimizer = new SGD([{ parameters: [a, c], lr: 0.1 }, { parameters: [b] }], { lr: 0.5 });
+    const before = [a, b, c].map((p) => values(p.stored));
+    optimizer.step(gradientsOf(reduceSum(sub(a.value, mul(b.value, constant(2))), [0]), [a, b, c]));
+    expect(distance(a.stored, tensor(before[0]!.map((x) => x - 0.1)))).toBeLessThan(1e-6);
+    expect(distance(b.stored, tensor(before[1]!.map((x) => x + 1)))).toBeLessThan(1e-6);
+    expect(values(c.stored)).toEqual(before[2]);
+    optimizer.setLearningRate((base) => base / 10);
+    expect([...optimizer.stateDict()].map(([name, x]) => [name, values(x)[0]!.toFixed(3)])).toEqual([
+      ["groups.0.lr", "0.010"],
+      ["groups.1.lr", "0.050"],
+    ]);
+  });
+
+  test("clipping scales all gradients by one number, or limits each value", () => {
+    const gradients = new Map([
+      ["a", tensor([3, 0])],
+      ["b", tensor([-4])],
+    ]);
+    const { gradients: clipped, totalNorm } = clipGradNorm(gradients, 1);
+    expect(values(totalNorm)).toEqual([5]);
+    expect(distance(clipped.get("a")!, tensor([0.6, 0]))).toBeLessThan(1e-6);
+    expect(values(clipGradNorm(gradients, 10).gradients.get("b")!)).toEqual([-4]);
+    expect(values(clipGradNorm(gradients, 1, { normType: 3 }).totalNorm)[0]).toBeCloseTo(91 ** (1 / 3), 4);
+    expect(values(clipGradValue(gradients, 2).get("b")!)).toEqual([-2]);
+  });
+});
+
+onReference("what is refused", () => {
+  test("parameters and settings that make no sense", () => {
+    const p = make(1);
+    expect(() => new SGD([])).toThrow("SGD: got no parameters.");
+    expect(() => new SGD([p, p])).toThrow("SGD: a parameter of [4] is given twice.");
+    expect(() => new SGD([p], { lr: -1 })).toThrow("SGD: `lr` (= -1) must be a number from 0.");
+    expect(() => new SGD([p], { nesterov: true })).toThrow("SGD: `nesterov` needs a momentum and no dampening.");
+    expect(() => new AdamW([p], { betas: [0.9, 1] })).toThrow("AdamW: `betas[1]` (= 1) must be in [0, 1).");
+    expect(() => new Adam([p], { eps: Number.NaN })).toThrow(ConfigError);
+    expect(() => new Lion([p], { weightDecay: -1 })).toThrow("Lion: `weightDecay` (= -1) must be a number from 0.");
+  });
+
+  test("gradients of another shape or of other parameters", () => {
+    const [p, q] = [make(1), make(2)];
+    const optimizer = new SGD([p]);
+    expect(() => optimizer.step(new Map([[p, tensor([1])]]))).toThrow(ShapeError);
+    expect(() => optimizer.step(new Map([[p, tensor([1])]]))).toThrow("SGD: a gradient of [1] does not fit a parameter of [4].");
+    expect(() => optimizer.step(new Map([[q, q.stored]]))).toThrow("The gradients are of other parameters.");
+    expect(() => gradientsOf(p.value, [p])).toThrow("gradientsOf: needs one value to differentiate, got [4].");
+  });
+
+  test("a learning rate set while tracing", () => {
+    const p = make(1);
+    const optimizer = new SGD([p]);
+    const step = compile((x: Tensor) => {
+      optimizer.setLearningRate(1);
+      return x;
+    });
+    expect(() => step(tensor([1]))).toThrow(
+      "setLearningRate: inside a compiled function it would be set once only, while tracing. Call it before the compiled step.",
+    );
+  });
+
+  test("a saved state of another optimiser; nothing is changed then", () => {
+    const [p, q] = [make(1), make(1, 3)];
+    const optimizer = new Adam([p]);
+    optimizer.step(gradientsOf(distanceTo(p, 0), [p]));
+    const saved = optimizer.stateDict();
+    const without = new Map(saved);
+    without.delete("state.0.expAvg");
+    expect(() => new Adam([p]).loadStateDict(without)).toThrow(
+      'loadStateDict: "state.0.expAvg" is missing. The nearest is "state.0.expAvgSq".',
+    );
+    expect(() => new SGD([p]).loadStateDict(saved)).toThrow(FormatError);
+    const other = new Adam([q]);
+    expect(() => other.loadStateDict(saved)).toThrow('loadStateDict: "state.0.expAvg" is [4] in the file, [3] here.');
+    expect([...other.stateDict().keys()]).toEqual(["groups.0.lr", "groups.0.correction1", "groups.0.correction2"]);
+  });
+
+  test("limits and step counts that are no numbers above 0", () => {
+    expect(() => clipGradNorm(new Map(), 1)).toThrow("clipGradNorm: got no gradients.");
+    expect(() => clipGradNorm(new Map([["a", tensor([1])]]), 0)).toThrow("clipGradNorm: `maxNorm` (= 0) must be above 0.");
+    expect(() => clipGradValue(new Map(), -1)).toThrow("clipGradValue: `limit` (= -1) must be above 0.");
+    expect(() => linearSchedule({ totalSteps: 0 })).toThrow("schedule: `totalSteps` (= 0) must be a whole number from 1.");
+    expect(() => cosineSchedule({ warmupSteps: -1, totalSteps: 3 })).toThrow("`warmupSteps` (= -1)");
+  });
+});
+
+describe("schedules", () => {
+  test("warm up, stay, and come down", () => {
+    const schedule = warmupStableDecaySchedule({ warmupSteps: 2, decaySteps: 4, totalSteps: 10, decay: "linear" });
+    expect([0, 1, 2, 5, 6, 8, 10, 99].map((step) => schedule(step, 2))).toEqual([0, 1, 2, 2, 2, 1, 0, 0]);
+    for (const curve of ["1-sqrt", "cosine"] as const) {
+      const curved = warmupStableDecaySchedule({ warmupSteps: 4, decaySteps: 4, totalSteps: 12, warmup: curve, decay: curve });
+      const rates = Array.from({ length: 13 }, (_, step) => curved(step, 1));
+      expect(rates.slice(0, 5)).toEqual([...rates.slice(0, 5)].sort((a, b) => a - b));
+      expect(rates.slice(8)).toEqual([...rates.slice(8)].sort((a, b) => b - a));
+    }
+  });
+
+  test("one cycle ends far below where it began", () => {
+    const rates = Array.from({ length: 20 }, (_, step) =>
+      oneCycleSchedule({ max: 1, totalSteps: 20, anneal: "linear" })(step, 5),
+    );
+    expect(rates[0]).toBeCloseTo(1 / 25);
+    expect(Math.max(...rates)).toBeCloseTo(1);
+    expect(rates[19]).toBeCloseTo(1 / 25 / 1e4);
+  });
+});
