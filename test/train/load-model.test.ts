@@ -1,0 +1,133 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { FormatError, ShapeError } from "../../src/errors.ts";
+import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { openCheckpoint } from "../../src/formats/sharded.ts";
+import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { manualSeed } from "../../src/tensor/random.ts";
+import { loadModel, readConfig, saveModel } from "../../src/train/load-model.ts";
+import { onEveryDevice } from "../devices.ts";
+import { distance, integers, values } from "../nn/tensors.ts";
+
+const config = {
+  model_type: "llama",
+  architectures: ["LlamaForCausalLM"],
+  vocab_size: 11,
+  hidden_size: 8,
+  intermediate_size: 12,
+  num_hidden_layers: 1,
+  num_attention_heads: 2,
+  tie_word_embeddings: true,
+  some_other_key: [1, 2],
+};
+
+onEveryDevice(() => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "lorikeet-"));
+  });
+  afterEach(() => rmSync(folder, { recursive: true }));
+
+  const saved = async (options = {}) => {
+    manualSeed(2);
+    const model = new LlamaForCausalLM(config);
+    await saveModel(folder, model, config, options);
+    return model;
+  };
+  const inputIds = () => integers([1, 2, 3], [1, 3]);
+
+  describe("saveModel and loadModel", () => {
+    test("give the same model back, in one file or several", async () => {
+      for (const options of [{}, { maxShardBytes: 400 }]) {
+        const model = await saved(options);
+        const { model: loaded, config: read } = await loadModel(folder);
+        expect(read).toEqual({ ...config, dtype: "float32" });
+        expect(values(loaded.forward({ inputIds: inputIds() }).logits)).toEqual(
+          values(model.forward({ inputIds: inputIds() }).logits),
+        );
+        expect((await openCheckpoint(folder)).files.length).toBeGreaterThan("maxShardBytes" in options ? 1 : 0);
+      }
+    });
+
+    test.each(["bfloat16", "float16"] as const)("store %s, which is what config.json then says", async (dtype) => {
+      const model = await saved({ dtype });
+      expect(JSON.parse(readFileSync(join(folder, "config.json"), "utf8")).dtype).toBe(dtype);
+      const file = await readSafetensors(join(folder, "model.safetensors"));
+      expect([...file.tensors.values()].every((tensor) => tensor.dtype === dtype)).toBe(true);
+      expect(file.tensors.has("lm_head.weight")).toBe(false);
+      const { model: loaded } = await loadModel(folder);
+      expect(
+        distance(loaded.forward({ inputIds: inputIds() }).logits, model.forward({ inputIds: inputIds() }).logits),
+      ).toBeLessThan(2e-2);
+    });
+
+    test("keep the older key for the dtype where config.json has it", async () => {
+      await saveModel(folder, new LlamaForCausalLM(config), { ...config, torch_dtype: "float32" }, { dtype: "bfloat16" });
+      expect(await readConfig(folder)).toEqual({ ...config, torch_dtype: "bfloat16" });
+    });
+  });
+
+  describe("loadModel", () => {
+    const rewritten = async (change: (tensors: Map<string, never>) => void) => {
+      await saved();
+      const path = join(folder, "model.safetensors");
+      const tensors = new Map((await readSafetensors(path)).tensors) as Map<string, never>;
+      for (const [name, tensor] of tensors)
+        tensors.set(name, { ...(tensor as object), data: await (tensor as { load(): unknown }).load() } as never);
+      change(tensors);
+      await writeSafetensors(path, tensors);
+      return expect(loadModel(folder)).rejects;
+    };
+    const norm = "model.norm.weight";
+
+    test("says which parameter is missing or not known", async () => {
+      const missing = await rewritten((tensors) => {
+        tensors.set("model.nrm.weight", tensors.get(norm)!);
+        tensors.delete(norm);
+      });
+      await missing.toThrow(
+        /loadModel: .*model\.safetensors lacks "model\.norm\.weight"\. The nearest is "model\.nrm\.weight"\./,
+      );
+      const unknown = await rewritten((tensors) => tensors.set("model.nrm.weight", tensors.get(norm)!));
+      await unknown.toThrow(/"model\.nrm\.weight" of .* is no parameter of this model\. The nearest is "model\.norm\.weight"\./);
+      await expect(loadModel(folder)).rejects.toThrow(FormatError);
+    });
+
+    test("overlooks a tied output layer and the rotary buffers of old checkpoints", async () => {
+      const read = await rewritten((tensors) => {
+        tensors.set("lm_head.weight", tensors.get("model.embed_tokens.weight")!);
+        tensors.set("model.layers.0.self_attn.rotary_emb.inv_freq", tensors.get(norm)!);
+      }).catch((error) => error);
+      expect(read).not.toBeInstanceOf(Error);
+      await loadModel(folder);
+    });
+
+    test("refuses other shapes and whole numbers", async () => {
+      const shape = await rewritten((tensors) =>
+        tensors.set(norm, { dtype: "float32", shape: [2], data: new Float32Array(2) } as never),
+      );
+      await shape.toThrow(/"model\.norm\.weight" is \[2\] in .*, \[8\] by config\.json\./);
+      await expect(loadModel(folder)).rejects.toThrow(ShapeError);
+      const whole = await rewritten((tensors) =>
+        tensors.set(norm, { dtype: "int32", shape: [8], data: new Int32Array(8) } as never),
+      );
+      await whole.toThrow(/"model\.norm\.weight" holds I32 values in .*\. Quantised checkpoints are not supported\./);
+    });
+
+    test("refuses a config.json that is missing or no object", async () => {
+      await expect(loadModel(join(folder, "none"))).rejects.toThrow(/none/);
+      writeFileSync(join(folder, "config.json"), "{");
+      await expect(loadModel(folder)).rejects.toThrow(/config\.json is not JSON/);
+      writeFileSync(join(folder, "config.json"), "[]");
+      await expect(loadModel(folder)).rejects.toThrow(/config\.json is not a JSON object\./);
+    });
+
+    test("a dtype that there is not", async () => {
+      await expect(saved({ dtype: "float8" })).rejects.toThrow(
+        'saveModel: `dtype` (= "float8") must be float32, float16 or bfloat16.',
+      );
+    });
+  });
+});
