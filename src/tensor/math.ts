@@ -152,20 +152,22 @@ const rectified = withVjp(
 /** max(x, 0); gradient 0 at 0. */
 export const relu = (x: Tensor): Tensor => (x.dtype === "bool" || x.dtype === "uint8" ? x : rectified(x));
 
-/** 1 / (1 + e⁻ˣ). Where e⁻ˣ overflows the quotient is 0, as it should be. */
-const logistic = (x: Tensor): Tensor => recip(add(number(x, 1), exp(neg(x))));
-
-/** σ(x) = 1 / (1 + e⁻ˣ). */
-export const sigmoid = real("sigmoid", logistic, (_x, y) => mul(y, sub(number(y, 1), y)));
+/** σ(x) = 1 / (1 + e⁻ˣ). With the derivative y·(1 − y), since that of the composition is 0·∞ far out. */
+export const sigmoid = real(
+  "sigmoid",
+  // where e⁻ˣ overflows the quotient is 0, as it should be
+  (x) => recip(add(number(x, 1), exp(neg(x)))),
+  (_x, y) => mul(y, sub(number(y, 1), y)),
+);
 
 /** x·σ(βx) and its derivative s·(1 + βx·(1 − s)). */
 function swish(name: string, beta: number): (x: Tensor) => Tensor {
   const scaled = (x: Tensor) => (beta === 1 ? x : mul(number(x, beta), x));
   return real(
     name,
-    (x) => mul(x, logistic(scaled(x))),
+    (x) => mul(x, sigmoid(scaled(x))),
     (x) => {
-      const s = logistic(scaled(x));
+      const s = sigmoid(scaled(x));
       return mul(s, add(number(x, 1), mul(scaled(x), sub(number(x, 1), s))));
     },
   );
@@ -191,7 +193,7 @@ export const gelu = real(
 const tanhGeluSlope = Math.sqrt(8 / Math.PI);
 const tanhGeluCubic = tanhGeluSlope * 0.044715;
 const tanhGeluGate = (x: Tensor): Tensor =>
-  logistic(mul(x, add(number(x, tanhGeluSlope), mul(number(x, tanhGeluCubic), mul(x, x)))));
+  sigmoid(mul(x, add(number(x, tanhGeluSlope), mul(number(x, tanhGeluCubic), mul(x, x)))));
 
 /** ½x·(1 + tanh(√(2/π)(x + 0.044715x³))), written as x·σ(√(8/π)(…)): one exponential, and exact tails. */
 export const geluTanh = real(
@@ -207,11 +209,7 @@ export const geluTanh = real(
 );
 
 /** ln(1 + eˣ) = max(x, 0) + ln(1 + e^−|x|). */
-export const softplus = real(
-  "softplus",
-  (x) => add(max(x, number(x, 0)), accurateLog1p(exp(neg(max(x, neg(x)))))),
-  (x) => logistic(x),
-);
+export const softplus = real("softplus", (x) => add(max(x, number(x, 0)), accurateLog1p(exp(neg(max(x, neg(x)))))), sigmoid);
 
 /** x where it is positive, else slope·x. */
 export function leakyRelu(x: Tensor, slope = 0.01): Tensor {
@@ -254,7 +252,7 @@ export const mish = real(
     const { t, n } = mishGate(x);
     const r = recip(add(n, number(x, 2)));
     // 1 − t² = 4(n + 1)/(n + 2)²
-    return add(t, mul(mul(x, logistic(x)), mul(mul(number(x, 4), add(n, number(x, 1))), mul(r, r))));
+    return add(t, mul(mul(x, sigmoid(x)), mul(mul(number(x, 4), add(n, number(x, 1))), mul(r, r))));
   },
 );
 
