@@ -111,7 +111,7 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
       return node;
     }
     const kind = node.op.kind;
-    if (isItem(node) && node.sources[0]!.op.kind === "fused" && !device.kernels.has(node.sources[0]!.op.name)) {
+    if (isItem(node) && node.sources[0]!.op.kind === "fused" && !hasKernel(device, node.sources[0]!)) {
       const fused = node.sources[0]!;
       let results = compositions.get(fused);
       if (!results) {
@@ -180,6 +180,10 @@ function operand(op: KernelOperation, index: number, source: Tensor, intern: (x:
     (op === matmulOp ? matrixLike(view) : op.strided?.includes(index) ? view.valid === null : isContiguous(view));
   return fine ? source : intern(copy(source));
 }
+
+/** Kernels of fused operations are made for float32; of other types the composition runs. */
+const hasKernel = (device: Device, { op, sources }: Tensor): boolean =>
+  device.kernels.has(op.name) && sources.every(({ dtype }) => dtype === "float32");
 
 /** Fused kernels read their strided operands through any strides whose last axis is unit. */
 function fusedOperand(op: Fused, index: number, source: Tensor, intern: (x: Tensor) => Tensor): Tensor {

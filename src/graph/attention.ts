@@ -4,7 +4,7 @@
  */
 import { ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "./contraction.ts";
-import { add, and, exp, less, log, mul, sub, where } from "./elementwise.ts";
+import { add, and, exp, less, log, max, mul, sub, where } from "./elementwise.ts";
 import { applyFused, itemOp } from "./fused.ts";
 import { expand, permute, reshape, transpose } from "./movement.ts";
 import { Tensor } from "./node.ts";
@@ -80,8 +80,9 @@ export const attentionOp: Fused = {
   compose(sources, attributes) {
     const [q, k, v] = groupsOf(sources);
     const S = scores(q, k, attributes);
-    const top = reduceMax(S, [4]);
-    const logSum = add(top, log(reduceSum(exp(sub(S, top)), [4])));
+    // the bounds give weights of 0 to a query that sees no key, as with Tq > Tk
+    const top = max(reduceMax(S, [4]), constant(-1e20, [], S.dtype));
+    const logSum = add(top, log(max(reduceSum(exp(sub(S, top)), [4]), constant(1e-30, [], S.dtype))));
     const y = matmul(exp(sub(S, logSum)), v);
     const [B, G, N, T] = logSum.shape as [number, number, number, number];
     return [byToken(y), reshape(logSum, [B, G * N, T])];

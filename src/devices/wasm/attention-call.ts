@@ -1,0 +1,159 @@
+/** Attention and its derivative as kernel calls: sizes, masks and blocks as numbers for `kernels/wasm/attention*.ts`. */
+
+import { attentionModule, type forwardRegions } from "../../../kernels/wasm/attention.ts";
+import { attentionBackwardModule, type backwardRegions } from "../../../kernels/wasm/attention-backward.ts";
+import { argument, panelRowBytes, tensorWords } from "../../../kernels/wasm/attention-blocks.ts";
+import type { CallGeometry, Operand } from "../../graph/primitive.ts";
+import type { CallEntry, Step } from "./calls.ts";
+
+interface Sizes {
+  readonly B: number;
+  readonly Tq: number;
+  readonly Tk: number;
+  readonly H: number;
+  readonly G: number;
+  readonly D: number;
+  readonly E: number;
+}
+
+/** Queries and keys of a block. They decide the order of sums, so they depend on nothing but sizes. */
+interface Blocks {
+  readonly rows: number;
+  readonly keys: number;
+}
+
+/** How the work is cut: a task has one of `unitParts` parts of the units and one of `keyParts` of the keys. */
+interface Cut {
+  readonly unitsInTask: number;
+  readonly unitParts: number;
+  readonly keysInTask: number;
+  readonly keyParts: number;
+}
+
+/** What the backward kernel computes: dk and dv, dq, or all. */
+interface Wants {
+  readonly keys: boolean;
+  readonly queries: boolean;
+}
+
+/** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
+const tasksPerThread = 3;
+/** Bytes of results that a task of the forward kernel keeps in scratch. */
+const resultBytes = 1 << 19;
+
+const roundUp = (value: number, step: number): number => Math.ceil(value / step) * step;
+
+export const attention: CallEntry = ({ operands, results }, { memory, threads, relaxedSimd, module }) => {
+  if ([...operands, ...results].some((dtype) => dtype !== "float32")) return null;
+  const options = { shared: memory.shared, fused: relaxedSimd };
+  return (geometry, addresses) => {
+    const sizes = sizesOf(geometry);
+    const { B, Tq, Tk, H, G, D, E } = sizes;
+    const blocks: Blocks = { rows: Math.min(48, roundUp(Math.max(1, Tq), 12)), keys: Tk <= 256 ? roundUp(Tk, 8) : 128 };
+    const units = (Math.ceil(Tq / blocks.rows) * H) / G;
+    const outBytes = blocks.rows * roundUp(E, 8) * 4;
+    const parts = threads === 1 ? 1 : Math.ceil((threads * tasksPerThread) / (B * G));
+    const unitsInTask = Math.max(1, Math.min(Math.ceil(units / parts), Math.floor(resultBytes / outBytes)));
+    const cut: Cut = { unitsInTask, unitParts: Math.ceil(units / unitsInTask), keysInTask: Tk, keyParts: 1 };
+    const stride = blockStride(blocks);
+    const regions: Record<keyof typeof forwardRegions, number> = {
+      zeros: 64,
+      keys: panels(blocks.keys, D),
+      values: panels(E, blocks.keys),
+      scores: blocks.rows * stride,
+      tops: unitsInTask * blocks.rows * 4,
+      sums: unitsInTask * blocks.rows * 4,
+      out: unitsInTask * outBytes,
+    };
+    const kernel = module("attention", () => attentionModule(options))["attention"]!;
+    return [stepOf(kernel, sizes, blocks, cut, geometry, addresses, Object.values(regions))];
+  };
+};
+
+export const attentionBackward: CallEntry = ({ operands, results }, { memory, threads, relaxedSimd, module }) => {
+  if ([...operands, ...results].some((dtype) => dtype !== "float32")) return null;
+  const options = { shared: memory.shared, fused: relaxedSimd };
+  return (geometry, addresses) => {
+    const sizes = sizesOf(geometry);
+    const { B, Tq, Tk, H, G, D, E } = sizes;
+    const blocks: Blocks = { rows: Math.min(96, roundUp(Math.max(1, Tq), 12)), keys: Tk <= 128 ? roundUp(Tk, 8) : 128 };
+    const units = (Math.ceil(Tq / blocks.rows) * H) / G;
+    const [widthD, widthE] = [4 * roundUp(D, 8), 4 * roundUp(E, 8)];
+    const stride = blockStride(blocks);
+    const regions: Record<keyof typeof backwardRegions, number> = {
+      constants: 128,
+      keyColumns: panels(blocks.keys, D),
+      valueColumns: panels(blocks.keys, E),
+      keyRows: panels(D, blocks.keys),
+      queryRows: panels(D, blocks.rows),
+      cotangentRows: panels(E, blocks.rows),
+      weights: blocks.rows * stride,
+      slopes: blocks.rows * stride,
+      deltas: 4 * blocks.rows,
+      dq: blocks.rows * widthD,
+      dk: blocks.keys * widthD,
+      dv: blocks.keys * widthE,
+    };
+    const kernel = module("attentionBackward", () => attentionBackwardModule(options))["attentionBackward"]!;
+    const step = (cut: Cut, wants: Wants) =>
+      stepOf(kernel, sizes, blocks, cut, geometry, addresses, Object.values(regions), wants);
+    const parts = threads === 1 ? 1 : Math.ceil((threads * tasksPerThread) / (B * G));
+    const whole: Cut = { unitsInTask: units, unitParts: 1, keysInTask: Tk, keyParts: 1 };
+    const keyParts = Math.ceil(Tk / blocks.keys);
+    // weights computed twice cost 2 of 5 products, so there must be more to gain
+    if (B * G >= threads || Math.max(keyParts, units) < 2) return [step(whole, { keys: true, queries: true })];
+    const unitsInTask = Math.ceil(units / parts);
+    return [
+      step({ ...whole, keysInTask: blocks.keys, keyParts }, { keys: true, queries: false }),
+      step({ ...whole, unitsInTask, unitParts: Math.ceil(units / unitsInTask) }, { keys: false, queries: true }),
+    ];
+  };
+};
+
+function sizesOf({ operands }: CallGeometry): Sizes {
+  const [q, k, v] = operands as readonly [Operand, Operand, Operand];
+  const [B, Tq, H, D] = q.shape as readonly [number, number, number, number];
+  return { B, Tq, Tk: k.shape[1]!, H, G: k.shape[2]!, D, E: v.shape[3]! };
+}
+
+/** Bytes of a panel; an extra line keeps neighbours from competing for the same place in the cache. */
+const panelBytes = (depth: number): number => roundUp(depth, 4) * panelRowBytes + 64;
+const panels = (columns: number, depth: number): number => Math.ceil(columns / 8) * panelBytes(depth);
+/** Bytes of a row of scores: 16 more than there are keys, which the kernels may write. */
+const blockStride = ({ keys }: Blocks): number => 4 * (roundUp(keys, 8) + 16);
+
+function stepOf(
+  kernel: number,
+  sizes: Sizes,
+  blocks: Blocks,
+  cut: Cut,
+  geometry: CallGeometry,
+  addresses: readonly number[],
+  regions: readonly number[],
+  wants: Wants = { keys: false, queries: false },
+): Step {
+  const { B, Tq, Tk, H, G, D, E } = sizes;
+  const { causal, window, scale } = geometry.attributes as { causal: number; window: number; scale: number };
+  const tensors = [...geometry.operands, ...geometry.results];
+  const args = new Int32Array(argument.tensors + tensorWords * tensors.length);
+  const set = (index: number, ...values: number[]) => args.set(values, index);
+  set(argument.Tq, Tq, Tk, D, E, G, H / G);
+  // the last query stands at the last key
+  set(argument.low, causal && window > 0 && window < Tk ? Tk - Tq - window + 1 : -Tq, causal ? Tk - Tq + 1 : Tk);
+  new Float32Array(args.buffer)[argument.scale] = scale;
+  set(argument.rowBlock, blocks.rows, blocks.keys, cut.keysInTask, cut.unitsInTask, cut.keyParts, cut.unitParts);
+  set(argument.wantsKeys, Number(wants.keys), Number(wants.queries));
+  set(argument.blockStride, blockStride(blocks), panelBytes(D), panelBytes(E), panelBytes(blocks.keys), panelBytes(blocks.rows));
+  let bytes = 0;
+  for (const [i, size] of regions.entries()) {
+    args[argument.regions + i] = bytes;
+    bytes += roundUp(size, 64) + 64;
+  }
+  args[argument.scratchStride] = bytes;
+  tensors.forEach(({ shape, strides, offset }, i) => {
+    // log-sums are [B, H, T], everything else [B, T, H, size]
+    const [batch, time, head] = shape.length === 3 ? [strides[0]!, 1, strides[1]!] : (strides as [number, number, number]);
+    set(argument.tensors + tensorWords * i, ...[addresses[i]! + 4 * offset, 4 * batch, 4 * time, 4 * head]);
+  });
+  return { kernel, tasks: B * G * cut.unitParts * cut.keyParts, args, scratch: { word: argument.scratch, bytes } };
+}
