@@ -24,7 +24,7 @@ export {
   type Reduction,
   smoothL1Loss,
 } from "./loss.ts";
-export { GatedMLP, type GatedMLPOptions } from "./mlp.ts";
+export { GatedMLP, type GatedMLPOptions, swiglu } from "./mlp.ts";
 export { type Layer, Module, Parameter } from "./module.ts";
 export { LayerNorm, layerNorm, RMSNorm, rmsNorm } from "./norm.ts";
 export { type RopeParameters, type RopeType, Rotary, type RotaryTables, rotaryAngles, rotate } from "./rotary.ts";

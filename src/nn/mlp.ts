@@ -1,6 +1,9 @@
 /** Feed-forward parts of transformer blocks. */
-import { mul } from "../graph/elementwise.ts";
+import { withVjp } from "../autograd/custom.ts";
+import { add, mul, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
+import { sigmoid, silu } from "../tensor/math.ts";
 import { activation } from "./activation.ts";
 import type { Initializer } from "./init.ts";
 import { Linear } from "./linear.ts";
@@ -15,6 +18,24 @@ export interface GatedMLPOptions {
 }
 
 /**
+ * silu(gate) ∘ up. The derivative computes σ(gate) again and both gradients from it: one pass that reads g, gate and up,
+ * with nothing kept from the forward pass.
+ *
+ * @param gate [..., F]
+ * @param up   [..., F]
+ */
+export const swiglu: (gate: Tensor, up: Tensor) => Tensor = withVjp(
+  (gate, up) => mul(silu(gate!), up!),
+  (g, _, gate, up) => {
+    const s = sigmoid(gate!);
+    const activated = mul(gate!, s);
+    // silu′ = σ + silu·(1 − σ)
+    const slope = add(s, mul(activated, sub(constant(1, [], s.dtype), s)));
+    return [mul(mul(g, up!), slope), mul(g, activated)];
+  },
+);
+
+/**
  * down(act(gate(x)) ∘ up(x)): SwiGLU with silu, GeGLU with gelu.
  * @see https://arxiv.org/abs/2002.05202
  */
@@ -22,18 +43,19 @@ export class GatedMLP extends Module {
   gate_proj: Layer;
   up_proj: Layer;
   down_proj: Layer;
-  readonly #act: (x: Tensor) => Tensor;
+  readonly #gated: (gate: Tensor, up: Tensor) => Tensor;
 
   constructor(size: number, innerSize: number, { activation: name = "silu", bias = false, ...init }: GatedMLPOptions = {}) {
     super();
     this.gate_proj = new Linear(size, innerSize, { bias, ...init });
     this.up_proj = new Linear(size, innerSize, { bias, ...init });
     this.down_proj = new Linear(innerSize, size, { bias, ...init });
-    this.#act = activation(name);
+    const act = activation(name);
+    this.#gated = act === silu ? swiglu : (gate, up) => mul(act(gate), up);
   }
 
   /** [..., C] → [..., C] */
   forward(x: Tensor): Tensor {
-    return this.down_proj.forward(mul(this.#act(this.gate_proj.forward(x)), this.up_proj.forward(x)));
+    return this.down_proj.forward(this.#gated(this.gate_proj.forward(x), this.up_proj.forward(x)));
   }
 }

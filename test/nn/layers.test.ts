@@ -1,15 +1,19 @@
 import { describe, expect, test } from "vitest";
+import { grad } from "../../src/autograd/grad.ts";
 import { ConfigError, ShapeError } from "../../src/errors.ts";
+import { mul } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { activation, activations } from "../../src/nn/activation.ts";
 import { Embedding } from "../../src/nn/embedding.ts";
 import { fill, kaimingNormal, kaimingUniform, xavierNormal, xavierUniform } from "../../src/nn/init.ts";
 import { Linear, linear } from "../../src/nn/linear.ts";
-import { GatedMLP } from "../../src/nn/mlp.ts";
+import { GatedMLP, swiglu } from "../../src/nn/mlp.ts";
 import { Module, Parameter } from "../../src/nn/module.ts";
 import { LayerNorm, layerNorm, RMSNorm, rmsNorm } from "../../src/nn/norm.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { silu } from "../../src/tensor/math.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
+import { sum } from "../../src/tensor/statistics.ts";
 import { onEveryDevice } from "../devices.ts";
 import { distance, integers, randn, tensor, values } from "./tensors.ts";
 
@@ -95,6 +99,15 @@ onEveryDevice(() => {
         "layerNorm: `bias` is [1], the last axis of x has 3 values.",
       );
       expect(() => rmsNorm(tensor([1], []), null)).toThrow("rmsNorm: needs at least one axis.");
+    });
+  });
+
+  test("swiglu has the value and the gradients of silu(gate)·up", () => {
+    const [gate, up] = [randn([3, 7]), randn([3, 7], 2)];
+    const both = (f: (a: Tensor, b: Tensor) => Tensor) => [f(gate, up), ...grad((a, b) => sum(f(a!, b!)))(gate, up)];
+    const composed = both((a, b) => mul(silu(a), b));
+    both(swiglu).forEach((got, i) => {
+      expect(distance(got, composed[i]!)).toBeLessThan(1e-6);
     });
   });
 
