@@ -26,7 +26,7 @@ export interface ConvolutionOptions {
 function perAxis(operation: string, name: string, value: PerAxis, axes: number, least: number): number[] {
   const list = typeof value === "number" ? new Array<number>(axes).fill(value) : [...value];
   if (list.length !== axes || list.some((n) => !Number.isInteger(n) || n < least))
-    throw new ConfigError(`\`${name}\` (= ${JSON.stringify(value)}) must be ${axes} whole numbers from ${least}, or one.`, {
+    throw new ConfigError(`\`${name}\` (= ${JSON.stringify(value)}) must be a whole number from ${least}, or ${axes} of them.`, {
       operation,
       got: value,
     });

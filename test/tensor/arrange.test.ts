@@ -1,0 +1,281 @@
+import { beforeAll, describe, expect, test } from "vitest";
+import { useDevice } from "../../src/compile/program.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import * as arrange from "../../src/tensor/arrange.ts";
+import { arange, tensor } from "../../src/tensor/create.ts";
+import "../../src/tensor/methods.ts";
+import { onEveryDevice } from "../devices.ts";
+import { expectDerivative, float64 } from "./gradient.ts";
+
+const int = (values: readonly (number | readonly number[])[]) => tensor(values as number[], { dtype: "int32" });
+
+onEveryDevice(() => {
+  const x = () =>
+    tensor([
+      [1, 2, 3],
+      [4, 5, 6],
+    ]);
+
+  test("joining and splitting are inverse", () => {
+    expect(arrange.cat([x(), x()], 1).shape).toEqual([2, 6]);
+    expect(arrange.stack([x(), x()], -1).toArray()).toEqual([
+      [
+        [1, 1],
+        [2, 2],
+        [3, 3],
+      ],
+      [
+        [4, 4],
+        [5, 5],
+        [6, 6],
+      ],
+    ]);
+    expect(arrange.split(x(), [1, 2], 1).map((part) => part.toArray())).toEqual([
+      [[1], [4]],
+      [
+        [2, 3],
+        [5, 6],
+      ],
+    ]);
+    expect(arrange.split(arange(7), 3).map((part) => part.size)).toEqual([3, 3, 1]);
+    expect(arrange.chunk(arange(7), 3).map((part) => part.size)).toEqual([3, 3, 1]);
+    expect(arrange.cat(arrange.chunk(x(), 2, -1), -1).toArray()).toEqual(x().toArray());
+  });
+
+  test("axes come, go and move", () => {
+    const y = arange(24).reshape([2, 1, 3, 4]);
+    expect(arrange.squeeze(y).shape).toEqual([2, 3, 4]);
+    expect(arrange.squeeze(y, [0, 1]).shape).toEqual([2, 3, 4]);
+    expect(arrange.unsqueeze(y, -1).shape).toEqual([2, 1, 3, 4, 1]);
+    expect(arrange.flatten(y, 1, 2).shape).toEqual([2, 3, 4]);
+    expect(arrange.unflatten(y, -1, [2, -1]).shape).toEqual([2, 1, 3, 2, 2]);
+    expect(arrange.moveAxis(y, 0, -1).shape).toEqual([1, 3, 4, 2]);
+    expect(arrange.swapAxes(y, 0, 3).shape).toEqual([4, 1, 3, 2]);
+  });
+
+  test("flip and roll", () => {
+    expect(arrange.flip(x()).toArray()).toEqual([
+      [6, 5, 4],
+      [3, 2, 1],
+    ]);
+    expect(arrange.flip(x(), 1).toArray()).toEqual([
+      [3, 2, 1],
+      [6, 5, 4],
+    ]);
+    expect(arrange.roll(x(), 1).toArray()).toEqual([
+      [6, 1, 2],
+      [3, 4, 5],
+    ]);
+    expect(arrange.roll(x(), [1, -1], [0, 1]).toArray()).toEqual([
+      [5, 6, 4],
+      [2, 3, 1],
+    ]);
+  });
+
+  test("repeating whole tensors and single elements", () => {
+    expect(arrange.repeat(tensor([1, 2]), [2, 2]).toArray()).toEqual([
+      [1, 2, 1, 2],
+      [1, 2, 1, 2],
+    ]);
+    expect(arrange.repeatInterleave(x(), 2, 0).shape).toEqual([4, 3]);
+    expect(arrange.repeatInterleave(tensor([1, 2]), 2).toArray()).toEqual([1, 1, 2, 2]);
+  });
+
+  test("padding in all modes, and cutting", () => {
+    const y = tensor([1, 2, 3]);
+    expect(arrange.padding(y, [[1, 2]], { value: -9 }).toArray()).toEqual([-9, 1, 2, 3, -9, -9]);
+    expect(arrange.padding(y, [[2, 1]], { mode: "reflect" }).toArray()).toEqual([3, 2, 1, 2, 3, 2]);
+    expect(arrange.padding(y, [[2, 1]], { mode: "replicate" }).toArray()).toEqual([1, 1, 1, 2, 3, 3]);
+    expect(arrange.padding(y, [[2, 1]], { mode: "circular" }).toArray()).toEqual([2, 3, 1, 2, 3, 1]);
+    expect(arrange.padding(x(), [[-1, 1]]).toArray()).toEqual([
+      [2, 3, 0],
+      [5, 6, 0],
+    ]);
+    expect(
+      arrange
+        .padding(x(), [
+          [1, 0],
+          [0, -2],
+        ])
+        .toArray(),
+    ).toEqual([[0], [1], [4]]);
+  });
+
+  test("diagonals out and in", () => {
+    const y = arange(12).reshape([3, 4]);
+    expect(arrange.diagonal(y).toArray()).toEqual([0, 5, 10]);
+    expect(arrange.diagonal(y, 2).toArray()).toEqual([2, 7]);
+    expect(arrange.diagonal(y, -1).toArray()).toEqual([4, 9]);
+    expect(arrange.diagonal(y, 9).shape).toEqual([0]);
+    expect(arrange.diagonal(arange(24).reshape([2, 3, 4]), 0, 1, 2).toArray()).toEqual([
+      [0, 5, 10],
+      [12, 17, 22],
+    ]);
+    expect(arrange.diagEmbed(tensor([1, 2])).toArray()).toEqual([
+      [1, 0],
+      [0, 2],
+    ]);
+    expect(arrange.diagEmbed(tensor([1, 2]), 1).toArray()).toEqual([
+      [0, 1, 0],
+      [0, 0, 2],
+      [0, 0, 0],
+    ]);
+    expect(arrange.diagEmbed(tensor([1, 2]), -1).toArray()).toEqual([
+      [0, 0, 0],
+      [1, 0, 0],
+      [0, 2, 0],
+    ]);
+  });
+
+  test("outer and Kronecker products", () => {
+    expect(arrange.outer(tensor([1, 2]), tensor([3, 4, 5])).toArray()).toEqual([
+      [3, 4, 5],
+      [6, 8, 10],
+    ]);
+    expect(arrange.kron(tensor([[1, 2]]), tensor([[1], [10]])).toArray()).toEqual([
+      [1, 2],
+      [10, 20],
+    ]);
+  });
+
+  test("gather takes by index along an axis", () => {
+    const index = int([
+      [0, 1],
+      [1, 0],
+      [0, 0],
+    ]);
+    expect(arrange.gather(x(), int([[1, 0, 1]]), 0).toArray()).toEqual([[4, 2, 6]]);
+    expect(arrange.gather(arange(12).reshape([3, 4]), index, 1).toArray()).toEqual([
+      [0, 1],
+      [5, 4],
+      [8, 8],
+    ]);
+    expect(arrange.indexSelect(x(), int([2, 2, 0]), 1).toArray()).toEqual([
+      [3, 3, 1],
+      [6, 6, 4],
+    ]);
+  });
+
+  test("scatterAdd adds repeated indices up; of scatter's the last one stays", () => {
+    const zero = tensor([[0, 0, 0]]);
+    const index = int([[1, 1, 2]]);
+    expect(arrange.scatterAdd(zero, index, tensor([[5, 6, 7]]), 1).toArray()).toEqual([[0, 11, 7]]);
+    expect(arrange.scatter(tensor([[9, 9, 9]]), index, tensor([[5, 6, 7]]), 1).toArray()).toEqual([[9, 6, 7]]);
+    expect(
+      arrange
+        .indexAdd(
+          x(),
+          int([2, 0]),
+          tensor([
+            [10, 20],
+            [30, 40],
+          ]),
+          1,
+        )
+        .toArray(),
+    ).toEqual([
+      [21, 2, 13],
+      [44, 5, 36],
+    ]);
+  });
+
+  test("one-hot rows; an index outside gives zeros", () => {
+    expect(arrange.oneHot(int([2, 0, -100]), 3).toArray()).toEqual([
+      [0, 0, 1],
+      [1, 0, 0],
+      [0, 0, 0],
+    ]);
+  });
+
+  test("sort is stable along any axis, and topk is its beginning", () => {
+    const y = tensor([
+      [3, 1, 2],
+      [1, 1, 0],
+    ]);
+    expect(arrange.sort(y).indices.toArray()).toEqual([
+      [1, 2, 0],
+      [2, 0, 1],
+    ]);
+    expect(arrange.sort(y, 0, true).values.toArray()).toEqual([
+      [3, 1, 2],
+      [1, 1, 0],
+    ]);
+    expect(arrange.topk(y, 2).values.toArray()).toEqual([
+      [3, 2],
+      [1, 1],
+    ]);
+    expect(arrange.topk(y, 1, -1, false).indices.toArray()).toEqual([[1], [2]]);
+    expect(arrange.sort(tensor([Number.NaN, 1, Number.POSITIVE_INFINITY])).indices.toArray()).toEqual([1, 2, 0]);
+  });
+});
+
+describe("derivatives", () => {
+  beforeAll(() => void useDevice(createReference()));
+  const values = [0.3, -1.2, 2.2, 0.9, -0.4, 1.7];
+  const square = (x: ReturnType<typeof tensor>) => x.mul(x);
+  const moves: Record<string, (x: ReturnType<typeof tensor>) => ReturnType<typeof tensor>> = {
+    stack: (x) => arrange.stack([x, square(x)], 1),
+    split: (x) => arrange.split(x, [1, 2], 1)[1]!.mul(2),
+    roll: (x) => arrange.roll(square(x), [1, 1], [0, 1]),
+    repeat: (x) => square(arrange.repeat(x, [2, 1, 2])),
+    repeatInterleave: (x) => square(arrange.repeatInterleave(x, 3, 1)),
+    reflect: (x) => square(arrange.padding(x, [[2, 1]], { mode: "reflect" })),
+    replicate: (x) => square(arrange.padding(x, [[2, 1]], { mode: "replicate" })),
+    constant: (x) => square(arrange.padding(x, [[1, -1]], { value: 3 })),
+    diagonal: (x) => square(arrange.diagonal(x, 1)),
+    diagEmbed: (x) => square(arrange.diagEmbed(x, -1)),
+    kron: (x) => arrange.kron(x, square(x)),
+    gather: (x) => arrange.gather(square(x), int([[1, 1, 0]]), 0),
+    scatter: (x) => arrange.scatter(float64(values, [2, 3]), int([[0, 2, 2]]), square(x), 1),
+    scatterAdd: (x) => square(arrange.scatterAdd(x, int([[0, 2, 2]]), square(x), 1)),
+    indexSelect: (x) => square(arrange.indexSelect(x, int([2, 2, 1]), 1)),
+    sort: (x) => arrange.sort(square(x), 1).values,
+    topk: (x) => arrange.topk(square(x), 1, 0).values,
+  };
+  test.each(Object.entries(moves))("of %s are those of its values", (_, f) => expectDerivative(f, values, [2, 3]));
+});
+
+describe("errors", () => {
+  beforeAll(() => void useDevice(createReference()));
+  const x = () => arange(6).reshape([2, 3]);
+  test.each<[string, () => unknown]>([
+    ["stack: [2, 3] and [6] differ. Use concatenate to join along an axis that is there.", () => arrange.stack([x(), arange(6)])],
+    ["split: sizes [1, 1] do not add up to the 3 of axis 1 (2 ≠ 3).", () => arrange.split(x(), [1, 1], 1)],
+    ["chunk: `chunks` (= 0) must be a positive integer.", () => arrange.chunk(x(), 0)],
+    ["flatten: axis 1 comes after axis 0.", () => arrange.flatten(x(), 1, 0)],
+    ["roll: 2 shifts for 1 axes.", () => arrange.roll(x(), [1, 2], [0])],
+    [
+      "repeat: [2] does not say how often to repeat each of 2 axes. Give a whole number per axis.",
+      () => arrange.repeat(x(), [2]),
+    ],
+    [
+      "pad: reflect padding of 3 needs more than the 3 elements of axis 1.",
+      () => arrange.padding(x(), [[3, 0]], { mode: "reflect" }),
+    ],
+    [
+      'pad: `mode` (= "wrap") is not a way to pad. Use constant, reflect, replicate or circular.',
+      () => arrange.padding(x(), [[1, 0]], { mode: "wrap" as "reflect" }),
+    ],
+    ["outer: takes two vectors, got [2, 3] and [6].", () => arrange.outer(x(), arange(6))],
+    ['gather: indices are int32, got float32. Use index.cast("int32").', () => arrange.gather(x(), x(), 0)],
+    [
+      "gather: index [3, 3] does not fit [2, 3] along axis 1. It needs as many axes, and along the others no more elements.",
+      () =>
+        arrange.gather(
+          x(),
+          int([
+            [0, 0, 0],
+            [0, 0, 0],
+            [0, 0, 0],
+          ]),
+          1,
+        ),
+    ],
+    ["topk: `k` (= 4) must be a whole number up to the 3 elements of axis 1.", () => arrange.topk(x(), 4, 1)],
+    ["oneHot: indices are int32, got bool. For a mask use where.", () => arrange.oneHot(tensor([true]), 2)],
+  ])("%s", (message, act) => expect(act).toThrow(message));
+
+  test("an index outside is an error when it runs", () => {
+    expect(() => arrange.gather(x(), int([[5, 0, 0]]), 0).dataSync()).toThrow(/index -1 is outside/);
+  });
+});

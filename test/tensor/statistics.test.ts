@@ -1,0 +1,192 @@
+import { beforeAll, describe, expect, test } from "vitest";
+import { pullback } from "../../src/autograd/grad.ts";
+import { useDevice } from "../../src/compile/program.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import { ones, tensor, zeros } from "../../src/tensor/create.ts";
+import * as statistics from "../../src/tensor/statistics.ts";
+import "../../src/tensor/methods.ts";
+import { onEveryDevice } from "../devices.ts";
+import { expectDerivative } from "./gradient.ts";
+
+const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
+const box = [
+  [
+    [1, -2, 3],
+    [4, 5, -6],
+  ],
+  [
+    [0.5, 8, 7],
+    [-1, 2, 2],
+  ],
+];
+
+onEveryDevice(() => {
+  test("folds one axis, several, or all, and keeps their place when asked", () => {
+    const x = tensor(box);
+    expect(statistics.sum(x).item()).toBeCloseTo(23.5);
+    expect(statistics.sum(x, 1).toArray()).toEqual([
+      [5, 3, -3],
+      [-0.5, 10, 9],
+    ]);
+    expect(statistics.sum(x, [0, -1], true).toArray()).toEqual([[[17.5], [6]]].map((row) => row));
+    expect(statistics.mean(x, [1, 2]).dataSync()[0]).toBeCloseTo(5 / 6);
+    expect(statistics.prod(x, -1).toArray()).toEqual([
+      [-6, -120],
+      [28, -4],
+    ]);
+    expect(statistics.amax(x, 0).toArray()).toEqual([
+      [1, 8, 7],
+      [4, 5, 2],
+    ]);
+    expect(statistics.amin(x).item()).toBe(-6);
+    expect(statistics.sum(tensor(3)).item()).toBe(3);
+  });
+
+  test("counts booleans and averages integers", () => {
+    const mask = tensor([
+      [true, false, true],
+      [false, false, false],
+    ]);
+    expect([statistics.sum(mask).dtype, statistics.sum(mask).item()]).toEqual(["int32", 2]);
+    expect(statistics.any(mask, 1).toArray()).toEqual([true, false]);
+    expect(statistics.all(mask, 0).toArray()).toEqual([false, false, false]);
+    expect(statistics.all(tensor([1, 2])).item()).toBe(1);
+    expect(statistics.mean(tensor([1, 2], { dtype: "int32" })).item()).toBe(1.5);
+    expect(statistics.amin(tensor([7, 250, 3], { dtype: "uint8" })).item()).toBe(3);
+    expect(statistics.any(zeros([0])).item()).toBe(0);
+    expect(statistics.all(zeros([0])).item()).toBe(1);
+  });
+
+  test("argmax is the first of the largest, argmin the first of the smallest, and NaN wins both", () => {
+    const x = tensor([
+      [1, 5, 5, 2],
+      [3, -1, nan, -1],
+    ]);
+    expect(statistics.argmax(x, 1).toArray()).toEqual([1, 2]);
+    expect(statistics.argmin(x, 1).toArray()).toEqual([0, 2]);
+    expect(statistics.argmax(x, 0, true).toArray()).toEqual([[1, 0, 1, 0]]);
+    expect(statistics.argmax(tensor([-inf, -inf])).item()).toBe(0);
+    const { values, indices } = statistics.max(tensor(box), 1);
+    expect(values.toArray()).toEqual([
+      [4, 5, 3],
+      [0.5, 8, 7],
+    ]);
+    expect(indices.toArray()).toEqual([
+      [1, 1, 0],
+      [0, 0, 0],
+    ]);
+    expect(statistics.min(tensor([3, 1, 1]), 0, true).indices.toArray()).toEqual([1]);
+  });
+
+  test("variance divides by n − correction", () => {
+    const x = tensor([2, 4, 4, 4, 5, 5, 7, 9]);
+    expect(statistics.variance(x, { correction: 0 }).item()).toBeCloseTo(4);
+    expect(statistics.variance(x).item()).toBeCloseTo(32 / 7, 5);
+    expect(statistics.std(x, { correction: 0, keepDims: true }).toArray()).toEqual([2]);
+    expect(statistics.variance(tensor([3])).item()).toBeNaN();
+  });
+
+  test("norms of every order", () => {
+    const x = tensor([
+      [3, -4],
+      [0, 2],
+    ]);
+    const row = (p: number) => statistics.norm(x, { p, axes: 1 }).toArray();
+    expect(row(2)).toEqual([5, 2]);
+    expect(row(1)).toEqual([7, 2]);
+    expect(row(inf)).toEqual([4, 2]);
+    expect(row(-inf)).toEqual([3, 0]);
+    expect(row(0)).toEqual([2, 1]);
+    expect(statistics.norm(x, { p: 3 }).item()).toBeCloseTo((27 + 64 + 8) ** (1 / 3), 5);
+  });
+
+  test("softmax takes −∞ and large values; an entirely masked row gives zeros and no gradient", () => {
+    const x = tensor([
+      [1e4, 1e4, -1e4],
+      [-inf, 0, 0],
+      [-inf, -inf, -inf],
+    ]);
+    expect(statistics.softmax(x).toArray()).toEqual([
+      [0.5, 0.5, 0],
+      [0, 0.5, 0.5],
+      [0, 0, 0],
+    ]);
+    const l = statistics.logSoftmax(x).toArray() as number[][];
+    expect(l[1]![0]).toBe(-inf);
+    expect(l[1]![1]).toBeCloseTo(Math.log(0.5));
+    expect(l[2]).toEqual([-inf, -inf, -inf]);
+    expect(statistics.logSumExp(x, 1).toArray()).toEqual([
+      expect.closeTo(1e4 + Math.log(2), 2),
+      expect.closeTo(Math.log(2)),
+      -inf,
+    ]);
+    for (const f of [statistics.softmax, (z: typeof x) => statistics.logSumExp(z, -1, true)]) {
+      const y = f(x);
+      const [g] = pullback([y], [ones(y.shape)], [x]);
+      expect(g!.dataSync().every(Number.isFinite)).toBe(true);
+    }
+  });
+
+  test("running sums along any axis", () => {
+    const x = tensor([
+      [1, 2, 3],
+      [4, 5, 6],
+    ]);
+    expect(statistics.cumsum(x, 1).toArray()).toEqual([
+      [1, 3, 6],
+      [4, 9, 15],
+    ]);
+    expect(statistics.cumsum(x, -2).toArray()).toEqual([
+      [1, 2, 3],
+      [5, 7, 9],
+    ]);
+    expect(statistics.cumsum(tensor([true, true, false]), 0).toArray()).toEqual([1, 2, 2]);
+  });
+
+  test("cosine similarity is 0 beside a vector of zeros", () => {
+    const y = statistics.cosineSimilarity(
+      tensor([
+        [1, 0],
+        [3, 4],
+        [0, 0],
+      ]),
+      tensor([
+        [0, 2],
+        [6, 8],
+        [1, 1],
+      ]),
+    );
+    expect(y.toArray()).toEqual([0, expect.closeTo(1, 6), 0]);
+  });
+});
+
+describe("derivatives", () => {
+  beforeAll(() => void useDevice(createReference()));
+  const values = [0.3, -1.2, 2.2, 0.9, -0.4, 1.7];
+  const folds: Record<string, (x: ReturnType<typeof tensor>) => ReturnType<typeof tensor>> = {
+    sum: (x) => statistics.sum(x, 0),
+    mean: (x) => statistics.mean(x, 1),
+    prod: (x) => statistics.prod(x, 1),
+    amax: (x) => statistics.amax(x, 0),
+    max: (x) => statistics.max(x, 1).values,
+    variance: (x) => statistics.variance(x, { axes: 1 }),
+    std: (x) => statistics.std(x, { axes: 0, correction: 0 }),
+    norm: (x) => statistics.norm(x, { axes: 1 }),
+    norm1: (x) => statistics.norm(x, { p: 1 }),
+    norm3: (x) => statistics.norm(x, { p: 3, axes: 0 }),
+    logSumExp: (x) => statistics.logSumExp(x, 1),
+    softmax: (x) => statistics.softmax(x),
+    logSoftmax: (x) => statistics.logSoftmax(x, 0),
+    cumsum: (x) => statistics.cumsum(x, 0),
+    cosineSimilarity: (x) => statistics.cosineSimilarity(x, statistics.cumsum(x, 1)),
+  };
+  test.each(Object.entries(folds))("of %s are those of its values", (_, f) => expectDerivative(f, values, [2, 3], 1e-5));
+});
+
+test("errors name the operation and the axis", () => {
+  expect(() => statistics.sum(tensor([[1]]), 2)).toThrow("sum: axis 2 is outside a tensor of 2 axes. Use -2…1.");
+  expect(() => statistics.amax(zeros([2, 0]), 1)).toThrow("amax: nothing to compare along axes [1] of [2, 0].");
+  expect(() => statistics.softmax(tensor([1], { dtype: "int32" }))).toThrow(
+    'softmax: needs floating-point values, got int32. Use x.cast("float32").',
+  );
+});
