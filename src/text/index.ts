@@ -1,0 +1,15 @@
+/** `lorikeet/text`: tokenizers, training one, text datasets and the example corpora. */
+export { byteLetters, saveTokenizer, tokenizerConfig, trainTokenizer } from "./bpe-trainer.ts";
+export { type Corpus, type CorpusName, corpusTitles, loadCorpus } from "./corpora.ts";
+export {
+  BatchSampler,
+  ignoredLabel,
+  type SamplerState,
+  type TextBatch,
+  TextDataset,
+  type TextDatasetOptions,
+  type TextSource,
+  textDataset,
+  textsFromJsonl,
+} from "./dataset.ts";
+export { loadTokenizer, StreamingDecoder, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
