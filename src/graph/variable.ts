@@ -13,7 +13,7 @@ export interface VariableObserver {
   read(variable: Variable): Tensor;
   write(variable: Variable, next: Tensor): void;
   /** The graph depends on this setting. */
-  consult(setting: Setting<unknown>): void;
+  consult?(setting: Setting<unknown>): void;
 }
 
 const observers: VariableObserver[] = [];
@@ -42,7 +42,7 @@ export class Setting<T> {
   }
 
   get value(): T {
-    observers[observers.length - 1]?.consult(this);
+    observers[observers.length - 1]?.consult?.(this);
     return this.#now;
   }
 

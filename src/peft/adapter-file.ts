@@ -1,5 +1,6 @@
 /** Adapters of a live model to and from the folders that Hugging Face PEFT reads and writes. */
-import { download } from "../compile/program.ts";
+import { download, upload } from "../compile/program.ts";
+import type { Device } from "../devices/device.ts";
 import { ConfigError, FormatError, ShapeError, wordShape } from "../errors.ts";
 import {
   type ConfigSchema,
@@ -13,18 +14,12 @@ import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import { fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
-import type { Module } from "../nn/module.ts";
+import type { Module, Parameter } from "../nn/module.ts";
+import { TorchGenerator } from "../random/torch-generator.ts";
+import { type Adapter, adaptedModel, getAdapter } from "./adapted-model.ts";
 import { type LayerAdapter, liveName } from "./adapter-layer.ts";
-import {
-  type Adapter,
-  type AnyAdapterConfig,
-  adaptedModel,
-  getAdapter,
-  install,
-  type PlannedLayer,
-  planAttach,
-} from "./attach.ts";
-import { type AnyConfig, type AnyMethod, toCamel, toFileConfig } from "./method.ts";
+import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach } from "./attach.ts";
+import { type AnyConfig, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
 
 export interface SaveOptions {
@@ -45,40 +40,42 @@ export async function saveAdapter(
   folder: string,
   { name = defaultAdapterName, baseModel }: SaveOptions = {},
 ): Promise<string> {
-  const { method, config, layers } = getAdapter(model, name, "saveAdapter");
+  const operation = "saveAdapter";
+  const { method, config, layers, shared } = getAdapter(model, name, operation);
+  const { unmerged } = adaptedModel(model, operation);
   const tensors = new Map<string, TensorToWrite>();
+  const put = async (path: string, file: string, parameter: Parameter) => {
+    const data = toFloat32(await download(parameter.stored), parameter.dtype);
+    tensors.set(fileKeyOf(path, file), { dtype: "float32", shape: parameter.shape, data });
+  };
   for (const [path, layer] of layers) {
     const { method: of, parameters } = layer.adapters.get(name) as LayerAdapter;
-    for (const [key, parameter] of Object.entries(parameters))
-      tensors.set(toFileKey(`${path}.${liveName(of.files[key] as string, name)}`, name), {
-        dtype: "float32",
-        shape: parameter.shape,
-        data: toFloat32(await download(parameter.stored), parameter.dtype),
-      });
-    const base = baseWeightToSave(
-      path,
-      adaptedModel(model, "saveAdapter").unmerged.get(layer.weight) ?? layer.weight.stored,
-      config,
-    );
-    if (base) tensors.set(base.key, { dtype: base.dtype, shape: base.shape, load: () => download(base.tensor) });
+    for (const [key, parameter] of Object.entries(parameters)) await put(path, of.files[key] as string, parameter);
+    if (!savesBaseWeight(path, config)) continue;
+    const weight = unmerged.get(layer.weight) ?? layer.weight.stored;
+    tensors.set(toFileKey(path + baseWeight, ""), { dtype: weight.dtype, shape: weight.shape, load: () => download(weight) });
   }
+  if (method.shared?.saved?.(config) ?? true)
+    for (const [key, parameter] of Object.entries(shared)) await put(sharedPath, method.shared?.files[key] as string, parameter);
   const complete = { ...config, ...(baseModel === undefined ? {} : { baseModelNameOrPath: baseModel }) };
   const schema: ConfigSchema = method.schema;
-  return writeAdapter(folder, {
-    schema,
-    config: toFileConfig(schema, complete) as Partial<FileConfig<ConfigSchema>>,
-    tensors,
-    name,
-  });
+  const fileConfig = toFileConfig(schema, complete) as Partial<FileConfig<ConfigSchema>>;
+  return writeAdapter(folder, { schema, config: fileConfig, tensors, name });
 }
+
+/** In place of a module's path: parameters of the whole adapter. */
+const sharedPath = "base_model";
+const baseWeight = ".base_layer.weight";
+
+/** The name in the file, which does not tell the adapter's. */
+const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${liveName(file, "_")}`, "_");
 
 /** Layers whose whole weight PEFT puts beside the adapter, because words may have been added to the vocabulary. */
 const vocabularyLayers = ["embed_tokens", "lm_head"];
 
-function baseWeightToSave(path: string, tensor: Tensor, { targetModules }: AnyConfig) {
+function savesBaseWeight(path: string, { targetModules }: AnyConfig): boolean {
   const last = path.slice(path.lastIndexOf(".") + 1);
-  if (!vocabularyLayers.includes(last) || (Array.isArray(targetModules) && !targetModules.includes(last))) return undefined;
-  return { key: toFileKey(`${path}.base_layer.weight`, ""), dtype: tensor.dtype, shape: tensor.shape, tensor };
+  return vocabularyLayers.includes(last) && (!Array.isArray(targetModules) || targetModules.includes(last));
 }
 
 export interface LoadOptions {
@@ -90,7 +87,8 @@ export interface LoadOptions {
 }
 
 /**
- * Attaches the adapter saved in `folder`. Halves are widened to float32.
+ * Attaches the adapter saved in `folder`. Halves are widened to float32. Base weights that the file holds for vocabulary
+ * layers take the place of the model's while the adapter is on it.
  *
  * @throws {FormatError} when a tensor is missing or unexpected; @throws {ShapeError} when one has another shape;
  *   @throws {ConfigError} when the config wants what is not there. The model is unchanged then.
@@ -110,57 +108,97 @@ export async function loadAdapter(
   // the flag says nothing about the adapter: PEFT writes true whatever it was
   const checked = method({ ...config, inferenceMode: !trainable, peftVersion: null }) as unknown as AnyAdapterConfig;
   const plan = planAttach(model, checked, name);
-  const values = await valuesOf(plan.layers, read.tensors, checked.method);
-  const adapter = install(
+  const values = await readValues(plan, read.tensors);
+  const weights = await readBaseWeights(plan, read.tensors);
+  const warnings = [...read.warnings, ...plan.warnings];
+  return install(
     model,
-    { ...plan, warnings: [...read.warnings, ...plan.warnings] },
+    { ...plan, warnings },
     { name, trainable, seed },
-    (layer) => ({
-      values: values.get(layer.path) as Record<string, TypedArray>,
-    }),
+    {
+      shared: () => values.get(sharedPath) ?? initialiseShared(plan, new TorchGenerator(seed)),
+      layer: ({ path }) => {
+        const weight = weights.get(path);
+        return { values: values.get(path) ?? {}, ...(weight ? { weight } : {}) };
+      },
+    },
   );
-  return adapter;
 }
 
-/** Finds, checks and reads the tensors of every layer. */
-async function valuesOf(layers: readonly PlannedLayer[], stored: ReadonlyMap<string, StoredTensor>, method: AnyMethod) {
+/** A parameter and where the file must have it. */
+interface Wanted {
+  readonly path: string;
+  readonly key: string;
+  readonly file: string;
+  readonly spec: ParameterSpec;
+  /** That of the layer. */
+  readonly config: AnyConfig;
+}
+
+/** Finds, checks and reads the parameters, by path and key. */
+async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
   const operation = "loadAdapter";
-  const found = new Map<string, { readonly layer: PlannedLayer; readonly key: string; readonly tensor: StoredTensor }>();
-  const name = defaultAdapterName;
-  for (const layer of layers)
-    for (const [key, spec] of Object.entries(layer.specs)) {
-      const file = layer.method.files[key] as string;
-      const fileKey = toFileKey(`${layer.path}.${liveName(file, name)}`, name);
-      const other = fileKey.endsWith(".weight") ? fileKey.slice(0, -".weight".length) : `${fileKey}.weight`;
-      const tensor = stored.get(fileKey) ?? stored.get(other);
-      if (!tensor)
-        throw new FormatError(`${file} of ${layer.path} is not in the file, but the config says that this layer is adapted.`, {
-          operation,
-          expected: fileKey,
-        });
-      if (!sameShape(tensor.shape, spec.shape)) throw wrongShape(layer, file, tensor.shape, spec.shape, method);
-      found.set(tensor.name, { layer, key, tensor });
-    }
-  for (const fileKey of stored.keys())
-    if (!found.has(fileKey) && !fileKey.endsWith(".base_layer.weight"))
-      throw new FormatError(`"${fileKey}" belongs to no layer that the config adapts.`, {
+  const wanted = plan.layers.flatMap(({ path, method, specs, config }): Wanted[] =>
+    Object.entries(specs).map(([key, spec]) => ({ path, key, file: method.files[key] as string, spec, config })),
+  );
+  const { shared } = plan.method;
+  if (shared && (shared.saved?.(plan.config) ?? true))
+    for (const [key, spec] of Object.entries(plan.shared))
+      wanted.push({ path: sharedPath, key, file: shared.files[key] as string, spec, config: plan.config });
+  const found = new Map<Wanted, StoredTensor>();
+  for (const each of wanted) {
+    const name = fileKeyOf(each.path, each.file);
+    // releases of PEFT differ in whether some names end in ".weight"
+    const tensor = stored.get(name) ?? stored.get(name.endsWith(".weight") ? name.slice(0, -".weight".length) : `${name}.weight`);
+    if (!tensor)
+      throw new FormatError(`${each.file} of ${each.path} is not in the file, but the config says that this layer is adapted.`, {
         operation,
-        got: fileKey,
+        expected: name,
+      });
+    if (!sameShape(tensor.shape, each.spec.shape)) throw wrongShape(each, tensor.shape, plan.method);
+    found.set(each, tensor);
+  }
+  const used = new Set([...found.values()].map(({ name }) => name));
+  for (const name of stored.keys())
+    if (!used.has(name) && !name.endsWith(baseWeight))
+      throw new FormatError(`"${name}" belongs to no layer that the config adapts.`, {
+        operation,
+        got: name,
         hint: "The adapter may be for another base model, or the config is not its own.",
       });
-  const values = new Map<string, Record<string, TypedArray>>(layers.map(({ path }) => [path, {}]));
-  for (const { layer, key, tensor } of found.values())
-    values.get(layer.path)![key] = toFloat32(await tensor.load(), tensor.dtype);
+  const values = new Map<string, Record<string, TypedArray>>();
+  for (const [{ path, key }, tensor] of found)
+    values.set(path, { ...values.get(path), [key]: toFloat32(await tensor.load(), tensor.dtype) });
   return values;
 }
 
-function wrongShape(
-  { path, config }: PlannedLayer,
-  file: string,
-  got: readonly number[],
-  expected: readonly number[],
-  { patterns }: AnyMethod,
-): ShapeError {
+/** Whole weights of layers in the file that differ from the model's, as when the vocabulary was trained, by path. */
+async function readBaseWeights({ layers }: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
+  const found = new Map<string, Tensor>();
+  for (const { path, facts, module } of layers) {
+    const tensor = stored.get(toFileKey(path + baseWeight, ""));
+    if (!tensor) continue;
+    const own = facts.weight(module).stored;
+    if (!sameShape(tensor.shape, own.shape))
+      throw new ShapeError(
+        `the weight of ${path} is ${wordShape(tensor.shape)} in the file, ${wordShape(own.shape)} in the model.`,
+        {
+          operation: "loadAdapter",
+          expected: own.shape,
+          got: tensor.shape,
+          hint: "The adapter was made for a model with another vocabulary.",
+        },
+      );
+    const [theirs, ours] = [toFloat32(await tensor.load(), tensor.dtype), toFloat32(await download(own), own.dtype)];
+    if (theirs.every((value, i) => value === ours[i])) continue;
+    const weight = upload(own.storage?.device as Device, theirs, own.shape, "float32");
+    found.set(path, facts.turn?.(weight) ?? weight);
+  }
+  return found;
+}
+
+function wrongShape({ path, file, config, spec }: Wanted, got: readonly number[], { patterns }: AnyMethod): ShapeError {
+  const expected = spec.shape;
   const leaf = file.replace(/\.weight$/, "");
   const axis = expected.findIndex((size, i) => size !== got[i]);
   // the option that this axis has its size from: the rank, which patterns may set for each layer

@@ -1,13 +1,13 @@
 /**
  * The module that stands in for an adapted layer. It holds the original as `base_layer` and any number of adapters by
- * name; which of them act is the business of the whole model, see attach.ts.
+ * name; which of them act is the business of the whole model, see adapted-model.ts.
  */
 import { add, cast } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { dropout, type Generator as KeyGenerator } from "../tensor/random.ts";
-import { type KindOfLayer, type LayerKind, layerKinds } from "./layer-kind.ts";
+import type { KindOfLayer } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
 
 /** One adapter's share of one layer. */
@@ -16,6 +16,9 @@ export interface LayerAdapter {
   /** The adapter's config with the rank, alpha … of this layer. */
   readonly config: AnyConfig;
   readonly parameters: Readonly<Record<string, Parameter>>;
+  /** Parameters that the other layers of the adapter have, too, and their names in the file. */
+  readonly shared: Readonly<Record<string, Parameter>>;
+  readonly sharedFiles: Readonly<Record<string, string>>;
   /** Whether training may reach it. */
   readonly trainable: boolean;
   /** Of the dropout of this adapter, in all layers. */
@@ -33,19 +36,19 @@ export const liveName = (file: string, adapter: string): string => {
 export class AdapterLayer extends Module implements Layer {
   readonly base_layer: Layer;
   readonly #path: string;
-  readonly #kind: LayerKind;
+  readonly #facts: KindOfLayer;
   readonly #off: Setting<boolean>;
   readonly #adapters = new Map<string, LayerAdapter>();
   readonly #active = new Setting<readonly string[]>([]);
   readonly #merged = new Setting<readonly string[]>([]);
 
   /** @param off while true, the layer is what it was without adapters */
-  constructor(base: Layer, path: string, kind: LayerKind, off: Setting<boolean>) {
+  constructor(base: Layer, path: string, facts: KindOfLayer, off: Setting<boolean>) {
     super();
     this.base_layer = base;
     this.training = base.training;
     this.#path = path;
-    this.#kind = kind;
+    this.#facts = facts;
     this.#off = off;
   }
 
@@ -73,7 +76,7 @@ export class AdapterLayer extends Module implements Layer {
     }
   }
 
-  /** Names of the adapters that are in the weight now; while there are any, none acts beside it. */
+  /** Names of the adapters that are in the weight now. */
   get merged(): readonly string[] {
     return this.#merged.value;
   }
@@ -91,10 +94,6 @@ export class AdapterLayer extends Module implements Layer {
     return this.#facts.bias(this.base_layer);
   }
 
-  get #facts(): KindOfLayer {
-    return layerKinds[this.#kind];
-  }
-
   add(name: string, adapter: LayerAdapter): void {
     this.#adapters.set(name, adapter);
   }
@@ -104,18 +103,20 @@ export class AdapterLayer extends Module implements Layer {
   }
 
   override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
-    for (const [name, { method, parameters }] of this.#adapters)
-      for (const [key, parameter] of Object.entries(parameters)) yield [liveName(method.files[key]!, name), parameter];
+    for (const [name, { method, parameters, shared, sharedFiles }] of this.#adapters) {
+      for (const [key, parameter] of Object.entries(parameters)) yield [liveName(method.files[key] as string, name), parameter];
+      for (const [key, parameter] of Object.entries(shared)) yield [liveName(sharedFiles[key] as string, name), parameter];
+    }
   }
 
   /** The layer under the adapters. */
   base(): Base {
-    return describe(this.base_layer, this.#kind, this.#path);
+    return describe(this.base_layer, this.#facts, this.#path);
   }
 
   forward(x: Tensor): Tensor {
-    const bare = this.#off.value || this.merged.length > 0;
-    return this.#with(bare ? [] : this.active)(x);
+    const beside = this.#off.value ? [] : this.active.filter((name) => !this.merged.includes(name));
+    return this.#with(beside)(x);
   }
 
   /** The layer with these adapters in place. The first name is outermost: what it does to x happens first. */
@@ -125,23 +126,28 @@ export class AdapterLayer extends Module implements Layer {
   }
 
   /** The layer with one adapter in place. */
-  #over(base: Base, { method, config, parameters, scale, random }: LayerAdapter): Base {
-    const values = () => Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]));
+  #over(base: Base, { method, config, parameters, shared, scale, random }: LayerAdapter): Base {
+    const values = () =>
+      Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, parameter]) => [key, parameter.value]));
     const use: Use = {
       scale: scale.value,
       training: this.training,
       dropout: (x, probability) => (this.training ? dropout(random.next(), x, probability) : x),
     };
-    return withFacts(
-      (x) => method.forward(x, base, values(), config, use),
-      base,
-      () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale.value)) : base.weight),
-    );
+    return makeBase((x) => method.forward(x, base, values(), config, use), base, {
+      weight: () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale.value)) : base.weight),
+      bias: () =>
+        method.biasDelta && base.bias ? add(base.bias, method.biasDelta(base, values(), config, scale.value)) : base.bias,
+    });
   }
 
-  /** The weight with these adapters in it, as the layer keeps it; not computed yet. Each must be a change of the weight. */
-  weightWith(names: readonly string[]): Tensor {
-    return this.asStored(this.#with(names).weight);
+  /** Weight and bias with these adapters in them, as the layer keeps them; not computed yet. Each must be a change of the weight. */
+  changedBy(names: readonly string[]): Map<Parameter, Tensor> {
+    const { weight, bias } = this.#with(names);
+    const changed = new Map([[this.weight, this.asStored(weight)]]);
+    const changesBias = names.some((name) => this.#adapters.get(name)?.method.biasDelta);
+    if (this.bias && bias && changesBias) changed.set(this.bias, cast(bias, this.bias.dtype));
+    return changed;
   }
 
   /** A matrix in the orientation of `Base.weight`, as the layer keeps it. */
@@ -151,32 +157,34 @@ export class AdapterLayer extends Module implements Layer {
 }
 
 /** A layer without adapters, as methods see it. */
-export function describe(layer: Layer, kind: LayerKind, path: string): Base {
-  const facts: KindOfLayer = layerKinds[kind];
+export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
   const weight = facts.weight(layer);
   const [into, out] = facts.sizes(weight.shape);
-  const call = (x: Tensor) => layer.forward(x);
-  return Object.defineProperties(call as Base, {
-    kind: { value: kind },
-    path: { value: path },
-    in: { value: into },
-    out: { value: out },
-    outputScale: { value: facts.outputScale?.(layer) ?? 1 },
-    weight: { get: () => facts.turn?.(weight.value) ?? weight.value },
-    bias: { get: () => facts.bias(layer)?.value ?? null },
-  });
+  const outputScale = facts.outputScale?.(layer) ?? 1;
+  return makeBase(
+    (x) => layer.forward(x),
+    { kind: facts.kind, path, in: into, out, layer, outputScale },
+    {
+      weight: () => facts.turn?.(weight.value) ?? weight.value,
+      bias: () => facts.bias(layer)?.value ?? null,
+    },
+  );
 }
 
-/** Another call and weight with everything else of `base`. */
-function withFacts(call: (x: Tensor) => Tensor, base: Base, weight: () => Tensor): Base {
-  const { kind, path, in: into, out, outputScale } = base;
+/** A call with what is known about the layer; weight and bias are made when somebody asks. */
+function makeBase(
+  call: (x: Tensor) => Tensor,
+  { kind, path, in: into, out, layer, outputScale }: Omit<Base, "weight" | "bias">,
+  { weight, bias }: { weight(): Tensor; bias(): Tensor | null },
+): Base {
   return Object.defineProperties(call as Base, {
     kind: { value: kind },
     path: { value: path },
     in: { value: into },
     out: { value: out },
+    layer: { value: layer },
     outputScale: { value: outputScale },
     weight: { get: weight },
-    bias: { get: () => base.bias },
+    bias: { get: bias },
   });
 }

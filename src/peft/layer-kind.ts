@@ -1,13 +1,17 @@
-/** The kinds of layer that adapters can change: one entry a kind says how its weight lies. */
+/**
+ * The layers that adapters can change. A kind is what a method sees (a matrix, a table); an entry says how modules of one
+ * class are of that kind, so that a layer that keeps its weight in another way needs an entry and no change in any method.
+ */
 import type { Tensor } from "../graph/node.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Linear } from "../nn/linear.ts";
-import type { Layer, Module, Parameter } from "../nn/module.ts";
+import type { Module, Parameter } from "../nn/module.ts";
 
 export type LayerKind = "linear" | "embedding";
 
-/** How to see a module as a matrix. */
+/** How to see modules of one class. */
 export interface KindOfLayer {
+  readonly kind: LayerKind;
   is(module: Module): boolean;
   weight(module: Module): Parameter;
   bias(module: Module): Parameter | null;
@@ -20,27 +24,25 @@ export interface KindOfLayer {
   readonly allLinear: boolean;
 }
 
-export const layerKinds = {
-  linear: {
-    is: (module) => module instanceof Linear,
-    weight: (module) => (module as Linear).weight,
-    bias: (module) => (module as Linear).bias,
-    sizes: ([out, into]) => [into!, out!],
-    allLinear: true,
-  },
-  embedding: {
-    is: (module) => module instanceof Embedding,
-    weight: (module) => (module as Embedding).weight,
-    bias: () => null,
-    sizes: ([rows, out]) => [rows!, out!],
-    allLinear: false,
-  },
-} as const satisfies Record<LayerKind, KindOfLayer>;
+const linear: KindOfLayer = {
+  kind: "linear",
+  is: (module) => module instanceof Linear,
+  weight: (module) => (module as Linear).weight,
+  bias: (module) => (module as Linear).bias,
+  sizes: ([out, into]) => [into as number, out as number],
+  allLinear: true,
+};
 
-/** The kind of a module, `undefined` when no adapter can change it. */
-export function kindOf(module: Module): LayerKind | undefined {
-  return (Object.keys(layerKinds) as LayerKind[]).find((kind) => layerKinds[kind].is(module));
-}
+const embedding: KindOfLayer = {
+  kind: "embedding",
+  is: (module) => module instanceof Embedding,
+  weight: (module) => (module as Embedding).weight,
+  bias: () => null,
+  sizes: ([rows, out]) => [rows as number, out as number],
+  allLinear: false,
+};
 
-/** A module of a known kind maps one tensor to one. */
-export const isLayer = (module: Module): module is Layer => kindOf(module) !== undefined;
+const kindsOfLayer: readonly KindOfLayer[] = [linear, embedding];
+
+/** How to see a module; `undefined` when no adapter can change it. */
+export const kindOf = (module: Module): KindOfLayer | undefined => kindsOfLayer.find((each) => each.is(module));

@@ -4,9 +4,9 @@ import { ConfigError } from "../errors.ts";
 import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import { sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import type { Module } from "../nn/module.ts";
+import type { Module, Parameter } from "../nn/module.ts";
+import { adaptedModel, getAdapter, release, unmerge } from "./adapted-model.ts";
 import type { AdapterLayer } from "./adapter-layer.ts";
-import { adaptedModel, getAdapter, release, unmerge } from "./attach.ts";
 
 export interface MergeOptions {
   /** Refuses, with nothing changed, when a new weight is not finite. */
@@ -37,16 +37,17 @@ export function merge(model: Module, names?: readonly string[], { safe = false }
           got: name,
           hint: "Use it unmerged.",
         });
-  const done: { readonly layer: AdapterLayer; readonly names: readonly string[]; readonly weight: Tensor }[] = [];
+  const done: { readonly layer: AdapterLayer; readonly names: readonly string[]; readonly values: Map<Parameter, Tensor> }[] = [];
   for (const layer of layers.values()) {
     const added = fresh(layer);
     if (added.length === 0) continue;
-    done.push({ layer, names: layer.merged, weight: layer.weight.stored });
-    unmerged.change(layer.weight, layer.weightWith(added));
+    const changed = layer.changedBy(added);
+    done.push({ layer, names: layer.merged, values: new Map([...changed.keys()].map((each) => [each, each.stored])) });
+    for (const [parameter, next] of changed) unmerged.change(parameter, next);
     layer.merged = [...layer.merged, ...added];
-    if (!safe || floats(layer.weight.stored).every(Number.isFinite)) continue;
+    if (!safe || [...changed.values()].every((next) => floats(next).every(Number.isFinite))) continue;
     for (const before of done.reverse()) {
-      before.layer.weight.replace(before.weight);
+      for (const [parameter, value] of before.values) parameter.replace(value);
       before.layer.merged = before.names;
     }
     throw new ConfigError(`the weight of ${layer.path} would hold values that are not finite; nothing was merged.`, {

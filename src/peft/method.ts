@@ -9,6 +9,7 @@ import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Draw } from "../graph/primitive.ts";
 import type { Shape } from "../graph/shape.ts";
+import type { Layer } from "../nn/module.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import type { LayerKind } from "./layer-kind.ts";
 
@@ -39,6 +40,8 @@ export interface Base {
   /** What the call multiplies with: [out, in]; for an embedding the table, [in, out]. */
   readonly weight: Tensor;
   readonly bias: Tensor | null;
+  /** The layer itself, for what is not said here: an epsilon, a stride. */
+  readonly layer: Layer;
   /** The layer multiplies its result with this number (Gemma's embedding), and an adapter's share has to be, too. */
   readonly outputScale: number;
 }
@@ -70,8 +73,9 @@ export interface Start {
  *
  * @typeParam Name     parameters that every layer has
  * @typeParam Optional parameters that the config switches on
+ * @typeParam Shared   of the parameters that all layers share, those that this one reads
  */
-export interface LayerMethod<Config, Name extends string, Optional extends string = never> {
+export interface LayerMethod<Config, Name extends string, Optional extends string = never, Shared extends string = never> {
   /** Key of each parameter in adapter_model.safetensors, after the module's path. */
   readonly files: { readonly [K in Name | Optional]: string };
   /** @throws {ConfigError} when the config does not fit the layer */
@@ -79,9 +83,21 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   /** First values; `config` has this layer's rank and alpha in it. */
   initialise(base: Base, config: Config, random: TorchGenerator): Start;
   /** The adapted layer's output: `base(x)`, changed. */
-  forward(x: Tensor, base: Base, p: Values<Name, Optional>, config: Config, use: Use): Tensor;
+  forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
-  delta?(base: Base, p: Values<Name, Optional>, config: Config, scale: number): Tensor;
+  delta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor;
+  /** b′ − b, when the method is a change of the bias, too; called for layers that have one. */
+  biasDelta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor;
+}
+
+/** Parameters that all layers of an adapter share. In the file they stand directly under `base_model.`. */
+export interface SharedParameters<Config> {
+  readonly files: Readonly<Record<string, string>>;
+  /** @param bases the layers that are adapted */
+  parameters(bases: readonly Base[], config: Config): Readonly<Record<string, ParameterSpec>>;
+  initialise(bases: readonly Base[], config: Config, random: TorchGenerator): Start["values"];
+  /** Whether they are in the file; otherwise loading computes them again. Always, when absent. */
+  saved?(config: Config): boolean;
 }
 
 type Values<Name extends string, Optional extends string> = { readonly [K in Name]: Tensor } & {
@@ -110,6 +126,7 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly targets?: Readonly<Record<string, readonly string[] | string>>;
   /** A fresh adapter with this config changes nothing. */
   startsAtZero(config: Config): boolean;
+  readonly shared?: SharedParameters<Config>;
   readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };
   /** Options for the laws to try on a layer of these sizes; targets are theirs. */
   samples(draw: Draw, layer: { readonly in: number; readonly out: number }): Partial<Config>;
@@ -122,16 +139,17 @@ export interface AdapterConfig<Schema extends ConfigSchema = ConfigSchema> {
 }
 
 /** A definition that is called with options, `lora({ r: 16 })`, to give a checked config. */
-export interface Method<Schema extends ConfigSchema = ConfigSchema> extends MethodDefinition<Schema> {
+export interface Method<Schema extends ConfigSchema = ConfigSchema, Config = MethodConfig<Schema>>
+  extends MethodDefinition<Schema, Config> {
   /** @throws {ConfigError} for unknown keys, wrong values, and keys that do nothing here yet */
-  (options?: Partial<MethodConfig<Schema>>): AdapterConfig<Schema>;
+  (options?: Partial<Config>): AdapterConfig<Schema>;
   /** PEFT's name. */
   readonly peftType: Schema["peftType"];
 }
 
 /** A method of which only the interface is known. */
 // biome-ignore lint/suspicious/noExplicitAny: the config's type is the method's own business
-export type AnyMethod = Method<any>;
+export type AnyMethod = Method<any, any>;
 
 /** Keys that every method shares and that are written over or taken care of outside of it. */
 const commonKeys = [

@@ -5,7 +5,7 @@
 import { ConfigError, nearestName } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
 import { defaultTargets } from "./default-target.ts";
-import { kindOf, type LayerKind, layerKinds } from "./layer-kind.ts";
+import { kindOf, type LayerKind } from "./layer-kind.ts";
 import { fullMatch, translate } from "./python-regex.ts";
 
 export interface TargetOptions {
@@ -75,7 +75,7 @@ export function chooseTargets(
   }
   for (const path of paths) {
     const module = model.modules.get(path) as Module;
-    const kind = kindOf(module);
+    const kind = kindOf(module)?.kind;
     if (kind === undefined || !kinds.includes(kind))
       refuse(
         `${path} is a ${module.constructor.name}, which this method cannot adapt; it adapts: ${kinds.join(", ")}.`,
@@ -130,10 +130,7 @@ function expand(
   if (typeof targetModules !== "string" || targetModules.toLowerCase() !== "all-linear") return targetModules;
   const head = taskType === "SEQ_CLS" ? ["score", "classifier"].find((path) => model.modules.has(path)) : undefined;
   const output = model.outputPath ?? head;
-  return [...model.modules].flatMap(([path, module]) => {
-    const kind = kindOf(module);
-    return kind !== undefined && layerKinds[kind].allLinear && path !== output ? [path] : [];
-  });
+  return [...model.modules].flatMap(([path, module]) => (kindOf(module)?.allLinear && path !== output ? [path] : []));
 }
 
 function layerFilter({ layersToTransform, layersPattern }: TargetOptions): Test {
@@ -160,7 +157,7 @@ function layerFilter({ layersToTransform, layersPattern }: TargetOptions): Test 
 /** Names of the layers that could be adapted, without the numbers of their blocks: `self_attn.q_proj`. */
 function adaptable(model: TargetModel, kinds: readonly LayerKind[]): string[] {
   const names = [...model.modules].flatMap(([path, module]) => {
-    const kind = kindOf(module);
+    const kind = kindOf(module)?.kind;
     return kind !== undefined && kinds.includes(kind) ? [path.replace(/^.*\.\d+\./, "")] : [];
   });
   return [...new Set(names)];

@@ -11,7 +11,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { realize } from "../../src/compile/program.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { setActive } from "../../src/peft/attach.ts";
+import { setActive } from "../../src/peft/adapted-model.ts";
 import { disabled, merge, unmerge } from "../../src/peft/index.ts";
 import type { LayerKind } from "../../src/peft/layer-kind.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";

@@ -11,7 +11,7 @@ import { describe, expect, test } from "vitest";
 import { realize } from "../../src/compile/program.ts";
 import { sub } from "../../src/graph/elementwise.ts";
 import type { Module } from "../../src/nn/module.ts";
-import { setActive } from "../../src/peft/attach.ts";
+import { setActive } from "../../src/peft/adapted-model.ts";
 import { detach, merge, unmerge } from "../../src/peft/index.ts";
 import type { LayerKind } from "../../src/peft/layer-kind.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";

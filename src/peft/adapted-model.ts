@@ -1,0 +1,254 @@
+/**
+ * The adapters that are on a model: looked up, made active, scaled, switched off, taken off again. Taking them off puts the
+ * very same modules back; see attach.ts for how they come.
+ */
+import { ConfigError, nearestName } from "../errors.ts";
+import type { Tensor } from "../graph/node.ts";
+import { Setting } from "../graph/variable.ts";
+import type { Module, Parameter } from "../nn/module.ts";
+import type { Generator } from "../tensor/random.ts";
+import { AdapterLayer, type LayerAdapter } from "./adapter-layer.ts";
+import { KeptWeights } from "./kept-weight.ts";
+import type { AnyConfig, AnyMethod, ParameterSpec } from "./method.ts";
+
+/** An adapter on a model. */
+export interface Adapter {
+  readonly name: string;
+  readonly method: AnyMethod;
+  /** With defaults, "all-linear" and the like written out, as it is saved. */
+  readonly config: AnyConfig;
+  /** Its layers by path. */
+  readonly layers: ReadonlyMap<string, AdapterLayer>;
+  /** Parameters that its layers share. */
+  readonly shared: Readonly<Record<string, Parameter>>;
+  readonly sharedSpecs: Readonly<Record<string, ParameterSpec>>;
+  /** Whether training reaches it while it is active. */
+  readonly trainable: boolean;
+  /** Of its dropout; the state goes into a checkpoint of training. */
+  readonly random: Generator;
+  /** Whether its start has taken a part of the weights away. */
+  readonly residual: boolean;
+  /** What is odd but no error: patterns or targets that match nothing. */
+  readonly warnings: readonly string[];
+}
+
+/** What a model with adapters remembers. */
+export interface Adapted {
+  readonly adapters: Map<string, Adapter>;
+  readonly layers: Map<string, AdapterLayer>;
+  /** Names of the adapters that act. */
+  active: readonly string[];
+  /** While true, every layer is what it was without adapters. */
+  readonly off: Setting<boolean>;
+  /** Weights of which the start of an adapter has taken a part away, before that. */
+  readonly whole: KeptWeights;
+  /** Weights into which adapters are merged, before that. */
+  readonly unmerged: KeptWeights;
+  /** Which parameters could be trained before the first adapter came. */
+  readonly trainable: ReadonlyMap<Parameter, boolean>;
+}
+
+const models = new WeakMap<Module, Adapted>();
+
+/** What is remembered of a model, if it has adapters. */
+export const adaptersOf = (model: Module): Adapted | undefined => models.get(model);
+
+/** Freezes a model that has no adapter yet. */
+export function beginAdapters(model: Module): Adapted {
+  const trainable = new Map(model.parameters().map((parameter) => [parameter, parameter.requiresGrad]));
+  for (const parameter of trainable.keys()) parameter.requiresGrad = false;
+  const adapted: Adapted = {
+    adapters: new Map(),
+    layers: new Map(),
+    active: [],
+    off: new Setting(false),
+    whole: new KeptWeights(),
+    unmerged: new KeptWeights(),
+    trainable,
+  };
+  models.set(model, adapted);
+  return adapted;
+}
+
+/** Every module with its path in the unmodified model. */
+export function baseModules(model: Module): Map<string, Module> {
+  const found = new Map<string, Module>();
+  const visit = (path: string, module: Module): void => {
+    if (module instanceof AdapterLayer) {
+      found.set(path, module.base_layer);
+      return;
+    }
+    found.set(path, module);
+    for (const [name, child] of module.children()) visit(path === "" ? name : `${path}.${name}`, child);
+  };
+  visit("", model);
+  return found;
+}
+
+/** The adapters of a model. @throws {ConfigError} when it has none */
+export function adaptedModel(model: Module, operation: string): Adapted {
+  const adapted = models.get(model);
+  if (!adapted)
+    throw new ConfigError("this model has no adapter.", { operation, hint: "Put one on with attach or loadAdapter." });
+  return adapted;
+}
+
+/** The adapter of this name. @throws {ConfigError} naming the nearest when there is none */
+export function getAdapter(model: Module, name: string, operation = "getAdapter"): Adapter {
+  const { adapters } = adaptedModel(model, operation);
+  const found = adapters.get(name);
+  if (found) return found;
+  const near = nearestName(name, adapters.keys());
+  throw new ConfigError(`there is no adapter "${name}"; this model has: ${[...adapters.keys()].join(", ")}.`, {
+    operation,
+    got: name,
+    ...(near === undefined ? {} : { hint: `Did you mean "${near}"?` }),
+  });
+}
+
+/** Names of the adapters on a model, in the order in which they came. */
+export const adapterNames = (model: Module): string[] => [...(models.get(model)?.adapters.keys() ?? [])];
+/** Names of those that act. */
+export const activeAdapters = (model: Module): readonly string[] => models.get(model)?.active ?? [];
+
+/**
+ * Makes these adapters the ones that act, in this order; their shares add up. Training reaches them and no others.
+ * A merged adapter is taken out of the weights first.
+ */
+export function setActive(model: Module, names: string | readonly string[]): void {
+  const list = typeof names === "string" ? [names] : [...new Set(names)];
+  for (const name of list) getAdapter(model, name, "setActive");
+  const adapted = adaptedModel(model, "setActive");
+  unmerge(model);
+  choose(adapted, list);
+}
+
+/** Makes these adapters act in all layers. */
+export function choose(adapted: Adapted, names: readonly string[]): void {
+  adapted.active = names;
+  for (const layer of adapted.layers.values()) layer.activate(names);
+  for (const { name, shared, sharedSpecs, trainable } of adapted.adapters.values())
+    for (const [key, parameter] of Object.entries(shared))
+      parameter.requiresGrad = trainable && names.includes(name) && sharedSpecs[key]?.trainable !== false;
+}
+
+/**
+ * Runs `body` with the model as it was before any adapter, merged ones included, and puts everything back.
+ * @returns what `body` gives; may be asynchronous
+ */
+export function disabled<T>(model: Module, body: () => T): T {
+  const adapted = adaptedModel(model, "disabled");
+  const { off, whole, unmerged } = adapted;
+  if (off.stored) return body();
+  const changed = new Set([...whole.parameters(), ...unmerged.parameters()]);
+  const now = new Map([...changed].map((parameter) => [parameter, parameter.stored]));
+  for (const parameter of changed) parameter.replace((whole.get(parameter) ?? unmerged.get(parameter)) as Tensor);
+  off.value = true;
+  const back = () => {
+    off.value = false;
+    for (const [parameter, value] of now) parameter.replace(value);
+  };
+  return afterwards(body, back);
+}
+
+/** Runs `body`, then `back`, whether `body` is asynchronous, fails or not. */
+function afterwards<T>(body: () => T, back: () => void): T {
+  let result: T;
+  try {
+    result = body();
+  } catch (error) {
+    back();
+    throw error;
+  }
+  if (result instanceof Promise) return result.finally(back) as T;
+  back();
+  return result;
+}
+
+/**
+ * Multiplies an adapter's share (that of each active one when no name is given) by `scale`, everywhere or in the layers that
+ * `where` picks; 1 is as trained, 0 is off. Merged adapters are taken out of the weights first.
+ */
+export function setScale(
+  model: Module,
+  scale: number,
+  { name, where }: { readonly name?: string; readonly where?: (path: string) => boolean } = {},
+): void {
+  if (!Number.isFinite(scale))
+    throw new ConfigError(`\`scale\` (= ${scale}) must be a number.`, { operation: "setScale", got: scale });
+  const adapters = (name === undefined ? activeAdapters(model) : [name]).map((each) => getAdapter(model, each, "setScale"));
+  unmerge(model);
+  for (const adapter of adapters)
+    for (const [path, layer] of adapter.layers)
+      if (!where || where(path)) (layer.adapters.get(adapter.name) as LayerAdapter).scale.value = scale;
+}
+
+/**
+ * Takes one adapter off for good. If it was the only active one, the first of the others by name becomes active, in every
+ * layer the first of those that this layer has, as in PEFT; if it was the last, the model is as it was before.
+ */
+export function deleteAdapter(model: Module, name: string): void {
+  const { layers, residual } = getAdapter(model, name, "deleteAdapter");
+  const adapted = adaptedModel(model, "deleteAdapter");
+  for (const layer of layers.values())
+    if (layer.merged.includes(name))
+      throw new ConfigError(`the adapter "${name}" is merged.`, {
+        operation: "deleteAdapter",
+        got: name,
+        hint: "Call unmerge first.",
+      });
+  if (adapted.adapters.size === 1) {
+    detach(model);
+    return;
+  }
+  adapted.adapters.delete(name);
+  if (residual) {
+    unmerge(model);
+    adapted.whole.restore();
+  }
+  for (const [path, layer] of layers) {
+    layer.remove(name);
+    if (layer.adapters.size > 0) continue;
+    model.replaceModule(path, layer.base_layer);
+    adapted.layers.delete(path);
+  }
+  const left = adapted.active.filter((each) => each !== name);
+  const first = (names: Iterable<string>) => [...names].sort().slice(0, 1);
+  choose(adapted, left.length > 0 ? left : first(adapted.adapters.keys()));
+  if (left.length === 0) for (const layer of adapted.layers.values()) layer.activate(first(layer.adapters.keys()));
+}
+
+/** Takes all merged adapters out of the weights: bit for bit what was there before. */
+export function unmerge(model: Module): void {
+  const { layers, unmerged } = adaptedModel(model, "unmerge");
+  unmerged.restore();
+  for (const layer of layers.values()) layer.merged = [];
+}
+
+/** Takes all adapters off: the same modules, weights and trainable flags as before the first came. */
+export function detach(model: Module): void {
+  const adapted = adaptedModel(model, "detach");
+  unmerge(model);
+  adapted.whole.restore();
+  release(model, adapted);
+}
+
+/** Puts the original modules back, with the weights that they have now. */
+export function release(model: Module, { layers, trainable }: Adapted): void {
+  for (const [path, layer] of layers) model.replaceModule(path, layer.base_layer);
+  for (const [parameter, flag] of trainable) parameter.requiresGrad = flag;
+  models.delete(model);
+}
+
+/** All parameters of the base model by the names they have without adapters. */
+export function baseStateDict(model: Module): Map<string, Tensor> {
+  const found = new Map<string, Tensor>();
+  const seen = new Set<Parameter>();
+  for (const [path, module] of baseModules(model))
+    for (const [name, parameter] of module.ownParameters()) {
+      if (seen.has(parameter)) continue;
+      seen.add(parameter);
+      found.set(path === "" ? name : `${path}.${name}`, parameter.stored);
+    }
+  return found;
+}
