@@ -97,6 +97,27 @@ onEveryDevice(() => {
       expect(difference(again.forward(x), model.forward(x))).toBeLessThan(1e-5);
     });
 
+    it("bring base weights that differ from the model's, until the adapter goes", async () => {
+      const model = trained({ ...config, targetModules: ["embed_tokens"] });
+      await saveAdapter(model, folder);
+      await rewrite((tensors) => {
+        const weight = tensors.get("base_model.model.model.embed_tokens.base_layer.weight")!;
+        weight.data = weight.data.map((value) => value + 1);
+      });
+      const again = new SmallModel();
+      const before = numbers(again.forward(ids(3, 1)));
+      await loadAdapter(again, folder);
+      const embed = (of: SmallModel) => of.model.embed_tokens.forward(ids(3, 1));
+      const moved = numbers(embed(again)).map((value, i) => value - numbers(embed(model))[i]!);
+      for (const value of moved) expect(value).toBeCloseTo(1, 5);
+      expect(numbers(disabled(again, () => again.forward(ids(3, 1))))).toEqual(before);
+      detach(again);
+      expect(numbers(again.forward(ids(3, 1)))).toEqual(before);
+      await expect(loadAdapter(new SmallModel({ vocabulary: 12 }), folder)).rejects.toThrow(
+        "loadAdapter: lora_embedding_A of model.embed_tokens is [2, 11] in the file, [2, 12] in the config.",
+      );
+    });
+
     it("cannot be trained after loading unless asked for", async () => {
       await saveAdapter(trained(), folder);
       const model = new SmallModel();
