@@ -36,10 +36,13 @@ function ours(): Typed {
   return made;
 }
 
+/** In which order messages name types. */
+const order = ["Tensor", "Variable", "number", "boolean", "string", "Array", "TypedArray"];
+
 /** typed-function's complaint in our words. */
 function mismatch(operation: string, args: ArrayLike<unknown>, { data, message }: ReturnType<Typed["createError"]>): Error {
   const index = data?.index ?? 0;
-  const expected = [...new Set(data?.expected)];
+  const expected = [...new Set(data?.expected)].sort((a, b) => order.indexOf(a) - order.indexOf(b));
   const last = expected.pop();
   const words = expected.length ? `${expected.join(", ")} or ${last}` : `${last}`;
   switch (data?.category) {

@@ -12,7 +12,7 @@ import * as convolution from "./convolution.ts";
 import { asIndex, asTensor, type TensorLike } from "./create.ts";
 import { dispatched, type OfOne, ofList, ofOne, ofPair, ofTriple, ofTwo, withExtras } from "./dispatch.ts";
 import { einsum as plainEinsum } from "./einsum.ts";
-import { at as plainAt } from "./index-expression.ts";
+import { type IndexItem, at as plainAt } from "./index-expression.ts";
 import * as math from "./math.ts";
 import { print as plainPrint } from "./print.ts";
 import * as named from "./rearrange.ts";
@@ -189,9 +189,9 @@ export const repeat = dispatched("repeat", () => ({
 
 // picking
 /** Part of a tensor by Python-like indices: `at(x, "1:3, ..., None")`, `at(x, 0, { step: 2 })`. */
-export const at = dispatched("at", () => ({ "Tensor, ...any": (x: Tensor, items: never[]) => plainAt(x, ...items) })) as OfOne<
-  typeof plainAt
->;
+export const at = dispatched("at", () => ({
+  "Tensor, ...any": (x: Tensor, items: readonly IndexItem[]) => plainAt(x, ...items),
+})) as (x: TensorLike, ...index: readonly IndexItem[]) => Tensor;
 export const take = indexed("take", arrange.take, 0);
 export const gather = indexed("gather", arrange.gather, 1);
 export const indexSelect = indexed("indexSelect", arrange.indexSelect, 1);

@@ -14,10 +14,13 @@ export type AxisSizes = Readonly<Record<string, number>>;
 /** One side of a pattern: per axis of the tensor, the named axes that it is made of. A number is an axis without a name. */
 type Side = readonly (readonly string[])[];
 
+/** An ellipsis outside of brackets: as many axes as it stands for, not one made of them. */
+const bareDots: readonly string[] = ["..."];
+
 const isNumber = (name: string): boolean => /^\d+$/.test(name);
 
 function parseSide(text: string, fail: (problem: string) => never): Side {
-  const axes: string[][] = [];
+  const axes: (readonly string[])[] = [];
   let group: string[] | null = null;
   for (const token of text.match(/\(|\)|\.\.\.|[^\s()]+/g) ?? []) {
     if (token === "(") {
@@ -30,7 +33,7 @@ function parseSide(text: string, fail: (problem: string) => never): Side {
     } else {
       if (token !== "..." && !/^([A-Za-z_]\w*|\d+)$/.test(token)) fail(`"${token}" is not the name of an axis`);
       if (group) group.push(token);
-      else axes.push([token]);
+      else axes.push(token === "..." ? bareDots : [token]);
     }
   }
   if (group) fail('"(" without ")"');
@@ -55,7 +58,7 @@ function read(operation: string, x: Tensor, pattern: string, given: AxisSizes): 
   if (sides.length !== 2) fail('the two sides are not divided by one "->"');
   const [before, after] = sides.map((side) => parseSide(side, fail)) as [Side, Side];
   const dots = (side: Side) => side.flat().includes("...");
-  if (before.some((group) => group.length > 1 && group.includes("..."))) fail('"..." in brackets on the left');
+  if (before.some((group) => group !== bareDots && group.includes("..."))) fail('"..." in brackets on the left');
   if (dots(after) && !dots(before)) fail('"..." only on the right');
   const hidden = x.rank - before.length + (dots(before) ? 1 : 0);
   if (hidden < 0 || (!dots(before) && hidden !== 0))
@@ -68,7 +71,7 @@ function read(operation: string, x: Tensor, pattern: string, given: AxisSizes): 
   const sizes = new Map<string, number>();
   const spell = (side: Side, where: string): string[][] =>
     side.flatMap((group, axis): string[][] => {
-      if (group.length === 1 && group[0] === "...") return behindDots.map((name) => [name]);
+      if (group === bareDots) return behindDots.map((name) => [name]);
       return [
         group.flatMap((name, i) => {
           if (name === "...") return behindDots;

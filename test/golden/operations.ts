@@ -1,6 +1,6 @@
 /** How each operation of the golden cases is written with lorikeet; what is not here is not implemented. */
 import { matmul } from "../../src/graph/contraction.ts";
-import { expand, permute, reshape, slice, transpose } from "../../src/graph/movement.ts";
+import { expand, permute, reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { attend } from "../../src/nn/attention.ts";
 import { linear } from "../../src/nn/linear.ts";
@@ -9,6 +9,8 @@ import { layerNorm, rmsNorm } from "../../src/nn/norm.ts";
 import { Rotary, rotate } from "../../src/nn/rotary.ts";
 import * as arrange from "../../src/tensor/arrange.ts";
 import * as convolution from "../../src/tensor/convolution.ts";
+import { einsum } from "../../src/tensor/einsum.ts";
+import { at } from "../../src/tensor/index-expression.ts";
 import * as math from "../../src/tensor/math.ts";
 import * as statistics from "../../src/tensor/statistics.ts";
 
@@ -47,19 +49,6 @@ const pooled =
       stride: args["stride"] as number,
       padding: args["padding"] as number,
     });
-/** Python's start:stop:step for positive steps. */
-const pythonSlice = (x: Tensor, slices: readonly (readonly (number | null)[])[]) => {
-  const bound = (value: number | null | undefined, axis: number, absent: number) => {
-    const extent = x.shape[axis]!;
-    return value === null || value === undefined ? absent : Math.min(Math.max(value < 0 ? value + extent : value, 0), extent);
-  };
-  return slice(
-    x,
-    x.shape.map((_, axis) => bound(slices[axis]?.[0], axis, 0)),
-    x.shape.map((extent, axis) => bound(slices[axis]?.[1], axis, extent)),
-    x.shape.map((_, axis) => slices[axis]?.[2] ?? 1),
-  );
-};
 /** [B, H, T, D] ↔ [B, T, H, D]. */
 const heads = (x: Tensor) => permute(x, [0, 2, 1, 3]);
 
@@ -120,6 +109,7 @@ export const operations: Readonly<Record<string, Operation>> = {
   linear: ({ x, weight, bias }) => linear(x!, weight!, bias ?? null),
   gpt2_conv1d: ({ x, weight, bias }) => linear(x!, transpose(weight!), bias!),
   outer: binary(arrange.outer),
+  einsum: ({ x, y }, args) => einsum(args["equation"] as string, x!, y!),
   kron: binary(arrange.kron),
 
   sum: folded(statistics.sum),
@@ -147,7 +137,9 @@ export const operations: Readonly<Record<string, Operation>> = {
   stack: (inputs, args) => arrange.stack(listed(inputs), dim(args)),
   split: ({ x }, args) => arrange.split(x!, args["sizes"] as number[], dim(args)),
   chunk: ({ x }, args) => arrange.chunk(x!, args["chunks"] as number, dim(args)),
-  slice: ({ x }, args) => pythonSlice(x!, args["slices"] as (number | null)[][]),
+  slice: ({ x }, args) =>
+    at(x!, ...(args["slices"] as [number | null, number | null, number][]).map(([start, stop, step]) => ({ start, stop, step }))),
+  select: ({ x }, args) => at(x!, ...new Array<string>(dim(args)).fill(":"), args["index"] as number),
   flip: ({ x }, args) => arrange.flip(x!, args["dims"] as number[]),
   roll: ({ x }, args) => arrange.roll(x!, args["shifts"] as number[], args["dims"] as number[]),
   repeat: ({ x }, args) => arrange.repeat(x!, args["repeats"] as number[]),
