@@ -4,7 +4,7 @@
  */
 import fc from "fast-check";
 import { withVjp } from "../../src/autograd/custom.ts";
-import { downloadSync, realize, upload, useDevice } from "../../src/compile/program.ts";
+import { realize, upload, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
 import { concatenate } from "../../src/graph/composite.ts";
 import { matmul } from "../../src/graph/contraction.ts";
@@ -18,7 +18,7 @@ import { primitives } from "../../src/graph/primitives.ts";
 import { reduceMax, reduceProduct, reduceSum } from "../../src/graph/reduction.ts";
 import { broadcastShapes, type Shape, sizeOf } from "../../src/graph/shape.ts";
 import { constant, iota } from "../../src/graph/source.ts";
-import { leafValues } from "./values.ts";
+import { leafValues, valuesOf } from "./values.ts";
 
 export interface Recipe {
   readonly leaves: readonly { readonly shape: readonly number[]; readonly kind: "float" | "int32" | "bool" }[];
@@ -85,7 +85,7 @@ export const sampled = (Object.values(primitives) as readonly Primitive[]).filte
 /** Smallest and largest of the values; what is not finite counts as infinite. */
 export function rangeOf(x: Tensor): Interval {
   let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
-  for (const value of downloadSync(x)) {
+  for (const value of valuesOf(x)) {
     if (!Number.isFinite(value)) return [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
     low = Math.min(low, value);
     high = Math.max(high, value);

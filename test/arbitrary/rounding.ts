@@ -8,15 +8,30 @@
  * The derivatives are the operations' own, so this holds for every operation that is registered.
  * @see Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.3
  */
-import { downloadSync } from "../../src/compile/program.ts";
 import { type DType, isFloat } from "../../src/graph/dtype.ts";
-import { add, cast, copyOp, equal, less, max, maxOp, mul, neg, negOp, where, whereOp } from "../../src/graph/elementwise.ts";
+import {
+  add,
+  cast,
+  castOp,
+  copyOp,
+  equal,
+  less,
+  max,
+  maxOp,
+  mul,
+  neg,
+  negOp,
+  sub,
+  where,
+  whereOp,
+} from "../../src/graph/elementwise.ts";
 import { isItem } from "../../src/graph/fused.ts";
 import { expand } from "../../src/graph/movement.ts";
 import { Tensor, topologicalOrder } from "../../src/graph/node.ts";
 import type { Elementwise, Fused, Primitive } from "../../src/graph/primitive.ts";
 import { maxReduceOp, reduceMax, reduceSum } from "../../src/graph/reduction.ts";
 import { constant } from "../../src/graph/source.ts";
+import { valuesOf } from "./values.ts";
 
 /** Half the distance between 1 and the next number. */
 const units: Partial<Record<DType, number>> = { float64: 2 ** -53, float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 };
@@ -126,6 +141,12 @@ export function errorBounds(roots: readonly Tensor[], { unit = 2 ** -24 }: Round
   const elementwiseBound = (node: Tensor, op: Elementwise, of: readonly (Tensor | null)[]): Tensor | null => {
     const { sources } = node;
     const inexact = of.some((error) => error !== null);
+    if (node.dtype === "bool" && sources.length === 2 && inexact) {
+      // a comparison is certain where the two are further apart than their errors
+      const error = sumOf(of)!;
+      const apart = absolute(sub(wide(sources[0]!), wide(sources[1]!)));
+      return unknown(where(less(mul(error, constant(safety, [], "float64")), apart), zeros(node), error));
+    }
     const slopes = inexact ? op.vjp(ones(node), node, ...sources) : [];
     const terms = of.map((error, i) => {
       if (!error) return null;
@@ -136,8 +157,17 @@ export function errorBounds(roots: readonly Tensor[], { unit = 2 ** -24 }: Round
       return carried(op === maxOp ? ones(node) : slope, spread);
     });
     if (!isFloat(node.dtype) || exactOps.has(op)) return sumOf(terms);
-    // a cast to a wider dtype is exact, and so is rounding what is known exactly
-    if (op.name === "cast" && (!inexact || unitOf(node.dtype) === unit) && isFloat(sources[0]!.dtype)) return sumOf(terms);
+    if (op === castOp) {
+      const from = sources[0]!.dtype;
+      // exact: to a wider dtype, of small whole numbers, and rounding what is known exactly
+      if (isFloat(from)) {
+        if (!inexact || unitOf(node.dtype) === unit) return sumOf(terms);
+      } else if (from !== "int32" || unit < 2 ** -24) return sumOf(terms);
+      else {
+        const large = less(constant(2 ** 24, [], "float64"), absolute(wide(node)));
+        return sumOf([...terms, where(large, mul(absolute(wide(node)), constant(unit, [], "float64")), zeros(node))]);
+      }
+    }
     return sumOf([...terms, mul(absolute(wide(node)), constant(scaled(op, node.dtype), [], "float64"))]);
   };
 
@@ -152,7 +182,7 @@ const smallest = 1e-35;
 export function tolerances(expected: readonly Tensor[], options: RoundingOptions = {}): Float64Array[] {
   return errorBounds(expected, options).map((error, i) => {
     const result = new Float64Array(expected[i]!.size).fill(smallest);
-    if (error) downloadSync(error).forEach((value, j) => (result[j] = Math.abs(value) * safety + smallest));
+    if (error) valuesOf(error).forEach((value, j) => (result[j] = Math.abs(value) * safety + smallest));
     return result;
   });
 }

@@ -1,6 +1,17 @@
 /** Values for leaves of random graphs: multiples of 1/16, which every float dtype holds exactly. */
-import { type DType, dtypes, type TypedArray } from "../../src/graph/dtype.ts";
+import { realize } from "../../src/compile/program.ts";
+import type { Buffer, Device } from "../../src/devices/device.ts";
+import { type DType, dtypes, isFloat, type TypedArray } from "../../src/graph/dtype.ts";
+import type { Tensor } from "../../src/graph/node.ts";
 import { type Shape, sizeOf } from "../../src/graph/shape.ts";
+
+/** The values of a tensor with all the digits that its device holds: the reference device keeps float32 in float64. */
+export function valuesOf(x: Tensor): TypedArray {
+  realize([x]);
+  const { device, buffer } = x.storage!;
+  const wide = isFloat(x.dtype) && (device as Device).storageBytes(x.dtype) === 8;
+  return (device as Device).downloadSync!({ buffer: buffer as Buffer, offset: 0 }, wide ? "float64" : x.dtype, x.size);
+}
 
 /** A number in 0…2³²−1 from two. */
 export function scramble(a: number, b: number): number {

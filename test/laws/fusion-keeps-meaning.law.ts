@@ -9,7 +9,7 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { pullback } from "../../src/autograd/grad.ts";
-import { downloadSync, realize, useDevice } from "../../src/compile/program.ts";
+import { realize, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
 import type { Geometry, SlotGeometry } from "../../src/devices/loop-program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
@@ -20,6 +20,7 @@ import { cases } from "../arbitrary/cases.ts";
 import { type Variant, variants } from "../arbitrary/devices.ts";
 import { type GraphOptions, growGraph, type Recipe, recipes } from "../arbitrary/graph.ts";
 import { difference, tolerances } from "../arbitrary/rounding.ts";
+import { valuesOf } from "../arbitrary/values.ts";
 
 const reference = createReference();
 const vectorTails: GraphOptions = { extents: [1, 2, 3, 4, 5, 7, 8, 9, 16, 17], maxRank: 3 };
@@ -31,7 +32,7 @@ function compare(tensors: readonly Tensor[], expected: readonly Tensor[], unit: 
   useDevice(reference);
   const allowed = tolerances(expected, { unit });
   tensors.forEach((tensor, i) => {
-    const wrong = difference(downloadSync(tensor), downloadSync(expected[i]!), allowed[i]!);
+    const wrong = difference(valuesOf(tensor), valuesOf(expected[i]!), allowed[i]!);
     if (wrong) throw new Error(`${tensor.op.name} [${tensor.shape}]: ${wrong}`);
   });
 }

@@ -1,0 +1,70 @@
+/**
+ * Numeric derivatives, to check analytic ones with. Everything here only builds a graph; give it float64 inputs on the
+ * reference device, because in float32 little is left after the subtraction.
+ */
+import { add, max, mul, neg, recip, sub } from "../graph/elementwise.ts";
+import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
+import { type Differentiable, vjp } from "./grad.ts";
+import { inner } from "./jvp.ts";
+
+export interface DifferenceOptions {
+  /** Distance h between the points. The error is about h⁴ times the fifth derivative, and rounding divided by h. */
+  readonly step?: number;
+}
+
+const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
+const magnitude = (x: Tensor): Tensor => max(x, neg(x));
+
+/** A derivative by differences, of the shape of the function's value. */
+export interface Difference {
+  readonly value: Tensor;
+  /** |value − the same with twice the step|: about 15 times what the steps leave out; large where the function has a kink. */
+  readonly uncertainty: Tensor;
+}
+
+/**
+ * Central difference of five points along `tangents`: what `jvp(f, inputs, tangents)` should give,
+ * (8·(f(x+ht) − f(x−ht)) − (f(x+2ht) − f(x−2ht))) / 12h.
+ *
+ * @see Abramowitz & Stegun, Handbook of Mathematical Functions, 25.3.6
+ */
+export function centralDifference(
+  f: Differentiable,
+  inputs: readonly Tensor[],
+  tangents: readonly Tensor[],
+  { step = 1e-3 }: DifferenceOptions = {},
+): Difference {
+  const at = (distance: number): Tensor => f(...inputs.map((x, i) => add(x, mul(tangents[i]!, number(x, distance)))));
+  const [one, two, four] = [1, 2, 4].map((k) => {
+    const difference = sub(at(k * step), at(-k * step));
+    return mul(difference, number(difference, 1 / (2 * k * step)));
+  }) as [Tensor, Tensor, Tensor];
+  // the error of the three-point difference is a·h² + b·h⁴ + …: two of them cancel a
+  const refine = (near: Tensor, far: Tensor): Tensor => add(near, mul(sub(near, far), number(near, 1 / 3)));
+  const value = refine(one, two);
+  return { value, uncertainty: magnitude(sub(value, refine(two, four))) };
+}
+
+/**
+ * How far the reverse-mode derivative of `f` is from the central difference along `tangents`, relative to the larger of
+ * both sides and 1: |⟨vjp(g), t⟩ − ⟨g, Df·t⟩|. Below 1e-6 is good in float64.
+ *
+ * @param cotangent g, of the shape of f's value
+ * @returns one value
+ * @example
+ * const error = gradientError((x) => sum(exp(x)), [x], [t], constant(1, [], "float64"));
+ */
+export function gradientError(
+  f: Differentiable,
+  inputs: readonly Tensor[],
+  tangents: readonly Tensor[],
+  cotangent: Tensor,
+  options: DifferenceOptions = {},
+): Tensor {
+  const gradients = vjp(f, ...inputs).pullback(cotangent);
+  const analytic = gradients.map((g, i) => inner(g, tangents[i]!)).reduce(add);
+  const numeric = inner(cotangent, centralDifference(f, inputs, tangents, options).value);
+  const scale = max(max(magnitude(analytic), magnitude(numeric)), number(analytic, 1));
+  return mul(magnitude(sub(analytic, numeric)), recip(scale));
+}

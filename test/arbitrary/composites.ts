@@ -1,0 +1,544 @@
+/**
+ * Functions and layers that are made of primitives, each with cases for the laws: values, derivatives and fusion are
+ * tried on every one. A function that one of these modules exports and that is not here, nor in `exempt` with a reason,
+ * fails the law that asks for it.
+ */
+import { useDevice } from "../../src/compile/program.ts";
+import type { Device } from "../../src/devices/device.ts";
+import { less, mod, mul } from "../../src/graph/elementwise.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import type { Draw, Interval, Sample } from "../../src/graph/primitive.ts";
+import { constant, iota } from "../../src/graph/source.ts";
+import { observing } from "../../src/graph/variable.ts";
+import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { llamaConfig } from "../../src/models/llama-config.ts";
+import * as activation from "../../src/nn/activation.ts";
+import * as nnAttention from "../../src/nn/attention.ts";
+import { Embedding } from "../../src/nn/embedding.ts";
+import * as linears from "../../src/nn/linear.ts";
+import * as loss from "../../src/nn/loss.ts";
+import { GatedMLP } from "../../src/nn/mlp.ts";
+import type { Module } from "../../src/nn/module.ts";
+import * as norms from "../../src/nn/norm.ts";
+import * as rotaries from "../../src/nn/rotary.ts";
+import * as arrange from "../../src/tensor/arrange.ts";
+import * as convolution from "../../src/tensor/convolution.ts";
+import * as einsums from "../../src/tensor/einsum.ts";
+import * as indexExpression from "../../src/tensor/index-expression.ts";
+import * as math from "../../src/tensor/math.ts";
+import * as rearranging from "../../src/tensor/rearrange.ts";
+import * as statistics from "../../src/tensor/statistics.ts";
+
+/** Cases of one function. Inputs are floats; whole numbers (targets, indices) are made inside of `apply`. */
+export type Composite = (draw: Draw) => Sample[];
+
+const wide: Interval = [-2, 2];
+type Apply = (...inputs: Tensor[]) => Tensor;
+
+const sample = (shapes: readonly (readonly number[])[], apply: Apply, domain: Interval = wide): Sample => ({
+  inputs: shapes.map((shape) => ({ shape, domain })),
+  apply,
+});
+/** A function of one tensor of any shape, on each of `domains`. */
+const one =
+  (apply: Apply, ...domains: Interval[]): Composite =>
+  (draw) =>
+    (domains.length ? domains : [wide]).map((domain) => sample([draw.shape(3)], apply, domain));
+/** A function of tensors of one shape. */
+const same =
+  (count: number, apply: Apply, ...domains: Interval[]): Composite =>
+  (draw) => {
+    const shape = draw.shape(3);
+    return [{ inputs: Array.from({ length: count }, (_, i) => ({ shape, domain: domains[i] ?? wide })), apply }];
+  };
+/** Both sides of a kink at 0, and away from it. */
+const sides: Interval[] = [
+  [-2, -0.2],
+  [0.2, 2],
+];
+/** A fold over one axis, some axes, and all. */
+const fold =
+  (apply: (x: Tensor, axes: number[] | undefined, keepDims: boolean) => Tensor, domain: Interval = wide): Composite =>
+  (draw) => {
+    const shape = draw.shape(3, 4, 1);
+    const some = shape.flatMap((_, axis) => (draw.integer(0, 1) ? [axis] : []));
+    const keep = draw.integer(0, 1) === 1;
+    return [undefined, [-1], some].map((axes) => sample([shape], (x) => apply(x!, axes, keep), domain));
+  };
+const alongAxis =
+  (apply: (x: Tensor, axis: number) => Tensor, domain: Interval = wide): Composite =>
+  (draw) => {
+    const shape = draw.shape(3, 5, 1);
+    const axis = draw.integer(0, shape.length - 1);
+    return [sample([shape], (x) => apply(x!, axis), domain)];
+  };
+/** Whole numbers 0, 1, … below `count`, in an order that repeats. */
+const labels = (shape: readonly number[], count: number, stride = 3): Tensor =>
+  mod(mul(iota(shape), constant(stride, [], "int32")), constant(count, [], "int32"));
+
+const mathComposites = {
+  maximum: same(2, (x, y) => math.maximum(x!, y!), [-2, -0.1], [0.1, 2]),
+  minimum: same(2, (x, y) => math.minimum(x!, y!), [-2, -0.1], [0.1, 2]),
+  sign: one((x) => math.sign(x!), ...sides),
+  abs: one((x) => math.abs(x!), ...sides),
+  square: one((x) => math.square(x!)),
+  reciprocal: one((x) => math.reciprocal(x!), ...sides),
+  rsqrt: one((x) => math.rsqrt(x!), [0.3, 3]),
+  cos: one((x) => math.cos(x!), [-6, 6]),
+  tan: one((x) => math.tan(x!), [-1, 1]),
+  expm1: one((x) => math.expm1(x!)),
+  log1p: one((x) => math.log1p(x!), [-0.4, 0.9], [1.1, 3]),
+  relu: one((x) => math.relu(x!), ...sides),
+  sigmoid: one((x) => math.sigmoid(x!), [-4, 4]),
+  silu: one((x) => math.silu(x!), [-4, 4]),
+  quickGelu: one((x) => math.quickGelu(x!)),
+  gelu: one((x) => math.gelu(x!)),
+  geluTanh: one((x) => math.geluTanh(x!)),
+  softplus: one((x) => math.softplus(x!), ...sides),
+  leakyRelu: one((x) => math.leakyRelu(x!, 0.1), ...sides),
+  elu: one((x) => math.elu(x!, 0.7), ...sides),
+  hardswish: one((x) => math.hardswish(x!), [-2.9, 2.9], [3.1, 5]),
+  mish: one((x) => math.mish(x!)),
+  clamp: one((x) => math.clamp(x!, { min: -1, max: 1 }), [-0.9, 0.9], [1.1, 2]),
+  round: one((x) => math.round(x!), [0.6, 1.4]),
+  ceil: one((x) => math.ceil(x!), [0.1, 0.9]),
+  trunc: one((x) => math.trunc(x!), [-0.9, -0.1]),
+  maskedFill: one((x) => math.maskedFill(x!, less(iota(x!.shape), constant(3, [], "int32")), 0.5)),
+  tril: (draw) => [-1, 0, 1].map((diagonal) => sample([draw.shape(3, 5, 2)], (x) => math.tril(x!, diagonal))),
+  triu: (draw) => [sample([[...draw.shape(1), 3, 4]], (x) => math.triu(x!, 1))],
+  lerp: same(3, (x, y, w) => math.lerp(x!, y!, w!)),
+  powScalar: (draw) => [2, 3, -2, 0.5, -0.5, 1.7].map((n) => sample([draw.shape(2)], (x) => math.powScalar(x!, n), [0.4, 2])),
+  sub: same(2, (x, y) => math.sub(x!, y!)),
+  div: same(2, (x, y) => math.div(x!, y!), wide, [0.4, 2]),
+} satisfies Record<string, Composite>;
+
+const statisticsComposites = {
+  sum: fold(statistics.sum),
+  mean: fold(statistics.mean),
+  prod: fold(statistics.prod, [0.4, 2]),
+  amax: fold(statistics.amax),
+  amin: fold(statistics.amin),
+  max: alongAxis((x, axis) => statistics.max(x, axis).values),
+  min: alongAxis((x, axis) => statistics.min(x, axis).values),
+  variance: (draw) => {
+    const shape = [...draw.shape(2), draw.integer(2, 5)];
+    return [0, 1].map((correction) => sample([shape], (x) => statistics.variance(x!, { axes: [-1], correction })));
+  },
+  std: (draw) => [sample([[...draw.shape(2), draw.integer(3, 5)]], (x) => statistics.std(x!, { axes: [-1], correction: 0 }))],
+  norm: (draw) => {
+    const shape = draw.shape(3, 4, 1);
+    return [1, 2, 3, Number.POSITIVE_INFINITY].map((p) =>
+      sample([shape], (x) => statistics.norm(x!, { p, axes: [0] }), [0.3, 2]),
+    );
+  },
+  logSumExp: fold(statistics.logSumExp),
+  softmax: alongAxis(statistics.softmax),
+  logSoftmax: alongAxis(statistics.logSoftmax),
+  cumsum: alongAxis(statistics.cumsum),
+  cosineSimilarity: (draw) => {
+    const shape = [...draw.shape(2), draw.integer(1, 4)];
+    return [sample([shape, shape], (x, y) => statistics.cosineSimilarity(x!, y!), [0.3, 2])];
+  },
+} satisfies Record<string, Composite>;
+
+const two = (draw: Draw): number[] => [...draw.shape(1), draw.integer(2, 4), draw.integer(2, 4)];
+
+const arrangeComposites = {
+  concatenate: (draw) => {
+    const [first, second, rest] = [draw.integer(1, 3), draw.integer(1, 3), draw.integer(1, 3)];
+    return [
+      sample(
+        [
+          [first, rest],
+          [second, rest],
+        ],
+        (x, y) => arrange.concatenate([x!, y!, x!], 0),
+      ),
+    ];
+  },
+  cat: (draw) => [
+    sample(
+      [
+        [draw.integer(1, 3), 2],
+        [draw.integer(1, 3), 2],
+      ],
+      (x, y) => arrange.cat([x!, y!]),
+    ),
+  ],
+  stack: same(2, (x, y) => arrange.stack([x!, y!], -1)),
+  split: alongAxis((x, axis) => arrange.split(x, 2, axis).at(-1)!),
+  chunk: alongAxis((x, axis) => arrange.chunk(x, 2, axis)[0]!),
+  squeeze: (draw) => [sample([[1, ...draw.shape(2), 1]], (x) => arrange.squeeze(x!))],
+  unsqueeze: one((x) => arrange.unsqueeze(x!, -1)),
+  flatten: (draw) => [sample([two(draw)], (x) => arrange.flatten(x!, -2))],
+  unflatten: (draw) => [sample([[draw.integer(1, 3), 6]], (x) => arrange.unflatten(x!, 1, [2, -1]))],
+  flip: (draw) => [undefined, 0].map((axes) => sample([draw.shape(3, 4, 1)], (x) => arrange.flip(x!, axes))),
+  roll: (draw) => {
+    const [shape, by] = [draw.shape(3, 4, 1), draw.integer(-3, 3)];
+    return [undefined, 0].map((axes) => sample([shape], (x) => arrange.roll(x!, by, axes)));
+  },
+  repeat: (draw) => {
+    const shape = draw.shape(2);
+    const repeats = [2, ...shape.map(() => draw.integer(1, 3))];
+    return [sample([shape], (x) => arrange.repeat(x!, repeats))];
+  },
+  repeatInterleave: alongAxis((x, axis) => arrange.repeatInterleave(x, 2, axis)),
+  broadcastTo: one((x) => arrange.broadcastTo(x!, [2, ...x!.shape])),
+  moveAxis: alongAxis((x, axis) => arrange.moveAxis(x, axis, 0)),
+  swapAxes: alongAxis((x, axis) => arrange.swapAxes(x, axis, -1)),
+  padding: (draw) => {
+    const shape = two(draw);
+    return (["constant", "reflect", "replicate", "circular"] as const).map((mode) =>
+      sample([shape], (x) =>
+        arrange.padding(
+          x!,
+          [
+            [1, 0],
+            [1, 1],
+          ],
+          { mode, ...(mode === "constant" ? { value: 0.5 } : {}) },
+        ),
+      ),
+    );
+  },
+  diagonal: (draw) => [-1, 0, 1].map((offset) => sample([two(draw)], (x) => arrange.diagonal(x!, offset, -2, -1))),
+  diagEmbed: (draw) => [-1, 0, 1].map((offset) => sample([draw.shape(3, 4, 1)], (x) => arrange.diagEmbed(x!, offset))),
+  outer: (draw) => [sample([[draw.integer(1, 4)], [draw.integer(1, 4)]], (x, y) => arrange.outer(x!, y!))],
+  kron: (draw) => [sample([two(draw).slice(-2), two(draw).slice(-2)], (x, y) => arrange.kron(x!, y!))],
+  gather: (draw) => {
+    const [n, m] = [draw.integer(1, 4), draw.integer(1, 5)];
+    return [sample([[3, n]], (x) => arrange.gather(x!, labels([3, m], n), 1))];
+  },
+  scatterAdd: (draw) => {
+    const [n, m] = [draw.integer(1, 4), draw.integer(1, 5)];
+    return [
+      sample(
+        [
+          [3, n],
+          [3, m],
+        ],
+        (x, y) => arrange.scatterAdd(x!, labels([3, m], n), y!, 1),
+      ),
+    ];
+  },
+  scatter: (draw) => {
+    const [n, m] = [draw.integer(1, 4), draw.integer(1, 5)];
+    return [
+      sample(
+        [
+          [3, n],
+          [3, m],
+        ],
+        (x, y) => arrange.scatter(x!, labels([3, m], n), y!, 1),
+      ),
+    ];
+  },
+  indexSelect: alongAxis((x, axis) => arrange.indexSelect(x, labels([4], x.shape[axis]!), axis)),
+  indexAdd: (draw) => {
+    const [n, m] = [draw.integer(1, 4), draw.integer(1, 5)];
+    return [
+      sample(
+        [
+          [2, n],
+          [2, m],
+        ],
+        (x, y) => arrange.indexAdd(x!, labels([m], n), y!, 1),
+      ),
+    ];
+  },
+  sort: alongAxis((x, axis) => arrange.sort(x, axis).values),
+  topk: alongAxis((x, axis) => arrange.topk(x, 1, axis).values),
+} satisfies Record<string, Composite>;
+
+const convolved = (
+  axes: number,
+  apply: (x: Tensor, w: Tensor, b: Tensor, stride: number, groups: number) => Tensor,
+): Composite => {
+  return (draw) => {
+    const [stride, groups, size] = [draw.integer(1, 2), draw.integer(1, 2), draw.integer(3, 4)];
+    const spatial = Array.from({ length: axes }, () => size);
+    const kernel = Array.from({ length: axes }, () => 2);
+    return [sample([[1, 2, ...spatial], [2, 2 / groups, ...kernel], [2]], (x, w, b) => apply(x!, w!, b!, stride, groups))];
+  };
+};
+const pooled = (axes: number, apply: Apply): Composite => {
+  return (draw) => [sample([[2, ...Array.from({ length: axes }, () => draw.integer(3, 5))]], apply)];
+};
+
+const convolutionComposites = {
+  conv1d: convolved(1, (x, w, b, stride, groups) => convolution.conv1d(x, w, b, { stride, groups, padding: 1 })),
+  conv2d: convolved(2, (x, w, b, stride, groups) => convolution.conv2d(x, w, b, { stride, groups })),
+  conv3d: convolved(3, (x, w, b, stride, groups) => convolution.conv3d(x, w, b, { stride, groups })),
+  maxPool1d: pooled(1, (x) => convolution.maxPool1d(x!, { kernelSize: 2, stride: 1 })),
+  maxPool2d: pooled(2, (x) => convolution.maxPool2d(x!, { kernelSize: 2 })),
+  avgPool1d: pooled(1, (x) => convolution.avgPool1d(x!, { kernelSize: 3, padding: 1 })),
+  avgPool2d: pooled(2, (x) => convolution.avgPool2d(x!, { kernelSize: 2 })),
+} satisfies Record<string, Composite>;
+
+const patternComposites = {
+  einsum: (draw) => {
+    const [b, i, j, k] = [draw.integer(1, 2), draw.integer(1, 3), draw.integer(1, 3), draw.integer(1, 3)];
+    return [
+      sample(
+        [
+          [b, i, j],
+          [b, j, k],
+        ],
+        (x, y) => einsums.einsum("bij,bjk->bki", x!, y!),
+      ),
+      sample([[i, j], [j], [i, k]], (x, y, z) => einsums.einsum("ij,j,ik->k", x!, y!, z!)),
+      sample([[i, i]], (x) => einsums.einsum("ii->i", x!)),
+      sample(
+        [
+          [b, i],
+          [j, k],
+        ],
+        (x, y) => einsums.einsum("bi,jk->ikbj", x!, y!),
+      ),
+    ];
+  },
+  rearrange: (draw) => {
+    const [b, t, h, d] = [draw.integer(1, 2), draw.integer(1, 3), draw.integer(1, 3), draw.integer(1, 3)];
+    return [sample([[b, t, h * d]], (x) => rearranging.rearrange(x!, "b t (h d) -> (b h) d t", { h }))];
+  },
+  reduce: (draw) => {
+    const [b, t] = [draw.integer(1, 3), draw.integer(1, 3)];
+    return (["sum", "mean", "max"] as const).map((how) =>
+      sample([[b, 2 * t, 3]], (x) => rearranging.reduce(x!, "b (t s) c -> b t", how, { s: 2 })),
+    );
+  },
+  repeatPattern: (draw) => [sample([[draw.integer(1, 3), 2]], (x) => rearranging.repeatPattern(x!, "a b -> b (a r)", { r: 3 }))],
+  at: (draw) => [sample([[draw.integer(2, 4), 5]], (x) => indexExpression.at(x!, -1, { start: 4, step: -2 }))],
+} satisfies Record<string, Composite>;
+
+const rotaryTables = (device: Device, size: number, time: number): rotaries.RotaryTables => {
+  useDevice(device);
+  return new rotaries.Rotary(size, { ropeType: "default", ropeTheta: 100 }).range(time);
+};
+
+/** Reductions of a loss, each on rows of logits. */
+const reductions = ["mean", "sum", "none"] as const;
+const compared = (apply: (x: Tensor, y: Tensor, reduction: (typeof reductions)[number]) => Tensor, domain = wide): Composite => {
+  return (draw) =>
+    reductions.map((how) => sample([draw.shape(2), []], (x, y) => apply(x!, arrange.expand(y!, x!.shape), how), domain));
+};
+const classified = (
+  apply: (x: Tensor, targets: Tensor, weight: Tensor, reduction: (typeof reductions)[number]) => Tensor,
+): Composite => {
+  return (draw) => {
+    const [lead, C] = [draw.shape(2), draw.integer(2, 5)];
+    return reductions.map((how) => ({
+      inputs: [
+        { shape: [...lead, C], domain: wide },
+        { shape: [C], domain: [0.5, 2] },
+      ],
+      apply: (x, weight) => apply(x!, labels(lead, C), weight!, how),
+    }));
+  };
+};
+
+const heads = (draw: Draw): { q: number[]; k: number[]; T: number; B: number } => {
+  const [B, G, share, T, D] = [
+    draw.integer(1, 2),
+    draw.integer(1, 2),
+    draw.integer(1, 2),
+    draw.integer(1, 4),
+    draw.integer(1, 3),
+  ];
+  const Tq = draw.integer(1, T);
+  return { q: [B, Tq, G * share, D], k: [B, T, G, D], T, B };
+};
+
+const nnComposites = (device: Device) =>
+  ({
+    linear: (draw) => {
+      const [into, out] = [draw.integer(1, 4), draw.integer(1, 4)];
+      return [
+        sample([[...draw.shape(2), into], [out, into], [out]], (x, w, b) => linears.linear(x!, w!, b!)),
+        sample([[into], [out, into]], (x, w) => linears.linear(x!, w!)),
+      ];
+    },
+    rmsNorm: (draw) => {
+      const C = draw.integer(1, 5);
+      return [true, false].map((unitOffset) =>
+        sample([[...draw.shape(2), C], [C]], (x, w) => norms.rmsNorm(x!, w!, { eps: 0.1, unitOffset })),
+      );
+    },
+    layerNorm: (draw) => {
+      const C = draw.integer(2, 5);
+      return [sample([[...draw.shape(2), C], [C], [C]], (x, w, b) => norms.layerNorm(x!, w!, b!, { eps: 0.1 }))];
+    },
+    crossEntropy: classified((x, targets, weight, reduction) =>
+      loss.crossEntropy(x, targets, { weight, reduction, labelSmoothing: 0.1, ignoreIndex: 1 }),
+    ),
+    negativeLogLikelihood: classified((x, targets, weight, reduction) =>
+      loss.negativeLogLikelihood(x, targets, { weight, reduction }),
+    ),
+    mseLoss: compared((x, y, reduction) => loss.mseLoss(x, y, { reduction })),
+    l1Loss: compared((x, y, reduction) => loss.l1Loss(x, y, { reduction })),
+    huberLoss: compared((x, y, reduction) => loss.huberLoss(x, y, { reduction, delta: 0.7 })),
+    smoothL1Loss: compared((x, y, reduction) => loss.smoothL1Loss(x, y, { reduction, beta: 0.7 })),
+    binaryCrossEntropyWithLogits: compared(
+      (x, y, reduction) => loss.binaryCrossEntropyWithLogits(x, y, { reduction, posWeight: constant(2, [], x.dtype) }),
+      [0.1, 0.9],
+    ),
+    klDivergence: compared((x, y, reduction) => loss.klDivergence(x, y, { reduction }), [0.2, 0.9]),
+    attend: (draw) => {
+      const { q, k, T, B } = heads(draw);
+      const keyMask = less(labels([B, T], T), constant(Math.max(1, T - 1), [], "int32"));
+      return [{ isCausal: true }, { keyMask }, { isCausal: true, window: 2, scale: 0.4, keyMask }].map((options) =>
+        sample([q, k, k], (x, y, z) => nnAttention.attend(x!, y!, z!, options)),
+      );
+    },
+    scaledDotProductAttention: (draw) => {
+      const [H, T, D] = [draw.integer(1, 2), draw.integer(1, 4), draw.integer(1, 3)];
+      const shape = [1, H, T, D];
+      return [
+        sample([shape, shape, shape, [T, T]], (q, k, v, mask) =>
+          nnAttention.scaledDotProductAttention(q!, k!, v!, { mask: mask! }),
+        ),
+      ];
+    },
+    rotate: (draw) => {
+      const [T, H, pairs] = [draw.integer(1, 4), draw.integer(1, 2), draw.integer(1, 3)];
+      return [sample([[1, T, H, 2 * pairs]], (x) => rotaries.rotate(x!, rotaryTables(device, 2 * pairs, T)))];
+    },
+  }) satisfies Record<string, Composite>;
+
+/** Runs `body` with tensors in place of the module's parameters. */
+export function withParameters<T>(module: Module, values: readonly Tensor[], body: () => T): T {
+  const stands = new Map(module.parameters().map((parameter, i) => [parameter as object, values[i]!]));
+  return observing(
+    {
+      read: (variable) => stands.get(variable) ?? variable.stored,
+      write: () => {
+        throw new Error("a layer wrote to a variable");
+      },
+      consult: () => {},
+    },
+    body,
+  );
+}
+
+/** A layer as a function of its input and all its parameters. */
+const layer =
+  (
+    device: Device,
+    make: (draw: Draw) => { module: Module; shapes: number[][]; forward(...inputs: Tensor[]): Tensor },
+  ): Composite =>
+  (draw) => {
+    useDevice(device);
+    const { module, shapes, forward } = make(draw);
+    const parameters = module.parameters();
+    return [
+      sample([...shapes, ...parameters.map(({ shape }) => [...shape])], (...all) =>
+        withParameters(module, all.slice(shapes.length), () => forward(...all.slice(0, shapes.length))),
+      ),
+    ];
+  };
+
+const layers = (device: Device) =>
+  ({
+    Linear: layer(device, (draw) => {
+      const module = new linears.Linear(draw.integer(1, 4), draw.integer(1, 4), { bias: draw.integer(0, 1) === 1 });
+      return { module, shapes: [[2, module.inFeatures]], forward: (x) => module.forward(x!) };
+    }),
+    Embedding: layer(device, (draw) => {
+      const module = new Embedding(draw.integer(1, 5), draw.integer(1, 3));
+      return { module, shapes: [], forward: () => module.forward(labels([2, 3], module.numEmbeddings)) };
+    }),
+    RMSNorm: layer(device, (draw) => {
+      const module = new norms.RMSNorm(draw.integer(1, 5), { eps: 0.1 });
+      return { module, shapes: [[2, module.weight.size]], forward: (x) => module.forward(x!) };
+    }),
+    LayerNorm: layer(device, (draw) => {
+      const module = new norms.LayerNorm(draw.integer(2, 5), { eps: 0.1 });
+      return { module, shapes: [[2, module.weight.size]], forward: (x) => module.forward(x!) };
+    }),
+    GatedMLP: layer(device, (draw) => {
+      const module = new GatedMLP(3, draw.integer(1, 4), { bias: true });
+      return { module, shapes: [[2, 3]], forward: (x) => module.forward(x!) };
+    }),
+    LlamaForCausalLM: layer(device, (draw) => {
+      const config = llamaConfig({
+        model_type: "llama",
+        vocab_size: 5,
+        hidden_size: 4,
+        intermediate_size: 3,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: draw.integer(1, 2),
+        max_position_embeddings: 8,
+        rms_norm_eps: 0.1,
+        tie_word_embeddings: draw.integer(0, 1) === 1,
+      });
+      const module = new LlamaForCausalLM(config);
+      const T = draw.integer(2, 3);
+      const inputIds = labels([1, T], 5);
+      return { module, shapes: [], forward: () => module.forward({ inputIds, labels: inputIds }).loss! };
+    }),
+  }) satisfies Record<string, Composite>;
+
+/** All composites by name, for graphs that run on `device`. */
+export const composites = (device: Device): Record<string, Composite> => ({
+  ...mathComposites,
+  ...statisticsComposites,
+  ...arrangeComposites,
+  ...convolutionComposites,
+  ...patternComposites,
+  ...nnComposites(device),
+  ...Object.fromEntries(
+    Object.entries(activation.activations).map(([name, f]) => [
+      `activation ${name}`,
+      one((x) => (f as (x: Tensor) => Tensor)(x!), [-1.9, -0.2], [0.2, 1.9]),
+    ]),
+  ),
+  ...layers(device),
+});
+
+/** Modules whose exported functions have to be composites. */
+export const modules = {
+  math,
+  statistics,
+  arrange,
+  convolution,
+  einsums,
+  rearranging,
+  indexExpression,
+  loss,
+  norms,
+  linears,
+  rotaries,
+  nnAttention,
+};
+
+const boolean = "gives true or false, no derivative";
+const whole = "gives whole numbers, no derivative";
+const primitive = "a primitive, tried as such";
+/** Exported functions that are no composites, and why. */
+export const exempt: Readonly<Record<string, string>> = {
+  lessEqual: boolean,
+  greater: boolean,
+  greaterEqual: boolean,
+  notEqual: boolean,
+  logicalNot: boolean,
+  logicalAnd: boolean,
+  logicalOr: boolean,
+  logicalXor: boolean,
+  isNan: boolean,
+  isNaN: boolean,
+  isFinite: boolean,
+  isInfinite: boolean,
+  any: boolean,
+  all: boolean,
+  triangle: boolean,
+  causalMask: boolean,
+  argmax: whole,
+  argmin: whole,
+  oneHot: whole,
+  positionsAlong: whole,
+  scalarLike: "makes a constant",
+  transpose: primitive,
+  rotaryAngles: "numbers, not tensors",
+  checkRopeType: "a check",
+};

@@ -1,0 +1,46 @@
+/** Draws for the samples that operations state about themselves, and values for their inputs. */
+import fc, { type GeneratorValue } from "fast-check";
+import { upload } from "../../src/compile/program.ts";
+import type { Device } from "../../src/devices/device.ts";
+import { type DType, isFloat } from "../../src/graph/dtype.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import type { Draw, Interval } from "../../src/graph/primitive.ts";
+import { type Shape, sizeOf } from "../../src/graph/shape.ts";
+import { scramble } from "./values.ts";
+
+/** Takes its numbers from fast-check, so that they shrink. */
+class Drawn implements Draw {
+  private readonly values: GeneratorValue;
+
+  constructor(values: GeneratorValue) {
+    this.values = values;
+  }
+
+  integer(low: number, high: number): number {
+    return this.values(fc.integer, { min: low, max: high });
+  }
+
+  shape(maxRank = 3, maxExtent = 5, minRank = 0): number[] {
+    const rank = this.integer(minRank, maxRank);
+    return Array.from({ length: rank }, () => this.integer(1, maxExtent));
+  }
+
+  [fc.toStringMethod](): string {
+    return JSON.stringify(this.values.values());
+  }
+}
+
+export const draws = (): fc.Arbitrary<Draw> => fc.gen().map((values) => new Drawn(values));
+
+/** Spread over `domain`, different for every seed. */
+export function randomValues(shape: Shape, [low, high]: Interval, seed: number): Float64Array {
+  return Float64Array.from({ length: sizeOf(shape) }, (_, i) => low + (high - low) * (scramble(seed, i) / 2 ** 32));
+}
+
+/** A tensor of such values. Integer dtypes get whole numbers of the domain. */
+export function randomTensor(device: Device, shape: Shape, domain: Interval, seed: number, dtype: DType = "float64"): Tensor {
+  const values = randomValues(shape, domain, seed);
+  if (dtype === "float64") return upload(device, values, shape, dtype);
+  if (isFloat(dtype)) return upload(device, Float32Array.from(values), shape, "float32");
+  return upload(device, Int32Array.from(values, Math.round), shape, "int32");
+}
