@@ -1,12 +1,27 @@
 /** The table that turns token numbers into vectors. */
+import { equal, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
+import { reshape, stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
 import { type Initializer, normal } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
 export interface EmbeddingOptions {
   /** First values of the table; standard normal, as in PyTorch, when absent. */
   readonly init?: Initializer;
+  /** A token whose row is never trained. */
+  readonly paddingIdx?: number;
+}
+
+/**
+ * Rows of a table: weight [V, C], ids [...] int32 → [..., C]. No gradient reaches the row of `paddingIdx`.
+ */
+export function embedding(weight: Tensor, ids: Tensor, { paddingIdx }: { readonly paddingIdx?: number } = {}): Tensor {
+  const y = take(weight, ids);
+  if (paddingIdx === undefined) return y;
+  const padding = equal(reshape(ids, [...ids.shape, 1]), constant(paddingIdx, [], ids.dtype));
+  return where(padding, stopGradient(y), y);
 }
 
 /** y = weight[ids]: one row of the table per token. */
@@ -14,8 +29,11 @@ export class Embedding extends Module {
   /** [tokens, C]; a language model may share it with its output layer. */
   readonly weight: Parameter;
 
-  constructor(numEmbeddings: number, embeddingDim: number, { init = normal() }: EmbeddingOptions = {}) {
+  readonly paddingIdx: number | undefined;
+
+  constructor(numEmbeddings: number, embeddingDim: number, { init = normal(), paddingIdx }: EmbeddingOptions = {}) {
     super();
+    this.paddingIdx = paddingIdx;
     this.weight = Parameter.from(init([numEmbeddings, embeddingDim]), [numEmbeddings, embeddingDim]);
   }
 
@@ -32,6 +50,6 @@ export class Embedding extends Module {
    * @returns   [..., C]
    */
   forward(ids: Tensor): Tensor {
-    return take(this.weight.value, ids);
+    return embedding(this.weight.value, ids, this.paddingIdx === undefined ? {} : { paddingIdx: this.paddingIdx });
   }
 }

@@ -3,6 +3,8 @@ import { matmul } from "../../src/graph/contraction.ts";
 import { expand, permute, reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { attend } from "../../src/nn/attention.ts";
+import { batchNorm, groupNorm } from "../../src/nn/channel-norm.ts";
+import { embedding } from "../../src/nn/embedding.ts";
 import { linear } from "../../src/nn/linear.ts";
 import * as loss from "../../src/nn/loss.ts";
 import { layerNorm, rmsNorm } from "../../src/nn/norm.ts";
@@ -199,6 +201,14 @@ export const operations: Readonly<Record<string, Operation>> = {
   },
   rms_norm: ({ x, weight }, args) => rmsNorm(x!, weight ?? null, { eps: args["eps"] as number }),
   rms_norm_plus_one: ({ x, weight }, args) => rmsNorm(x!, weight!, { eps: args["eps"] as number, unitOffset: true }),
+  group_norm: ({ x, weight, bias }, args) =>
+    groupNorm(x!, args["num_groups"] as number, weight!, bias!, { eps: args["eps"] as number }),
+  batch_norm: ({ x, running_mean, running_var, weight, bias }, args) =>
+    batchNorm(x!, args["training"] ? null : { mean: running_mean!, variance: running_var! }, weight!, bias!, {
+      eps: args["eps"] as number,
+    }),
+  embedding: ({ weight, ids }, args) =>
+    embedding(weight!, ids!, "padding_idx" in args ? { paddingIdx: args["padding_idx"] as number } : {}),
   sdpa: ({ q, k, v, mask, bias }, args) => {
     const scale = args["scale"] as number | null;
     const seen = mask ? math.cast(mask, "bool") : bias;

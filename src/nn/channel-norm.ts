@@ -1,0 +1,66 @@
+/** Normalisation of images and other tensors whose second axis is the channel: [N, C, ...]. */
+import { ShapeError, wordShape } from "../errors.ts";
+import { add, mul, sub } from "../graph/elementwise.ts";
+import { reshape } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
+import { rsqrt } from "../tensor/math.ts";
+import { mean, variance } from "../tensor/statistics.ts";
+import { layerNorm } from "./norm.ts";
+
+/** A value per channel, broadcastable to x. */
+function perChannel(operation: string, name: string, value: Tensor, x: Tensor): Tensor {
+  if (value.rank !== 1 || value.shape[0] !== x.shape[1])
+    throw new ShapeError(`\`${name}\` is ${wordShape(value.shape)}, x ${wordShape(x.shape)} has ${x.shape[1]} channels.`, {
+      operation,
+      expected: [x.shape[1]],
+      got: value.shape,
+    });
+  return reshape(value, [value.size, ...x.shape.slice(2).map(() => 1)]);
+}
+
+function affine(operation: string, y: Tensor, weight: Tensor | null, bias: Tensor | null): Tensor {
+  const scaled = weight ? mul(y, perChannel(operation, "weight", weight, y)) : y;
+  return bias ? add(scaled, perChannel(operation, "bias", bias, y)) : scaled;
+}
+
+/**
+ * Group normalisation: every sample's channels in `groups` equal groups, each with mean 0 and variance 1, then · w + b.
+ *
+ * @param x      [N, C, ...]
+ * @param weight [C] or `null`
+ * @param bias   [C] or `null`
+ * @see https://arxiv.org/abs/1803.08494
+ */
+export function groupNorm(x: Tensor, groups: number, weight: Tensor | null, bias: Tensor | null, { eps = 1e-5 } = {}): Tensor {
+  if (x.rank < 2 || !(groups > 0) || x.shape[1]! % groups !== 0)
+    throw new ShapeError(`the channels of ${wordShape(x.shape)} do not make ${groups} equal groups.`, {
+      operation: "groupNorm",
+      got: x.shape,
+    });
+  const rows = reshape(x, [x.shape[0]!, groups, x.size / Math.max(1, x.shape[0]! * groups)]);
+  return affine("groupNorm", reshape(layerNorm(rows, null, null, { eps }), x.shape), weight, bias);
+}
+
+/**
+ * Batch normalisation: (x − mean) / √(variance + ε) · w + b, each channel over the batch and all places.
+ *
+ * @param x       [N, C, ...]
+ * @param running mean and variance [C] gathered in training; `null` takes those of this batch, as in training
+ * @see https://arxiv.org/abs/1502.03167
+ */
+export function batchNorm(
+  x: Tensor,
+  running: { readonly mean: Tensor; readonly variance: Tensor } | null,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  { eps = 1e-5 } = {},
+): Tensor {
+  const operation = "batchNorm";
+  const axes = x.shape.map((_, axis) => axis).filter((axis) => axis !== 1);
+  const centre = running ? perChannel(operation, "mean", running.mean, x) : mean(x, axes, true);
+  const spread = running
+    ? perChannel(operation, "variance", running.variance, x)
+    : variance(x, { axes, correction: 0, keepDims: true });
+  return affine(operation, mul(sub(x, centre), rsqrt(add(spread, constant(eps, [], x.dtype)))), weight, bias);
+}

@@ -1,0 +1,35 @@
+import { beforeAll, expect, test } from "vitest";
+import { useDevice } from "../../src/compile/program.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import { batchNorm, groupNorm } from "../../src/nn/channel-norm.ts";
+import { embedding } from "../../src/nn/embedding.ts";
+import { arange, tensor } from "../../src/tensor/create.ts";
+import "../../src/tensor/methods.ts";
+import { expectDerivative } from "../tensor/gradient.ts";
+
+beforeAll(() => void useDevice(createReference()));
+const values = [0.3, -1.2, 2.2, 0.9, -0.4, 1.7, 0.1, -0.8];
+
+test("derivatives of group and batch normalisation are those of their values", () => {
+  expectDerivative((x) => groupNorm(x, 2, tensor([1, 2, 3, 4]), null), values, [1, 4, 2], 1e-5);
+  expectDerivative((x) => batchNorm(x, null, null, tensor([1, 2])), values, [2, 2, 2], 1e-5);
+  expectDerivative((x) => batchNorm(x, { mean: x.at(0, ":", 0), variance: tensor([1, 2]) }, null, null), values, [2, 2, 2]);
+});
+
+test("batch statistics centre and scale each channel", () => {
+  const y = batchNorm(tensor(values, { shape: [2, 2, 2] }), null, null, null, { eps: 0 });
+  expect(y.mean([0, 2]).toArray()).toEqual([expect.closeTo(0), expect.closeTo(0)]);
+  expect(y.variance({ axes: [0, 2], correction: 0 }).toArray()).toEqual([expect.closeTo(1), expect.closeTo(1)]);
+});
+
+test("no gradient reaches the row of the padding token", () => {
+  expectDerivative((w) => embedding(w, tensor([1, 0, 1], { dtype: "int32" }), {}), values, [4, 2]);
+  const w = arange(6).reshape([3, 2]);
+  expect(embedding(w, tensor([2, 1], { dtype: "int32" }), { paddingIdx: 1 }).toArray()).toEqual(w.at([2, 1]).toArray());
+});
+
+test("errors name the parameter and the channels", () => {
+  const x = arange(8).reshape([1, 4, 2]);
+  expect(() => groupNorm(x, 3, null, null)).toThrow("groupNorm: the channels of [1, 4, 2] do not make 3 equal groups.");
+  expect(() => groupNorm(x, 2, tensor([1]), null)).toThrow("groupNorm: `weight` is [1], x [1, 4, 2] has 4 channels.");
+});
