@@ -105,7 +105,11 @@ export const sinOp = define("sin", {
   arity: 1,
   js: ([x]) => `Math.sin(${x})`,
   wasm: (simd, [x]) => simd.sin(x!),
-  vjp: (g, _y, x) => [mul(g, sin(add(x!, constant(Math.PI / 2, [], x!.dtype))))],
+  // cos x = 1 − 2·sin²(x/2): halving is exact, so large x lose nothing, as they would in sin(x + π/2)
+  vjp: (g, _y, x) => {
+    const half = sin(mul(constant(0.5, [], g.dtype), x!));
+    return [mul(g, sub(constant(1, [], g.dtype), mul(constant(2, [], g.dtype), mul(half, half))))];
+  },
   domain: [[-6, 6]],
   takes: "float",
   heavy: true,

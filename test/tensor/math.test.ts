@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, test } from "vitest";
+import { pullback } from "../../src/autograd/grad.ts";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { tensor } from "../../src/tensor/create.ts";
@@ -78,6 +79,21 @@ onEveryDevice((device) => {
       expect(Math.abs(l[i]! / Math.log1p(x) - 1)).toBeLessThan(1e-6);
     });
     expect(math.log1p(tensor([-1, inf, 0])).toArray()).toEqual([-inf, inf, 0]);
+  });
+
+  test("the derivatives of sine and cosine keep their digits for large arguments", () => {
+    const large = [1e3, 12345.678, -54321].map(Math.fround);
+    for (const [f, slope] of [
+      [math.sin, Math.cos],
+      [math.cos, (x: number) => -Math.sin(x)],
+    ] as const) {
+      const x = tensor(large);
+      const y = f(x);
+      const g = pullback([y], [tensor([1, 1, 1])], [x])[0]!.dataSync();
+      large.forEach((value, i) => {
+        expect(g[i]).toBeCloseTo(slope(value), 5);
+      });
+    }
   });
 
   test("large arguments neither overflow nor give NaN", () => {
