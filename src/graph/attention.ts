@@ -108,8 +108,8 @@ export const attentionOp: Fused = {
       draw.integer(1, 2),
       draw.integer(1, 2),
       draw.integer(1, 2),
-      draw.integer(1, 6),
-      draw.integer(1, 5),
+      draw.extent(6),
+      draw.extent(5),
     ];
     const Tq = draw.integer(1, T);
     const domain: readonly [number, number] = [-2, 2];

@@ -18,7 +18,7 @@ export const matmulOp: KernelOperation = {
   host: matmulHost,
   vjp: (g, _y, a, b) => [matmul(g, transpose(b!)), matmul(transpose(a!), g)],
   samples: (draw: Draw): Sample[] => {
-    const [m, k, n] = [draw.integer(1, 6), draw.integer(1, 6), draw.integer(1, 6)];
+    const [m, k, n] = [draw.extent(6), draw.extent(6), draw.extent(6)];
     const batch = draw.shape(2, 3, 0);
     const domain: readonly [number, number] = [-2, 2];
     return [

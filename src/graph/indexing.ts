@@ -31,7 +31,7 @@ export const takeOp: KernelOperation = {
     }
   },
   samples: (draw: Draw): Sample[] => {
-    const [rows, width, count] = [draw.integer(1, 5), draw.integer(1, 4), draw.integer(1, 7)];
+    const [rows, width, count] = [draw.extent(5), draw.extent(4), draw.extent(7)];
     return [{ inputs: [{ shape: [rows, width], domain }], apply: (x) => take(x, indices(count, rows)) }];
   },
 };
@@ -51,7 +51,7 @@ export const scatterAddOp: KernelOperation = {
     }
   },
   samples: (draw) => {
-    const [rows, width, count] = [draw.integer(1, 5), draw.integer(1, 4), draw.integer(1, 7)];
+    const [rows, width, count] = [draw.extent(5), draw.extent(4), draw.extent(7)];
     return [{ inputs: [{ shape: [count, width], domain }], apply: (x) => scatterAdd(indices(count, rows), x, rows) }];
   },
 };

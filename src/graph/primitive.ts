@@ -11,7 +11,9 @@ export type Vjp = (g: Tensor, y: Tensor, ...sources: Tensor[]) => readonly (Tens
 export interface Draw {
   /** Whole number in low…high, both included. */
   integer(low: number, high: number): number;
-  /** Up to `maxRank` axes of 1…`maxExtent`. */
+  /** The size of one axis: 1…`small`, or more where a law reaches past the width of a vector or a tile. */
+  extent(small: number): number;
+  /** Up to `maxRank` axes of such sizes. */
   shape(maxRank?: number, maxExtent?: number, minRank?: number): number[];
 }
 

@@ -132,6 +132,7 @@ export function drawFrom(list: readonly number[]): Draw {
   const integer = (low: number, high: number) => low + (next() % (high - low + 1));
   return {
     integer,
+    extent: (small) => integer(1, small),
     shape: (maxRank = 3, maxExtent = 5, minRank = 0) =>
       Array.from({ length: integer(minRank, maxRank) }, () => integer(1, maxExtent)),
   };

@@ -8,12 +8,17 @@ import type { Draw, Interval } from "../../src/graph/primitive.ts";
 import { type Shape, sizeOf } from "../../src/graph/shape.ts";
 import { scramble } from "./values.ts";
 
+/** Around the four lanes of a vector, unrolled loops and tiles of products. */
+const tails = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 23, 31, 32, 33, 50, 64, 65] as const;
+
 /** Takes its numbers from fast-check, so that they shrink. */
 class Drawn implements Draw {
   private readonly values: GeneratorValue;
+  private readonly large: boolean;
 
-  constructor(values: GeneratorValue) {
+  constructor(values: GeneratorValue, large: boolean) {
     this.values = values;
+    this.large = large;
   }
 
   integer(low: number, high: number): number {
@@ -22,7 +27,13 @@ class Drawn implements Draw {
 
   shape(maxRank = 3, maxExtent = 5, minRank = 0): number[] {
     const rank = this.integer(minRank, maxRank);
-    return Array.from({ length: rank }, () => this.integer(1, maxExtent));
+    // one large axis is enough: the last, or another, to be turned by views
+    const long = this.large && rank > 0 ? this.integer(0, rank) : rank;
+    return Array.from({ length: rank }, (_, axis) => (axis === long ? this.extent(maxExtent) : this.integer(1, maxExtent)));
+  }
+
+  extent(small: number): number {
+    return this.large ? this.values(fc.constantFrom, ...tails) : this.integer(1, small);
   }
 
   [fc.toStringMethod](): string {
@@ -30,7 +41,8 @@ class Drawn implements Draw {
   }
 }
 
-export const draws = (): fc.Arbitrary<Draw> => fc.gen().map((values) => new Drawn(values));
+/** `large` draws sizes around those of vectors and tiles, otherwise they are small. */
+export const draws = ({ large = false } = {}): fc.Arbitrary<Draw> => fc.gen().map((values) => new Drawn(values, large));
 
 /** Spread over `domain`, different for every seed. */
 export function randomValues(shape: Shape, [low, high]: Interval, seed: number): Float64Array {

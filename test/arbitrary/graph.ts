@@ -149,6 +149,9 @@ class Numbers implements Draw {
   integer(low: number, high: number): number {
     return low + (this.next() % (high - low + 1));
   }
+  extent(small: number): number {
+    return this.integer(1, small);
+  }
   shape(maxRank = 3, maxExtent = 5, minRank = 0): number[] {
     return Array.from({ length: this.integer(minRank, maxRank) }, () => this.integer(1, maxExtent));
   }
