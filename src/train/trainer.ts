@@ -7,13 +7,15 @@ import { compile } from "../compile/trace.ts";
 import { ConfigError, FormatError, ShapeError, wordShape } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
-import { assignAll } from "../graph/variable.ts";
+import { assignAll, type Variable } from "../graph/variable.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
+import { dropoutState, loadDropoutState, seedDropout } from "../nn/dropout.ts";
 import type { Parameter } from "../nn/module.ts";
 import { AdamW } from "../optim/adam.ts";
 import { clipGradNorm } from "../optim/clip.ts";
 import { gradientsOf, type LearningRate, type Optimizer } from "../optim/optimizer.ts";
 import { constantSchedule, type Schedule } from "../optim/schedule.ts";
+import { adapterNames, getAdapter } from "../peft/adapted-model.ts";
 import { type BatchSampler, ignoredLabel, type SamplerState, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
 import { type Json, loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
@@ -37,7 +39,7 @@ export interface TrainerOptions {
   readonly clipNorm?: number | null;
   /** AdamW without weight decay when absent. */
   readonly optimizer?: (parameters: TrainedParameters, learningRate: number) => AnyOptimizer;
-  /** Order of the rows; the dataset's when absent. */
+  /** Decides the order of the rows and what dropout leaves out; the dataset's when absent. */
   readonly seed?: number;
   /** Held-out loss before the first step, after every so many steps, and after the last. */
   readonly evaluateEvery?: number;
@@ -180,12 +182,16 @@ export class Trainer implements Disposable {
     const evaluateNow = async () => {
       if (evaluateEvery === undefined || this.history.evaluations.at(-1)?.step === this.#step) return;
       const due = this.#step % evaluateEvery === 0 || this.#step === this.steps;
-      if (due) await onEvaluation?.(await this.evaluate());
+      if (!due) return;
+      const event = await this.evaluate();
+      await onEvaluation?.(event);
     };
     this.#recent = [];
+    if (this.#step === 0) seedDropout(this.#options.seed ?? this.dataset.seed);
     await evaluateNow();
     while (this.#step < this.steps && !signal?.aborted) {
-      await onStep?.(await this.#next());
+      const event = await this.#next();
+      await onStep?.(event);
       await yieldToOthers();
       if (!signal?.aborted) await evaluateNow();
     }
@@ -290,6 +296,8 @@ export class Trainer implements Disposable {
     const tensors = new Map<string, Tensor>();
     for (const [name, parameter] of this.parameters) tensors.set(`model.${name}`, parameter.stored);
     for (const [name, tensor] of this.optimizer.stateDict()) tensors.set(`optimizer.${name}`, tensor);
+    for (const [name, tensor] of dropoutState()) tensors.set(`dropout.${name}`, tensor);
+    for (const [name, { stored }] of this.#adapterRandomness()) tensors.set(`random.${name}`, stored);
     const state = {
       step: this.#step,
       steps: this.steps,
@@ -332,8 +340,17 @@ export class Trainer implements Disposable {
           got: value.shape,
         });
     }
+    const saved = part("random.");
+    const random = [...this.#adapterRandomness()].map(([name, variable]) => {
+      const value = saved.get(name);
+      if (!value)
+        throw new FormatError(`the random state "${name}" is not in the checkpoint "${path}".`, { operation, expected: name });
+      return [variable, value] as const;
+    });
     const sampler = this.dataset.batches({ batchSize: this.batchSize, seed: state.sampler.seed, state: state.sampler });
     this.optimizer.loadStateDict(part("optimizer."));
+    loadDropoutState(part("dropout."));
+    assignAll(random);
     assignAll([...this.parameters].map(([name, parameter]) => [parameter, model.get(name) as Tensor]));
     this.#sampler = sampler;
     this.#step = state.step;
@@ -344,6 +361,15 @@ export class Trainer implements Disposable {
     for (const key of ["loss", "learningRate", "evaluations"] as const)
       this.history[key].splice(0, Number.POSITIVE_INFINITY, ...(state.history[key] as never[]));
     return (data["extra"] ?? {}) as { readonly [key: string]: Json | undefined };
+  }
+
+  /** What the dropout of each adapter depends on. */
+  #adapterRandomness(): Map<string, Variable> {
+    const named = (name: string) => {
+      const { key, count } = getAdapter(this.model, name).random.state;
+      return [[`${name}.key`, key] as const, [`${name}.count`, count] as const];
+    };
+    return new Map(adapterNames(this.model).flatMap(named));
   }
 
   /** Gives the programs' memory back; the model stays. */

@@ -1,0 +1,40 @@
+/** Fine-tuning in one call: the settings that suit adapters, over the loop of trainer.ts. */
+import type { CausalLM } from "../models/causal-lm.ts";
+import { cosineSchedule } from "../optim/schedule.ts";
+import type { TextDataset } from "../text/dataset.ts";
+import { type RunOptions, Trainer, type TrainerOptions, type TrainingResult } from "./trainer.ts";
+
+/** What can be set, beyond what training in general takes. */
+export interface FinetuneOptions extends TrainerOptions {
+  /** Steps in which the learning rate rises; a twentieth of all when absent. Afterwards it falls along a cosine to 0. */
+  readonly warmupSteps?: number;
+}
+
+/**
+ * Trains what of the model can be trained: the active adapter after `attach`, everything otherwise. AdamW without weight
+ * decay, gradients clipped to norm 1, learning rate with warm-up and cosine.
+ *
+ * @throws {ConfigError} when nothing can be trained, an option is out of range, or the loss is no number any more
+ * @example
+ * attach(model, lora({ r: 8, loraAlpha: 16 }));
+ * await finetune(model, textDataset("moby-dick.txt", tokenizer), { steps: 300, learningRate: 1e-3 });
+ */
+export async function finetune(
+  model: CausalLM,
+  dataset: TextDataset,
+  { signal, onStep, onEvaluation, ...options }: FinetuneOptions & RunOptions,
+): Promise<TrainingResult> {
+  using trainer = finetuning(model, dataset, options);
+  return await trainer.run({ signal, ...(onStep ? { onStep } : {}), ...(onEvaluation ? { onEvaluation } : {}) });
+}
+
+/** The trainer that `finetune` runs, for those who want to save it and go on later. */
+export function finetuning(model: CausalLM, dataset: TextDataset, { warmupSteps, ...options }: FinetuneOptions): Trainer {
+  const totalSteps = options.steps;
+  return new Trainer(model, dataset, {
+    schedule: (step, base) =>
+      // the first step would have the rate 0: count from 1
+      cosineSchedule({ warmupSteps: warmupSteps ?? Math.ceil(totalSteps / 20), totalSteps: totalSteps + 1 })(step + 1, base),
+    ...options,
+  });
+}
