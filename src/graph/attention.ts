@@ -4,7 +4,8 @@
  */
 import { ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "./contraction.ts";
-import { add, and, exp, less, log, max, mul, sub, where } from "./elementwise.ts";
+import { promote, requireFloat } from "./dtype.ts";
+import { add, and, cast, exp, less, log, max, mul, sub, where } from "./elementwise.ts";
 import { applyFused, itemOp } from "./fused.ts";
 import { expand, permute, reshape, transpose } from "./movement.ts";
 import { Tensor } from "./node.ts";
@@ -104,13 +105,7 @@ export const attentionOp: Fused = {
   },
   vjp: () => [],
   samples: (draw: Draw): Sample[] => {
-    const [B, G, share, T, D] = [
-      draw.integer(1, 2),
-      draw.integer(1, 2),
-      draw.integer(1, 2),
-      draw.extent(6),
-      draw.extent(5),
-    ];
+    const [B, G, share, T, D] = [draw.integer(1, 2), draw.integer(1, 2), draw.integer(1, 2), draw.extent(6), draw.extent(5)];
     const Tq = draw.integer(1, T);
     const domain: readonly [number, number] = [-2, 2];
     const shapes = [
@@ -164,8 +159,8 @@ export const attentionBackwardOp: Fused = {
  * @param q [B, Tq, H, D]
  * @param k [B, Tk, G, D]
  * @param v [B, Tk, G, E]
- * @returns [B, Tq, H, E]
- * @throws {ShapeError} when the sizes do not fit
+ * @returns [B, Tq, H, E]; float32 for 16-bit floats
+ * @throws {ShapeError} when the sizes do not fit; @throws {DTypeError} for integers
  * @see https://arxiv.org/abs/1706.03762, eq. 1; https://arxiv.org/abs/2205.14135 for not keeping the T×T matrix
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
@@ -186,12 +181,15 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
       hint: "They are [batch, time, heads, size]; the heads of q are a multiple of those of k and v.",
     });
   const [B, Tq, H, D] = q.shape as [number, number, number, number];
+  const promoted = [k.dtype, v.dtype].reduce(promote, q.dtype);
+  requireFloat("attention", promoted);
+  const dtype = promoted === "float16" || promoted === "bfloat16" ? "float32" : promoted;
   const [y] = applyFused(
     attentionOp,
-    [q, k, v],
+    [cast(q, dtype), cast(k, dtype), cast(v, dtype)],
     [
-      { shape: [B, Tq, H, v.shape[3]!], dtype: q.dtype },
-      { shape: [B, H, Tq], dtype: q.dtype },
+      { shape: [B, Tq, H, v.shape[3]!], dtype },
+      { shape: [B, H, Tq], dtype },
     ],
     { causal: options.isCausal ? 1 : 0, scale: options.scale ?? 1 / Math.sqrt(D), window: options.window ?? 0 },
   );

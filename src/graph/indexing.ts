@@ -127,23 +127,29 @@ export function scatterAdd(index: Tensor, x: Tensor, rows: number): Tensor {
       operation: "scatterAdd",
       got: x.shape,
     });
+  const wide = widened(x);
   const flat = new Tensor(
     scatterAddOp,
-    [reshape(cast(index, "int32"), [index.size]), reshape(x, [index.size, sizeOf(row)])],
+    [reshape(cast(index, "int32"), [index.size]), reshape(wide, [index.size, sizeOf(row)])],
     [rows, sizeOf(row)],
-    x.dtype,
+    wide.dtype,
   );
-  return reshape(flat, [rows, ...row]);
+  return cast(reshape(flat, [rows, ...row]), x.dtype);
 }
+
+/** 16-bit floats are for storage: sums and comparisons are done in float32. */
+const widened = (x: Tensor): Tensor => (x.dtype === "float16" || x.dtype === "bfloat16" ? cast(x, "float32") : x);
 
 /** Running sum along the last axis. */
 export function cumulativeSum(x: Tensor): Tensor {
+  const wide = widened(x);
+  if (wide !== x) return cast(cumulativeSum(wide), x.dtype);
   return new Tensor(cumulativeSumOp, [x], x.shape, x.dtype);
 }
 
 /** Indices that sort the last axis, as int32; stable. */
 export function argsort(x: Tensor, descending: boolean): Tensor {
-  return new Tensor(argsortOp, [x], x.shape, "int32", { descending: descending ? 1 : 0 });
+  return new Tensor(argsortOp, [widened(x)], x.shape, "int32", { descending: descending ? 1 : 0 });
 }
 
 export const indexing = { take: takeOp, scatterAdd: scatterAddOp, cumulativeSum: cumulativeSumOp, argsort: argsortOp } as const;
