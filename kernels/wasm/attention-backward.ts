@@ -19,18 +19,20 @@ import {
   callTile,
   cut,
   emitBlocks,
-  expOfDifference,
   fillAfter,
   fillBefore,
   forRows,
   forUnits,
+  keepSeenKeys,
   larger,
   panelRowBytes,
+  powerOfDifference,
   product,
   roundUpTo8,
   seen,
   sum,
 } from "./attention-blocks.ts";
+import { lanesBelow } from "./attention-few.ts";
 import { type Integer, smaller } from "./matmul-arguments.ts";
 import { emitTile, panelColumns, tileRows } from "./matmul-tiles.ts";
 import { SimdMath } from "./simd-math.ts";
@@ -50,6 +52,8 @@ export const backwardRegions = {
   dk: 10,
   dv: 11,
 } as const;
+/** Whether dk and dv are wanted, and dq. */
+export const backwardSwitches = { keys: 0, queries: 1 } as const;
 const tensor = { q: 0, k: 1, v: 2, y: 3, logSum: 4, g: 5, dq: 6, dk: 7, dv: 8 } as const;
 
 /** A module with one kernel, `attentionBackward`. */
@@ -78,8 +82,8 @@ function emitBackward(module: ModuleBuilder, blocks: Blocks, fused: boolean): vo
   const [panelD, panelE, panelKeys, panelRows] = [argument.panelD, argument.panelE, argument.panelKeys, argument.panelRows].map(
     (index) => integer(task.word(index)),
   ) as [Integer, Integer, Integer, Integer];
-  const wantsKeys = integer(task.word(argument.wantsKeys));
-  const wantsQueries = integer(task.word(argument.wantsQueries));
+  const wantsKeys = integer(task.word(argument.switches + backwardSwitches.keys));
+  const wantsQueries = integer(task.word(argument.switches + backwardSwitches.queries));
   const scale = load("f32.load", f.params[1], 4 * argument.scale);
   const strideD = integer(product(roundUpTo8(D), 4));
   const strideE = integer(product(roundUpTo8(E), 4));
@@ -98,12 +102,14 @@ function emitBackward(module: ModuleBuilder, blocks: Blocks, fused: boolean): vo
       });
     });
   });
+  f.if(["i32.eqz", wantsKeys], () => keepSeenKeys(f, task));
   const [key, keys] = [integer(), integer()];
   f.for(key, firstKey, endKey, keyBlock, () => {
     f.set(keys, ["i32.sub", endKey, key]).set(keys, smaller(keys, keyBlock));
     const k = integer(sum(x.k.at(group), product(key, x.k.time)));
     f.call(blocks.packColumns, k, x.k.time, place.keyColumns, D, keys, panelD);
-    f.call(blocks.scale, place.keyColumns, panelD, D, keys, scale);
+    // weights are powers of 2
+    f.call(blocks.scale, place.keyColumns, panelD, D, keys, ["f32.mul", scale, () => f.f32(Math.LOG2E)]);
     f.call(blocks.packColumns, sum(x.v.at(group), product(key, x.v.time)), x.v.time, place.valueColumns, E, keys, panelE);
     f.if(wantsQueries, () => {
       f.call(blocks.packRows, k, x.k.time, place.keyRows, keys, D, panelKeys);
@@ -157,14 +163,14 @@ function emitSlopes(module: ModuleBuilder, fused: boolean): FunctionBuilder {
   const [p, s] = [f.local("i32"), f.local("i32")];
   const advance = () => f.increment(block, blockStride).increment(slopes, blockStride).increment(logSums, 4).increment(deltas, 4);
   forRows(f, { rows, keys, low, high }, advance, ({ from, to, tileFrom, tileTo }) => {
-    const logSum = simd.keep(load("v128.load32_splat", logSums));
+    const logSum = simd.mul(simd.keep(load("v128.load32_splat", logSums)), Math.LOG2E);
     const delta = simd.keep(load("v128.load32_splat", deltas));
     const start = f.local("i32", ["i32.and", from, -8]);
     f.set(p, sum(block, product(start, 4))).set(s, sum(slopes, product(start, 4)));
     f.if(["i32.lt_s", from, to], () => {
       f.repeat(["i32.shr_u", sum(["i32.sub", to, start], 7), 3], () => {
         for (const offset of [0, 16]) {
-          const weight = expOfDifference(simd, simd.sub(simd.load(p, offset), logSum));
+          const weight = powerOfDifference(simd, simd.sub(simd.load(p, offset), logSum));
           simd.store(p, weight, offset);
           simd.store(s, simd.mul(weight, simd.sub(simd.load(s, offset), delta)), offset);
         }
@@ -189,8 +195,7 @@ function emitRowDots(module: ModuleBuilder, fused: boolean): FunctionBuilder {
   const [x, y] = [f.local("i32"), f.local("i32")];
   const total = f.local("v128");
   const rest = f.local("i32", ["i32.and", columns, 3]);
-  const counting = f.vectorConstant(new Uint8Array(Int32Array.of(0, 1, 2, 3).buffer));
-  const inside = simd.keep(["i32x4.lt_s", counting, ["i32x4.splat", rest]]);
+  const inside = lanesBelow(simd, rest);
   f.repeat(rows, () => {
     f.set(x, a).set(y, b).set(total, simd.f32(0));
     f.repeat(["i32.shr_u", columns, 2], () => {

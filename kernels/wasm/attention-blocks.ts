@@ -12,7 +12,7 @@ import { SimdMath, type V128 } from "./simd-math.ts";
 
 export const panelRowBytes = 4 * panelColumns;
 
-/** Stands where a maximum or log-sum of nothing would be −∞, so that no difference is NaN. */
+/** Stands where the log-sum of nothing would be −∞, so that no difference is NaN. */
 export const lowest = -1e20;
 
 /** The argument block: number of each 32-bit word. */
@@ -39,9 +39,8 @@ export const argument = {
   unitsInTask: 12,
   keyParts: 13,
   unitParts: 14,
-  /** Whether the backward kernel computes dk and dv, and whether dq. */
-  wantsKeys: 15,
-  wantsQueries: 16,
+  /** Two switches of the kernel's own choice. */
+  switches: 15,
   scratch: 17,
   /** Bytes of scratch a thread. */
   scratchStride: 18,
@@ -162,6 +161,16 @@ export function beginTask(f: KernelBuilder): Task {
     },
     region: (index) => integer(sum(scratch, word(argument.regions + index))),
   };
+}
+
+/** Cuts a task's keys to those that its queries see, in whole blocks: what the first query sees first, the last one last. */
+export function keepSeenKeys(f: FunctionBuilder, task: Task): void {
+  const { firstUnit, endUnit, firstKey, endKey, share, rowBlock, keyBlock, Tq, low, high } = task;
+  const bound = f.local("i32", sum(product(["i32.div_u", firstUnit, share], rowBlock), low));
+  f.set(firstKey, larger(bound, firstKey)).set(firstKey, product(["i32.div_u", firstKey, keyBlock], keyBlock));
+  f.set(bound, product(sum(["i32.div_u", ["i32.sub", endUnit, 1], share], 1), rowBlock));
+  f.set(bound, smaller(bound, Tq)).increment(bound, ["i32.sub", high, 1]);
+  f.set(endKey, smaller(endKey, bound));
 }
 
 /** One unit against the keys from `key` on: which head and queries, and the band in coordinates of the block. */
@@ -337,10 +346,23 @@ function emitCopy(module: ModuleBuilder, fused: boolean): FunctionBuilder {
   return f;
 }
 
-/** eˣ for x ≤ 0 as it comes out of a softmax: below −87 exactly 0, which is also what −∞ gives; NaN stays NaN. */
-export function expOfDifference(simd: SimdMath, x: V128): V128 {
-  const far = simd.less(x, -87);
-  return simd.andNot(simd.expBounded(simd.apply("f32x4.pmax", x, -87)), far);
+/** (2ˣ − 1) / x for |x| ≤ ½ by Remez exchange, relative to 2ˣ. */
+const powerOfTwo = [
+  1.5594677824992687e-4, 1.3406643411144614e-3, 9.617692790925503e-3, 5.5503103882074356e-2, 2.4022652208805084e-1,
+  6.931472420692444e-1,
+];
+/** Adding and subtracting it rounds to an integer, which then stands in the low bits. */
+const roundToInteger = 1.5 * 2 ** 23;
+
+/**
+ * 2ˣ for x ≤ 0 as it comes out of a softmax: exactly 0 from −127 down, −∞ included; NaN stays NaN. Error < 1.5 ulp above −126.
+ * Half the instructions of `SimdMath.exp`: the exponent is added to the bits, which at −127 gives those of 0.
+ */
+export function powerOfDifference(simd: SimdMath, x: V128): V128 {
+  const bounded = simd.apply("f32x4.pmax", x, -127);
+  const shifted = simd.add(bounded, roundToInteger);
+  const fraction = simd.sub(bounded, simd.sub(shifted, roundToInteger));
+  return simd.i32Add(simd.polynomial(fraction, [...powerOfTwo, 1]), simd.shift("shl", shifted, 23));
 }
 
 /** The keys of one row and of its tile in a block. */

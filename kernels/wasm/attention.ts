@@ -8,29 +8,32 @@
  *
  * @see https://arxiv.org/abs/2205.14135, algorithm 1
  */
-import { type FunctionBuilder, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { type Expression, type FunctionBuilder, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import {
   argument,
   type Blocks,
   beginTask,
   emitBlocks,
-  expOfDifference,
   fillAfter,
   fillBefore,
   forRows,
   forUnits,
-  larger,
+  keepSeenKeys,
   lowest,
+  powerOfDifference,
   product,
   roundUpTo8,
   seen,
   sum,
 } from "./attention-blocks.ts";
+import { emitFewScores, emitFewWeighted } from "./attention-few.ts";
 import { type Integer, smaller } from "./matmul-arguments.ts";
 import { SimdMath } from "./simd-math.ts";
 
 /** Regions of scratch, by number. */
 export const forwardRegions = { zeros: 0, keys: 1, values: 2, scores: 3, tops: 4, sums: 5, out: 6 } as const;
+/** Whether keys and values are read in place, for a few queries, or packed. */
+export const forwardSwitches = { inPlace: 0 } as const;
 const tensor = { q: 0, k: 1, v: 2, y: 3, logSum: 4 } as const;
 
 /** A module with one kernel, `attention`. */
@@ -43,10 +46,13 @@ export function attentionModule(options: { readonly shared: boolean; readonly fu
 function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): void {
   const softmax = emitSoftmax(module, fused);
   const finish = emitFinish(module, fused);
+  const fewScores = emitFewScores(module, fused);
+  const fewWeighted = emitFewWeighted(module, fused);
   const f = module.function("attention", ["i32", "i32", "i32"]);
   const task = beginTask(f);
-  const { Tq, D, E, group, firstUnit, endUnit, firstKey, endKey, rowBlock, keyBlock, blockStride, share } = task;
-  const integer = (value = 0 as Parameters<typeof f.local>[1]): Integer => f.local("i32", value);
+  const inPlace = f.local("i32", task.word(argument.switches + forwardSwitches.inPlace));
+  const { D, E, group, firstUnit, endUnit, firstKey, endKey, rowBlock, keyBlock, blockStride } = task;
+  const integer = (value: Expression = 0): Integer => f.local("i32", value);
   const [q, k, v, y, logSum] = [tensor.q, tensor.k, tensor.v, tensor.y, tensor.logSum].map(task.operand);
   const [zeros, keyPanels, valuePanels, scores, tops, sums, out] = Object.values(forwardRegions).map(task.region) as [
     Integer,
@@ -58,6 +64,8 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
     Integer,
   ];
   const panelD = integer(task.word(argument.panelD));
+  // weights are powers of 2
+  const scale: Expression = ["f32.mul", load("f32.load", f.params[1], 4 * argument.scale), () => f.f32(Math.LOG2E)];
   const panelKeys = integer(task.word(argument.panelKeys));
   const outStride = integer(product(roundUpTo8(E), 4));
   const outBytes = integer(product(outStride, rowBlock));
@@ -69,36 +77,43 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
   f.memoryFill(out, 0, product(units, outBytes));
   const top = integer(tops);
   f.repeat(["i32.div_u", sum(product(units, rowBytes), 12), 16], () => {
-    f.store("v128.store", top, f.constant("f32", lowest));
+    f.store("v128.store", top, f.constant("f32", lowest * Math.LOG2E));
     f.increment(top, 16);
   });
 
-  // keys that the first query sees first, in whole blocks, to those that the last one sees last
-  const last = integer(product(sum(["i32.div_u", ["i32.sub", endUnit, 1], share], 1), rowBlock));
-  f.set(last, smaller(last, Tq)).increment(last, ["i32.sub", task.high, 1]);
-  f.set(endKey, smaller(endKey, last));
-  const key = integer(sum(product(["i32.div_u", firstUnit, share], rowBlock), task.low));
-  f.set(key, larger(key, firstKey));
-  f.set(key, product(["i32.div_u", key, keyBlock], keyBlock));
+  keepSeenKeys(f, task);
+  const key = integer();
   const keys = integer();
   const unitOut = (unit: Integer) => sum(out, product(["i32.sub", unit, firstUnit], outBytes));
   const unitRows = (rows: Integer, unit: Integer) => sum(rows, product(["i32.sub", unit, firstUnit], rowBytes));
-  f.while(["i32.lt_s", key, endKey], () => {
+  f.for(key, firstKey, endKey, keyBlock, () => {
     f.set(keys, ["i32.sub", endKey, key]).set(keys, smaller(keys, keyBlock));
-    f.call(blocks.packColumns, sum(k!.at(group), product(key, k!.time)), k!.time, keyPanels, D, keys, panelD);
-    f.call(blocks.scale, keyPanels, panelD, D, keys, load("f32.load", f.params[1], 4 * argument.scale));
-    f.call(blocks.packRows, sum(v!.at(group), product(key, v!.time)), v!.time, valuePanels, keys, E, panelKeys);
+    const kHere = integer(sum(k!.at(group), product(key, k!.time)));
+    const vHere = integer(sum(v!.at(group), product(key, v!.time)));
+    f.if(["i32.eqz", inPlace], () => {
+      f.call(blocks.packColumns, kHere, k!.time, keyPanels, D, keys, panelD);
+      f.call(blocks.scale, keyPanels, panelD, D, keys, scale);
+      f.call(blocks.packRows, vHere, v!.time, valuePanels, keys, E, panelKeys);
+    });
     forUnits(f, task, key, (block) => {
       const { unit, head, row, rows, low, high } = block;
       f.if(seen(block, keys), () => {
-        const queries = sum(q!.at(head), product(row, q!.time));
-        f.call(blocks.scores, queries, q!.time, keyPanels, panelD, D, scores, blockStride, rows, keys, low, high, zeros);
+        const band = [keys, low, high];
+        const queries = integer(sum(q!.at(head), product(row, q!.time)));
         const here = integer(unitOut(unit));
-        f.call(softmax, scores, blockStride, rows, keys, low, high, unitRows(tops, unit), unitRows(sums, unit), here, outStride);
-        f.call(blocks.weighted, scores, blockStride, valuePanels, panelKeys, here, outStride, rows, E, keys, low, high);
+        f.if(
+          inPlace,
+          () => f.call(fewScores, queries, q!.time, kHere, k!.time, D, scale, scores, blockStride, rows, ...band),
+          () => f.call(blocks.scores, queries, q!.time, keyPanels, panelD, D, scores, blockStride, rows, ...band, zeros),
+        );
+        f.call(softmax, scores, blockStride, rows, ...band, unitRows(tops, unit), unitRows(sums, unit), here, outStride);
+        f.if(
+          inPlace,
+          () => f.call(fewWeighted, scores, blockStride, vHere, v!.time, here, outStride, rows, E, ...band),
+          () => f.call(blocks.weighted, scores, blockStride, valuePanels, panelKeys, here, outStride, rows, E, ...band),
+        );
       });
     });
-    f.increment(key, keyBlock);
   });
   forUnits(f, task, 0, ({ unit, head, row, rows }) => {
     const [top, total] = [integer(unitRows(tops, unit)), integer(unitRows(sums, unit))];
@@ -109,8 +124,8 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
 }
 
 /**
- * Emits softmax(block, blockStride, rows, keys, low, high, tops, sums, out, outStride): scores become weights relative to the
- * maximum so far, `tops`; where that has grown, what `sums` and `out` have so far shrinks with it.
+ * Emits softmax(block, blockStride, rows, keys, low, high, tops, sums, out, outStride): scores, in powers of 2, become
+ * weights relative to the maximum so far, `tops`; where that has grown, what `sums` and `out` have so far shrinks with it.
  */
 function emitSoftmax(module: ModuleBuilder, fused: boolean): FunctionBuilder {
   const f = module.function(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"]);
@@ -137,14 +152,14 @@ function emitSoftmax(module: ModuleBuilder, fused: boolean): FunctionBuilder {
     f.set(x, simd.f32(0)).set(y, x).set(pointer, first);
     f.repeat(pairs, () => {
       for (const [half, total] of [x, y].entries()) {
-        const weight = expOfDifference(simd, simd.sub(simd.load(pointer, 16 * half), top));
+        const weight = powerOfDifference(simd, simd.sub(simd.load(pointer, 16 * half), top));
         simd.store(pointer, weight, 16 * half);
         f.set(total, simd.add(total, weight));
       }
       f.increment(pointer, 32);
     });
     const total = simd.sumAcross(simd.add(x, y));
-    const shrink = expOfDifference(simd, simd.sub(before, top));
+    const shrink = powerOfDifference(simd, simd.sub(before, top));
     f.laneAccess("v128.store32_lane", 0, sums, simd.madd(simd.keep(load("v128.load32_splat", sums)), shrink, total));
     f.if(["v128.any_true", simd.less(shrink, 1)], () => {
       f.set(pointer, out);
@@ -164,7 +179,7 @@ function emitFinish(module: ModuleBuilder, fused: boolean): FunctionBuilder {
   const simd = new SimdMath(f, fused);
   f.repeat(["i32.shr_u", sum(rows, 3), 2], () => {
     const total = simd.load(sums);
-    simd.store(tops, simd.add(simd.load(tops), simd.log(simd.apply("f32x4.pmax", total, 1e-30))));
+    simd.store(tops, simd.madd(simd.load(tops), Math.LN2, simd.log(simd.apply("f32x4.pmax", total, 1e-30))));
     simd.store(sums, simd.andNot(simd.recip(total), simd.equal(total, 0)));
     f.increment(tops, 16).increment(sums, 16);
   });

@@ -1,8 +1,13 @@
 /** Attention and its derivative as kernel calls: sizes, masks and blocks as numbers for `kernels/wasm/attention*.ts`. */
 
-import { attentionModule, type forwardRegions } from "../../../kernels/wasm/attention.ts";
-import { attentionBackwardModule, type backwardRegions } from "../../../kernels/wasm/attention-backward.ts";
+import { attentionModule, type forwardRegions, type forwardSwitches } from "../../../kernels/wasm/attention.ts";
+import {
+  attentionBackwardModule,
+  type backwardRegions,
+  type backwardSwitches,
+} from "../../../kernels/wasm/attention-backward.ts";
 import { argument, panelRowBytes, tensorWords } from "../../../kernels/wasm/attention-blocks.ts";
+import { fewRows } from "../../../kernels/wasm/attention-few.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
 import type { CallEntry, Step } from "./calls.ts";
 
@@ -30,12 +35,6 @@ interface Cut {
   readonly keyParts: number;
 }
 
-/** What the backward kernel computes: dk and dv, dq, or all. */
-interface Wants {
-  readonly keys: boolean;
-  readonly queries: boolean;
-}
-
 /** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
 const tasksPerThread = 3;
 /** Bytes of results that a task of the forward kernel keeps in scratch. */
@@ -48,12 +47,11 @@ export const attention: CallEntry = ({ operands, results }, { memory, threads, r
   const options = { shared: memory.shared, fused: relaxedSimd };
   return (geometry, addresses) => {
     const sizes = sizesOf(geometry);
-    const { B, Tq, Tk, H, G, D, E } = sizes;
-    const blocks: Blocks = { rows: Math.min(48, roundUp(Math.max(1, Tq), 12)), keys: Tk <= 256 ? roundUp(Tk, 8) : 128 };
+    const { Tq, Tk, H, G, D, E } = sizes;
+    const blocks = blocksOf(sizes, 64, 192);
     const units = (Math.ceil(Tq / blocks.rows) * H) / G;
     const outBytes = blocks.rows * roundUp(E, 8) * 4;
-    const parts = threads === 1 ? 1 : Math.ceil((threads * tasksPerThread) / (B * G));
-    const unitsInTask = Math.max(1, Math.min(Math.ceil(units / parts), Math.floor(resultBytes / outBytes)));
+    const unitsInTask = Math.max(1, Math.min(Math.ceil(units / partsOf(sizes, threads)), Math.floor(resultBytes / outBytes)));
     const cut: Cut = { unitsInTask, unitParts: Math.ceil(units / unitsInTask), keysInTask: Tk, keyParts: 1 };
     const stride = blockStride(blocks);
     const regions: Record<keyof typeof forwardRegions, number> = {
@@ -66,7 +64,8 @@ export const attention: CallEntry = ({ operands, results }, { memory, threads, r
       out: unitsInTask * outBytes,
     };
     const kernel = module("attention", () => attentionModule(options))["attention"]!;
-    return [stepOf(kernel, sizes, blocks, cut, geometry, addresses, Object.values(regions))];
+    const switches: Record<keyof typeof forwardSwitches, boolean> = { inPlace: Tq <= fewRows };
+    return [stepOf(kernel, sizes, blocks, cut, geometry, addresses, regions, switches)];
   };
 };
 
@@ -76,7 +75,7 @@ export const attentionBackward: CallEntry = ({ operands, results }, { memory, th
   return (geometry, addresses) => {
     const sizes = sizesOf(geometry);
     const { B, Tq, Tk, H, G, D, E } = sizes;
-    const blocks: Blocks = { rows: Math.min(96, roundUp(Math.max(1, Tq), 12)), keys: Tk <= 128 ? roundUp(Tk, 8) : 128 };
+    const blocks = blocksOf(sizes, 96, 128);
     const units = (Math.ceil(Tq / blocks.rows) * H) / G;
     const [widthD, widthE] = [4 * roundUp(D, 8), 4 * roundUp(E, 8)];
     const stride = blockStride(blocks);
@@ -95,18 +94,17 @@ export const attentionBackward: CallEntry = ({ operands, results }, { memory, th
       dv: blocks.keys * widthE,
     };
     const kernel = module("attentionBackward", () => attentionBackwardModule(options))["attentionBackward"]!;
-    const step = (cut: Cut, wants: Wants) =>
-      stepOf(kernel, sizes, blocks, cut, geometry, addresses, Object.values(regions), wants);
-    const parts = threads === 1 ? 1 : Math.ceil((threads * tasksPerThread) / (B * G));
+    const step = (cut: Cut, wanted: Record<keyof typeof backwardSwitches, boolean>) =>
+      stepOf(kernel, sizes, blocks, cut, geometry, addresses, regions, wanted);
     const whole: Cut = { unitsInTask: units, unitParts: 1, keysInTask: Tk, keyParts: 1 };
-    const keyParts = Math.ceil(Tk / blocks.keys);
-    // weights computed twice cost 2 of 5 products, so there must be more to gain
-    if (B * G >= threads || Math.max(keyParts, units) < 2) return [step(whole, { keys: true, queries: true })];
-    const unitsInTask = Math.ceil(units / parts);
-    return [
-      step({ ...whole, keysInTask: blocks.keys, keyParts }, { keys: true, queries: false }),
-      step({ ...whole, unitsInTask, unitParts: Math.ceil(units / unitsInTask) }, { keys: false, queries: true }),
-    ];
+    const byKeys: Cut = { ...whole, keysInTask: blocks.keys, keyParts: Math.max(1, Math.ceil(Tk / blocks.keys)) };
+    const unitsInTask = Math.max(1, Math.ceil(units / partsOf(sizes, threads)));
+    const byUnits: Cut = { ...whole, unitsInTask, unitParts: Math.max(1, Math.ceil(units / unitsInTask)) };
+    // scores and their slopes are two of five products, which cutting computes twice
+    const time = (products: number, parts: number) => (products / parts) * Math.ceil((B * G * parts) / threads);
+    return time(5, 1) <= time(4, byKeys.keyParts) + time(3, byUnits.unitParts)
+      ? [step(whole, { keys: true, queries: true })]
+      : [step(byKeys, { keys: true, queries: false }), step(byUnits, { keys: false, queries: true })];
   };
 };
 
@@ -115,6 +113,15 @@ function sizesOf({ operands }: CallGeometry): Sizes {
   const [B, Tq, H, D] = q.shape as readonly [number, number, number, number];
   return { B, Tq, Tk: k.shape[1]!, H, G: k.shape[2]!, D, E: v.shape[3]! };
 }
+
+const blocksOf = ({ Tq, Tk }: Sizes, rows: number, keys: number): Blocks => ({
+  rows: Math.min(rows, roundUp(Math.max(1, Tq), 4)),
+  keys: Math.min(keys, roundUp(Math.max(1, Tk), 8)),
+});
+
+/** Into how many parts to cut the units of a key head. */
+const partsOf = ({ B, G }: Sizes, threads: number): number =>
+  threads === 1 ? 1 : Math.ceil((threads * tasksPerThread) / Math.max(1, B * G));
 
 /** Bytes of a panel; an extra line keeps neighbours from competing for the same place in the cache. */
 const panelBytes = (depth: number): number => roundUp(depth, 4) * panelRowBytes + 64;
@@ -129,8 +136,8 @@ function stepOf(
   cut: Cut,
   geometry: CallGeometry,
   addresses: readonly number[],
-  regions: readonly number[],
-  wants: Wants = { keys: false, queries: false },
+  regions: Readonly<Record<string, number>>,
+  switches: Readonly<Record<string, boolean>>,
 ): Step {
   const { B, Tq, Tk, H, G, D, E } = sizes;
   const { causal, window, scale } = geometry.attributes as { causal: number; window: number; scale: number };
@@ -142,10 +149,10 @@ function stepOf(
   set(argument.low, causal && window > 0 && window < Tk ? Tk - Tq - window + 1 : -Tq, causal ? Tk - Tq + 1 : Tk);
   new Float32Array(args.buffer)[argument.scale] = scale;
   set(argument.rowBlock, blocks.rows, blocks.keys, cut.keysInTask, cut.unitsInTask, cut.keyParts, cut.unitParts);
-  set(argument.wantsKeys, Number(wants.keys), Number(wants.queries));
+  set(argument.switches, ...Object.values(switches).map(Number));
   set(argument.blockStride, blockStride(blocks), panelBytes(D), panelBytes(E), panelBytes(blocks.keys), panelBytes(blocks.rows));
   let bytes = 0;
-  for (const [i, size] of regions.entries()) {
+  for (const [i, size] of Object.values(regions).entries()) {
     args[argument.regions + i] = bytes;
     bytes += roundUp(size, 64) + 64;
   }
