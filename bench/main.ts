@@ -14,6 +14,7 @@ const questions: Readonly<
 
 /** Questions that print tables of their own while they are imported. */
 const tables: Readonly<Record<string, { readonly about: string; load(): Promise<unknown> }>> = {
+  attention: { about: "attention kernels against matrix products and a softmax", load: () => import("./attention.ts") },
   "matmul-peak": { about: "how close the matrix product comes to the processor's limit", load: () => import("./matmul-peak.ts") },
 };
 

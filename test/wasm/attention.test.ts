@@ -206,6 +206,7 @@ describe("attention on wasm is its composition, to the same bits for any number 
     ["a window over several blocks", { ...base, Tq: 280, Tk: 400, window: 150, layout: "heads" }],
     ["a narrow window over several blocks", { ...base, Tq: 300, Tk: 300, window: 5, share: 2 }],
     ["one query, many keys", { ...base, Tq: 1, Tk: 500, share: 3, layout: "gaps" }],
+    ["two queries with a window", { ...base, Tq: 2, Tk: 300, window: 20, D: 7, E: 33 }],
     ["more queries than keys: the first see nothing", { ...base, Tq: 40, Tk: 9, D: 5, E: 3 }],
     ["wide heads", { ...base, Tq: 20, Tk: 30, D: 130, E: 70 }],
     ["a negative scale", { ...base, Tq: 20, Tk: 30, scale: -0.7 }],
