@@ -13,26 +13,17 @@
  */
 import { type Expression, type FunctionBuilder, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import {
-  argument,
   type Blocks,
-  beginTask,
   callTile,
-  cut,
   emitBlocks,
   fillAfter,
   fillBefore,
   forRows,
-  forUnits,
-  keepSeenKeys,
-  larger,
+  lanesBelow,
   panelRowBytes,
   powerOfDifference,
-  product,
-  roundUpTo8,
-  seen,
-  sum,
 } from "./attention-blocks.ts";
-import { lanesBelow } from "./attention-few.ts";
+import { argument, beginTask, cut, forUnits, keepSeenKeys, larger, product, roundUpTo8, seen, sum } from "./attention-task.ts";
 import { type Integer, smaller } from "./matmul-arguments.ts";
 import { emitTile, panelColumns, tileRows } from "./matmul-tiles.ts";
 import { SimdMath } from "./simd-math.ts";
@@ -71,17 +62,12 @@ function emitBackward(module: ModuleBuilder, blocks: Blocks, fused: boolean): vo
   const task = beginTask(f);
   const { D, E, group, firstKey, endKey, keyBlock, blockStride } = task;
   const integer = (value: Expression = 0): Integer => f.local("i32", value);
-  const place = Object.fromEntries(Object.entries(backwardRegions).map(([name, index]) => [name, task.region(index)])) as Record<
-    keyof typeof backwardRegions,
-    Integer
-  >;
-  const x = Object.fromEntries(Object.entries(tensor).map(([name, index]) => [name, task.operand(index)])) as Record<
-    keyof typeof tensor,
-    ReturnType<typeof task.operand>
-  >;
-  const [panelD, panelE, panelKeys, panelRows] = [argument.panelD, argument.panelE, argument.panelKeys, argument.panelRows].map(
-    (index) => integer(task.word(index)),
-  ) as [Integer, Integer, Integer, Integer];
+  const place = task.regions(backwardRegions);
+  const x = task.operands(tensor);
+  const panelD = integer(task.word(argument.panelD));
+  const panelE = integer(task.word(argument.panelE));
+  const panelKeys = integer(task.word(argument.panelKeys));
+  const panelRows = integer(task.word(argument.panelRows));
   const wantsKeys = integer(task.word(argument.switches + backwardSwitches.keys));
   const wantsQueries = integer(task.word(argument.switches + backwardSwitches.queries));
   const scale = load("f32.load", f.params[1], 4 * argument.scale);

@@ -1,6 +1,7 @@
 /** Scores and weighted sums for a few queries: keys and values are read once, in place, since packing them would cost more. */
 import { type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
-import { cut, product, sum } from "./attention-blocks.ts";
+import { lanesBelow } from "./attention-blocks.ts";
+import { cut, product, sum } from "./attention-task.ts";
 import { type Integer, smaller } from "./matmul-arguments.ts";
 import { panelColumns } from "./matmul-tiles.ts";
 import { SimdMath, type V128 } from "./simd-math.ts";
@@ -91,12 +92,6 @@ export function emitFewWeighted(module: ModuleBuilder, fused: boolean): Function
     f.increment(block, blockStride).increment(out, outStride);
   });
   return f;
-}
-
-/** All ones in the first `count` lanes. */
-export function lanesBelow(simd: SimdMath, count: Integer): V128 {
-  const counting = simd.f.vectorConstant(new Uint8Array(Int32Array.of(0, 1, 2, 3).buffer));
-  return simd.keep(["i32x4.lt_s", counting, ["i32x4.splat", count]]);
 }
 
 /** The sums of the lanes of four vectors, as the lanes of one. */

@@ -9,24 +9,9 @@
  * @see https://arxiv.org/abs/2205.14135, algorithm 1
  */
 import { type Expression, type FunctionBuilder, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
-import {
-  argument,
-  type Blocks,
-  beginTask,
-  emitBlocks,
-  fillAfter,
-  fillBefore,
-  forRows,
-  forUnits,
-  keepSeenKeys,
-  lowest,
-  powerOfDifference,
-  product,
-  roundUpTo8,
-  seen,
-  sum,
-} from "./attention-blocks.ts";
+import { type Blocks, emitBlocks, fillAfter, fillBefore, forRows, lowest, powerOfDifference } from "./attention-blocks.ts";
 import { emitFewScores, emitFewWeighted } from "./attention-few.ts";
+import { argument, beginTask, forUnits, keepSeenKeys, product, roundUpTo8, seen, sum } from "./attention-task.ts";
 import { type Integer, smaller } from "./matmul-arguments.ts";
 import { SimdMath } from "./simd-math.ts";
 
@@ -53,16 +38,8 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
   const inPlace = f.local("i32", task.word(argument.switches + forwardSwitches.inPlace));
   const { D, E, group, firstUnit, endUnit, firstKey, endKey, rowBlock, keyBlock, blockStride } = task;
   const integer = (value: Expression = 0): Integer => f.local("i32", value);
-  const [q, k, v, y, logSum] = [tensor.q, tensor.k, tensor.v, tensor.y, tensor.logSum].map(task.operand);
-  const [zeros, keyPanels, valuePanels, scores, tops, sums, out] = Object.values(forwardRegions).map(task.region) as [
-    Integer,
-    Integer,
-    Integer,
-    Integer,
-    Integer,
-    Integer,
-    Integer,
-  ];
+  const { q, k, v, y, logSum } = task.operands(tensor);
+  const { zeros, keys: keyPanels, values: valuePanels, scores, tops, sums, out } = task.regions(forwardRegions);
   const panelD = integer(task.word(argument.panelD));
   // weights are powers of 2
   const scale: Expression = ["f32.mul", load("f32.load", f.params[1], 4 * argument.scale), () => f.f32(Math.LOG2E)];
@@ -88,28 +65,28 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
   const unitRows = (rows: Integer, unit: Integer) => sum(rows, product(["i32.sub", unit, firstUnit], rowBytes));
   f.for(key, firstKey, endKey, keyBlock, () => {
     f.set(keys, ["i32.sub", endKey, key]).set(keys, smaller(keys, keyBlock));
-    const kHere = integer(sum(k!.at(group), product(key, k!.time)));
-    const vHere = integer(sum(v!.at(group), product(key, v!.time)));
+    const kHere = integer(sum(k.at(group), product(key, k.time)));
+    const vHere = integer(sum(v.at(group), product(key, v.time)));
     f.if(["i32.eqz", inPlace], () => {
-      f.call(blocks.packColumns, kHere, k!.time, keyPanels, D, keys, panelD);
+      f.call(blocks.packColumns, kHere, k.time, keyPanels, D, keys, panelD);
       f.call(blocks.scale, keyPanels, panelD, D, keys, scale);
-      f.call(blocks.packRows, vHere, v!.time, valuePanels, keys, E, panelKeys);
+      f.call(blocks.packRows, vHere, v.time, valuePanels, keys, E, panelKeys);
     });
     forUnits(f, task, key, (block) => {
       const { unit, head, row, rows, low, high } = block;
       f.if(seen(block, keys), () => {
         const band = [keys, low, high];
-        const queries = integer(sum(q!.at(head), product(row, q!.time)));
+        const queries = integer(sum(q.at(head), product(row, q.time)));
         const here = integer(unitOut(unit));
         f.if(
           inPlace,
-          () => f.call(fewScores, queries, q!.time, kHere, k!.time, D, scale, scores, blockStride, rows, ...band),
-          () => f.call(blocks.scores, queries, q!.time, keyPanels, panelD, D, scores, blockStride, rows, ...band, zeros),
+          () => f.call(fewScores, queries, q.time, kHere, k.time, D, scale, scores, blockStride, rows, ...band),
+          () => f.call(blocks.scores, queries, q.time, keyPanels, panelD, D, scores, blockStride, rows, ...band, zeros),
         );
         f.call(softmax, scores, blockStride, rows, ...band, unitRows(tops, unit), unitRows(sums, unit), here, outStride);
         f.if(
           inPlace,
-          () => f.call(fewWeighted, scores, blockStride, vHere, v!.time, here, outStride, rows, E, ...band),
+          () => f.call(fewWeighted, scores, blockStride, vHere, v.time, here, outStride, rows, E, ...band),
           () => f.call(blocks.weighted, scores, blockStride, valuePanels, panelKeys, here, outStride, rows, E, ...band),
         );
       });
@@ -118,8 +95,8 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
   forUnits(f, task, 0, ({ unit, head, row, rows }) => {
     const [top, total] = [integer(unitRows(tops, unit)), integer(unitRows(sums, unit))];
     f.call(finish, top, total, rows);
-    f.memoryCopy(sum(logSum!.at(head), product(row, 4)), top, product(rows, 4));
-    f.call(blocks.copy, unitOut(unit), outStride, sum(y!.at(head), product(row, y!.time)), y!.time, rows, E, total, 4);
+    f.memoryCopy(sum(logSum.at(head), product(row, 4)), top, product(rows, 4));
+    f.call(blocks.copy, unitOut(unit), outStride, sum(y.at(head), product(row, y.time)), y.time, rows, E, total, 4);
   });
 }
 

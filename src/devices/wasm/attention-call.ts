@@ -6,8 +6,9 @@ import {
   type backwardRegions,
   type backwardSwitches,
 } from "../../../kernels/wasm/attention-backward.ts";
-import { argument, panelRowBytes, tensorWords } from "../../../kernels/wasm/attention-blocks.ts";
+import { panelRowBytes } from "../../../kernels/wasm/attention-blocks.ts";
 import { fewRows } from "../../../kernels/wasm/attention-few.ts";
+import { argument, tensorWords } from "../../../kernels/wasm/attention-task.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
 import type { CallEntry, Step } from "./calls.ts";
 
