@@ -44,6 +44,23 @@ class Drawn implements Draw {
 /** `large` draws sizes around those of vectors and tiles, otherwise they are small. */
 export const draws = ({ large = false } = {}): fc.Arbitrary<Draw> => fc.gen().map((values) => new Drawn(values, large));
 
+/** Draws that begin again with each call, for a graph that is built once for every device. */
+export function repeating(draw: Draw): () => Draw {
+  const drawn: (number | readonly number[])[] = [];
+  return () => {
+    let at = 0;
+    const next = <T extends number | readonly number[]>(fresh: () => T): T => {
+      if (at === drawn.length) drawn.push(fresh());
+      return drawn[at++] as T;
+    };
+    return {
+      integer: (low, high) => next(() => draw.integer(low, high)),
+      extent: (small) => next(() => draw.extent(small)),
+      shape: (...limits) => [...next<readonly number[]>(() => draw.shape(...limits))],
+    };
+  };
+}
+
 /** Spread over `domain`, different for every seed. */
 export function randomValues(shape: Shape, [low, high]: Interval, seed: number): Float64Array {
   return Float64Array.from({ length: sizeOf(shape) }, (_, i) => low + (high - low) * (scramble(seed, i) / 2 ** 32));

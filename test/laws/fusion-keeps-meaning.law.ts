@@ -11,11 +11,11 @@ import { afterAll, describe, expect, test } from "vitest";
 import { pullback } from "../../src/autograd/grad.ts";
 import { realize, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
-import type { Geometry, SlotGeometry } from "../../src/devices/loop-program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { isFloat } from "../../src/graph/dtype.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { constant } from "../../src/graph/source.ts";
+import { type Bug, broken, bugs } from "../arbitrary/broken-device.ts";
 import { cases } from "../arbitrary/cases.ts";
 import { type Variant, variants } from "../arbitrary/devices.ts";
 import { type GraphOptions, growGraph, type Recipe, recipes } from "../arbitrary/graph.ts";
@@ -97,5 +97,16 @@ describe.each(tried)("$name", ({ open, unit }) => {
       fc.property(recipes({ maxSteps: 8 }), (recipe) => derivativesAgree(recipe, device, unit)),
       cases(count),
     );
+  });
+});
+
+describe("mutants are caught", () => {
+  test.each((Object.entries(bugs) as [string, Bug][]).filter(([, { loop }]) => loop))("%s", (_, bug) => {
+    const device = broken(createReference({ fuse: true }), bug);
+    const { failed } = fc.check(
+      fc.property(recipes(vectorTails), (recipe) => valuesAgree(recipe, device, 2 ** -53)),
+      { numRuns: 100, endOnFailure: true },
+    );
+    expect(failed).toBe(true);
   });
 });

@@ -1,0 +1,198 @@
+/**
+ * Every device computes what the reference device computes: each primitive in every dtype that it takes, on operands that
+ * come through any view, at sizes around the width of its vectors; composites with their derivatives.
+ *
+ *   |device(f)(x) − reference(f)(x)| ≤ E, element by element, with E the running error bound of test/arbitrary/rounding.ts
+ *
+ * @see src/devices/reference for the meaning; the tolerance of an operation stands in its entry in src/graph
+ */
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { pullback } from "../../src/autograd/grad.ts";
+import { realize, upload, useDevice } from "../../src/compile/program.ts";
+import type { Device } from "../../src/devices/device.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import { DTypeError } from "../../src/errors.ts";
+import { type DType, dtypes, isFloat, toBFloat16Bits, toFloat16Bits } from "../../src/graph/dtype.ts";
+import { bitcast, cast } from "../../src/graph/elementwise.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import type { Draw, Elementwise, Interval, Primitive, Sample } from "../../src/graph/primitive.ts";
+import { primitives } from "../../src/graph/primitives.ts";
+import { sizeOf } from "../../src/graph/shape.ts";
+import { broken, bugs } from "../arbitrary/broken-device.ts";
+import { cases } from "../arbitrary/cases.ts";
+import { composites } from "../arbitrary/composites.ts";
+import { type Variant, variants } from "../arbitrary/devices.ts";
+import { draws, randomValues, repeating } from "../arbitrary/draw.ts";
+import { elementwiseFunction } from "../arbitrary/graph.ts";
+import { difference, tolerances } from "../arbitrary/rounding.ts";
+import { valuesOf } from "../arbitrary/values.ts";
+import { viewOf } from "../arbitrary/views.ts";
+
+const reference = createReference();
+const opened = variants.map((variant): { variant: Variant; device: Device } => ({ variant, device: variant.open() }));
+beforeAll(() => void useDevice(reference));
+afterAll(() => {
+  for (const { device } of opened) device[Symbol.dispose]();
+});
+
+/** Values of one input, in the form in which `dtype` is uploaded. */
+function input(shape: readonly number[], domain: Interval, seed: number, dtype: DType): (device: Device) => Tensor {
+  const values = randomValues(shape, domain, seed);
+  const array = new dtypes[dtype].array(sizeOf(shape));
+  values.forEach((value, i) => {
+    array[i] =
+      dtype === "float16"
+        ? toFloat16Bits(value)
+        : dtype === "bfloat16"
+          ? toBFloat16Bits(value)
+          : dtype === "bool"
+            ? value > (domain[0] + domain[1]) / 2
+              ? 1
+              : 0
+            : dtype === "uint8"
+              ? Math.round(Math.abs(value))
+              : isFloat(dtype)
+                ? value
+                : Math.round(value);
+  });
+  return (device) => upload(device, array, shape, dtype);
+}
+
+/** Throws where a device gives other results than the reference device. `build` makes the same graph for each. */
+function agree(build: (device: Device) => Tensor[], among = opened): void {
+  useDevice(reference);
+  const expected = build(reference);
+  realize(expected);
+  const wants = expected.map(valuesOf);
+  const bounds = new Map<number, Float64Array[]>();
+  for (const { variant, device } of among) {
+    useDevice(reference);
+    if (!bounds.has(variant.unit)) bounds.set(variant.unit, tolerances(expected, variant));
+    useDevice(device);
+    const got = build(device);
+    realize(got);
+    got.forEach((x, i) => {
+      const wrong = difference(floats(x), wants[i]!, bounds.get(variant.unit)![i]!);
+      if (wrong) throw new Error(`${variant.name}: result ${i}, ${x.dtype} [${x.shape}]: ${wrong}`);
+    });
+  }
+}
+
+/** Values as numbers, also of 16-bit floats, which travel as bits. */
+function floats(x: Tensor): ArrayLike<number> {
+  return valuesOf(x.dtype === "float16" || x.dtype === "bfloat16" ? cast(x, "float32") : x);
+}
+
+const floatTypes = ["float32", "float16", "bfloat16"] as const satisfies readonly DType[];
+const wholeTypes = ["int32", "uint8", "bool"] as const satisfies readonly DType[];
+const dtypesOf = (op: Elementwise): readonly DType[] =>
+  op.takes === "float" ? floatTypes : op.takes === "integer" ? wholeTypes : [...floatTypes, ...wholeTypes];
+
+/** An elementwise entry on operands of one dtype, each through a view of its own. */
+function elementwiseCase(name: string, op: Elementwise, dtype: DType, draw: Draw, seed: number): (device: Device) => Tensor[] {
+  const shape = draw.shape(3, 4);
+  const operands = op.domain.map((domain, i) => {
+    const own = op.arity > 1 && draw.integer(0, 2) === 0 ? shape.slice(draw.integer(0, shape.length)) : shape;
+    const { shape: lying, view } = viewOf(draw, own);
+    // whole numbers from a wider range, so that there are some
+    const range: Interval = isFloat(dtype) ? domain : [domain[0] * 3, domain[1] * 3];
+    const values = input(lying, name.startsWith("shift") && i === 1 ? domain : range, seed + i, dtype);
+    return (device: Device) => view(values(device));
+  });
+  return (device) => {
+    const xs = operands.map((operand) => operand(device));
+    if (name === "cast") return (Object.keys(dtypes) as DType[]).filter((to) => to !== "float64").map((to) => cast(xs[0]!, to));
+    if (name === "bitcast") return [bitcast(xs[0]!, dtype === "int32" ? "float32" : "int32")];
+    return [elementwiseFunction(name)(...xs)];
+  };
+}
+
+/** A sample with its inputs in `dtype`, each through a view. */
+function sampleCase({ inputs, apply }: Sample, dtype: DType, draw: Draw, seed: number): (device: Device) => Tensor[] {
+  const operands = inputs.map(({ shape, domain }, i) => {
+    const { shape: lying, view } = viewOf(draw, shape);
+    const values = input(lying, isFloat(dtype) ? domain : [-4, 4], seed + i, dtype);
+    return (device: Device) => view(values(device));
+  });
+  return (device) => [apply(...operands.map((operand) => operand(device)))];
+}
+
+/** Runs `body`, unless the operation refuses the dtype when it is called. */
+function unlessRefused(build: (device: Device) => Tensor[]): void {
+  useDevice(reference);
+  try {
+    build(reference);
+  } catch (error) {
+    if (error instanceof DTypeError) return;
+    throw error;
+  }
+  agree(build);
+}
+
+describe("primitives", () => {
+  const entries = (Object.entries(primitives) as [string, Primitive][]).filter(
+    ([, op]) => op.kind === "elementwise" || op.samples,
+  );
+  test.each(entries)("%s", (name, op) => {
+    fc.assert(
+      fc.property(draws({ large: true }), fc.nat(1e6), (draw, seed) => {
+        if (op.kind === "elementwise") {
+          const types = dtypesOf(op);
+          unlessRefused(elementwiseCase(name, op, types[seed % types.length]!, draw, seed));
+        } else {
+          const samples = op.samples!(draw);
+          const types: readonly DType[] = ["float32", "float32", "float32", ...floatTypes, ...wholeTypes];
+          unlessRefused(sampleCase(samples[seed % samples.length]!, types[(seed >> 4) % types.length]!, draw, seed));
+        }
+      }),
+      cases(20),
+    );
+  });
+});
+
+/** A composite on float32 inputs and, where it gives floats, its derivatives by all of them. */
+function compositeCase(name: string, draw: Draw, seed: number): (device: Device) => Tensor[] {
+  const again = repeating(draw);
+  return (device) => {
+    const samples = composites(device)[name]!(again());
+    const { inputs, apply } = samples[seed % samples.length]!;
+    const xs = inputs.map(({ shape, domain }, i) => input(shape, domain, seed + i, "float32")(device));
+    const y = apply(...xs);
+    if (!isFloat(y.dtype)) return [y];
+    const g = input(y.shape, [-1, 1], seed + 100, "float32")(device);
+    return [y, ...pullback([y], [cast(g, y.dtype)], xs).filter((gradient) => gradient !== null)];
+  };
+}
+
+describe("composites and their derivatives", () => {
+  test.each(Object.keys(composites(reference)))("%s", (name) => {
+    fc.assert(
+      fc.property(draws({ large: true }), fc.nat(1e6), (draw, seed) => agree(compositeCase(name, draw, seed))),
+      cases(3),
+    );
+  });
+});
+
+describe("mutants are caught", () => {
+  test.each(Object.entries(bugs))("%s", (_, bug) => {
+    const device = broken(createReference({ fuse: true }), bug);
+    const wrong = [{ variant: { name: "mutant", open: () => device, unit: 2 ** -24 }, device }];
+    const names = ["softmax", "exp", "matmul"] as const;
+    const { failed } = fc.check(
+      fc.property(draws({ large: true }), fc.nat(1e6), (draw, seed) => {
+        const name = names[seed % names.length]!;
+        agree(
+          name === "softmax"
+            ? compositeCase(name, draw, seed)
+            : name === "exp"
+              ? elementwiseCase(name, primitives[name], "float32", draw, seed)
+              : sampleCase(primitives[name].samples!(draw)[seed % 3]!, "float32", draw, seed),
+          wrong,
+        );
+      }),
+      { numRuns: 60, endOnFailure: true },
+    );
+    expect(failed).toBe(true);
+  });
+});
