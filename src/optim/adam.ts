@@ -6,12 +6,14 @@ import type { Variable } from "../graph/variable.ts";
 import {
   fraction,
   type LearningRate,
+  mixSquare,
   nonNegative,
   Optimizer,
   type ParameterGroup,
   type UpdateInputs,
   type UpdateResult,
   type Values,
+  withDecay,
 } from "./optimizer.ts";
 
 export interface AdamOptions extends LearningRate {
@@ -62,8 +64,7 @@ export class Adam extends Optimizer<AdamOptions> {
 
   /** The gradient and the parameter after weight decay. */
   protected decay({ parameter, gradient, options }: UpdateInputs<AdamOptions>): { p: Tensor; g: Tensor } {
-    if (options.weightDecay === 0) return { p: parameter, g: gradient };
-    return { p: parameter, g: add(gradient, mul(parameter, number(parameter, options.weightDecay))) };
+    return { p: parameter, g: withDecay(gradient, parameter, options.weightDecay) };
   }
 
   protected override update(inputs: UpdateInputs<AdamOptions>): UpdateResult {
@@ -71,7 +72,7 @@ export class Adam extends Optimizer<AdamOptions> {
     const { p, g } = this.decay(inputs);
     const [beta1, beta2] = options.betas;
     const m = mix(state["expAvg"]!, g, beta1);
-    const v = add(mul(state["expAvgSq"]!, number(g, beta2)), mul(mul(g, g), number(g, 1 - beta2)));
+    const v = mixSquare(state["expAvgSq"]!, g, beta2);
     const largest = options.amsgrad ? max(state["maxExpAvgSq"]!, v) : v;
     const root = add(mul(sqrt(largest), scalars["rootCorrection"]!), number(g, options.eps));
     return {

@@ -8,6 +8,7 @@ import { currentDevice, upload } from "../compile/program.ts";
 import type { Buffer, Device } from "../devices/device.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
+import { add, mul } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant } from "../graph/source.ts";
@@ -247,6 +248,14 @@ export type Slot = number | { readonly shape: readonly number[]; readonly value:
 
 const scalar = (value: number): Variable =>
   new Variable(upload(currentDevice(), Float32Array.of(value), [], "float32"), { requiresGrad: false });
+
+/** The gradient of the loss with ½·weightDecay·‖p‖² added: what most optimisers but AdamW call weight decay. */
+export const withDecay = (gradient: Tensor, parameter: Tensor, weightDecay: number): Tensor =>
+  weightDecay === 0 ? gradient : add(gradient, mul(parameter, constant(weightDecay, [], parameter.dtype)));
+
+/** β·old + (1 − β)·x². */
+export const mixSquare = (old: Tensor, x: Tensor, beta: number): Tensor =>
+  add(mul(old, constant(beta, [], x.dtype)), mul(mul(x, x), constant(1 - beta, [], x.dtype)));
 
 /** @throws {ConfigError} unless `value` is a number from 0 */
 export function nonNegative(operation: string, name: string, value: number): void {

@@ -11,6 +11,7 @@ import {
   type UpdateInputs,
   type UpdateResult,
   type Values,
+  withDecay,
 } from "./optimizer.ts";
 
 export interface SGDOptions extends LearningRate {
@@ -57,7 +58,7 @@ export class SGD extends Optimizer<SGDOptions> {
 
   protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<SGDOptions>): UpdateResult {
     const number = (value: number) => constant(value, [], parameter.dtype);
-    const g = options.weightDecay === 0 ? gradient : add(gradient, mul(parameter, number(options.weightDecay)));
+    const g = withDecay(gradient, parameter, options.weightDecay);
     const old = state["momentumBuffer"];
     if (!old) return { parameter: sub(parameter, mul(scalars["lr"]!, g)), state: {} };
     const fresh = scalars["step"] ? where(equal(scalars["step"], number(1)), g, mul(g, number(1 - options.dampening))) : g;

@@ -7,7 +7,10 @@ import type { Tensor } from "../../src/graph/node.ts";
 import { reduceSum } from "../../src/graph/reduction.ts";
 import { constant } from "../../src/graph/source.ts";
 import { Parameter } from "../../src/nn/module.ts";
+import { Adafactor, TransformersAdafactor } from "../../src/optim/adafactor.ts";
+import { Adadelta, Adagrad, RMSprop } from "../../src/optim/adagrad.ts";
 import { Adam, AdamW } from "../../src/optim/adam.ts";
+import { Adamax, NAdam, RAdam } from "../../src/optim/adam-variant.ts";
 import { clipGradNorm, clipGradValue } from "../../src/optim/clip.ts";
 import { Lion } from "../../src/optim/lion.ts";
 import { gradientsOf, type LearningRate, type Optimizer } from "../../src/optim/optimizer.ts";
@@ -27,6 +30,14 @@ const kinds: [string, (p: Parameter[]) => Optimizer<LearningRate>][] = [
   ["Adam with amsgrad", (p) => new Adam(p, { lr: 0.3, amsgrad: true }) as never],
   ["AdamW", (p) => new AdamW(p, { lr: 0.3, weightDecay: 0.001 }) as never],
   ["Lion", (p) => new Lion(p, { lr: 0.1 }) as never],
+  ["Adamax", (p) => new Adamax(p, { lr: 0.3 }) as never],
+  ["NAdam with its own decay", (p) => new NAdam(p, { lr: 0.3, weightDecay: 0.001, decoupledWeightDecay: true }) as never],
+  ["RAdam", (p) => new RAdam(p, { lr: 0.3, betas: [0.9, 0.9] }) as never],
+  ["Adagrad", (p) => new Adagrad(p, { lr: 1, lrDecay: 0.01 }) as never],
+  ["RMSprop, centred, with momentum", (p) => new RMSprop(p, { lr: 0.05, alpha: 0.9, momentum: 0.3, centered: true }) as never],
+  ["Adadelta", (p) => new Adadelta(p, { lr: 5, eps: 1e-2 }) as never],
+  ["Adafactor", (p) => new Adafactor(p, { lr: 1 }) as never],
+  ["Adafactor of transformers", (p) => new TransformersAdafactor(p, { lr: 0.2, relativeStep: false, beta1: 0.5 }) as never],
 ];
 
 onEveryDevice(() => {
@@ -120,6 +131,16 @@ onReference("what is refused", () => {
     expect(() => new AdamW([p], { betas: [0.9, 1] })).toThrow("AdamW: `betas[1]` (= 1) must be in [0, 1).");
     expect(() => new Adam([p], { eps: Number.NaN })).toThrow(ConfigError);
     expect(() => new Lion([p], { weightDecay: -1 })).toThrow("Lion: `weightDecay` (= -1) must be a number from 0.");
+    expect(() => new RAdam([p], { betas: [2, 0.9] })).toThrow("RAdam: `betas[0]` (= 2) must be in [0, 1).");
+    expect(() => new NAdam([p], { momentumDecay: -1 })).toThrow("NAdam: `momentumDecay` (= -1) must be a number from 0.");
+    expect(() => new Adagrad([p], { lrDecay: -1 })).toThrow("Adagrad: `lrDecay` (= -1) must be a number from 0.");
+    expect(() => new RMSprop([p], { alpha: 1 })).toThrow("RMSprop: `alpha` (= 1) must be in [0, 1).");
+    expect(() => new Adadelta([p], { rho: -1 })).toThrow("Adadelta: `rho` (= -1) must be in [0, 1).");
+    expect(() => new Adafactor([p], { d: 0 })).toThrow("Adafactor: `d` (= 0) must be above 0.");
+    expect(() => new Adafactor([p], { beta2Decay: 1 })).toThrow("Adafactor: `beta2Decay` (= 1) must be a number up to 0.");
+    expect(() => new TransformersAdafactor([p], { relativeStep: false, warmupInit: true })).toThrow(
+      "TransformersAdafactor: `warmupInit` needs `relativeStep`.",
+    );
   });
 
   test("gradients of another shape or of other parameters", () => {

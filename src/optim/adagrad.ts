@@ -1,0 +1,158 @@
+/** Optimisers that divide by the root of past squared gradients: all of them (Adagrad), or a running mean (RMSprop, Adadelta). */
+import { add, div, max, mul, sqrt, sub } from "../graph/elementwise.ts";
+import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
+import type { Variable } from "../graph/variable.ts";
+import { mix } from "./adam.ts";
+import {
+  fraction,
+  type LearningRate,
+  mixSquare,
+  nonNegative,
+  Optimizer,
+  type ParameterGroup,
+  type UpdateInputs,
+  type UpdateResult,
+  type Values,
+  withDecay,
+} from "./optimizer.ts";
+
+interface Common extends LearningRate {
+  /** Added to the root. */
+  readonly eps: number;
+  /** Added to the gradient, times the parameter. */
+  readonly weightDecay: number;
+}
+
+export interface AdagradOptions extends Common {
+  /** The rate of step t (from 0) is lr / (1 + t·lrDecay). */
+  readonly lrDecay: number;
+  readonly initialAccumulatorValue: number;
+}
+
+const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
+
+/**
+ * s ← s + g², p ← p − lr·g / (√s + ε).
+ * @see https://jmlr.org/papers/v12/duchi11a.html
+ */
+export class Adagrad extends Optimizer<AdagradOptions> {
+  constructor(
+    parameters: readonly Variable[] | readonly ParameterGroup<AdagradOptions>[],
+    { lr = 1e-2, lrDecay = 0, weightDecay = 0, initialAccumulatorValue = 0, eps = 1e-10 }: Partial<AdagradOptions> = {},
+  ) {
+    super(parameters, { lr, lrDecay, weightDecay, initialAccumulatorValue, eps });
+  }
+
+  protected override check({ lrDecay, weightDecay, initialAccumulatorValue, eps }: AdagradOptions): void {
+    for (const [name, value] of Object.entries({ lrDecay, weightDecay, initialAccumulatorValue, eps }))
+      nonNegative("Adagrad", name, value);
+  }
+
+  protected override slots({ initialAccumulatorValue }: AdagradOptions): Record<string, number> {
+    return { sum: initialAccumulatorValue };
+  }
+
+  protected override counters(): Record<string, number> {
+    return { step: 0 };
+  }
+
+  protected override advance({ step }: Values): Values {
+    return { step: add(step!, number(step!, 1)) };
+  }
+
+  protected override derive({ lr, step }: Values, { lrDecay }: AdagradOptions): Values {
+    const since = mul(sub(step!, number(step!, 1)), number(step!, lrDecay));
+    return { rate: div(lr!, add(since, number(since, 1))) };
+  }
+
+  protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<AdagradOptions>): UpdateResult {
+    const g = withDecay(gradient, parameter, options.weightDecay);
+    const sum = add(state["sum"]!, mul(g, g));
+    const step = div(g, add(sqrt(sum), number(g, options.eps)));
+    return { parameter: sub(parameter, mul(scalars["rate"]!, step)), state: { sum } };
+  }
+}
+
+export interface RMSpropOptions extends Common {
+  /** Decay of the running mean of squares. */
+  readonly alpha: number;
+  readonly momentum: number;
+  /** Divides by an estimate of the standard deviation instead of the root of the mean square. */
+  readonly centered: boolean;
+}
+
+/**
+ * v ← αv + (1 − α)g², p ← p − lr·g / (√v + ε); with momentum the quotient goes into b ← momentum·b + quotient first.
+ * @see https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf
+ */
+export class RMSprop extends Optimizer<RMSpropOptions> {
+  constructor(
+    parameters: readonly Variable[] | readonly ParameterGroup<RMSpropOptions>[],
+    { lr = 1e-2, alpha = 0.99, eps = 1e-8, weightDecay = 0, momentum = 0, centered = false }: Partial<RMSpropOptions> = {},
+  ) {
+    super(parameters, { lr, alpha, eps, weightDecay, momentum, centered });
+  }
+
+  protected override check({ alpha, eps, weightDecay, momentum }: RMSpropOptions): void {
+    fraction("RMSprop", "alpha", alpha);
+    for (const [name, value] of Object.entries({ eps, weightDecay, momentum })) nonNegative("RMSprop", name, value);
+  }
+
+  protected override slots({ momentum, centered }: RMSpropOptions): Record<string, number> {
+    return { squareAvg: 0, ...(centered ? { gradAvg: 0 } : {}), ...(momentum === 0 ? {} : { momentumBuffer: 0 }) };
+  }
+
+  protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<RMSpropOptions>): UpdateResult {
+    const { alpha, momentum, centered, eps, weightDecay } = options;
+    const g = withDecay(gradient, parameter, weightDecay);
+    const squareAvg = mixSquare(state["squareAvg"]!, g, alpha);
+    const gradAvg = centered ? mix(state["gradAvg"]!, g, alpha) : null;
+    // rounding may leave a variance below 0, whose root would be no number; PyTorch does not guard against it
+    const spread = gradAvg ? max(sub(squareAvg, mul(gradAvg, gradAvg)), number(g, 0)) : squareAvg;
+    const quotient = div(g, add(sqrt(spread), number(g, eps)));
+    const momentumBuffer = momentum === 0 ? null : add(mul(state["momentumBuffer"]!, number(g, momentum)), quotient);
+    return {
+      parameter: sub(parameter, mul(scalars["lr"]!, momentumBuffer ?? quotient)),
+      state: { squareAvg, ...(gradAvg ? { gradAvg } : {}), ...(momentumBuffer ? { momentumBuffer } : {}) },
+    };
+  }
+}
+
+export interface AdadeltaOptions extends Common {
+  /** Decay of both running means. */
+  readonly rho: number;
+}
+
+/**
+ * v ← ρv + (1 − ρ)g², Δ = g·√(d + ε)/√(v + ε), d ← ρd + (1 − ρ)Δ², p ← p − lr·Δ.
+ * @see https://arxiv.org/abs/1212.5701
+ */
+export class Adadelta extends Optimizer<AdadeltaOptions> {
+  constructor(
+    parameters: readonly Variable[] | readonly ParameterGroup<AdadeltaOptions>[],
+    { lr = 1, rho = 0.9, eps = 1e-6, weightDecay = 0 }: Partial<AdadeltaOptions> = {},
+  ) {
+    super(parameters, { lr, rho, eps, weightDecay });
+  }
+
+  protected override check({ rho, eps, weightDecay }: AdadeltaOptions): void {
+    fraction("Adadelta", "rho", rho);
+    nonNegative("Adadelta", "eps", eps);
+    nonNegative("Adadelta", "weightDecay", weightDecay);
+  }
+
+  protected override slots(): Record<string, number> {
+    return { squareAvg: 0, accDelta: 0 };
+  }
+
+  protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<AdadeltaOptions>): UpdateResult {
+    const { rho, eps, weightDecay } = options;
+    const g = withDecay(gradient, parameter, weightDecay);
+    const root = (x: Tensor) => sqrt(add(x, number(x, eps)));
+    const squareAvg = mixSquare(state["squareAvg"]!, g, rho);
+    const delta = mul(g, div(root(state["accDelta"]!), root(squareAvg)));
+    const accDelta = mixSquare(state["accDelta"]!, delta, rho);
+    return { parameter: sub(parameter, mul(scalars["lr"]!, delta)), state: { squareAvg, accDelta } };
+  }
+}
