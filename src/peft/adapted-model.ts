@@ -10,6 +10,7 @@ import type { Generator } from "../tensor/random.ts";
 import { AdapterLayer, type LayerAdapter } from "./adapter-layer.ts";
 import { KeptWeights } from "./kept-weight.ts";
 import type { AnyConfig, AnyMethod, ParameterSpec } from "./method.ts";
+import { SavedModule } from "./saved-module.ts";
 
 /** An adapter on a model. */
 export interface Adapter {
@@ -22,6 +23,10 @@ export interface Adapter {
   /** Parameters that its layers share. */
   readonly shared: Readonly<Record<string, Parameter>>;
   readonly sharedSpecs: Readonly<Record<string, ParameterSpec>>;
+  /** Modules of which it has parameters of its own (`modulesToSave`), by path. */
+  readonly saved: ReadonlyMap<string, SavedModule>;
+  /** Biases of the model that are trained in place (`bias`), by path. */
+  readonly biases: ReadonlyMap<string, Parameter>;
   /** Whether training reaches it while it is active. */
   readonly trainable: boolean;
   /** Of its dropout; the state goes into a checkpoint of training. */
@@ -36,6 +41,8 @@ export interface Adapter {
 export interface Adapted {
   readonly adapters: Map<string, Adapter>;
   readonly layers: Map<string, AdapterLayer>;
+  /** Modules of which some adapter has parameters of its own, by path. */
+  readonly saved: Map<string, SavedModule>;
   /** Names of the adapters that act. */
   active: readonly string[];
   /** While true, every layer is what it was without adapters. */
@@ -44,6 +51,8 @@ export interface Adapted {
   readonly whole: KeptWeights;
   /** Weights into which adapters are merged, before that. */
   readonly unmerged: KeptWeights;
+  /** Biases that an adapter trains in place, before that. */
+  readonly untrained: KeptWeights;
   /** Which parameters could be trained before the first adapter came. */
   readonly trainable: ReadonlyMap<Parameter, boolean>;
 }
@@ -60,10 +69,12 @@ export function beginAdapters(model: Module): Adapted {
   const adapted: Adapted = {
     adapters: new Map(),
     layers: new Map(),
+    saved: new Map(),
     active: [],
     off: new Setting(false),
     whole: new KeptWeights(),
     unmerged: new KeptWeights(),
+    untrained: new KeptWeights(),
     trainable,
   };
   models.set(model, adapted);
@@ -73,11 +84,12 @@ export function beginAdapters(model: Module): Adapted {
 /** Every module with its path in the unmodified model. */
 export function baseModules(model: Module): Map<string, Module> {
   const found = new Map<string, Module>();
-  const visit = (path: string, module: Module): void => {
-    if (module instanceof AdapterLayer) {
-      found.set(path, module.base_layer);
+  const visit = (path: string, at: Module): void => {
+    if (at instanceof AdapterLayer) {
+      found.set(path, at.base_layer);
       return;
     }
+    const module = at instanceof SavedModule ? at.original_module : at;
     found.set(path, module);
     for (const [name, child] of module.children()) visit(path === "" ? name : `${path}.${name}`, child);
   };
@@ -114,38 +126,65 @@ export const activeAdapters = (model: Module): readonly string[] => models.get(m
 /**
  * Makes these adapters the ones that act, in this order; their shares add up. Training reaches them and no others.
  * A merged adapter is taken out of the weights first.
+ *
+ * @throws {ConfigError} when there is no such adapter, or two of them have parameters of their own for the same module
  */
 export function setActive(model: Module, names: string | readonly string[]): void {
   const list = typeof names === "string" ? [names] : [...new Set(names)];
   for (const name of list) getAdapter(model, name, "setActive");
   const adapted = adaptedModel(model, "setActive");
+  for (const [path, { copies }] of adapted.saved)
+    refuseTwo(
+      "setActive",
+      path,
+      list.filter((name) => copies.has(name)),
+    );
   unmerge(model);
   choose(adapted, list);
+}
+
+/** @throws {ConfigError} when several adapters would stand in for one module, whose parameters do not add up */
+export function refuseTwo(operation: string, path: string, names: readonly string[]): void {
+  if (names.length < 2) return;
+  throw new ConfigError(`the adapters ${names.map((name) => `"${name}"`).join(" and ")} all have a ${path} of their own.`, {
+    operation,
+    got: names,
+    hint: "Choose one of them.",
+  });
 }
 
 /** Makes these adapters act in all layers. */
 export function choose(adapted: Adapted, names: readonly string[]): void {
   adapted.active = names;
   for (const layer of adapted.layers.values()) layer.activate(names);
-  for (const { name, shared, sharedSpecs, trainable } of adapted.adapters.values())
+  for (const module of adapted.saved.values()) module.active = names.find((name) => module.copies.has(name)) ?? null;
+  for (const { name, shared, sharedSpecs, saved, biases, trainable } of adapted.adapters.values()) {
+    const trained = trainable && names.includes(name);
     for (const [key, parameter] of Object.entries(shared))
-      parameter.requiresGrad = trainable && names.includes(name) && sharedSpecs[key]?.trainable !== false;
+      parameter.requiresGrad = trained && sharedSpecs[key]?.trainable !== false;
+    const whole = [...saved.values()].flatMap(({ copies }) => [...(copies.get(name)?.values() ?? [])]);
+    for (const parameter of [...whole, ...biases.values()]) parameter.requiresGrad = trained;
+  }
 }
 
 /**
- * Runs `body` with the model as it was before any adapter, merged ones included, and puts everything back.
+ * Runs `body` with the model as it was before any adapter, merged ones included, and puts everything back. Only biases that
+ * are trained in place (the option `bias`) stay as they are, as in PEFT.
  * @returns what `body` gives; may be asynchronous
  */
 export function disabled<T>(model: Module, body: () => T): T {
   const adapted = adaptedModel(model, "disabled");
   const { off, whole, unmerged } = adapted;
+  const saved = [...adapted.saved.values()].map((module) => ({ module, active: module.active, merged: module.merged }));
   if (off.stored) return body();
   const changed = new Set([...whole.parameters(), ...unmerged.parameters()]);
   const now = new Map([...changed].map((parameter) => [parameter, parameter.stored]));
   for (const parameter of changed) parameter.replace((whole.get(parameter) ?? unmerged.get(parameter)) as Tensor);
   off.value = true;
+  for (const { module } of saved) Object.assign(module, { active: null, merged: null });
   const back = () => {
     off.value = false;
+    for (const { module, active, merged } of saved) Object.assign(module, { active, merged });
     for (const [parameter, value] of now) parameter.replace(value);
   };
   return afterwards(body, back);
@@ -188,10 +227,10 @@ export function setScale(
  * layer the first of those that this layer has, as in PEFT; if it was the last, the model is as it was before.
  */
 export function deleteAdapter(model: Module, name: string): void {
-  const { layers, residual } = getAdapter(model, name, "deleteAdapter");
+  const { layers, residual, saved, biases } = getAdapter(model, name, "deleteAdapter");
   const adapted = adaptedModel(model, "deleteAdapter");
-  for (const layer of layers.values())
-    if (layer.merged.includes(name))
+  for (const { merged } of [...layers.values(), ...saved.values()])
+    if (merged === name || (Array.isArray(merged) && merged.includes(name)))
       throw new ConfigError(`the adapter "${name}" is merged.`, {
         operation: "deleteAdapter",
         got: name,
@@ -202,9 +241,15 @@ export function deleteAdapter(model: Module, name: string): void {
     return;
   }
   adapted.adapters.delete(name);
-  if (residual) {
-    unmerge(model);
-    adapted.whole.restore();
+  if (residual || biases.size > 0) unmerge(model);
+  if (residual) adapted.whole.restore();
+  adapted.untrained.restore(biases.values());
+  for (const bias of biases.values()) bias.requiresGrad = false;
+  for (const [path, module] of saved) {
+    module.remove(name);
+    if (module.copies.size > 0) continue;
+    model.replaceModule(path, module.original_module);
+    adapted.saved.delete(path);
   }
   for (const [path, layer] of layers) {
     layer.remove(name);
@@ -220,9 +265,10 @@ export function deleteAdapter(model: Module, name: string): void {
 
 /** Takes all merged adapters out of the weights: bit for bit what was there before. */
 export function unmerge(model: Module): void {
-  const { layers, unmerged } = adaptedModel(model, "unmerge");
+  const { layers, saved, unmerged } = adaptedModel(model, "unmerge");
   unmerged.restore();
   for (const layer of layers.values()) layer.merged = [];
+  for (const module of saved.values()) module.merged = null;
 }
 
 /** Takes all adapters off: the same modules, weights and trainable flags as before the first came. */
@@ -230,13 +276,19 @@ export function detach(model: Module): void {
   const adapted = adaptedModel(model, "detach");
   unmerge(model);
   adapted.whole.restore();
+  adapted.untrained.restore();
   release(model, adapted);
 }
 
 /** Puts the original modules back, with the weights that they have now. */
-export function release(model: Module, { layers, trainable }: Adapted): void {
+export function release(model: Module, { layers, saved, trainable }: Adapted): void {
   for (const [path, layer] of layers) model.replaceModule(path, layer.base_layer);
   for (const [parameter, flag] of trainable) parameter.requiresGrad = flag;
+  for (const [path, module] of saved) {
+    model.replaceModule(path, module.original_module);
+    if (module.merged === null) continue;
+    for (const [own, standIn] of module.standIns(module.merged)) standIn.requiresGrad = trainable.get(own) ?? false;
+  }
   models.delete(model);
 }
 

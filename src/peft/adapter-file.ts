@@ -41,12 +41,13 @@ export async function saveAdapter(
   { name = defaultAdapterName, baseModel }: SaveOptions = {},
 ): Promise<string> {
   const operation = "saveAdapter";
-  const { method, config, layers, shared } = getAdapter(model, name, operation);
+  const { method, config, layers, shared, saved, biases } = getAdapter(model, name, operation);
   const { unmerged } = adaptedModel(model, operation);
   const tensors = new Map<string, TensorToWrite>();
   const put = async (path: string, file: string, parameter: Parameter) => {
-    const data = toFloat32(await download(parameter.stored), parameter.dtype);
-    tensors.set(fileKeyOf(path, file), { dtype: "float32", shape: parameter.shape, data });
+    const value = unmerged.get(parameter) ?? parameter.stored;
+    const data = toFloat32(await download(value), value.dtype);
+    tensors.set(fileKeyOf(path, file), { dtype: "float32", shape: value.shape, data });
   };
   for (const [path, layer] of layers) {
     const { method: of, parameters } = layer.adapters.get(name) as LayerAdapter;
@@ -57,6 +58,9 @@ export async function saveAdapter(
   }
   if (method.shared?.saved?.(config) ?? true)
     for (const [key, parameter] of Object.entries(shared)) await put(sharedPath, method.shared?.files[key] as string, parameter);
+  for (const [path, { copies }] of saved)
+    for (const [key, parameter] of copies.get(name) as ReadonlyMap<string, Parameter>) await put(path, key, parameter);
+  for (const [path, parameter] of biases) await put(...biasPlace(path, layers), parameter);
   const complete = { ...config, ...(baseModel === undefined ? {} : { baseModelNameOrPath: baseModel }) };
   const schema: ConfigSchema = method.schema;
   const fileConfig = toFileConfig(schema, complete) as Partial<FileConfig<ConfigSchema>>;
@@ -69,6 +73,12 @@ const baseWeight = ".base_layer.weight";
 
 /** The name in the file, which does not tell the adapter's. */
 const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${liveName(file, "_")}`, "_");
+
+/** A layer's path and the name of its bias, which in an adapted layer is one of the layer under the adapter. */
+function biasPlace(path: string, adapted: { has(path: string): boolean }): [path: string, file: string] {
+  const layer = path.slice(0, -".bias".length);
+  return [layer, adapted.has(layer) ? "base_layer.bias" : "bias"];
+}
 
 /** Layers whose whole weight PEFT puts beside the adapter, because words may have been added to the vocabulary. */
 const vocabularyLayers = ["embed_tokens", "lm_head"];
@@ -108,7 +118,9 @@ export async function loadAdapter(
   // the flag says nothing about the adapter: PEFT writes true whatever it was
   const checked = method({ ...config, inferenceMode: !trainable, peftVersion: null }) as unknown as AnyAdapterConfig;
   const plan = planAttach(model, checked, name);
-  const values = await readValues(plan, read.tensors);
+  const wholes = findWholes(plan, read.tensors);
+  const values = await readValues(plan, read.tensors, new Set([...wholes.values()].map((tensor) => tensor.name)));
+  const whole = await readWholes(model, wholes);
   const weights = await readBaseWeights(plan, read.tensors);
   const warnings = [...read.warnings, ...plan.warnings];
   return install(
@@ -121,6 +133,7 @@ export async function loadAdapter(
         const weight = weights.get(path);
         return { values: values.get(path) ?? {}, ...(weight ? { weight } : {}) };
       },
+      whole: (path) => whole.get(path),
     },
   );
 }
@@ -135,8 +148,49 @@ interface Wanted {
   readonly config: AnyConfig;
 }
 
-/** Finds, checks and reads the parameters, by path and key. */
-async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
+/** Parameters of the model that are trained as they are, by their paths in it: found and checked, not read yet. */
+function findWholes({ saved, biases, layers }: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
+  const adapted = new Set(layers.map(({ path }) => path));
+  const places = [
+    ...[...saved].flatMap(([path, module]) =>
+      [...module.namedParameters()].map(([name, { shape }]) => ({ path, file: name, whole: `${path}.${name}`, shape })),
+    ),
+    ...[...biases].map(([whole, { shape }]) => {
+      const [path, file] = biasPlace(whole, adapted);
+      return { path, file, whole, shape };
+    }),
+  ];
+  const found = new Map<string, StoredTensor>();
+  for (const { path, file, whole, shape } of places) {
+    const name = fileKeyOf(path, file);
+    const tensor = stored.get(name);
+    if (!tensor)
+      throw new FormatError(`${whole} is not in the file, but the config says that it is trained.`, {
+        operation: "loadAdapter",
+        expected: name,
+      });
+    if (!sameShape(tensor.shape, shape))
+      throw new ShapeError(`${whole} is ${wordShape(tensor.shape)} in the file, ${wordShape(shape)} in the model.`, {
+        operation: "loadAdapter",
+        expected: shape,
+        got: tensor.shape,
+        hint: "The adapter was made for another base model.",
+      });
+    found.set(whole, tensor);
+  }
+  return found;
+}
+
+async function readWholes(model: Module, found: ReadonlyMap<string, StoredTensor>): Promise<Map<string, Tensor>> {
+  const device = model.parameters()[0]?.stored.storage?.device as Device;
+  const values = new Map<string, Tensor>();
+  for (const [path, tensor] of found)
+    values.set(path, upload(device, toFloat32(await tensor.load(), tensor.dtype), tensor.shape, "float32"));
+  return values;
+}
+
+/** Finds, checks and reads the parameters, by path and key. @param others names in the file that belong to something else */
+async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>, others: ReadonlySet<string>) {
   const operation = "loadAdapter";
   const wanted = plan.layers.flatMap(({ path, method, specs, config }): Wanted[] =>
     Object.entries(specs).map(([key, spec]) => ({ path, key, file: method.files[key] as string, spec, config })),
@@ -158,7 +212,7 @@ async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTe
     if (!sameShape(tensor.shape, each.spec.shape)) throw wrongShape(each, tensor.shape, plan.method);
     found.set(each, tensor);
   }
-  const used = new Set([...found.values()].map(({ name }) => name));
+  const used = new Set([...others, ...[...found.values()].map(({ name }) => name)]);
   for (const name of stored.keys())
     if (!used.has(name) && !name.endsWith(baseWeight))
       throw new FormatError(`"${name}" belongs to no layer that the config adapts.`, {

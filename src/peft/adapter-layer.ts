@@ -136,8 +136,10 @@ export class AdapterLayer extends Module implements Layer {
     };
     return makeBase((x) => method.forward(x, base, values(), config, use), base, {
       weight: () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale.value)) : base.weight),
-      bias: () =>
-        method.biasDelta && base.bias ? add(base.bias, method.biasDelta(base, values(), config, scale.value)) : base.bias,
+      bias: () => {
+        const change = base.bias && method.biasDelta?.(base, values(), config, scale.value);
+        return base.bias && change ? add(base.bias, change) : base.bias;
+      },
     });
   }
 
@@ -145,8 +147,7 @@ export class AdapterLayer extends Module implements Layer {
   changedBy(names: readonly string[]): Map<Parameter, Tensor> {
     const { weight, bias } = this.#with(names);
     const changed = new Map([[this.weight, this.asStored(weight)]]);
-    const changesBias = names.some((name) => this.#adapters.get(name)?.method.biasDelta);
-    if (this.bias && bias && changesBias) changed.set(this.bias, cast(bias, this.bias.dtype));
+    if (this.bias && bias && bias !== this.bias.value) changed.set(this.bias, cast(bias, this.bias.dtype));
     return changed;
   }
 

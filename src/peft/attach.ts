@@ -3,6 +3,7 @@ import { upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError } from "../errors.ts";
 import { type ConfigSchema, checkAdapterName, defaultAdapterName } from "../formats/peft-adapter.ts";
+import { cast, copy } from "../graph/elementwise.ts";
 import { Tensor } from "../graph/node.ts";
 import { Setting, structure } from "../graph/variable.ts";
 import { type Layer, type Module, Parameter } from "../nn/module.ts";
@@ -12,6 +13,7 @@ import { type Adapted, type Adapter, adaptersOf, baseModules, beginAdapters, cho
 import { AdapterLayer, describe } from "./adapter-layer.ts";
 import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
 import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
+import { modulesToSave, SavedModule } from "./saved-module.ts";
 import { chooseTargets, patternValue, type TargetOptions } from "./target.ts";
 
 export interface AttachOptions {
@@ -40,6 +42,10 @@ export interface AttachPlan {
   readonly layers: readonly PlannedLayer[];
   /** Parameters that the layers share. */
   readonly shared: Readonly<Record<string, ParameterSpec>>;
+  /** Modules of which the adapter gets parameters of its own, by path. */
+  readonly saved: ReadonlyMap<string, Module>;
+  /** Biases of the model that it trains in place, by path. */
+  readonly biases: ReadonlyMap<string, Parameter>;
   readonly warnings: readonly string[];
 }
 
@@ -47,6 +53,8 @@ export interface AttachPlan {
 export interface Starts {
   shared(): Start["values"];
   layer(layer: PlannedLayer): Start;
+  /** Value of a parameter of the model that is trained as it is; the one that it has when absent. */
+  whole?(path: string): Tensor | undefined;
 }
 
 /**
@@ -54,6 +62,7 @@ export interface Starts {
  * only active one if it is the first. Another adapter, of any method, may follow under another name.
  *
  * @throws {ConfigError} when no layer matches, the name is taken, or the config does not fit; the model is unchanged then
+ * @returns the adapter; its `warnings` say what is odd but no error
  * @example
  * attach(model, lora({ r: 8, loraAlpha: 16, targetModules: ["q_proj", "v_proj"] }))
  */
@@ -98,8 +107,11 @@ export function planAttach(model: Module, { method, config }: AnyAdapterConfig, 
     throw new ConfigError("adapters are merged into this model's weights.", { operation: "attach", hint: "Call unmerge first." });
   const modules = baseModules(model);
   const kinds = Object.keys(method.layers) as LayerKind[];
-  const facts = { modules, modelType: modelTypeOf(model), outputPath: modules.has("lm_head") ? "lm_head" : undefined };
+  const saved = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);
+  const outputPath = modules.has("lm_head") ? "lm_head" : undefined;
+  const facts = { modules, modelType: modelTypeOf(model), outputPath, saved };
   const targets = chooseTargets(facts, config as unknown as TargetOptions, kinds, method.targets);
+  if (adapted) refuseOverlap(adapted, targets.paths, [...saved.keys()]);
   const unused = new Map<string, Set<string>>();
   const layers = targets.paths.map((path): PlannedLayer => {
     const module = modules.get(path) as Layer;
@@ -128,8 +140,54 @@ export function planAttach(model: Module, { method, config }: AnyAdapterConfig, 
         layers.map(({ base }) => base),
         config,
       ) ?? {},
+    saved,
+    biases: trainedBiases(modules, config["bias"], targets.paths, [...saved.keys()], adapted),
     warnings: [...targets.warnings, ...warnings],
   };
+}
+
+/** What is trained as a whole by one adapter cannot have layers in it that another changes. */
+function refuseOverlap(adapted: Adapted, targets: readonly string[], whole: readonly string[]): void {
+  const clash = (outer: Iterable<string>, inner: Iterable<string>) =>
+    [...outer].find((path) => [...inner].some((other) => other === path || other.startsWith(`${path}.`)));
+  const nested = (a: Iterable<string>, b: Iterable<string>) =>
+    [...a].find((path) => [...b].some((other) => other.startsWith(`${path}.`)));
+  const path =
+    clash(adapted.saved.keys(), targets) ??
+    clash(whole, adapted.layers.keys()) ??
+    nested(whole, adapted.saved.keys()) ??
+    nested(adapted.saved.keys(), whole);
+  if (path !== undefined)
+    throw new ConfigError(`${path} would be trained as a whole by one adapter and changed in parts by another.`, {
+      operation: "attach",
+      got: path,
+      hint: "Take it out of `modulesToSave`, or out of the targets with `excludeModules`.",
+    });
+}
+
+/** The biases that `bias` means: all, or (`lora_only`) those of the adapted layers. */
+function trainedBiases(
+  modules: ReadonlyMap<string, Module>,
+  option: unknown,
+  targets: readonly string[],
+  whole: readonly string[],
+  adapted: Adapted | undefined,
+): Map<string, Parameter> {
+  const found = new Map<string, Parameter>();
+  if (typeof option !== "string" || option === "none") return found;
+  const other = [...(adapted?.adapters.values() ?? [])].find(({ biases }) => biases.size > 0);
+  if (other)
+    throw new ConfigError(`the adapter "${other.name}" trains the model's biases already.`, {
+      operation: "attach",
+      got: option,
+      hint: 'Only one adapter of a model may have another `bias` than "none".',
+    });
+  for (const [path, module] of modules) {
+    if (whole.some((outer) => path === outer || path.startsWith(`${outer}.`))) continue;
+    if (option !== "all" && !targets.includes(path)) continue;
+    for (const [name, parameter] of module.ownParameters()) if (name === "bias") found.set(`${path}.bias`, parameter);
+  }
+  return found;
 }
 
 /** Carries a plan out. */
@@ -155,6 +213,14 @@ export function install(
       got: name,
       hint: "Only one adapter of a model may start from its weights.",
     });
+  const wholeValue = (path: string, parameter: Parameter) =>
+    cast(starts.whole?.(path) ?? copy(parameter.stored), parameter.dtype);
+  const copies = [...plan.saved].map(([path, module]) => {
+    const parameters = [...module.namedParameters()].map(
+      ([name, parameter]) => [name, new Parameter(wholeValue(`${path}.${name}`, parameter), { requiresGrad: false })] as const,
+    );
+    return { path, module, copies: new Map(parameters) };
+  });
   const random = new Generator(seed);
   const sharedFiles = method.shared?.files ?? {};
   const adapted = before ?? beginAdapters(model);
@@ -165,6 +231,14 @@ export function install(
     place.add(name, { method: of, config: layerConfig, parameters, shared, sharedFiles, trainable, random, scale });
     if (weight) adapted.whole.change(place.weight, place.asStored(weight));
   }
+  for (const { path, module, copies: own } of copies) {
+    const place = adapted.saved.get(path) ?? new SavedModule(module);
+    place.add(name, own);
+    if (adapted.saved.has(path)) continue;
+    model.replaceModule(path, place);
+    adapted.saved.set(path, place);
+  }
+  for (const [path, bias] of plan.biases) adapted.untrained.change(bias, wholeValue(path, bias));
   structure.value = structure.stored + 1; // an adapter of the same name may have been here before
   const layers = new Map(plan.layers.map(({ path }) => [path, adapted.layers.get(path) as AdapterLayer]));
   const adapter: Adapter = {
@@ -174,6 +248,8 @@ export function install(
     layers,
     shared,
     sharedSpecs: plan.shared,
+    saved: new Map(copies.map(({ path }) => [path, adapted.saved.get(path) as SavedModule])),
+    biases: plan.biases,
     trainable,
     random,
     residual,

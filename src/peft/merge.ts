@@ -5,7 +5,7 @@ import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../g
 import { sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module, Parameter } from "../nn/module.ts";
-import { adaptedModel, getAdapter, release, unmerge } from "./adapted-model.ts";
+import { adaptedModel, getAdapter, refuseTwo, release, unmerge } from "./adapted-model.ts";
 import type { AdapterLayer } from "./adapter-layer.ts";
 
 export interface MergeOptions {
@@ -17,15 +17,16 @@ export interface MergeOptions {
  * Adds the adapters' changes to the weights of their layers, which then run at the speed of the base model. Adapters that
  * are merged already are skipped. The original weights are kept for `unmerge`: merged layers take their weight's memory twice.
  *
- * A weight that two layers share (an output layer tied to the embedding) changes for both, as in PEFT.
+ * A weight that two layers share (an output layer tied to the embedding) changes for both, as in PEFT. Modules that are
+ * trained as a whole (`modulesToSave`) get the adapter's parameters instead of their own, and share them with nobody.
  *
  * @param names the active ones when absent
- * @returns paths of the layers that were changed
+ * @returns paths of the layers and modules that were changed
  * @throws {ConfigError} for a method that is no change of the weight, or (safe) values that are not finite
  */
 export function merge(model: Module, names?: readonly string[], { safe = false }: MergeOptions = {}): string[] {
   const operation = "merge";
-  const { layers, unmerged } = adaptedModel(model, operation);
+  const { layers, saved, unmerged, active } = adaptedModel(model, operation);
   for (const name of names ?? []) getAdapter(model, name, operation);
   const fresh = (layer: AdapterLayer) =>
     (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
@@ -37,6 +38,13 @@ export function merge(model: Module, names?: readonly string[], { safe = false }
           got: name,
           hint: "Use it unmerged.",
         });
+  const standIns = [...saved].flatMap(([path, module]) => {
+    const adapters = [...new Set(names ?? active)].filter((name) => module.copies.has(name) && module.merged !== name);
+    refuseTwo(operation, path, module.merged === null ? adapters : [module.merged, ...adapters]);
+    return adapters.map((adapter) => ({ path, module, adapter }));
+  });
+  // whatever a method refuses, it refuses before the first weight has changed
+  for (const layer of layers.values()) layer.changedBy(fresh(layer));
   const done: { readonly layer: AdapterLayer; readonly names: readonly string[]; readonly values: Map<Parameter, Tensor> }[] = [];
   for (const layer of layers.values()) {
     const added = fresh(layer);
@@ -56,7 +64,8 @@ export function merge(model: Module, names?: readonly string[], { safe = false }
       hint: "The adapter has diverged: train it with a lower learning rate.",
     });
   }
-  return done.map(({ layer }) => layer.path);
+  for (const { module, adapter } of standIns) module.merged = adapter;
+  return [...done.map(({ layer }) => layer.path), ...standIns.map(({ path }) => path)];
 }
 
 /** Merges, then puts the original modules back, with the merged weights; the adapters are gone. */

@@ -86,8 +86,8 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
   delta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor;
-  /** b′ − b, when the method is a change of the bias, too; called for layers that have one. */
-  biasDelta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor;
+  /** b′ − b, when the method is a change of the bias, too; called for layers that have one. `null` when it is none with this config. */
+  biasDelta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor | null;
 }
 
 /** Parameters that all layers of an adapter share. In the file they stand directly under `base_model.`. */
@@ -163,6 +163,7 @@ const commonKeys = [
   "excludeModules",
   "layersToTransform",
   "layersPattern",
+  "modulesToSave",
 ];
 
 export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefinition<Schema>): Method<Schema> {

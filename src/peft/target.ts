@@ -23,6 +23,8 @@ export interface TargetModel {
   readonly modelType: string | undefined;
   /** Path of the layer that makes logits, if there is one. */
   readonly outputPath: string | undefined;
+  /** Modules that are trained as they are, which are no targets, nor is anything in them. */
+  readonly saved?: ReadonlyMap<string, Module>;
 }
 
 export interface Targets {
@@ -51,7 +53,9 @@ export function chooseTargets(
 ): Targets {
   checkLayers(options);
   const targets = expand(model, options, table);
-  const excluded = options.excludeModules === null ? () => false : matching(options.excludeModules, "excludeModules");
+  const saved = [...(model.saved?.keys() ?? [])];
+  const listed = options.excludeModules === null ? () => false : matching(options.excludeModules, "excludeModules");
+  const excluded: Test = (path) => listed(path) || saved.some((whole) => path === whole || path.startsWith(`${whole}.`));
   const inLayers = layerFilter(options);
   const wanted: Test =
     typeof targets === "string"
@@ -64,7 +68,7 @@ export function chooseTargets(
     const before = all.filter((path) => (typeof targets === "string" ? wanted(path) : isSuffix(targets, path)));
     if (before.length > 0)
       refuse(
-        `every module that matches ${shown} is taken out by \`excludeModules\` or \`layersToTransform\`.`,
+        `every module that matches ${shown} is taken out by \`excludeModules\`, \`modulesToSave\` or \`layersToTransform\`.`,
         options.targetModules,
       );
     refuse(

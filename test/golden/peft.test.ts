@@ -92,13 +92,20 @@ function logitMask(mask: { readonly data: ArrayLike<number> }, want: { readonly 
 }
 
 /** Parameters of an adapter by their names in its file. */
-function fileParameters({ name, layers }: Adapter): Map<string, Parameter> {
+function fileParameters({ name, layers, saved, biases }: Adapter): Map<string, Parameter> {
   const found = new Map<string, Parameter>();
   for (const [path, layer] of layers) {
     const { method, parameters } = layer.adapters.get(name)!;
     for (const [key, parameter] of Object.entries(parameters))
       found.set(toFileKey(`${path}.${liveName(method.files[key]!, name)}`, name), parameter);
   }
+  for (const [path, { copies }] of saved)
+    for (const [key, parameter] of copies.get(name)!) found.set(toFileKey(`${path}.${key}`, ""), parameter);
+  for (const [path, parameter] of biases)
+    found.set(
+      toFileKey(layers.has(path.slice(0, -".bias".length)) ? path.replace(/bias$/, "base_layer.bias") : path, ""),
+      parameter,
+    );
   return found;
 }
 

@@ -192,7 +192,12 @@ describe("a config", () => {
     [{ loraAlfa: 4 }, "lora: `loraAlfa` is not an option of LORA. Did you mean `loraAlpha`?"],
     [{ loraDropout: 1 }, "lora: `loraDropout` (= 1) must be less than 1."],
     [{ initLoraWeights: "gausian" }, 'lora: `initLoraWeights` (= "gausian") is not one of true, false, "gaussian".'],
-    [{ bias: "all" }, 'lora: `bias` (= "all") is not implemented.'],
+    [{ useDora: true }, "lora: `useDora` (= true) is not implemented."],
+    [{ bias: "some" }, 'lora: `bias` (= "some") must be one of "none", "all", "lora_only".'],
+    [
+      { loraBias: true, initLoraWeights: "gaussian" },
+      "lora: `loraBias` goes with `initLoraWeights` true or false only, as in PEFT.",
+    ],
     [{ rankPattern: { q_proj: 1.5 } }, 'lora: `rankPattern` has 1.5 for "q_proj", which must be a positive integer.'],
     [{ targetModules: 3 }, "lora: `targetModules` (= 3) must be a text or a list of texts."],
   ])("%j is refused", (options, message) => {

@@ -90,11 +90,11 @@ describe("targets", () => {
     ],
     [
       { targetModules: ["q_proj"], excludeModules: ["q_proj"] },
-      'attach: every module that matches targetModules ["q_proj"] is taken out by `excludeModules` or `layersToTransform`.',
+      'attach: every module that matches targetModules ["q_proj"] is taken out by `excludeModules`, `modulesToSave` or `layersToTransform`.',
     ],
     [
       { targetModules: ["q_proj"], layersToTransform: [5] },
-      'attach: every module that matches targetModules ["q_proj"] is taken out by `excludeModules` or `layersToTransform`.',
+      'attach: every module that matches targetModules ["q_proj"] is taken out by `excludeModules`, `modulesToSave` or `layersToTransform`.',
     ],
     [
       { targetModules: ["self_attn"] },

@@ -1,7 +1,7 @@
 /**
  * Low-rank adaptation: W′ = W + s·B·A, with A [r, in] and B [out, r] trained and W frozen; s = α/r, or α/√r (rsLoRA), which
  * keeps the size of updates when r grows. B starts at zero (in an embedding A), so a fresh adapter changes nothing.
- * Dropout acts on what goes into A only; embeddings have none, as in PEFT.
+ * Dropout acts on what goes into A only; embeddings have none, as in PEFT. With `loraBias` B has a bias, which is scaled, too.
  */
 import { ConfigError } from "../../errors.ts";
 import { loraSchema } from "../../formats/peft-config.ts";
@@ -41,19 +41,42 @@ const factors = (base: Base, { r }: LoraConfig) => ({ A: { shape: [r, base.in] }
 const initialise: LayerMethod<LoraConfig, "A" | "B">["initialise"] = (base, c, random) =>
   initialiser(c).start(base, c.r, scaling(c), random);
 
-const linear: LayerMethod<LoraConfig, "A" | "B"> = {
-  files: { A: "lora_A.weight", B: "lora_B.weight" },
-  parameters: factors,
-  initialise,
-  // s on the small side, [..., r]: the second product then adds straight onto the first
-  forward: (x, base, { A, B }, c, use) =>
-    add(base(x), through(times(through(use.dropout(x, c.loraDropout), A), scaling(c) * use.scale), B)),
-  delta: (_, { A, B }, c, scale) => times(matmul(B, A), scaling(c) * scale),
+const linear: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
+  files: { A: "lora_A.weight", B: "lora_B.weight", bias: "lora_B.bias" },
+  parameters: (base, c) => ({ ...factors(base, c), ...(c.loraBias ? { bias: { shape: [base.out] } } : {}) }),
+  initialise(base, c, random) {
+    const { values, ...rest } = initialise(base, c, random);
+    return { ...rest, values: c.loraBias ? { ...values, bias: new Float32Array(base.out) } : values };
+  },
+  forward(x, base, { A, B, bias }, c, use) {
+    const s = scaling(c) * use.scale;
+    // s on the small side, [..., r]: the second product then adds straight onto the first
+    const y = add(base(x), through(times(through(use.dropout(x, c.loraDropout), A), s), B));
+    return bias ? add(y, times(bias, s)) : y;
+  },
+  delta(base, { A, B, bias }, c, scale) {
+    if (bias && !base.bias)
+      throw new ConfigError(`${base.path} has no bias that the one of \`loraBias\` could be added to.`, {
+        operation: "merge",
+        got: base.path,
+        hint: "Use it unmerged.",
+      });
+    return times(matmul(B, A), scaling(c) * scale);
+  },
+  biasDelta: (_, { bias }, c, scale) => (bias ? times(bias, scaling(c) * scale) : null),
 };
 
 const embedding: LayerMethod<LoraConfig, "A" | "B"> = {
   files: { A: "lora_embedding_A", B: "lora_embedding_B" },
-  parameters: factors,
+  parameters(base, c) {
+    if (c.loraBias)
+      throw new ConfigError(`${base.path} is an embedding, which has no place for \`loraBias\`.`, {
+        operation: "attach",
+        got: base.path,
+        hint: "Take it out with `excludeModules`.",
+      });
+    return factors(base, c);
+  },
   initialise,
   forward: (ids, base, { A, B }, c, use) =>
     add(base(ids), through(times(take(transpose(A), ids), scaling(c) * use.scale * base.outputScale), B)),
@@ -64,7 +87,7 @@ export const lora = defineMethod({
   schema: loraSchema,
   papers: ["https://arxiv.org/abs/2106.09685", "https://arxiv.org/abs/2312.03732"],
   formula: "W + s·B·A",
-  keys: ["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern"],
+  keys: ["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
   patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
   check(config) {
     initialiser(config);
@@ -72,6 +95,11 @@ export const lora = defineMethod({
       throw new ConfigError(`\`loraDropout\` (= ${config.loraDropout}) must be less than 1.`, {
         operation: "lora",
         got: config.loraDropout,
+      });
+    if (config.loraBias && typeof config.initLoraWeights !== "boolean")
+      throw new ConfigError("`loraBias` goes with `initLoraWeights` true or false only, as in PEFT.", {
+        operation: "lora",
+        got: config.initLoraWeights,
       });
     for (const [pattern, r] of Object.entries(config.rankPattern))
       if (!Number.isInteger(r) || r < 1)

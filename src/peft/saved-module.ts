@@ -1,0 +1,126 @@
+/**
+ * Whole modules that are trained along with an adapter, PEFT's `modules_to_save`: an output layer for new words, a norm. The
+ * module stays the one that it is; every adapter has parameters of its own for it, which stand in the places of the module's
+ * while it runs, or, merged, until they are taken out again.
+ */
+import { ConfigError, nearestName } from "../errors.ts";
+import type { Tensor } from "../graph/node.ts";
+import { Setting } from "../graph/variable.ts";
+import { type Layer, Module, type Parameter } from "../nn/module.ts";
+
+/** Where a module keeps a parameter. */
+interface Place {
+  readonly holder: Record<string, unknown>;
+  readonly property: string;
+  readonly own: Parameter;
+}
+
+export class SavedModule extends Module implements Layer {
+  readonly original_module: Module;
+  readonly #places: readonly Place[];
+  /** Parameters by their paths in the module, by adapter. */
+  readonly #copies = new Map<string, ReadonlyMap<string, Parameter>>();
+  readonly #active = new Setting<string | null>(null);
+  readonly #merged = new Setting<string | null>(null);
+
+  constructor(module: Module) {
+    super();
+    this.original_module = module;
+    this.training = module.training;
+    this.#places = [...module.namedModules()].flatMap(([, holder]) =>
+      [...holder.ownParameters()].map(([property, own]) => ({ holder: holder as never, property, own })),
+    );
+  }
+
+  /** By adapter, then by path in the module. */
+  get copies(): ReadonlyMap<string, ReadonlyMap<string, Parameter>> {
+    return this.#copies;
+  }
+
+  add(adapter: string, copies: ReadonlyMap<string, Parameter>): void {
+    this.#copies.set(adapter, copies);
+  }
+
+  remove(adapter: string): void {
+    this.#copies.delete(adapter);
+  }
+
+  /** Whose parameters act; `null` for the module's own. */
+  get active(): string | null {
+    return this.#active.stored;
+  }
+
+  set active(adapter: string | null) {
+    this.#active.value = adapter;
+  }
+
+  /** Whose parameters stand in the module, for all to see who look at it. */
+  get merged(): string | null {
+    return this.#merged.stored;
+  }
+
+  set merged(adapter: string | null) {
+    this.#merged.value = adapter;
+    this.#put(adapter);
+  }
+
+  /** Parameters of the module with those that stand in for them when an adapter is merged. */
+  standIns(adapter: string): Map<Parameter, Parameter> {
+    const copies = this.#copies.get(adapter);
+    const own = [...new Set(this.#places.map((place) => place.own))];
+    return new Map([...(copies?.values() ?? [])].map((copy, i) => [own[i] as Parameter, copy]));
+  }
+
+  #put(adapter: string | null): void {
+    const standIns = adapter === null ? null : this.standIns(adapter);
+    for (const { holder, property, own } of this.#places) holder[property] = standIns?.get(own) ?? own;
+  }
+
+  override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
+    for (const [adapter, copies] of this.#copies)
+      for (const [path, parameter] of copies) yield [`modules_to_save.${adapter}.${path}`, parameter];
+  }
+
+  /** What the module does, whatever it takes and gives. */
+  forward(x: Tensor, ...more: unknown[]): Tensor {
+    const run = () => (this.original_module as unknown as SavedModule).forward(x, ...more);
+    const adapter = this.#active.value;
+    if (this.#merged.value !== null || adapter === null) return run();
+    this.#put(adapter);
+    try {
+      return run();
+    } finally {
+      this.#put(null);
+    }
+  }
+}
+
+/**
+ * The modules that `modulesToSave` means, by path: those whose path ends in one of the names, even in the middle of a word, as
+ * in PEFT. Of modules inside each other the outer one.
+ *
+ * @throws {ConfigError} for a name that no module has, or modules without parameters
+ */
+export function modulesToSave(names: readonly string[], modules: ReadonlyMap<string, Module>): Map<string, Module> {
+  const operation = "attach";
+  const paths = [...modules.keys()].filter((path) => path !== "");
+  for (const name of names) {
+    if (paths.some((path) => path.endsWith(name))) continue;
+    const near = nearestName(
+      name,
+      paths.flatMap((path) => [path, path.slice(path.lastIndexOf(".") + 1)]),
+    );
+    throw new ConfigError(`no module's path ends in "${name}" of modulesToSave.`, {
+      operation,
+      got: name,
+      ...(near === undefined ? {} : { hint: `Did you mean "${near}"?` }),
+    });
+  }
+  const meant = paths.filter((path) => names.some((name) => path.endsWith(name)));
+  const outer = meant.filter((path) => !meant.some((other) => path.startsWith(`${other}.`)));
+  const found = new Map(outer.map((path) => [path, modules.get(path) as Module]));
+  for (const [path, module] of found)
+    if (module.parameters().length === 0)
+      throw new ConfigError(`${path} of modulesToSave has no parameters to train.`, { operation, got: path });
+  return found;
+}
