@@ -43,6 +43,52 @@ export function wordShape(shape: readonly number[]): string {
   return `[${shape.join(", ")}]`;
 }
 
+/** `a string`, `an object`, `null`, …: what something is, for messages. */
+export function wordType(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  if (Array.isArray(value)) return "a list";
+  if (typeof value === "object") return value.constructor === Object ? "an object" : `a ${value.constructor?.name ?? "object"}`;
+  return `a ${typeof value}`;
+}
+
+/** A number, text or boolean as it would be written, anything else as what it is. */
+export const wordValue = (value: unknown): string =>
+  typeof value === "string" ? JSON.stringify(value) : /^(number|boolean)$/.test(typeof value) ? String(value) : wordType(value);
+
+/** `error` under the name that the caller knows: a wrong shape found by the addition that `sub` is made of is reported as `sub`'s. */
+export function renamed(error: unknown, operation: string): unknown {
+  if (!(error instanceof LorikeetError) || error.operation === operation) return error;
+  const { message, expected, got, hint, stack } = error;
+  const problem = message.slice(error.operation.length + 2, hint === undefined ? undefined : -(hint.length + 1));
+  const made = error.constructor as new (problem: string, fields: ErrorFields) => LorikeetError;
+  const next = new made(problem, { operation, expected, got, ...(hint !== undefined && { hint }) });
+  if (stack) next.stack = stack.replace(message, next.message);
+  return next;
+}
+
+/**
+ * An options object holds nothing but `known` keys.
+ * @throws {ConfigError} for another key, and for something that is no object
+ */
+export function checkOptions(operation: string, options: unknown, known: readonly string[]): void {
+  if (typeof options !== "object" || options === null || Array.isArray(options))
+    throw new ConfigError(`options are an object, got ${wordValue(options)}.`, {
+      operation,
+      got: options,
+      hint: `Write { ${known.join(", ")} }.`,
+    });
+  for (const key in options) {
+    if (known.includes(key)) continue;
+    const near = nearestName(key, known);
+    throw new ConfigError(`\`${key}\` is not an option.`, {
+      operation,
+      expected: known,
+      got: key,
+      hint: near ? `Did you mean \`${near}\`?` : `There are ${known.join(", ")}.`,
+    });
+  }
+}
+
 /** The name among `candidates` that `name` most likely meant, or `undefined` when none is near. */
 export function nearestName(name: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;

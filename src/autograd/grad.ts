@@ -1,8 +1,9 @@
 /** Reverse-mode differentiation: one walk over the graph from the outputs back, adding up cotangents. */
-import { DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, DTypeError, ShapeError, wordShape, wordType } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add } from "../graph/elementwise.ts";
 import { isItem } from "../graph/fused.ts";
+import { customOp } from "../graph/movement.ts";
 import { Tensor, topologicalOrder } from "../graph/node.ts";
 import type { Fused } from "../graph/primitive.ts";
 import { sameShape } from "../graph/shape.ts";
@@ -50,9 +51,32 @@ export function pullback(
       continue;
     }
     if (node.sources.length === 0) continue;
-    node.op.vjp(g, node, ...node.sources).forEach((cotangent, s) => receive(node.sources[s]!, cotangent));
+    const cotangents = node.op.vjp(g, node, ...node.sources);
+    if (node.op === customOp) checkCotangents(node, cotangents);
+    cotangents.forEach((cotangent, s) => receive(node.sources[s]!, cotangent));
   }
   return inputs.map((x) => gradients.get(x) ?? null);
+}
+
+/** A derivative by hand is checked as one by the engine need not be: a wrong shape would broadcast into wrong numbers. */
+function checkCotangents(node: Tensor, cotangents: readonly (Tensor | null)[]): void {
+  const inputs = node.sources.slice(1);
+  if (cotangents.length !== node.sources.length)
+    throw new ConfigError(`\`backward\` gave ${cotangents.length - 1} cotangents for ${inputs.length} inputs.`, {
+      operation: "withVjp",
+      expected: inputs.length,
+      got: cotangents.length - 1,
+      hint: "Give one for each, null where there is none.",
+    });
+  inputs.forEach((x, i) => {
+    const g = cotangents[i + 1];
+    if (g && !sameShape(g.shape, x.shape))
+      throw new ShapeError(`the cotangent of input ${i} is ${wordShape(g.shape)}, the input ${wordShape(x.shape)}.`, {
+        operation: "withVjp",
+        expected: x.shape,
+        got: g.shape,
+      });
+  });
 }
 
 /** Derivative of a fused operation: its own where it has one, otherwise that of its composition. */
@@ -96,6 +120,8 @@ export type Differentiable = (...inputs: Tensor[]) => Tensor;
 const zerosLike = (x: Tensor): Tensor => constant(0, x.shape, x.dtype);
 
 function requireDifferentiable(operation: string, x: Tensor): void {
+  if (!(x instanceof Tensor))
+    throw new ConfigError(`a differentiated function takes and gives tensors, got ${wordType(x)}.`, { operation, got: x });
   if (!isFloat(x.dtype))
     throw new DTypeError(`derivatives are taken by floating-point values, got ${x.dtype}.`, {
       operation,
@@ -123,25 +149,30 @@ export function valueAndGrad(f: Differentiable): (...inputs: Tensor[]) => { valu
     // a fresh node per input: differentiating by the same tensor twice, or by one inside the other, stays apart
     const fresh = inputs.map(renew);
     const value = f(...fresh);
-    requireScalar("grad", value);
     requireDifferentiable("grad", value);
+    requireScalar("grad", value);
     const gradients = pullback([value], [constant(1, value.shape, value.dtype)], fresh).map((g, i) => g ?? zerosLike(inputs[i]!));
     return { value, gradients };
   };
 }
 
-/** Gradient of a scalar function: `grad(f)(x)` is ∂f/∂x, of the shape of `x`; with several inputs, a list. */
+/**
+ * Gradients of a scalar function, one per input and of its shape, always as a list: `const [dx, dy] = grad(f)(x, y)`.
+ * @throws {ShapeError} when `f` does not give exactly one value; @throws {DTypeError} for integers
+ */
 export function grad(f: Differentiable): (...inputs: Tensor[]) => Tensor[] {
   return (...inputs) => valueAndGrad(f)(...inputs).gradients;
 }
 
 /**
  * Vector–Jacobian product: the value y = f(inputs), and a function that takes a cotangent of y's shape to gᵀ·∂y/∂inputs.
+ * @throws {DTypeError} for integers; the pullback throws a {ShapeError} for a cotangent of another shape
  */
 export function vjp(f: Differentiable, ...inputs: Tensor[]): { value: Tensor; pullback(g: Tensor): Tensor[] } {
   for (const x of inputs) requireDifferentiable("vjp", x);
   const fresh = inputs.map(renew);
   const value = f(...fresh);
+  requireDifferentiable("vjp", value);
   return {
     value,
     pullback(g) {
@@ -165,10 +196,19 @@ const renewOp = { kind: "movement", name: "renew", formula: "x", vjp: (g: Tensor
 /**
  * PyTorch-style: differentiates `loss` by every variable in its graph that requires a gradient and adds the results to
  * their `.grad`. In a loop, clear `.grad` (or call `optimizer.zeroGrad()`) between steps.
+ *
+ * @throws {ShapeError} for more than one value; @throws {DTypeError} for integers; @throws {ConfigError} when no such variable is
+ *   there, as after `detach` or a function that was given plain tensors
  */
 export function backward(loss: Tensor): void {
+  requireDifferentiable("backward", loss);
   requireScalar("backward", loss);
   const leaves = topologicalOrder([loss]).filter((node) => node.variable instanceof Variable && node.variable.requiresGrad);
+  if (leaves.length === 0)
+    throw new ConfigError("no variable that requires a gradient is behind this value.", {
+      operation: "backward",
+      hint: "Make it from the `.value` of a Variable, or use grad(f).",
+    });
   const gradients = pullback([loss], [constant(1, loss.shape, loss.dtype)], leaves);
   leaves.forEach((leaf, i) => {
     const g = gradients[i];

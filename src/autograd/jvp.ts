@@ -67,7 +67,16 @@ export function perSampleGradients(
   parameters: readonly Tensor[],
   batch: readonly Tensor[],
 ): Tensor[] {
-  const N = batch[0]?.shape[0] ?? 0;
+  const N = batch[0]?.shape[0];
+  if (N === undefined)
+    throw new ShapeError("needs at least one tensor of the batch, with rows.", { operation: "perSampleGradients", got: batch });
+  for (const x of batch)
+    if (x.shape[0] !== N)
+      throw new ShapeError(`tensors of the batch have ${N} and ${x.shape[0]} rows.`, {
+        operation: "perSampleGradients",
+        expected: N,
+        got: x.shape[0],
+      });
   const perSample = Array.from({ length: N }, (_, n) => {
     const row = batch.map((x) =>
       reshape(

@@ -1,7 +1,7 @@
 /** Fourth pass of the compiler: a schedule gets addresses and runs. Also the entry for everyday use: `realize`. */
 import type { Binding, Buffer, Device, Dispatch, KernelCall } from "../devices/device.ts";
 import type { LoopProgram } from "../devices/loop-program.ts";
-import { DeviceError, wordShape } from "../errors.ts";
+import { ConfigError, DeviceError, wordShape, wordValue } from "../errors.ts";
 import { bytesPerElement, type DType, type TypedArray } from "../graph/dtype.ts";
 import { checkAlive, type Storage, type Tensor } from "../graph/node.ts";
 import { buffer } from "../graph/source.ts";
@@ -136,10 +136,14 @@ export class Program {
   }
 }
 
-/** @throws {DeviceError} when the values of a leaf lie on another device */
+/** @throws {DeviceError} when the values of a leaf lie on another device; @throws {ConfigError} for an argument of a function being traced */
 export function locateLeaf(device: Device, value: Tensor): Binding {
   const { storage } = value;
-  if (storage === null) throw new DeviceError(`a value of ${wordShape(value.shape)} has no memory.`, { operation: "run" });
+  if (storage === null)
+    throw new ConfigError(`the values of ${wordShape(value.shape)} are not known while a function is traced.`, {
+      operation: "compile",
+      hint: "Return the tensor, and read it outside of the function.",
+    });
   checkAlive("run", value);
   if (storage.device !== device)
     throw new DeviceError(
@@ -150,6 +154,16 @@ export function locateLeaf(device: Device, value: Tensor): Binding {
       },
     );
   return { buffer: storage.buffer as Buffer, offset: 0 };
+}
+
+/** @throws {DeviceError} when something else was given, such as the name of a device */
+export function checkDevice(operation: string, device: unknown): void {
+  if (typeof (device as Partial<Device> | null | undefined)?.allocate === "function") return;
+  throw new DeviceError(`needs a device, got ${wordValue(device)}.`, {
+    operation,
+    got: device,
+    hint: "Make one with devices.wasm() or devices.reference().",
+  });
 }
 
 let current: Device | null = null;
@@ -165,6 +179,7 @@ export function currentDevice(): Device {
 
 /** Makes `device` the one on which tensors are made and programs run; returns the one before, if any. */
 export function useDevice(device: Device): Device | null {
+  checkDevice("useDevice", device);
   const before = current;
   current = device;
   return before;

@@ -4,10 +4,10 @@
  * and outputs of the program; assigned ones are updated in place where nobody needs the old value any more.
  */
 import type { Buffer, Device } from "../devices/device.ts";
-import { ConfigError, wordShape } from "../errors.ts";
+import { ConfigError, wordShape, wordType, wordValue } from "../errors.ts";
 import { checkAlive, type Storage, Tensor } from "../graph/node.ts";
 import { buffer, input } from "../graph/source.ts";
-import { observing, type Setting, structure, type Variable, type VariableObserver } from "../graph/variable.ts";
+import { observing, type Setting, structure, Variable, type VariableObserver } from "../graph/variable.ts";
 import { explainSchedule } from "./explain.ts";
 import { currentDevice, handOver, locateLeaf, newStorage, Program, realize } from "./program.ts";
 import { type Schedule, schedule } from "./schedule.ts";
@@ -50,7 +50,8 @@ interface Traced {
 /**
  * @param fn builds a graph from its arguments; it must be the same graph for arguments of the same shapes and dtypes, as long
  *   as the settings that it looks at (training or not, adapters) are the same: other settings have programs of their own.
- *   Plain JavaScript in it runs while tracing only.
+ *   Plain JavaScript in it runs while tracing only, and `.grad` left by `backward()` stays inside: return gradients, or use them
+ *   up in the function as an optimiser does.
  * @throws {ConfigError} when a traced function asks for values instead of building a graph
  */
 export function compile<Args extends readonly TensorTree[], Result extends TensorTree>(
@@ -256,9 +257,17 @@ function renewContent(variable: Variable, storage: Storage): void {
 function leavesOf(tree: TensorTree): Tensor[] {
   if (tree instanceof Tensor) return [tree];
   if (tree === null || typeof tree !== "object")
-    throw new ConfigError(`a compiled function takes and gives tensors, lists and objects of them, got ${typeof tree}.`, {
+    throw new ConfigError(`a compiled function takes and gives tensors, lists and objects of them, got ${wordValue(tree)}.`, {
       operation: "compile",
       got: tree,
+      ...(typeof tree === "number" && { hint: "Numbers are part of the program: close over them, or pass tensor(…)." }),
+    });
+  if (ArrayBuffer.isView(tree) || tree instanceof Variable)
+    throw new ConfigError(`a compiled function takes and gives tensors, got ${wordType(tree)}.`, {
+      operation: "compile",
+      got: tree,
+      hint:
+        tree instanceof Variable ? "Variables that a function reads are found by themselves: close over them." : "Use tensor(…).",
     });
   return (Array.isArray(tree) ? tree : Object.values(tree)).flatMap((item) => leavesOf(item as TensorTree));
 }

@@ -7,7 +7,7 @@ import { matmul } from "./contraction.ts";
 import { promote, requireFloat } from "./dtype.ts";
 import { add, and, cast, exp, less, log, max, mul, sub, where } from "./elementwise.ts";
 import { applyFused, itemOp } from "./fused.ts";
-import { expand, permute, reshape, transpose } from "./movement.ts";
+import { expand, permute, reshape, stopGradient, transpose } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { Draw, Fused, Sample } from "./primitive.ts";
 import { reduceMax, reduceSum } from "./reduction.ts";
@@ -81,8 +81,8 @@ export const attentionOp: Fused = {
   compose(sources, attributes) {
     const [q, k, v] = groupsOf(sources);
     const S = scores(q, k, attributes);
-    // the bounds give weights of 0 to a query that sees no key, as with Tq > Tk
-    const top = max(reduceMax(S, [4]), constant(-1e20, [], S.dtype));
+    // the bounds give weights of 0 to a query that sees no key, as with Tq > Tk; no result depends on `top`, so no derivative does
+    const top = stopGradient(max(reduceMax(S, [4]), constant(-1e20, [], S.dtype)));
     const logSum = add(top, log(max(reduceSum(exp(sub(S, top)), [4]), constant(1e-30, [], S.dtype))));
     const y = matmul(exp(sub(S, logSum)), v);
     const [B, G, N, T] = logSum.shape as [number, number, number, number];

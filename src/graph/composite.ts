@@ -11,13 +11,19 @@ export function concatenate(tensors: readonly Tensor[], axis: number): Tensor {
   const [first] = tensors;
   if (!first) throw new ShapeError("needs at least one tensor.", { operation: "concatenate" });
   const at = normalizeAxis("concatenate", axis, first.rank);
-  for (const x of tensors)
-    if (x.rank !== first.rank || x.shape.some((extent, i) => i !== at && extent !== first.shape[i]))
+  for (const x of tensors) {
+    if (x.rank !== first.rank)
+      throw new ShapeError(
+        `${wordShape(first.shape)} and ${wordShape(x.shape)} have different numbers of axes (${first.rank} ≠ ${x.rank}).`,
+        { operation: "concatenate", expected: first.rank, got: x.rank, hint: "Use unsqueeze or reshape first." },
+      );
+    if (x.shape.some((extent, i) => i !== at && extent !== first.shape[i]))
       throw new ShapeError(`${wordShape(first.shape)} and ${wordShape(x.shape)} differ along another axis than ${at}.`, {
         operation: "concatenate",
         expected: first.shape,
         got: x.shape,
       });
+  }
   const dtype = tensors.map((x) => x.dtype).reduce(promote);
   const total = tensors.reduce((sum, x) => sum + x.shape[at]!, 0);
   let start = 0;

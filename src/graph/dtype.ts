@@ -1,5 +1,5 @@
 /** Element types: what a tensor may hold and how wide one element is in memory. */
-import { DTypeError } from "../errors.ts";
+import { DTypeError, nearestName, wordValue } from "../errors.ts";
 
 /** float64 computes on the reference device only; float16 and bfloat16 are for storage and are widened to float32 to compute. */
 export type DType = "float32" | "float64" | "float16" | "bfloat16" | "int32" | "uint8" | "bool";
@@ -33,6 +33,19 @@ export function promote(a: DType, b: DType): DType {
   const order: Record<DType, number> = { bool: 0, uint8: 1, int32: 2, float16: 3, bfloat16: 3, float32: 4, float64: 5 };
   if (order[a] === order[b]) return "float32";
   return order[a] > order[b] ? a : b;
+}
+
+/** @throws {DTypeError} when `dtype` is not the name of one */
+export function checkDType(operation: string, dtype: unknown): void {
+  if (typeof dtype === "string" && Object.hasOwn(dtypes, dtype)) return;
+  const names = Object.keys(dtypes);
+  const near = typeof dtype === "string" ? nearestName(dtype, names) : undefined;
+  throw new DTypeError(`${wordValue(dtype)} is not a dtype.`, {
+    operation,
+    expected: names,
+    got: dtype,
+    hint: near ? `Did you mean "${near}"?` : `There are ${names.join(", ")}.`,
+  });
 }
 
 /** @throws {DTypeError} when `dtype` is not a floating-point type. */

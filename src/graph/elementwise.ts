@@ -1,6 +1,6 @@
 /** Elementwise primitives: one entry each, with its meaning, its SIMD form and its derivative. */
 import { DTypeError } from "../errors.ts";
-import { type DType, isFloat, promote } from "./dtype.ts";
+import { checkDType, type DType, isFloat, promote } from "./dtype.ts";
 import { expand } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { Elementwise } from "./primitive.ts";
@@ -175,6 +175,17 @@ export const mulOp = define("mul", {
   vjp: (g, _y, x, z) => [mul(g, z!), mul(g, x!)],
   domain: [all, all],
   takes: "both",
+});
+
+export const divOp = define("div", {
+  formula: "x / y",
+  arity: 2,
+  // not x · (1/y), which would make 49 / 49 less than 1
+  js: ([x, y]) => `${x} / ${y}`,
+  wasm: (simd, [x, y]) => simd.div(x!, y!),
+  vjp: (g, y, _x, z) => [div(g, z!), neg(mul(g, div(y, z!)))],
+  domain: [all, [0.4, 2]],
+  takes: "float",
 });
 
 export const maxOp = define("max", {
@@ -390,7 +401,7 @@ export function pow(x: Tensor, y: Tensor): Tensor {
 export function div(x: Tensor, y: Tensor): Tensor {
   const wide = promote(x.dtype, y.dtype);
   const dtype = isFloat(wide) ? wide : "float32";
-  return mul(cast(x, dtype), recip(cast(y, dtype)));
+  return apply(divOp, [cast(x, dtype), cast(y, dtype)], dtype);
 }
 
 /** Elements of `x` where `condition` is true, else of `y`. */
@@ -401,6 +412,7 @@ export function where(condition: Tensor, x: Tensor, y: Tensor): Tensor {
 
 /** Casts towards zero to integers (wrapping in 32 or 8 bits), to the nearest value in 16-bit floats, to `x ≠ 0` in bool. */
 export function cast(x: Tensor, dtype: DType): Tensor {
+  checkDType("cast", dtype);
   if (x.dtype === dtype) return x;
   if (x.op.name === "constant" && x.storage === null) {
     const value = x.attributes["value"] as number;
@@ -432,6 +444,7 @@ export const elementwise = {
   bitcast: bitcastOp,
   add: addOp,
   mul: mulOp,
+  div: divOp,
   max: maxOp,
   pow: powOp,
   mod: modOp,

@@ -12,20 +12,34 @@ const domain: readonly [number, number] = [-2, 2];
 /** 0, 3, 6, … modulo `rows`: some rows twice, some never. */
 const indices = (count: number, rows: number): Tensor => mod(cast(iota([count]), "int32"), constant(rows, [], "int32"));
 
-function checkIndex(operation: string, index: number, rows: number): void {
-  if (index < 0 || index >= rows) throw new RangeError(`${operation}: index ${index} is outside a table of ${rows} rows.`);
+/**
+ * @param extent of the axis that addresses were computed from, as `gather` and `scatter` do; those outside are −1
+ * @throws {ShapeError} for an index outside; when the program runs, since its values are not known before
+ */
+function checkIndex(operation: string, index: number, rows: number, extent: number | undefined): void {
+  if (index >= 0 && index < rows) return;
+  throw extent === undefined
+    ? new ShapeError(`index ${index} is outside a table of ${rows} rows.`, { operation, expected: rows, got: index })
+    : new ShapeError(`an index is outside its axis of ${extent}.`, {
+        operation: operation === "take" ? "gather" : "scatter",
+        expected: extent,
+        hint: "Indices count from 0.",
+      });
 }
+
+const extentOf = (node: Tensor): number | undefined => node.attributes["extent"] as number | undefined;
+const withExtent = (extent: number | undefined) => (extent === undefined ? {} : { extent });
 
 export const takeOp: KernelOperation = {
   kind: "kernel",
   name: "take",
   formula: "x[index]",
-  vjp: (g, _y, x, index) => [scatterAdd(index!, g, x!.shape[0]!), null],
+  vjp: (g, y, x, index) => [scatterAdd(index!, g, x!.shape[0]!, extentOf(y)), null],
   host: ([table, index]: readonly TypedArray[], [out]: readonly TypedArray[], geometry: CallGeometry) => {
     const [rows, width] = geometry.operands[0]!.shape as [number, number];
     for (let i = 0; i < index!.length; i++) {
       const row = index![i]!;
-      checkIndex("take", row, rows);
+      checkIndex("take", row, rows, geometry.attributes["extent"]);
       if (width === 1) out![i] = table![row]!;
       else out!.set(table!.subarray(row * width, (row + 1) * width), i * width);
     }
@@ -40,13 +54,13 @@ export const scatterAddOp: KernelOperation = {
   kind: "kernel",
   name: "scatterAdd",
   formula: "y[index] += x, from zeros",
-  vjp: (g, _y, index) => [null, take(g, index!)],
+  vjp: (g, y, index) => [null, take(g, index!, extentOf(y))],
   host: ([index, updates]: readonly TypedArray[], [out]: readonly TypedArray[], geometry: CallGeometry) => {
     const [rows, width] = geometry.results[0]!.shape as [number, number];
     out!.fill(0);
     for (let i = 0; i < index!.length; i++) {
       const row = index![i]!;
-      checkIndex("scatterAdd", row, rows);
+      checkIndex("scatterAdd", row, rows, geometry.attributes["extent"]);
       for (let c = 0, to = row * width, from = i * width; c < width; c++) out![to + c]! += updates![from + c]!;
     }
   },
@@ -98,8 +112,9 @@ export const argsortOp: KernelOperation = {
 /**
  * Rows of a table: x [rows, ...], index [...] → [...index, ...row].
  * @throws {ShapeError} for a scalar table; @throws {DTypeError} when `index` is not int32; a row that is not there is an error when it runs
+ * @param extent for the message only: of the axis that `index` was computed from
  */
-export function take(x: Tensor, index: Tensor): Tensor {
+export function take(x: Tensor, index: Tensor, extent?: number): Tensor {
   if (x.rank === 0) throw new ShapeError("needs a table with at least one axis.", { operation: "take" });
   if (index.dtype !== "int32" && index.dtype !== "uint8")
     throw new DTypeError(`indices are int32, got ${index.dtype}.`, {
@@ -113,6 +128,7 @@ export function take(x: Tensor, index: Tensor): Tensor {
     [reshape(x, [x.shape[0]!, sizeOf(row)]), reshape(cast(index, "int32"), [index.size])],
     [index.size, sizeOf(row)],
     x.dtype,
+    withExtent(extent),
   );
   return reshape(flat, [...index.shape, ...row]);
 }
@@ -120,7 +136,7 @@ export function take(x: Tensor, index: Tensor): Tensor {
 /**
  * Adds rows into a table of zeros: index [...n], x [...n, ...row] → [rows, ...row]; repeated indices add up, in their order.
  */
-export function scatterAdd(index: Tensor, x: Tensor, rows: number): Tensor {
+export function scatterAdd(index: Tensor, x: Tensor, rows: number, extent?: number): Tensor {
   const row = x.shape.slice(index.rank);
   if (wordShape(x.shape.slice(0, index.rank)) !== wordShape(index.shape))
     throw new ShapeError(`${wordShape(index.shape)} indices do not fit ${wordShape(x.shape)}.`, {
@@ -133,6 +149,7 @@ export function scatterAdd(index: Tensor, x: Tensor, rows: number): Tensor {
     [reshape(cast(index, "int32"), [index.size]), reshape(wide, [index.size, sizeOf(row)])],
     [rows, sizeOf(row)],
     wide.dtype,
+    withExtent(extent),
   );
   return cast(reshape(flat, [rows, ...row]), x.dtype);
 }

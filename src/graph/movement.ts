@@ -3,7 +3,7 @@ import { ShapeError, wordShape } from "../errors.ts";
 import { Tensor } from "./node.ts";
 import type { Draw, Movement, Sample } from "./primitive.ts";
 import { reduceSum } from "./reduction.ts";
-import { broadcastShapes, checkShape, normalizeAxis, resolveShape, type Shape, sameShape } from "./shape.ts";
+import { broadcastShapes, checkList, checkShape, normalizeAxis, resolveShape, type Shape, sameShape } from "./shape.ts";
 import { constant } from "./source.ts";
 import { expandView, padView, permuteView, reshapeView, sliceView, type View } from "./view.ts";
 
@@ -156,7 +156,9 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   return sameShape(resolved, source.shape) ? source : new Tensor(reshapeOp, [source], resolved, x.dtype);
 }
 
+/** Axes in another order: axis i of the result is axis `axes[i]` of x. @throws {ShapeError} unless each is named once */
 export function permute(x: Tensor, axes: readonly number[]): Tensor {
+  checkList("permute", "an order of axes", axes);
   const order = axes.map((axis) => normalizeAxis("permute", axis, x.rank));
   if (order.length !== x.rank || new Set(order).size !== x.rank)
     throw new ShapeError(`${wordShape(axes)} does not name each of the ${x.rank} axes once.`, {
@@ -185,12 +187,13 @@ export function transpose(x: Tensor, axis0 = -1, axis1 = -2): Tensor {
 
 /** Broadcasts `x` to `shape`; -1 keeps a size. */
 export function expand(x: Tensor, shape: Shape): Tensor {
+  checkList("broadcastTo", "a shape", shape);
   const lead = shape.length - x.rank;
   const wished = shape.map((extent, axis) => (extent === -1 ? (x.shape[axis - lead] ?? -1) : extent));
-  checkShape("expand", wished);
-  if (lead < 0 || !sameShape(broadcastShapes("expand", x.shape, wished), wished))
+  checkShape("broadcastTo", wished);
+  if (lead < 0 || !sameShape(broadcastShapes("broadcastTo", x.shape, wished), wished))
     throw new ShapeError(`${wordShape(x.shape)} does not broadcast to ${wordShape(shape)}.`, {
-      operation: "expand",
+      operation: "broadcastTo",
       expected: shape,
       got: x.shape,
     });

@@ -1,5 +1,5 @@
 /** Shapes: sizes of axes, broadcasting, strides. Pure arithmetic on lists of numbers. */
-import { ShapeError, wordShape } from "../errors.ts";
+import { ShapeError, wordShape, wordValue } from "../errors.ts";
 
 export type Shape = readonly number[];
 
@@ -25,16 +25,31 @@ export function contiguousStrides(shape: Shape): number[] {
   return strides;
 }
 
-/** @throws {ShapeError} unless every size is a whole number ≥ 0. */
+/** @throws {ShapeError} when `list` is one number, a text or anything else that is not a list: nothing but types forbids that. */
+export function checkList(operation: string, what: string, list: unknown): void {
+  if (Array.isArray(list)) return;
+  throw new ShapeError(`${what} is a list of whole numbers, got ${wordValue(list)}.`, {
+    operation,
+    got: list,
+    ...(typeof list === "number" && { hint: `Write [${list}].` }),
+  });
+}
+
+/** @throws {ShapeError} unless every size is a whole number ≥ 0, and their product a number that can be counted to. */
 export function checkShape(operation: string, shape: Shape): void {
+  checkList(operation, "a shape", shape);
   for (const extent of shape)
     if (!Number.isInteger(extent) || extent < 0)
       throw new ShapeError(`${wordShape(shape)} is not a shape: sizes are whole numbers from 0.`, { operation, got: shape });
+  if (sizeOf(shape) > Number.MAX_SAFE_INTEGER)
+    throw new ShapeError(`${wordShape(shape)} has more elements than can be counted (2⁵³).`, { operation, got: shape });
 }
 
 /** Axis counted from the front; negative ones count from the back. */
 export function normalizeAxis(operation: string, axis: number, rank: number): number {
-  if (!Number.isInteger(axis) || axis < -rank || axis >= rank)
+  if (!Number.isInteger(axis))
+    throw new ShapeError(`an axis is a whole number, got ${wordValue(axis)}.`, { operation, got: axis });
+  if (axis < -rank || axis >= rank)
     throw new ShapeError(`axis ${axis} is outside a tensor of ${rank} axes.`, {
       operation,
       expected: rank,
@@ -47,7 +62,8 @@ export function normalizeAxis(operation: string, axis: number, rank: number): nu
 /** Sorted axes without repeats; `undefined` means all of them. */
 export function normalizeAxes(operation: string, axes: number | readonly number[] | undefined | null, rank: number): number[] {
   if (axes === undefined || axes === null) return Array.from({ length: rank }, (_, axis) => axis);
-  const list = (typeof axes === "number" ? [axes] : axes).map((axis) => normalizeAxis(operation, axis, rank));
+  const named: readonly number[] = Array.isArray(axes) ? axes : [axes];
+  const list = named.map((axis) => normalizeAxis(operation, axis, rank));
   if (new Set(list).size !== list.length)
     throw new ShapeError(`axes ${wordShape(list)} name one twice.`, { operation, got: axes });
   return list.sort((a, b) => a - b);
@@ -75,6 +91,12 @@ export function broadcastShapes(operation: string, ...shapes: readonly Shape[]):
 
 /** Fills in the one -1 of a wished-for shape. */
 export function resolveShape(operation: string, size: number, wished: Shape): number[] {
+  checkList(operation, "a shape", wished);
+  if (wished.some((extent) => !Number.isInteger(extent) || extent < -1))
+    throw new ShapeError(`${wordShape(wished)} is not a shape: sizes are whole numbers from 0, or -1 once.`, {
+      operation,
+      got: wished,
+    });
   const unknown = wished.filter((extent) => extent === -1).length;
   if (unknown > 1)
     throw new ShapeError(`${wordShape(wished)} has ${unknown} unknown sizes.`, {
@@ -84,7 +106,7 @@ export function resolveShape(operation: string, size: number, wished: Shape): nu
     });
   const known = sizeOf(wished.filter((extent) => extent !== -1));
   const shape = wished.map((extent) => (extent === -1 ? (known === 0 ? 0 : size / known) : extent));
-  if (sizeOf(shape) !== size || shape.some((extent) => !Number.isInteger(extent) || extent < 0))
+  if (sizeOf(shape) !== size || shape.some((extent) => !Number.isInteger(extent)))
     throw new ShapeError(`${size} values do not fill ${wordShape(wished)}${unknown ? "" : ` (${known})`}.`, {
       operation,
       expected: wished,

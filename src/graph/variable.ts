@@ -2,9 +2,9 @@
  * Mutable cells. Tensors never change; a variable holds one tensor after another: parameters, optimiser state, caches.
  * Reading a variable gives its tensor of this moment, so a graph that was built from it keeps its meaning.
  */
-import { ConfigError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, DTypeError, ShapeError, wordShape, wordType } from "../errors.ts";
 import { cast, copy } from "./elementwise.ts";
-import type { Tensor } from "./node.ts";
+import { Tensor } from "./node.ts";
 import { sameShape } from "./shape.ts";
 import { buffer } from "./source.ts";
 
@@ -92,6 +92,11 @@ export const setRealize = (realize: typeof realizeAll): void => {
   realizeAll = realize;
 };
 
+function requireTensor(operation: string, value: unknown): asserts value is Tensor {
+  if (!(value instanceof Tensor))
+    throw new DTypeError(`a variable holds a tensor, got ${wordType(value)}.`, { operation, got: value, hint: "Use tensor(…)." });
+}
+
 export class Variable {
   /** The gradient left by `backward()`, if any. */
   grad: Tensor | null = null;
@@ -101,6 +106,7 @@ export class Variable {
 
   /** Takes over `initial`, which is computed now if it was not. */
   constructor(initial: Tensor, options: { readonly requiresGrad?: boolean } = {}) {
+    requireTensor("variable", initial);
     realizeAll([initial]);
     this.#current = this.#leaf(initial);
     this.requiresGrad = options.requiresGrad ?? true;
@@ -158,6 +164,7 @@ export class Variable {
 /** Assigns several variables at once, in one program; all right-hand sides are computed from the old values. */
 export function assignAll(pairs: readonly (readonly [Variable, Tensor])[]): void {
   const checked = pairs.map(([variable, next]) => {
+    requireTensor("assign", next);
     if (!sameShape(variable.shape, next.shape))
       throw new ShapeError(`a variable of ${wordShape(variable.shape)} cannot hold ${wordShape(next.shape)}.`, {
         operation: "assign",

@@ -1,10 +1,10 @@
 /** Rearranging tensors: joining, splitting, moving and repeating axes, padding, diagonals. Nothing here computes; see also pick.ts. */
-import { ConfigError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { mul, where } from "../graph/elementwise.ts";
 import { expand, flip as flipAxis, pad, permute, reshape, slice, sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { normalizeAxes, normalizeAxis, type Shape, sizeOf } from "../graph/shape.ts";
+import { checkList, normalizeAxes, normalizeAxis, resolveShape, type Shape, sizeOf } from "../graph/shape.ts";
 import { constant } from "../graph/source.ts";
 
 export { expand, permute, reshape, transpose } from "../graph/movement.ts";
@@ -90,12 +90,7 @@ export function flatten(x: Tensor, start = 0, end = -1): Tensor {
 /** Splits `axis` into axes of `sizes`; one may be −1. */
 export function unflatten(x: Tensor, axis: number, sizes: Shape): Tensor {
   const at = normalizeAxis("unflatten", axis, x.rank);
-  const known = sizeOf(sizes.filter((size) => size !== -1));
-  return reshape(x, [
-    ...x.shape.slice(0, at),
-    ...sizes.map((size) => (size === -1 ? x.shape[at]! / known : size)),
-    ...x.shape.slice(at + 1),
-  ]);
+  return reshape(x, [...x.shape.slice(0, at), ...resolveShape("unflatten", x.shape[at]!, sizes), ...x.shape.slice(at + 1)]);
 }
 
 /** Reverses the order along `axes`, all of them when absent. */
@@ -113,6 +108,9 @@ export function roll(x: Tensor, shifts: number | readonly number[], axes?: numbe
       got: shifts,
       expected: axes,
     });
+  for (const amount of amounts)
+    if (!Number.isInteger(amount))
+      throw new ConfigError(`\`shifts\` (= ${amount}) must be whole numbers.`, { operation: "roll", got: shifts });
   return amounts.reduce((y, amount, i) => {
     const axis = normalizeAxis("roll", along[i]!, x.rank);
     const extent = x.shape[axis]!;
@@ -124,6 +122,7 @@ export function roll(x: Tensor, shifts: number | readonly number[], axes?: numbe
 
 /** The whole tensor side by side: `repeats[axis]` times along each axis; more numbers than axes add axes in front. */
 export function repeat(x: Tensor, repeats: readonly number[]): Tensor {
+  checkList("repeat", "`repeats`", repeats);
   if (repeats.length < x.rank || repeats.some((n) => !Number.isInteger(n) || n < 0))
     throw new ShapeError(`${wordShape(repeats)} does not say how often to repeat each of ${x.rank} axes.`, {
       operation: "repeat",
@@ -180,12 +179,18 @@ export type PaddingMode = "constant" | "reflect" | "replicate" | "circular";
 export function padding(
   x: Tensor,
   amounts: readonly (readonly [before: number, after: number])[],
-  { mode = "constant", value = 0 }: { readonly mode?: PaddingMode; readonly value?: number } = {},
+  options: { readonly mode?: PaddingMode; readonly value?: number } = {},
 ): Tensor {
-  if (amounts.length > x.rank || amounts.flat().some((n) => !Number.isInteger(n)))
+  checkOptions("pad", options, ["mode", "value"]);
+  const { mode = "constant", value = 0 } = options;
+  const arePairs =
+    Array.isArray(amounts) &&
+    amounts.every((pair) => Array.isArray(pair) && pair.length === 2 && pair.every((n) => Number.isInteger(n)));
+  if (!arePairs || amounts.length > x.rank)
     throw new ShapeError(`amounts ${JSON.stringify(amounts)} are not pairs of whole numbers for ${x.rank} axes.`, {
       operation: "pad",
       got: amounts,
+      hint: "Write [[before, after], …].",
     });
   const pairs = x.shape.map((_, axis): readonly [number, number] => amounts[axis - x.rank + amounts.length] ?? [0, 0]);
   const cut = slice(

@@ -2,9 +2,9 @@
  * Convolution and pooling over any number of spatial axes, made of views and matrix products: one product per position in the
  * kernel, added up in place, so that no unfolded copy of the input is kept. A kernel as large as its stride is one product.
  */
-import { ConfigError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
-import { add, mul } from "../graph/elementwise.ts";
+import { add, div } from "../graph/elementwise.ts";
 import { permute, reshape, slice } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
@@ -57,6 +57,7 @@ function* offsetsOf(kernel: readonly number[]): Generator<number[]> {
 function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | null, options?: ConvolutionOptions) => Tensor {
   const operation = `conv${axes}d`;
   return (x, weight, bias, options = {}) => {
+    checkOptions(operation, options, ["stride", "padding", "dilation", "groups"]);
     if (x.rank !== axes + 2 || weight.rank !== axes + 2)
       throw new ShapeError(`needs ${axes + 2} axes, got x ${wordShape(x.shape)} and weight ${wordShape(weight.shape)}.`, {
         operation,
@@ -69,6 +70,8 @@ function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | 
       perAxis(operation, "dilation", options.dilation ?? 1, axes, 1),
     ];
     const G = options.groups ?? 1;
+    if (!Number.isInteger(G) || G < 1)
+      throw new ConfigError(`\`groups\` (= ${G}) must be a positive integer.`, { operation, got: G });
     const [N, C] = x.shape as [number, number];
     const O = weight.shape[0]!;
     const kernel = weight.shape.slice(2);
@@ -79,6 +82,8 @@ function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | 
         got: weight.shape[1],
         hint: "weight is [out, in / groups, ...kernel].",
       });
+    if (bias && (bias.rank !== 1 || bias.size !== O))
+      throw new ShapeError(`bias is [${O}], got ${wordShape(bias.shape)}.`, { operation, expected: [O], got: bias.shape });
     const padded = padding(
       x,
       pads.map((n): [number, number] => [n, n]),
@@ -173,6 +178,7 @@ export interface PoolingOptions {
 function pooling(name: string, axes: number, outside: number, fold: (windows: Tensor[]) => Tensor) {
   const operation = `${name}${axes}d`;
   return (x: Tensor, options: PoolingOptions): Tensor => {
+    checkOptions(operation, options, ["kernelSize", "stride", "padding"]);
     if (x.rank < axes + 1)
       throw new ShapeError(`needs ${axes} spatial axes after at least one other, got ${wordShape(x.shape)}.`, {
         operation,
@@ -197,7 +203,7 @@ function pooling(name: string, axes: number, outside: number, fold: (windows: Te
 const largest = (windows: Tensor[]): Tensor => windows.reduce((a, b) => maximum(a, b));
 const average = (windows: Tensor[]): Tensor => {
   const total = windows.reduce((a, b) => add(a, b));
-  return mul(total, constant(1 / windows.length, [], total.dtype));
+  return div(total, constant(windows.length, [], total.dtype));
 };
 
 /** The largest of each window; padding is −∞. Equal ones share the gradient. */

@@ -4,8 +4,8 @@
  */
 import { currentDevice, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, DTypeError, ShapeError, wordShape } from "../errors.ts";
-import { type DType, dtypes, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
+import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape, wordType } from "../errors.ts";
+import { checkDType, type DType, dtypes, isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
 import { add, cast, equal, less, mul, sub, where } from "../graph/elementwise.ts";
 import { expand, reshape } from "../graph/movement.ts";
 import { Tensor } from "../graph/node.ts";
@@ -42,6 +42,22 @@ function dtypeOf(values: TypedArray): DType {
   });
 }
 
+/** What a whole number of these types may be. */
+const limits = { int32: [-(2 ** 31), 2 ** 31 - 1], uint8: [0, 255] } as const;
+
+/** @throws {DTypeError} when a value is no number of an integer dtype; fractions are cut off, as in NumPy */
+function checkFits(operation: string, values: ArrayLike<number>, dtype: DType): void {
+  if (dtype !== "int32" && dtype !== "uint8") return;
+  const [low, high] = limits[dtype];
+  for (let i = 0; i < values.length; i++)
+    if (!(Math.trunc(values[i]!) >= low && Math.trunc(values[i]!) <= high))
+      throw new DTypeError(`${values[i]} does not fit ${dtype} (${low}…${high}).`, {
+        operation,
+        expected: dtype,
+        got: values[i],
+      });
+}
+
 /** Values as a device takes them: in the typed array of their dtype. Numbers for 16-bit floats are rounded to bit patterns. */
 function convert(values: ArrayLike<number>, dtype: DType): TypedArray {
   const { array } = dtypes[dtype];
@@ -49,6 +65,7 @@ function convert(values: ArrayLike<number>, dtype: DType): TypedArray {
   if (dtype === "float16") return Uint16Array.from(values, toFloat16Bits);
   if (dtype === "bfloat16") return Uint16Array.from(values, toBFloat16Bits);
   if (dtype === "bool") return Uint8Array.from(values, (value) => (value ? 1 : 0));
+  checkFits("tensor", values, dtype);
   const converted = new array(values.length);
   converted.set(values);
   return converted;
@@ -64,14 +81,16 @@ function convert(values: ArrayLike<number>, dtype: DType): TypedArray {
  * tensor(new Float32Array(6), { shape: [2, 3] })        // float32 [2, 3]
  */
 export function tensor(values: TensorData, options: CreateOptions = {}): Tensor {
+  checkOptions("tensor", options, ["dtype", "shape", "device"]);
   const { dtype, shape, device } = options;
+  if (dtype !== undefined) checkDType("tensor", dtype);
   if (isTypedArray(values)) return fromTypedArray(values, shape ?? [values.length], options);
   const nested = readNested(values);
   const wanted = dtype ?? (nested.isBoolean ? "bool" : "float32");
   const place = shape ?? nested.shape;
   checkFill("tensor", nested.values.length, place);
   if (place.length === 0 && device === undefined && wanted !== "float16" && wanted !== "bfloat16")
-    return constant(nested.values[0]!, [], wanted);
+    return full([], nested.values[0]!, { dtype: wanted });
   return upload(device ?? currentDevice(), convert(nested.values, wanted), place, wanted);
 }
 
@@ -85,6 +104,7 @@ export function fromTypedArray(
   options: Omit<CreateOptions, "shape"> = {},
 ): Tensor {
   const dtype = options.dtype ?? dtypeOf(values);
+  checkDType("tensor", dtype);
   checkFill("tensor", values.length, shape);
   return upload(options.device ?? currentDevice(), convert(values, dtype), shape, dtype);
 }
@@ -109,6 +129,7 @@ function readNested(data: TensorData): { values: Float64Array; shape: number[]; 
   }
   const values = new Float64Array(sizeOf(shape));
   let next = 0;
+  let numbers = 0;
   const place = (path: readonly number[]) => path.map((i) => `[${i}]`).join("");
   const read = (item: unknown, path: readonly number[]): void => {
     const depth = path.length;
@@ -127,23 +148,23 @@ function readNested(data: TensorData): { values: Float64Array; shape: number[]; 
     }
     const at = depth === 0 ? "the value" : place(path);
     if (typeof item !== "number" && typeof item !== "boolean")
-      throw new DTypeError(`${at} is ${wordType(item)}, not a number or boolean.`, { operation: "tensor", got: typeof item });
+      throw new DTypeError(`${at} is ${wordType(item)}, not a number or boolean.`, {
+        operation: "tensor",
+        got: typeof item,
+        ...(item instanceof Tensor && {
+          hint: depth === 0 ? "It is one already." : "Use stack or concatenate for lists of tensors.",
+        }),
+      });
     if (depth < shape.length)
       throw new ShapeError(`${at} is a number, but values before it are lists of ${shape[depth]}.`, {
         operation: "tensor",
         got: path,
       });
+    if (typeof item === "number") numbers++;
     values[next++] = Number(item);
   };
   read(data, []);
-  return { values, shape, isBoolean: typeof first === "boolean" };
-}
-
-/** `a string`, `an object`, `null`, …: what something is, for messages. */
-export function wordType(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value === "object") return value.constructor === Object ? "an object" : `a ${value.constructor?.name ?? "object"}`;
-  return `a ${typeof value}`;
+  return { values, shape, isBoolean: next > 0 && numbers === 0 };
 }
 
 /** `like` itself if it is a tensor, the value of a variable, else a new tensor. */
@@ -155,7 +176,9 @@ export function asTensor(like: TensorLike): Tensor {
 /** Like `asTensor`, but numbers become int32, and have to be whole. */
 export function asIndex(operation: string, like: TensorLike): Tensor {
   if (like instanceof Tensor || like instanceof Variable) return asTensor(like);
-  const { values, shape } = readNested(like);
+  const { values, shape, isBoolean } = readNested(like);
+  if (isBoolean)
+    throw new DTypeError("indices are whole numbers, got booleans.", { operation, got: "bool", hint: "For a mask use where." });
   const fraction = values.find((value) => !Number.isInteger(value));
   if (fraction !== undefined) throw new DTypeError(`index ${fraction} is not a whole number.`, { operation, got: fraction });
   return upload(currentDevice(), convert(values, "int32"), shape, "int32");
@@ -163,48 +186,97 @@ export function asIndex(operation: string, like: TensorLike): Tensor {
 
 type FillOptions = Pick<CreateOptions, "dtype">;
 
-/** `value` everywhere; takes no memory until something reads it. */
-export function full(shape: Shape, value: number, { dtype = "float32" }: FillOptions = {}): Tensor {
-  checkShape("full", shape);
-  return constant(value, shape, dtype);
+function fill(operation: string, shape: Shape, value: number, options: FillOptions = {}, like: DType = "float32"): Tensor {
+  checkOptions(operation, options, ["dtype"]);
+  const { dtype = like } = options;
+  checkDType(operation, dtype);
+  checkShape(operation, shape);
+  if (typeof value !== "number" && typeof value !== "boolean")
+    throw new DTypeError(`\`value\` is ${wordType(value)}, not a number.`, { operation, got: value });
+  checkFits(operation, [value], dtype);
+  return constant(Number(value), shape, dtype);
 }
-export const zeros = (shape: Shape, options?: FillOptions): Tensor => full(shape, 0, options);
-export const ones = (shape: Shape, options?: FillOptions): Tensor => full(shape, 1, options);
+
+/**
+ * `value` everywhere; takes no memory until something reads it.
+ *
+ * @throws {ShapeError} for what is no shape; @throws {DTypeError} for a value that the dtype cannot hold
+ * @example
+ * full([2], 0.5)   // [0.5 0.5] float32 [2]
+ */
+export const full = (shape: Shape, value: number, options?: FillOptions): Tensor => fill("full", shape, value, options);
+/** Zeros of `shape`, float32 unless `dtype` says otherwise. */
+export const zeros = (shape: Shape, options?: FillOptions): Tensor => fill("zeros", shape, 0, options);
+/** Ones of `shape`, float32 unless `dtype` says otherwise. */
+export const ones = (shape: Shape, options?: FillOptions): Tensor => fill("ones", shape, 1, options);
 
 type Alike = Tensor | Variable;
-export const fullLike = (x: Alike, value: number, { dtype = x.dtype }: FillOptions = {}): Tensor =>
-  full(x.shape, value, { dtype });
-export const zerosLike = (x: Alike, options?: FillOptions): Tensor => fullLike(x, 0, options);
-export const onesLike = (x: Alike, options?: FillOptions): Tensor => fullLike(x, 1, options);
+/** `value` in the shape and dtype of `x`. */
+export const fullLike = (x: Alike, value: number, options?: FillOptions): Tensor =>
+  fill("fullLike", x.shape, value, options, x.dtype);
+/** Zeros in the shape and dtype of `x`. */
+export const zerosLike = (x: Alike, options?: FillOptions): Tensor => fill("zerosLike", x.shape, 0, options, x.dtype);
+/** Ones in the shape and dtype of `x`. */
+export const onesLike = (x: Alike, options?: FillOptions): Tensor => fill("onesLike", x.shape, 1, options, x.dtype);
+
+/** Index numbers are int32. */
+function checkCount(operation: string, count: number): void {
+  if (!Number.isInteger(count) || count < 0 || count >= 2 ** 31)
+    throw new ShapeError(`the count (= ${count}) must be a whole number from 0 to 2³¹ − 1.`, { operation, got: count });
+}
 
 /**
  * start, start + step, … below `stop` (above it for a negative step); `arange(n)` is 0 … n − 1. float32 unless asked otherwise.
+ *
+ * @throws {ConfigError} when the steps do not lead there
+ * @example
+ * arange(3)             // [0 1 2] float32 [3]
+ * arange(1, 0, -0.25)   // [1.00 0.75 0.50 0.25] float32 [4]
  */
-export function arange(start: number, stop?: number, step = 1, { dtype = "float32" }: FillOptions = {}): Tensor {
+export function arange(start: number, stop?: number, step = 1, options: FillOptions = {}): Tensor {
+  checkOptions("arange", options, ["dtype"]);
+  const { dtype = "float32" } = options;
+  checkDType("arange", dtype);
   const [from, to] = stop === undefined ? [0, start] : [start, stop];
   const count = Math.max(0, Math.ceil((to - from) / step));
   if (!Number.isFinite(count))
     throw new ConfigError(`steps of ${step} do not lead from ${from} to ${to}.`, { operation: "arange", got: [from, to, step] });
+  checkCount("arange", count);
   const whole = dtype === "int32" || dtype === "uint8";
   const number = (value: number) => constant(value, [], whole ? "int32" : dtype);
   const steps = cast(iota([count]), whole ? "int32" : dtype);
   return cast(add(step === 1 ? steps : mul(steps, number(step)), number(from)), dtype);
 }
 
-/** `count` values from `start` to `stop`, both included, evenly spaced. */
-export function linspace(start: number, stop: number, count: number, { dtype = "float32" }: FillOptions = {}): Tensor {
-  checkShape("linspace", [count]);
-  const number = (value: number) => constant(value, [], dtype);
+/**
+ * `count` values from `start` to `stop`, both included, evenly spaced.
+ *
+ * @throws {ConfigError} for ends that are no numbers
+ * @example
+ * linspace(0, 1, 5)   // [0.00 0.25 0.50 0.75 1.00] float32 [5]
+ */
+export function linspace(start: number, stop: number, count: number, options: FillOptions = {}): Tensor {
+  checkOptions("linspace", options, ["dtype"]);
+  const { dtype = "float32" } = options;
+  checkDType("linspace", dtype);
+  checkCount("linspace", count);
+  if (!Number.isFinite(start) || !Number.isFinite(stop))
+    throw new ConfigError(`there are no steps from ${start} to ${stop}.`, { operation: "linspace", got: [start, stop] });
+  const wide = isFloat(dtype) ? dtype : "float32";
+  const number = (value: number) => constant(value, [], wide);
   const step = number(count > 1 ? (stop - start) / (count - 1) : 0);
   // each half counted from its own end, so that both ends are exact
-  const up = add(number(start), mul(step, cast(iota([count]), dtype)));
+  const up = add(number(start), mul(step, cast(iota([count]), wide)));
   const rest = sub(constant(count - 1, [], "int32"), iota([count]));
-  const down = sub(number(stop), mul(step, cast(rest, dtype)));
-  return where(less(iota([count]), constant(Math.max(1, count / 2) | 0, [], "int32")), up, down);
+  const down = sub(number(stop), mul(step, cast(rest, wide)));
+  return cast(where(less(iota([count]), constant(Math.max(1, count / 2) | 0, [], "int32")), up, down), dtype);
 }
 
-/** 1 on the main diagonal of [rows, columns], 0 elsewhere. */
-export function eye(rows: number, columns = rows, { dtype = "float32" }: FillOptions = {}): Tensor {
+/** 1 on the main diagonal of [rows, columns], 0 elsewhere. @throws {ShapeError} for sizes that are not whole numbers */
+export function eye(rows: number, columns = rows, options: FillOptions = {}): Tensor {
+  checkOptions("eye", options, ["dtype"]);
+  const { dtype = "float32" } = options;
+  checkDType("eye", dtype);
   checkShape("eye", [rows, columns]);
   return cast(equal(expand(reshape(iota([rows]), [rows, 1]), [rows, columns]), iota([columns])), dtype);
 }

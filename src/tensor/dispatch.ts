@@ -3,10 +3,10 @@
  * built at the first call, so that importing costs nothing. Inside the engine everybody calls the plain functions.
  */
 import typedFunction from "typed-function";
-import { ConfigError, DTypeError } from "../errors.ts";
+import { ConfigError, DTypeError, renamed, wordType } from "../errors.ts";
 import { Tensor } from "../graph/node.ts";
 import { Variable } from "../graph/variable.ts";
-import { asTensor, type TensorLike, wordType } from "./create.ts";
+import { asTensor, type TensorLike } from "./create.ts";
 import { scalarLike } from "./math.ts";
 
 type Typed = typeof typedFunction;
@@ -69,12 +69,16 @@ function mismatch(operation: string, args: ArrayLike<unknown>, { data, message }
   }
 }
 
-/** A function that picks its implementation by the types of its arguments; built when it is first called. */
+/** A function that picks its implementation by the types of its arguments; built when it is first called. Errors bear its name. */
 export function dispatched(name: string, signatures: () => Readonly<Record<string, Plain>>): Plain {
   let made: Plain | null = null;
   const call = (...args: unknown[]): unknown => {
     made ??= ours()(name, signatures());
-    return made(...args);
+    try {
+      return made(...args);
+    } catch (error) {
+      throw renamed(error, name);
+    }
   };
   Object.defineProperty(call, "name", { value: name });
   return call;

@@ -14,7 +14,7 @@ import { dispatched, type OfOne, ofList, ofOne, ofPair, ofTriple, ofTwo, withExt
 import { einsum as plainEinsum } from "./einsum.ts";
 import { type IndexItem, at as plainAt } from "./index-expression.ts";
 import * as math from "./math.ts";
-import { print as plainPrint } from "./print.ts";
+import { type PrintOptions, print as plainPrint } from "./print.ts";
 import * as named from "./rearrange.ts";
 import * as statistics from "./statistics.ts";
 
@@ -192,7 +192,8 @@ export const repeat = dispatched("repeat", () => ({
 export const at = dispatched("at", () => ({
   "Tensor, ...any": (x: Tensor, items: readonly IndexItem[]) => plainAt(x, ...items),
 })) as (x: TensorLike, ...index: readonly IndexItem[]) => Tensor;
-export const take = indexed("take", arrange.take, 0);
+/** Rows of a table: x [rows, ...], index [...] → [...index, ...row]. Use `at` for indices from the back. */
+export const take = indexed("take", (x: Tensor, index: Tensor) => arrange.take(x, index), 0);
 export const gather = indexed("gather", arrange.gather, 1);
 export const indexSelect = indexed("indexSelect", arrange.indexSelect, 1);
 export const scatter = indexedWith("scatter", arrange.scatter);
@@ -229,4 +230,4 @@ function indexedWith<Rest extends [axis?: number]>(
 }
 
 /** Values, dtype and shape as text. */
-export const print = ofOne("print", plainPrint, 1);
+export const print = (x: TensorLike, options?: PrintOptions): string => plainPrint(asTensor(x), options);

@@ -2,7 +2,7 @@
  * Picking parts of a tensor as Python does: `at(x, "1:3, ::2, -1, ..., None")`, or with the same things as values:
  * `at(x, { start: 1, stop: 3 }, { step: 2 }, -1, "...", null)`.
  */
-import { DTypeError, FormatError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, DTypeError, FormatError, ShapeError, wordShape, wordType } from "../errors.ts";
 import { isFloat, type TypedArray } from "../graph/dtype.ts";
 import { add, cast, less, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
@@ -47,7 +47,15 @@ function parseEntry(entry: string, text: string): Parsed {
 function parse(item: IndexItem): Parsed[] {
   if (typeof item === "string") return item.split(",").map((entry) => parseEntry(entry, item));
   if (Array.isArray(item) || ArrayBuffer.isView(item)) return [asIndex("at", item)];
-  return [item as Parsed];
+  if (typeof item === "number" || item === null || item instanceof Tensor) return [item];
+  if (typeof item !== "object")
+    throw new ConfigError(`${wordType(item)} is no index.`, {
+      operation: "at",
+      got: item,
+      hint: 'Use numbers, { start, stop, step }, null, "...", or int32 tensors.',
+    });
+  checkOptions("at", item, ["start", "stop", "step"]);
+  return [item as Range];
 }
 
 /** First index, the index not reached any more, and step of a range over `extent` elements; PySlice_AdjustIndices. */

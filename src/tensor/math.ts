@@ -3,7 +3,7 @@
  * the argument, functions of real analysis need a floating-point one, and meaning and derivative are PyTorch's.
  */
 import { withVjp } from "../autograd/custom.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import { isFloat, requireFloat } from "../graph/dtype.ts";
 import {
   add,
@@ -54,10 +54,10 @@ export {
   where,
 } from "../graph/elementwise.ts";
 
-/** `value` without axes, in a dtype that leaves that of `x` as it is: 0.5 beside integers is float32, 2 beside bool int32. */
+/** `value` without axes, in a dtype that leaves that of `x` as it is: 0.5 or 2³¹ beside integers is float32, 2 beside bool int32. */
 export function scalarLike(x: Tensor, value: number): Tensor {
   if (isFloat(x.dtype)) return constant(value, [], x.dtype);
-  if (!Number.isInteger(value)) return constant(value);
+  if (!Number.isInteger(value) || value !== (value | 0)) return constant(value);
   return constant(value, [], x.dtype === "bool" || (x.dtype === "uint8" && (value < 0 || value > 255)) ? "int32" : x.dtype);
 }
 
@@ -257,7 +257,12 @@ export const mish = real(
 );
 
 /** x moved into [min, max]; the gradient passes where x was inside, edges included. */
-export function clamp(x: Tensor, { min: low, max: high }: { readonly min?: number; readonly max?: number }): Tensor {
+export function clamp(x: Tensor, limits: { readonly min?: number; readonly max?: number }): Tensor {
+  checkOptions("clamp", limits, ["min", "max"]);
+  const { min: low, max: high } = limits;
+  for (const [name, limit] of Object.entries(limits))
+    if (limit !== undefined && !(typeof limit === "number" && !Number.isNaN(limit)))
+      throw new ConfigError(`\`${name}\` (= ${limit}) must be a number.`, { operation: "clamp", got: limit });
   if (low !== undefined && high !== undefined && low > high)
     throw new ConfigError(`\`min\` (= ${low}) is above \`max\` (= ${high}).`, { operation: "clamp", got: [low, high] });
   const limit = (z: Tensor) => {

@@ -3,9 +3,9 @@
  * plain functions. Every method is one line; meaning and errors are those of the function.
  */
 import { backward } from "../autograd/grad.ts";
-import { download, downloadSync, realize, upload } from "../compile/program.ts";
+import { checkDevice, download, downloadSync, realize, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ShapeError, wordShape } from "../errors.ts";
+import { renamed, ShapeError, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { stopGradient } from "../graph/movement.ts";
 import { Tensor } from "../graph/node.ts";
@@ -157,6 +157,7 @@ const access = {
     return nest(this.dataSync(), this.shape, this.dtype === "bool");
   },
   to(this: Tensor, device: Device): Tensor {
+    checkDevice("to", device);
     return this.storage?.device === device ? this : upload(device, downloadSync(this), this.shape, this.dtype);
   },
   realize(this: Tensor): Tensor {
@@ -322,7 +323,11 @@ declare module "../graph/node.ts" {
 const hidden = (value: unknown) => ({ value, writable: true, configurable: true });
 for (const [name, f] of Object.entries(operations)) {
   const method = function (this: Tensor, ...rest: never[]): unknown {
-    return (f as (x: Tensor, ...rest: never[]) => unknown)(this, ...rest);
+    try {
+      return (f as (x: Tensor, ...rest: never[]) => unknown)(this, ...rest);
+    } catch (error) {
+      throw renamed(error, name);
+    }
   };
   Object.defineProperty(Tensor.prototype, name, hidden(method));
 }

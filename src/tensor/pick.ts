@@ -52,7 +52,7 @@ const flat = (x: Tensor): Tensor => reshape(x, [x.size]);
 /** y[i, j, k] = x[i, index[i, j, k], k] (for axis 1): y has the shape of `index`. */
 export function gather(x: Tensor, index: Tensor, axis: number): Tensor {
   const at = normalizeAxis("gather", axis, x.rank);
-  return take(flat(x), addresses("gather", x.shape, index, at));
+  return take(flat(x), addresses("gather", x.shape, index, at), x.shape[at]!);
 }
 
 /** The part of `source` that `index` covers. */
@@ -74,7 +74,8 @@ function covered(operation: string, source: Tensor, index: Tensor): Tensor {
 export function scatterAdd(x: Tensor, index: Tensor, source: Tensor, axis: number): Tensor {
   const at = normalizeAxis("scatterAdd", axis, x.rank);
   const updates = cast(covered("scatterAdd", source, index), x.dtype);
-  return add(x, reshape(scatterRows(flat(addresses("scatterAdd", x.shape, index, at)), flat(updates), x.size), x.shape));
+  const address = flat(addresses("scatterAdd", x.shape, index, at));
+  return add(x, reshape(scatterRows(address, flat(updates), x.size, x.shape[at]!), x.shape));
 }
 
 /**
@@ -92,8 +93,8 @@ export function scatter(x: Tensor, index: Tensor, source: Tensor, axis: number):
   const n = updates.size;
   const next = take(address, positionsClamped(n));
   const last = greaterEqual(iota([n]), where(notEqual(address, next), int(0), int(n - 1)));
-  const put = scatterRows(address, where(last, take(updates, order), constant(0, [], x.dtype)), x.size);
-  const hits = scatterRows(address, cast(last, "int32"), x.size);
+  const put = scatterRows(address, where(last, take(updates, order), constant(0, [], x.dtype)), x.size, x.shape[at]!);
+  const hits = scatterRows(address, cast(last, "int32"), x.size, x.shape[at]!);
   return where(reshape(less(int(0), hits), x.shape), reshape(put, x.shape), x);
 }
 

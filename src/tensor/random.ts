@@ -8,8 +8,8 @@
  * @see https://www.thesalmons.org/john/random123/papers/random123sc11.pdf
  */
 import { currentDevice, realize, upload } from "../compile/program.ts";
-import { ConfigError, ShapeError, wordShape } from "../errors.ts";
-import type { DType } from "../graph/dtype.ts";
+import { ConfigError, checkOptions, ShapeError, wordShape, wordValue } from "../errors.ts";
+import { checkDType, type DType } from "../graph/dtype.ts";
 import {
   add,
   cast,
@@ -30,13 +30,15 @@ import {
 } from "../graph/elementwise.ts";
 import { argsort } from "../graph/indexing.ts";
 import { reshape, slice } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { Tensor } from "../graph/node.ts";
 import { checkShape, type Shape, sizeOf } from "../graph/shape.ts";
 import { constant, iota } from "../graph/source.ts";
 import { isObserved, Variable } from "../graph/variable.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { stack } from "./arrange.ts";
 import { argmax } from "./statistics.ts";
+
+export { TorchGenerator };
 
 const int = (value: number): Tensor => constant(value, [], "int32");
 const rotations = [13, 15, 26, 6, 17, 29, 16, 24] as const;
@@ -60,14 +62,21 @@ export function threefry(key: Tensor, counter0: Tensor, counter1: Tensor): [Tens
   return [x, y];
 }
 
-function words(key: Tensor): [Tensor, Tensor] {
-  if (key.dtype !== "int32" || key.rank !== 1 || key.shape[0] !== 2)
-    throw new ShapeError(`a key is int32 [2], got ${key.dtype} ${wordShape(key.shape)}.`, {
-      operation: "random",
+/** @throws {ShapeError} for what is no key, such as a plain seed */
+function checkKey(operation: string, key: unknown): asserts key is Tensor {
+  if (key instanceof Tensor && key.dtype === "int32" && key.rank === 1 && key.shape[0] === 2) return;
+  throw new ShapeError(
+    `a key is int32 [2], got ${key instanceof Tensor ? `${key.dtype} ${wordShape(key.shape)}` : wordValue(key)}.`,
+    {
+      operation,
       expected: [2],
-      got: key.shape,
+      got: key,
       hint: "Make one with key(seed), or take a row of split(key).",
-    });
+    },
+  );
+}
+
+function words(key: Tensor): [Tensor, Tensor] {
   const word = (i: number) => reshape(slice(key, [i], [i + 1]), []);
   return [word(0), word(1)];
 }
@@ -81,24 +90,30 @@ export function key(seed: number): Tensor {
 
 /** `count` keys that are independent of each other and of `parent`: int32 [count, 2]. */
 export function split(parent: Tensor, count = 2): Tensor {
+  checkKey("split", parent);
+  checkShape("split", [count]);
   const [x, y] = threefry(parent, constant(0, [count], "int32"), iota([count]));
   return stack([x, y], 1);
 }
 
 /** The key number `index` (int32 []) of a family that belongs to `parent`; equal to that row of `split`. */
 export function foldIn(parent: Tensor, index: number | Tensor): Tensor {
+  checkKey("foldIn", parent);
   const [x, y] = threefry(parent, int(0), typeof index === "number" ? int(index) : index);
   return stack([x, y], 0);
 }
 
 /** 32 random bits per element, as int32: both words of counter (0, i) for element i, joined by exclusive or, as in JAX. */
-export function bits(from: Tensor, shape: Shape): Tensor {
-  const [x, y] = drawn("bits", from, shape);
+export const bits = (from: Tensor, shape: Shape): Tensor => bitsFor("bits", from, shape);
+
+function bitsFor(operation: string, from: Tensor, shape: Shape): Tensor {
+  const [x, y] = drawn(operation, from, shape);
   return xor(x, y);
 }
 
 /** Two words per element. */
 function drawn(operation: string, from: Tensor, shape: Shape): [Tensor, Tensor] {
+  checkKey(operation, from);
   checkShape(operation, shape);
   return threefry(from, constant(0, shape, "int32"), iota(shape));
 }
@@ -114,9 +129,12 @@ interface RandomOptions {
 export function uniform(
   from: Tensor,
   shape: Shape,
-  { low = 0, high = 1, dtype = "float32" }: RandomOptions & { readonly low?: number; readonly high?: number } = {},
+  options: RandomOptions & { readonly low?: number; readonly high?: number } = {},
 ): Tensor {
-  const u = unit(bits(from, shape));
+  checkOptions("uniform", options, ["low", "high", "dtype"]);
+  const { low = 0, high = 1, dtype = "float32" } = options;
+  checkDType("uniform", dtype);
+  const u = unit(bitsFor("uniform", from, shape));
   const scaled = low === 0 && high === 1 ? u : add(mul(u, constant(high - low)), constant(low));
   return cast(scaled, dtype);
 }
@@ -128,8 +146,11 @@ export function uniform(
 export function normal(
   from: Tensor,
   shape: Shape,
-  { mean = 0, std = 1, dtype = "float32" }: RandomOptions & { readonly mean?: number; readonly std?: number } = {},
+  options: RandomOptions & { readonly mean?: number; readonly std?: number } = {},
 ): Tensor {
+  checkOptions("normal", options, ["mean", "std", "dtype"]);
+  const { mean = 0, std = 1, dtype = "float32" } = options;
+  checkDType("normal", dtype);
   const [x, y] = drawn("normal", from, shape);
   const radius = sqrt(mul(constant(-2), log(sub(constant(1), unit(x)))));
   // cos(2πv) with v in [0, 1) is −sin(2π(v − ¼)); v − ¼ is exact
@@ -141,7 +162,7 @@ export function normal(
 export function bernoulli(from: Tensor, p: number | Tensor, shape: Shape): Tensor {
   if (typeof p === "number" && !(p >= 0 && p <= 1))
     throw new ConfigError(`\`p\` (= ${p}) must be in 0…1.`, { operation: "bernoulli", got: p });
-  return less(uniform(from, shape), typeof p === "number" ? constant(p) : p);
+  return less(unit(bitsFor("bernoulli", from, shape)), typeof p === "number" ? constant(p) : p);
 }
 
 /** Whole numbers of [low, high) as int32: 31 random bits modulo the range, so that the bias is below range / 2³¹. */
@@ -151,15 +172,20 @@ export function randint(from: Tensor, shape: Shape, low: number, high: number): 
       operation: "randint",
       got: [low, high],
     });
-  return add(mod(shiftRight(bits(from, shape), int(1)), int(high - low)), int(low));
+  return add(mod(shiftRight(bitsFor("randint", from, shape), int(1)), int(high - low)), int(low));
 }
 
 /** 0 … n − 1 in random order, as int32. */
-export const permutation = (from: Tensor, n: number): Tensor => argsort(bits(from, [n]), false);
+export const permutation = (from: Tensor, n: number): Tensor => argsort(bitsFor("permutation", from, [n]), false);
 
 /** Draws an index along the last axis with probabilities softmax(logits), by the Gumbel-max trick. int32. */
 export function categorical(from: Tensor, logits: Tensor): Tensor {
-  const u = max(uniform(from, logits.shape), constant(2 ** -25));
+  if (logits.rank === 0 || logits.shape.at(-1) === 0)
+    throw new ShapeError(`needs at least one class along the last axis, got ${wordShape(logits.shape)}.`, {
+      operation: "categorical",
+      got: logits.shape,
+    });
+  const u = max(unit(bitsFor("categorical", from, logits.shape)), constant(2 ** -25));
   return argmax(sub(logits, log(neg(log(u)))), -1);
 }
 
@@ -233,14 +259,18 @@ const onDevice = (values: Float32Array | Int32Array, shape: Shape): Tensor =>
 /** Uniform over [low, high), drawn as `torch.empty(shape).uniform_(low, high)` does. */
 export function torchUniform(
   shape: Shape,
-  { low = 0, high = 1, generator = shared }: TorchOptions & { low?: number; high?: number } = {},
+  options: TorchOptions & { readonly low?: number; readonly high?: number } = {},
 ): Tensor {
+  checkOptions("torchUniform", options, ["low", "high", "generator"]);
+  const { low = 0, high = 1, generator = shared } = options;
   checkShape("torchUniform", shape);
   return onDevice(generator.uniform(sizeOf(shape), low, high), shape);
 }
 
 /** Standard normal, drawn as `torch.randn(shape)` does. */
-export function torchRandn(shape: Shape, { generator = shared }: TorchOptions = {}): Tensor {
+export function torchRandn(shape: Shape, options: TorchOptions = {}): Tensor {
+  checkOptions("torchRandn", options, ["generator"]);
+  const { generator = shared } = options;
   checkShape("torchRandn", shape);
   return onDevice(generator.randn(sizeOf(shape)), shape);
 }

@@ -2,7 +2,7 @@
  * Reshaping, reducing and repeating by patterns that name the axes, as in einops: "b t (h d) -> b h t d".
  * @see https://openreview.net/forum?id=oapKSVM2bcj
  */
-import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, FormatError, nearestName, ShapeError, wordShape, wordValue } from "../errors.ts";
 import { expand, permute, reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
@@ -54,6 +54,11 @@ function read(operation: string, x: Tensor, pattern: string, given: AxisSizes): 
   const fail = (problem: string): never => {
     throw new FormatError(`${problem} in "${pattern}".`, { operation, got: pattern });
   };
+  if (typeof pattern !== "string")
+    throw new FormatError(`a pattern is a text such as "b t c -> b c t", got ${wordValue(pattern)}.`, {
+      operation,
+      got: pattern,
+    });
   const sides = pattern.split("->");
   if (sides.length !== 2) fail('the two sides are not divided by one "->"');
   const [before, after] = sides.map((side) => parseSide(side, fail)) as [Side, Side];
@@ -92,6 +97,8 @@ function read(operation: string, x: Tensor, pattern: string, given: AxisSizes): 
         ...(near && { hint: `Did you mean "${near}"?` }),
       });
     }
+    if (!Number.isInteger(size) || size < 0)
+      throw new ConfigError(`\`${name}\` (= ${size}) must be a whole number from 0.`, { operation, got: size });
     sizes.set(name, size);
   }
   left.forEach((group, axis) => {
@@ -185,17 +192,17 @@ export type Fold = keyof typeof folds;
  * reduce(image, "c (h 2) (w 2) -> c h w", "max")   // 2×2 pooling
  */
 export function reduce(x: Tensor, pattern: string, fold: Fold, sizes: AxisSizes = {}): Tensor {
-  const found = read("reduce", x, pattern, sizes);
-  requireSame("reduce", pattern, found, { left: false, right: true });
-  const from = found.left.flat();
-  const kept = new Set(found.right.flat());
-  const axes = from.flatMap((name, axis) => (kept.has(name) ? [] : [axis]));
-  if (!(fold in folds))
+  if (!Object.hasOwn(folds, fold))
     throw new ConfigError(`\`fold\` (= "${fold}") is not known.`, {
       operation: "reduce",
       got: fold,
       hint: `Use ${Object.keys(folds).join(", ")}.`,
     });
+  const found = read("reduce", x, pattern, sizes);
+  requireSame("reduce", pattern, found, { left: false, right: true });
+  const from = found.left.flat();
+  const kept = new Set(found.right.flat());
+  const axes = from.flatMap((name, axis) => (kept.has(name) ? [] : [axis]));
   const folded = folds[fold](reshape(x, extents(from, found.sizes)), axes);
   return arrange(
     "reduce",

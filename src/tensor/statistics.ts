@@ -3,9 +3,25 @@
  * from the back. The folded axes are dropped unless `keepDims`. Meaning and derivative are PyTorch's.
  */
 import { withVjp } from "../autograd/custom.ts";
-import { ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { type DType, isFloat, requireFloat } from "../graph/dtype.ts";
-import { add, cast, equal, exp, less, log, max as maximum, mul, neg, or, recip, sqrt, sub, where } from "../graph/elementwise.ts";
+import {
+  add,
+  cast,
+  div,
+  equal,
+  exp,
+  less,
+  log,
+  max as maximum,
+  mul,
+  neg,
+  or,
+  recip,
+  sqrt,
+  sub,
+  where,
+} from "../graph/elementwise.ts";
 import { cumulativeSum } from "../graph/indexing.ts";
 import { expand, reshape, stopGradient, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -46,7 +62,7 @@ export function sum(x: Tensor, axes?: Axes, keepDims = false): Tensor {
 export function mean(x: Tensor, axes?: Axes, keepDims = false): Tensor {
   const list = normalizeAxes("mean", axes, x.rank);
   const z = toFloat(x);
-  return drop(mul(reduceSum(z, list), number(z, 1 / countOf(x, list))), list, keepDims);
+  return drop(div(reduceSum(z, list), number(z, countOf(x, list))), list, keepDims);
 }
 
 /** Π x. */
@@ -160,7 +176,9 @@ export interface VarianceOptions extends FoldOptions {
 }
 
 /** Σ (x − mean)² / (n − correction). */
-export function variance(x: Tensor, { axes, correction = 1, keepDims = false }: VarianceOptions = {}): Tensor {
+export function variance(x: Tensor, options: VarianceOptions = {}): Tensor {
+  checkOptions("variance", options, ["axes", "correction", "keepDims"]);
+  const { axes, correction = 1, keepDims = false } = options;
   requireFloat("variance", x.dtype);
   const list = normalizeAxes("variance", axes, x.rank);
   const scale = 1 / Math.max(countOf(x, list) - correction, 0);
@@ -191,12 +209,17 @@ const euclidean = (axes: readonly number[]) =>
   );
 
 /** (Σ |x|ᵖ)^(1/p). */
-export function norm(x: Tensor, { p = 2, axes, keepDims = false }: NormOptions = {}): Tensor {
+export function norm(x: Tensor, options: NormOptions = {}): Tensor {
+  checkOptions("norm", options, ["p", "axes", "keepDims"]);
+  const { p = 2, axes, keepDims = false } = options;
+  if (typeof p !== "number" || Number.isNaN(p))
+    throw new ConfigError(`\`p\` (= ${p}) must be a number.`, { operation: "norm", got: p });
   requireFloat("norm", x.dtype);
   const list = normalizeAxes("norm", axes, x.rank);
   const folded = (): Tensor => {
     if (p === 2) return euclidean(list)(x);
     if (p === 1) return reduceSum(abs(x), list);
+    if (!Number.isFinite(p)) requireElements("norm", x, list);
     if (p === Number.POSITIVE_INFINITY) return largest(abs(x), list);
     if (p === Number.NEGATIVE_INFINITY) return smallest(abs(x), list);
     if (p === 0) return reduceSum(abs(sign(x)), list);
@@ -274,8 +297,10 @@ export function cumsum(x: Tensor, axis: number): Tensor {
 export function cosineSimilarity(
   x: Tensor,
   y: Tensor,
-  { axis = -1, epsilon = 1e-8 }: { readonly axis?: number; readonly epsilon?: number } = {},
+  options: { readonly axis?: number; readonly epsilon?: number } = {},
 ): Tensor {
+  checkOptions("cosineSimilarity", options, ["axis", "epsilon"]);
+  const { axis = -1, epsilon = 1e-8 } = options;
   const unit = (z: Tensor): Tensor => {
     const at = normalizeAxis("cosineSimilarity", axis, z.rank);
     return mul(z, recip(maximum(norm(z, { axes: at, keepDims: true }), number(z, epsilon))));

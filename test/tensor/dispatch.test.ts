@@ -143,7 +143,7 @@ describe("errors", () => {
       () => call(functions.add, 1, new Map()),
       DTypeError,
     ],
-    ["tensor: [1] has 1 values, the rows before it 2. Rows must be equally long.", () => functions.sum([[1, 2], [3]]), Error],
+    ["sum: [1] has 1 values, the rows before it 2. Rows must be equally long.", () => functions.sum([[1, 2], [3]]), Error],
     ["item: needs exactly one value, got [2].", () => tensor([1, 2]).item(), Error],
     [
       "where: argument 2 is a string, not Tensor, Variable, number, boolean, Array or TypedArray.",

@@ -108,7 +108,7 @@ describe("errors", () => {
   test.each<[string, () => unknown]>([
     ["key: `seed` (= -1) must be a whole number from 0 to 2⁵³ − 1.", () => random.key(-1)],
     [
-      "random: a key is int32 [2], got float32 [2]. Make one with key(seed), or take a row of split(key).",
+      "bits: a key is int32 [2], got float32 [2]. Make one with key(seed), or take a row of split(key).",
       () => random.bits(tensor(Float32Array.of(1, 2)), [3]),
     ],
     ["bernoulli: `p` (= 1.5) must be in 0…1.", () => random.bernoulli(random.key(0), 1.5, [1])],

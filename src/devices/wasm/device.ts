@@ -1,5 +1,5 @@
 /** The wasm device: loop programs and tuned kernels as WebAssembly SIMD code, on all cores. */
-import { DeviceError, DTypeError } from "../../errors.ts";
+import { checkOptions, DeviceError, DTypeError } from "../../errors.ts";
 import { bytesPerElement, type DType, dtypes, type TypedArray } from "../../graph/dtype.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
 import type { Binding, Buffer, Device, Dispatch, Executable, KernelCall } from "../device.ts";
@@ -57,6 +57,7 @@ interface Launch extends Dispatch {
  * device.about   // "wasm: 2 threads, relaxed SIMD, shared memory"
  */
 export function createWasm(options: WasmOptions = {}): Device {
+  checkOptions("wasm", options, ["threads", "relaxedSimd", "shared", "maximumBytes"]);
   if (!features().simd)
     throw new DeviceError("this engine has no 128-bit WebAssembly SIMD.", { operation: "wasm", hint: 'Use device "reference".' });
   return new WasmDevice(options);

@@ -94,8 +94,8 @@ export class LoopValues {
       [y, x],
     ] as const) {
       if (name === "mul") {
-        const divisor = this.absorbed(arg, "recip", register)?.[0] ?? this.constantDivisor(arg);
-        if (divisor !== undefined && divisor !== null) return simd.div(this.get(other), this.get(divisor));
+        const divisor = this.absorbed(arg, "recip", register)?.[0];
+        if (divisor !== undefined) return simd.div(this.get(other), this.get(divisor));
         continue;
       }
       const subtrahend = this.absorbed(arg, "neg", register)?.[0];
@@ -125,13 +125,5 @@ export class LoopValues {
     const place = plan.places[register];
     const inLoop = place === "element" || place === "body";
     return (program.instructions[reader]!.kind === "reduce" ? inLoop : plan.places[reader] === place) ? instruction.args : null;
-  }
-
-  /** x · (1/c) is x / c, unless 1/c is exact. */
-  private constantDivisor(register: Register): Register | null {
-    const instruction = this.program.instructions[register]!;
-    if (instruction.kind !== "apply" || instruction.op.name !== "recip") return null;
-    const divisor = this.program.instructions[instruction.args[0]!]!;
-    return divisor.kind === "constant" && !Number.isInteger(Math.log2(Math.abs(divisor.value))) ? instruction.args[0]! : null;
   }
 }

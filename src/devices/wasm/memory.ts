@@ -1,5 +1,5 @@
 /** The one memory of the wasm device: reserved at its largest size, grown on demand, handed out by a free list. */
-import { DeviceError } from "../../errors.ts";
+import { ConfigError, DeviceError } from "../../errors.ts";
 import { features } from "./features.ts";
 
 const pageBytes = 65536;
@@ -57,8 +57,14 @@ export class DeviceMemory {
   private buffers = 0;
 
   constructor(options: MemoryOptions = {}) {
+    const { maximumBytes = 2 ** 32 } = options;
+    if (!(maximumBytes > 0))
+      throw new ConfigError(`\`maximumBytes\` (= ${maximumBytes}) must be a positive number.`, {
+        operation: "wasm",
+        got: maximumBytes,
+      });
     this.shared = options.shared ?? features().threads;
-    this.maximumPages = Math.min(65536, Math.max(1, Math.ceil((options.maximumBytes ?? 2 ** 32) / pageBytes)));
+    this.maximumPages = Math.min(65536, Math.max(1, Math.ceil(maximumBytes / pageBytes)));
     this.memory = new WebAssembly.Memory({ initial: 1, maximum: this.maximumPages, shared: this.shared });
     this.end = pageBytes;
     this.gaps.push({ start: reservedBytes, size: this.end - reservedBytes });
