@@ -139,13 +139,19 @@ function parseIndex(text: string, fail: (problem: string, got?: unknown) => Form
  * in the order given. Files of an earlier checkpoint of this name that are no longer part of it are removed at the end.
  *
  * @param options.maxShardBytes bytes of tensors in one file; a larger tensor gets a file of its own
+ * @param options.files         other files that belong to it, which are written with it or not at all
  * @returns the names of the files written
  * @throws {ConfigError} when a tensor does not fit its shape or dtype, or the folder cannot be written
  */
 export async function writeCheckpoint(
   folder: string,
   tensors: TensorsToWrite,
-  { name = "model", maxShardBytes = 5e9, metadata = { format: "pt" } as Metadata } = {},
+  {
+    name = "model",
+    maxShardBytes = 5e9,
+    metadata = { format: "pt" } as Metadata,
+    files: others = new Map() as ReadonlyMap<string, FileContent>,
+  } = {},
 ): Promise<readonly string[]> {
   if (!(maxShardBytes > 0))
     throw new ConfigError(`\`maxShardBytes\` (= ${maxShardBytes}) must be positive.`, {
@@ -180,7 +186,7 @@ export async function writeCheckpoint(
     const index = { metadata: { total_size: total }, weight_map: Object.fromEntries(weightMap) };
     files.set(`${name}.safetensors.index.json`, `${JSON.stringify(index, null, 2)}\n`);
   }
-  await writeFolderAtomically(folder, files);
+  await writeFolderAtomically(folder, new Map([...files, ...others]));
   await removeStale(folder, name, new Set(files.keys()));
   return [...files.keys()];
 }

@@ -115,10 +115,11 @@ export class LlamaModel extends Module {
   constructor(config: LlamaConfig, init: Initializer) {
     super();
     this.#config = config;
-    this.#rotary = new Rotary(config.headDim, config.rope);
     this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init });
-    this.layers = Array.from({ length: config.numHiddenLayers }, (_, layer) => new LlamaDecoderLayer(config, layer, init));
+    this.layers = [];
+    for (let i = 0; i < config.numHiddenLayers; i++) this.layers.push(new LlamaDecoderLayer(config, i, init));
     this.norm = new RMSNorm(config.hiddenSize, { eps: config.rmsNormEps });
+    this.#rotary = new Rotary(config.headDim, config.rope);
   }
 
   /** @returns the state after the final norm, [B, T, C], and all states on the way: the embeddings, then each layer's. */

@@ -7,7 +7,7 @@ import { currentDevice, upload } from "../compile/program.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sameShape } from "../graph/shape.ts";
-import { Setting, structure, Variable } from "../graph/variable.ts";
+import { assignAll, Setting, structure, Variable } from "../graph/variable.ts";
 
 /** A value that training may change. */
 export class Parameter extends Variable {
@@ -65,8 +65,23 @@ export abstract class Module {
       }
   }
 
+  /** Every parameter below this module, once. */
   parameters(): Parameter[] {
     return [...this.namedParameters()].map(([, parameter]) => parameter);
+  }
+
+  /** Further paths of parameters that are shared: an output layer tied to the embedding. */
+  sharedPaths(): Set<string> {
+    const first = new Set([...this.namedParameters()].map(([path]) => path));
+    const all = [...this.namedModules()].flatMap(([path, module]) =>
+      [...module.ownParameters()].map(([name]) => join(path, name)),
+    );
+    return new Set(all.filter((path) => !first.has(path)));
+  }
+
+  /** Values in all parameters, or in those that training changes; shared ones count once. */
+  numParameters({ trainable = false }: { readonly trainable?: boolean } = {}): number {
+    return (trainable ? this.trainableParameters() : this.parameters()).reduce((sum, { size }) => sum + size, 0);
   }
 
   /** Parameters that training changes. */
@@ -106,35 +121,45 @@ export abstract class Module {
   }
 
   /**
-   * Takes parameter values by path.
-   * @throws {FormatError} for a missing or (when `strict`) an unknown key; @throws {ShapeError} for another shape. Nothing is changed then.
+   * Takes parameter values by path. Second names of shared parameters are overlooked.
+   *
+   * @param options.strict whether every parameter must be there and nothing else; true when absent
+   * @returns paths that are missing and those that are no parameter's; both empty when `strict`
+   * @throws {FormatError} when `strict`, for a missing or an unknown path; @throws {ShapeError} for another shape. Nothing is changed then.
    */
-  loadStateDict(state: ReadonlyMap<string, Tensor>, options: { readonly strict?: boolean } = {}): void {
+  loadStateDict(
+    state: ReadonlyMap<string, Tensor>,
+    { strict = true }: { readonly strict?: boolean } = {},
+  ): { readonly missing: readonly string[]; readonly unexpected: readonly string[] } {
     const own = new Map(this.namedParameters());
-    for (const [path, parameter] of own) {
+    const shared = this.sharedPaths();
+    const missing = [...own.keys()].filter((path) => !state.has(path));
+    const unexpected = [...state.keys()].filter((path) => !own.has(path) && !shared.has(path));
+    for (const path of strict ? missing : [])
+      throw new FormatError(`"${path}" is missing.`, {
+        operation: "loadStateDict",
+        expected: path,
+        ...hintFor(path, state.keys()),
+      });
+    const pairs = [...own].flatMap(([path, parameter]) => {
       const value = state.get(path);
-      if (value === undefined)
-        throw new FormatError(`"${path}" is missing.`, {
-          operation: "loadStateDict",
-          expected: path,
-          ...hintFor(path, state.keys()),
-        });
+      return value ? [{ path, parameter, value }] : [];
+    });
+    for (const { path, parameter, value } of pairs)
       if (!sameShape(value.shape, parameter.shape))
         throw new ShapeError(`"${path}" is ${wordShape(value.shape)} in the file, ${wordShape(parameter.shape)} in the model.`, {
           operation: "loadStateDict",
           expected: parameter.shape,
           got: value.shape,
         });
-    }
-    if (options.strict !== false)
-      for (const path of state.keys())
-        if (!own.has(path))
-          throw new FormatError(`"${path}" is not a parameter of this model.`, {
-            operation: "loadStateDict",
-            got: path,
-            ...hintFor(path, own.keys()),
-          });
-    for (const [path, parameter] of own) parameter.assign(state.get(path)!);
+    for (const path of strict ? unexpected : [])
+      throw new FormatError(`"${path}" is not a parameter of this model.`, {
+        operation: "loadStateDict",
+        got: path,
+        ...hintFor(path, own.keys()),
+      });
+    assignAll(pairs.map(({ parameter, value }) => [parameter, value]));
+    return { missing, unexpected };
   }
 
   /** Layers such as dropout act as in training. */

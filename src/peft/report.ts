@@ -11,13 +11,9 @@ export interface TrainableReport {
   readonly text: string;
 }
 
+/** How many values of a model training changes, in numbers and as a sentence. */
 export function trainableReport(model: Module): TrainableReport {
-  let trainable = 0;
-  let total = 0;
-  for (const parameter of model.parameters()) {
-    total += parameter.size;
-    if (parameter.requiresGrad) trainable += parameter.size;
-  }
+  const [trainable, total] = [model.numParameters({ trainable: true }), model.numParameters()];
   const percent = total === 0 ? 0 : (100 * trainable) / total;
   const words = (count: number) => count.toLocaleString("en-US");
   const text = `trainable params: ${words(trainable)} || all params: ${words(total)} || trainable%: ${percent.toFixed(4)}`;

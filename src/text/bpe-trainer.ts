@@ -1,6 +1,7 @@
 /** Learns a byte-level BPE vocabulary from text and writes it as a Hugging Face tokenizer.json. */
 
 import { ConfigError, FormatError } from "../errors.ts";
+import { writeFolderAtomically } from "../formats/atomic-file.ts";
 import { byteLevelDefinition, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
 
 /** GPT-2's words: a contraction, or letters, digits or signs with the space before them, or a run of white space. */
@@ -78,16 +79,22 @@ export function tokenizerConfig(names: {
   };
 }
 
-/** Writes tokenizer.json and tokenizer_config.json into a folder, which is made when absent. */
+/**
+ * Writes tokenizer.json and tokenizer_config.json into a folder, which is made when absent.
+ *
+ * @throws {ConfigError} when the folder cannot be written; nothing is half-written then
+ */
 export async function saveTokenizer(
   folder: string,
   tokenizer: { definition: TokenizerDefinition; config: TokenizerConfig },
 ): Promise<void> {
-  const { mkdir, writeFile } = await import("node:fs/promises");
-  const { join } = await import("node:path");
-  await mkdir(folder, { recursive: true });
-  await writeFile(join(folder, "tokenizer.json"), `${JSON.stringify(tokenizer.definition, null, 1)}\n`);
-  await writeFile(join(folder, "tokenizer_config.json"), `${JSON.stringify(tokenizer.config, null, 2)}\n`);
+  await writeFolderAtomically(
+    folder,
+    new Map([
+      ["tokenizer.json", `${JSON.stringify(tokenizer.definition, null, 1)}\n`],
+      ["tokenizer_config.json", `${JSON.stringify(tokenizer.config, null, 2)}\n`],
+    ]),
+  );
 }
 
 /** GPT-2's letter for each byte: printable bytes are themselves, the others the letters from U+0100 on. */

@@ -1,7 +1,7 @@
 /** Models on disk: a folder with `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes it. */
 import { currentDevice, download, upload } from "../compile/program.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
-import { nodeModule, wordSystemError, writeFileAtomically } from "../formats/atomic-file.ts";
+import { nodeModule, wordSystemError } from "../formats/atomic-file.ts";
 import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import { type Checkpoint, openCheckpoint, writeCheckpoint } from "../formats/sharded.ts";
 import { fromBFloat16Bits, fromFloat16Bits, isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
@@ -9,27 +9,42 @@ import { sameShape } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { ConfigJson } from "../models/llama-config.ts";
 import { createModel } from "../models/registry.ts";
+import { type Initializer, zeros } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";
+import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 
 export interface LoadedModel {
   readonly model: CausalLM;
+  /** The tokenizer of the folder. Asking for it throws a {@link FormatError} when there is none that can be used. */
+  readonly tokenizer: Tokenizer;
   /** `config.json` as it is in the folder. */
   readonly config: ConfigJson;
 }
 
 /**
- * Loads a model. Weights of 16 bits are widened to float32.
+ * Loads a model and its tokenizer. Weights of 16 bits are widened to float32.
  *
  * @param folder with `config.json` and `model.safetensors`, or shards with their index
  * @throws {ConfigError} when a file is missing or the configuration is not supported
  * @throws {FormatError} when the checkpoint lacks a parameter or has one that the model does not know; @throws {ShapeError} for another shape
+ * @example
+ * const { model, tokenizer } = await loadModel("models/tiny");
  */
 export async function loadModel(folder: string): Promise<LoadedModel> {
   const config = await readConfig(folder);
   const checkpoint = await openCheckpoint(folder);
-  const model = createModel(config);
+  const model = createModel(config, { init: noMoreThan(checkpoint) });
   await loadCheckpoint(model, checkpoint);
-  return { model, config };
+  // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it
+  const found = await loadTokenizer(folder).catch((error: unknown) => ({ error }));
+  return {
+    model,
+    config,
+    get tokenizer() {
+      if ("error" in found) throw found.error;
+      return found;
+    },
+  };
 }
 
 /** @throws {ConfigError} when the file cannot be read; @throws {FormatError} when it is not a JSON object */
@@ -51,6 +66,26 @@ export async function readConfig(folder: string): Promise<ConfigJson> {
   return json as ConfigJson;
 }
 
+/**
+ * Zeros, for matrices that a checkpoint will fill. A config.json that asks for far more values than there are is found out
+ * before the memory is gone; smaller differences are left to the comparison of names and shapes, which says more.
+ */
+function noMoreThan({ source, tensors }: Checkpoint): Initializer {
+  const held = [...tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  let asked = 0;
+  return (shape) => {
+    asked += shape.reduce((product, size) => product * size, 1);
+    if (asked > 2 * held + 2 ** 20)
+      throw new ConfigError(`config.json describes a far larger model than ${source} holds, which has ${held} values.`, {
+        operation: "loadModel",
+        expected: held,
+        got: shape,
+        hint: "One of the two files is of another model.",
+      });
+    return zeros(shape);
+  };
+}
+
 /** Tensors that some checkpoints carry and that are computed anew here. */
 const derived = /(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$/;
 
@@ -62,7 +97,7 @@ const derived = /(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$
 export async function loadCheckpoint(model: Module, checkpoint: Checkpoint): Promise<void> {
   const operation = "loadModel";
   const own = new Map(model.namedParameters());
-  const aliases = sharedNames(model);
+  const aliases = model.sharedPaths();
   for (const [name, parameter] of own) {
     const stored = checkpoint.tensors.get(name);
     if (!stored)
@@ -99,15 +134,6 @@ export async function loadCheckpoint(model: Module, checkpoint: Checkpoint): Pro
     using loaded = upload(currentDevice(), values, parameter.shape, "float32");
     parameter.assign(loaded);
   }
-}
-
-/** Names under which a parameter is reached a second time: a tied output layer. */
-function sharedNames(model: Module): Set<string> {
-  const first = new Set([...model.namedParameters()].map(([name]) => name));
-  const all = [...model.namedModules()].flatMap(([path, module]) =>
-    [...module.ownParameters()].map(([name]) => (path === "" ? name : `${path}.${name}`)),
-  );
-  return new Set(all.filter((name) => !first.has(name)));
 }
 
 async function widened(stored: StoredTensor): Promise<Float32Array> {
@@ -147,10 +173,12 @@ export async function saveModel(
   const tensors = new Map<string, TensorToWrite>();
   for (const [name, parameter] of model.namedParameters())
     tensors.set(name, { dtype, shape: parameter.shape, load: async () => narrow(await download(parameter.stored)) });
-  await writeCheckpoint(folder, tensors, { maxShardBytes });
   const { torch_dtype, ...rest } = config;
-  const written = torch_dtype === undefined ? { ...rest, dtype } : { ...rest, torch_dtype: dtype };
-  await writeFileAtomically(nodeModule("path", "saveModel").join(folder, "config.json"), `${JSON.stringify(written, null, 2)}\n`);
+  const written: Record<string, unknown> = { ...rest, [torch_dtype === undefined ? "dtype" : "torch_dtype"]: dtype };
+  // a merged adapter may have given the output layer a weight of its own
+  if (written["tie_word_embeddings"] === true && tensors.has("lm_head.weight")) written["tie_word_embeddings"] = false;
+  const files = new Map([["config.json", `${JSON.stringify(written, null, 2)}\n`]]);
+  await writeCheckpoint(folder, tensors, { maxShardBytes, files });
 }
 
 const narrowing: Readonly<Record<SavedDType, (values: TypedArray) => TypedArray>> = {

@@ -226,6 +226,19 @@ onEveryDevice(() => {
       expect(() => b.loadStateDict(new Map([...state, ["scale", tensor([1, 2])]]))).toThrow(
         'loadStateDict: "scale" is [2] in the file, [1] in the model.',
       );
+      expect(values(b.scale.stored)).toEqual(before);
+      broken.set("scalee", tensor([1]));
+      expect(b.loadStateDict(broken, { strict: false })).toEqual({ missing: ["list.1.bias"], unexpected: ["scalee"] });
+      expect(values(b.scale.stored)).toEqual([9]);
+    });
+
+    test("a shared parameter is counted once, and may come under either name", () => {
+      const block = new Block();
+      expect(block.numParameters()).toBe(1 + 4 + 9 + 8);
+      expect([...block.sharedPaths()]).toEqual(["tied.weight"]);
+      expect(block.loadStateDict(new Map([...block.stateDict(), ["tied.weight", tensor([1])]])).unexpected).toEqual([]);
+      block.inner.freeze();
+      expect(block.numParameters({ trainable: true })).toBe(1 + 9 + 8);
     });
   });
 });

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -6,6 +6,7 @@ import { FormatError, ShapeError } from "../../src/errors.ts";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { attach, lora, mergeAndUnload } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, readConfig, saveModel } from "../../src/train/load-model.ts";
 import { onEveryDevice } from "../devices.ts";
@@ -61,6 +62,32 @@ onEveryDevice(() => {
       expect(
         distance(loaded.forward({ inputIds: inputIds() }).logits, model.forward({ inputIds: inputIds() }).logits),
       ).toBeLessThan(2e-2);
+    });
+
+    test("leave nothing behind when a weight cannot be written, and name the folder that cannot be", async () => {
+      const model = await saved();
+      const before = readFileSync(join(folder, "model.safetensors"));
+      const untied = { ...config, tie_word_embeddings: false };
+      await expect(saveModel(folder, model, untied, { dtype: "float16", maxShardBytes: -1 })).rejects.toThrow("`maxShardBytes`");
+      expect(JSON.parse(readFileSync(join(folder, "config.json"), "utf8")).tie_word_embeddings).toBe(true);
+      expect(readFileSync(join(folder, "model.safetensors")).equals(before)).toBe(true);
+      const place = join(folder, "config.json", "inside");
+      await expect(saveModel(place, model, config)).rejects.toThrow(
+        `writeFolder: cannot write ${JSON.stringify(place)}: a part of the path is a file, not a folder. Choose another place.`,
+      );
+      expect(readdirSync(folder).sort()).toEqual(["config.json", "model.safetensors"]);
+    });
+
+    test("say so when the output layer is not tied any more", async () => {
+      const model = await saved();
+      attach(model, lora({ targetModules: ["q_proj"], modulesToSave: ["lm_head"] }));
+      mergeAndUnload(model);
+      await saveModel(folder, model, config);
+      expect((await readConfig(folder))["tie_word_embeddings"]).toBe(false);
+      const { model: loaded } = await loadModel(folder);
+      expect(values(loaded.forward({ inputIds: inputIds() }).logits)).toEqual(
+        values(model.forward({ inputIds: inputIds() }).logits),
+      );
     });
 
     test("keep the older key for the dtype where config.json has it", async () => {
@@ -122,6 +149,21 @@ onEveryDevice(() => {
       await expect(loadModel(folder)).rejects.toThrow(/config\.json is not JSON/);
       writeFileSync(join(folder, "config.json"), "[]");
       await expect(loadModel(folder)).rejects.toThrow(/config\.json is not a JSON object\./);
+    });
+
+    test.each([
+      { hidden_size: 2 ** 40 },
+      { num_hidden_layers: 2 ** 40 },
+      { intermediate_size: 2 ** 40 },
+      { vocab_size: 2 ** 40 },
+      { head_dim: 2 ** 40 },
+      { num_attention_heads: 2 ** 40, num_key_value_heads: 1, head_dim: 8 },
+    ])("refuses %o, far more than the checkpoint holds, before the memory is gone", async (lie) => {
+      await saved();
+      writeFileSync(join(folder, "config.json"), JSON.stringify({ ...config, ...lie, tie_word_embeddings: false }));
+      await expect(loadModel(folder)).rejects.toThrow(
+        /^loadModel: config\.json describes a far larger model than .*model\.safetensors holds, which has \d+ values\. One of/,
+      );
     });
 
     test("a dtype that there is not", async () => {
