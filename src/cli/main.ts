@@ -4,9 +4,11 @@ import process from "node:process";
 import { Command } from "commander";
 import "../devices/choose.ts";
 import { LorikeetError } from "../errors.ts";
+import { addFinetune } from "./finetune.ts";
 import { addPretrain } from "./pretrain.ts";
 
 const program = new Command("lorikeet").description("Fine-tunes language models with adapters, on this machine.");
+addFinetune(program);
 addPretrain(program);
 
 try {

@@ -58,6 +58,15 @@ export class TrainingBar {
     this.#started = true;
   }
 
+  /** A line above the bar, which goes on below it. */
+  note(line: string): void {
+    if (this.#started && process.stderr.isTTY) {
+      this.#bar.stop();
+      this.#started = false;
+    }
+    say(line);
+  }
+
   stop(): void {
     if (this.#started) this.#bar.stop();
     this.#started = false;

@@ -1,0 +1,318 @@
+/** `lorikeet finetune`, the main job: a pretrained model, a text, an adapter; what it was like before and after. */
+import { existsSync } from "node:fs";
+import { copyFile } from "node:fs/promises";
+import { basename, join, relative, resolve } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { type Command, Option } from "commander";
+import { currentDevice } from "../compile/program.ts";
+import { ConfigError } from "../errors.ts";
+import { writeFileAtomically } from "../formats/atomic-file.ts";
+import type { CausalLM } from "../models/causal-lm.ts";
+import { saveAdapter } from "../peft/adapter-file.ts";
+import { attach } from "../peft/attach.ts";
+import { mergeAndUnload, mergeDifference } from "../peft/merge.ts";
+import { type MethodName, methods } from "../peft/methods.ts";
+import { trainableReport } from "../peft/report.ts";
+import { saveTokenizer } from "../text/bpe-trainer.ts";
+import { corpusTitles, loadCorpus } from "../text/corpora.ts";
+import { type TextDataset, textDataset } from "../text/dataset.ts";
+import { uploadBatch } from "../train/batch.ts";
+import { evaluate } from "../train/evaluate.ts";
+import { finetuning } from "../train/finetune.ts";
+import { type LoadedModel, loadModel, saveModel } from "../train/load-model.ts";
+import type { Trainer } from "../train/trainer.ts";
+import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
+import { nonNegative, positive, whole } from "./option.ts";
+import { renderReport } from "./report.ts";
+import { checkSettings, RunFolder, type Settings, type Summary } from "./run-folder.ts";
+import { drawSamples, type Sample, sampleLines, sampling } from "./samples.ts";
+import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
+
+interface FinetuneOptions {
+  readonly model: string;
+  readonly data?: string;
+  readonly method: MethodName;
+  readonly rank: number;
+  readonly alpha?: number;
+  readonly dropout: number;
+  readonly targets: readonly string[];
+  readonly steps: number;
+  readonly batch: number;
+  readonly window: number;
+  readonly lr: number;
+  readonly seed: number;
+  readonly out: string;
+  readonly fresh?: boolean;
+  readonly json?: boolean;
+  readonly prompt: readonly string[];
+}
+
+/** The model that comes with the package. */
+const tinyModel = fileURLToPath(new URL("../../../models/tiny", import.meta.url));
+const prompts = ["The captain", "The whale", "At last the ship"];
+/** Seconds between two checkpoints. */
+const checkpointSeconds = 20;
+/** Tokens of a held-out measurement while training goes on. */
+const evaluationTokens = 8192;
+
+export function addFinetune(program: Command): void {
+  program
+    .command("finetune", { isDefault: true })
+    .description("fine-tune a model with an adapter on a text; goes on where it was stopped")
+    .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", tinyModel)
+    .option("--data <file>", "a text, or JSON lines with a `text` each; the last tenth is held out (default: Moby-Dick)")
+    .addOption(new Option("--method <name>", "kind of adapter").choices(Object.keys(methods)).default("lora"))
+    .option("--rank <n>", "rank of the adapter", whole(), 16)
+    .option("--alpha <x>", "scale of the adapter; twice the rank when absent", positive)
+    .option("--dropout <x>", "share of an adapter's inputs that are left out", nonNegative, 0)
+    .option("--targets <modules...>", "layers to adapt, by name; or all-linear", ["all-linear"])
+    .option("--steps <n>", "training steps", whole(), 300)
+    .option("--batch <n>", "rows of a step", whole(), 8)
+    .option("--window <n>", "tokens of a row", whole(2), 128)
+    .option("--lr <x>", "highest learning rate", positive, 4e-3)
+    .option("--seed <n>", "of first values, order of the text and samples", whole(0), 0)
+    .option("--out <folder>", "for the adapter, the merged model and the report", "out/finetune")
+    .option("--fresh", "start over when there is something to go on with")
+    .option("--prompt <texts...>", "what samples begin with", prompts)
+    .option("--json", "end with one line of JSON on standard output")
+    .action((options: FinetuneOptions) => finetune(options));
+}
+
+/** What was there before training; kept in checkpoints, so that a resumed run can compare. */
+interface Before {
+  readonly perplexity: number;
+  readonly samples: readonly Sample[];
+}
+
+async function finetune(options: FinetuneOptions): Promise<void> {
+  const run = new RunFolder(options.out);
+  const settings = settingsOf(options);
+  const finished = options.fresh ? undefined : run.finished(settings);
+  if (finished) {
+    say(`This run is finished: its results are in ${options.out}. Start over with --fresh, or change a setting.`);
+    show(finished, options);
+    return;
+  }
+  say(`Reading ${options.data ?? corpusTitles["moby-dick"]} ...`);
+  const loaded = await loadModel(options.model);
+  const dataset = await readText(options, loaded);
+  const { model } = loaded;
+  const configure: (config: object) => Parameters<typeof attach>[1] = methods[options.method];
+  const { rank: r, alpha = 2 * options.rank, dropout } = options;
+  const targetModules = options.targets.length === 1 && options.targets[0] === "all-linear" ? "all-linear" : options.targets;
+  const base = model.numParameters();
+  const adapter = configure({ r, loraAlpha: alpha, loraDropout: dropout, targetModules, taskType: "CAUSAL_LM" });
+
+  using interrupt = listenForInterrupt(() => say("\nStopping ..."));
+  const { signal } = interrupt;
+  try {
+    const resumed = run.hasCheckpoint && !options.fresh;
+    if (!resumed) {
+      await run.claim(settings);
+      run.forget();
+    }
+    const look = async (when: string): Promise<Before> => {
+      say(`Measuring the model ${when} training ...`);
+      const { perplexity } = await evaluate(model, dataset, { signal });
+      return { perplexity, samples: await drawSamples(model, loaded.tokenizer, options.prompt, { seed: options.seed, signal }) };
+    };
+    let before = resumed ? undefined : await look("before");
+    attach(model, adapter, { seed: options.seed });
+    const { trainable, percent } = trainableReport(model);
+    say(`
+  model     ${shown(options.model)}, ${words(base)} parameters
+  text      ${options.data ?? corpusTitles["moby-dick"]}: ${words(dataset.trainTokens.length)} tokens to learn from, ${words(dataset.heldOutTokens.length)} held out
+  adapter   ${options.method}, rank ${r}, alpha ${alpha}: ${words(trainable)} values to train (${percent.toFixed(1)} %)
+  device    ${currentDevice().about}
+`);
+    using trainer = finetuning(model, dataset, {
+      steps: options.steps,
+      batchSize: options.batch,
+      learningRate: options.lr,
+      seed: options.seed,
+      evaluateEvery: Math.max(1, Math.ceil(options.steps / 10)),
+      evaluationTokens,
+    });
+    let planned = 0;
+    if (resumed) {
+      const extra = await trainer.load(run.checkpoint);
+      checkSettings(run.checkpoint, extra["settings"], settings);
+      before = extra["before"] as unknown as Before;
+      planned = Number(extra["planned"]);
+      say(`Going on after step ${trainer.step} of ${trainer.steps} (--fresh starts over).`);
+    }
+    if (!before) throw new ConfigError("the checkpoint does not say what was before.", { operation: "finetune" });
+    const save = () => trainer.save(run.checkpoint, { settings, before: before as never, planned });
+    if (trainer.step < trainer.steps) {
+      await train(trainer, signal, save);
+      planned = trainer.memory().planned;
+      await save();
+    }
+    if (trainer.step < trainer.steps) {
+      say(`Stopped after step ${trainer.step} of ${trainer.steps}. The same command goes on from there; --fresh starts over.`);
+      process.exitCode = interruptedExitCode;
+      return;
+    }
+    const after = await look("after");
+    const summary = await keep({ options, run, loaded, dataset, trainer, before, after, planned });
+    await run.finish(settings, summary);
+    showSamples(before.samples, after.samples);
+    show(summary, options);
+  } catch (error) {
+    if (!signal.aborted || error !== signal.reason) throw error;
+    say(
+      run.hasCheckpoint ? "Stopped. The same command goes on from there; --fresh starts over." : "Stopped before training began.",
+    );
+    process.exitCode = interruptedExitCode;
+  }
+}
+
+const settingsOf = (options: FinetuneOptions): Settings => {
+  const { method, rank, alpha = 2 * rank, dropout, targets, steps, batch, window, lr, seed, prompt } = options;
+  const data = options.data === undefined ? "moby-dick" : resolve(options.data);
+  const lists = { targets: targets.join(" "), prompt: prompt.join(" | ") };
+  return { model: resolve(options.model), data, method, rank, alpha, dropout, ...lists, steps, batch, window, lr, seed };
+};
+
+async function readText({ data, window, seed }: FinetuneOptions, loaded: LoadedModel): Promise<TextDataset> {
+  const { tokenizer, config } = loaded;
+  const vocabulary = Number(config["vocab_size"]);
+  if (tokenizer.vocabularySize > vocabulary)
+    throw new ConfigError(`the tokenizer has ${tokenizer.vocabularySize} tokens, the model ${vocabulary}.`, {
+      operation: "finetune",
+      hint: "They are not of one model: use the tokenizer that came with the weights.",
+    });
+  const source = data === undefined ? await loadCorpus("moby-dick") : { file: data };
+  const dataset = textDataset(source, tokenizer, { window, seed });
+  if (dataset.heldOutTokens.length === 0)
+    throw new ConfigError("the text is too short to hold a part of it out.", {
+      operation: "finetune",
+      hint: "Give a longer one.",
+    });
+  return dataset;
+}
+
+async function train(trainer: Trainer, signal: AbortSignal, save: () => Promise<void>): Promise<void> {
+  const bar = new TrainingBar();
+  let saved = performance.now();
+  try {
+    await trainer.run({
+      signal,
+      onStep: async (event) => {
+        bar.update(event);
+        if (performance.now() - saved < checkpointSeconds * 1000 || event.step === event.steps) return;
+        await save();
+        saved = performance.now();
+      },
+      onEvaluation: ({ step, perplexity }) => bar.note(`step ${step}: held-out perplexity ${perplexity.toFixed(2)}`),
+    });
+  } finally {
+    bar.stop();
+  }
+}
+
+interface Done {
+  readonly options: FinetuneOptions;
+  readonly run: RunFolder;
+  readonly loaded: LoadedModel;
+  readonly dataset: TextDataset;
+  readonly trainer: Trainer;
+  readonly before: Before;
+  readonly after: Before;
+  readonly planned: number;
+}
+
+/** Checks the merge law on the trained weights, and writes adapter, merged model and report. */
+async function keep(done: Done): Promise<Summary> {
+  const { options, run, loaded, dataset, trainer, before, after, planned } = done;
+  const { model, config, tokenizer } = loaded;
+  const result = trainer.result();
+  const merge = mergeLaw(model, dataset);
+  await saveAdapter(model, run.adapter, { baseModel: options.model });
+  mergeAndUnload(model);
+  await saveModel(run.merged, model, config);
+  await saveTokenizer(run.merged, tokenizer);
+  const generation = join(options.model, "generation_config.json");
+  if (existsSync(generation)) await copyFile(generation, join(run.merged, "generation_config.json"));
+  const summary: Summary = {
+    perplexityBefore: before.perplexity,
+    perplexityAfter: after.perplexity,
+    mergeMaxLogitDifference: merge,
+    trainSeconds: result.seconds,
+    tokensPerSecond: result.tokensPerSecond,
+    peakBytes: process.resourceUsage().maxRSS * 1024,
+    plannedBytes: planned,
+    adapterDir: run.adapter,
+    mergedDir: run.merged,
+    report: run.report,
+  };
+  const page = await renderReport({
+    title: `${options.method} on ${options.data === undefined ? "Moby-Dick" : basename(options.data)}`,
+    facts: [
+      ...Object.entries(settingsOf(options)).map(([name, value]) => [name, String(value)] as const),
+      ["device", currentDevice().about],
+      ["Node", process.version],
+    ],
+    results: resultRows(summary),
+    history: result.history,
+    samples: before.samples.map((sample, i) => ({ before: sample, after: after.samples[i] as Sample })),
+    drawn: `Drawn with temperature ${sampling.temperature}, top-p ${sampling.topP} and seed ${options.seed}, before and after.`,
+  });
+  await writeFileAtomically(run.report, page);
+  return summary;
+}
+
+/** The largest difference between logits with the adapter beside the weights and in them, on the first rows of held-out text. */
+function mergeLaw(model: CausalLM, dataset: TextDataset): number {
+  const [batch] = dataset.evaluationBatches({ batchSize: 4 });
+  using inputs = uploadBatch(batch as NonNullable<typeof batch>);
+  model.eval();
+  return mergeDifference(model, () => model.forward({ inputIds: inputs.inputIds }).logits);
+}
+
+const percent = (share: number): string => `${share >= 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)} %`;
+
+function resultRows(summary: Summary): (readonly [string, string])[] {
+  const { perplexityBefore, perplexityAfter, mergeMaxLogitDifference, trainSeconds, tokensPerSecond } = summary;
+  const fall = percent(1 - perplexityAfter / perplexityBefore);
+  return [
+    ["held-out perplexity", `${perplexityBefore.toFixed(2)} → ${perplexityAfter.toFixed(2)} (${fall})`],
+    ["merge law", `logits beside and in the weights differ by at most ${mergeMaxLogitDifference.toExponential(1)}`],
+    ["training", `${clock(trainSeconds)}, ${words(tokensPerSecond)} tokens/s`],
+    [
+      "memory",
+      `${megabytes(summary.peakBytes)} at the peak of the process, ${megabytes(summary.plannedBytes)} planned for a step`,
+    ],
+  ];
+}
+
+function show(summary: Summary, { json }: FinetuneOptions): void {
+  const rows = [
+    ...resultRows(summary),
+    ["adapter", `${summary.adapterDir}   (Hugging Face PEFT loads it)`],
+    ["merged model", summary.mergedDir],
+    ["report", summary.report],
+  ] as const;
+  say();
+  for (const [name, value] of rows) say(`  ${name.padEnd(21)}${value}`);
+  if (json) process.stdout.write(`${JSON.stringify(summary)}\n`);
+}
+
+function showSamples(before: readonly Sample[], after: readonly Sample[]): void {
+  const width = Math.min(100, (process.stderr.columns ?? 100) - 12);
+  before.forEach((sample, i) => {
+    say();
+    for (const [when, { prompt, text }] of [
+      ["before", sample],
+      ["after", after[i] as Sample],
+    ] as const)
+      sampleLines({ prompt, text }, width).forEach((line, row) => say(`  ${(row === 0 ? when : "").padEnd(9)}${line}`));
+  });
+}
+
+/** A path as one would type it. */
+const shown = (path: string): string => {
+  const near = relative(process.cwd(), path);
+  return near.startsWith("..") || near === "" ? path : near;
+};

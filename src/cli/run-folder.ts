@@ -1,0 +1,96 @@
+/** The folder of one fine-tuning run: which settings it is of, what can be gone on with, and what is finished. */
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { ConfigError } from "../errors.ts";
+import { writeFileAtomically } from "../formats/atomic-file.ts";
+
+/** What decides the numbers of a run. */
+export type Settings = Readonly<Record<string, string | number | boolean>>;
+
+/** What `--json` prints and a finished run keeps. */
+export interface Summary {
+  readonly perplexityBefore: number;
+  readonly perplexityAfter: number;
+  readonly mergeMaxLogitDifference: number;
+  readonly trainSeconds: number;
+  readonly tokensPerSecond: number;
+  /** Of the whole process, as the system measured it. */
+  readonly peakBytes: number;
+  /** Of a training step with weights and optimiser state, as it was planned. */
+  readonly plannedBytes: number;
+  readonly adapterDir: string;
+  readonly mergedDir: string;
+  readonly report: string;
+}
+
+interface Finished {
+  readonly settings: Settings;
+  readonly summary: Summary;
+}
+
+export class RunFolder {
+  readonly path: string;
+  readonly checkpoint: string;
+  readonly adapter: string;
+  readonly merged: string;
+  readonly report: string;
+  readonly #result: string;
+
+  constructor(path: string) {
+    this.path = path;
+    this.checkpoint = join(path, "checkpoint.safetensors");
+    this.adapter = join(path, "adapter");
+    this.merged = join(path, "merged");
+    this.report = join(path, "report.html");
+    this.#result = join(path, "result.json");
+  }
+
+  get hasCheckpoint(): boolean {
+    return existsSync(this.checkpoint);
+  }
+
+  /** The summary of a run with these settings that has been finished here, if there is one. */
+  finished(settings: Settings): Summary | undefined {
+    if (this.hasCheckpoint || !existsSync(this.#result)) return undefined;
+    try {
+      const found = JSON.parse(readFileSync(this.#result, "utf8")) as Finished;
+      return difference(found.settings, settings) === "" ? found.summary : undefined;
+    } catch {
+      return undefined; // not ours: it will be written anew
+    }
+  }
+
+  /** Finds out before the work whether its results can be kept. @throws {ConfigError} when the folder cannot be written */
+  async claim(settings: Settings): Promise<void> {
+    await writeFileAtomically(join(this.path, "settings.json"), `${JSON.stringify(settings, null, 2)}\n`);
+  }
+
+  /** A run from the beginning: what another left behind to be gone on with is not needed any more. */
+  forget(): void {
+    for (const file of [this.checkpoint, this.#result]) rmSync(file, { force: true });
+  }
+
+  /** Keeps the summary; there is nothing left to go on with. */
+  async finish(settings: Settings, summary: Summary): Promise<void> {
+    await writeFileAtomically(this.#result, `${JSON.stringify({ settings, summary } satisfies Finished, null, 2)}\n`);
+    rmSync(this.checkpoint, { force: true });
+  }
+}
+
+/** @throws {ConfigError} naming what differs between a saved run and this one */
+export function checkSettings(checkpoint: string, saved: unknown, settings: Settings): void {
+  const differs = difference(saved as Settings, settings);
+  if (differs !== "")
+    throw new ConfigError(`"${checkpoint}" is of an unfinished run with other settings: ${differs}.`, {
+      operation: "finetune",
+      hint: "Give the same to go on with it, --fresh to start over, or another --out.",
+    });
+}
+
+/** `steps 300, not 20; …`; empty when nothing differs. */
+function difference(saved: Settings | undefined, settings: Settings): string {
+  return Object.keys({ ...saved, ...settings })
+    .filter((key) => saved?.[key] !== settings[key])
+    .map((key) => `${key} ${saved?.[key]}, not ${settings[key]}`)
+    .join("; ");
+}

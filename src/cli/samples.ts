@@ -1,0 +1,50 @@
+/** What a model writes: the same prompts with the same random numbers, before and after training. */
+import { styleText } from "node:util";
+import type { CausalLM } from "../models/causal-lm.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { generate } from "../train/generation.ts";
+
+/** How samples are drawn; stated wherever they are shown. */
+export const sampling = { temperature: 0.8, topP: 0.95, maxNewTokens: 48 } as const;
+
+export interface Sample {
+  readonly prompt: string;
+  readonly text: string;
+}
+
+/** One continuation for each prompt. @throws the signal's reason when it is aborted */
+export async function drawSamples(
+  model: CausalLM,
+  tokenizer: Tokenizer,
+  prompts: readonly string[],
+  { seed, signal }: { readonly seed: number; readonly signal: AbortSignal },
+): Promise<Sample[]> {
+  const samples: Sample[] = [];
+  for (const prompt of prompts) {
+    const stopTokens = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
+    const tokens: number[] = [];
+    for await (const token of generate(model, [...tokenizer.encode(prompt)], { ...sampling, seed, stopTokens })) {
+      signal.throwIfAborted();
+      tokens.push(token);
+    }
+    samples.push({ prompt, text: tokenizer.decode(tokens, { skipSpecialTokens: true }) });
+  }
+  return samples;
+}
+
+/** A sample as lines of at most `width` letters, the prompt in bold where the terminal can. */
+export function sampleLines({ prompt, text }: Sample, width: number): string[] {
+  const lines: string[] = [];
+  let line = "";
+  for (const word of `${prompt}${text}`.replace(/\s+/g, " ").split(" ")) {
+    if (line !== "" && line.length + 1 + word.length > width) {
+      lines.push(line);
+      line = word;
+    } else line = line === "" ? word : `${line} ${word}`;
+  }
+  lines.push(line);
+  const [first = "", ...rest] = lines;
+  return first.startsWith(prompt)
+    ? [styleText("bold", prompt, { stream: process.stderr, validateStream: true }) + first.slice(prompt.length), ...rest]
+    : lines;
+}
