@@ -70,6 +70,8 @@ export async function saveAdapter(
 /** In place of a module's path: parameters of the whole adapter. */
 const sharedPath = "base_model";
 const baseWeight = ".base_layer.weight";
+/** With `bias: "all"` PEFT writes the biases of modules to save twice more, and does not read them. */
+const doubledBias = /\.(modules_to_save|original_module)\.(.+\.)?bias$/;
 
 /** The name in the file, which does not tell the adapter's. */
 const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${liveName(file, "_")}`, "_");
@@ -214,7 +216,7 @@ async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTe
   }
   const used = new Set([...others, ...[...found.values()].map(({ name }) => name)]);
   for (const name of stored.keys())
-    if (!used.has(name) && !name.endsWith(baseWeight))
+    if (!used.has(name) && !name.endsWith(baseWeight) && !(plan.biases.size > 0 && doubledBias.test(name)))
       throw new FormatError(`"${name}" belongs to no layer that the config adapts.`, {
         operation,
         got: name,

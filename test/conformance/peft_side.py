@@ -1,0 +1,78 @@
+"""Hugging Face's side of peft.conformance.ts: `python peft_side.py FOLDER`.
+
+FOLDER/cases.json lists {name, base, config, adapter}: `base` is a model folder that lorikeet wrote, `adapter` the folder of an
+adapter on it that lorikeet wrote, `config` the same adapter's options for LoraConfig. For every case this writes
+  <name>/read.safetensors     logits with lorikeet's adapter: beside the weights, disabled, merged; logits of the model that
+                              lorikeet merged and saved
+  <name>/theirs/              an adapter that peft made with the same options and trained for one step
+  <name>/theirs.safetensors   logits with it: beside the weights, disabled, merged
+  <name>/notes.json           warnings that peft gave while it read lorikeet's adapter
+"""
+import json
+import os
+import sys
+import warnings
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+torch.set_num_threads(1)
+
+
+def base_model(folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model, ids):
+    return model(input_ids=ids).logits.contiguous().clone()
+
+
+def three_ways(model, ids):
+    found = {"beside": logits(model, ids)}
+    with model.disable_adapter():
+        found["disabled"] = logits(model, ids)
+    found["merged"] = logits(model.merge_and_unload().eval(), ids)
+    return found
+
+
+def run(root, case, ids):
+    folder = os.path.join(root, case["name"])
+    base = os.path.join(root, case["base"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = PeftModel.from_pretrained(base_model(base), os.path.join(root, case["adapter"])).eval()
+    notes = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
+    found = three_ways(model, ids)
+    found["saved_merged"] = logits(base_model(os.path.join(folder, "merged")), ids)
+    save_file(found, os.path.join(folder, "read.safetensors"))
+
+    torch.manual_seed(7)
+    model = get_peft_model(base_model(base), LoraConfig(**case["config"]))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=5e-2)
+    model.train()
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    model.eval()
+    model.save_pretrained(os.path.join(folder, "theirs"))
+    save_file(three_ways(model, ids), os.path.join(folder, "theirs.safetensors"))
+    with open(os.path.join(folder, "notes.json"), "w") as file:
+        json.dump(notes, file)
+
+
+def main(root):
+    with open(os.path.join(root, "cases.json")) as file:
+        cases = json.load(file)
+    ids = load_file(os.path.join(root, "inputs.safetensors"))["input_ids"].long()
+    for case in cases:
+        run(root, case, ids)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
