@@ -136,6 +136,9 @@ export class Program {
   }
 }
 
+/** Two devices of one kind are told apart by which of them is the current one. */
+const wordDevice = (device: Device): string => `${device === current ? "the current" : "another"} ${device.name} device`;
+
 /** @throws {DeviceError} when the values of a leaf lie on another device; @throws {ConfigError} for an argument of a function being traced */
 export function locateLeaf(device: Device, value: Tensor): Binding {
   const { storage } = value;
@@ -147,7 +150,7 @@ export function locateLeaf(device: Device, value: Tensor): Binding {
   checkAlive("run", value);
   if (storage.device !== device)
     throw new DeviceError(
-      `a tensor of ${wordShape(value.shape)} lies on ${(storage.device as Device).name}, the others on ${device.name}.`,
+      `a tensor of ${wordShape(value.shape)} lies on ${wordDevice(storage.device as Device)}, the others on ${wordDevice(device)}.`,
       {
         operation: "run",
         hint: "Move it with x.to(device).",

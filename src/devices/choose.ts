@@ -1,5 +1,6 @@
 /** The device for people who choose none: the fastest that runs here. Imported for its effect by the entry points. */
 import { setDefaultDevice } from "../compile/program.ts";
+import { ConfigError } from "../errors.ts";
 import type { Device, DeviceName } from "./device.ts";
 import { createReference } from "./reference/device.ts";
 import { createWasm, type WasmOptions } from "./wasm/device.ts";
@@ -16,6 +17,8 @@ export function chooseDevice(options: WasmOptions = {}, tell: Tell = (message) =
   try {
     return createWasm(options);
   } catch (error) {
+    // a wrong setting is to be mended, not to be computed around
+    if (error instanceof ConfigError) throw error;
     tell(`lorikeet: computing on the slow reference device: ${error instanceof Error ? error.message : String(error)}`);
     return createReference();
   }

@@ -1,4 +1,7 @@
 /** `lorikeet/formats`: safetensors, sharded checkpoints and PEFT adapter folders, as files. */
+import "../devices/choose.ts";
+import "../tensor/methods.ts";
+
 export { writeFileAtomically, writeFolderAtomically } from "./atomic-file.ts";
 export { type AdapterFile, encodeAdapter, listAdapters, readAdapter, writeAdapter } from "./peft-adapter.ts";
 export {

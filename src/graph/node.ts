@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+// ↑ so that a project without this library in its settings can check our declarations
 /**
  * A tensor: an immutable node of a graph. Operations only make more nodes; shapes and dtypes are known at once,
  * values when somebody asks for them. Fluent methods are added in tensor/methods.ts.

@@ -1,4 +1,7 @@
 /** `lorikeet/models`: models built from a Hugging Face `config.json`. */
+import "../devices/choose.ts";
+import "../tensor/methods.ts";
+
 export { type CacheSizes, KeyValueCache } from "./cache.ts";
 export type { CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
 export { LlamaForCausalLM } from "./llama.ts";

@@ -1,4 +1,7 @@
 /** `lorikeet/nn`: modules, layers, losses and first values. */
+import "../devices/choose.ts";
+import "../tensor/methods.ts";
+
 export { type ActivationName, activation, activations } from "./activation.ts";
 export {
   type AttendOptions,

@@ -1,4 +1,6 @@
 /** `lorikeet/peft`: adapters. */
+import "../devices/choose.ts";
+import "../tensor/methods.ts";
 
 export {
   type Adapter,

@@ -1,5 +1,6 @@
 /** `lorikeet/train`: models from folders, training and fine-tuning, evaluation, generation. */
 import "../devices/choose.ts";
+import "../tensor/methods.ts";
 
 export { type EvaluateOptions, type Evaluation, Evaluator, evaluate } from "./evaluate.ts";
 export { type FinetuneOptions, finetune, finetuning } from "./finetune.ts";

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import { DeviceMemory } from "../../src/devices/wasm/memory.ts";
 import { defaultThreads, Pool } from "../../src/devices/wasm/pool.ts";
@@ -161,4 +161,29 @@ test("a program with idle workers ends by itself", () => {
     timeout: 20_000,
   });
   expect([stdout.trim(), status]).toEqual(["ready 2", 0]);
+});
+
+test("where no thread may be started the calling one does all the work, and says so once", () => {
+  const builtin = process.getBuiltinModule.bind(process);
+  const refusing = {
+    Worker: class {
+      constructor() {
+        throw new Error("Access to this API has been restricted");
+      }
+    },
+  };
+  vi.spyOn(process, "getBuiltinModule").mockImplementation(((name: string) =>
+    name === "node:worker_threads" ? refusing : builtin(name)) as typeof process.getBuiltinModule);
+  const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
+  const [pool, memory] = makePool(4);
+  const { count } = pool.add(countingModule(true, 10));
+  const args = memory.allocate(64);
+  const out = memory.allocate(4 * 8);
+  memory.i32(args, 16).fill(0).set([out]);
+  pool.run(count!, 8, args);
+  pool.run(count!, 8, args);
+  vi.restoreAllMocks();
+  expect([...memory.i32(out, 8)]).toEqual([10, 11, 12, 13, 14, 15, 16, 17]);
+  expect(memory.i32(args, 3)[1]).toBe(16);
+  expect(warn.mock.calls).toEqual([["lorikeet: computing with fewer threads: Access to this API has been restricted"]]);
 });

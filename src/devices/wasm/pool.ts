@@ -95,7 +95,8 @@ export class Pool {
   async ready(): Promise<void> {
     if (this.threads === 1) return;
     this.workers ??= this.start();
-    while (this.workersReady < this.threads - 1 && !this.disposed) await new Promise((resolve) => setTimeout(resolve, 1));
+    const { length } = this.workers;
+    while (this.workersReady < length && !this.disposed) await new Promise((resolve) => setTimeout(resolve, 1));
   }
 
   /** Stops the workers and frees what was published to them. */
@@ -166,8 +167,15 @@ export class Pool {
     this.lastModule = address;
   }
 
+  /** Where threads may not be started (permissions, a page's content policy) the calling thread does all the work. */
   private start(): { dispose(): void }[] {
-    return Array.from({ length: this.threads - 1 }, (_, i) => startWorker(this.memory.memory, i + 1));
+    const workers: { dispose(): void }[] = [];
+    try {
+      for (let thread = 1; thread < this.threads; thread++) workers.push(startWorker(this.memory.memory, thread));
+    } catch (error) {
+      tellOfFewerThreads(error);
+    }
+    return workers;
   }
 }
 
@@ -202,18 +210,24 @@ function canWait(): boolean {
   return waitAllowed;
 }
 
+/** Nothing is wrong with the results, but somebody may wonder why they take so long. */
+const tellOfFewerThreads = (error: unknown): void =>
+  console.warn(`lorikeet: computing with fewer threads: ${error instanceof Error ? error.message : String(error)}`);
+
 function startWorker(memory: WebAssembly.Memory, thread: number): { dispose(): void } {
   const threads = nodeModule<typeof import("node:worker_threads")>("node:worker_threads");
   if (threads !== undefined) {
     const source = `const { memory, thread } = require("node:worker_threads").workerData;(${workerSource})(memory, thread, ${workerSpins})`;
     // no execArgv: loaders and inspectors of the main program are none of the worker's business
     const worker = new threads.Worker(source, { eval: true, workerData: { memory, thread }, execArgv: [] });
+    worker.on("error", tellOfFewerThreads);
     worker.unref(); // an idle worker does not keep the program running
     return { dispose() {} }; // ends by itself once told to stop
   }
   const source = `onmessage = ({ data: { memory, thread } }) => (${workerSource})(memory, thread, ${workerSpins})`;
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   const worker = new Worker(url, { name: `lorikeet ${thread}` });
+  worker.onerror = (event) => tellOfFewerThreads(event.message ?? "a worker could not start");
   worker.postMessage({ memory, thread });
   return {
     dispose() {
