@@ -46,7 +46,9 @@ export function pullback(
     if (isItem(node)) {
       const fused = node.sources[0]!;
       const gs = ofItems.get(fused) ?? [];
-      gs[node.attributes["index"] as number] = g;
+      const index = node.attributes["index"] as number;
+      // a derivative by hand may have made another node of the same result
+      gs[index] = gs[index] ? add(gs[index], g) : g;
       ofItems.set(fused, gs);
       continue;
     }

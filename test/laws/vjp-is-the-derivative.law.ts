@@ -16,6 +16,7 @@ import { type Differentiable, vjp } from "../../src/autograd/grad.ts";
 import { inner, jvp } from "../../src/autograd/jvp.ts";
 import { realize, useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
+import { attention } from "../../src/graph/attention.ts";
 import { isFloat } from "../../src/graph/dtype.ts";
 import { add, bitcastOp, cast, expOp, mul, mulOp, recip, sqrtOp, sub, tanhOp } from "../../src/graph/elementwise.ts";
 import { stopGradient } from "../../src/graph/movement.ts";
@@ -23,6 +24,7 @@ import { Tensor } from "../../src/graph/node.ts";
 import type { Draw, Elementwise, Interval, Primitive, Sample } from "../../src/graph/primitive.ts";
 import { primitives } from "../../src/graph/primitives.ts";
 import { constant } from "../../src/graph/source.ts";
+import { square } from "../../src/tensor/math.ts";
 import { cases } from "../arbitrary/cases.ts";
 import { composites, exempt, modules } from "../arbitrary/composites.ts";
 import { draws, randomTensor } from "../arbitrary/draw.ts";
@@ -136,6 +138,12 @@ describe("composites and layers", () => {
       }),
       cases(3),
     );
+  });
+
+  test("a fused operation whose result goes two ways: its derivative by hand once kept only one", () => {
+    const shape = [1, 2, 1, 2];
+    const inputs = [0, 1, 2].map(() => ({ shape, domain: [-2, 2] as const }));
+    derivativesHold({ inputs, apply: (q, k, v) => square(attention(q!, k!, v!, { isCausal: true })) }, 1);
   });
 
   test("every function of the modules of composites is tried", () => {
