@@ -1,13 +1,17 @@
 import { defineConfig } from "vitest/config";
 
+/** Folders of tests that take long; `npm run test:<folder>` runs one of them, and nothing else (scripts/suite.mjs). */
+const slow = ["end-to-end", "slow"];
+const suite = process.env["LORIKEET_SUITE"];
+
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts", "test/laws/*.law.ts"],
-    exclude: ["test/fixtures/**"],
+    include: suite ? [`test/${suite}/**/*.test.ts`] : ["test/**/*.test.ts", "test/laws/*.law.ts"],
+    exclude: ["test/fixtures/**", ...slow.filter((folder) => folder !== suite).map((folder) => `test/${folder}/**`)],
     // fixes the seeds of the laws and counts their cases
     setupFiles: ["test/arbitrary/setup.ts"],
-    testTimeout: 30_000,
-    hookTimeout: 30_000,
+    testTimeout: suite ? 300_000 : 30_000,
+    hookTimeout: suite ? 300_000 : 30_000,
     // A process for each file: engines set process-wide V8 flags and start worker threads of their own.
     pool: "forks",
     maxWorkers: 2,

@@ -2,38 +2,19 @@
 // `npm test -- FILTER...` runs only the tests that vitest finds for the filter.
 // Ends with "N passed, N failed": the tests and the check stages.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { build, install, root } from "./prepare.mjs";
+import { vitest } from "./vitest.mjs";
 
-const reportFile = ".cache/vitest.json";
 const tool = (path) => join(root, "node_modules", path);
 const node = (...args) => spawnSync(process.execPath, args, { cwd: root, stdio: ["ignore", "inherit", "inherit"] }).status === 0;
-
-/** Runs vitest; counts tests, and files that could not even be loaded as failed ones. */
-function vitest(filters) {
-  rmSync(join(root, reportFile), { force: true });
-  const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${reportFile}`];
-  const ok = node(tool("vitest/vitest.mjs"), "run", ...reporters, ...filters);
-  if (!existsSync(join(root, reportFile))) return { passed: 0, failed: 1, skipped: 0 };
-  const report = JSON.parse(readFileSync(join(root, reportFile), "utf8"));
-  const unloaded = report.testResults.filter(
-    (file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed"),
-  ).length;
-  const failed = report.numFailedTests + unloaded;
-  return {
-    passed: report.numPassedTests,
-    failed: ok ? failed : Math.max(failed, 1),
-    skipped: report.numPendingTests + report.numTodoTests,
-  };
-}
 
 const filters = process.argv.slice(2);
 if (!install()) {
   console.log("0 passed, 1 failed");
   process.exit(1);
 }
-mkdirSync(join(root, ".cache"), { recursive: true });
 const { forgetGolden, printGolden } = await import("./golden.mjs");
 forgetGolden();
 
@@ -42,7 +23,7 @@ const stages = {
   types: () => node(tool("typescript/bin/tsc"), "-p", "tsconfig.json"),
   "lint and format": () => node(tool("@biomejs/biome/bin/biome"), "check", "--max-diagnostics=40", "."),
   "import order": () => node("scripts/imports.mjs"),
-  tests: () => vitest(filters),
+  tests: () => vitest(...filters),
   golden: () => (existsSync(join(root, "test/golden")) ? printGolden()?.failed === 0 : true),
   size: () => node("scripts/size.mjs"),
 };

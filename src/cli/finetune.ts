@@ -57,10 +57,10 @@ const checkpointSeconds = 20;
 const evaluationTokens = 8192;
 
 export function addFinetune(program: Command): void {
-  program
+  const command = program
     .command("finetune", { isDefault: true })
     .description("fine-tune a model with an adapter on a text; goes on where it was stopped")
-    .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", tinyModel)
+    .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", shown(tinyModel))
     .option("--data <file>", "a text, or JSON lines with a `text` each; the last tenth is held out (default: Moby-Dick)")
     .addOption(new Option("--method <name>", "kind of adapter").choices(Object.keys(methods)).default("lora"))
     .option("--rank <n>", "rank of the adapter", whole(), 16)
@@ -77,6 +77,7 @@ export function addFinetune(program: Command): void {
     .option("--prompt <texts...>", "what samples begin with", prompts)
     .option("--json", "end with one line of JSON on standard output")
     .action((options: FinetuneOptions) => finetune(options));
+  program.addHelpText("after", () => `\nWithout a command, finetune is run:\n\n${command.helpInformation()}`);
 }
 
 /** What was there before training; kept in checkpoints, so that a resumed run can compare. */
@@ -115,7 +116,9 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     const look = async (when: string): Promise<Before> => {
       say(`Measuring the model ${when} training ...`);
       const { perplexity } = await evaluate(model, dataset, { signal });
-      return { perplexity, samples: await drawSamples(model, loaded.tokenizer, options.prompt, { seed: options.seed, signal }) };
+      const samples = await drawSamples(model, loaded.tokenizer, options.prompt, { seed: options.seed, signal });
+      signal.throwIfAborted();
+      return { perplexity, samples };
     };
     let before = resumed ? undefined : await look("before");
     attach(model, adapter, { seed: options.seed });

@@ -8,6 +8,8 @@ import { addFinetune } from "./finetune.ts";
 import { addPretrain } from "./pretrain.ts";
 
 const program = new Command("lorikeet").description("Fine-tunes language models with adapters, on this machine.");
+// commander puts what it guesses on a second line
+program.configureOutput({ outputError: (text, write) => write(`${text.trim().replace(/\n+/g, " ")}\n`) });
 addFinetune(program);
 addPretrain(program);
 

@@ -1,0 +1,201 @@
+/** Fine-tuning as a person runs it: results, a second run, Ctrl-C and going on, and what is said when something is wrong. */
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { downloadSync } from "../../src/compile/program.ts";
+import "../../src/devices/choose.ts";
+import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import type { ConfigJson } from "../../src/models/llama-config.ts";
+import { normal } from "../../src/nn/init.ts";
+import { loadAdapter } from "../../src/peft/adapter-file.ts";
+import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { tensor } from "../../src/tensor/create.ts";
+import { loadModel, saveModel } from "../../src/train/load-model.ts";
+import { lastLine, lorikeet, type Outcome, root, run } from "./command.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "lorikeet-end-to-end-"));
+const model = join(folder, "model");
+const text = join(folder, "book.txt");
+const at = (name: string) => join(folder, name);
+/** A model of random values with the tokenizer of the real one: quick to train, and it says nothing. */
+const small = ["--model", model, "--data", text, "--window", "32", "--batch", "2", "--rank", "4", "--prompt", "Call me"];
+
+beforeAll(async () => {
+  const config: ConfigJson = {
+    architectures: ["LlamaForCausalLM"],
+    model_type: "llama",
+    vocab_size: 2048,
+    hidden_size: 32,
+    intermediate_size: 48,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    max_position_embeddings: 128,
+    rms_norm_eps: 1e-5,
+    tie_word_embeddings: true,
+  };
+  await saveModel(model, new LlamaForCausalLM(config, { init: normal({ std: 0.1, generator: new TorchGenerator(1) }) }), config);
+  for (const name of ["tokenizer.json", "tokenizer_config.json"]) cpSync(join(root, "models/tiny", name), join(model, name));
+  writeFileSync(
+    text,
+    "It was the whale, and the whale was white; the sea went on as it had five thousand years ago. ".repeat(60),
+  );
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Lines of standard error that are not the bar. */
+const lines = ({ stderr }: Outcome): string[] => stderr.trim().split("\n");
+
+describe("a run", () => {
+  const out = at("run");
+  let outcome: Outcome;
+  beforeAll(async () => {
+    outcome = await lorikeet([...small, "--steps", "12", "--out", out, "--json"]);
+  });
+
+  it("ends with one line of JSON that tells everything", () => {
+    expect(outcome.stderr).toContain("held-out perplexity");
+    expect(outcome.code).toBe(0);
+    const summary = lastLine(outcome);
+    const numbers = ["perplexityBefore", "perplexityAfter", "mergeMaxLogitDifference", "trainSeconds", "tokensPerSecond"];
+    for (const key of [...numbers, "peakBytes", "plannedBytes"]) expect(summary[key], key).toBeGreaterThan(0);
+    expect(Object.keys(summary).slice(-3)).toEqual(["adapterDir", "mergedDir", "report"]);
+    expect(summary["perplexityAfter"]).toBeLessThan(summary["perplexityBefore"] as number);
+    expect(summary["mergeMaxLogitDifference"]).toBeLessThan(1e-3);
+    expect(summary["peakBytes"]).toBeGreaterThan(summary["plannedBytes"] as number);
+  });
+
+  it("writes an adapter and a merged model that are the same function", async () => {
+    const ids = tensor([[1, 5, 9, 200, 1999]], { dtype: "int32" });
+    const { model: adapted } = await loadModel(model);
+    const before = downloadSync(adapted.forward({ inputIds: ids }).logits);
+    await loadAdapter(adapted, join(out, "adapter"));
+    const beside = downloadSync(adapted.forward({ inputIds: ids }).logits);
+    const { model: merged, tokenizer } = await loadModel(join(out, "merged"));
+    const within = downloadSync(merged.forward({ inputIds: ids }).logits);
+    const largest = (a: ArrayLike<number>, b: ArrayLike<number>) =>
+      Array.from(a).reduce((most, value, i) => Math.max(most, Math.abs(value - (b[i] as number))), 0);
+    expect(largest(beside, within)).toBeLessThan(1e-4);
+    expect(largest(before, within)).toBeGreaterThan(1e-2);
+    expect(tokenizer.decode(tokenizer.encode("Call me Ishmael."))).toBe("Call me Ishmael.");
+  });
+
+  it("writes a report that needs nothing from elsewhere", () => {
+    const page = readFileSync(join(out, "report.html"), "utf8");
+    expect(page).toContain("<svg");
+    expect(page.match(/<path /g)?.length ?? 0).toBeGreaterThan(2);
+    expect(page).not.toMatch(/<script|<link|src=|url\(http|@import/);
+    expect(page).not.toMatch(/NaN|undefined/);
+  });
+
+  it("is not done twice: the second time says how to start over, and gives the same results", async () => {
+    const again = await lorikeet([...small, "--steps", "12", "--out", out, "--json"]);
+    expect(again.code).toBe(0);
+    expect(again.stderr).toContain("--fresh");
+    expect(again.stderr).not.toContain("Measuring");
+    expect(lastLine(again)).toEqual(lastLine(outcome));
+  });
+
+  it("is done again by --fresh, with the same numbers to the bit", async () => {
+    const again = await lorikeet([...small, "--steps", "12", "--out", out, "--json", "--fresh"]);
+    const numbers = ["perplexityBefore", "perplexityAfter", "mergeMaxLogitDifference", "plannedBytes"];
+    for (const key of numbers) expect(lastLine(again)[key], key).toBe(lastLine(outcome)[key]);
+  });
+
+  it("gives other numbers for another seed", async () => {
+    const other = await lorikeet([...small, "--steps", "12", "--out", at("seed"), "--json", "--seed", "5"]);
+    expect(lastLine(other)["perplexityAfter"]).not.toBe(lastLine(outcome)["perplexityAfter"]);
+    expect(lastLine(other)["perplexityBefore"]).toBe(lastLine(outcome)["perplexityBefore"]);
+  });
+
+  it("prints no JSON unless it is asked to", async () => {
+    expect((await lorikeet([...small, "--steps", "2", "--out", at("quiet")])).stdout).toBe("");
+  });
+});
+
+describe("Ctrl-C", () => {
+  const long = [...small, "--steps", "400", "--lr", "0.002", "--json"];
+
+  it("leaves a checkpoint from which the same command goes on to the same numbers", async () => {
+    const out = at("stopped");
+    const stopped = await lorikeet([...long, "--out", out], { interruptAt: /step 40: held-out perplexity/ });
+    expect(stopped.code).toBe(130);
+    expect(stopped.stdout).toBe("");
+    expect(stopped.stderr).toMatch(/Stopped after step \d+ of 400\. The same command goes on from there/);
+    expect(readdirSync(out).sort()).toEqual(["checkpoint.safetensors", "settings.json"]);
+
+    const other = await lorikeet([...long, "--out", out, "--rank", "5"]);
+    expect(other.code).toBe(1);
+    expect(lines(other).at(-1)).toMatch(/rank 4, not 5.*--fresh/);
+
+    const resumed = await lorikeet([...long, "--out", out]);
+    expect(resumed.stderr).toMatch(/Going on after step \d+ of 400/);
+    expect(resumed.code).toBe(0);
+    const whole = await lorikeet([...long, "--out", at("whole")]);
+    for (const key of ["perplexityBefore", "perplexityAfter", "mergeMaxLogitDifference"])
+      expect(lastLine(resumed)[key], key).toBe(lastLine(whole)[key]);
+    expect(existsSync(join(out, "checkpoint.safetensors"))).toBe(false);
+  });
+
+  it("before training leaves nothing to go on with", async () => {
+    const out = at("early");
+    const stopped = await lorikeet([...long, "--out", out], { interruptAt: /Measuring/ });
+    expect(stopped.code).toBe(130);
+    expect(stopped.stderr).toContain("Stopped before training began.");
+    expect(existsSync(join(out, "checkpoint.safetensors"))).toBe(false);
+  });
+});
+
+describe("what is wrong is said in one line, with exit code 1 and nothing half-written", () => {
+  const files = () => {
+    writeFileSync(at("empty.txt"), "");
+    writeFileSync(at("short.txt"), "Call me Ishmael.");
+    writeFileSync(at("binary.txt"), Uint8Array.of(0xff, 0xfe, 0xc0, 0x00, 0x81));
+    writeFileSync(at("a-file"), "in the way");
+    mkdirSync(at("truncated"), { recursive: true });
+    for (const name of readdirSync(model)) cpSync(join(model, name), join(at("truncated"), name));
+    const weights = readFileSync(join(model, "model.safetensors"));
+    writeFileSync(join(at("truncated"), "model.safetensors"), weights.subarray(0, weights.length - 100));
+    mkdirSync(at("wordless"), { recursive: true });
+    for (const name of ["config.json", "model.safetensors"]) cpSync(join(model, name), join(at("wordless"), name));
+  };
+  const cases: Record<string, readonly [args: readonly string[], message: RegExp]> = {
+    "an empty text": [["--data", at("empty.txt")], /the text is empty/],
+    "a text shorter than a window": [["--data", at("short.txt")], /window/],
+    "a text that is not UTF-8": [["--data", at("binary.txt")], /UTF-8/],
+    "a text that is not there": [["--data", at("none.txt")], /none\.txt/],
+    "a model that is not there": [["--model", at("none")], /none/],
+    "a model whose weights are cut off": [["--model", at("truncated")], /model\.safetensors/],
+    "a model without a tokenizer": [["--model", at("wordless")], /tokenizer\.json/],
+    "a folder that cannot be written": [["--out", join(at("a-file"), "out")], /cannot write.*a-file/],
+    "a layer that the model does not have": [["--targets", "c_attn"], /no module matches.*q_proj/],
+    "a number of steps that is none": [["--steps", "many"], /--steps.*whole number/],
+    "a rank of nothing": [["--rank", "0"], /--rank.*whole number/],
+    "an unknown option": [["--step", "3"], /unknown option.*--step/],
+    "an unknown method": [["--method", "lorra"], /--method.*lora/],
+    "dropout of everything": [["--dropout", "1"], /Dropout.*less than 1/],
+    "a learning rate that makes training diverge": [["--lr", "1e30"], /loss of step.*lower learning rate/],
+  };
+
+  beforeAll(files);
+  it.each(Object.entries(cases))("%s", async (name, [args, message]) => {
+    const out = at(`bad ${name}`);
+    const outcome = await lorikeet([...small, "--steps", "4", "--out", out, ...args]);
+    expect(outcome.stdout).toBe("");
+    expect(lines(outcome).at(-1)).toMatch(message);
+    expect(outcome.stderr).not.toMatch(/^\s+at /m);
+    expect(outcome.code).toBe(1);
+    const left = existsSync(out) ? readdirSync(out) : [];
+    expect(left.filter((file) => file !== "settings.json")).toEqual([]);
+  });
+});
+
+it("npm start fine-tunes the model that comes with the package on Moby-Dick", async () => {
+  const args = ["--silent", "start", "--", "--steps", "8", "--out", at("moby"), "--json"];
+  const outcome = await run("npm", args);
+  expect(outcome.code).toBe(0);
+  expect(outcome.stderr).toContain("Moby-Dick");
+  const { perplexityBefore, perplexityAfter } = lastLine(outcome) as { perplexityBefore: number; perplexityAfter: number };
+  expect(perplexityAfter).toBeLessThan(perplexityBefore);
+});
