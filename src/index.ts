@@ -9,6 +9,7 @@ export { checkpoint, withVjp } from "./autograd/custom.ts";
 export { centralDifference, gradientError } from "./autograd/finite-difference.ts";
 export { backward, grad, valueAndGrad, vjp } from "./autograd/grad.ts";
 export { hessian, hvp, jacobian, jvp, perSampleGradients } from "./autograd/jvp.ts";
+export { vmap } from "./autograd/vmap.ts";
 export { explainSchedule } from "./compile/explain.ts";
 export { currentDevice, plan, realize, useDevice } from "./compile/program.ts";
 export { type CompiledFunction, compile, type TensorTree } from "./compile/trace.ts";

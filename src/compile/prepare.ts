@@ -145,7 +145,7 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
     if (done.has(root)) return done.get(root)!;
     // sources first, without recursion as deep as the graph
     for (const node of topologicalOrder([root], (n) => isLeaf(n) || done.has(n)))
-      if (!done.has(node)) done.set(node, settle(node));
+      if (!done.has(node)) done.set(node, inherit(settle(node), node));
     return done.get(root)!;
   };
   return roots.map(visit);
@@ -252,7 +252,8 @@ function absorbAddends(roots: readonly Tensor[], inherit: Inherit): Tensor[] {
         ? node
         : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
     if (next !== node) readers.set(next, readers.get(node) ?? 0);
-    inherit(accessOf(next).base, node);
+    // a new product may stand behind a reshape; a base that was there keeps its own age
+    if (next !== node) inherit(accessOf(next).base, node);
     done.set(node, inherit(next, node));
   }
   return roots.map(get);

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, test } from "vitest";
 import { checkpoint } from "../../src/autograd/custom.ts";
-import { backward } from "../../src/autograd/grad.ts";
+import { backward, grad } from "../../src/autograd/grad.ts";
 import { hvp, perSampleGradients } from "../../src/autograd/jvp.ts";
 import { downloadSync, plan, upload, useDevice } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
@@ -118,19 +118,43 @@ describe("compile", () => {
 });
 
 describe("derivatives", () => {
+  /** The gradients of a stack of layers by its input and all weights, and what is planned for them. */
+  const stackGradients = (layers: number, wrap: (f: typeof layer) => typeof layer) => {
+    const size = 64;
+    const inputs = [
+      make([size, size]),
+      ...Array.from({ length: layers }, (_, i) => make([size, size], (n) => Math.cos(n + i) / size)),
+    ];
+    const f = (x: Tensor, ...weights: Tensor[]) => total(weights.reduce((y, W) => wrap(layer)(y, W), x));
+    const gradients = grad(f)(...inputs);
+    return { gradients, matrices: plan(gradients).arenaBytes / (size * size * device.storageBytes("float32")) };
+  };
+  const layer = (x: Tensor, W: Tensor): Tensor => {
+    const hidden = tanh(matmul(x, W));
+    return add(x, matmul(tanh(matmul(mul(hidden, hidden), W)), W));
+  };
+
   test("checkpointing changes memory, not gradients", () => {
-    const block = (x: Tensor): Tensor => tanh(mul(tanh(mul(tanh(x), x)), x));
-    const gradient = (wrap: (f: (x: Tensor) => Tensor) => (x: Tensor) => Tensor) => {
-      const x = new Variable(make([64]));
-      let y = x.value;
-      for (let i = 0; i < 4; i++) y = matmul(wrap(block)(y), make([64, 64], Math.cos));
-      backward(total(y));
-      return { g: x.grad!, schedule: plan([x.grad!]) };
-    };
-    const plain = gradient((f) => f);
-    const saved = gradient((f) => checkpoint(f));
-    const [a, b] = [downloadSync(plain.g), downloadSync(saved.g)];
-    a.forEach((value, i) => expect(b[i]).toBeCloseTo(value, 5));
+    const plain = stackGradients(8, (f) => f);
+    const saved = stackGradients(8, (f) => checkpoint(f));
+    plain.gradients.forEach((g, i) => {
+      const [a, b] = [downloadSync(g), downloadSync(saved.gradients[i]!)];
+      a.forEach((value, j) => expect(b[j]).toBeCloseTo(value, 5));
+    });
+    // what is kept of a layer is its input
+    const perLayer = (wrap: (f: typeof layer) => typeof layer) =>
+      (stackGradients(12, wrap).matrices - stackGradients(8, wrap).matrices) / 4;
+    expect(perLayer((f) => checkpoint(f))).toBeLessThan(1.5);
+    expect(perLayer((f) => f)).toBeGreaterThan(2.5);
+  });
+
+  test("the gradient of a weight is made as soon as what it needs is there, not after the whole reverse walk", () => {
+    const { gradients } = stackGradients(4, (f) => f);
+    const { steps, roots } = plan(gradients);
+    const at = (i: number) => steps.findIndex((step) => step.outputs.includes(roots[i]!));
+    // the last layer's first, the first layer's last
+    expect([1, 2, 3, 4].map(at)).toEqual([1, 2, 3, 4].map(at).sort((a, b) => b - a));
+    expect(at(4)).toBeLessThan(steps.length / 2 + 4);
   });
 
   test("hvp of Σx³ is 6x·v", () => {
