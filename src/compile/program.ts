@@ -69,15 +69,35 @@ export function upload(device: Device, values: TypedArray, shape: readonly numbe
   return buffer(shape, dtype, storage);
 }
 
+/** What a program has bound. Knows nothing of the program, so that it can be released when that is gone. */
+class Launches {
+  readonly device: Device;
+  dispatches: readonly Dispatch[] = [];
+
+  constructor(device: Device) {
+    this.device = device;
+  }
+
+  release(): void {
+    for (const dispatch of this.dispatches) this.device.release(dispatch);
+    this.dispatches = [];
+  }
+}
+
+/** Releases what programs have bound that nobody holds any more, as of a compiled function that was not disposed. */
+const dropped = new FinalizationRegistry<Launches>((launches) => launches.release());
+
 /** A schedule bound to memory. */
 export class Program {
   readonly schedule: Schedule;
-  private dispatches: Dispatch[] = [];
+  private readonly launches: Launches;
   private boundGeneration = -1;
   private boundBuffers: (object | null)[] = [];
 
   constructor(schedule: Schedule) {
     this.schedule = schedule;
+    this.launches = new Launches(schedule.device);
+    dropped.register(this, this.launches);
   }
 
   get device(): Device {
@@ -102,7 +122,7 @@ export class Program {
       let next = 0;
       for (const [value, place] of places)
         at.set(value, place.kind === "outside" ? outside[next++]! : { buffer: block, offset: place.offset });
-      this.dispatches = steps.map((step) => {
+      this.launches.dispatches = steps.map((step) => {
         const executable =
           "instructions" in step.code ? device.compile(step.code as LoopProgram) : device.compileCall(step.code as KernelCall);
         return device.bind(
@@ -115,13 +135,13 @@ export class Program {
       this.boundGeneration = arena.generation;
       this.boundBuffers = outside.map((binding) => binding.buffer);
     }
-    device.run(this.dispatches);
+    device.run(this.launches.dispatches);
   }
 
   /** Runs step by step and reports how long each took, in milliseconds. For profiles, not for speed. */
   profile(locate: (value: Tensor) => Binding, report: (step: number, milliseconds: number) => void): void {
     this.run(locate);
-    this.dispatches.forEach((dispatch, i) => {
+    this.launches.dispatches.forEach((dispatch, i) => {
       const start = performance.now();
       this.device.run([dispatch]);
       report(i, performance.now() - start);
@@ -129,8 +149,7 @@ export class Program {
   }
 
   release(): void {
-    for (const dispatch of this.dispatches) this.device.release(dispatch);
-    this.dispatches = [];
+    this.launches.release();
     this.boundGeneration = -1;
     this.boundBuffers = [];
   }
