@@ -1,8 +1,9 @@
 // The package as a user gets it: what `npm pack` puts in, and every entry point imported by plain Node from the packed files.
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { build } from "vite";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 const root = resolve(import.meta.dirname, "../..");
@@ -45,6 +46,8 @@ describe("the packed package", () => {
     }
     expect(files.filter((path) => /(^|\/)(test|bench|scripts|src(?<!dist\/src))\//.test(path))).toEqual([]);
     expect(files.filter((path) => path.endsWith(".ts") && !path.endsWith(".d.ts"))).toEqual([]);
+    // maps without their sources only make tools complain
+    expect(files.filter((path) => path.endsWith(".map"))).toEqual([]);
   });
 
   it("has a declaration file beside every entry point", () => {
@@ -66,5 +69,75 @@ describe("the packed package", () => {
       encoding: "utf8",
     });
     expect(output.trim()).toBe("imported");
+  });
+
+  it.each([
+    ["nn", `new (await import("lorikeet/nn")).Linear(2, 3).forward((await import("lorikeet")).ones([2])).shape.join()`, "3"],
+    ["nn, computing", `new (await import("lorikeet/nn")).Linear(2, 3, { bias: false }).weight.value.mul(0).sum().item()`, "0"],
+  ])("has a device and methods of tensors by whichever entry one comes in: %s", (_name, expression, expected) => {
+    const output = execFileSync(process.execPath, ["--input-type=module", "-e", `console.log(String(${expression}))`], {
+      cwd: folder,
+      encoding: "utf8",
+    });
+    expect(output.trim()).toBe(expected);
+  });
+
+  it.each(["nodenext", "bundler"])("type-checks in a project of its own, with moduleResolution %s", (moduleResolution) => {
+    const program = `
+      import { compile, grad, random, tensor, type Tensor, Variable } from "lorikeet";
+      ${written.map(({ name }, i) => `import * as entry${i} from "${name}";`).join("\n")}
+      const x: Tensor = tensor([[1, 2], [3, 4]]).add(1).softmax(-1);
+      const [g] = grad((y) => y.mul(y).sum())(x);
+      const f: (y: Tensor) => Tensor = compile((y: Tensor) => y.exp());
+      new Variable(x).value.sum().backward();
+      // @ts-expect-error a text is no tensor
+      x.matmul("a");
+      export const all = [g?.shape[0], f(x).print(), random.key(0), ${written.map((_, i) => `entry${i}`)}];`;
+    const project = join(folder, moduleResolution);
+    mkdirSync(project);
+    writeFileSync(join(project, "main.ts"), program);
+    const compilerOptions = {
+      noEmit: true,
+      strict: true,
+      target: "es2022",
+      lib: ["es2022", "dom"],
+      module: moduleResolution === "bundler" ? "esnext" : "nodenext",
+      moduleResolution,
+      types: ["node"],
+      typeRoots: [join(root, "node_modules/@types")],
+    };
+    writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files: ["main.ts"] }));
+    const tsc = spawnSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", project], { encoding: "utf8" });
+    expect(tsc.stdout).toBe("");
+    expect(tsc.status).toBe(0);
+  });
+
+  it("can be bundled for a browser: nothing of Node is imported, methods of tensors survive, minified code runs", async () => {
+    const program = `
+      import { compile, createWasm, grad, ShapeError, tensor, useDevice } from "lorikeet";
+      useDevice(createWasm({ threads: 2 }));
+      const [g] = grad((x) => x.matmul(x).softmax().at("0, 0"))(tensor(new Float32Array(64 * 64), { shape: [64, 64] }));
+      const f = compile((x) => x.add(1));
+      let message = "";
+      try { tensor([1, 2, 3]).sub([1, 2]); } catch (error) { message = error instanceof ShapeError ? error.message : "?"; }
+      console.log(g.shape.join(), f(tensor([1])).print(), message);`;
+    const main = join(folder, "main.js");
+    writeFileSync(main, program);
+    const warnings: string[] = [];
+    const result = await build({
+      root: folder,
+      configFile: false,
+      logLevel: "silent",
+      build: { write: false, minify: true, rolldownOptions: { input: main, onwarn: ({ message }) => warnings.push(message) } },
+    });
+    const [bundle, ...others] = (result as { output: { code: string }[] }).output;
+    expect(others).toEqual([]);
+    expect(warnings).toEqual([]);
+    expect(bundle!.code).not.toMatch(/\bfrom\s*["']node:|import\s*\(?["']node:|browser-external/);
+    writeFileSync(join(folder, "bundle.mjs"), bundle!.code);
+    const output = execFileSync(process.execPath, ["bundle.mjs"], { cwd: folder, encoding: "utf8" });
+    expect(output.trim()).toBe(
+      "64,64 [2] float32 [1] sub: [3] and [2] do not broadcast (3 ≠ 2). Sizes must be equal or 1, counted from the last axis.",
+    );
   });
 });
