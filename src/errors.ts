@@ -16,7 +16,7 @@ export class LorikeetError extends Error {
   readonly hint: string | undefined;
 
   constructor(problem: string, fields: ErrorFields) {
-    super(`${fields.operation}: ${problem}${fields.hint === undefined ? "" : ` ${fields.hint}`}`);
+    super(oneLine(`${fields.operation}: ${problem}${fields.hint === undefined ? "" : ` ${fields.hint}`}`));
     this.name = new.target.name;
     this.operation = fields.operation;
     this.expected = fields.expected;
@@ -24,6 +24,12 @@ export class LorikeetError extends Error {
     this.hint = fields.hint;
   }
 }
+
+/** Names that a sentence quotes may come from any file: what would break the line, or the terminal, is escaped. */
+const oneLine = (sentence: string): string =>
+  sentence.replace(/[\p{Cc}\u2028\u2029]/gu, (unit) =>
+    unit === "\n" ? "\\n" : `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 
 /** Sizes or axes do not fit together. */
 export class ShapeError extends LorikeetError {}
@@ -89,8 +95,9 @@ export function checkOptions(operation: string, options: unknown, known: readonl
   }
 }
 
-/** The name among `candidates` that `name` most likely meant, or `undefined` when none is near. */
+/** The name among `candidates` that `name` most likely meant, or `undefined` when none is near, or it is no name but a text. */
 export function nearestName(name: string, candidates: Iterable<string>): string | undefined {
+  if (name.length > 200) return undefined; // comparing takes the product of the lengths
   let best: string | undefined;
   let bestDistance = Math.max(2, Math.floor(name.length / 3)) + 1;
   for (const candidate of candidates) {

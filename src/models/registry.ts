@@ -11,6 +11,7 @@ interface ModelEntry {
   create(config: ConfigJson, options: { readonly init?: Initializer }): CausalLM;
 }
 
+/** By `model_type`: one line makes a model loadable. */
 export const models = {
   llama: {
     architectures: ["LlamaForCausalLM"],
@@ -28,7 +29,8 @@ export function createModel(config: ConfigJson, { init = zeros }: { readonly ini
   const type = config["model_type"];
   if (typeof type !== "string" || !Object.hasOwn(models, type)) {
     const near = nearestName(String(type), Object.keys(models));
-    throw new ConfigError(`\`model_type\` (= ${JSON.stringify(type)}) is not supported.`, {
+    const problem = type === undefined ? "is missing" : `(= ${JSON.stringify(type)}) is not supported`;
+    throw new ConfigError(`\`model_type\` ${problem}.`, {
       operation: "createModel",
       expected: Object.keys(models),
       got: type,
@@ -38,7 +40,7 @@ export function createModel(config: ConfigJson, { init = zeros }: { readonly ini
   const entry: ModelEntry = models[type as keyof typeof models];
   const [architecture] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
   if (architecture !== undefined && !entry.architectures.includes(architecture))
-    throw new ConfigError(`architecture "${architecture}" of ${type} is not supported.`, {
+    throw new ConfigError(`architecture ${JSON.stringify(architecture)} of ${type} is not supported.`, {
       operation: "createModel",
       expected: entry.architectures,
       got: architecture,

@@ -37,7 +37,8 @@ export interface LibraryTokenizer {
   get_vocab(): Map<string, number>;
 }
 
-interface LibraryEncoding {
+/** What the library makes of a text. */
+export interface LibraryEncoding {
   readonly tokens: readonly string[];
   readonly ids: readonly (number | undefined)[];
   readonly token_type_ids?: readonly number[];

@@ -1,7 +1,7 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
 
 import { FormatError } from "../errors.ts";
-import { type LibraryTokenizer, library, Sections, type TokenizerDefinition } from "./tokenizer-library.ts";
+import { type LibraryEncoding, type LibraryTokenizer, library, Sections, type TokenizerDefinition } from "./tokenizer-library.ts";
 
 export type { TokenizerDefinition } from "./tokenizer-library.ts";
 
@@ -39,10 +39,7 @@ export class Tokenizer {
       this.#library = new library.Tokenizer({ ...parts, ...definition }, config);
       this.#sections = new Sections(this.#library, definition);
     } catch (cause) {
-      throw new FormatError(`the tokenizer cannot be used: ${cause instanceof Error ? cause.message : String(cause)}.`, {
-        operation: "loadTokenizer",
-        got: definition.model.type,
-      });
+      throw unusable("loadTokenizer", cause);
     }
     this.vocabularySize = largestId(this.#library) + 1;
     this.bosId = this.#specialId("bos_token");
@@ -56,14 +53,23 @@ export class Tokenizer {
    * Token ids of a text. Equal to the Hugging Face library's, at a speed that does not fall with the length.
    *
    * @param options.addSpecialTokens adds what the tokenizer puts around a text (BERT's [CLS] … [SEP], LLaMA's <s>)
+   * @throws {FormatError} for a text that the vocabulary cannot say, or a tokenizer.json that contradicts itself
    */
   encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): Int32Array {
-    return this.#sections.fill(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens })).ids;
+    return this.#fill(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens })).ids;
   }
 
   /** Token ids of two texts as one input, and which text each token is from (`typeIds`, 0 or 1). */
   encodePair(first: string, second: string): { ids: Int32Array; typeIds: Int32Array } {
-    return this.#sections.fill(() => this.#library.encode(first, { text_pair: second, return_token_type_ids: true }));
+    return this.#fill(() => this.#library.encode(first, { text_pair: second, return_token_type_ids: true }));
+  }
+
+  #fill(encode: () => LibraryEncoding): { ids: Int32Array; typeIds: Int32Array } {
+    try {
+      return this.#sections.fill(encode);
+    } catch (cause) {
+      throw unusable("encode", cause);
+    }
   }
 
   /**
@@ -74,10 +80,14 @@ export class Tokenizer {
   decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
     const known = Array.from(ids).filter((id) => this.#library.id_to_token(id) !== undefined);
     if (known.length === 0) return "";
-    return this.#library.decode(known, {
-      skip_special_tokens: skipSpecialTokens,
-      clean_up_tokenization_spaces: this.config["clean_up_tokenization_spaces"] === true,
-    });
+    try {
+      return this.#library.decode(known, {
+        skip_special_tokens: skipSpecialTokens,
+        clean_up_tokenization_spaces: this.config["clean_up_tokenization_spaces"] === true,
+      });
+    } catch (cause) {
+      throw unusable("decode", cause);
+    }
   }
 
   /** Decodes tokens one at a time, as generation makes them. */
@@ -246,14 +256,42 @@ function checkDefinition(definition: TokenizerDefinition): void {
       hint: "Give the content of a tokenizer.json; tokenizer_config.json and config.json do not hold the vocabulary.",
     });
   }
-  const { type } = definition.model;
+  for (const part of ["normalizer", "pre_tokenizer", "post_processor", "decoder"]) {
+    const value = definition[part];
+    if (value === undefined || value === null || (isRecord(value) && typeof value["type"] === "string")) continue;
+    throw new FormatError(`\`${part}\` is neither null nor an object with a type.`, { operation: "loadTokenizer", got: value });
+  }
+  const { added_tokens: added = [], model } = definition;
+  const known = (x: unknown) => isRecord(x) && isId(x["id"]) && typeof x["content"] === "string";
+  if (!Array.isArray(added) || !added.every(known))
+    throw new FormatError("`added_tokens` is no list of tokens with an id and a content.", {
+      operation: "loadTokenizer",
+      got: added,
+    });
+  const { type, vocab } = model;
+  if (
+    !(Array.isArray(vocab)
+      ? vocab.every((entry) => Array.isArray(entry) && typeof entry[0] === "string")
+      : isRecord(vocab) && Object.values(vocab).every(isId))
+  )
+    throw new FormatError("the `vocab` of the model is no map from tokens to ids.", { operation: "loadTokenizer" });
   if (type !== undefined && !modelTypes.some((known) => known === type)) {
-    throw new FormatError(`model type "${type}" is not one of ${modelTypes.join(", ")}.`, {
+    throw new FormatError(`model type ${JSON.stringify(type)} is not one of ${modelTypes.join(", ")}.`, {
       operation: "loadTokenizer",
       expected: modelTypes,
       got: type,
     });
   }
+}
+
+const isId = (x: unknown): boolean => Number.isInteger(x) && (x as number) >= 0 && (x as number) < 2 ** 31;
+
+/** What the library stumbled over, which is most often a part of tokenizer.json that is missing or of another kind. */
+function unusable(operation: string, cause: unknown): FormatError {
+  if (cause instanceof FormatError) return cause;
+  const said = (cause instanceof Error ? cause.message : String(cause)).slice(0, 200).replace(/\.$/, "");
+  const reason = cause instanceof TypeError ? `a part of tokenizer.json is missing or of another kind (${said})` : said;
+  return new FormatError(`the tokenizer cannot be used: ${reason}.`, { operation, got: cause });
 }
 
 function largestId(library: LibraryTokenizer): number {
