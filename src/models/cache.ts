@@ -15,6 +15,7 @@ import { constant, iota } from "../graph/source.ts";
 import { assignAll, Variable } from "../graph/variable.ts";
 import { cumsum } from "../tensor/statistics.ts";
 
+/** What of a model decides how large its cache is. */
 export interface CacheSizes {
   readonly layers: number;
   /** Heads of keys and values: G. */

@@ -8,6 +8,7 @@ import { constant } from "../graph/source.ts";
 import type { Module } from "../nn/module.ts";
 import type { KeyValueCache } from "./cache.ts";
 
+/** Tokens, and what is known about them. */
 export interface TextInputs {
   /** [B, T] int32 */
   readonly inputIds: Tensor;
@@ -19,6 +20,7 @@ export interface TextInputs {
   readonly cache?: KeyValueCache;
 }
 
+/** What a model that continues text takes. */
 export interface CausalLMInputs extends TextInputs {
   /** [B, T] int32: the tokens themselves; they are shifted here, so that each position is judged by the next token. −100 is not judged. */
   readonly labels?: Tensor;
@@ -28,6 +30,7 @@ export interface CausalLMInputs extends TextInputs {
   readonly logitsToKeep?: number;
 }
 
+/** What it gives. */
 export interface CausalLMOutput {
   /** [B, T, V] */
   readonly logits: Tensor;

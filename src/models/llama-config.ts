@@ -6,6 +6,7 @@ import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
 /** The parsed content of a `config.json`. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
+/** What of a config.json matters for computing, in camelCase. */
 export interface LlamaConfig {
   readonly modelType: "llama";
   readonly vocabSize: number;

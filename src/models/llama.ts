@@ -42,6 +42,7 @@ interface Pass {
   readonly update: CacheUpdate | null;
 }
 
+/** Grouped-query attention with rotary positions. */
 export class LlamaAttention extends Module {
   q_proj: Layer;
   k_proj: Layer;
@@ -79,6 +80,7 @@ export class LlamaAttention extends Module {
   }
 }
 
+/** One block: x + attention(norm(x)), then that + mlp(norm(that)). */
 export class LlamaDecoderLayer extends Module {
   readonly self_attn: LlamaAttention;
   readonly mlp: GatedMLP;
@@ -105,6 +107,7 @@ export class LlamaDecoderLayer extends Module {
   }
 }
 
+/** Embedding, blocks and the final norm: everything but the output layer. */
 export class LlamaModel extends Module {
   embed_tokens: Layer;
   readonly layers: LlamaDecoderLayer[];
@@ -160,6 +163,15 @@ function positionsOf(mask: Tensor): Tensor {
   return max(sub(cumsum(cast(mask, "int32"), 1), constant(1, [], "int32")), constant(0, [], "int32"));
 }
 
+/**
+ * A Llama that gives logits of the next token.
+ *
+ * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
+ * @example
+ * const model = new LlamaForCausalLM({ model_type: "llama", vocab_size: 512, hidden_size: 64, intermediate_size: 128,
+ *   num_hidden_layers: 2, num_attention_heads: 4 });
+ * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, T, 512], []
+ */
 export class LlamaForCausalLM extends Module implements CausalLM {
   readonly model: LlamaModel;
   lm_head: Layer;

@@ -26,6 +26,7 @@ export const activations = {
   linear: (x) => x,
 } as const satisfies Record<string, (x: Tensor) => Tensor>;
 
+/** A name that `hidden_act` may have. */
 export type ActivationName = keyof typeof activations;
 
 /** The activation of this name. @throws {ConfigError} naming the nearest one when there is none */

@@ -12,6 +12,7 @@ import type { Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
 import { softmax } from "../tensor/statistics.ts";
 
+/** Who sees whom, and how scores are scaled. */
 export interface AttendOptions {
   /** Query i sees key j only where j ≤ i + `offset`. */
   readonly isCausal?: boolean;
@@ -62,6 +63,7 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions =
   return reshape(permute(y, [0, 3, 1, 2, 4]), [B, Tq, H, v.shape[3] as number]);
 }
 
+/** The options that PyTorch's function has. */
 export interface ScaledDotProductAttentionOptions {
   /** As PyTorch's `attn_mask`: broadcastable to [B, H, Tq, Tk], bool or added to the scores. */
   readonly mask?: Tensor;

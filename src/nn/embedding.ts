@@ -7,6 +7,7 @@ import { constant } from "../graph/source.ts";
 import { type Initializer, normal } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
+/** How a table starts and which row stays as it is. */
 export interface EmbeddingOptions {
   /** First values of the table; standard normal, as in PyTorch, when absent. */
   readonly init?: Initializer;

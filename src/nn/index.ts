@@ -10,8 +10,9 @@ export {
   type ScaledDotProductAttentionOptions,
   scaledDotProductAttention,
 } from "./attention.ts";
+export { batchNorm, groupNorm } from "./channel-norm.ts";
 export { Dropout, dropout, dropoutState, loadDropoutState, seedDropout } from "./dropout.ts";
-export { Embedding, type EmbeddingOptions } from "./embedding.ts";
+export { Embedding, type EmbeddingOptions, embedding } from "./embedding.ts";
 export type { Initializer } from "./init.ts";
 export * as init from "./init.ts";
 export { Linear, type LinearOptions, linear } from "./linear.ts";

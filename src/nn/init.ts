@@ -14,9 +14,12 @@ interface Drawn {
   readonly generator?: TorchGenerator;
 }
 
+/** All 0. */
 export const zeros: Initializer = (shape) => new Float32Array(sizeOf(shape));
+/** All 1. */
 export const ones: Initializer = (shape) => new Float32Array(sizeOf(shape)).fill(1);
 
+/** All the same value. */
 export const fill =
   (value: number): Initializer =>
   (shape) =>

@@ -30,6 +30,7 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
   return reshape(bias ? add(y, bias) : y, [...x.shape.slice(0, -1), out]);
 }
 
+/** How an affine layer starts. */
 export interface LinearOptions {
   readonly bias?: boolean;
   /** First values of the weight; PyTorch's (uniform in ±1/√in) when absent. */

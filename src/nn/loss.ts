@@ -40,6 +40,7 @@ function checkSame(operation: string, x: Tensor, target: Tensor): void {
     });
 }
 
+/** Which rows count, and how much. */
 export interface CrossEntropyOptions {
   /** Rows with this target count neither in the sum nor in the mean. */
   readonly ignoreIndex?: number;

@@ -9,6 +9,7 @@ import type { Initializer } from "./init.ts";
 import { Linear } from "./linear.ts";
 import { type Layer, Module } from "./module.ts";
 
+/** Activation and start of a gated feed-forward part. */
 export interface GatedMLPOptions {
   /** Name of the activation, as in `hidden_act`. */
   readonly activation?: string;

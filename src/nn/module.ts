@@ -22,6 +22,16 @@ export interface Layer extends Module {
   forward(x: Tensor): Tensor;
 }
 
+/**
+ * A layer or a tree of layers. What its properties hold, modules, lists of modules and parameters, is found by itself.
+ *
+ * @example
+ * class Block extends Module {
+ *   readonly inner = new Linear(8, 8);
+ *   forward(x: Tensor) { return add(x, this.inner.forward(x)); }
+ * }
+ * [...new Block().stateDict().keys()]   // ["inner.weight", "inner.bias"]
+ */
 export abstract class Module {
   /** Whether layers that behave differently in training (dropout) should. Set for a whole tree by `train()` and `eval()`. */
   get training(): boolean {

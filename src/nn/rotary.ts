@@ -20,6 +20,7 @@ export interface RopeParameters {
   readonly originalMaxPositionEmbeddings?: number;
 }
 
+/** How frequencies are changed for texts longer than those of the training. */
 export type RopeType = "default" | "linear" | "llama3";
 
 type WithNumbers<Keys extends keyof RopeParameters> = RopeParameters & { readonly [K in Keys]-?: NonNullable<RopeParameters[K]> };

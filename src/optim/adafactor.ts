@@ -55,6 +55,7 @@ function estimate(state: Values, squares: Tensor, weight: Tensor, leastMean: num
 
 const oneMore = ({ step }: Values): Values => ({ step: add(step!, number(step!, 1)) });
 
+/** PyTorch's settings of Adafactor. */
 export interface AdafactorOptions extends LearningRate {
   /** Step t replaces the share t^beta2Decay of the mean squares. */
   readonly beta2Decay: number;
@@ -117,6 +118,7 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
   }
 }
 
+/** The settings that transformers has. */
 export interface TransformersAdafactorOptions extends LearningRate {
   /** Added to squared gradients, and least size of a parameter that the step is relative to. */
   readonly eps: readonly [number, number];

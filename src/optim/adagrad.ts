@@ -24,6 +24,7 @@ interface Common extends LearningRate {
   readonly weightDecay: number;
 }
 
+/** Settings of Adagrad. */
 export interface AdagradOptions extends Common {
   /** The rate of step t (from 0) is lr / (1 + t·lrDecay). */
   readonly lrDecay: number;
@@ -74,6 +75,7 @@ export class Adagrad extends Optimizer<AdagradOptions> {
   }
 }
 
+/** Settings of RMSprop. */
 export interface RMSpropOptions extends Common {
   /** Decay of the running mean of squares. */
   readonly alpha: number;
@@ -119,6 +121,7 @@ export class RMSprop extends Optimizer<RMSpropOptions> {
   }
 }
 
+/** Settings of Adadelta. */
 export interface AdadeltaOptions extends Common {
   /** Decay of both running means. */
   readonly rho: number;

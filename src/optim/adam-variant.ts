@@ -17,6 +17,7 @@ import {
   withDecay,
 } from "./optimizer.ts";
 
+/** Settings of Adamax. */
 export interface AdamaxOptions extends LearningRate {
   /** Decay of the running mean of the gradient and of its running maximum. */
   readonly betas: readonly [number, number];
@@ -68,6 +69,7 @@ export class Adamax extends Optimizer<AdamaxOptions> {
   }
 }
 
+/** Settings of RAdam. */
 export interface RAdamOptions extends AdamaxOptions {
   /** Takes the decay off the parameter, as AdamW does, instead of adding it to the gradient. */
   readonly decoupledWeightDecay: boolean;
@@ -98,6 +100,7 @@ abstract class Moments<Options extends RAdamOptions> extends Optimizer<Options> 
   }
 }
 
+/** Settings of NAdam. */
 export interface NAdamOptions extends RAdamOptions {
   /** How fast the momentum rises from half of β₁ to β₁. */
   readonly momentumDecay: number;

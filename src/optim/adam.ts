@@ -16,6 +16,7 @@ import {
   withDecay,
 } from "./optimizer.ts";
 
+/** Settings of Adam and AdamW. */
 export interface AdamOptions extends LearningRate {
   /** Decay of the running means of the gradient and of its square. */
   readonly betas: readonly [number, number];
@@ -113,6 +114,7 @@ export function advanceBias({ correction1, correction2 }: Values, [beta1, beta2]
   return { correction1: next(correction1!, beta1), correction2: next(correction2!, beta2) };
 }
 
+/** @throws {ConfigError} for settings out of range that Adam's relatives have in common */
 export function checkAdam(operation: string, betas: readonly [number, number], eps: number, weightDecay: number): void {
   betas.forEach((beta, i) => {
     fraction(operation, `betas[${i}]`, beta);

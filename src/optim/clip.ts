@@ -7,6 +7,7 @@ import { constant } from "../graph/source.ts";
 import { abs, minimum } from "../tensor/math.ts";
 import { amax, sum } from "../tensor/statistics.ts";
 
+/** Gradients after clipping, by the keys they had. */
 export interface ClippedGradients<Key> {
   readonly gradients: Map<Key, Tensor>;
   /** Norm of all gradients together before clipping, []. */

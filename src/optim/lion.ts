@@ -13,6 +13,7 @@ import {
   type Values,
 } from "./optimizer.ts";
 
+/** Settings of Lion. */
 export interface LionOptions extends LearningRate {
   /** Weight of the momentum in the step, and its decay. */
   readonly betas: readonly [number, number];

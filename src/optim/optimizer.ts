@@ -37,6 +37,7 @@ export interface UpdateInputs<Options> {
   readonly options: Options;
 }
 
+/** What becomes of one parameter and the values kept for it. */
 export interface UpdateResult {
   readonly parameter: Tensor;
   readonly state: Values;
@@ -52,6 +53,13 @@ interface Group<Options extends LearningRate> {
   readonly counters: Readonly<Record<string, Variable>>;
 }
 
+/**
+ * What all optimisers can do. Gradients come from `gradientsOf`, or from `backward` as in PyTorch.
+ *
+ * @example
+ * const optimizer = new AdamW(model.trainableParameters(), { lr: 1e-3 });
+ * optimizer.step(gradientsOf(loss, model.trainableParameters()));
+ */
 export abstract class Optimizer<Options extends LearningRate> {
   readonly groups: readonly Group<Options>[];
   readonly #state = new Map<Variable, Readonly<Record<string, Variable>>>();

@@ -4,6 +4,7 @@
  */
 import { ConfigError } from "../errors.ts";
 
+/** The learning rate of a step, given the rate that the optimiser was made with. */
 export type Schedule = (step: number, base: number) => number;
 
 /** Steps in which the rate rises from 0 to the base rate. */

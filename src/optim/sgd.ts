@@ -14,6 +14,7 @@ import {
   withDecay,
 } from "./optimizer.ts";
 
+/** Settings of gradient descent. */
 export interface SGDOptions extends LearningRate {
   readonly momentum: number;
   /** Share of the gradient that does not enter the momentum. */

@@ -22,6 +22,7 @@ import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, plan
 import { type AnyConfig, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
 
+/** Which adapter is saved, and what its files say about the base. */
 export interface SaveOptions {
   /** Which adapter; the one called "default" when absent. */
   readonly name?: string;
@@ -90,6 +91,7 @@ function savesBaseWeight(path: string, { targetModules }: AnyConfig): boolean {
   return vocabularyLayers.includes(last) && (!Array.isArray(targetModules) || targetModules.includes(last));
 }
 
+/** What the loaded adapter is called, and whether it is trained further. */
 export interface LoadOptions {
   readonly name?: string;
   /** Whether training may change it; false when absent, as in PEFT. */

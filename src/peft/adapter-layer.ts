@@ -33,6 +33,7 @@ export const liveName = (file: string, adapter: string): string => {
   return [first, adapter, ...rest].join(".");
 };
 
+/** A layer with adapters on it. */
 export class AdapterLayer extends Module implements Layer {
   readonly base_layer: Layer;
   readonly #path: string;

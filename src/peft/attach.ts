@@ -16,6 +16,7 @@ import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, Paramet
 import { modulesToSave, SavedModule } from "./saved-module.ts";
 import { chooseTargets, patternValue, type TargetOptions } from "./target.ts";
 
+/** What the adapter is called and how it starts. */
 export interface AttachOptions {
   /** By which it is called later; also the folder's name when it is saved. */
   readonly name?: string;
@@ -36,6 +37,7 @@ export interface PlannedLayer {
   readonly specs: Readonly<Record<string, ParameterSpec>>;
 }
 
+/** An adapter that is about to be attached: everything that was chosen and checked. */
 export interface AttachPlan {
   readonly method: AnyMethod;
   readonly config: AnyConfig;

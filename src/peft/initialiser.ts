@@ -14,4 +14,5 @@ export interface Initialiser {
 /** By the value of the key; `true` and `false` are values of JSON. */
 export const initialisers = { true: standard, false: untrained, gaussian } as const satisfies Record<string, Initialiser>;
 
+/** What `initLoraWeights` may be. */
 export type InitialiserName = keyof typeof initialisers;

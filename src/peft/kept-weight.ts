@@ -3,6 +3,7 @@ import { realize } from "../compile/program.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Parameter } from "../nn/module.ts";
 
+/** Parameters with other values for a while. */
 export class KeptWeights {
   readonly #kept = new Map<Parameter, Tensor>();
 

@@ -7,6 +7,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 
+/** What a layer is to a method. */
 export type LayerKind = "linear" | "embedding";
 
 /** How to see modules of one class. */

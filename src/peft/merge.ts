@@ -8,6 +8,7 @@ import type { Module, Parameter } from "../nn/module.ts";
 import { adaptedModel, getAdapter, refuseTwo, release, unmerge } from "./adapted-model.ts";
 import type { AdapterLayer } from "./adapter-layer.ts";
 
+/** How careful merging is. */
 export interface MergeOptions {
   /** Refuses, with nothing changed, when a new weight is not finite. */
   readonly safe?: boolean;

@@ -15,6 +15,7 @@ import type { LayerKind } from "./layer-kind.ts";
 
 /** `lora_alpha` → `loraAlpha`: how PEFT's keys are spelled here. */
 export type Camel<Key extends string> = Key extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : Key;
+/** `lora_alpha` → `loraAlpha`. */
 export const camel = (key: string): string => key.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
 
 /** The config of a method with every key: PEFT's keys in camelCase. */
@@ -55,6 +56,7 @@ export interface Use {
   dropout(x: Tensor, probability: number): Tensor;
 }
 
+/** One parameter of an adapter. */
 export interface ParameterSpec {
   readonly shape: Shape;
   /** Whether training changes it; true when absent. */
@@ -166,6 +168,10 @@ const commonKeys = [
   "modulesToSave",
 ];
 
+/**
+ * Makes a definition callable: `lora({ r: 16 })` gives a checked config, and the definition's parts are properties of the
+ * function. See methods/lora.ts.
+ */
 export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefinition<Schema>): Method<Schema> {
   const { schema } = definition;
   const method = (options: AnyConfig = {}) => {
@@ -209,6 +215,7 @@ export function toCamel(config: object): Record<string, unknown> {
   return Object.fromEntries(Object.entries(config).flatMap(([key, value]) => (key === "peft_type" ? [] : [[camel(key), value]])));
 }
 
+/** The other way: PEFT's keys. */
 export function toFileConfig(schema: ConfigSchema, config: AnyConfig): Record<string, unknown> {
   return Object.fromEntries(Object.keys(schema.keys).map((key) => [key, config[camel(key)]]));
 }

@@ -2,6 +2,8 @@
 import type { AnyMethod } from "./method.ts";
 import { lora } from "./methods/lora.ts";
 
+/** By the name that people call a method. */
 export const methods = { lora } as const satisfies Record<string, AnyMethod>;
 
+/** A name in that list. */
 export type MethodName = keyof typeof methods;

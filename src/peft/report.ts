@@ -1,6 +1,7 @@
 /** How much of a model is trained. */
 import type { Module } from "../nn/module.ts";
 
+/** What training changes, counted. */
 export interface TrainableReport {
   /** Values that training changes. */
   readonly trainable: number;

@@ -15,6 +15,7 @@ interface Place {
   readonly own: Parameter;
 }
 
+/** Stands in for a module that adapters train as a whole. */
 export class SavedModule extends Module implements Layer {
   readonly original_module: Module;
   readonly #places: readonly Place[];

@@ -8,6 +8,7 @@ import { defaultTargets } from "./default-target.ts";
 import { kindOf, type LayerKind } from "./layer-kind.ts";
 import { fullMatch, translate } from "./python-regex.ts";
 
+/** PEFT's options for choosing modules. */
 export interface TargetOptions {
   readonly targetModules: string | readonly string[] | null;
   readonly excludeModules: string | readonly string[] | null;
@@ -27,6 +28,7 @@ export interface TargetModel {
   readonly saved?: ReadonlyMap<string, Module>;
 }
 
+/** The modules that were chosen. */
 export interface Targets {
   readonly paths: readonly string[];
   /** What `target_modules` is in the saved config: defaults and "all-linear" written out. */

@@ -7,8 +7,10 @@ import { FormatError } from "../errors.ts";
 import { readSafetensors, type TensorToWrite, writeSafetensors } from "../formats/safetensors.ts";
 import type { Tensor } from "../graph/node.ts";
 
+/** Plain data. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json | undefined };
 
+/** Tensors by name, and plain data beside them. */
 export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, Tensor>;
   readonly data: { readonly [key: string]: Json | undefined };

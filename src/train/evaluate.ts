@@ -7,6 +7,7 @@ import { crossEntropy } from "../nn/loss.ts";
 import { ignoredLabel, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
 
+/** How well text was predicted. */
 export interface Evaluation {
   /** Mean cross-entropy per token, natural logarithm. */
   readonly loss: number;
@@ -16,6 +17,7 @@ export interface Evaluation {
   readonly tokens: number;
 }
 
+/** How much is evaluated, and who is told. */
 export interface EvaluateOptions {
   /** Rows at once. */
   readonly batchSize?: number;

@@ -7,6 +7,7 @@ import type { Tensor } from "../graph/node.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import { checkSampling, type SamplingOptions, sampleToken, uniformAt } from "./sampling.ts";
 
+/** How long, how random, and when to stop. */
 export interface GenerateOptions extends SamplingOptions {
   readonly maxNewTokens?: number;
   /** A sequence ends after one of these, which is given out too. */

@@ -13,6 +13,7 @@ import { type Initializer, zeros } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 
+/** What a model's folder holds. */
 export interface LoadedModel {
   readonly model: CausalLM;
   /** The tokenizer of the folder. Asking for it throws a {@link FormatError} when there is none that can be used. */
@@ -143,8 +144,10 @@ async function widened(stored: StoredTensor): Promise<Float32Array> {
   return values instanceof Float32Array ? values : Float32Array.from(values);
 }
 
+/** How weights can be stored. */
 export type SavedDType = "float32" | "float16" | "bfloat16";
 
+/** How a model is stored. */
 export interface SaveOptions {
   /** How weights are stored. */
   readonly dtype?: SavedDType;

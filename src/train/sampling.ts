@@ -2,6 +2,7 @@
 import { ConfigError } from "../errors.ts";
 import { threefry2x32, uniformFromBits } from "../random/threefry.ts";
 
+/** How random the choice of the next token is; the most likely one when nothing is said. */
 export interface SamplingOptions {
   /** Divides the logits; 0 always takes the most likely token. */
   readonly temperature?: number;

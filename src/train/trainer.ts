@@ -27,6 +27,7 @@ export type AnyOptimizer = Pick<Optimizer<LearningRate>, "step" | "setLearningRa
 /** What an optimiser is made for: parameters that train, by path. */
 export type TrainedParameters = ReadonlyMap<string, Parameter>;
 
+/** How a model is trained. */
 export interface TrainerOptions {
   /** Steps of the whole run. */
   readonly steps: number;
@@ -67,11 +68,13 @@ export interface StepEvent {
   readonly secondsLeft: number;
 }
 
+/** After an evaluation on the way. */
 export interface EvaluationEvent extends Evaluation {
   /** Steps done. */
   readonly step: number;
 }
 
+/** Who is told, and who can stop the run. */
 export interface RunOptions {
   /** Stops after the step that is running. */
   readonly signal?: AbortSignal | undefined;
@@ -87,6 +90,7 @@ export interface History {
   readonly evaluations: EvaluationEvent[];
 }
 
+/** What a run has done. */
 export interface TrainingResult {
   /** Steps done since the run began, before it was resumed included. */
   readonly step: number;
@@ -100,6 +104,7 @@ export interface TrainingResult {
   readonly history: History;
 }
 
+/** Bytes that training takes. */
 export interface MemoryReport {
   /** Bytes that the program of a step takes at its peak: intermediate values, batch, results. */
   readonly program: number;

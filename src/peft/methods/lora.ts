@@ -14,6 +14,7 @@ import { constant } from "../../graph/source.ts";
 import { type Initialiser, initialisers } from "../initialiser.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
 
+/** PEFT's keys of LoRA in camelCase. */
 export type LoraConfig = MethodConfig<typeof loraSchema>;
 
 const scaling = (c: LoraConfig): number => c.loraAlpha / (c.useRslora ? Math.sqrt(c.r) : c.r);
@@ -83,6 +84,12 @@ const embedding: LayerMethod<LoraConfig, "A" | "B"> = {
   delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), scaling(c) * scale), // [rows, C]
 };
 
+/**
+ * LoRA: `lora({ r: 8, loraAlpha: 16, targetModules: ["q_proj", "v_proj"] })` is what `attach` takes. Options are PEFT's in
+ * camelCase, with PEFT's defaults.
+ *
+ * @throws {ConfigError} for unknown options, wrong values, and options that are not implemented
+ */
 export const lora = defineMethod({
   schema: loraSchema,
   papers: ["https://arxiv.org/abs/2106.09685", "https://arxiv.org/abs/2312.03732"],
