@@ -1,10 +1,11 @@
-/** Movements that are made of others: joining tensors. */
+/** Movements that are made of others: joining tensors; sizes as values. */
 import { ShapeError, wordShape } from "../errors.ts";
 import { promote } from "./dtype.ts";
 import { add, cast, or } from "./elementwise.ts";
-import { pad } from "./movement.ts";
+import { pad, reshape, slice } from "./movement.ts";
 import type { Tensor } from "./node.ts";
 import { normalizeAxis } from "./shape.ts";
+import { iota } from "./source.ts";
 
 /** Joins tensors along an axis; other sizes are equal. Each is padded to its place and the padded ones are added. */
 export function concatenate(tensors: readonly Tensor[], axis: number): Tensor {
@@ -35,3 +36,9 @@ export function concatenate(tensors: readonly Tensor[], axis: number): Tensor {
   });
   return placed.reduce((sum, x) => (dtype === "bool" ? or(sum, x) : add(sum, x)));
 }
+
+/**
+ * A number of elements as a value, int32 []. Unlike a constant it is not part of a kernel's code but read off its sizes, as the
+ * last of 0, 1, …, n: a program for another batch or length needs no new kernel.
+ */
+export const sizeValue = (n: number): Tensor => reshape(slice(iota([n + 1]), [n], [n + 1]), []);

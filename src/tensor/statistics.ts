@@ -4,6 +4,7 @@
  */
 import { withVjp } from "../autograd/custom.ts";
 import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
+import { sizeValue } from "../graph/composite.ts";
 import { type DType, isFloat, requireFloat } from "../graph/dtype.ts";
 import {
   add,
@@ -62,7 +63,7 @@ export function sum(x: Tensor, axes?: Axes, keepDims = false): Tensor {
 export function mean(x: Tensor, axes?: Axes, keepDims = false): Tensor {
   const list = normalizeAxes("mean", axes, x.rank);
   const z = toFloat(x);
-  return drop(div(reduceSum(z, list), number(z, countOf(x, list))), list, keepDims);
+  return drop(div(reduceSum(z, list), cast(sizeValue(countOf(x, list)), z.dtype)), list, keepDims);
 }
 
 /** Π x. */

@@ -6,6 +6,8 @@ import { downloadSync, plan, upload, useDevice } from "../../src/compile/program
 import { compile } from "../../src/compile/trace.ts";
 import type { Device } from "../../src/devices/device.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
+import { createWasm } from "../../src/devices/wasm/device.ts";
+import { attention } from "../../src/graph/attention.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add, mul, sub, tanh } from "../../src/graph/elementwise.ts";
 import { reshape, transpose } from "../../src/graph/movement.ts";
@@ -13,6 +15,9 @@ import type { Tensor } from "../../src/graph/node.ts";
 import { reduceSum } from "../../src/graph/reduction.ts";
 import { constant } from "../../src/graph/source.ts";
 import { assignAll, Variable } from "../../src/graph/variable.ts";
+import { random } from "../../src/index.ts";
+import { gelu } from "../../src/tensor/math.ts";
+import { mean, softmax } from "../../src/tensor/statistics.ts";
 
 let device: Device;
 beforeEach(() => {
@@ -114,6 +119,42 @@ describe("compile", () => {
       return x;
     })(make([2]));
     expect(() => downloadSync(add(old, old))).toThrow(/disposed/);
+  });
+});
+
+describe("kernels", () => {
+  test("another batch size or length needs no new ones, forward and backward", () => {
+    using wasm = createWasm({ threads: 1 });
+    useDevice(wasm);
+    const draw = (shape: number[]) => random.normal(random.key(1), shape).realize();
+    const W = new Variable(draw([8, 16]));
+    const step = compile((x: Tensor) => {
+      const [B, T] = x.shape as [number, number];
+      const h = softmax(gelu(matmul(x, W.value))); // [B, T, 16]
+      const q = reshape(h, [B, T, 2, 8]);
+      const y = reshape(attention(q, q, q, { isCausal: true }), [B, T, 16]);
+      const loss = mean(mul(y, y));
+      backward(loss);
+      const g = W.grad!;
+      W.grad = null;
+      return [loss, g];
+    });
+    const kernels = ([B, T]: readonly [number, number]) => {
+      step(draw([B, T, 8]));
+      return wasm.statistics.kernels;
+    };
+    const first = kernels([2, 16]);
+    expect(
+      (
+        [
+          [3, 16],
+          [2, 17],
+          [7, 13],
+          [4, 50],
+        ] as const
+      ).map(kernels),
+    ).toEqual([first, first, first, first]);
+    expect(step.traces).toBe(5);
   });
 });
 
