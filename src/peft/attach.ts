@@ -150,15 +150,12 @@ export function planAttach(model: Module, { method, config }: AnyAdapterConfig, 
 
 /** What is trained as a whole by one adapter cannot have layers in it that another changes. */
 function refuseOverlap(adapted: Adapted, targets: readonly string[], whole: readonly string[]): void {
-  const clash = (outer: Iterable<string>, inner: Iterable<string>) =>
-    [...outer].find((path) => [...inner].some((other) => other === path || other.startsWith(`${path}.`)));
-  const nested = (a: Iterable<string>, b: Iterable<string>) =>
-    [...a].find((path) => [...b].some((other) => other.startsWith(`${path}.`)));
+  const [saved, layers] = [[...adapted.saved.keys()], [...adapted.layers.keys()]];
+  const within = (outer: string, inner: string) => inner.startsWith(`${outer}.`);
+  const holds = (outers: readonly string[], inners: readonly string[], same: boolean) =>
+    outers.find((outer) => inners.some((inner) => within(outer, inner) || (same && inner === outer)));
   const path =
-    clash(adapted.saved.keys(), targets) ??
-    clash(whole, adapted.layers.keys()) ??
-    nested(whole, adapted.saved.keys()) ??
-    nested(adapted.saved.keys(), whole);
+    holds(saved, targets, true) ?? holds(whole, layers, true) ?? holds(whole, saved, false) ?? holds(saved, whole, false);
   if (path !== undefined)
     throw new ConfigError(`${path} would be trained as a whole by one adapter and changed in parts by another.`, {
       operation: "attach",

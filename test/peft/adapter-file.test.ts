@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -176,6 +176,24 @@ onEveryDevice(() => {
       await rewriteConfig({ peft_type: "LORA", novelty: 3 });
       const { warnings } = await loadAdapter(new SmallModel(), folder);
       expect(warnings).toEqual([expect.stringContaining("`novelty` is not a key of LORA and is ignored.")]);
+    });
+
+    it("are written whole or not at all", async () => {
+      const model = trained();
+      const file = join(folder, "file");
+      await writeFile(file, "old");
+      await expect(saveAdapter(model, file)).rejects.toThrow(
+        `writeFolder: cannot write ${JSON.stringify(file)}: a part of the path is a file, not a folder. Choose another place.`,
+      );
+      await expect(saveAdapter(model, join(file, "inside"))).rejects.toThrow("a part of the path is a file, not a folder.");
+      const obstacle = join(folder, "adapter");
+      await mkdir(join(obstacle, "adapter_config.json"), { recursive: true });
+      await expect(saveAdapter(model, obstacle)).rejects.toThrow(
+        `cannot write ${JSON.stringify(join(obstacle, "adapter_config.json"))}: it is a folder.`,
+      );
+      expect(await readdir(obstacle)).toEqual(["adapter_config.json"]);
+      expect((await readdir(folder)).sort()).toEqual(["adapter", "file"]);
+      expect(await readFile(file, "utf8")).toBe("old");
     });
 
     it("are not written for an adapter that is not there", async () => {

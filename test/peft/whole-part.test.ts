@@ -2,8 +2,10 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { compile } from "../../src/compile/trace.ts";
+import { LorikeetError } from "../../src/errors.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { add } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -13,6 +15,8 @@ import type { Parameter } from "../../src/nn/module.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import {
+  activeAdapters,
+  adapterNames,
   attach,
   baseStateDict,
   deleteAdapter,
@@ -27,6 +31,7 @@ import {
   setActive,
   unmerge,
 } from "../../src/peft/index.ts";
+import { cases } from "../arbitrary/cases.ts";
 import { onEveryDevice } from "../devices.ts";
 import { difference, ids, numbers, SmallModel, shake } from "./small-model.ts";
 
@@ -296,6 +301,57 @@ onEveryDevice(() => {
       await saveAdapter(model, folder);
       await expect(loadAdapter(new SmallModel({ vocabulary: 12 }), folder)).rejects.toThrow(
         "loadAdapter: lm_head.weight is [11, 6] in the file, [12, 6] in the model. The adapter was made for another base model.",
+      );
+    });
+  });
+
+  describe("whatever happens to adapters that train parts of the model", () => {
+    const parts = fc.record({
+      targetModules: fc.subarray(["q_proj", "v_proj", "o_proj", "embed_tokens", "lm_head"], { minLength: 1 }),
+      modulesToSave: fc.subarray(["lm_head", "embed_tokens", "layers.0.self_attn", "v_proj"], { maxLength: 2 }),
+      bias: fc.constantFrom("none", "all", "lora_only"),
+      loraBias: fc.boolean(),
+    });
+    const event = fc.oneof(
+      { weight: 3, arbitrary: fc.record({ attach: parts }) },
+      fc.record({ what: fc.constantFrom("activate", "activate all", "merge", "unmerge", "delete", "disable"), which: fc.nat(9) }),
+    );
+
+    it("detaching restores the model exactly, disabling does but for biases, and what is refused changes nothing", () => {
+      fc.assert(
+        fc.property(fc.array(event, { minLength: 1, maxLength: 9 }), fc.boolean(), (events, tied) => {
+          const model = new SmallModel({ tied });
+          const before = snapshot(model);
+          const base = numbers(model.forward(x()));
+          let biased = false;
+          for (const [i, next] of events.entries()) {
+            const all = adapterNames(model);
+            const kept = [numbers(model.forward(x())), [...model.namedModules()], activeAdapters(model)];
+            try {
+              if ("attach" in next) {
+                const { biases } = attach(model, lora({ r: 2, ...next.attach } as never), { name: `a${i}` });
+                shake(model, 0.3, i);
+                for (const trained of model.trainableParameters())
+                  trained.assign(add(trained.stored, constant(0.1, trained.shape)));
+                biased ||= biases.size > 0;
+                continue;
+              }
+              const name = all[next.which % all.length] ?? "none";
+              if (next.what === "activate") setActive(model, name);
+              else if (next.what === "activate all") setActive(model, all);
+              else if (next.what === "merge") merge(model, [name]);
+              else if (next.what === "unmerge") unmerge(model);
+              else if (next.what === "delete") deleteAdapter(model, name);
+              else if (!biased) expect(numbers(disabled(model, () => model.forward(x())))).toEqual(base);
+            } catch (error) {
+              if (!(error instanceof LorikeetError)) throw error;
+              expect([numbers(model.forward(x())), [...model.namedModules()], activeAdapters(model)]).toEqual(kept);
+            }
+          }
+          if (adapterNames(model).length > 0) detach(model);
+          expect(snapshot(model)).toEqual(before);
+        }),
+        cases(60),
       );
     });
   });
