@@ -13,7 +13,9 @@ import type { Tensor } from "../../src/graph/node.ts";
 import { type TestDevice, devices as testDevices } from "../devices.ts";
 
 /** Where the cases lie: GOLDEN_DIR, else test/fixtures. */
-export const goldenFolder = resolve(process.env["GOLDEN_DIR"] ?? join(import.meta.dirname, "../fixtures"));
+export const goldenFolder = resolve(process.env["GOLDEN_DIR"] || join(import.meta.dirname, "../fixtures"));
+// a folder without cases would pass
+if (!existsSync(goldenFolder)) throw new Error(`GOLDEN_DIR: there is no folder "${goldenFolder}".`);
 
 /** Parsed JSON of a file in the golden folder; `null` when it is not there. */
 export function readGolden<T>(...path: string[]): T | null {
