@@ -11,6 +11,8 @@ export interface ErrorFields {
 /** Base of every error that lorikeet throws on purpose: `operation: what is wrong. The way out.` */
 export class LorikeetError extends Error {
   readonly operation: string;
+  /** The middle of the sentence: without the operation and the way out. */
+  readonly problem: string;
   readonly expected: unknown;
   readonly got: unknown;
   readonly hint: string | undefined;
@@ -19,6 +21,7 @@ export class LorikeetError extends Error {
     super(oneLine(`${fields.operation}: ${problem}${fields.hint === undefined ? "" : ` ${fields.hint}`}`));
     this.name = new.target.name;
     this.operation = fields.operation;
+    this.problem = problem;
     this.expected = fields.expected;
     this.got = fields.got;
     this.hint = fields.hint;
@@ -58,14 +61,13 @@ export function wordType(value: unknown): string {
 }
 
 /** A number, text or boolean as it would be written, anything else as what it is. */
-export const wordValue = (value: unknown): string =>
+export const wordArgument = (value: unknown): string =>
   typeof value === "string" ? JSON.stringify(value) : /^(number|boolean)$/.test(typeof value) ? String(value) : wordType(value);
 
 /** `error` under the name that the caller knows: a wrong shape found by the addition that `sub` is made of is reported as `sub`'s. */
 export function renamed(error: unknown, operation: string): unknown {
   if (!(error instanceof LorikeetError) || error.operation === operation) return error;
-  const { message, expected, got, hint, stack } = error;
-  const problem = message.slice(error.operation.length + 2, hint === undefined ? undefined : -(hint.length + 1));
+  const { problem, message, expected, got, hint, stack } = error;
   const made = error.constructor as new (problem: string, fields: ErrorFields) => LorikeetError;
   const next = new made(problem, { operation, expected, got, ...(hint !== undefined && { hint }) });
   if (stack) next.stack = stack.replace(message, next.message);
@@ -78,7 +80,7 @@ export function renamed(error: unknown, operation: string): unknown {
  */
 export function checkOptions(operation: string, options: unknown, known: readonly string[]): void {
   if (typeof options !== "object" || options === null || Array.isArray(options))
-    throw new ConfigError(`options are an object, got ${wordValue(options)}.`, {
+    throw new ConfigError(`options are an object, got ${wordArgument(options)}.`, {
       operation,
       got: options,
       hint: `Write { ${known.join(", ")} }.`,
@@ -93,6 +95,17 @@ export function checkOptions(operation: string, options: unknown, known: readonl
       hint: near ? `Did you mean \`${near}\`?` : `There are ${known.join(", ")}.`,
     });
   }
+}
+
+/** A value of a file or an option as a sentence may quote it: its JSON, cut after so many characters. */
+export function wordJson(value: unknown, most = 200): string {
+  let text: string;
+  try {
+    text = JSON.stringify(value) ?? "nothing";
+  } catch {
+    return "a value nested too deeply to be shown"; // a hostile file may hold more brackets than the stack holds calls
+  }
+  return text.length > most ? `${text.slice(0, most)}…` : text;
 }
 
 /** The name among `candidates` that `name` most likely meant, or `undefined` when none is near, or it is no name but a text. */

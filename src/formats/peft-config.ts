@@ -2,7 +2,7 @@
  * `adapter_config.json` as Hugging Face PEFT reads and writes it. A method states its keys once, with defaults and what each
  * accepts; reading, checking, did-you-mean and writing follow from that.
  */
-import { ConfigError, FormatError, nearestName } from "../errors.ts";
+import { ConfigError, FormatError, nearestName, wordJson } from "../errors.ts";
 import { compareCodePoints } from "./safetensors.ts";
 
 /** The PEFT release whose files these are; written into every config. */
@@ -179,9 +179,9 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
   const schema = schemas.find(({ peftType }) => peftType === type);
   if (schema === undefined) {
     const names = schemas.map(({ peftType }) => peftType);
-    const near = nearestName(String(type), names);
+    const near = typeof type === "string" ? nearestName(type, names) : undefined;
     throw fail(
-      `has the unknown \`peft_type\` ${JSON.stringify(type)}.`,
+      `has the unknown \`peft_type\` ${wordJson(type)}.`,
       type,
       near === undefined ? `Known: ${names.join(", ")}.` : `Did you mean ${JSON.stringify(near)}?`,
     );
@@ -208,8 +208,7 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
 /** What is wrong with the value of a key, as a sentence. */
 export function problemWith(name: string, value: unknown, { default: initial, kinds }: ConfigKey<unknown>): string | undefined {
   if ((value === null && initial === null) || kinds.some((kind) => kind.accepts(value))) return undefined;
-  const shown = JSON.stringify(value) ?? String(value);
-  return `\`${name}\` (= ${shown.length > 80 ? `${shown.slice(0, 80)}…` : shown}) must be ${kinds.map((kind) => kind.expects).join(" or ")}.`;
+  return `\`${name}\` (= ${wordJson(value, 80)}) must be ${kinds.map((kind) => kind.expects).join(" or ")}.`;
 }
 
 /**

@@ -5,7 +5,7 @@
  * @see https://huggingface.co/docs/safetensors/index#format
  */
 
-import { ConfigError, FormatError, wordShape } from "../errors.ts";
+import { ConfigError, FormatError, wordJson, wordShape } from "../errors.ts";
 import { bytesPerElement, type DType, dtypes, type TypedArray } from "../graph/dtype.ts";
 import { type FileContent, nodeModule, wordSystemError, writeFileAtomically } from "./atomic-file.ts";
 
@@ -229,7 +229,7 @@ function parseHeader(bytes: Uint8Array, dataLength: number, fail: Failure): { me
     const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     json = JSON.parse(text);
     const repeated = repeatedKey(text);
-    if (repeated !== undefined) throw fail(`has the key ${quote(repeated)} twice in its header.`, repeated);
+    if (repeated !== undefined) throw fail(`has the key ${wordJson(repeated)} twice in its header.`, repeated);
   } catch (error) {
     if (error instanceof FormatError) throw error;
     throw fail(`has a header that is not JSON (${oneLine(error)}).`);
@@ -242,7 +242,7 @@ function parseHeader(bytes: Uint8Array, dataLength: number, fail: Failure): { me
       if (!isRecord(value)) throw fail(`has ${metadataKey} that is not a map of strings.`, value);
       for (const [key, text] of Object.entries(value)) {
         if (key === "__proto__" || typeof text !== "string")
-          throw fail(`has ${metadataKey} with ${quote(key)}, which is not a text.`, text);
+          throw fail(`has ${metadataKey} with ${wordJson(key)}, which is not a text.`, text);
         metadata.set(key, text);
       }
     }
@@ -252,7 +252,7 @@ function parseHeader(bytes: Uint8Array, dataLength: number, fail: Failure): { me
   for (const { name, start, end } of entries) {
     if (start !== position)
       throw fail(
-        `has tensor ${quote(name)} at byte ${start}, but the tensor before it ends at ${position}: the data ${start < position ? "overlaps" : "has a gap"}.`,
+        `has tensor ${wordJson(name)} at byte ${start}, but the tensor before it ends at ${position}: the data ${start < position ? "overlaps" : "has a gap"}.`,
         start,
       );
     position = end;
@@ -260,7 +260,7 @@ function parseHeader(bytes: Uint8Array, dataLength: number, fail: Failure): { me
   if (position > dataLength) {
     const last = entries.at(-1) as Entry;
     throw fail(
-      `should hold ${position} bytes of data (up to tensor ${quote(last.name)}) but holds ${dataLength}: the file is cut off.`,
+      `should hold ${position} bytes of data (up to tensor ${wordJson(last.name)}) but holds ${dataLength}: the file is cut off.`,
     );
   }
   if (position < dataLength)
@@ -270,17 +270,17 @@ function parseHeader(bytes: Uint8Array, dataLength: number, fail: Failure): { me
 
 function parseEntry(name: string, value: unknown, fail: Failure): Entry {
   const problem = badName(name);
-  if (problem !== undefined) throw fail(`has a tensor called ${quote(name)}: ${problem}.`, name);
-  const tensor = `has tensor ${quote(name)}`;
+  if (problem !== undefined) throw fail(`has a tensor called ${wordJson(name)}: ${problem}.`, name);
+  const tensor = `has tensor ${wordJson(name)}`;
   if (!isRecord(value)) throw fail(`${tensor} described by something that is not an object.`, value);
   const { dtype, shape, data_offsets: offsets } = value;
   if (typeof dtype !== "string" || !Object.hasOwn(storedDTypes, dtype))
-    throw fail(`${tensor} of dtype ${quote(dtype)}, which is not one of ${storageOrder.join(", ")}.`, dtype);
+    throw fail(`${tensor} of dtype ${wordJson(dtype)}, which is not one of ${storageOrder.join(", ")}.`, dtype);
   const storedDType = dtype as StoredDType;
-  if (!isCounts(shape)) throw fail(`${tensor} with a shape that is not a list of sizes: ${quote(shape)}.`, shape);
+  if (!isCounts(shape)) throw fail(`${tensor} with a shape that is not a list of sizes: ${wordJson(shape)}.`, shape);
   const [start, end, ...more] = isCounts(offsets) ? offsets : [];
   if (start === undefined || end === undefined || start > end || more.length > 0)
-    throw fail(`${tensor} with data_offsets that are not [start, end]: ${quote(offsets)}.`, offsets);
+    throw fail(`${tensor} with data_offsets that are not [start, end]: ${wordJson(offsets)}.`, offsets);
   const bytes = shape.reduce((product, size) => product * size, 1) * storedDTypes[storedDType].bytes;
   // a zero anywhere empties the tensor, but must not hide sizes whose product no number holds
   const unhidden = shape.reduce((product, size) => product * (size || 1), 1) * storedDTypes[storedDType].bytes;
@@ -299,12 +299,6 @@ const isCounts = (x: unknown): x is number[] => Array.isArray(x) && x.every(isCo
 const isRecord = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 const oneLine = (error: unknown): string =>
   (error instanceof Error ? error.message : String(error)).replace(/[\s\p{C}]+/gu, " ").slice(0, 120);
-
-/** A value of a file as it may stand in a one-line message: escaped and not too long. */
-function quote(value: unknown): string {
-  const text = JSON.stringify(value) ?? "nothing";
-  return text.length > 200 ? `${text.slice(0, 200)}…` : text;
-}
 
 function badName(name: string): string | undefined {
   if (name === "__proto__" || name === metadataKey) return "no tensor may have this name";
@@ -344,14 +338,14 @@ function decode(bytes: Uint8Array<ArrayBuffer>, stored: StoredDType, name: strin
       const value = widen[0](view, i * width);
       values[i] = value;
       if (values[i] !== value)
-        throw fail(`has ${value} in tensor ${quote(name)} at index ${i} (${stored}), which does not fit int32.`, value);
+        throw fail(`has ${value} in tensor ${wordJson(name)} at index ${i} (${stored}), which does not fit int32.`, value);
     }
     return values;
   }
   if (dtype === "bool") {
     const odd = bytes.findIndex((byte) => byte > 1);
     if (odd >= 0)
-      throw fail(`has ${bytes[odd]} in tensor ${quote(name)} at index ${odd} (BOOL), which is neither 0 nor 1.`, bytes[odd]);
+      throw fail(`has ${bytes[odd]} in tensor ${wordJson(name)} at index ${odd} (BOOL), which is neither 0 nor 1.`, bytes[odd]);
   }
   return new dtypes[dtype].array(bytes.buffer, bytes.byteOffset, length);
 }
@@ -378,7 +372,7 @@ function layOut(tensors: TensorsToWrite, metadata: Metadata | undefined): Layout
     const entries = entriesOf(metadata).sort(([a], [b]) => compareCodePoints(a, b));
     for (const [key, value] of entries)
       if (key === "__proto__" || /\p{Surrogate}/u.test(key + value))
-        throw refuse(`the metadata entry ${quote(key)} cannot be written.`, key);
+        throw refuse(`the metadata entry ${wordJson(key)} cannot be written.`, key);
     parts.push(
       `${quoteWhole(metadataKey)}:{${entries.map(([key, value]) => `${quoteWhole(key)}:${quoteWhole(value)}`).join(",")}}`,
     );
@@ -423,12 +417,15 @@ function entriesOf<T>(map: ReadonlyMap<string, T> | Readonly<Record<string, T>>)
 
 function storageOf(name: string, tensor: TensorToWrite): StoredDType {
   const problem = badName(name);
-  if (problem !== undefined) throw refuse(`cannot write a tensor called ${quote(name)}: ${problem}.`, name);
+  if (problem !== undefined) throw refuse(`cannot write a tensor called ${wordJson(name)}: ${problem}.`, name);
   if (!tensor.shape.every(isCount) || !Number.isSafeInteger(elementCount(tensor.shape)))
-    throw refuse(`tensor ${quote(name)} has the shape ${wordShape(tensor.shape)}, which is not a list of sizes.`, tensor.shape);
+    throw refuse(
+      `tensor ${wordJson(name)} has the shape ${wordShape(tensor.shape)}, which is not a list of sizes.`,
+      tensor.shape,
+    );
   const stored = tensor.storedDType ?? naturalStorage[tensor.dtype];
   if (storedDTypes[stored]?.dtype !== tensor.dtype)
-    throw refuse(`tensor ${quote(name)} is ${tensor.dtype} and cannot be stored as ${stored}.`, stored);
+    throw refuse(`tensor ${wordJson(name)} is ${tensor.dtype} and cannot be stored as ${stored}.`, stored);
   return stored;
 }
 
@@ -447,7 +444,7 @@ function encodeValues(name: string, tensor: TensorToWrite, stored: StoredDType, 
   const length = elementCount(tensor.shape);
   if (!(data instanceof array) || data.length !== length)
     throw refuse(
-      `tensor ${quote(name)} of ${wordShape(tensor.shape)} ${tensor.dtype} needs a ${array.name} of ${length} elements, got ${data === undefined ? "nothing" : `a ${data.constructor.name} of ${data.length}`}.`,
+      `tensor ${wordJson(name)} of ${wordShape(tensor.shape)} ${tensor.dtype} needs a ${array.name} of ${length} elements, got ${data === undefined ? "nothing" : `a ${data.constructor.name} of ${data.length}`}.`,
       data?.length,
     );
   const { widen, range, bytes: width } = factsOf(stored);
@@ -457,7 +454,7 @@ function encodeValues(name: string, tensor: TensorToWrite, stored: StoredDType, 
   for (let i = 0; i < length; i++) {
     const value = data[i] as number;
     if (range !== undefined && (value < range[0] || value > range[1]))
-      throw refuse(`tensor ${quote(name)} has ${value} at index ${i}, which does not fit ${stored}.`, value);
+      throw refuse(`tensor ${wordJson(name)} has ${value} at index ${i}, which does not fit ${stored}.`, value);
     widen[1](view, i * width, value);
   }
   return bytes;

@@ -2,7 +2,7 @@
  * Checkpoints of one or several safetensors files: `model.safetensors`, or `model.safetensors.index.json` whose `weight_map` says
  * which file holds which tensor. Both read as one map of tensors.
  */
-import { ConfigError, FormatError, nearestName } from "../errors.ts";
+import { ConfigError, FormatError, nearestName, wordJson } from "../errors.ts";
 import { type FileContent, nodeModule, wordSystemError, writeFolderAtomically } from "./atomic-file.ts";
 import {
   compareCodePoints,
@@ -128,7 +128,7 @@ function parseIndex(text: string, fail: (problem: string, got?: unknown) => Form
   for (const [name, file] of Object.entries(weightMap)) {
     // an index from the net must not make us open anything outside its folder
     if (typeof file !== "string" || !/^[^/\\:\0]+$/.test(file) || file === "." || file === "..")
-      throw fail(`puts tensor ${JSON.stringify(name)} into ${JSON.stringify(file)}, which is not a plain file name.`, file);
+      throw fail(`puts tensor ${wordJson(name)} into ${wordJson(file)}, which is not a plain file name.`, file);
     files.set(name, file);
   }
   return files;

@@ -1,5 +1,5 @@
 /** Reads the `config.json` of Llama models, in Hugging Face's newer and older key style. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, wordJson } from "../errors.ts";
 import { activation } from "../nn/activation.ts";
 import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
 
@@ -30,7 +30,7 @@ export interface LlamaConfig {
 const operation = "llama";
 
 function refuse(key: string, value: unknown, rule: string, hint?: string): never {
-  throw new ConfigError(`\`${key}\` (= ${JSON.stringify(value)}) ${rule}.`, { operation, got: value, ...(hint ? { hint } : {}) });
+  throw new ConfigError(`\`${key}\` (= ${wordJson(value)}) ${rule}.`, { operation, got: value, ...(hint ? { hint } : {}) });
 }
 
 /** Typed reading of one JSON object; a wrong value is refused by its key. */

@@ -1,5 +1,5 @@
 /** The models there are, by the `model_type` of their `config.json`. */
-import { ConfigError, nearestName } from "../errors.ts";
+import { ConfigError, nearestName, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import type { CausalLM } from "./causal-lm.ts";
 import { LlamaForCausalLM } from "./llama.ts";
@@ -28,8 +28,8 @@ export const models = {
 export function createModel(config: ConfigJson, { init = zeros }: { readonly init?: Initializer } = {}): CausalLM {
   const type = config["model_type"];
   if (typeof type !== "string" || !Object.hasOwn(models, type)) {
-    const near = nearestName(String(type), Object.keys(models));
-    const problem = type === undefined ? "is missing" : `(= ${JSON.stringify(type)}) is not supported`;
+    const near = typeof type === "string" ? nearestName(type, Object.keys(models)) : undefined;
+    const problem = type === undefined ? "is missing" : `(= ${wordJson(type)}) is not supported`;
     throw new ConfigError(`\`model_type\` ${problem}.`, {
       operation: "createModel",
       expected: Object.keys(models),
@@ -40,7 +40,7 @@ export function createModel(config: ConfigJson, { init = zeros }: { readonly ini
   const entry: ModelEntry = models[type as keyof typeof models];
   const [architecture] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
   if (architecture !== undefined && !entry.architectures.includes(architecture))
-    throw new ConfigError(`architecture ${JSON.stringify(architecture)} of ${type} is not supported.`, {
+    throw new ConfigError(`architecture ${wordJson(architecture)} of ${type} is not supported.`, {
       operation: "createModel",
       expected: entry.architectures,
       got: architecture,

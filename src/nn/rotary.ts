@@ -2,7 +2,7 @@
 import { withVjp } from "../autograd/custom.ts";
 import { currentDevice, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, nearestName, ShapeError, wordJson, wordShape } from "../errors.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { flip, reshape, sliceAxis } from "../graph/movement.ts";
@@ -58,7 +58,7 @@ function needed<Keys extends keyof RopeParameters>(parameters: RopeParameters, .
 export function checkRopeType(operation: string, type: unknown): RopeType {
   if (typeof type === "string" && Object.hasOwn(scalings, type)) return type as RopeType;
   const near = nearestName(String(type), Object.keys(scalings));
-  throw new ConfigError(`rope type ${JSON.stringify(type)} is not supported.`, {
+  throw new ConfigError(`rope type ${wordJson(type)} is not supported.`, {
     operation,
     expected: Object.keys(scalings),
     got: type,

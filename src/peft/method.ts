@@ -3,7 +3,7 @@
  * method is a change of the weight, that change. Everything else (attaching, merging, several adapters, files) is written
  * once, over this interface. Read methods/lora.ts for an example.
  */
-import { ConfigError, nearestName } from "../errors.ts";
+import { ConfigError, nearestName, wordJson } from "../errors.ts";
 import { type ConfigKeys, type ConfigSchema, defaultConfig, type FileConfig, problemWith } from "../formats/peft-config.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -203,8 +203,8 @@ function checkedConfig({ schema, keys }: MethodDefinition<ConfigSchema, AnyConfi
     }
     const problem = problemWith(key, value, (schema.keys as ConfigKeys)[fileKey]!);
     if (problem !== undefined) throw new ConfigError(problem, { operation, got: value });
-    if (!does.has(key) && JSON.stringify(value) !== JSON.stringify(config[key]))
-      throw new ConfigError(`\`${key}\` (= ${JSON.stringify(value)}) is not implemented.`, { operation, got: value });
+    if (!does.has(key) && wordJson(value, Number.POSITIVE_INFINITY) !== wordJson(config[key], Number.POSITIVE_INFINITY))
+      throw new ConfigError(`\`${key}\` (= ${wordJson(value)}) is not implemented.`, { operation, got: value });
     config[key] = value;
   }
   return config;

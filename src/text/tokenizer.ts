@@ -1,6 +1,6 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
 
-import { FormatError } from "../errors.ts";
+import { FormatError, wordJson } from "../errors.ts";
 import { type LibraryEncoding, type LibraryTokenizer, library, Sections, type TokenizerDefinition } from "./tokenizer-library.ts";
 
 export type { TokenizerDefinition } from "./tokenizer-library.ts";
@@ -276,7 +276,7 @@ function checkDefinition(definition: TokenizerDefinition): void {
   )
     throw new FormatError("the `vocab` of the model is no map from tokens to ids.", { operation: "loadTokenizer" });
   if (type !== undefined && !modelTypes.some((known) => known === type)) {
-    throw new FormatError(`model type ${JSON.stringify(type)} is not one of ${modelTypes.join(", ")}.`, {
+    throw new FormatError(`model type ${wordJson(type)} is not one of ${modelTypes.join(", ")}.`, {
       operation: "loadTokenizer",
       expected: modelTypes,
       got: type,

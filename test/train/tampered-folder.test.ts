@@ -6,10 +6,11 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { LorikeetError } from "../../src/errors.ts";
+import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
 import { adapterNames, attach, detach, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
@@ -134,6 +135,47 @@ test("adapter_config.json; the model is as it was when it is refused", async () 
       expect([...model.namedModules()]).toEqual(modules);
     }
   });
+});
+
+describe("brackets nested deeper than the stack", () => {
+  const deep = `${"[".repeat(200_000)}${"]".repeat(200_000)}`;
+  /** The text of a file of the folder with the deep value in the place of one of its keys. */
+  const withDeep = (file: string, key: string) =>
+    JSON.stringify({ ...json(file), [key]: "deep" }).replace(`"${key}":"deep"`, `"${key}":${deep}`);
+
+  test.each(["hidden_size", "model_type", "architectures", "rope_parameters", "hidden_act"])("as %s of config.json", (key) =>
+    everyText("config.json", fc.constant(withDeep("config.json", key)), () => loadModel(folder)),
+  );
+  test.each(["weight_map", "metadata"])("as %s of the index", (key) => {
+    const index = "model.safetensors.index.json";
+    return everyText(index, fc.constant(withDeep(index, key)), () => loadModel(folder));
+  });
+  test.each(["r", "peft_type", "target_modules", "rank_pattern", "auto_mapping", "eva_config", "novelty"])(
+    "as %s of adapter_config.json",
+    (key) => {
+      const file = "adapter/adapter_config.json";
+      return everyText(file, fc.constant(withDeep(file, key)), async () => {
+        await loadAdapter(model, join(folder, "adapter"));
+        detach(model);
+      });
+    },
+  );
+  test.each(['"a":deep', '"a":{"dtype":deep}', '"a":{"dtype":"F32","shape":deep}', '"__metadata__":{"a":deep}'])(
+    "in the header of a safetensors file: {%s}",
+    async (text) => {
+      const header = new TextEncoder().encode(`{${text.replace("deep", deep)}}`);
+      const bytes = new Uint8Array(8 + header.length);
+      new DataView(bytes.buffer).setUint32(0, header.length, true);
+      bytes.set(header, 8);
+      await usedOrRefused(() => readSafetensors(bytes));
+      await expect(readSafetensors(bytes)).rejects.toThrow(LorikeetError);
+    },
+  );
+  test.each(["model", "normalizer", "added_tokens", "post_processor"])("as %s of tokenizer.json", (key) =>
+    usedOrRefused(() =>
+      new Tokenizer(JSON.parse(JSON.stringify({ ...trained, [key]: "deep" }).replace('"deep"', deep))).encode("low"),
+    ),
+  );
 });
 
 const trained = trainTokenizer(["low lower lowest newest widest 12 times, don't."], {
