@@ -1,6 +1,6 @@
 /**
  * How fast is one LoRA training step, and how close to its matrix products alone? The step is the one of `spec.json`;
- * its twenty losses are checked against `expected.json` before anything is reported.
+ * its twenty losses are checked against PyTorch's before anything is reported.
  * Run: `npm run bench -- lora-step [--threads N] [--profile]`
  */
 import { parseArgs } from "node:util";
@@ -14,7 +14,7 @@ import { matmul } from "../src/graph/contraction.ts";
 import type { Tensor } from "../src/graph/node.ts";
 import { AdamW } from "../src/optim/adam.ts";
 import { gradientsOf } from "../src/optim/optimizer.ts";
-import { buildBatch, buildModel, expected, spec } from "./spec-model.ts";
+import { buildBatch, buildModel, exact, expected, spec } from "./spec-model.ts";
 import { best, median, peakResidentBytes, simdPeak } from "./timing.ts";
 
 /** GFLOP/s of the device's own 512³ product. */
@@ -61,8 +61,7 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
     times.push(performance.now() - start);
   }
   const firstStepMilliseconds = performance.now() - started - times.slice(1).reduce((sum, t) => sum + t, 0);
-  const worst = Math.max(...losses.map((loss, i) => Math.abs(loss / expected.train.losses[i]! - 1)));
-  if (!(worst < 1e-3)) throw new Error(`bench: the losses differ from PyTorch's by ${worst.toExponential(1)}, more than 1e-3`);
+  const { worst, worstExact } = checkLosses(losses);
 
   // the limits and the step, side by side, several times over
   const rounds = Array.from({ length: 5 }, () => {
@@ -100,15 +99,32 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
     matmulGflop: round(flops / 1e9, 3),
     losses,
     maxRelativeLossDifference: Number(worst.toExponential(2)),
+    maxRelativeLossDifferenceFloat64: Number(worstExact.toExponential(2)),
   };
   console.log(`one LoRA step, ${tokens} tokens, on ${device.about}
   step                  ${result.msPerStep} ms (best ${result.bestMsPerStep}), ${result.tokensPerSecond} tokens/s
-  losses                within ${worst.toExponential(1)} of PyTorch's
+  losses                within ${worst.toExponential(1)} of PyTorch's in float32, ${worstExact.toExponential(1)} of its in float64
   GEMM 512³             ${result.gemmGflops} GFLOP/s, ${(100 * share).toFixed(0)} % of ${threads} × ${result.simdPeakGflops} (registers only)
   step / its matmuls    ${result.stepOverMatmuls} (${result.matmulGflop} GFLOP at the GEMM rate)
   memory                ${(result.peakBytes / 1e6).toFixed(0)} MB at the peak, ${(result.plannedBytes / 1e6).toFixed(1)} MB planned for intermediate values`);
   device[Symbol.dispose]();
   return result;
+}
+
+/**
+ * The losses are PyTorch's to 1e-3. Rounding grows about twofold with each of these steps: at the last one PyTorch's own float32
+ * is 1.2e-3 away from float64, so there a loss is also right that is as near to float64 as PyTorch's is.
+ */
+function checkLosses(losses: readonly number[]): { readonly worst: number; readonly worstExact: number } {
+  const relative = (loss: number, i: number, reference: readonly number[]) => Math.abs(loss / reference[i]! - 1);
+  losses.forEach((loss, i) => {
+    const [own, theirs] = [relative(loss, i, exact.losses), relative(expected.train.losses[i]!, i, exact.losses)];
+    const difference = relative(loss, i, expected.train.losses);
+    if (!(difference < 1e-3 || own <= theirs))
+      throw new Error(`bench: loss ${i + 1} differs from PyTorch's by ${difference.toExponential(1)}, more than 1e-3`);
+  });
+  const most = (reference: readonly number[]) => Math.max(...losses.map((loss, i) => relative(loss, i, reference)));
+  return { worst: most(expected.train.losses), worstExact: most(exact.losses) };
 }
 
 /** What the step's matrix products amount to; attention counts its full squares, as in spec.json. */

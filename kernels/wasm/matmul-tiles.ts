@@ -1,8 +1,9 @@
 /**
  * Matrix product by register tiles: B is packed into panels 8 columns wide that stay in the first-level cache, and each panel meets
  * the rows of A six at a time, so that 12 accumulators of four lanes keep both multiply units busy. The loop over k is not unrolled:
- * V8 then runs out of registers (`findings/wasm.md`). Every element is one chain of multiply-adds in the order of k, whatever the
- * blocking, so results do not depend on how the work was split.
+ * V8 then runs out of registers (`findings/wasm.md`). Every element is a sum of chains of multiply-adds in the order of k, one for
+ * each 256 values of k, however rows and columns are cut: results do not depend on how the work was split, and rounding errors
+ * grow with √256 inside of a chain, not with √K.
  */
 import { type Expression, type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import {
@@ -72,7 +73,7 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
     f.set(depth, smaller(depthBlock, f.local("i32", ["i32.sub", K, first])));
     f.set(paddedDepth, ["i32.and", ["i32.add", depth, 3], -4]);
     f.set(panelBytes, ["i32.add", ["i32.mul", paddedDepth, panelRowBytes], lineBytes]);
-    // accumulators begin at the addend, later at what the rounds before left in C
+    // each round adds to the addend, later to what the rounds before left in C
     f.set(start.pointer, task.c).set(start.stride, task.cStride);
     if (variant.addend !== "column")
       f.if(["i32.eqz", first], () => {
@@ -203,10 +204,6 @@ export function emitTile(
   const pointers = [a];
   if (layout === "rows")
     for (let i = 1; i < rows; i++) pointers.push(f.local("i32", ["i32.add", pointers[i - 1] as Integer, aStride]));
-  accumulators.forEach((row, i) => {
-    row.forEach((accumulator, v) => f.set(accumulator, load("v128.load", start, 16 * v)));
-    if (i < rows - 1) f.increment(start, startStride);
-  });
   f.repeat(depth, () => {
     b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
     accumulators.forEach((row, i) => {
@@ -221,8 +218,12 @@ export function emitTile(
     for (const pointer of pointers) f.increment(pointer, layout === "rows" ? 4 : aStride);
   });
   accumulators.forEach((row, i) => {
-    row.forEach((accumulator, v) => f.store("v128.store", out, accumulator, 16 * v));
-    if (i < rows - 1) f.increment(out, outStride);
+    row.forEach((accumulator, v) =>
+      f.store("v128.store", out, ["f32x4.add", load("v128.load", start, 16 * v), accumulator], 16 * v),
+    );
+    if (i === rows - 1) return;
+    f.increment(start, startStride);
+    f.increment(out, outStride);
   });
   return f;
 }
