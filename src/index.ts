@@ -7,9 +7,7 @@ import "./tensor/methods.ts";
 
 export { checkpoint, withVjp } from "./autograd/custom.ts";
 export { centralDifference, gradientError } from "./autograd/finite-difference.ts";
-export { backward, grad, valueAndGrad, vjp } from "./autograd/grad.ts";
-export { hessian, hvp, jacobian, jvp, perSampleGradients } from "./autograd/jvp.ts";
-export { vmap } from "./autograd/vmap.ts";
+export { backward } from "./autograd/grad.ts";
 export { explainSchedule } from "./compile/explain.ts";
 export { currentDevice, plan, realize, useDevice } from "./compile/program.ts";
 export { type CompiledFunction, compile, type TensorTree } from "./compile/trace.ts";
@@ -48,5 +46,6 @@ export {
   zeros,
   zerosLike,
 } from "./tensor/create.ts";
+export { grad, hessian, hvp, jacobian, jvp, perSampleGradients, valueAndGrad, vjp, vmap } from "./tensor/derivative.ts";
 export * from "./tensor/functions.ts";
 export * as random from "./tensor/random.ts";

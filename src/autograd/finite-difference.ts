@@ -53,7 +53,7 @@ export function centralDifference(
  * @param cotangent g, of the shape of f's value
  * @returns one value
  * @example
- * const error = gradientError((x) => sum(exp(x)), [x], [t], constant(1, [], "float64"));
+ * gradientError((x) => x.square().sum(), [tensor([1, 2])], [tensor([1, 1])], tensor(1)).item() < 1e-2   // true
  */
 export function gradientError(
   f: Differentiable,

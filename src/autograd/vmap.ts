@@ -49,15 +49,7 @@ export function mapRows(operation: string, f: (...row: Tensor[]) => readonly Ten
   return new Batch(N, row, inputs).of(results);
 }
 
-/**
- * `f` of one row, for all rows at once: `vmap(f)(x, y)` stacks f(x[0], y[0]), f(x[1], y[1]), … along a new first axis. What is the
- * same for every row, `f` takes from around it. Random keys are that too, unless rows of `split(key, N)` are given.
- *
- * @throws {ShapeError} when the inputs differ in their number of rows
- * @see https://docs.jax.dev/en/latest/_autosummary/jax.vmap.html
- * @example
- * vmap((x, y) => x.matmul(y))(tensor([[1, 2], [3, 4]]), tensor([[1, 1], [0, 1]]))   // [3 4] float32 [2]
- */
+/** `f` of one row, for all rows at once, stacked along a new first axis; see tensor/derivative.ts. */
 export function vmap(f: (...row: Tensor[]) => Tensor): (...inputs: Tensor[]) => Tensor {
   return (...inputs) => mapRows("vmap", (...row) => [f(...row)], inputs)[0]!;
 }

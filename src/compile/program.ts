@@ -1,7 +1,7 @@
 /** Fourth pass of the compiler: a schedule gets addresses and runs. Also the entry for everyday use: `realize`. */
 import type { Binding, Buffer, Device, Dispatch, KernelCall } from "../devices/device.ts";
 import type { LoopProgram } from "../devices/loop-program.ts";
-import { ConfigError, DeviceError, wordShape, wordValue } from "../errors.ts";
+import { ConfigError, DeviceError, wordArgument, wordShape } from "../errors.ts";
 import { bytesPerElement, type DType, type TypedArray } from "../graph/dtype.ts";
 import { checkAlive, type Storage, type Tensor } from "../graph/node.ts";
 import { buffer } from "../graph/source.ts";
@@ -181,7 +181,7 @@ export function locateLeaf(device: Device, value: Tensor): Binding {
 /** @throws {DeviceError} when something else was given, such as the name of a device */
 export function checkDevice(operation: string, device: unknown): void {
   if (typeof (device as Partial<Device> | null | undefined)?.allocate === "function") return;
-  throw new DeviceError(`needs a device, got ${wordValue(device)}.`, {
+  throw new DeviceError(`needs a device, got ${wordArgument(device)}.`, {
     operation,
     got: device,
     hint: "Make one with devices.wasm() or devices.reference().",

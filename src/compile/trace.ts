@@ -4,7 +4,7 @@
  * and outputs of the program; assigned ones are updated in place where nobody needs the old value any more.
  */
 import type { Buffer, Device } from "../devices/device.ts";
-import { ConfigError, wordShape, wordType, wordValue } from "../errors.ts";
+import { ConfigError, wordArgument, wordShape, wordType } from "../errors.ts";
 import { checkAlive, type Storage, Tensor } from "../graph/node.ts";
 import { buffer, input } from "../graph/source.ts";
 import { observing, type Setting, structure, Variable, type VariableObserver } from "../graph/variable.ts";
@@ -257,7 +257,7 @@ function renewContent(variable: Variable, storage: Storage): void {
 function leavesOf(tree: TensorTree): Tensor[] {
   if (tree instanceof Tensor) return [tree];
   if (tree === null || typeof tree !== "object")
-    throw new ConfigError(`a compiled function takes and gives tensors, lists and objects of them, got ${wordValue(tree)}.`, {
+    throw new ConfigError(`a compiled function takes and gives tensors, lists and objects of them, got ${wordArgument(tree)}.`, {
       operation: "compile",
       got: tree,
       ...(typeof tree === "number" && { hint: "Numbers are part of the program: close over them, or pass tensor(…)." }),

@@ -173,7 +173,7 @@ const modelPrefix = "base_model.model.";
  *
  * @param liveKey with or without PEFT's prefix `base_model.model.`; tensors of the whole model begin with `base_model.`
  * @example
- * toFileKey("h.0.attn.c_attn.lora_A.default.weight", "default")   // base_model.model.h.0.attn.c_attn.lora_A.weight
+ * toFileKey("h.0.attn.c_attn.lora_A.default.weight", "default")   // "base_model.model.h.0.attn.c_attn.lora_A.weight"
  */
 export function toFileKey(liveKey: string, adapterName: string): string {
   const prefixed = liveKey.startsWith(outerPrefix) ? liveKey : modelPrefix + liveKey;

@@ -1,5 +1,5 @@
 /** Element types: what a tensor may hold and how wide one element is in memory. */
-import { DTypeError, nearestName, wordValue } from "../errors.ts";
+import { DTypeError, nearestName, wordArgument } from "../errors.ts";
 
 /** float64 computes on the reference device only; float16 and bfloat16 are for storage and are widened to float32 to compute. */
 export type DType = "float32" | "float64" | "float16" | "bfloat16" | "int32" | "uint8" | "bool";
@@ -40,7 +40,7 @@ export function checkDType(operation: string, dtype: unknown): void {
   if (typeof dtype === "string" && Object.hasOwn(dtypes, dtype)) return;
   const names = Object.keys(dtypes);
   const near = typeof dtype === "string" ? nearestName(dtype, names) : undefined;
-  throw new DTypeError(`${wordValue(dtype)} is not a dtype.`, {
+  throw new DTypeError(`${wordArgument(dtype)} is not a dtype.`, {
     operation,
     expected: names,
     got: dtype,

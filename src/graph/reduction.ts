@@ -1,6 +1,6 @@
 /** Reductions: fold axes to size 1. The primitive keeps the folded axes; callers drop them with a reshape. */
 import { isFloat } from "./dtype.ts";
-import { add, cast, equal, mul, recip, where } from "./elementwise.ts";
+import { add, cast, div, equal, mul, recip, where } from "./elementwise.ts";
 import { expand, reshape } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { Draw, Reduction, Sample } from "./primitive.ts";
@@ -52,7 +52,7 @@ export const productOp: Reduction = {
     const zero = equal(x!, constant(0, [], x!.dtype));
     const nonzero = where(zero, constant(1, [], x!.dtype), x!);
     const zeros = expand(reduceSum(cast(zero, "float32"), axes), x!.shape);
-    const rest = mul(expand(reduceProduct(nonzero, axes), x!.shape), recip(nonzero));
+    const rest = div(expand(reduceProduct(nonzero, axes), x!.shape), nonzero);
     const is = (count: number) => cast(equal(zeros, constant(count)), x!.dtype);
     return [mul(expand(g, x!.shape), mul(rest, where(zero, is(1), is(0))))];
   },

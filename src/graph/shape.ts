@@ -1,5 +1,5 @@
 /** Shapes: sizes of axes, broadcasting, strides. Pure arithmetic on lists of numbers. */
-import { ShapeError, wordShape, wordValue } from "../errors.ts";
+import { ShapeError, wordArgument, wordShape } from "../errors.ts";
 
 export type Shape = readonly number[];
 
@@ -28,7 +28,7 @@ export function contiguousStrides(shape: Shape): number[] {
 /** @throws {ShapeError} when `list` is one number, a text or anything else that is not a list: nothing but types forbids that. */
 export function checkList(operation: string, what: string, list: unknown): void {
   if (Array.isArray(list)) return;
-  throw new ShapeError(`${what} is a list of whole numbers, got ${wordValue(list)}.`, {
+  throw new ShapeError(`${what} is a list of whole numbers, got ${wordArgument(list)}.`, {
     operation,
     got: list,
     ...(typeof list === "number" && { hint: `Write [${list}].` }),
@@ -48,7 +48,7 @@ export function checkShape(operation: string, shape: Shape): void {
 /** Axis counted from the front; negative ones count from the back. */
 export function normalizeAxis(operation: string, axis: number, rank: number): number {
   if (!Number.isInteger(axis))
-    throw new ShapeError(`an axis is a whole number, got ${wordValue(axis)}.`, { operation, got: axis });
+    throw new ShapeError(`an axis is a whole number, got ${wordArgument(axis)}.`, { operation, got: axis });
   if (axis < -rank || axis >= rank)
     throw new ShapeError(`axis ${axis} is outside a tensor of ${rank} axes.`, {
       operation,

@@ -146,9 +146,11 @@ function contract(a: Named, b: Named, sizes: ReadonlyMap<string, number>, wanted
  *
  * @throws {FormatError} for an equation that cannot be read; @throws {ShapeError} when sizes under one letter differ
  * @example
- * einsum("bqhd,bkhd->bhqk", q, k)   // attention scores
- * einsum("ii->i", x)                // diagonal
- * einsum("i,j->ij", x, y)           // outer product
+ * einsum("bqhd,bkhd->bhqk", q, k)                   // attention scores: float32 [B, H, Tq, Tk]
+ * einsum("ii->i", tensor([[1, 2], [3, 4]]))         // [1 4] float32 [2]
+ * einsum("i,j->ij", tensor([1, 2]), tensor([1, 10]))
+ * // [[ 1 10]
+ * //  [ 2 20]] float32 [2, 2]
  */
 export function einsum(equation: string, ...tensors: readonly Tensor[]): Tensor {
   const { inputs, output } = parse(equation, tensors);

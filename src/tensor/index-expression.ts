@@ -77,10 +77,14 @@ function resolveRange({ start, stop, step = 1 }: Range, extent: number): { start
  *
  * @throws {ShapeError} for an index outside its axis or more indices than axes; @throws {FormatError} for a text that is no index
  * @example
- * at(x, 0)             // first row
- * at(x, "..., -1")     // last element of the last axis
- * at(x, "::-1, 1:3")   // rows backwards, columns 1 and 2
- * at(x, rows)          // rows at the int32 indices `rows`
+ * const x = tensor([[0, 1, 2], [3, 4, 5]]);
+ * at(x, 0)              // [0 1 2] float32 [3]
+ * at(x, "..., -1")      // [2 5] float32 [2]
+ * at(x, "::-1, 1:3")    // rows backwards, columns 1 and 2
+ * // [[4 5]
+ * //  [1 2]] float32 [2, 2]
+ * at(x, [1, 1, -2])     // rows at these indices: float32 [3, 3]
+ * at(x, null, { stop: 1 }, 2)   // [[2]] float32 [1, 1]
  */
 export function at(x: Tensor, ...index: readonly IndexItem[]): Tensor {
   const items = index.flatMap(parse);

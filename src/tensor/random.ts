@@ -8,7 +8,7 @@
  * @see https://www.thesalmons.org/john/random123/papers/random123sc11.pdf
  */
 import { currentDevice, realize, upload } from "../compile/program.ts";
-import { ConfigError, checkOptions, ShapeError, wordShape, wordValue } from "../errors.ts";
+import { ConfigError, checkOptions, ShapeError, wordArgument, wordShape } from "../errors.ts";
 import { checkDType, type DType } from "../graph/dtype.ts";
 import {
   add,
@@ -66,7 +66,7 @@ export function threefry(key: Tensor, counter0: Tensor, counter1: Tensor): [Tens
 function checkKey(operation: string, key: unknown): asserts key is Tensor {
   if (key instanceof Tensor && key.dtype === "int32" && key.rank === 1 && key.shape[0] === 2) return;
   throw new ShapeError(
-    `a key is int32 [2], got ${key instanceof Tensor ? `${key.dtype} ${wordShape(key.shape)}` : wordValue(key)}.`,
+    `a key is int32 [2], got ${key instanceof Tensor ? `${key.dtype} ${wordShape(key.shape)}` : wordArgument(key)}.`,
     {
       operation,
       expected: [2],
@@ -205,8 +205,8 @@ export const dropout = (from: Tensor, x: Tensor, p: number): Tensor =>
  * and two runs from one seed draw the same.
  *
  * @example
- * const random = new Generator(0);
- * normal(random.next(), [2, 3])
+ * const generator = new Generator(0);
+ * normal(generator.next(), [2, 3])   // float32 [2, 3]
  */
 export class Generator {
   readonly #key: Variable;

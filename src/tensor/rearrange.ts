@@ -2,7 +2,7 @@
  * Reshaping, reducing and repeating by patterns that name the axes, as in einops: "b t (h d) -> b h t d".
  * @see https://openreview.net/forum?id=oapKSVM2bcj
  */
-import { ConfigError, FormatError, nearestName, ShapeError, wordShape, wordValue } from "../errors.ts";
+import { ConfigError, FormatError, nearestName, ShapeError, wordArgument, wordShape } from "../errors.ts";
 import { expand, permute, reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
@@ -55,7 +55,7 @@ function read(operation: string, x: Tensor, pattern: string, given: AxisSizes): 
     throw new FormatError(`${problem} in "${pattern}".`, { operation, got: pattern });
   };
   if (typeof pattern !== "string")
-    throw new FormatError(`a pattern is a text such as "b t c -> b c t", got ${wordValue(pattern)}.`, {
+    throw new FormatError(`a pattern is a text such as "b t c -> b c t", got ${wordArgument(pattern)}.`, {
       operation,
       got: pattern,
     });
@@ -172,8 +172,8 @@ function requireSame(
  * The same elements with axes split, merged and moved as the pattern says; a view where strides can say it.
  *
  * @example
- * rearrange(x, "b t (h d) -> b h t d", { h: 8 })   // split heads
- * rearrange(x, "b ... -> (...) b")
+ * rearrange(zeros([2, 5, 24]), "b t (h d) -> b h t d", { h: 8 })   // float32 [2, 8, 5, 3]
+ * rearrange(zeros([2, 5, 24]), "b ... -> (...) b")                 // float32 [120, 2]
  */
 export function rearrange(x: Tensor, pattern: string, sizes: AxisSizes = {}): Tensor {
   const found = read("rearrange", x, pattern, sizes);
@@ -189,7 +189,7 @@ export type Fold = keyof typeof folds;
  * Folds the axes that are not on the right, then arranges the others.
  *
  * @example
- * reduce(image, "c (h 2) (w 2) -> c h w", "max")   // 2×2 pooling
+ * reduce(tensor([[1, 2, 3, 4], [5, 6, 7, 8]]), "(h 2) (w 2) -> h w", "max")   // [[6 8]] float32 [1, 2]
  */
 export function reduce(x: Tensor, pattern: string, fold: Fold, sizes: AxisSizes = {}): Tensor {
   if (!Object.hasOwn(folds, fold))
@@ -217,7 +217,7 @@ export function reduce(x: Tensor, pattern: string, fold: Fold, sizes: AxisSizes 
  * Repeats along the axes that are only on the right, whose sizes are given.
  *
  * @example
- * repeatPattern(x, "h w -> h (w copies)", { copies: 3 })
+ * repeatPattern(tensor([[1, 2]]), "h w -> h (w copies)", { copies: 3 })   // [[1 1 1 2 2 2]] float32 [1, 6]
  */
 export function repeatPattern(x: Tensor, pattern: string, sizes: AxisSizes = {}): Tensor {
   const found = read("repeat", x, pattern, sizes);

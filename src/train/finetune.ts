@@ -17,7 +17,7 @@ export interface FinetuneOptions extends TrainerOptions {
  * @throws {ConfigError} when nothing can be trained, an option is out of range, or the loss is no number any more
  * @example
  * attach(model, lora({ r: 8, loraAlpha: 16 }));
- * await finetune(model, textDataset("moby-dick.txt", tokenizer), { steps: 300, learningRate: 1e-3 });
+ * await finetune(model, textDataset("moby-dick.txt", tokenizer), { steps: 20, learningRate: 1e-3 });
  */
 export async function finetune(
   model: CausalLM,

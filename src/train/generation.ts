@@ -18,6 +18,9 @@ export interface GenerateOptions extends SamplingOptions {
   readonly compiled?: boolean;
 }
 
+/** What a tokenizer gives, or a plain list. */
+export type Tokens = readonly number[] | Int32Array;
+
 /**
  * The tokens that continue `prompt`, as they come.
  *
@@ -26,16 +29,12 @@ export interface GenerateOptions extends SamplingOptions {
  * @example
  * for await (const token of generate(model, tokenizer.encode("Call me"), { maxNewTokens: 20 })) print(token);
  */
-export async function* generate(
-  model: CausalLM,
-  prompt: readonly number[],
-  options: GenerateOptions = {},
-): AsyncGenerator<number> {
+export async function* generate(model: CausalLM, prompt: Tokens, options: GenerateOptions = {}): AsyncGenerator<number> {
   for await (const [token] of generateBatch(model, [prompt], options)) if (token !== undefined && token !== null) yield token;
 }
 
 /** All the tokens that continue `prompt`, without it. */
-export async function complete(model: CausalLM, prompt: readonly number[], options: GenerateOptions = {}): Promise<number[]> {
+export async function complete(model: CausalLM, prompt: Tokens, options: GenerateOptions = {}): Promise<number[]> {
   const tokens: number[] = [];
   for await (const token of generate(model, prompt, options)) tokens.push(token);
   return tokens;
@@ -47,7 +46,7 @@ export async function complete(model: CausalLM, prompt: readonly number[], optio
  */
 export async function* generateBatch(
   model: CausalLM,
-  prompts: readonly (readonly number[])[],
+  prompts: readonly Tokens[],
   options: GenerateOptions = {},
 ): AsyncGenerator<(number | null)[]> {
   const { maxNewTokens = 64, stopTokens = [], seed = 0, compiled = true } = options;
@@ -91,7 +90,7 @@ export async function* generateBatch(
   }
 }
 
-function checkPrompts(prompts: readonly (readonly number[])[], maxNewTokens: number): void {
+function checkPrompts(prompts: readonly Tokens[], maxNewTokens: number): void {
   const operation = "generate";
   if (prompts.length === 0) throw new ConfigError("got no prompt.", { operation });
   prompts.forEach((prompt, i) => {
@@ -113,10 +112,10 @@ const int32 = (values: readonly number[], shape: readonly number[]): Tensor =>
   upload(currentDevice(), Int32Array.from(values), shape, "int32");
 
 /** Prompts side by side, their ends aligned. */
-function leftPadded(prompts: readonly (readonly number[])[], length: number): { ids: number[]; mask: number[] } {
-  const zeros = (prompt: readonly number[]) => new Array<number>(length - prompt.length).fill(0);
+function leftPadded(prompts: readonly Tokens[], length: number): { ids: number[]; mask: number[] } {
+  const zeros = (prompt: Tokens) => new Array<number>(length - prompt.length).fill(0);
   return {
     ids: prompts.flatMap((prompt) => [...zeros(prompt), ...prompt]),
-    mask: prompts.flatMap((prompt) => [...zeros(prompt), ...prompt.map(() => 1)]),
+    mask: prompts.flatMap((prompt) => [...zeros(prompt), ...new Array<number>(prompt.length).fill(1)]),
   };
 }

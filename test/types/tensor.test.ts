@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { Variable } from "../../src/graph/variable.ts";
 import { tensor } from "../../src/tensor/create.ts";
+import { grad, perSampleGradients, valueAndGrad, vjp } from "../../src/tensor/derivative.ts";
 import * as functions from "../../src/tensor/functions.ts";
 import "../../src/tensor/methods.ts";
 import type { Extremes } from "../../src/tensor/statistics.ts";
@@ -30,6 +31,17 @@ function mustCompile(x: Tensor, variable: Variable): void {
   void [y, z, whole, along, parts, later];
 }
 
+function derivativesMustCompile(x: Tensor, f: (...all: Tensor[]) => Tensor): void {
+  const [dx, dy] = grad((a, b) => a.mul(b).sum())(x, 2);
+  same<typeof dx, Tensor>(true);
+  const { gradients } = valueAndGrad((a) => a.sum())([1, 2]);
+  const first: Tensor = gradients[0];
+  const many: Tensor[] = grad(f)(x, x, x);
+  const [gx]: [Tensor] = vjp((a) => a.exp(), x).pullback(1);
+  const [perSample]: [Tensor, Tensor] = perSampleGradients(([w, b], row) => row.matmul(w).add(b).sum(), [x, 0], [x]);
+  void [dx, dy, first, many, gx, perSample];
+}
+
 function mustNotCompile(x: Tensor): void {
   // @ts-expect-error a text is no tensor
   functions.add(x, "1");
@@ -53,8 +65,12 @@ function mustNotCompile(x: Tensor): void {
   functions.norm(x, { order: 2 });
   // @ts-expect-error a fold that is not there
   x.reduce("a -> ", "median");
+  // @ts-expect-error a function of two tensors needs two
+  grad((a, b) => a.mul(b).sum())(x);
+  // @ts-expect-error a function to differentiate gives a tensor
+  grad(() => 3);
   // @ts-expect-error shapes do not change
   x.shape[0] = 3;
 }
 
-test("types are checked by the compiler", () => expect([mustCompile, mustNotCompile]).toHaveLength(2));
+test("types are checked by the compiler", () => expect([mustCompile, derivativesMustCompile, mustNotCompile]).toHaveLength(3));
