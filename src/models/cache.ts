@@ -7,7 +7,7 @@ import { ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, and, cast, less, max, neg, sub, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
-import { expand, permute, reshape } from "../graph/movement.ts";
+import { expand, permute, reshape, slice } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sizeOf } from "../graph/shape.ts";
@@ -24,6 +24,8 @@ export interface CacheSizes {
 }
 
 const whole = (value: number): Tensor => constant(value, [], "int32");
+/** A size as the last of so many index numbers: an argument of the code that uses it, where `whole` would be a part of it. */
+const extent = (value: number): Tensor => reshape(slice(iota([value + 1]), [value], [value + 1]), []);
 const zeros = (shape: readonly number[], dtype: "float32" | "int32"): Variable =>
   new Variable(upload(currentDevice(), new dtypes[dtype].array(sizeOf(shape)), shape, dtype), { requiresGrad: false });
 
@@ -98,7 +100,7 @@ export class CacheUpdate {
     const before = reduceSum(seen.value, [1]); // [B, 1]
     this.positions = max(sub(add(before, cumsum(mask, 1)), whole(1)), whole(0));
     this.mask = this.#write(seen, mask);
-    this.#writes.push([length, add(this.offset, whole(mask.shape[1] as number))]);
+    this.#writes.push([length, add(this.offset, extent(mask.shape[1] as number))]);
   }
 
   /** Keys and values of one layer, [B, T, G, D] each, put behind those before; gives all of them, [B, S, G, D]. */
@@ -121,7 +123,7 @@ export class CacheUpdate {
     const [S, T] = [this.#size, next.shape[1] as number];
     const row = next.shape.slice(2);
     const index = add(iota([S]), neg(this.offset)); // place among the new tokens
-    const inside = and(less(whole(-1), index), less(index, whole(T)));
+    const inside = and(less(whole(-1), index), less(index, extent(T)));
     let placed = next;
     if (T > 1) {
       // rows are taken from the front, so time goes there and back
