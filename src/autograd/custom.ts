@@ -7,6 +7,12 @@ import { pullback } from "./grad.ts";
 /**
  * `forward` with a derivative of its own: `backward(g, y, ...inputs)` gives one cotangent per input, `null` for none.
  * Used where the composed derivative is slow or unstable; a law checks it against the composed one.
+ *
+ * @throws {ConfigError} when `backward` gives another number of cotangents; @throws {ShapeError} when one has not its input's shape.
+ *   Both when the derivative is asked for.
+ * @example
+ * const clipped = withVjp((x) => x!.exp(), (g, y) => [g.mul(minimum(y, 10))]);
+ * grad((x) => clipped(x).sum())([0, 5])[0]   // [ 1 10] float32 [2]
  */
 export function withVjp(
   forward: (...inputs: Tensor[]) => Tensor,
@@ -24,6 +30,12 @@ export function withVjp(
  *
  * Variables that `f` reads (parameters, the count of a random generator) are inputs too: they get gradients, and the second
  * pass sees what the first one saw. Tensors that `f` has from elsewhere are constants.
+ *
+ * @throws {ConfigError} when the second pass reads other variables than the first
+ * @see https://arxiv.org/abs/1604.06174
+ * @example
+ * const block = checkpoint((x) => x!.matmul(x!).gelu().softmax());
+ * grad((x) => block(x).square().sum())(ones([2, 2]))[0]   // float32 [2, 2]
  */
 export function checkpoint(f: (...inputs: Tensor[]) => Tensor): (...inputs: Tensor[]) => Tensor {
   return (...inputs) => {

@@ -201,6 +201,10 @@ const renewOp = { kind: "movement", name: "renew", formula: "x", vjp: (g: Tensor
  *
  * @throws {ShapeError} for more than one value; @throws {DTypeError} for integers; @throws {ConfigError} when no such variable is
  *   there, as after `detach` or a function that was given plain tensors
+ * @example
+ * const w = new Variable(tensor([1, 2]));
+ * w.value.square().sum().backward();
+ * w.grad   // [2 4] float32 [2]
  */
 export function backward(loss: Tensor): void {
   requireDifferentiable("backward", loss);

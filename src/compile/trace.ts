@@ -53,6 +53,16 @@ interface Traced {
  *   Plain JavaScript in it runs while tracing only, and `.grad` left by `backward()` stays inside: return gradients, or use them
  *   up in the function as an optimiser does.
  * @throws {ConfigError} when a traced function asks for values instead of building a graph
+ * @example
+ * const count = new Variable(tensor(0));
+ * const step = compile((x: Tensor) => {
+ *   count.assign(count.value.add(1));
+ *   return x.mul(count.value).sum();
+ * });
+ * step(tensor([1, 2]))                // 3 float32 []
+ * step(tensor([1, 2]))                // 6 float32 []
+ * step.traces                         // 1
+ * step.explain().includes("kernels")  // true
  */
 export function compile<Args extends readonly TensorTree[], Result extends TensorTree>(
   fn: (...args: Args) => Result,

@@ -97,6 +97,16 @@ function requireTensor(operation: string, value: unknown): asserts value is Tens
     throw new DTypeError(`a variable holds a tensor, got ${wordType(value)}.`, { operation, got: value, hint: "Use tensor(…)." });
 }
 
+/**
+ * A cell that holds one tensor after another.
+ *
+ * @example
+ * const count = new Variable(tensor(1));
+ * const before = count.value;
+ * count.assign(count.value.add(1));
+ * count.value   // 2 float32 []
+ * before        // 1 float32 []
+ */
 export class Variable {
   /** The gradient left by `backward()`, if any. */
   grad: Tensor | null = null;
