@@ -36,6 +36,7 @@ import { constant, iota } from "../graph/source.ts";
 import { isObserved, Variable } from "../graph/variable.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { stack } from "./arrange.ts";
+import { asTensor, type TensorLike } from "./create.ts";
 import { argmax } from "./statistics.ts";
 
 export { TorchGenerator };
@@ -159,10 +160,10 @@ export function normal(
 }
 
 /** True with probability p, which may be a tensor that broadcasts to `shape`. */
-export function bernoulli(from: Tensor, p: number | Tensor, shape: Shape): Tensor {
+export function bernoulli(from: Tensor, p: TensorLike, shape: Shape): Tensor {
   if (typeof p === "number" && !(p >= 0 && p <= 1))
     throw new ConfigError(`\`p\` (= ${p}) must be in 0…1.`, { operation: "bernoulli", got: p });
-  return less(unit(bitsFor("bernoulli", from, shape)), typeof p === "number" ? constant(p) : p);
+  return less(unit(bitsFor("bernoulli", from, shape)), asTensor(p));
 }
 
 /** Whole numbers of [low, high) as int32: 31 random bits modulo the range, so that the bias is below range / 2³¹. */
@@ -179,7 +180,8 @@ export function randint(from: Tensor, shape: Shape, low: number, high: number): 
 export const permutation = (from: Tensor, n: number): Tensor => argsort(bitsFor("permutation", from, [n]), false);
 
 /** Draws an index along the last axis with probabilities softmax(logits), by the Gumbel-max trick. int32. */
-export function categorical(from: Tensor, logits: Tensor): Tensor {
+export function categorical(from: Tensor, scores: TensorLike): Tensor {
+  const logits = asTensor(scores);
   if (logits.rank === 0 || logits.shape.at(-1) === 0)
     throw new ShapeError(`needs at least one class along the last axis, got ${wordShape(logits.shape)}.`, {
       operation: "categorical",
@@ -197,8 +199,10 @@ export function dropoutMask(from: Tensor, shape: Shape, p: number, dtype: DType 
 }
 
 /** x with elements set to 0 with probability p and the others divided by 1 − p. */
-export const dropout = (from: Tensor, x: Tensor, p: number): Tensor =>
-  p === 0 ? x : mul(x, dropoutMask(from, x.shape, p, x.dtype));
+export function dropout(from: Tensor, like: TensorLike, p: number): Tensor {
+  const x = asTensor(like);
+  return p === 0 ? x : mul(x, dropoutMask(from, x.shape, p, x.dtype));
+}
 
 /**
  * Hands out fresh keys. The count of keys given lies in a variable, so that inside a compiled function each replay draws anew,
