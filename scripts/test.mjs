@@ -23,6 +23,7 @@ const stages = {
   types: () => node(tool("typescript/bin/tsc"), "-p", "tsconfig.json"),
   "lint and format": () => node(tool("@biomejs/biome/bin/biome"), "check", "--max-diagnostics=40", "."),
   "import order": () => node("scripts/imports.mjs"),
+  "reference pages": async () => (await import("./reference-pages.mjs")).referencePages({ check: true }),
   tests: () => vitest(...filters),
   golden: () => (existsSync(join(root, "test/golden")) ? printGolden()?.failed === 0 : true),
   size: () => node("scripts/size.mjs"),
