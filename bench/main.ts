@@ -1,4 +1,4 @@
-/** `npm run bench -- NAME [OPTIONS]`: one question a file; the last line printed is the answer as JSON. */
+/** `npm run bench -- NAME [OPTIONS]`: one question a file; the last line printed is the answer as JSON. Without a name: operations. */
 const questions: Readonly<
   Record<string, { readonly about: string; run(args: readonly string[]): Promise<Record<string, unknown>> }>
 > = {
@@ -18,14 +18,12 @@ const tables: Readonly<Record<string, { readonly about: string; load(): Promise<
   "matmul-peak": { about: "how close the matrix product comes to the processor's limit", load: () => import("./matmul-peak.ts") },
 };
 
-const [name, ...args] = process.argv.slice(2);
-const question = name === undefined ? undefined : questions[name];
-const table = name === undefined ? undefined : tables[name];
+const [name = "operations", ...args] = process.argv.slice(2);
+const question = questions[name];
+const table = tables[name];
 if (table) await table.load();
 else if (!question) {
   const list = Object.entries({ ...questions, ...tables }).map(([key, { about }]) => `  ${key.padEnd(12)} ${about}`);
-  console.error(
-    `${name === undefined ? "bench: name a question." : `bench: there is no question "${name}".`} There are:\n${list.join("\n")}`,
-  );
+  console.error(`bench: there is no question "${name}". There are:\n${list.join("\n")}`);
   process.exit(1);
 } else console.log(JSON.stringify(await question.run(args)));

@@ -169,8 +169,8 @@ export async function loadTokenizer(
   options: { config?: TokenizerConfig } = {},
 ): Promise<Tokenizer> {
   if (typeof source !== "string") return new Tokenizer(source, options.config);
-  const { readFile, stat, readdir } = await import("node:fs/promises");
-  const { dirname, join, basename } = await import("node:path");
+  const { readFile, stat, readdir } = nodeModule("fs/promises", "loadTokenizer");
+  const { dirname, join, basename } = nodeModule("path", "loadTokenizer");
   const kind = await stat(source).catch(() => undefined);
   if (kind === undefined) {
     throw new FormatError(`there is no file or folder "${source}".`, {
