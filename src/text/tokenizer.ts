@@ -1,6 +1,7 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
 
 import { FormatError, wordJson } from "../errors.ts";
+import { nodeModule } from "../formats/atomic-file.ts";
 import { type LibraryEncoding, type LibraryTokenizer, library, Sections, type TokenizerDefinition } from "./tokenizer-library.ts";
 
 export type { TokenizerDefinition } from "./tokenizer-library.ts";
