@@ -36,7 +36,7 @@ export class TrainingBar {
         barsize: Math.max(8, Math.min(30, columns - 68)),
         stream: process.stderr,
         hideCursor: true,
-        clearOnComplete: false,
+        clearOnComplete: true, // what was measured stays, each on a line of its own
         gracefulExit: false, // Ctrl-C is ours: the step is finished and saved
         noTTYOutput: true,
         notTTYSchedule: 10_000,
