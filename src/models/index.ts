@@ -4,6 +4,12 @@ import "../tensor/methods.ts";
 
 export { type CacheSizes, KeyValueCache } from "./cache.ts";
 export type { CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
+export type { ConfigJson } from "./config-reader.ts";
+export { GemmaForCausalLM } from "./gemma.ts";
+export { Gemma2ForCausalLM } from "./gemma2.ts";
 export { LlamaForCausalLM } from "./llama.ts";
-export { type ConfigJson, type LlamaConfig, llamaConfig } from "./llama-config.ts";
+export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
+export { MistralForCausalLM } from "./mistral.ts";
+export { Qwen2ForCausalLM } from "./qwen2.ts";
+export { Qwen3ForCausalLM } from "./qwen3.ts";
 export { createModel, models } from "./registry.ts";

@@ -2,6 +2,7 @@
 import { ConfigError, nearestName } from "../errors.ts";
 import { mul, tanh } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
 import { elu, gelu, geluTanh, hardswish, leakyRelu, mish, quickGelu, relu, sigmoid, silu, softplus } from "../tensor/math.ts";
 
 /** `gelu` is the exact one; `gelu_new`, `gelu_fast` and `gelu_pytorch_tanh` are its approximation through tanh. */
@@ -28,6 +29,13 @@ export const activations = {
 
 /** A name that `hidden_act` may have. */
 export type ActivationName = keyof typeof activations;
+
+/** c·tanh(x/c): values stay within ±c; x itself where c is 0. @see https://arxiv.org/abs/2408.00118, section 2 */
+export function softcap(x: Tensor, c: number): Tensor {
+  if (c === 0) return x;
+  const factor = (value: number) => constant(value, [], x.dtype);
+  return mul(tanh(mul(x, factor(1 / c))), factor(c));
+}
 
 /** The activation of this name. @throws {ConfigError} naming the nearest one when there is none */
 export function activation(name: string): (x: Tensor) => Tensor {

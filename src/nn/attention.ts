@@ -11,6 +11,7 @@ import { expand, permute, reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
 import { softmax } from "../tensor/statistics.ts";
+import { softcap } from "./activation.ts";
 
 /** Who sees whom, and how scores are scaled. */
 export interface AttendOptions {
@@ -26,6 +27,8 @@ export interface AttendOptions {
   readonly mask?: Tensor;
   /** Multiplies q·kᵀ; 1/√D when absent. */
   readonly scale?: number;
+  /** Bounds the scaled scores to ±c by c·tanh(score/c), before any mask; 0 for none. */
+  readonly softcap?: number;
   /** Applied to the weights after softmax, for dropout in training. */
   readonly dropout?: (weights: Tensor) => Tensor;
 }
@@ -42,16 +45,16 @@ export interface AttendOptions {
  * @see https://arxiv.org/abs/1706.03762, eq. 1; https://arxiv.org/abs/2305.13245 for grouped queries
  */
 export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions = {}): Tensor {
-  const { isCausal = false, offset, window = 0, keyMask, mask, scale, dropout } = options;
+  const { isCausal = false, offset, window = 0, keyMask, mask, scale, softcap: cap = 0, dropout } = options;
   const atEnd = offset === undefined || offset === (k.shape[1] as number) - (q.shape[1] as number);
-  if (!keyMask && !mask && !dropout && (!isCausal || atEnd))
+  if (!keyMask && !mask && !dropout && cap === 0 && (!isCausal || atEnd))
     return attention(q, k, v, { isCausal, window, ...(scale === undefined ? {} : { scale }) });
   checkHeads(q, k, v);
   const [B, Tq, H, D] = q.shape as [number, number, number, number];
   const [Tk, G] = k.shape.slice(1) as [number, number];
   const grouped = [B, G, H / G, Tq, Tk];
   const products = matmul(byGroup(q, G, H), transpose(byGroup(k, G, H))); // [B, G, H/G, Tq, Tk]
-  const scaled = mul(products, constant(scale ?? 1 / Math.sqrt(D), [], q.dtype));
+  const scaled = softcap(mul(products, constant(scale ?? 1 / Math.sqrt(D), [], q.dtype)), cap);
   const seen: Tensor[] = [];
   if (isCausal) seen.push(causalMask(Tq, Tk, offset ?? Tk - Tq, window));
   if (keyMask) seen.push(reshape(checkKeyMask(keyMask, B, Tk), [B, 1, 1, 1, Tk]));

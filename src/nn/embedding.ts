@@ -1,5 +1,5 @@
 /** The table that turns token numbers into vectors. */
-import { equal, where } from "../graph/elementwise.ts";
+import { equal, mul, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -13,6 +13,8 @@ export interface EmbeddingOptions {
   readonly init?: Initializer;
   /** A token whose row is never trained. */
   readonly paddingIdx?: number;
+  /** Multiplies what is looked up, as Gemma does by √C. */
+  readonly scale?: number;
 }
 
 /**
@@ -25,16 +27,18 @@ export function embedding(weight: Tensor, ids: Tensor, { paddingIdx }: { readonl
   return where(padding, stopGradient(y), y);
 }
 
-/** y = weight[ids]: one row of the table per token. */
+/** y = weight[ids]: one row of the table per token, scaled if it should be. */
 export class Embedding extends Module {
   /** [tokens, C]; a language model may share it with its output layer. */
   readonly weight: Parameter;
 
   readonly paddingIdx: number | undefined;
+  readonly scale: number;
 
-  constructor(numEmbeddings: number, embeddingDim: number, { init = normal(), paddingIdx }: EmbeddingOptions = {}) {
+  constructor(numEmbeddings: number, embeddingDim: number, { init = normal(), paddingIdx, scale = 1 }: EmbeddingOptions = {}) {
     super();
     this.paddingIdx = paddingIdx;
+    this.scale = scale;
     this.weight = Parameter.from(init([numEmbeddings, embeddingDim]), [numEmbeddings, embeddingDim]);
   }
 
@@ -51,6 +55,7 @@ export class Embedding extends Module {
    * @returns   [..., C]
    */
   forward(ids: Tensor): Tensor {
-    return embedding(this.weight.value, ids, this.paddingIdx === undefined ? {} : { paddingIdx: this.paddingIdx });
+    const y = embedding(this.weight.value, ids, this.paddingIdx === undefined ? {} : { paddingIdx: this.paddingIdx });
+    return this.scale === 1 ? y : mul(y, constant(this.scale, [], y.dtype));
   }
 }

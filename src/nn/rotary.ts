@@ -3,6 +3,7 @@ import { withVjp } from "../autograd/custom.ts";
 import { currentDevice, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, nearestName, ShapeError, wordJson, wordShape } from "../errors.ts";
+import { concatenate } from "../graph/composite.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { flip, reshape, sliceAxis } from "../graph/movement.ts";
@@ -142,20 +143,25 @@ export class Rotary {
 
 /**
  * Turns each pair (a, b) of a head by its angle: (a·cos − b·sin, b·cos + a·sin).
- * The derivative turns back by the same angle.
+ * The derivative turns back by the same angle. Tables for a part of the head turn its first values and leave the others.
  *
  * @param x [B, T, H, D]
  * @returns [B, T, H, D]
- * @throws {ShapeError} when D is not what the tables were made for
+ * @throws {ShapeError} when D is less than what the tables were made for
  * @see https://arxiv.org/abs/2104.09864
  */
 export function rotate(x: Tensor, { cos, sin, pairs }: RotaryTables): Tensor {
-  const D = x.shape[x.rank - 1];
+  const D = x.shape[x.rank - 1] as number;
   const pair = cos.shape.slice(-2) as [number, number];
-  if (D !== pair[0] * pair[1])
-    throw new ShapeError(`the tables are for heads of ${pair[0] * pair[1]} values, x is ${wordShape(x.shape)}.`, {
+  const size = pair[0] * pair[1];
+  if (D > size) {
+    const part = (from: number, to: number) => sliceAxis(x, x.rank - 1, from, to);
+    return concatenate([rotate(part(0, size), { cos, sin, pairs }), part(size, D)], x.rank - 1);
+  }
+  if (D < size)
+    throw new ShapeError(`the tables are for heads of ${size} values, x is ${wordShape(x.shape)}.`, {
       operation: "rotate",
-      expected: pair[0] * pair[1],
+      expected: size,
       got: D,
     });
   const swapped = (t: Tensor) => flip(t, pairs === "halves" ? t.rank - 2 : t.rank - 1);

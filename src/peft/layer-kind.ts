@@ -40,6 +40,7 @@ const embedding: KindOfLayer = {
   weight: (module) => (module as Embedding).weight,
   bias: () => null,
   sizes: ([rows, out]) => [rows as number, out as number],
+  outputScale: (module) => (module as Embedding).scale,
   allLinear: false,
 };
 

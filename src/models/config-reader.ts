@@ -1,0 +1,137 @@
+/** Typed reading of a model's `config.json`, in Hugging Face's newer and older key style. */
+import { ConfigError, wordJson } from "../errors.ts";
+import { activation } from "../nn/activation.ts";
+import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
+
+/** The parsed content of a `config.json`. */
+export type ConfigJson = Readonly<Record<string, unknown>>;
+
+/** One JSON object; a value that is missing or wrong is refused by its key. */
+export class ConfigReader {
+  readonly #json: ConfigJson;
+  readonly #modelType: string;
+
+  /**
+   * @param defaults for keys that are not there; a key that is there and null has no value
+   * @throws {ConfigError} when the file is of another model type or of a quantised checkpoint
+   */
+  constructor(json: ConfigJson, modelType: string, defaults: ConfigJson = {}) {
+    this.#json = { model_type: modelType, ...defaults, ...json };
+    this.#modelType = modelType;
+    this.fixed("model_type", modelType);
+    for (const key of ["quantization_config", "compression_config"])
+      if (this.get(key) !== undefined) this.refuse(key, this.get(key), "is not supported", "Load an unquantised checkpoint.");
+  }
+
+  /** @throws {ConfigError} always: `rule` says what the value must be */
+  refuse(key: string, value: unknown, rule: string, hint?: string): never {
+    throw new ConfigError(`\`${key}\` (= ${wordJson(value)}) ${rule}.`, {
+      operation: this.#modelType,
+      got: value,
+      ...(hint ? { hint } : {}),
+    });
+  }
+
+  /** The value of the first of `keys` that is there and not null. */
+  get(...keys: string[]): unknown {
+    for (const key of keys) if (this.#json[key] !== undefined && this.#json[key] !== null) return this.#json[key];
+    return undefined;
+  }
+
+  /** An object in the object; empty when it is not there. */
+  inner(...keys: string[]): ConfigReader {
+    const value = this.get(...keys) ?? {};
+    if (typeof value !== "object" || Array.isArray(value)) this.refuse(keys[0] as string, value, "must be an object");
+    return new ConfigReader(value as ConfigJson, this.#modelType);
+  }
+
+  count(key: string, fallback?: number): number {
+    const value = this.get(key) ?? fallback;
+    if (value === undefined)
+      throw new ConfigError(`\`${key}\` is missing from the configuration.`, { operation: this.#modelType, expected: key });
+    if (!Number.isInteger(value) || (value as number) < 1) this.refuse(key, value, "must be a positive integer");
+    return value as number;
+  }
+
+  number(key: string, fallback: number): number {
+    const value = this.get(key) ?? fallback;
+    if (typeof value !== "number" || !Number.isFinite(value) || value < 0) this.refuse(key, value, "must be a number from 0");
+    return value;
+  }
+
+  /** Of dropout. */
+  probability(key: string, fallback: number): number {
+    const value = this.number(key, fallback);
+    if (value >= 1) this.refuse(key, value, "must be below 1");
+    return value;
+  }
+
+  flag(key: string, fallback: boolean): boolean {
+    const value = this.get(key) ?? fallback;
+    if (typeof value !== "boolean") this.refuse(key, value, "must be true or false");
+    return value;
+  }
+
+  text(key: string, fallback: string): string {
+    const value = this.get(key) ?? fallback;
+    if (typeof value !== "string") this.refuse(key, value, "must be a text");
+    return value;
+  }
+
+  /** The name of an activation. */
+  activation(key: string, fallback: string): string {
+    const name = this.text(key, fallback);
+    activation(name);
+    return name;
+  }
+
+  /** Refuses a model in which this key has another value. */
+  fixed(key: string, value: string | number | boolean): void {
+    const got = this.get(key);
+    if (got !== undefined && got !== value) this.refuse(key, got, `must be ${wordJson(value)} here`);
+  }
+
+  /** Values of a head. @param heads key under which the number of heads is */
+  headSize(width: string, heads: string): number {
+    if (this.count(width) % this.count(heads) !== 0)
+      this.refuse(heads, this.count(heads), `must divide ${width} (= ${this.count(width)})`);
+    return this.count(width) / this.count(heads);
+  }
+
+  /** What of a text each layer sees: the last so many tokens, or everything (0). @param sliding whether a layer has a window, when `layer_types` does not say */
+  windows(layers: number, sliding: (layer: number) => boolean): readonly number[] {
+    const types = this.get("layer_types") ?? Array.from({ length: layers }, (_, i) => names[sliding(i) ? 1 : 0]);
+    if (!Array.isArray(types) || types.length !== layers || types.some((type) => !names.includes(type)))
+      this.refuse("layer_types", types, `must be a list of ${layers} times "${names[0]}" or "${names[1]}"`);
+    return types.map((type) => (type === names[0] ? 0 : this.count("sliding_window")));
+  }
+
+  /**
+   * `rope_parameters`, or the older `rope_theta` and `rope_scaling` (whose type may be called `type`).
+   * @throws {ConfigError} for a type that is not supported and for values that do not fit it
+   */
+  rope(maxPositionEmbeddings: number, partial = 1): RopeParameters & { readonly partialRotaryFactor: number } {
+    const rope = this.inner("rope_parameters", "rope_scaling");
+    const ropeType = checkRopeType(this.#modelType, rope.get("rope_type", "type") ?? "default");
+    const shared = {
+      ropeType,
+      ropeTheta: rope.number("rope_theta", this.number("rope_theta", 10000)),
+      partialRotaryFactor: rope.number("partial_rotary_factor", this.number("partial_rotary_factor", partial)),
+    };
+    if (shared.partialRotaryFactor === 0 || shared.partialRotaryFactor > 1)
+      this.refuse("partial_rotary_factor", shared.partialRotaryFactor, "must be above 0 and at most 1");
+    if (ropeType === "default") return shared;
+    const factor = rope.number("factor", 0);
+    if (factor < 1) this.refuse("factor", rope.get("factor") ?? null, `must be at least 1 for rope type "${ropeType}"`);
+    if (ropeType === "linear") return { ...shared, factor };
+    const [lowFreqFactor, highFreqFactor] = [rope.number("low_freq_factor", 0), rope.number("high_freq_factor", 0)];
+    if (!(lowFreqFactor > 0))
+      this.refuse("low_freq_factor", rope.get("low_freq_factor") ?? null, 'must be above 0 for rope type "llama3"');
+    if (!(highFreqFactor > lowFreqFactor))
+      this.refuse("high_freq_factor", rope.get("high_freq_factor") ?? null, `must be above low_freq_factor (= ${lowFreqFactor})`);
+    const originalMaxPositionEmbeddings = rope.count("original_max_position_embeddings", maxPositionEmbeddings);
+    return { ...shared, factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings };
+  }
+}
+
+const names = ["full_attention", "sliding_attention"] as const;

@@ -1,0 +1,28 @@
+/** Gemma: a Llama with scaled embeddings, norms that multiply by 1 + w, and GeGLU. @see https://arxiv.org/abs/2403.08295 */
+import type { Initializer } from "../nn/init.ts";
+import { type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+
+/** Keys that Gemma and Gemma 2 may leave out. */
+export const gemmaDefaults = { head_dim: 256, tie_word_embeddings: true, max_position_embeddings: 8192 };
+
+const gemma: LlamaFamilyMember = {
+  modelType: "gemma",
+  defaults: { ...gemmaDefaults, hidden_act: "gelu_pytorch_tanh" },
+  read(config, { hiddenSize, hiddenAct }) {
+    config.fixed("use_bidirectional_attention", false);
+    return {
+      unitOffset: true,
+      embeddingScale: Math.sqrt(hiddenSize),
+      // the first published files say gelu and mean its approximation, with which the models were trained
+      hiddenAct: hiddenAct === "gelu" ? "gelu_pytorch_tanh" : hiddenAct,
+    };
+  },
+};
+
+/** A Gemma that gives logits of the next token. */
+export class GemmaForCausalLM extends LlamaForCausalLM {
+  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    super(config, options, gemma);
+  }
+}

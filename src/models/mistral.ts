@@ -1,0 +1,19 @@
+/** Mistral: a Llama whose tokens see a window of those before them. @see https://arxiv.org/abs/2310.06825 */
+import type { Initializer } from "../nn/init.ts";
+import { type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+
+const mistral: LlamaFamilyMember = {
+  modelType: "mistral",
+  defaults: { num_key_value_heads: 8, sliding_window: 4096, max_position_embeddings: 131072 },
+  read: (config, { numHiddenLayers: layers }) => ({
+    windows: new Array<number>(layers).fill(config.get("sliding_window") === undefined ? 0 : config.count("sliding_window")),
+  }),
+};
+
+/** A Mistral that gives logits of the next token. */
+export class MistralForCausalLM extends LlamaForCausalLM {
+  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    super(config, options, mistral);
+  }
+}

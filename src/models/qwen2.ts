@@ -1,0 +1,33 @@
+/** Qwen2: a Llama with biases on queries, keys and values; upper layers may have a sliding window. @see https://arxiv.org/abs/2407.10671 */
+import type { Initializer } from "../nn/init.ts";
+import type { ConfigReader } from "./config-reader.ts";
+import { type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+
+/** Keys that Qwen2 and Qwen3 may leave out. */
+export const qwenDefaults = { max_position_embeddings: 32768, sliding_window: 4096, max_window_layers: 28 };
+
+/** Windows of the layers from `max_window_layers` on, if there are any. */
+export function qwenWindows(config: ConfigReader, layers: number): readonly number[] {
+  const used = config.flag("use_sliding_window", false) && config.get("sliding_window") !== undefined;
+  return used
+    ? config.windows(layers, (i) => i >= config.number("max_window_layers", layers))
+    : new Array<number>(layers).fill(0);
+}
+
+const qwen2: LlamaFamilyMember = {
+  modelType: "qwen2",
+  defaults: qwenDefaults,
+  read: (config, { numHiddenLayers }) => ({
+    attentionBias: true,
+    outputBias: false,
+    windows: qwenWindows(config, numHiddenLayers),
+  }),
+};
+
+/** A Qwen2 that gives logits of the next token. */
+export class Qwen2ForCausalLM extends LlamaForCausalLM {
+  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    super(config, options, qwen2);
+  }
+}

@@ -1,0 +1,18 @@
+/** Qwen3: a Llama that normalises queries and keys per head, with heads of their own size. @see https://arxiv.org/abs/2505.09388 */
+import type { Initializer } from "../nn/init.ts";
+import { type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+import { qwenDefaults, qwenWindows } from "./qwen2.ts";
+
+const qwen3: LlamaFamilyMember = {
+  modelType: "qwen3",
+  defaults: { ...qwenDefaults, head_dim: 128 },
+  read: (config, { numHiddenLayers }) => ({ queryKeyNorm: true, windows: qwenWindows(config, numHiddenLayers) }),
+};
+
+/** A Qwen3 that gives logits of the next token. */
+export class Qwen3ForCausalLM extends LlamaForCausalLM {
+  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    super(config, options, qwen3);
+  }
+}
