@@ -146,7 +146,7 @@ describe("primitives", () => {
           unlessRefused(sampleCase(samples[seed % samples.length]!, types[(seed >> 4) % types.length]!, draw, seed));
         }
       }),
-      cases(20),
+      cases(14),
     );
   });
 });
@@ -169,7 +169,7 @@ describe("composites and their derivatives", () => {
   test.each(Object.keys(composites(reference)))("%s", (name) => {
     fc.assert(
       fc.property(draws({ large: true }), fc.nat(1e6), (draw, seed) => agree(compositeCase(name, draw, seed))),
-      cases(3),
+      cases(2),
     );
   });
 });

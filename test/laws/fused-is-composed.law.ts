@@ -159,7 +159,7 @@ describe("composites with something written by hand", () => {
         ),
       ),
       // a whole model is a long way for a sum of products
-      cases(name === "LlamaForCausalLM" ? 1 : 3),
+      cases(name === "LlamaForCausalLM" ? 1 : 2),
     );
   });
 
@@ -173,17 +173,24 @@ describe("composites with something written by hand", () => {
   });
 });
 
+/** Sums of products are slow, so sizes stay near those of a few vectors. */
+const modest = (draw: Draw): Draw => ({
+  integer: (low, high) => draw.integer(low, high),
+  extent: (small) => Math.min(draw.extent(small), 33),
+  shape: (...limits) => draw.shape(...limits),
+});
+
 describe("fused operations and products of matrices", () => {
   const entries = Object.entries(primitives).filter(([, op]) => (op.kind === "fused" || op === matmulOp) && "samples" in op);
   test.each(entries)("%s", (_, op) => {
     fc.assert(
       fc.property(draws({ large: op.kind === "fused" }), fc.nat(1e6), (draw, seed) =>
         holds(
-          drawnFrom(() => (d) => (op as Fused).samples!(d), draw, seed),
+          drawnFrom(() => (d) => (op as Fused).samples!(modest(d)), draw, seed),
           seed,
         ),
       ),
-      cases(6),
+      cases(5),
     );
   });
 });

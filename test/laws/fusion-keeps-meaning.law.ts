@@ -78,7 +78,7 @@ const tried: Variant[] = [variants[0], variants[2]];
 describe.each(tried)("$name", ({ open, unit }) => {
   const device = open();
   afterAll(() => device[Symbol.dispose]());
-  const count = unit < 2 ** -24 ? 500 : 200;
+  const count = unit < 2 ** -24 ? 300 : 120;
 
   test("values of small graphs", () => {
     fc.assert(
