@@ -137,6 +137,7 @@ export class AdapterLayer extends Module implements Layer {
     };
     return makeBase((x) => method.forward(x, base, values(), config, use), base, {
       weight: () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale.value)) : base.weight),
+      original: () => base.original,
       bias: () => {
         const change = base.bias && method.biasDelta?.(base, values(), config, scale.value);
         return base.bias && change ? add(base.bias, change) : base.bias;
@@ -163,11 +164,13 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
   const weight = facts.weight(layer);
   const [into, out] = facts.sizes(weight.shape);
   const outputScale = facts.outputScale?.(layer) ?? 1;
+  const matrix = () => facts.turn?.(weight.value) ?? weight.value;
   return makeBase(
     (x) => layer.forward(x),
     { kind: facts.kind, path, in: into, out, layer, outputScale },
     {
-      weight: () => facts.turn?.(weight.value) ?? weight.value,
+      weight: matrix,
+      original: matrix,
       bias: () => facts.bias(layer)?.value ?? null,
     },
   );
@@ -176,8 +179,8 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
 /** A call with what is known about the layer; weight and bias are made when somebody asks. */
 function makeBase(
   call: (x: Tensor) => Tensor,
-  { kind, path, in: into, out, layer, outputScale }: Omit<Base, "weight" | "bias">,
-  { weight, bias }: { weight(): Tensor; bias(): Tensor | null },
+  { kind, path, in: into, out, layer, outputScale }: Omit<Base, "weight" | "original" | "bias">,
+  { weight, original, bias }: { weight(): Tensor; original(): Tensor; bias(): Tensor | null },
 ): Base {
   return Object.defineProperties(call as Base, {
     kind: { value: kind },
@@ -187,6 +190,7 @@ function makeBase(
     layer: { value: layer },
     outputScale: { value: outputScale },
     weight: { get: weight },
+    original: { get: original },
     bias: { get: bias },
   });
 }

@@ -40,6 +40,8 @@ export interface Base {
   readonly out: number;
   /** What the call multiplies with: [out, in]; for an embedding the table, [in, out]. */
   readonly weight: Tensor;
+  /** The same without the other adapters, for methods that start from the layer's own weight. */
+  readonly original: Tensor;
   readonly bias: Tensor | null;
   /** The layer itself, for what is not said here: an epsilon, a stride. */
   readonly layer: Layer;
@@ -120,8 +122,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly keys: readonly (keyof Config & string)[];
   /** Maps from patterns of module paths to values, and the key whose value they replace: `rankPattern: "r"`. */
   readonly patterns?: Readonly<Partial<Record<keyof Config & string, keyof Config & string>>>;
-  /** Which of the methods with this PEFT name a config means; the first that claims it is taken, one without `claims` last. */
-  claims?(config: Config): boolean;
+  /** What tells the method from others with the same PEFT name; defaults that cannot be changed: `{ useDora: true }`. */
+  readonly variant?: Partial<Config>;
   /** @throws {ConfigError} for values that contradict each other */
   check?(config: Config): void;
   /** Default targets by model type, where they differ from the common table. */
@@ -185,10 +187,10 @@ export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefi
 /** The lower-case name by which people call the method: `lora`. */
 export const wordMethod = (schema: ConfigSchema): string => schema.peftType.toLowerCase();
 
-function checkedConfig({ schema, keys }: MethodDefinition<ConfigSchema, AnyConfig>, options: AnyConfig): AnyConfig {
+function checkedConfig({ schema, keys, variant }: MethodDefinition<ConfigSchema, AnyConfig>, options: AnyConfig): AnyConfig {
   const operation = wordMethod(schema);
   const fileKeys = new Map(Object.keys(schema.keys).map((key) => [camel(key), key]));
-  const config: Record<string, unknown> = toCamel(defaultConfig(schema));
+  const config: Record<string, unknown> = { ...toCamel(defaultConfig(schema)), ...variant };
   const does = new Set<string>([...commonKeys, ...keys]);
   for (const [key, value] of Object.entries(options)) {
     if (value === undefined) continue;

@@ -6,24 +6,18 @@
 import { ConfigError } from "../../errors.ts";
 import { loraSchema } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
-import { add, mul } from "../../graph/elementwise.ts";
+import { add } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
-import { reshape, transpose } from "../../graph/movement.ts";
-import type { Tensor } from "../../graph/node.ts";
-import { constant } from "../../graph/source.ts";
+import { transpose } from "../../graph/movement.ts";
 import { type Initialiser, initialisers } from "../initialiser.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { through, times } from "../weight-change.ts";
 
 /** PEFT's keys of LoRA in camelCase. */
 export type LoraConfig = MethodConfig<typeof loraSchema>;
 
-const scaling = (c: LoraConfig): number => c.loraAlpha / (c.useRslora ? Math.sqrt(c.r) : c.r);
-const times = (x: Tensor, factor: number): Tensor => mul(x, constant(factor, [], x.dtype));
-/** The last axis through Mᵀ; the other axes as one, so that the product can start from the base layer's. */
-function through(x: Tensor, M: Tensor): Tensor {
-  const [out, into] = M.shape as [number, number];
-  return reshape(matmul(reshape(x, [x.size / into, into]), transpose(M)), [...x.shape.slice(0, -1), out]);
-}
+/** s of W + s·B·A. */
+export const scaling = (c: LoraConfig): number => c.loraAlpha / (c.useRslora ? Math.sqrt(c.r) : c.r);
 
 function initialiser({ initLoraWeights: name }: LoraConfig): Initialiser {
   const known: Readonly<Record<string, Initialiser>> = initialisers;
