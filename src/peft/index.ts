@@ -19,6 +19,7 @@ export { type LoadOptions, loadAdapter, type SaveOptions, saveAdapter } from "./
 export { type AttachOptions, attach } from "./attach.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference } from "./merge.ts";
 export type { AdapterConfig, Method, MethodConfig, MethodDefinition } from "./method.ts";
+export { dora } from "./methods/dora.ts";
 export { type LoraConfig, lora } from "./methods/lora.ts";
 export { type MethodName, methods } from "./methods.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";

@@ -1,0 +1,88 @@
+/**
+ * Weight-decomposed low-rank adaptation: W′ = m ⊙ (W + s·B·A) / n, row by row, with n = ‖W + s·B·A‖ of each row (of an embedding:
+ * of each column). Trained are LoRA's A and B and the magnitudes m [out], which start as n, so a fresh adapter changes nothing.
+ * It equals LoRA while m = n.
+ *
+ * n counts as constant for the gradient, as in §4.3 of the paper. As in PEFT, dropout acts on the whole direction, not on
+ * B·A alone, and with several adapters n is that of the layer's own weight with this adapter only.
+ */
+import { currentDevice, upload } from "../../compile/program.ts";
+import type { TypedArray } from "../../graph/dtype.ts";
+import { add, cast, div, mul, sqrt, sub } from "../../graph/elementwise.ts";
+import { reshape, stopGradient } from "../../graph/movement.ts";
+import { Tensor } from "../../graph/node.ts";
+import { reduceSum } from "../../graph/reduction.ts";
+import type { Base, LayerMethod } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import { through, times } from "../weight-change.ts";
+import { type LoraConfig, lora, scaling } from "./lora.ts";
+
+type Factors = { readonly A: Tensor; readonly B: Tensor };
+type Dora = LayerMethod<LoraConfig, "A" | "B" | "magnitude">;
+
+/** LoRA's part of the method for this kind of layer. */
+const low = (base: Base) => lora.layers[base.kind] as LayerMethod<LoraConfig, "A" | "B">;
+
+/** n [out], of W + s·B·A. */
+function norms(W: Tensor, base: Base, p: Factors, c: LoraConfig, scale: number): Tensor {
+  const changed = add(cast(W, "float32"), low(base).delta?.(base, p, c, scale) as Tensor);
+  return reshape(sqrt(reduceSum(mul(changed, changed), [base.kind === "linear" ? 1 : 0])), [base.out]);
+}
+
+/** m / n [out]. */
+const gains: (base: Base, p: Factors & { readonly magnitude: Tensor }, c: LoraConfig, scale: number) => Tensor = (
+  base,
+  p,
+  c,
+  scale,
+) => div(p.magnitude, stopGradient(norms(base.original, base, p, c, scale)));
+
+const common = {
+  parameters: (base, c) => ({ ...low(base).parameters(base, c), magnitude: { shape: [base.out] } }),
+  initialise(base, c, random) {
+    const { values, ...rest } = low(base).initialise(base, c, random);
+    const { A, B } = low(base).parameters(base, c);
+    const tensor = (value: TypedArray | Tensor | undefined, { shape }: { readonly shape: readonly number[] }) =>
+      value instanceof Tensor ? value : upload(currentDevice(), value as TypedArray, shape, "float32");
+    const factors = { A: tensor(values["A"], A), B: tensor(values["B"], B) };
+    return { ...rest, values: { ...values, magnitude: norms(rest.weight ?? base.original, base, factors, c, 1) } };
+  },
+  delta(base, p, c, scale) {
+    const g = gains(base, p, c, scale);
+    const changed = add(base.weight, low(base).delta?.(base, p, c, scale) as Tensor);
+    return sub(mul(base.kind === "linear" ? reshape(g, [base.out, 1]) : g, changed), base.weight);
+  },
+} satisfies Omit<Dora, "files" | "forward">;
+
+const linear: Dora = {
+  ...common,
+  files: { A: "lora_A.weight", B: "lora_B.weight", magnitude: "lora_magnitude_vector" },
+  forward(x, base, p, c, use) {
+    const y = base(x);
+    const dropped = use.dropout(x, c.loraDropout);
+    const undropped = dropped === x ? y : base(dropped);
+    const z = base.bias ? sub(undropped, base.bias) : undropped;
+    const share = through(times(through(dropped, p.A), scaling(c) * use.scale), p.B);
+    return add(y, sub(mul(gains(base, p, c, use.scale), add(z, share)), z));
+  },
+};
+
+const embedding: Dora = {
+  ...common,
+  files: { A: "lora_embedding_A", B: "lora_embedding_B", magnitude: "lora_magnitude_vector" },
+  forward: (ids, base, p, c, use) => mul(gains(base, p, c, use.scale), low(base).forward(ids, base, p, c, use)),
+};
+
+/** DoRA: `dora({ r: 8, loraAlpha: 16 })`, with LoRA's options. Its files are LoRA's with `use_dora`. */
+export const dora = defineMethod({
+  schema: lora.schema,
+  variant: { useDora: true },
+  papers: ["https://arxiv.org/abs/2402.09353"],
+  formula: "m ⊙ (W + s·B·A) / ‖W + s·B·A‖",
+  keys: lora.keys.filter((key) => key !== "loraBias"),
+  ...(lora.patterns ? { patterns: lora.patterns } : {}),
+  ...(lora.check ? { check: lora.check } : {}),
+  startsAtZero: lora.startsAtZero,
+  layers: { linear, embedding },
+  samples: lora.samples,
+});
