@@ -42,6 +42,8 @@ export interface CausalLMOutput {
 
 /** A model that gives logits of the next token. */
 export interface CausalLM extends Module {
+  /** Tokens for which positions were learned; no more can be taken in. Absent where positions are computed. */
+  readonly maxLength?: number;
   forward(inputs: CausalLMInputs): CausalLMOutput;
   /** An empty cache for `batch` sequences of up to `size` tokens. */
   createCache(batch: number, size: number): KeyValueCache;
@@ -54,8 +56,8 @@ export function shiftLabels(labels: Tensor): Tensor {
   return sub(sliceAxis(pad(raised, [0, 0], [0, 1]), 1, 1, (labels.shape[1] as number) + 1), ignored);
 }
 
-/** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T]; @throws {DTypeError} when they are not whole numbers */
-export function checkTextInputs(operation: string, inputs: CausalLMInputs): void {
+/** @throws {ShapeError} when ids, mask, positions, types or labels are not all [B, T]; @throws {DTypeError} when they are not whole numbers */
+export function checkTextInputs(operation: string, inputs: CausalLMInputs & { readonly tokenTypeIds?: Tensor }): void {
   const { inputIds, logitsToKeep } = inputs;
   if (inputIds.rank !== 2)
     throw new ShapeError(`\`inputIds\` is ${wordShape(inputIds.shape)}, it should be [batch, time].`, {
@@ -64,7 +66,7 @@ export function checkTextInputs(operation: string, inputs: CausalLMInputs): void
     });
   if (inputIds.size === 0)
     throw new ShapeError(`\`inputIds\` ${wordShape(inputIds.shape)} holds no token.`, { operation, got: inputIds.shape });
-  for (const name of ["inputIds", "attentionMask", "positionIds", "labels", "targets"] as const) {
+  for (const name of ["inputIds", "attentionMask", "positionIds", "tokenTypeIds", "labels", "targets"] as const) {
     const x = inputs[name];
     if (!x) continue;
     if (x.rank !== 2 || x.shape[0] !== inputIds.shape[0] || x.shape[1] !== inputIds.shape[1])

@@ -3,6 +3,10 @@ import { ConfigError, wordJson } from "../errors.ts";
 import { activation } from "../nn/activation.ts";
 import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
 
+/** What the labels of a classifier are: numbers, one class, or any number of classes. */
+export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
+const problemTypes: readonly ProblemType[] = ["regression", "single_label_classification", "multi_label_classification"];
+
 /** The parsed content of a `config.json`. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
@@ -53,6 +57,15 @@ export class ConfigReader {
     return value as number;
   }
 
+  /** Height and width: one number for both, or a list of two. */
+  sides(key: string, fallback: number): readonly [height: number, width: number] {
+    const value = this.get(key) ?? fallback;
+    const sides = Array.isArray(value) ? value : [value, value];
+    if (sides.length !== 2 || sides.some((side) => !Number.isInteger(side) || side < 1))
+      this.refuse(key, value, "must be a positive integer, or two of them");
+    return [sides[0], sides[1]];
+  }
+
   number(key: string, fallback: number): number {
     const value = this.get(key) ?? fallback;
     if (typeof value !== "number" || !Number.isFinite(value) || value < 0) this.refuse(key, value, "must be a number from 0");
@@ -76,6 +89,28 @@ export class ConfigReader {
     const value = this.get(key) ?? fallback;
     if (typeof value !== "string") this.refuse(key, value, "must be a text");
     return value;
+  }
+
+  /** Number of classes: `num_labels`, or as many as `id2label` names. */
+  numLabels(): number {
+    const named = this.get("id2label");
+    return this.count("num_labels", typeof named === "object" ? Object.keys(named as object).length : 2);
+  }
+
+  /** What the labels of a classifier are; `null` leaves it to the labels. */
+  problemType(): ProblemType | null {
+    const value = this.get("problem_type");
+    if (value !== undefined && !problemTypes.includes(value as ProblemType))
+      this.refuse("problem_type", value, `must be one of ${problemTypes.join(", ")}`);
+    return (value as ProblemType | undefined) ?? null;
+  }
+
+  /** A token's number, if it is given. */
+  token(key: string): number | null {
+    const value = this.get(key) ?? null;
+    if (value !== null && (!Number.isInteger(value) || (value as number) < 0))
+      this.refuse(key, value, "must be a token's number");
+    return value as number | null;
   }
 
   /** The name of an activation. */

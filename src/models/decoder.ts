@@ -1,13 +1,15 @@
 /** What every model that reads a text from left to right does in a forward pass, whatever its layers are. */
 import { realize } from "../compile/program.ts";
-import { cast, max, sub } from "../graph/elementwise.ts";
+import { ShapeError } from "../errors.ts";
+import { add, cast, max, sub } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { constant, iota } from "../graph/source.ts";
 import { isObserved } from "../graph/variable.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
 import { dropout } from "../nn/dropout.ts";
 import { crossEntropy } from "../nn/loss.ts";
+import type { Layer } from "../nn/module.ts";
 import type { Rotary, RotaryTables } from "../nn/rotary.ts";
 import { cumsum } from "../tensor/statistics.ts";
 import type { CacheUpdate } from "./cache.ts";
@@ -47,6 +49,28 @@ function positionsOf(mask: Tensor): Tensor {
 /** The rotary tables of the tokens of a pass. @param time T */
 export const rotaryTables = (rotary: Rotary, { positions, length }: Pass, time: number): RotaryTables =>
   positions ? rotary.at(positions, length) : rotary.range(time);
+
+/**
+ * The vectors of learned positions, [B, T, C] or [T, C].
+ *
+ * @param table  [context + offset, C]
+ * @param offset rows in front of that of position 0
+ * @throws {ShapeError} when there are more tokens than positions were learned for
+ */
+export function learnedPositions(
+  table: Layer,
+  { positions }: Pass,
+  { time, context, offset = 0, operation }: { time: number; context: number; offset?: number; operation: string },
+): Tensor {
+  if (time > context)
+    throw new ShapeError(`${time} tokens are more than the ${context} positions that this model has learned.`, {
+      operation,
+      expected: context,
+      got: time,
+    });
+  const rows = positions ?? iota([time]);
+  return table.forward(offset === 0 ? rows : add(cast(rows, "int32"), constant(offset, [], "int32")));
+}
 
 /** What a layer adds to the pass's attention. */
 export interface LayerAttention extends Pick<AttendOptions, "window" | "scale" | "softcap"> {

@@ -4,9 +4,11 @@ import "../tensor/methods.ts";
 
 export { type CacheSizes, KeyValueCache } from "./cache.ts";
 export type { CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
-export type { ConfigJson } from "./config-reader.ts";
+export type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
+export type { ConfigJson, ProblemType } from "./config-reader.ts";
 export { GemmaForCausalLM } from "./gemma.ts";
 export { Gemma2ForCausalLM } from "./gemma2.ts";
+export { type GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, gpt2Config } from "./gpt2.ts";
 export { LlamaForCausalLM } from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 export { MistralForCausalLM } from "./mistral.ts";

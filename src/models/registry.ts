@@ -6,6 +6,7 @@ import type { CausalLM } from "./causal-lm.ts";
 import type { ConfigJson } from "./config-reader.ts";
 import { GemmaForCausalLM } from "./gemma.ts";
 import { Gemma2ForCausalLM } from "./gemma2.ts";
+import { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
 import { LlamaForCausalLM } from "./llama.ts";
 import { MistralForCausalLM } from "./mistral.ts";
 import { Qwen2ForCausalLM } from "./qwen2.ts";
@@ -18,6 +19,7 @@ type ModelClass = new (config: ConfigJson, options: { readonly init?: Initialize
 export const models = {
   gemma: { GemmaForCausalLM },
   gemma2: { Gemma2ForCausalLM },
+  gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification },
   llama: { LlamaForCausalLM },
   mistral: { MistralForCausalLM },
   qwen2: { Qwen2ForCausalLM },

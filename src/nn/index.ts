@@ -15,7 +15,7 @@ export { Dropout, dropout, dropoutState, loadDropoutState, seedDropout } from ".
 export { Embedding, type EmbeddingOptions, embedding } from "./embedding.ts";
 export type { Initializer } from "./init.ts";
 export * as init from "./init.ts";
-export { Linear, type LinearOptions, linear } from "./linear.ts";
+export { Conv1D, Linear, type LinearOptions, linear } from "./linear.ts";
 export {
   binaryCrossEntropyWithLogits,
   type CrossEntropyOptions,

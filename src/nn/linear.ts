@@ -4,7 +4,7 @@ import { matmul } from "../graph/contraction.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { type Initializer, kaimingUniform, uniform } from "./init.ts";
+import { type Initializer, kaimingUniform, normal, uniform, zeros } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
 /**
@@ -32,7 +32,8 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
 
 /** How an affine layer starts. */
 export interface LinearOptions {
-  readonly bias?: boolean;
+  /** Whether there is one; or the bias [out] of another layer, to share it. */
+  readonly bias?: boolean | Parameter;
   /** First values of the weight; PyTorch's (uniform in ±1/√in) when absent. */
   readonly init?: Initializer;
   /** First values of the bias; PyTorch's (uniform in ±1/√in) when absent. */
@@ -51,7 +52,8 @@ export class Linear extends Module {
     const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }) } = options;
     const bound = 1 / Math.sqrt(inFeatures);
     this.weight = options.weight ?? Parameter.from(init([outFeatures, inFeatures]), [outFeatures, inFeatures]);
-    this.bias = bias ? Parameter.from((options.initBias ?? uniform(-bound, bound))([outFeatures]), [outFeatures]) : null;
+    const initBias = options.initBias ?? uniform(-bound, bound);
+    this.bias = bias === true ? Parameter.from(initBias([outFeatures]), [outFeatures]) : bias || null;
   }
 
   get inFeatures(): number {
@@ -64,5 +66,22 @@ export class Linear extends Module {
 
   forward(x: Tensor): Tensor {
     return linear(x, this.weight.value, this.bias ? this.bias.value : null);
+  }
+}
+
+/** y = x·W + b with W [in, out]: an affine layer as GPT-2 keeps it. */
+export class Conv1D extends Module {
+  /** [in, out] */
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+
+  constructor(inFeatures: number, outFeatures: number, { init = normal({ std: 0.02 }) }: Pick<LinearOptions, "init"> = {}) {
+    super();
+    this.weight = Parameter.from(init([inFeatures, outFeatures]), [inFeatures, outFeatures]);
+    this.bias = Parameter.from(zeros([outFeatures]), [outFeatures]);
+  }
+
+  forward(x: Tensor): Tensor {
+    return linear(x, transpose(this.weight.value), this.bias.value);
   }
 }

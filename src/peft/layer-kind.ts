@@ -2,9 +2,10 @@
  * The layers that adapters can change. A kind is what a method sees (a matrix, a table); an entry says how modules of one
  * class are of that kind, so that a layer that keeps its weight in another way needs an entry and no change in any method.
  */
+import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { Embedding } from "../nn/embedding.ts";
-import { Linear } from "../nn/linear.ts";
+import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 
 /** What a layer is to a method. */
@@ -34,6 +35,16 @@ const linear: KindOfLayer = {
   allLinear: true,
 };
 
+const conv1d: KindOfLayer = {
+  kind: "linear",
+  is: (module) => module instanceof Conv1D,
+  weight: (module) => (module as Conv1D).weight,
+  bias: (module) => (module as Conv1D).bias,
+  sizes: ([into, out]) => [into as number, out as number],
+  turn: transpose,
+  allLinear: true,
+};
+
 const embedding: KindOfLayer = {
   kind: "embedding",
   is: (module) => module instanceof Embedding,
@@ -44,7 +55,7 @@ const embedding: KindOfLayer = {
   allLinear: false,
 };
 
-const kindsOfLayer: readonly KindOfLayer[] = [linear, embedding];
+const kindsOfLayer: readonly KindOfLayer[] = [linear, conv1d, embedding];
 
 /** How to see a module; `undefined` when no adapter can change it. */
 export const kindOf = (module: Module): KindOfLayer | undefined => kindsOfLayer.find((each) => each.is(module));

@@ -54,6 +54,7 @@ export async function* generateBatch(
   checkSampling(options);
   const B = prompts.length;
   const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  checkLength(model, longest, maxNewTokens);
   // sizes in steps of 32, so that prompts of like length share their programs' kernels
   const cache = model.createCache(B, roundUp(longest + maxNewTokens, 32));
   const step = (inputIds: Tensor, attentionMask: Tensor): Tensor => {
@@ -105,6 +106,17 @@ function checkPrompts(prompts: readonly Tokens[], maxNewTokens: number): void {
       operation,
       got: maxNewTokens,
     });
+}
+
+/** The last token is given out and not taken in. */
+function checkLength({ maxLength = Number.POSITIVE_INFINITY }: CausalLM, longest: number, maxNewTokens: number): void {
+  if (longest + maxNewTokens - 1 <= maxLength) return;
+  throw new ConfigError(`${longest} tokens and ${maxNewTokens} new ones are more than this model's ${maxLength} positions.`, {
+    operation: "generate",
+    expected: maxLength,
+    got: longest + maxNewTokens,
+    hint: longest > maxLength ? "Shorten the prompt." : `Set \`maxNewTokens\` to ${maxLength - longest + 1} at most.`,
+  });
 }
 
 const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;

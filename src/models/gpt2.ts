@@ -1,0 +1,252 @@
+/**
+ * GPT-2: pre-norm blocks with learned positions; layers keep their weights as [in, out].
+ * @see https://openai.com/research/better-language-models
+ */
+import { add } from "../graph/elementwise.ts";
+import { reshape, sliceAxis } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { activation } from "../nn/activation.ts";
+import { Dropout } from "../nn/dropout.ts";
+import { Embedding } from "../nn/embedding.ts";
+import { type Initializer, normal } from "../nn/init.ts";
+import { Conv1D, Linear } from "../nn/linear.ts";
+import { type Layer, Module } from "../nn/module.ts";
+import { LayerNorm } from "../nn/norm.ts";
+import { KeyValueCache } from "./cache.ts";
+import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
+import { type ClassifierInputs, type ClassifierOutput, classifierLoss, lastToken } from "./classifier.ts";
+import { type ConfigJson, ConfigReader, type ProblemType } from "./config-reader.ts";
+import { attendPass, beginPass, causalOutput, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
+
+/** What of a config.json matters for computing. */
+export interface GPT2Config {
+  readonly modelType: "gpt2";
+  readonly vocabSize: number;
+  readonly nPositions: number;
+  readonly nEmbd: number;
+  readonly nLayer: number;
+  readonly nHead: number;
+  readonly nInner: number;
+  readonly activationFunction: string;
+  readonly residPdrop: number;
+  readonly embdPdrop: number;
+  readonly attnPdrop: number;
+  readonly layerNormEpsilon: number;
+  readonly initializerRange: number;
+  /** For each layer, what multiplies q·kᵀ. */
+  readonly attentionScales: readonly number[];
+  readonly tieWordEmbeddings: boolean;
+  readonly padTokenId: number | null;
+  /** Of a classifier. */
+  readonly numLabels: number;
+  readonly problemType: ProblemType | null;
+}
+
+const defaults = { vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12 };
+
+/** @throws {ConfigError} for a value that is not supported, by name */
+export function gpt2Config(json: ConfigJson): GPT2Config {
+  const config = new ConfigReader(json, "gpt2", defaults);
+  config.fixed("add_cross_attention", false);
+  const nEmbd = config.count("n_embd");
+  const headDim = config.headSize("n_embd", "n_head");
+  const scale = config.flag("scale_attn_weights", true) ? 1 / Math.sqrt(headDim) : 1;
+  const nLayer = config.count("n_layer");
+  const byLayer = config.flag("scale_attn_by_inverse_layer_idx", false);
+  return {
+    modelType: "gpt2",
+    vocabSize: config.count("vocab_size"),
+    nPositions: config.count("n_positions"),
+    nEmbd,
+    nLayer,
+    nHead: config.count("n_head"),
+    nInner: config.count("n_inner", 4 * nEmbd),
+    activationFunction: config.activation("activation_function", "gelu_new"),
+    residPdrop: config.probability("resid_pdrop", 0.1),
+    embdPdrop: config.probability("embd_pdrop", 0.1),
+    attnPdrop: config.probability("attn_pdrop", 0.1),
+    layerNormEpsilon: config.number("layer_norm_epsilon", 1e-5),
+    initializerRange: config.number("initializer_range", 0.02),
+    attentionScales: Array.from({ length: nLayer }, (_, i) => (byLayer ? scale / (i + 1) : scale)),
+    tieWordEmbeddings: config.flag("tie_word_embeddings", true),
+    padTokenId: config.token("pad_token_id"),
+    numLabels: config.numLabels(),
+    problemType: config.problemType(),
+  };
+}
+
+/** Attention with one layer for queries, keys and values. */
+export class GPT2Attention extends Module {
+  c_attn: Layer;
+  c_proj: Layer;
+  readonly resid_dropout: Dropout;
+  readonly #config: GPT2Config;
+  readonly #layer: number;
+
+  constructor(config: GPT2Config, layer: number, init: Initializer, initResidual: Initializer) {
+    super();
+    const C = config.nEmbd;
+    this.#config = config;
+    this.#layer = layer;
+    this.c_attn = new Conv1D(C, 3 * C, { init });
+    this.c_proj = new Conv1D(C, C, { init: initResidual });
+    this.resid_dropout = new Dropout(config.residPdrop);
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    const { nHead: H, attentionScales, attnPdrop } = this.#config;
+    const [B, T, C] = x.shape as [number, number, number];
+    const qkv = this.c_attn.forward(x);
+    const heads = (i: number) => reshape(sliceAxis(qkv, 2, i * C, (i + 1) * C), [B, T, H, C / H]);
+    const y = attendPass(heads(0), heads(1), heads(2), pass, {
+      layer: this.#layer,
+      scale: attentionScales[this.#layer] as number,
+      dropout: this.training ? attnPdrop : 0,
+    });
+    return this.resid_dropout.forward(this.c_proj.forward(y));
+  }
+}
+
+/** c_proj(act(c_fc(x))). */
+export class GPT2MLP extends Module {
+  c_fc: Layer;
+  c_proj: Layer;
+  readonly dropout: Dropout;
+  readonly #act: (x: Tensor) => Tensor;
+
+  constructor(config: GPT2Config, init: Initializer, initResidual: Initializer) {
+    super();
+    this.c_fc = new Conv1D(config.nEmbd, config.nInner, { init });
+    this.c_proj = new Conv1D(config.nInner, config.nEmbd, { init: initResidual });
+    this.dropout = new Dropout(config.residPdrop);
+    this.#act = activation(config.activationFunction);
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor): Tensor {
+    return this.dropout.forward(this.c_proj.forward(this.#act(this.c_fc.forward(x))));
+  }
+}
+
+/** One block: x + attention(norm(x)), then that + mlp(norm(that)). */
+export class GPT2Block extends Module {
+  readonly ln_1: LayerNorm;
+  readonly attn: GPT2Attention;
+  readonly ln_2: LayerNorm;
+  readonly mlp: GPT2MLP;
+
+  constructor(config: GPT2Config, layer: number, init: Initializer, initResidual: Initializer) {
+    super();
+    const norm = () => new LayerNorm(config.nEmbd, { eps: config.layerNormEpsilon });
+    this.ln_1 = norm();
+    this.attn = new GPT2Attention(config, layer, init, initResidual);
+    this.ln_2 = norm();
+    this.mlp = new GPT2MLP(config, init, initResidual);
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    const attended = add(x, this.attn.forward(this.ln_1.forward(x), pass));
+    return add(attended, this.mlp.forward(this.ln_2.forward(attended)));
+  }
+}
+
+/** Embeddings, blocks and the final norm: everything but the output layer. */
+export class GPT2Model extends Module {
+  wte: Layer;
+  wpe: Layer;
+  readonly drop: Dropout;
+  readonly h: GPT2Block[];
+  readonly ln_f: LayerNorm;
+  readonly #config: GPT2Config;
+
+  /** @param init first values of all matrices; when absent normal, narrower where a layer ends in the sum of all layers */
+  constructor(config: GPT2Config, init?: Initializer) {
+    super();
+    const { nEmbd: C, nLayer, initializerRange: std } = config;
+    const [plain, residual] = [init ?? normal({ std }), init ?? normal({ std: std / Math.sqrt(2 * nLayer) })];
+    this.#config = config;
+    this.wte = new Embedding(config.vocabSize, C, { init: plain });
+    this.wpe = new Embedding(config.nPositions, C, { init: plain });
+    this.drop = new Dropout(config.embdPdrop);
+    this.h = Array.from({ length: nLayer }, (_, i) => new GPT2Block(config, i, plain, residual));
+    this.ln_f = new LayerNorm(C, { eps: config.layerNormEpsilon });
+  }
+
+  forward(inputs: TextInputs): DecoderStates {
+    const context = this.#config.nPositions;
+    const pass = beginPass(inputs, context);
+    const time = inputs.inputIds.shape[1] as number;
+    const positions = learnedPositions(this.wpe, pass, { time, context, operation: "gpt2" });
+    const x = this.drop.forward(add(this.wte.forward(inputs.inputIds), positions));
+    return runLayers(x, this.h, pass, (y) => this.ln_f.forward(y));
+  }
+}
+
+const read = (config: GPT2Config | ConfigJson): GPT2Config =>
+  "nEmbd" in config ? (config as GPT2Config) : gpt2Config(config as ConfigJson);
+
+/**
+ * A GPT-2 that gives logits of the next token.
+ *
+ * @throws {ConfigError} (constructor) for values of `config` that are not supported
+ */
+export class GPT2LMHeadModel extends Module implements CausalLM {
+  readonly transformer: GPT2Model;
+  lm_head: Layer;
+  readonly config: GPT2Config;
+
+  constructor(config: GPT2Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
+    super();
+    const known = read(config);
+    this.config = known;
+    this.transformer = new GPT2Model(known, init);
+    const shared = known.tieWordEmbeddings ? { weight: (this.transformer.wte as Embedding).weight } : {};
+    const start = init ?? normal({ std: known.initializerRange });
+    this.lm_head = new Linear(known.nEmbd, known.vocabSize, { bias: false, init: start, ...shared });
+  }
+
+  get maxLength(): number {
+    return this.config.nPositions;
+  }
+
+  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] or T is more than `n_positions` */
+  forward(inputs: CausalLMInputs): CausalLMOutput {
+    checkTextInputs("gpt2", inputs);
+    return causalOutput(inputs, this.transformer.forward(inputs), (x) => this.lm_head.forward(x));
+  }
+
+  createCache(batch: number, size: number): KeyValueCache {
+    const { nLayer: layers, nHead: heads, nEmbd } = this.config;
+    return new KeyValueCache({ layers, heads, headDim: nEmbd / heads }, batch, size);
+  }
+}
+
+/**
+ * A GPT-2 that puts texts into classes by the state of their last token, the last one that is not `pad_token_id`.
+ *
+ * @throws {ConfigError} (constructor) for values of `config` that are not supported
+ */
+export class GPT2ForSequenceClassification extends Module {
+  readonly transformer: GPT2Model;
+  score: Layer;
+  readonly config: GPT2Config;
+
+  constructor(config: GPT2Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
+    super();
+    const known = read(config);
+    this.config = known;
+    this.transformer = new GPT2Model(known, init);
+    const start = init ?? normal({ std: known.initializerRange });
+    this.score = new Linear(known.nEmbd, known.numLabels, { bias: false, init: start });
+  }
+
+  /** @throws {ConfigError} for several texts when the model has no padding token; @throws {ShapeError} for sizes that do not fit */
+  forward({ labels, ...inputs }: ClassifierInputs): ClassifierOutput {
+    checkTextInputs("gpt2", inputs);
+    const { lastHiddenState, hiddenStates } = this.transformer.forward(inputs);
+    const logits = this.score.forward(lastToken("gpt2", lastHiddenState, inputs.inputIds, this.config.padTokenId)); // [B, classes]
+    return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, this.config.problemType) } : {}) };
+  }
+}
