@@ -135,7 +135,7 @@ export function planAttach(model: Module, { method, config }: AnyAdapterConfig, 
   );
   return {
     method,
-    config: { ...config, targetModules: targets.targetModules },
+    config: { ...config, targetModules: targets.targetModules, ...orientation(config, layers) },
     layers,
     shared:
       method.shared?.parameters(
@@ -146,6 +146,12 @@ export function planAttach(model: Module, { method, config }: AnyAdapterConfig, 
     biases: trainedBiases(modules, config["bias"], targets.paths, [...saved.keys()], adapted),
     warnings: [...targets.warnings, ...warnings],
   };
+}
+
+/** `fanInFanOut` is what the layers are, whatever the caller said: PEFT, too, corrects it, and the last layer decides. */
+function orientation(config: AnyConfig, layers: readonly PlannedLayer[]): { fanInFanOut?: boolean } {
+  const last = layers.filter(({ facts }) => facts.kind === "linear").at(-1);
+  return last && "fanInFanOut" in config ? { fanInFanOut: last.facts.turn !== undefined } : {};
 }
 
 /** What is trained as a whole by one adapter cannot have layers in it that another changes. */

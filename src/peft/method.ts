@@ -168,6 +168,7 @@ const commonKeys = [
   "layersToTransform",
   "layersPattern",
   "modulesToSave",
+  "fanInFanOut",
 ];
 
 /**
