@@ -1,5 +1,5 @@
 /** Adapters of a live model to and from the folders that Hugging Face PEFT reads and writes. */
-import { download, upload } from "../compile/program.ts";
+import { currentDevice, download, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, FormatError, ShapeError, wordShape } from "../errors.ts";
 import {
@@ -214,7 +214,8 @@ async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTe
         operation,
         expected: name,
       });
-    if (!sameShape(tensor.shape, each.spec.shape)) throw wrongShape(each, tensor.shape, plan.method);
+    const { shape, orShape = shape } = each.spec;
+    if (!sameShape(tensor.shape, shape) && !sameShape(tensor.shape, orShape)) throw wrongShape(each, tensor.shape, plan.method);
     found.set(each, tensor);
   }
   const used = new Set([...others, ...[...found.values()].map(({ name }) => name)]);
@@ -225,9 +226,12 @@ async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTe
         got: name,
         hint: "The adapter may be for another base model, or the config is not its own.",
       });
-  const values = new Map<string, Record<string, TypedArray>>();
-  for (const [{ path, key }, tensor] of found)
-    values.set(path, { ...values.get(path), [key]: toFloat32(await tensor.load(), tensor.dtype) });
+  const values = new Map<string, Record<string, TypedArray | Tensor>>();
+  for (const [{ path, key, spec }, tensor] of found) {
+    const data = toFloat32(await tensor.load(), tensor.dtype);
+    const value = sameShape(tensor.shape, spec.shape) ? data : upload(currentDevice(), data, tensor.shape, "float32");
+    values.set(path, { ...values.get(path), [key]: value });
+  }
   return values;
 }
 

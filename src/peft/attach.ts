@@ -96,8 +96,10 @@ export function initialiseShared({ method, config, layers }: AttachPlan, random:
 export type AnyAdapterConfig = { readonly method: AnyMethod; readonly config: AnyConfig };
 
 /** Everything that can be wrong with an adapter is found here, before the model is touched. */
-export function planAttach(model: Module, { method, config }: AnyAdapterConfig, name = defaultAdapterName): AttachPlan {
+export function planAttach(model: Module, { method, config: given }: AnyAdapterConfig, name = defaultAdapterName): AttachPlan {
   checkAdapterName(name, method.schema, "attach");
+  const modelType = modelTypeOf(model);
+  const config: AnyConfig = method.complete?.(given, modelType) ?? given;
   const adapted = adaptersOf(model);
   if (adapted?.adapters.has(name))
     throw new ConfigError(`this model has an adapter "${name}" already.`, {
@@ -111,8 +113,8 @@ export function planAttach(model: Module, { method, config }: AnyAdapterConfig, 
   const kinds = Object.keys(method.layers) as LayerKind[];
   const saved = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);
   const outputPath = modules.has("lm_head") ? "lm_head" : undefined;
-  const facts = { modules, modelType: modelTypeOf(model), outputPath, saved };
-  const targets = chooseTargets(facts, config as unknown as TargetOptions, kinds, method.targets);
+  const facts = { modules, modelType, outputPath, saved };
+  const targets = chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets);
   if (adapted) refuseOverlap(adapted, targets.paths, [...saved.keys()]);
   const unused = new Map<string, Set<string>>();
   const layers = targets.paths.map((path): PlannedLayer => {

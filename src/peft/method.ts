@@ -61,6 +61,8 @@ export interface Use {
 /** One parameter of an adapter. */
 export interface ParameterSpec {
   readonly shape: Shape;
+  /** Another shape that files may hold. */
+  readonly orShape?: Shape;
   /** Whether training changes it; true when absent. */
   readonly trainable?: boolean;
 }
@@ -128,12 +130,16 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   check?(config: Config): void;
   /** Default targets by model type, where they differ from the common table. */
   readonly targets?: Readonly<Record<string, readonly string[] | string>>;
+  /** The config with what depends on the model's type filled in, as it is saved. */
+  complete?(config: Config, modelType: string | undefined): Config;
   /** A fresh adapter with this config changes nothing. */
   startsAtZero(config: Config): boolean;
+  /** What is added to the loss. @param layers the values of each adapted layer */
+  penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;
   readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };
-  /** Options for the laws to try on a layer of these sizes; targets are theirs. */
-  samples(draw: Draw, layer: { readonly in: number; readonly out: number }): Partial<Config>;
+  /** Options for the laws to try on a layer of these sizes, or of multiples of them; targets are theirs. `null` where none fit. */
+  samples(draw: Draw, layer: { readonly in: number; readonly out: number }): Partial<Config> | null;
 }
 
 /** A config together with its method: what `attach` takes. */

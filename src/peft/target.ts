@@ -17,6 +17,9 @@ export interface TargetOptions {
   readonly taskType: string | null;
 }
 
+/** Some methods have not all of the options. */
+const absent = { targetModules: null, excludeModules: null, layersToTransform: null, layersPattern: null, taskType: null };
+
 /** What choosing needs to know of a model. */
 export interface TargetModel {
   /** Every module with its path in the unmodified model. */
@@ -49,10 +52,11 @@ const refuse = (problem: string, got: unknown, hint?: string): never => {
  */
 export function chooseTargets(
   model: TargetModel,
-  options: TargetOptions,
+  given: Partial<TargetOptions>,
   kinds: readonly LayerKind[],
   table: Readonly<Record<string, readonly string[] | string>> = defaultTargets,
 ): Targets {
+  const options: TargetOptions = { ...absent, ...given };
   checkLayers(options);
   const targets = expand(model, options, table);
   const saved = [...(model.saved?.keys() ?? [])];

@@ -46,3 +46,7 @@ export const embeddingChange = <Config, Name extends string, Optional extends st
   ...change,
   forward: (ids, base, p, c, use) => add(base(ids), take(times(change.delta(base, p, c, use.scale), base.outputScale), ids)),
 });
+
+/** 1 + s·(l − 1): a factor whose effect is scaled, 1 being none. */
+export const scaledGain = (l: Tensor, scale: number): Tensor =>
+  scale === 1 ? l : add(times(l, scale), constant(1 - scale, [], l.dtype));

@@ -158,11 +158,15 @@ export function buildLayer(kind: LayerKind, item: AdapterCase): Built {
   return { model: new Holder(layer), layer, x, adapters: [], inputWeight: sample.weightOf(x) };
 }
 
-/** Options of one adapter of a case. */
-export const optionsOf = (method: AnyMethod, item: AdapterCase, index = 0) => ({
-  ...method.samples(drawFrom(item.options.slice(index)), item),
-  targetModules: ["layer"],
-});
+/** Options of one adapter of a case. A layer for which the method has none is no case. */
+export function optionsOf(method: AnyMethod, item: AdapterCase, index = 0) {
+  const options = method.samples(drawFrom(item.options.slice(index)), item);
+  fc.pre(options !== null);
+  return { ...options, targetModules: ["layer"] };
+}
+
+/** How often a law is tried on one method: seldom enough that all methods together take little longer than a few of them. */
+export const runsOf = (runs: number): number => Math.max(8, Math.ceil((runs * 4) / Math.max(4, adaptations.length)));
 
 export const nameOf = (index: number): string => `adapter${index}`;
 
@@ -190,6 +194,10 @@ export const layerAdapters = ({ name, layers }: Adapter): LayerAdapter[] =>
 export const adaptations: readonly { readonly name: string; readonly method: AnyMethod; readonly kind: LayerKind }[] = (
   Object.entries(methods) as [string, AnyMethod][]
 ).flatMap(([name, method]) => Object.keys(method.layers).map((kind) => ({ name, method, kind: kind as LayerKind })));
+
+/** Whether the method is a change of the weight, so that it can be merged. */
+export const changesWeight = ({ method, kind }: (typeof adaptations)[number]): boolean =>
+  method.layers[kind]?.delta !== undefined;
 
 /** The same method with something wrong in it, for one kind of layer. */
 export function mutant(method: AnyMethod, kind: LayerKind, change: object, whole: object = {}): AnyMethod {

@@ -4,6 +4,7 @@ import { expect } from "vitest";
 import { download } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import { toFileKey } from "../../src/formats/peft-adapter.ts";
+import { add } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { constant } from "../../src/graph/source.ts";
 import type { CausalLM, CausalLMInputs } from "../../src/models/causal-lm.ts";
@@ -27,6 +28,7 @@ import {
   unmerge,
 } from "../../src/peft/index.ts";
 import { type AnyMethod, toCamel } from "../../src/peft/method.ts";
+import { adapterPenalty } from "../../src/peft/penalty.ts";
 import {
   expectClose,
   expectValuesClose,
@@ -102,8 +104,9 @@ function logitMask(mask: { readonly data: ArrayLike<number> }, want: { readonly 
 }
 
 /** Parameters of an adapter by their names in its file. */
-function fileParameters({ name, layers, saved, biases }: Adapter): Map<string, Parameter> {
+function fileParameters({ name, method: whole, layers, shared, saved, biases }: Adapter): Map<string, Parameter> {
   const found = new Map<string, Parameter>();
+  for (const [key, parameter] of Object.entries(shared)) found.set(`base_model.${whole.shared?.files[key]}`, parameter);
   for (const [path, layer] of layers) {
     const { method, parameters } = layer.adapters.get(name)!;
     for (const [key, parameter] of Object.entries(parameters))
@@ -152,7 +155,11 @@ async function adapterCase(item: Case): Promise<void> {
   expect(adapter.warnings).toEqual([]);
   const output = model.forward(inputs);
   await close("logits", output.logits);
-  if (expected.has("loss")) await expectClose("loss", output.loss!, expected.get("loss")!, logits);
+  const lossOf = (loss: Tensor) => {
+    const penalty = adapterPenalty(model);
+    return penalty ? add(loss, penalty) : loss;
+  };
+  if (expected.has("loss")) await expectClose("loss", lossOf(output.loss!), expected.get("loss")!, logits);
   if (expected.has("logits_disabled")) {
     const without = disabled(model, () => model.forward(inputs));
     await close("logits_disabled", without.logits);
@@ -167,7 +174,7 @@ async function adapterCase(item: Case): Promise<void> {
   const parameters = fileParameters(adapter);
   if (item.trainable_count !== undefined)
     expect(model.trainableParameters().reduce((sum, parameter) => sum + parameter.size, 0)).toBe(item.trainable_count);
-  const found = gradientsOf(output.loss!, [...parameters.values()]);
+  const found = gradientsOf(lossOf(output.loss!), [...parameters.values()]);
   for (const [key, parameter] of parameters) {
     const want = expected.get(`grad.${key}`);
     if (want) await expectClose(`grad.${key}`, found.get(parameter) ?? constant(0, parameter.shape), want, gradients);
@@ -195,13 +202,13 @@ async function adapterCase(item: Case): Promise<void> {
     const optimizer = new AdamW(trained, { lr, betas, eps, weightDecay });
     model.train();
     const step = compile(() => {
-      const loss = model.forward(inputs).loss as Tensor;
+      const loss = lossOf(model.forward(inputs).loss as Tensor);
       optimizer.step(gradientsOf(loss, trained));
       return loss;
     });
     const got: number[] = [];
     while (got.length + 1 < want.length) got.push(...(await download(step())));
-    got.push(...(await download(model.eval().forward(inputs).loss as Tensor)));
+    got.push(...(await download(lossOf(model.eval().forward(inputs).loss as Tensor))));
     step.dispose();
     expectValuesClose("losses of five steps", got, want, losses);
     for (const [key, parameter] of parameters) {

@@ -25,7 +25,7 @@ import { kindOf } from "../../src/peft/layer-kind.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
 import { methods } from "../../src/peft/methods.ts";
-import { drawFrom } from "../arbitrary/adapter.ts";
+import { drawFrom, runsOf } from "../arbitrary/adapter.ts";
 import { onEveryDevice } from "../devices.ts";
 import { numbers, SmallModel, shake } from "../peft/small-model.ts";
 
@@ -46,7 +46,15 @@ const stories: fc.Arbitrary<Story> = fc.record({
 /** An output layer tied to the embedding, an adapter on each, merged: once the second kept the first's merged weight as its original. */
 const tiedAndMerged: Story = { trainable: [true], tied: true, events: [192, 4] };
 
-const targets = ["q_proj", "v_proj", "o_proj", "embed_tokens", "lm_head"];
+/** Targets with what goes in and comes out. */
+const sizesOf = { q_proj: [6, 7], v_proj: [6, 7], o_proj: [7, 6], embed_tokens: [11, 6], lm_head: [6, 11] } as const;
+const targets = Object.keys(sizesOf);
+/** The greatest number that divides all: options that fit it fit all layers. */
+const divisor = (numbers: readonly number[]): number =>
+  numbers.reduce((a, b) => {
+    while (b !== 0) [a, b] = [b, a % b];
+    return a;
+  });
 
 /** Anything that the interface allows, picked by a number. */
 function happen(model: Module, method: AnyMethod, event: number): void {
@@ -60,7 +68,13 @@ function happen(model: Module, method: AnyMethod, event: number): void {
     const wanted = chosen.length ? chosen : ["q_proj"];
     const kinds = wanted.map((target) => (target === "embed_tokens" ? "embedding" : "linear"));
     if (!kinds.every((kind) => kind in method.layers)) return;
-    attach(model, method({ ...method.samples(draw, { in: 6, out: 6 }), targetModules: wanted }), {
+    const sizes = wanted.map((target) => sizesOf[target as keyof typeof sizesOf]);
+    const options = method.samples(draw, {
+      in: divisor(sizes.map(([into]) => into)),
+      out: divisor(sizes.map(([, out]) => out)),
+    });
+    if (options === null) return;
+    attach(model, method({ ...options, targetModules: wanted }), {
       name: `adapter${event}x${names.length}`,
       seed: event,
     });
@@ -114,7 +128,7 @@ onEveryDevice(() => {
   test.each(Object.entries(methods) as [string, AnyMethod][])("taking %s off leaves no trace", (_, method) => {
     fc.assert(
       fc.property(stories, (story) => checkDetach(method, story)),
-      { numRuns: 25, examples: [[tiedAndMerged]] },
+      { numRuns: runsOf(25), examples: [[tiedAndMerged]] },
     );
   });
 

@@ -24,12 +24,14 @@ import {
   mutant,
   nameOf,
   numbers,
+  runsOf,
   shake,
 } from "../arbitrary/adapter.ts";
 import { onEveryDevice } from "../devices.ts";
 
 export async function checkSaveLoad(method: AnyMethod, kind: LayerKind, item: AdapterCase): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "lorikeet-law-"));
+  const sharedKeys = Object.values(method.shared?.files ?? {}).map((file) => `base_model.${file}`);
   try {
     const built = buildAdapted(method, kind, item);
     shake(built, item.seed);
@@ -38,7 +40,8 @@ export async function checkSaveLoad(method: AnyMethod, kind: LayerKind, item: Ad
       const saved = await saveAdapter(built.model, folder, { name });
       const { tensors } = await readSafetensors(join(saved, "adapter_model.safetensors"));
       for (const [key, { dtype }] of tensors) {
-        expect(key.startsWith(`base_model.model.layer.${method.schema.prefix}`), key).toBe(true);
+        const own = key.startsWith(`base_model.model.layer.${method.schema.prefix}`);
+        expect(own || sharedKeys.includes(key), key).toBe(true);
         expect(key).not.toContain(name);
         expect(dtype).toBe("float32");
       }
@@ -50,8 +53,9 @@ export async function checkSaveLoad(method: AnyMethod, kind: LayerKind, item: Ad
       const [want, got] = [layerAdapters(adapter)[0]!, layerAdapters(loaded)[0]!];
       expect(got.config["r"]).toEqual(want.config["r"]);
       expect(Object.keys(got.parameters)).toEqual(Object.keys(want.parameters));
-      for (const [key, parameter] of Object.entries(want.parameters))
-        expect(numbers(got.parameters[key]!.stored), key).toEqual(numbers(parameter.stored));
+      const [theirs, ours] = [want, got].map(({ parameters, shared }) => ({ ...shared, ...parameters }));
+      for (const [key, parameter] of Object.entries(theirs!))
+        expect(numbers(ours![key]!.stored), key).toEqual(numbers(parameter.stored));
       expect(again.model.trainableParameters()).toEqual([]);
     }
   } finally {
@@ -64,7 +68,7 @@ onEveryDevice(() => {
     test("loading a saved adapter gives it back", async () => {
       await fc.assert(
         fc.asyncProperty(adapterCases(), (item) => checkSaveLoad(method, kind, item)),
-        { numRuns: 15 },
+        { numRuns: runsOf(15) },
       );
     });
   });

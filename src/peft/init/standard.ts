@@ -3,15 +3,18 @@ import type { TorchGenerator } from "../../random/torch-generator.ts";
 import type { Initialiser } from "../initialiser.ts";
 import type { Base } from "../method.ts";
 
-type Draw = (random: TorchGenerator, count: number) => Float32Array;
+/** First values, from a stream of random numbers. */
+export type Draw = (random: TorchGenerator, count: number) => Float32Array;
 
-const zeros: Draw = (_, count) => new Float32Array(count);
+/** Zeros. */
+export const zeros: Draw = (_, count) => new Float32Array(count);
 /** Kaiming's uniform with a = √5, as torch.nn.Linear starts: ±1/√fanIn. */
-const uniform =
+export const uniform =
   (fanIn: number): Draw =>
   (random, count) =>
     random.uniform(count, -1 / Math.sqrt(fanIn), 1 / Math.sqrt(fanIn));
-const normal =
+/** N(0, std²). */
+export const normal =
   (std: number): Draw =>
   (random, count) =>
     random.normal(count, 0, std);

@@ -1,0 +1,22 @@
+/** What adapters add to the loss: AdaLoRA's factors are held near to orthonormal. */
+import { add } from "../graph/elementwise.ts";
+import type { Tensor } from "../graph/node.ts";
+import type { Module } from "../nn/module.ts";
+import { adaptersOf } from "./adapted-model.ts";
+import type { LayerAdapter } from "./adapter-layer.ts";
+
+/** The sum of what the active adapters of a model add to its loss; `null` when they add nothing. */
+export function adapterPenalty(model: Module): Tensor | null {
+  const adapted = adaptersOf(model);
+  if (!adapted || adapted.off.value) return null;
+  const terms = adapted.active.flatMap((name) => {
+    const adapter = adapted.adapters.get(name);
+    if (!adapter?.method.penalty) return [];
+    const layers = [...adapter.layers.values()].map((layer) => {
+      const { parameters } = layer.adapters.get(name) as LayerAdapter;
+      return Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]));
+    });
+    return [adapter.method.penalty(layers, adapter.config)];
+  });
+  return terms.length === 0 ? null : terms.reduce(add);
+}
