@@ -19,7 +19,15 @@ export { type LoadOptions, loadAdapter, type SaveOptions, saveAdapter } from "./
 export { type AttachOptions, attach } from "./attach.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference } from "./merge.ts";
 export type { AdapterConfig, Method, MethodConfig, MethodDefinition } from "./method.ts";
+export { adalora } from "./methods/adalora.ts";
+export { boft } from "./methods/boft.ts";
 export { dora } from "./methods/dora.ts";
+export { ia3 } from "./methods/ia3.ts";
+export { loha } from "./methods/loha.ts";
+export { lokr } from "./methods/lokr.ts";
 export { type LoraConfig, lora } from "./methods/lora.ts";
+export { oft } from "./methods/oft.ts";
+export { vera } from "./methods/vera.ts";
 export { type MethodName, methods } from "./methods.ts";
+export { adapterPenalty } from "./penalty.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";

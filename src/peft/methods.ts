@@ -1,10 +1,17 @@
 /** The adapter methods: one line each. Being listed here is being tested, saved, loaded, merged and documented. */
 import type { AnyMethod } from "./method.ts";
+import { adalora } from "./methods/adalora.ts";
+import { boft } from "./methods/boft.ts";
 import { dora } from "./methods/dora.ts";
+import { ia3 } from "./methods/ia3.ts";
+import { loha } from "./methods/loha.ts";
+import { lokr } from "./methods/lokr.ts";
 import { lora } from "./methods/lora.ts";
+import { oft } from "./methods/oft.ts";
+import { vera } from "./methods/vera.ts";
 
 /** By the name that people call a method. */
-export const methods = { lora, dora } as const satisfies Record<string, AnyMethod>;
+export const methods = { lora, dora, adalora, ia3, loha, lokr, vera, oft, boft } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */
 export type MethodName = keyof typeof methods;
