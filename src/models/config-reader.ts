@@ -133,6 +133,13 @@ export class ConfigReader {
     return this.count(width) / this.count(heads);
   }
 
+  /** Heads of keys and values, as many as of queries when it is not said. @param heads key under which the number of heads is */
+  keyValueHeads(key: string, heads: string): number {
+    const [own, all] = [this.count(key, this.count(heads)), this.count(heads)];
+    if (all % own !== 0) this.refuse(key, own, `must divide ${heads} (= ${all})`);
+    return own;
+  }
+
   /** What of a text each layer sees: the last so many tokens, or everything (0). @param sliding whether a layer has a window, when `layer_types` does not say */
   windows(layers: number, sliding: (layer: number) => boolean): readonly number[] {
     const types = this.get("layer_types") ?? Array.from({ length: layers }, (_, i) => names[sliding(i) ? 1 : 0]);
@@ -143,19 +150,32 @@ export class ConfigReader {
 
   /**
    * `rope_parameters`, or the older `rope_theta` and `rope_scaling` (whose type may be called `type`).
+   *
+   * @param partial share of a head that is turned, when the file does not say
+   * @returns how positions become angles, and how many values of a head are turned, the first ones
    * @throws {ConfigError} for a type that is not supported and for values that do not fit it
    */
-  rope(maxPositionEmbeddings: number, partial = 1): RopeParameters & { readonly partialRotaryFactor: number } {
+  rope(
+    maxPositionEmbeddings: number,
+    headDim: number,
+    partial = 1,
+  ): { readonly rope: RopeParameters; readonly rotaryDim: number } {
+    const key = "partial_rotary_factor";
+    const share = this.inner("rope_parameters", "rope_scaling").number(key, this.number(key, partial));
+    if (share === 0 || share > 1) this.refuse(key, share, "must be above 0 and at most 1");
+    const rotaryDim = Math.trunc(headDim * share);
+    if (rotaryDim % 2 !== 0)
+      this.refuse(share === 1 ? "head_dim" : key, share === 1 ? headDim : share, "must be even, for rotary embedding");
+    return { rope: this.#ropeParameters(maxPositionEmbeddings), rotaryDim };
+  }
+
+  #ropeParameters(maxPositionEmbeddings: number): RopeParameters {
     const rope = this.inner("rope_parameters", "rope_scaling");
-    const ropeType = checkRopeType(this.#modelType, rope.get("rope_type", "type") ?? "default");
-    const shared = {
-      ropeType,
-      ropeTheta: rope.number("rope_theta", this.number("rope_theta", 10000)),
-      partialRotaryFactor: rope.number("partial_rotary_factor", this.number("partial_rotary_factor", partial)),
-    };
-    if (shared.partialRotaryFactor === 0 || shared.partialRotaryFactor > 1)
-      this.refuse("partial_rotary_factor", shared.partialRotaryFactor, "must be above 0 and at most 1");
+    const named = rope.get("rope_type", "type") ?? "default";
+    const ropeType = checkRopeType(this.#modelType, named === "su" ? "longrope" : named); // its first name
+    const shared = { ropeType, ropeTheta: rope.number("rope_theta", this.number("rope_theta", 10000)) };
     if (ropeType === "default") return shared;
+    if (ropeType === "longrope") return this.#longrope(rope, shared, maxPositionEmbeddings);
     const factor = rope.number("factor", 0);
     if (factor < 1) this.refuse("factor", rope.get("factor") ?? null, `must be at least 1 for rope type "${ropeType}"`);
     if (ropeType === "linear") return { ...shared, factor };
@@ -166,6 +186,26 @@ export class ConfigReader {
       this.refuse("high_freq_factor", rope.get("high_freq_factor") ?? null, `must be above low_freq_factor (= ${lowFreqFactor})`);
     const originalMaxPositionEmbeddings = rope.count("original_max_position_embeddings", maxPositionEmbeddings);
     return { ...shared, factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings };
+  }
+
+  /** Two lists of factors, for texts within the length of the training and for longer ones. */
+  #longrope(rope: ConfigReader, shared: Pick<RopeParameters, "ropeType" | "ropeTheta">, context: number): RopeParameters {
+    const original = this.count("original_max_position_embeddings", rope.count("original_max_position_embeddings", context));
+    const factor = rope.number("factor", context / original);
+    const temper = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original));
+    const list = (key: string): readonly number[] => {
+      const value = rope.get(key) ?? null;
+      if (!Array.isArray(value) || !value.every((each) => typeof each === "number" && each > 0))
+        this.refuse(key, value, "must be a list of numbers above 0");
+      return value;
+    };
+    return {
+      ...shared,
+      shortFactor: list("short_factor"),
+      longFactor: list("long_factor"),
+      attentionFactor: rope.number("attention_factor", temper),
+      originalMaxPositionEmbeddings: original,
+    };
   }
 }
 

@@ -46,9 +46,18 @@ function positionsOf(mask: Tensor): Tensor {
   return max(sub(cumsum(cast(mask, "int32"), 1), constant(1, [], "int32")), constant(0, [], "int32"));
 }
 
-/** The rotary tables of the tokens of a pass. @param time T */
-export const rotaryTables = (rotary: Rotary, { positions, length }: Pass, time: number): RotaryTables =>
-  positions ? rotary.at(positions, length) : rotary.range(time);
+/** A pass of a model with rotary positions. */
+export interface RotaryPass extends Pass {
+  readonly rotary: RotaryTables;
+}
+
+/** Begins a pass and makes the rotary tables of its tokens. @param context tokens the model is made for */
+export function rotaryPass(rotary: Rotary, inputs: TextInputs, context: number): RotaryPass {
+  const pass = beginPass(inputs, context);
+  const time = inputs.inputIds.shape[1] as number;
+  const { positions, length } = pass;
+  return { ...pass, rotary: positions ? rotary.at(positions, length, inputs.cache?.size ?? time) : rotary.range(time) };
+}
 
 /**
  * The vectors of learned positions, [B, T, C] or [T, C].

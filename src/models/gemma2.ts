@@ -9,8 +9,9 @@ import type { Initializer } from "../nn/init.ts";
 import type { Layer } from "../nn/module.ts";
 import { Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
+import type { RotaryPass } from "./decoder.ts";
 import { gemmaDefaults } from "./gemma.ts";
-import { gatedMLP, LlamaAttention, type LlamaFamilyMember, LlamaForCausalLM, type LlamaPass } from "./llama.ts";
+import { gatedMLP, LlamaAttention, type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
 import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
 
 /** One block: x + norm(attention(norm(x))), then that + norm(mlp(norm(that))). */
@@ -34,7 +35,7 @@ export class Gemma2DecoderLayer extends Module {
   }
 
   /** [B, T, C] → [B, T, C] */
-  forward(x: Tensor, pass: LlamaPass): Tensor {
+  forward(x: Tensor, pass: RotaryPass): Tensor {
     const attended = this.self_attn.forward(this.input_layernorm.forward(x), pass);
     const between = add(x, this.post_attention_layernorm.forward(attended));
     const fed = this.mlp.forward(this.pre_feedforward_layernorm.forward(between));

@@ -49,6 +49,8 @@ export interface LlamaVariant {
   readonly defaults?: ConfigJson;
   /** Whether only a part of each head may be turned. */
   readonly partialRotary?: boolean;
+  /** Whether angles may depend on the text's length. */
+  readonly longrope?: boolean;
   /** Settings that are other than Llama's. @throws {ConfigError} for values that are not supported */
   read?(config: ConfigReader, llama: LlamaConfig): Partial<LlamaConfig>;
 }
@@ -63,18 +65,15 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
   const config = new ConfigReader(json, modelType, variant.defaults);
   const hiddenSize = config.count("hidden_size");
   const numAttentionHeads = config.count("num_attention_heads");
-  const numKeyValueHeads = config.count("num_key_value_heads", numAttentionHeads);
-  if (numAttentionHeads % numKeyValueHeads !== 0)
-    config.refuse("num_key_value_heads", numKeyValueHeads, `must divide num_attention_heads (= ${numAttentionHeads})`);
+  const numKeyValueHeads = config.keyValueHeads("num_key_value_heads", "num_attention_heads");
   if (config.get("head_dim") === undefined && hiddenSize % numAttentionHeads !== 0)
     config.refuse("num_attention_heads", numAttentionHeads, `must divide hidden_size (= ${hiddenSize})`, "Or give head_dim.");
   const headDim = config.count("head_dim", hiddenSize / numAttentionHeads);
   const maxPositionEmbeddings = config.count("max_position_embeddings", 2048);
-  const { partialRotaryFactor, ...rope } = config.rope(maxPositionEmbeddings);
-  if (partialRotaryFactor !== 1 && !variant.partialRotary)
-    config.refuse("partial_rotary_factor", partialRotaryFactor, `must be 1 for ${modelType}`);
-  const rotaryDim = Math.floor(headDim * partialRotaryFactor);
-  if (rotaryDim % 2 !== 0) config.refuse("head_dim", headDim, "must be even, for rotary embedding");
+  const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim);
+  if (rotaryDim !== headDim && !variant.partialRotary)
+    config.refuse("partial_rotary_factor", rotaryDim / headDim, `must be 1 for ${modelType}`);
+  if (rope.ropeType === "longrope" && !variant.longrope) config.refuse("rope_type", "longrope", `is not of ${modelType}`);
   const numHiddenLayers = config.count("num_hidden_layers");
   const attentionBias = config.flag("attention_bias", false);
   const llama: LlamaConfig = {

@@ -15,18 +15,13 @@ import { Linear } from "../nn/linear.ts";
 import { GatedMLP } from "../nn/mlp.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
-import { Rotary, type RotaryTables, rotate } from "../nn/rotary.ts";
+import { Rotary, rotate } from "../nn/rotary.ts";
 import { KeyValueCache } from "./cache.ts";
 import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
-import { attendPass, beginPass, causalOutput, type DecoderStates, type Pass, rotaryTables, runLayers } from "./decoder.ts";
+import { attendPass, causalOutput, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
 export type { CausalLMInputs, CausalLMOutput } from "./causal-lm.ts";
-
-/** What every layer of one forward pass shares. */
-export interface LlamaPass extends Pass {
-  readonly rotary: RotaryTables;
-}
 
 const norm = ({ rmsNormEps: eps, unitOffset }: LlamaConfig, size: number): RMSNorm => new RMSNorm(size, { eps, unitOffset });
 
@@ -47,7 +42,7 @@ export abstract class RotaryAttention extends Module {
   abstract project(x: Tensor): { readonly q: Tensor; readonly k: Tensor; readonly v: Tensor };
 
   /** [B, T, C] → [B, T, C] */
-  forward(x: Tensor, pass: LlamaPass): Tensor {
+  forward(x: Tensor, pass: RotaryPass): Tensor {
     const { windows, attentionScale: scale, attentionSoftcap: cap, attentionDropout } = this.config;
     const { q, k, v } = this.project(x);
     const y = attendPass(rotate(q, pass.rotary), rotate(k, pass.rotary), v, pass, {
@@ -114,7 +109,7 @@ export class LlamaDecoderLayer extends Module {
   }
 
   /** [B, T, C] → [B, T, C] */
-  forward(x: Tensor, pass: LlamaPass): Tensor {
+  forward(x: Tensor, pass: RotaryPass): Tensor {
     const attended = add(x, this.self_attn.forward(this.input_layernorm.forward(x), pass));
     return add(attended, this.mlp.forward(this.post_attention_layernorm.forward(attended)));
   }
@@ -122,7 +117,7 @@ export class LlamaDecoderLayer extends Module {
 
 /** A block of the family. */
 export interface DecoderLayer extends Module {
-  forward(x: Tensor, pass: LlamaPass): Tensor;
+  forward(x: Tensor, pass: RotaryPass): Tensor;
 }
 
 /** What sets a model of the family apart from Llama. */
@@ -155,9 +150,8 @@ export class LlamaModel extends Module {
   }
 
   forward(inputs: TextInputs): DecoderStates {
-    const pass = beginPass(inputs, this.#config.maxPositionEmbeddings);
-    const rotary = rotaryTables(this.#rotary, pass, inputs.inputIds.shape[1] as number);
-    return runLayers(this.embed_tokens.forward(inputs.inputIds), this.layers, { ...pass, rotary }, (x) => this.norm.forward(x));
+    const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings);
+    return runLayers(this.embed_tokens.forward(inputs.inputIds), this.layers, pass, (x) => this.norm.forward(x));
   }
 }
 

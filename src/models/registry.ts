@@ -7,8 +7,12 @@ import type { ConfigJson } from "./config-reader.ts";
 import { GemmaForCausalLM } from "./gemma.ts";
 import { Gemma2ForCausalLM } from "./gemma2.ts";
 import { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
+import { GPTNeoXForCausalLM } from "./gpt-neox.ts";
 import { LlamaForCausalLM } from "./llama.ts";
 import { MistralForCausalLM } from "./mistral.ts";
+import { OPTForCausalLM } from "./opt.ts";
+import { PhiForCausalLM } from "./phi.ts";
+import { Phi3ForCausalLM } from "./phi3.ts";
 import { Qwen2ForCausalLM } from "./qwen2.ts";
 import { Qwen3ForCausalLM } from "./qwen3.ts";
 
@@ -20,8 +24,12 @@ export const models = {
   gemma: { GemmaForCausalLM },
   gemma2: { Gemma2ForCausalLM },
   gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification },
+  gpt_neox: { GPTNeoXForCausalLM },
   llama: { LlamaForCausalLM },
   mistral: { MistralForCausalLM },
+  opt: { OPTForCausalLM },
+  phi: { PhiForCausalLM },
+  phi3: { Phi3ForCausalLM },
   qwen2: { Qwen2ForCausalLM },
   qwen3: { Qwen3ForCausalLM },
 } as const satisfies Record<string, Record<string, ModelClass>>;

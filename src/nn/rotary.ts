@@ -12,19 +12,29 @@ import type { Shape } from "../graph/shape.ts";
 
 /** How positions become angles. Keys as in Hugging Face's `rope_parameters`, in camelCase. */
 export interface RopeParameters {
-  /** `default`: θ^(−2i/D) per position. `linear`: positions divided by `factor`. `llama3`: only slow angles are divided. */
+  /**
+   * `default`: θ^(−2i/D) per position. `linear`: positions divided by `factor`. `llama3`: only slow angles are divided.
+   * `longrope`: each angle divided by a factor of its own, from another list when the text is longer than those of the training.
+   */
   readonly ropeType: RopeType;
   readonly ropeTheta: number;
   readonly factor?: number;
   readonly lowFreqFactor?: number;
   readonly highFreqFactor?: number;
   readonly originalMaxPositionEmbeddings?: number;
+  /** D/2 numbers each. */
+  readonly shortFactor?: readonly number[];
+  readonly longFactor?: readonly number[];
+  /** Multiplies cosine and sine. */
+  readonly attentionFactor?: number;
 }
 
 /** How frequencies are changed for texts longer than those of the training. */
-export type RopeType = "default" | "linear" | "llama3";
+export type RopeType = "default" | "linear" | "llama3" | "longrope";
 
 type WithNumbers<Keys extends keyof RopeParameters> = RopeParameters & { readonly [K in Keys]-?: NonNullable<RopeParameters[K]> };
+
+type Scaling = (angles: readonly number[], parameters: RopeParameters, length: number) => readonly number[];
 
 /** Angle per position of each pair of values, given the unscaled ones. */
 const scalings = {
@@ -43,7 +53,23 @@ const scalings = {
       return (1 - kept) * (angle / p.factor) + kept * angle;
     });
   },
-} as const satisfies Record<RopeType, (angles: readonly number[], parameters: RopeParameters) => readonly number[]>;
+  // https://arxiv.org/abs/2402.13753
+  longrope: (angles, parameters, length) => {
+    const factors = isBeyond(parameters, length) ? parameters.longFactor : parameters.shortFactor;
+    if (factors?.length !== angles.length)
+      throw new ConfigError(
+        `rope type "longrope" needs \`shortFactor\` and \`longFactor\` of ${angles.length} numbers, got ${factors?.length ?? 0}.`,
+        { operation: "rotary", expected: angles.length, got: factors?.length },
+      );
+    return angles.map((angle, i) => angle / factors[i]!);
+  },
+} as const satisfies Record<RopeType, Scaling>;
+
+/** Whether a text is longer than those of the training, and that matters. */
+const isBeyond = (
+  { ropeType, originalMaxPositionEmbeddings = Number.POSITIVE_INFINITY }: RopeParameters,
+  length: number,
+): boolean => ropeType === "longrope" && length > originalMaxPositionEmbeddings;
 
 function needed<Keys extends keyof RopeParameters>(parameters: RopeParameters, ...keys: Keys[]): WithNumbers<Keys> {
   for (const key of keys)
@@ -67,12 +93,17 @@ export function checkRopeType(operation: string, type: unknown): RopeType {
   });
 }
 
-/** Angle per position, in radians, of each of the `size` / 2 pairs. @see https://arxiv.org/abs/2104.09864, section 3.2 */
-export function rotaryAngles(size: number, parameters: RopeParameters): readonly number[] {
+/**
+ * Angle per position, in radians, of each of the `size` / 2 pairs. @see https://arxiv.org/abs/2104.09864, section 3.2
+ *
+ * @param length tokens of the text, for `longrope`
+ */
+export function rotaryAngles(size: number, parameters: RopeParameters, length = 0): readonly number[] {
   if (size % 2 !== 0)
     throw new ShapeError(`turns pairs of values, so the head size (= ${size}) must be even.`, { operation: "rotary", got: size });
   const angles = Array.from({ length: size / 2 }, (_, i) => parameters.ropeTheta ** ((-2 * i) / size));
-  return scalings[checkRopeType("rotary", parameters.ropeType)](angles, parameters);
+  const scaling: Scaling = scalings[checkRopeType("rotary", parameters.ropeType)];
+  return scaling(angles, parameters, length);
 }
 
 /** Which two values of a head are a pair: i and i + D/2 (Hugging Face's `rotate_half`), or 2i and 2i + 1 (the paper). */
@@ -86,23 +117,34 @@ export interface RotaryTables {
   readonly pairs: RotaryPairs;
 }
 
+/** Angles, and the tables made of them on each device. */
+interface Tables {
+  readonly angles: readonly number[];
+  readonly made: WeakMap<Device, { readonly length: number; readonly cos: Tensor; readonly sin: Tensor }>;
+}
+
 /** The tables of one model; computed once in float64, kept on each device that asks. */
 export class Rotary {
   readonly size: number;
   readonly pairs: RotaryPairs;
-  readonly #angles: readonly number[];
-  readonly #tables = new WeakMap<Device, { length: number; cos: Tensor; sin: Tensor }>();
+  readonly #parameters: RopeParameters;
+  /** For texts within the length of the training, and for longer ones. */
+  readonly #within: Tables;
+  readonly #beyond: Tables;
 
   /** @param size values of a head that are turned: D */
   constructor(size: number, parameters: RopeParameters, { pairs = "halves" }: { readonly pairs?: RotaryPairs } = {}) {
     this.size = size;
     this.pairs = pairs;
-    this.#angles = rotaryAngles(size, parameters);
+    this.#parameters = parameters;
+    const tables = (length: number) => ({ angles: rotaryAngles(size, parameters, length), made: new WeakMap() });
+    this.#within = tables(0);
+    this.#beyond = tables(Number.POSITIVE_INFINITY);
   }
 
   /** Tables of positions 0 … length − 1. */
   range(length: number): RotaryTables {
-    const { cos, sin } = this.#upTo(length);
+    const { cos, sin } = this.#upTo(length, length);
     const rows = (table: Tensor) => reshape(sliceAxis(table, 0, 0, length), [length, 1, ...table.shape.slice(1)]);
     return { cos: rows(cos), sin: rows(sin), pairs: this.pairs };
   }
@@ -110,34 +152,37 @@ export class Rotary {
   /**
    * Tables of the given positions.
    * @param positions [B, T] int32, each below `length`
+   * @param tokens of the text, for `longrope`: with a cache those that it has room for, since keys in it are not turned again
    */
-  at(positions: Tensor, length: number): RotaryTables {
-    const { cos, sin } = this.#upTo(length);
+  at(positions: Tensor, length: number, tokens = length): RotaryTables {
+    const { cos, sin } = this.#upTo(length, tokens);
     const [B, T] = positions.shape as [number, number];
     const rows = (table: Tensor) => reshape(take(table, positions), [B, T, 1, ...table.shape.slice(1)]);
     return { cos: rows(cos), sin: rows(sin), pairs: this.pairs };
   }
 
-  #upTo(length: number): { cos: Tensor; sin: Tensor } {
+  #upTo(length: number, tokens: number): { cos: Tensor; sin: Tensor } {
     const device = currentDevice();
-    const known = this.#tables.get(device);
+    const { angles, made } = isBeyond(this.#parameters, tokens) ? this.#beyond : this.#within;
+    const known = made.get(device);
     if (known && known.length >= length) return known;
     // powers of two, so that growing sentences do not build a table each
     const rows = 2 ** Math.ceil(Math.log2(Math.max(length, 64)));
     const half = this.size / 2;
+    const { attentionFactor: scale = 1 } = this.#parameters;
     const shape: Shape = this.pairs === "halves" ? [rows, 2, half] : [rows, half, 2];
     const [cos, sin] = [new Float32Array(rows * this.size), new Float32Array(rows * this.size)];
     for (let position = 0; position < rows; position++)
-      this.#angles.forEach((angle, i) => {
+      angles.forEach((angle, i) => {
         const row = position * this.size;
         const [first, second] = this.pairs === "halves" ? [row + i, row + half + i] : [row + 2 * i, row + 2 * i + 1];
-        cos[first] = cos[second] = Math.cos(position * angle);
-        sin[second] = Math.sin(position * angle);
+        cos[first] = cos[second] = scale * Math.cos(position * angle);
+        sin[second] = scale * Math.sin(position * angle);
         sin[first] = -sin[second]!;
       });
-    const made = { length: rows, cos: upload(device, cos, shape, "float32"), sin: upload(device, sin, shape, "float32") };
-    this.#tables.set(device, made);
-    return made;
+    const table = { length: rows, cos: upload(device, cos, shape, "float32"), sin: upload(device, sin, shape, "float32") };
+    made.set(device, table);
+    return table;
   }
 }
 

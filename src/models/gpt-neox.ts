@@ -1,0 +1,208 @@
+/**
+ * GPT-NeoX (Pythia): attention and feed-forward part beside each other, each behind a norm of its own; one layer for queries,
+ * keys and values of all heads; rotary positions on a part of each head.
+ * @see https://arxiv.org/abs/2204.06745
+ */
+import { add } from "../graph/elementwise.ts";
+import { reshape, sliceAxis } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { activation } from "../nn/activation.ts";
+import { Dropout } from "../nn/dropout.ts";
+import { Embedding } from "../nn/embedding.ts";
+import { type Initializer, normal, zeros } from "../nn/init.ts";
+import { Linear } from "../nn/linear.ts";
+import { type Layer, Module } from "../nn/module.ts";
+import { LayerNorm } from "../nn/norm.ts";
+import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
+import { KeyValueCache } from "./cache.ts";
+import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
+import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { attendPass, causalOutput, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
+
+/** What of a config.json matters for computing. */
+export interface GPTNeoXConfig {
+  readonly modelType: "gpt_neox";
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numHiddenLayers: number;
+  readonly numAttentionHeads: number;
+  readonly headDim: number;
+  readonly hiddenAct: string;
+  readonly hiddenDropout: number;
+  readonly attentionDropout: number;
+  readonly attentionBias: boolean;
+  readonly layerNormEps: number;
+  readonly maxPositionEmbeddings: number;
+  readonly initializerRange: number;
+  readonly rope: RopeParameters;
+  /** Values of a head that are turned, the first ones. */
+  readonly rotaryDim: number;
+  readonly useParallelResidual: boolean;
+  readonly tieWordEmbeddings: boolean;
+}
+
+/**
+ * @param json may have `rotary_pct` and `rotary_emb_base`, as published files do
+ * @throws {ConfigError} for a missing key and for a value that is not supported, by name
+ */
+export function gptNeoXConfig(json: ConfigJson): GPTNeoXConfig {
+  const { rotary_pct = 0.25, rotary_emb_base = 10000 } = json;
+  const config = new ConfigReader(json, "gpt_neox", { partial_rotary_factor: rotary_pct, rope_theta: rotary_emb_base });
+  const maxPositionEmbeddings = config.count("max_position_embeddings", 2048);
+  const headDim = config.headSize("hidden_size", "num_attention_heads");
+  const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim);
+  return {
+    modelType: "gpt_neox",
+    vocabSize: config.count("vocab_size"),
+    hiddenSize: config.count("hidden_size"),
+    intermediateSize: config.count("intermediate_size"),
+    numHiddenLayers: config.count("num_hidden_layers"),
+    numAttentionHeads: config.count("num_attention_heads"),
+    headDim,
+    hiddenAct: config.activation("hidden_act", "gelu"),
+    hiddenDropout: config.probability("hidden_dropout", 0),
+    attentionDropout: config.probability("attention_dropout", 0),
+    attentionBias: config.flag("attention_bias", true),
+    layerNormEps: config.number("layer_norm_eps", 1e-5),
+    maxPositionEmbeddings,
+    initializerRange: config.number("initializer_range", 0.02),
+    rope,
+    rotaryDim,
+    useParallelResidual: config.flag("use_parallel_residual", true),
+    tieWordEmbeddings: config.flag("tie_word_embeddings", false),
+  };
+}
+
+/** Attention with one layer for queries, keys and values: of each head all three, then of the next head. */
+export class GPTNeoXAttention extends Module {
+  query_key_value: Layer;
+  dense: Layer;
+  readonly #config: GPTNeoXConfig;
+  readonly #layer: number;
+
+  constructor(config: GPTNeoXConfig, layer: number, init: Initializer) {
+    super();
+    const { hiddenSize: C, attentionBias: bias } = config;
+    this.#config = config;
+    this.#layer = layer;
+    this.query_key_value = new Linear(C, 3 * C, { bias, init, initBias: zeros });
+    this.dense = new Linear(C, C, { bias, init, initBias: zeros });
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: RotaryPass): Tensor {
+    const { numAttentionHeads: H, headDim: D, attentionDropout } = this.#config;
+    const heads = reshape(this.query_key_value.forward(x), [...x.shape.slice(0, 2), H, 3 * D]);
+    const [q, k, v] = [0, 1, 2].map((i) => sliceAxis(heads, 3, i * D, (i + 1) * D)) as [Tensor, Tensor, Tensor];
+    const y = attendPass(rotate(q, pass.rotary), rotate(k, pass.rotary), v, pass, {
+      layer: this.#layer,
+      dropout: this.training ? attentionDropout : 0,
+    });
+    return this.dense.forward(y);
+  }
+}
+
+/** dense_4h_to_h(act(dense_h_to_4h(x))). */
+export class GPTNeoXMLP extends Module {
+  dense_h_to_4h: Layer;
+  dense_4h_to_h: Layer;
+  readonly #act: (x: Tensor) => Tensor;
+
+  constructor({ hiddenSize, intermediateSize, hiddenAct }: GPTNeoXConfig, init: Initializer) {
+    super();
+    this.dense_h_to_4h = new Linear(hiddenSize, intermediateSize, { init, initBias: zeros });
+    this.dense_4h_to_h = new Linear(intermediateSize, hiddenSize, { init, initBias: zeros });
+    this.#act = activation(hiddenAct);
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor): Tensor {
+    return this.dense_4h_to_h.forward(this.#act(this.dense_h_to_4h.forward(x)));
+  }
+}
+
+/** One block: x + attention(norm(x)) + mlp(norm(x)); or the feed-forward part after the attention. */
+export class GPTNeoXLayer extends Module {
+  readonly input_layernorm: LayerNorm;
+  readonly post_attention_layernorm: LayerNorm;
+  readonly attention: GPTNeoXAttention;
+  readonly mlp: GPTNeoXMLP;
+  readonly dropout: Dropout;
+  readonly #parallel: boolean;
+
+  constructor(config: GPTNeoXConfig, layer: number, init: Initializer) {
+    super();
+    this.input_layernorm = new LayerNorm(config.hiddenSize, { eps: config.layerNormEps });
+    this.post_attention_layernorm = new LayerNorm(config.hiddenSize, { eps: config.layerNormEps });
+    this.attention = new GPTNeoXAttention(config, layer, init);
+    this.mlp = new GPTNeoXMLP(config, init);
+    this.dropout = new Dropout(config.hiddenDropout);
+    this.#parallel = config.useParallelResidual;
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: RotaryPass): Tensor {
+    const attended = add(x, this.dropout.forward(this.attention.forward(this.input_layernorm.forward(x), pass)));
+    const fed = this.mlp.forward(this.post_attention_layernorm.forward(this.#parallel ? x : attended));
+    return add(attended, this.dropout.forward(fed));
+  }
+}
+
+/** Embedding, blocks and the final norm: everything but the output layer. */
+export class GPTNeoXModel extends Module {
+  embed_in: Layer;
+  readonly emb_dropout: Dropout;
+  readonly layers: GPTNeoXLayer[];
+  readonly final_layer_norm: LayerNorm;
+  readonly #rotary: Rotary;
+  readonly #config: GPTNeoXConfig;
+
+  constructor(config: GPTNeoXConfig, init: Initializer) {
+    super();
+    this.#config = config;
+    this.embed_in = new Embedding(config.vocabSize, config.hiddenSize, { init });
+    this.emb_dropout = new Dropout(config.hiddenDropout);
+    this.layers = Array.from({ length: config.numHiddenLayers }, (_, i) => new GPTNeoXLayer(config, i, init));
+    this.final_layer_norm = new LayerNorm(config.hiddenSize, { eps: config.layerNormEps });
+    this.#rotary = new Rotary(config.rotaryDim, config.rope);
+  }
+
+  forward(inputs: TextInputs): DecoderStates {
+    const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings);
+    const x = this.emb_dropout.forward(this.embed_in.forward(inputs.inputIds));
+    return runLayers(x, this.layers, pass, (y) => this.final_layer_norm.forward(y));
+  }
+}
+
+/**
+ * A GPT-NeoX that gives logits of the next token. Its output layer is named as in checkpoints.
+ *
+ * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
+ */
+export class GPTNeoXForCausalLM extends Module implements CausalLM {
+  readonly gpt_neox: GPTNeoXModel;
+  embed_out: Layer;
+  readonly config: GPTNeoXConfig;
+
+  constructor(config: GPTNeoXConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    super();
+    const known = "hiddenSize" in config ? (config as GPTNeoXConfig) : gptNeoXConfig(config as ConfigJson);
+    const { init = normal({ std: known.initializerRange }) } = options;
+    this.config = known;
+    this.gpt_neox = new GPTNeoXModel(known, init);
+    const shared = known.tieWordEmbeddings ? { weight: (this.gpt_neox.embed_in as Embedding).weight } : {};
+    this.embed_out = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...shared });
+  }
+
+  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] */
+  forward(inputs: CausalLMInputs): CausalLMOutput {
+    checkTextInputs("gpt_neox", inputs);
+    return causalOutput(inputs, this.gpt_neox.forward(inputs), (x) => this.embed_out.forward(x));
+  }
+
+  createCache(batch: number, size: number): KeyValueCache {
+    const { numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.config;
+    return new KeyValueCache({ layers, heads, headDim }, batch, size);
+  }
+}

@@ -1,0 +1,217 @@
+/**
+ * OPT: blocks with learned positions, whose norms stand before attention and feed-forward part, or (350M) behind them.
+ * @see https://arxiv.org/abs/2205.01068
+ */
+import { add } from "../graph/elementwise.ts";
+import { reshape } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { activation } from "../nn/activation.ts";
+import { Dropout } from "../nn/dropout.ts";
+import { Embedding } from "../nn/embedding.ts";
+import { type Initializer, normal, zeros } from "../nn/init.ts";
+import { Linear } from "../nn/linear.ts";
+import { type Layer, Module } from "../nn/module.ts";
+import { LayerNorm } from "../nn/norm.ts";
+import { KeyValueCache } from "./cache.ts";
+import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
+import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { attendPass, beginPass, causalOutput, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
+
+/** What of a config.json matters for computing. */
+export interface OPTConfig {
+  readonly modelType: "opt";
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly ffnDim: number;
+  readonly numHiddenLayers: number;
+  readonly numAttentionHeads: number;
+  readonly headDim: number;
+  readonly activationFunction: string;
+  readonly dropout: number;
+  readonly attentionDropout: number;
+  readonly maxPositionEmbeddings: number;
+  readonly initStd: number;
+  readonly doLayerNormBefore: boolean;
+  /** Whether a norm follows the last layer. */
+  readonly finalNorm: boolean;
+  /** Size of the embeddings, which are projected to `hiddenSize` and back where it is another. */
+  readonly wordEmbedProjDim: number;
+  readonly enableBias: boolean;
+  readonly tieWordEmbeddings: boolean;
+}
+
+/** Rows of the table of positions in front of that of position 0. */
+const offset = 2;
+
+/** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
+export function optConfig(json: ConfigJson): OPTConfig {
+  const config = new ConfigReader(json, "opt");
+  config.fixed("layer_norm_elementwise_affine", true);
+  config.fixed("layerdrop", 0);
+  const hiddenSize = config.count("hidden_size");
+  const doLayerNormBefore = config.flag("do_layer_norm_before", true);
+  return {
+    modelType: "opt",
+    vocabSize: config.count("vocab_size"),
+    hiddenSize,
+    ffnDim: config.count("ffn_dim"),
+    numHiddenLayers: config.count("num_hidden_layers"),
+    numAttentionHeads: config.count("num_attention_heads"),
+    headDim: config.headSize("hidden_size", "num_attention_heads"),
+    activationFunction: config.activation("activation_function", "relu"),
+    dropout: config.probability("dropout", 0.1),
+    attentionDropout: config.probability("attention_dropout", 0),
+    maxPositionEmbeddings: config.count("max_position_embeddings", 2048),
+    initStd: config.number("init_std", 0.02),
+    doLayerNormBefore,
+    finalNorm: doLayerNormBefore && !config.flag("_remove_final_layer_norm", false),
+    wordEmbedProjDim: config.count("word_embed_proj_dim", hiddenSize),
+    enableBias: config.flag("enable_bias", true),
+    tieWordEmbeddings: config.flag("tie_word_embeddings", true),
+  };
+}
+
+/** Attention. */
+export class OPTAttention extends Module {
+  k_proj: Layer;
+  v_proj: Layer;
+  q_proj: Layer;
+  out_proj: Layer;
+  readonly #config: OPTConfig;
+  readonly #layer: number;
+
+  constructor(config: OPTConfig, layer: number, init: Initializer) {
+    super();
+    const make = () => new Linear(config.hiddenSize, config.hiddenSize, { bias: config.enableBias, init, initBias: zeros });
+    this.#config = config;
+    this.#layer = layer;
+    this.k_proj = make();
+    this.v_proj = make();
+    this.q_proj = make();
+    this.out_proj = make();
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    const heads = (layer: Layer) => reshape(layer.forward(x), [...x.shape.slice(0, 2), -1, this.#config.headDim]);
+    const y = attendPass(heads(this.q_proj), heads(this.k_proj), heads(this.v_proj), pass, {
+      layer: this.#layer,
+      dropout: this.training ? this.#config.attentionDropout : 0,
+    });
+    return this.out_proj.forward(y);
+  }
+}
+
+/** One block: x + attention(norm(x)), then that + mlp(norm(that)); or the norms behind the sums. */
+export class OPTDecoderLayer extends Module {
+  readonly self_attn: OPTAttention;
+  readonly self_attn_layer_norm: LayerNorm;
+  fc1: Layer;
+  fc2: Layer;
+  readonly final_layer_norm: LayerNorm;
+  readonly dropout: Dropout;
+  readonly #act: (x: Tensor) => Tensor;
+  readonly #before: boolean;
+
+  constructor(config: OPTConfig, layer: number, init: Initializer) {
+    super();
+    const { hiddenSize: C, ffnDim, enableBias: bias } = config;
+    this.self_attn = new OPTAttention(config, layer, init);
+    this.self_attn_layer_norm = new LayerNorm(C);
+    this.fc1 = new Linear(C, ffnDim, { bias, init, initBias: zeros });
+    this.fc2 = new Linear(ffnDim, C, { bias, init, initBias: zeros });
+    this.final_layer_norm = new LayerNorm(C);
+    this.dropout = new Dropout(config.dropout);
+    this.#act = activation(config.activationFunction);
+    this.#before = config.doLayerNormBefore;
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    const attended = this.#add(x, this.self_attn_layer_norm, (y) => this.self_attn.forward(y, pass));
+    return this.#add(attended, this.final_layer_norm, (y) => this.fc2.forward(this.#act(this.fc1.forward(y))));
+  }
+
+  #add(x: Tensor, norm: LayerNorm, part: (x: Tensor) => Tensor): Tensor {
+    const sum = add(x, this.dropout.forward(part(this.#before ? norm.forward(x) : x)));
+    return this.#before ? sum : norm.forward(sum);
+  }
+}
+
+/** Embeddings, blocks and the final norm: everything but the output layer. */
+export class OPTDecoder extends Module {
+  embed_tokens: Layer;
+  embed_positions: Layer;
+  readonly project_out: Layer | null;
+  readonly project_in: Layer | null;
+  readonly final_layer_norm: LayerNorm | null;
+  readonly layers: OPTDecoderLayer[];
+  readonly #context: number;
+
+  constructor(config: OPTConfig, init: Initializer) {
+    super();
+    const { hiddenSize: C, wordEmbedProjDim: E, maxPositionEmbeddings } = config;
+    this.#context = maxPositionEmbeddings;
+    this.embed_tokens = new Embedding(config.vocabSize, E, { init });
+    this.embed_positions = new Embedding(maxPositionEmbeddings + offset, C, { init });
+    this.project_out = E === C ? null : new Linear(C, E, { bias: false, init });
+    this.project_in = E === C ? null : new Linear(E, C, { bias: false, init });
+    this.final_layer_norm = config.finalNorm ? new LayerNorm(C) : null;
+    this.layers = Array.from({ length: config.numHiddenLayers }, (_, i) => new OPTDecoderLayer(config, i, init));
+  }
+
+  forward(inputs: TextInputs): DecoderStates {
+    const pass = beginPass(inputs, this.#context);
+    const [time, context] = [inputs.inputIds.shape[1] as number, this.#context];
+    const positions = learnedPositions(this.embed_positions, pass, { time, context, offset, operation: "opt" });
+    const through = (layer: Layer | null, x: Tensor) => layer?.forward(x) ?? x;
+    const x = add(through(this.project_in, this.embed_tokens.forward(inputs.inputIds)), positions);
+    return runLayers(x, this.layers, pass, (y) => through(this.project_out, through(this.final_layer_norm, y)));
+  }
+}
+
+/** A step of the path to the decoder. */
+export class OPTModel extends Module {
+  readonly decoder: OPTDecoder;
+
+  constructor(config: OPTConfig, init: Initializer) {
+    super();
+    this.decoder = new OPTDecoder(config, init);
+  }
+}
+
+/**
+ * An OPT that gives logits of the next token.
+ *
+ * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
+ */
+export class OPTForCausalLM extends Module implements CausalLM {
+  readonly model: OPTModel;
+  lm_head: Layer;
+  readonly config: OPTConfig;
+
+  constructor(config: OPTConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    super();
+    const known = "hiddenSize" in config ? (config as OPTConfig) : optConfig(config as ConfigJson);
+    const { init = normal({ std: known.initStd }) } = options;
+    this.config = known;
+    this.model = new OPTModel(known, init);
+    const shared = known.tieWordEmbeddings ? { weight: (this.model.decoder.embed_tokens as Embedding).weight } : {};
+    this.lm_head = new Linear(known.wordEmbedProjDim, known.vocabSize, { bias: false, init, ...shared });
+  }
+
+  get maxLength(): number {
+    return this.config.maxPositionEmbeddings;
+  }
+
+  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] or T is more than `max_position_embeddings` */
+  forward(inputs: CausalLMInputs): CausalLMOutput {
+    checkTextInputs("opt", inputs);
+    return causalOutput(inputs, this.model.decoder.forward(inputs), (x) => this.lm_head.forward(x));
+  }
+
+  createCache(batch: number, size: number): KeyValueCache {
+    const { numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.config;
+    return new KeyValueCache({ layers, heads, headDim }, batch, size);
+  }
+}

@@ -1,0 +1,83 @@
+/**
+ * Phi-3: a Llama with one layer for queries, keys and values, one for both sides of the gated part, and, for long texts,
+ * angles that depend on the text's length.
+ *
+ * Where a text with a cache outgrows the length of the training, transformers computes the cache again with the other
+ * angles. Here the room of the cache decides at the start.
+ *
+ * @see https://arxiv.org/abs/2404.14219
+ */
+import { mul } from "../graph/elementwise.ts";
+import { reshape, sliceAxis } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { activation } from "../nn/activation.ts";
+import type { Initializer } from "../nn/init.ts";
+import { Linear } from "../nn/linear.ts";
+import { type Layer, Module } from "../nn/module.ts";
+import { LlamaDecoderLayer, type LlamaFamilyMember, LlamaForCausalLM, RotaryAttention } from "./llama.ts";
+import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+
+/** Attention with one layer for queries, keys and values. */
+export class Phi3Attention extends RotaryAttention {
+  o_proj: Layer;
+  qkv_proj: Layer;
+
+  constructor(config: LlamaConfig, layer: number, init: Initializer) {
+    super(config, layer);
+    const { hiddenSize: C, numAttentionHeads: H, numKeyValueHeads: G, headDim: D } = config;
+    this.o_proj = new Linear(H * D, C, { bias: false, init });
+    this.qkv_proj = new Linear(C, (H + 2 * G) * D, { bias: false, init });
+  }
+
+  project(x: Tensor): { q: Tensor; k: Tensor; v: Tensor } {
+    const { numAttentionHeads: H, numKeyValueHeads: G, headDim: D } = this.config;
+    const heads = reshape(this.qkv_proj.forward(x), [...x.shape.slice(0, 2), H + 2 * G, D]);
+    const part = (from: number, to: number) => sliceAxis(heads, 2, from, to);
+    return { q: part(0, H), k: part(H, H + G), v: part(H + G, H + 2 * G) };
+  }
+}
+
+/** down(act(gate) ∘ up), both from one layer. */
+export class Phi3MLP extends Module {
+  gate_up_proj: Layer;
+  down_proj: Layer;
+  readonly #size: number;
+  readonly #act: (x: Tensor) => Tensor;
+
+  constructor({ hiddenSize: C, intermediateSize, hiddenAct }: LlamaConfig, init: Initializer) {
+    super();
+    this.#size = intermediateSize;
+    this.gate_up_proj = new Linear(C, 2 * intermediateSize, { bias: false, init });
+    this.down_proj = new Linear(intermediateSize, C, { bias: false, init });
+    this.#act = activation(hiddenAct);
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor): Tensor {
+    const both = this.gate_up_proj.forward(x);
+    const [gate, up] = [sliceAxis(both, 2, 0, this.#size), sliceAxis(both, 2, this.#size, 2 * this.#size)];
+    return this.down_proj.forward(mul(this.#act(gate), up));
+  }
+}
+
+const phi3: LlamaFamilyMember = {
+  modelType: "phi3",
+  defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
+  partialRotary: true,
+  longrope: true,
+  read(config, { numHiddenLayers: layers }) {
+    for (const key of ["resid_pdrop", "embd_pdrop"]) config.fixed(key, 0);
+    return {
+      windows: new Array<number>(layers).fill(config.get("sliding_window") === undefined ? 0 : config.count("sliding_window")),
+    };
+  },
+  layer: (config, index, init) =>
+    new LlamaDecoderLayer(config, new Phi3Attention(config, index, init), new Phi3MLP(config, init)),
+};
+
+/** A Phi-3 that gives logits of the next token. */
+export class Phi3ForCausalLM extends LlamaForCausalLM {
+  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    super(config, options, phi3);
+  }
+}
