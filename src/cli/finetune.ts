@@ -25,7 +25,7 @@ import type { Trainer } from "../train/trainer.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { nonNegative, positive, whole } from "./option.ts";
 import { renderReport } from "./report.ts";
-import { checkSettings, RunFolder, type Settings, type Summary } from "./run-folder.ts";
+import { RunFolder, type Settings, type Summary } from "./run-folder.ts";
 import { drawSamples, type Sample, sampleLines, sampling } from "./samples.ts";
 import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
 
@@ -95,6 +95,8 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     show(finished, options);
     return;
   }
+  const resumed = run.hasCheckpoint && !options.fresh;
+  if (resumed) run.checkSettings(settings);
   say(`Reading ${options.data ?? corpusTitles["moby-dick"]} ...`);
   const loaded = await loadModel(options.model);
   const dataset = await readText(options, loaded);
@@ -108,7 +110,6 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   using interrupt = listenForInterrupt(() => say("\nStopping ..."));
   const { signal } = interrupt;
   try {
-    const resumed = run.hasCheckpoint && !options.fresh;
     if (!resumed) {
       await run.claim(settings);
       run.forget();
@@ -116,9 +117,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     const look = async (when: string): Promise<Before> => {
       say(`Measuring the model ${when} training ...`);
       const { perplexity } = await evaluate(model, dataset, { signal });
-      const samples = await drawSamples(model, loaded.tokenizer, options.prompt, { seed: options.seed, signal });
-      signal.throwIfAborted();
-      return { perplexity, samples };
+      return { perplexity, samples: await drawSamples(model, loaded.tokenizer, options.prompt, { seed: options.seed, signal }) };
     };
     let before = resumed ? undefined : await look("before");
     attach(model, adapter, { seed: options.seed });
@@ -140,13 +139,12 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     let planned = 0;
     if (resumed) {
       const extra = await trainer.load(run.checkpoint);
-      checkSettings(run.checkpoint, extra["settings"], settings);
       before = extra["before"] as unknown as Before;
       planned = Number(extra["planned"]);
       say(`Going on after step ${trainer.step} of ${trainer.steps} (--fresh starts over).`);
     }
     if (!before) throw new ConfigError("the checkpoint does not say what was before.", { operation: "finetune" });
-    const save = () => trainer.save(run.checkpoint, { settings, before: before as never, planned });
+    const save = () => trainer.save(run.checkpoint, { before: before as never, planned });
     if (trainer.step < trainer.steps) {
       await train(trainer, signal, save);
       planned = trainer.memory().planned;

@@ -34,6 +34,7 @@ export class RunFolder {
   readonly adapter: string;
   readonly merged: string;
   readonly report: string;
+  readonly #settings: string;
   readonly #result: string;
 
   constructor(path: string) {
@@ -42,6 +43,7 @@ export class RunFolder {
     this.adapter = join(path, "adapter");
     this.merged = join(path, "merged");
     this.report = join(path, "report.html");
+    this.#settings = join(path, "settings.json");
     this.#result = join(path, "result.json");
   }
 
@@ -51,18 +53,24 @@ export class RunFolder {
 
   /** The summary of a run with these settings that has been finished here, if there is one. */
   finished(settings: Settings): Summary | undefined {
-    if (this.hasCheckpoint || !existsSync(this.#result)) return undefined;
-    try {
-      const found = JSON.parse(readFileSync(this.#result, "utf8")) as Finished;
-      return difference(found.settings, settings) === "" ? found.summary : undefined;
-    } catch {
-      return undefined; // not ours: it will be written anew
-    }
+    if (this.hasCheckpoint) return undefined;
+    const found = readJson(this.#result) as Finished | undefined;
+    return found && difference(found.settings, settings) === "" ? found.summary : undefined;
+  }
+
+  /** @throws {ConfigError} naming what differs between the run that has been stopped here and this one */
+  checkSettings(settings: Settings): void {
+    const differs = difference(readJson(this.#settings) as Settings | undefined, settings);
+    if (differs !== "")
+      throw new ConfigError(`"${this.checkpoint}" is of an unfinished run with other settings: ${differs}.`, {
+        operation: "finetune",
+        hint: "Give the same to go on with it, --fresh to start over, or another --out.",
+      });
   }
 
   /** Finds out before the work whether its results can be kept. @throws {ConfigError} when the folder cannot be written */
   async claim(settings: Settings): Promise<void> {
-    await writeFileAtomically(join(this.path, "settings.json"), `${JSON.stringify(settings, null, 2)}\n`);
+    await writeFileAtomically(this.#settings, `${JSON.stringify(settings, null, 2)}\n`);
   }
 
   /** A run from the beginning: what another left behind to be gone on with is not needed any more. */
@@ -77,14 +85,13 @@ export class RunFolder {
   }
 }
 
-/** @throws {ConfigError} naming what differs between a saved run and this one */
-export function checkSettings(checkpoint: string, saved: unknown, settings: Settings): void {
-  const differs = difference(saved as Settings, settings);
-  if (differs !== "")
-    throw new ConfigError(`"${checkpoint}" is of an unfinished run with other settings: ${differs}.`, {
-      operation: "finetune",
-      hint: "Give the same to go on with it, --fresh to start over, or another --out.",
-    });
+/** `undefined` when there is no such file, or it is not ours. */
+function readJson(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, "utf8"));
+  } catch {
+    return undefined;
+  }
 }
 
 /** `steps 300, not 20; …`; empty when nothing differs. */

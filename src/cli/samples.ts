@@ -2,6 +2,7 @@
 import { styleText } from "node:util";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { yieldToOthers } from "../train/batch.ts";
 import { generate } from "../train/generation.ts";
 
 /** How samples are drawn; stated wherever they are shown. */
@@ -24,8 +25,9 @@ export async function drawSamples(
     const stopTokens = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
     const tokens: number[] = [];
     for await (const token of generate(model, [...tokenizer.encode(prompt)], { ...sampling, seed, stopTokens })) {
-      signal.throwIfAborted();
       tokens.push(token);
+      await yieldToOthers(); // or Ctrl-C is not heard
+      signal.throwIfAborted();
     }
     samples.push({ prompt, text: tokenizer.decode(tokens, { skipSpecialTokens: true }) });
   }
