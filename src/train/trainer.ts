@@ -5,6 +5,7 @@
 import { currentDevice } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
 import { ConfigError, FormatError, ShapeError, wordShape } from "../errors.ts";
+import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { assignAll, type Variable } from "../graph/variable.ts";
@@ -16,6 +17,7 @@ import { clipGradNorm } from "../optim/clip.ts";
 import { gradientsOf, type LearningRate, type Optimizer } from "../optim/optimizer.ts";
 import { constantSchedule, type Schedule } from "../optim/schedule.ts";
 import { adapterNames, getAdapter } from "../peft/adapted-model.ts";
+import { adapterPenalty } from "../peft/penalty.ts";
 import { type BatchSampler, ignoredLabel, type SamplerState, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
 import { type Json, loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
@@ -164,7 +166,9 @@ export class Trainer implements Disposable {
     this.optimizer = makeOptimizer(this.parameters, learningRate);
     this.#evaluator = new Evaluator(model);
     this.#learn = compile((inputIds: Tensor, targets: Tensor) => {
-      const loss = model.forward({ inputIds, targets }).loss as Tensor;
+      const ofModel = model.forward({ inputIds, targets }).loss as Tensor;
+      const penalty = adapterPenalty(model);
+      const loss = penalty ? add(ofModel, penalty) : ofModel;
       const raw = gradientsOf(loss, [...this.parameters.values()]);
       const { gradients, totalNorm } = clipGradNorm(raw, clipNorm ?? Number.POSITIVE_INFINITY);
       this.optimizer.step(gradients);
