@@ -10,9 +10,9 @@ import { ConfigError } from "../errors.ts";
 import { writeFileAtomically } from "../formats/atomic-file.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import { saveAdapter } from "../peft/adapter-file.ts";
-import { attach } from "../peft/attach.ts";
+import { type AnyAdapterConfig, attach, planAttach } from "../peft/attach.ts";
 import { mergeAndUnload, mergeDifference } from "../peft/merge.ts";
-import { type MethodName, methods } from "../peft/methods.ts";
+import { methods } from "../peft/methods.ts";
 import { trainableReport } from "../peft/report.ts";
 import { saveTokenizer } from "../text/bpe-trainer.ts";
 import { corpusTitles, loadCorpus } from "../text/corpora.ts";
@@ -23,21 +23,16 @@ import { finetuning } from "../train/finetune.ts";
 import { type LoadedModel, loadModel, saveModel } from "../train/load-model.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
+import { adapterOf, type MethodOptions, withDefaults } from "./method-option.ts";
 import { nonNegative, positive, whole } from "./option.ts";
 import { renderReport } from "./report.ts";
 import { RunFolder, type Settings, type Summary } from "./run-folder.ts";
 import { drawSamples, type Sample, sampleLines, sampling } from "./samples.ts";
 import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
 
-interface FinetuneOptions {
+interface FinetuneOptions extends MethodOptions {
   readonly model: string;
   readonly data?: string;
-  readonly method: MethodName;
-  readonly rank: number;
-  readonly alpha?: number;
-  readonly dropout: number;
-  readonly targets: readonly string[];
-  readonly steps: number;
   readonly batch: number;
   readonly window: number;
   readonly lr: number;
@@ -63,10 +58,11 @@ export function addFinetune(program: Command): void {
     .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", shown(tinyModel))
     .option("--data <file>", "a text, or JSON lines with a `text` each; the last tenth is held out (default: Moby-Dick)")
     .addOption(new Option("--method <name>", "kind of adapter").choices(Object.keys(methods)).default("lora"))
-    .option("--rank <n>", "rank of the adapter", whole(), 16)
-    .option("--alpha <x>", "scale of the adapter; twice the rank when absent", positive)
-    .option("--dropout <x>", "share of an adapter's inputs that are left out", nonNegative, 0)
+    .option("--rank <n>", "rank of the adapter; 16 for LoRA when absent, or the method's own", whole())
+    .option("--alpha <x>", "scale of the adapter; twice the rank for LoRA when absent, or the method's own", positive)
+    .option("--dropout <x>", "share of an adapter's inputs that are left out", nonNegative)
     .option("--targets <modules...>", "layers to adapt, by name; or all-linear", ["all-linear"])
+    .option("--set <key=value...>", "other keys of the method's config, as PEFT names them", [])
     .option("--steps <n>", "training steps", whole(), 300)
     .option("--batch <n>", "rows of a step", whole(), 8)
     .option("--window <n>", "tokens of a row", whole(2), 128)
@@ -76,7 +72,7 @@ export function addFinetune(program: Command): void {
     .option("--fresh", "start over when there is something to go on with")
     .option("--prompt <texts...>", "what samples begin with", prompts)
     .option("--json", "end with one line of JSON on standard output")
-    .action((options: FinetuneOptions) => finetune(options));
+    .action((options: FinetuneOptions) => finetune(withDefaults(options)));
   program.addHelpText("after", () => `\nWithout a command, finetune is run:\n\n${command.helpInformation()}`);
 }
 
@@ -101,11 +97,9 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   const loaded = await loadModel(options.model);
   const dataset = await readText(options, loaded);
   const { model } = loaded;
-  const configure: (config: object) => Parameters<typeof attach>[1] = methods[options.method];
-  const { rank: r, alpha = 2 * options.rank, dropout } = options;
-  const targetModules = options.targets.length === 1 && options.targets[0] === "all-linear" ? "all-linear" : options.targets;
   const base = model.numParameters();
-  const adapter = configure({ r, loraAlpha: alpha, loraDropout: dropout, targetModules, taskType: "CAUSAL_LM" });
+  const adapter = adapterOf(options);
+  planAttach(model, adapter as AnyAdapterConfig); // refuses what does not fit, before anything takes time
 
   using interrupt = listenForInterrupt(() => say("\nStopping ..."));
   const { signal } = interrupt;
@@ -125,7 +119,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     say(`
   model     ${shown(options.model)}, ${words(base)} parameters
   text      ${options.data ?? corpusTitles["moby-dick"]}: ${words(dataset.trainTokens.length)} tokens to learn from, ${words(dataset.heldOutTokens.length)} held out
-  adapter   ${options.method}, rank ${r}, alpha ${alpha}: ${words(trainable)} values to train (${percent.toFixed(1)} %)
+  adapter   ${adapterWords(options)}: ${words(trainable)} values to train (${percent.toFixed(1)} %)
   device    ${currentDevice().about}
 `);
     using trainer = finetuning(model, dataset, {
@@ -169,12 +163,27 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   }
 }
 
-const settingsOf = (options: FinetuneOptions): Settings => {
-  const { method, rank, alpha = 2 * rank, dropout, targets, steps, batch, window, lr, seed, prompt } = options;
+const adapterWords = ({ method, rank, alpha }: FinetuneOptions): string =>
+  [method, ...(rank === undefined ? [] : [`rank ${rank}`]), ...(alpha === undefined ? [] : [`alpha ${alpha}`])].join(", ");
+
+function settingsOf(options: FinetuneOptions): Settings {
+  const { method, rank, alpha, dropout, targets, set, steps, batch, window, lr, seed, prompt } = options;
   const data = options.data === undefined ? "moby-dick" : resolve(options.data);
-  const lists = { targets: targets.join(" "), prompt: prompt.join(" | ") };
-  return { model: resolve(options.model), data, method, rank, alpha, dropout, ...lists, steps, batch, window, lr, seed };
-};
+  const adapter = Object.entries({ rank, alpha, dropout }).filter((entry): entry is [string, number] => entry[1] !== undefined);
+  const lists = { targets: targets.join(" "), ...(set.length > 0 && { set: set.join(" ") }), prompt: prompt.join(" | ") };
+  return {
+    model: resolve(options.model),
+    data,
+    method,
+    ...Object.fromEntries(adapter),
+    ...lists,
+    steps,
+    batch,
+    window,
+    lr,
+    seed,
+  };
+}
 
 async function readText({ data, window, seed }: FinetuneOptions, loaded: LoadedModel): Promise<TextDataset> {
   const { tokenizer, config } = loaded;

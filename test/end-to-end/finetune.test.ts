@@ -9,6 +9,7 @@ import { LlamaForCausalLM } from "../../src/models/llama.ts";
 import type { ConfigJson } from "../../src/models/llama-config.ts";
 import { normal } from "../../src/nn/init.ts";
 import { loadAdapter } from "../../src/peft/adapter-file.ts";
+import { methods } from "../../src/peft/methods.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { tensor } from "../../src/tensor/create.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
@@ -114,6 +115,26 @@ describe("a run", () => {
   });
 });
 
+describe("other methods", () => {
+  /** Sizes that fit a model of 32 channels. */
+  const sizes: Record<string, string[]> = {
+    fourierft: ["n_frequency=50"],
+    road: ["group_size=8"],
+    c3a: ["block_size=16"],
+    vblora: ["vectorLength=16", "numVectors=20"],
+  };
+  const without = small.filter((option, i) => option !== "--rank" && small[i - 1] !== "--rank");
+  it.each(Object.keys(methods).filter((method) => method !== "lora"))("%s trains, is saved, and merges", async (method) => {
+    const set = sizes[method] ? ["--set", ...sizes[method]] : [];
+    const outcome = await lorikeet([...without, "--method", method, ...set, "--steps", "2", "--out", at(method), "--json"]);
+    expect(outcome.stderr).toContain("held-out perplexity");
+    expect(outcome.code).toBe(0);
+    const { perplexityBefore, perplexityAfter, mergeMaxLogitDifference } = lastLine(outcome);
+    expect(perplexityAfter).not.toBe(perplexityBefore);
+    expect(mergeMaxLogitDifference).toBeLessThan(1e-3);
+  });
+});
+
 describe("Ctrl-C", () => {
   const long = [...small, "--steps", "400", "--lr", "0.002", "--json"];
 
@@ -172,6 +193,8 @@ describe("what is wrong is said in one line, with exit code 1 and nothing half-w
     "a layer that the model does not have": [["--targets", "c_attn"], /no module matches.*q_proj/],
     "a number of steps that is none": [["--steps", "many"], /--steps.*whole number/],
     "a rank of nothing": [["--rank", "0"], /--rank.*whole number/],
+    "a rank for a method without one": [["--method", "ia3"], /ia3 has no rank/],
+    "a key that the method does not have": [["--set", "lora_alfa=3"], /loraAlfa.*loraAlpha/],
     "an unknown option": [["--step", "3"], /unknown option.*--step/],
     "an unknown method": [["--method", "lorra"], /--method.*lora/],
     "dropout of everything": [["--dropout", "1"], /Dropout.*less than 1/],
