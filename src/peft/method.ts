@@ -132,8 +132,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly targets?: Readonly<Record<string, readonly string[] | string>>;
   /** The config with what depends on the model's type filled in, as it is saved. */
   complete?(config: Config, modelType: string | undefined): Config;
-  /** A fresh adapter with this config changes nothing. */
-  startsAtZero(config: Config): boolean;
+  /** A fresh adapter with this config changes nothing. Absent where none does. */
+  startsAtZero?(config: Config): boolean;
   /** What is added to the loss. @param layers the values of each adapted layer */
   penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;

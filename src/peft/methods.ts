@@ -2,16 +2,44 @@
 import type { AnyMethod } from "./method.ts";
 import { adalora } from "./methods/adalora.ts";
 import { boft } from "./methods/boft.ts";
+import { c3a } from "./methods/c3a.ts";
+import { delora } from "./methods/delora.ts";
 import { dora } from "./methods/dora.ts";
+import { fourierft } from "./methods/fourierft.ts";
+import { gralora } from "./methods/gralora.ts";
+import { hira } from "./methods/hira.ts";
+import { hra } from "./methods/hra.ts";
 import { ia3 } from "./methods/ia3.ts";
 import { loha } from "./methods/loha.ts";
 import { lokr } from "./methods/lokr.ts";
 import { lora } from "./methods/lora.ts";
+import { miss } from "./methods/miss.ts";
 import { oft } from "./methods/oft.ts";
+import { road } from "./methods/road.ts";
+import { vblora } from "./methods/vblora.ts";
 import { vera } from "./methods/vera.ts";
 
 /** By the name that people call a method. */
-export const methods = { lora, dora, adalora, ia3, loha, lokr, vera, oft, boft } as const satisfies Record<string, AnyMethod>;
+export const methods = {
+  lora,
+  dora,
+  adalora,
+  ia3,
+  loha,
+  lokr,
+  vera,
+  oft,
+  boft,
+  fourierft,
+  hra,
+  road,
+  hira,
+  miss,
+  c3a,
+  gralora,
+  delora,
+  vblora,
+} as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */
 export type MethodName = keyof typeof methods;

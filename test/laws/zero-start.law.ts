@@ -36,7 +36,7 @@ const coefficients = (y: Tensor, seed: number): Tensor =>
   upload(currentDevice(), new TorchGenerator(seed).randn(y.size), y.shape, "float32");
 
 export function checkZeroStart(method: AnyMethod, kind: LayerKind, item: AdapterCase, device: string): void {
-  fc.pre(method.startsAtZero(method(optionsOf(method, item)).config));
+  fc.pre(method.startsAtZero?.(method(optionsOf(method, item)).config) === true);
   const { model, layer, x, inputWeight } = buildAdapted(method, kind, { ...item, adapters: 1 });
   const plain = layer.forward(x);
   const adapted = model.forward(x);
@@ -58,7 +58,7 @@ export function checkZeroStart(method: AnyMethod, kind: LayerKind, item: Adapter
 }
 
 onEveryDevice((device) => {
-  describe.each(adaptations)("$name on $kind", ({ method, kind }) => {
+  describe.each(adaptations.filter(({ method }) => method.startsAtZero))("$name on $kind", ({ method, kind }) => {
     test("a fresh adapter changes nothing and can be trained", () => {
       fc.assert(
         fc.property(adapterCases(), (item) => checkZeroStart(method, kind, item, device)),

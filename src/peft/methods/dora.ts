@@ -82,7 +82,7 @@ export const dora = defineMethod({
   keys: lora.keys.filter((key) => key !== "loraBias"),
   ...(lora.patterns ? { patterns: lora.patterns } : {}),
   ...(lora.check ? { check: lora.check } : {}),
-  startsAtZero: lora.startsAtZero,
+  ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
   layers: { linear, embedding },
   samples: lora.samples,
 });

@@ -1,0 +1,87 @@
+/**
+ * Fourier fine-tuning: W′ = W + α·Re(F⁻¹(S)), S a matrix of zeros but for n entries at random places, which are trained: ΔW is a sum of n
+ * waves. The same places in every layer of the same size, from PyTorch's generator with `randomLocSeed`: the file holds the
+ * values only, and another generator would make noise of it. It has no rank like LoRA's; each wave is of rank 2 at most.
+ *
+ * PEFT starts with random values, so that a fresh adapter changes the output; `initWeights: true` starts at zero.
+ */
+import { currentDevice, upload } from "../../compile/program.ts";
+import { ConfigError } from "../../errors.ts";
+import { boolean, choice, configSchema, float, integer, key, numberByPattern, targetKeys } from "../../formats/peft-config.ts";
+import { matmul } from "../../graph/contraction.ts";
+import { cast, mod, mul, sin, sub } from "../../graph/elementwise.ts";
+import { reshape, transpose } from "../../graph/movement.ts";
+import type { Tensor } from "../../graph/node.ts";
+import { constant, iota } from "../../graph/source.ts";
+import { TorchGenerator } from "../../random/torch-generator.ts";
+import { cos } from "../../tensor/math.ts";
+import { defineMethod, type MethodConfig } from "../method.ts";
+import { linearChange, times } from "../weight-change.ts";
+
+const schema = configSchema("FOURIERFT", "fourierft_", {
+  ...targetKeys,
+  n_frequency: key(1000, integer(1)),
+  scaling: key(150, float()),
+  random_loc_seed: key(777, integer()),
+  fan_in_fan_out: key(false, boolean),
+  bias: key("none", choice("none", "all", "fourier_only")),
+  n_frequency_pattern: key({}, numberByPattern),
+  init_weights: key(false, boolean),
+});
+type Config = MethodConfig<typeof schema>;
+
+/** 2π·(k·f mod n)/n for k < n and each frequency f: [n, frequencies]. */
+function angles(n: number, frequencies: Int32Array): Tensor {
+  const f = upload(currentDevice(), frequencies, [1, frequencies.length], "int32");
+  const turns = mod(mul(reshape(iota([n]), [n, 1]), f), constant(n, [], "int32"));
+  return times(cast(turns, "float32"), (2 * Math.PI) / n);
+}
+
+/** FourierFT: `fourierft({ nFrequency: 1000, scaling: 150, targetModules: ["q_proj"] })`. */
+export const fourierft = defineMethod({
+  schema,
+  papers: ["https://arxiv.org/abs/2405.03003"],
+  formula: "W + α·Re(F⁻¹(S)), S sparse",
+  keys: ["nFrequency", "scaling", "randomLocSeed", "bias", "nFrequencyPattern", "initWeights"],
+  patterns: { nFrequencyPattern: "nFrequency" },
+  startsAtZero: ({ initWeights }) => initWeights,
+  layers: {
+    linear: linearChange<Config, "spectrum">({
+      files: { spectrum: "fourierft_spectrum" },
+      parameters(base, { nFrequency }) {
+        if (nFrequency > base.in * base.out)
+          throw new ConfigError(`${base.path} has ${base.in * base.out} places for \`nFrequency\` (= ${nFrequency}).`, {
+            operation: "attach",
+            got: nFrequency,
+          });
+        return { spectrum: { shape: [nFrequency] } };
+      },
+      initialise: (_, { nFrequency, initWeights }, random) => ({
+        values: { spectrum: initWeights ? new Float32Array(nFrequency) : random.randn(nFrequency) },
+      }),
+      delta({ in: into, out }, { spectrum }, { scaling, randomLocSeed }, scale) {
+        const places = new TorchGenerator(randomLocSeed).randperm(out * into, spectrum.size);
+        const down = angles(
+          out,
+          places.map((place) => Math.floor(place / into)),
+        );
+        const across = angles(
+          into,
+          places.map((place) => place % into),
+        );
+        // cos(a + b) = cos a · cos b − sin a · sin b: two products instead of a sum of n matrices
+        const waves = sub(
+          matmul(mul(cos(down), spectrum), transpose(cos(across))),
+          matmul(mul(sin(down), spectrum), transpose(sin(across))),
+        );
+        return times(waves, (scaling * scale) / (out * into));
+      },
+    }),
+  },
+  samples: (draw, { in: into, out }) => ({
+    nFrequency: draw.integer(1, Math.min(9, into * out)),
+    scaling: draw.integer(1, 40) / 2,
+    randomLocSeed: draw.integer(0, 999),
+    initWeights: draw.integer(0, 1) === 1,
+  }),
+});

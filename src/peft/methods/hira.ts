@@ -1,0 +1,58 @@
+/**
+ * Hadamard high-rank adaptation: W′ = W + W ⊙ (B·A), with A [r, in] and B [out, r] trained. The elementwise product with the frozen weight
+ * makes a change of high rank of LoRA's two factors; B starts at zero. There is no α. It equals LoRA where W is constant.
+ */
+import { boolean, choice, configSchema, float, integer, key, numberByPattern, targetKeys } from "../../formats/peft-config.ts";
+import { matmul } from "../../graph/contraction.ts";
+import { mul } from "../../graph/elementwise.ts";
+import { transpose } from "../../graph/movement.ts";
+import { normal, uniform, zeros } from "../init/standard.ts";
+import { type Base, defineMethod, type MethodConfig } from "../method.ts";
+import { embeddingChange, linearChange, times } from "../weight-change.ts";
+
+const schema = configSchema("HIRA", "hira_", {
+  ...targetKeys,
+  r: key(32, integer(1)),
+  hira_dropout: key(0, float(0, 1)),
+  fan_in_fan_out: key(false, boolean),
+  init_weights: key(true, boolean, choice("gaussian")),
+  rank_pattern: key({}, numberByPattern),
+});
+type Config = MethodConfig<typeof schema>;
+
+const parameters = (base: Base, { r }: Config) => ({ A: { shape: [r, base.in] }, B: { shape: [base.out, r] } });
+
+/** HiRA: `hira({ r: 32, targetModules: ["q_proj"] })`. */
+export const hira = defineMethod({
+  schema,
+  papers: ["https://openreview.net/forum?id=TwJrTz9cRS"],
+  formula: "W + W ⊙ (B·A)",
+  keys: ["r", "hiraDropout", "initWeights", "rankPattern"],
+  patterns: { rankPattern: "r" },
+  startsAtZero: ({ initWeights }) => initWeights !== false,
+  layers: {
+    linear: linearChange<Config, "A" | "B">({
+      files: { A: "hira_A", B: "hira_B" },
+      parameters,
+      initialise(base, { r, initWeights }, random) {
+        const A = initWeights === true ? uniform(base.in) : normal(initWeights === false ? 1 : 1 / r);
+        const B = initWeights === false ? normal(1) : zeros;
+        return { values: { A: A(random, r * base.in), B: B(random, base.out * r) } };
+      },
+      delta: (base, { A, B }, _, scale) => mul(base.original, times(matmul(B, A), scale)),
+      dropout: ({ hiraDropout }) => hiraDropout,
+    }),
+    embedding: embeddingChange<Config, "A" | "B">({
+      files: { A: "hira_embedding_A", B: "hira_embedding_B" },
+      parameters,
+      initialise: (base, { r, initWeights }, random) => ({
+        values: {
+          A: (initWeights === false ? normal(1) : zeros)(random, r * base.in),
+          B: normal(1)(random, base.out * r),
+        },
+      }),
+      delta: (base, { A, B }, _, scale) => mul(base.original, times(matmul(transpose(A), transpose(B)), scale)),
+    }),
+  },
+  samples: (draw) => ({ r: draw.integer(1, 4), initWeights: ([true, false, "gaussian"] as const)[draw.integer(0, 2)]! }),
+});
