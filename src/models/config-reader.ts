@@ -165,7 +165,9 @@ export class ConfigReader {
     if (share === 0 || share > 1) this.refuse(key, share, "must be above 0 and at most 1");
     const rotaryDim = Math.trunc(headDim * share);
     if (rotaryDim % 2 !== 0)
-      this.refuse(share === 1 ? "head_dim" : key, share === 1 ? headDim : share, "must be even, for rotary embedding");
+      share === 1
+        ? this.refuse("head_dim", headDim, "must be even, for rotary embedding")
+        : this.refuse(key, share, `means ${rotaryDim} of the ${headDim} values of a head, and rotary embedding turns pairs`);
     return { rope: this.#ropeParameters(maxPositionEmbeddings), rotaryDim };
   }
 

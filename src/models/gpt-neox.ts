@@ -201,6 +201,11 @@ export class GPTNeoXForCausalLM extends Module implements CausalLM {
     return causalOutput(inputs, this.gpt_neox.forward(inputs), (x) => this.embed_out.forward(x));
   }
 
+  /** The path of what a checkpoint calls so; older ones hold the causal mask, too. */
+  pathOf(name: string): string | null {
+    return /\.attention\.(masked_)?bias$/.test(name) ? null : name;
+  }
+
   createCache(batch: number, size: number): KeyValueCache {
     const { numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.config;
     return new KeyValueCache({ layers, heads, headDim }, batch, size);

@@ -187,6 +187,9 @@ export class GPT2Model extends Module {
 const read = (config: GPT2Config | ConfigJson): GPT2Config =>
   "nEmbd" in config ? (config as GPT2Config) : gpt2Config(config as ConfigJson);
 
+/** The first published checkpoints hold the model without an output layer, and paths from there. */
+const pathOf = (name: string): string => (/^(transformer|lm_head|score)\./.test(name) ? name : `transformer.${name}`);
+
 /**
  * A GPT-2 that gives logits of the next token.
  *
@@ -217,6 +220,11 @@ export class GPT2LMHeadModel extends Module implements CausalLM {
     return causalOutput(inputs, this.transformer.forward(inputs), (x) => this.lm_head.forward(x));
   }
 
+  /** The path of what a checkpoint calls so. */
+  pathOf(name: string): string {
+    return pathOf(name);
+  }
+
   createCache(batch: number, size: number): KeyValueCache {
     const { nLayer: layers, nHead: heads, nEmbd } = this.config;
     return new KeyValueCache({ layers, heads, headDim: nEmbd / heads }, batch, size);
@@ -240,6 +248,11 @@ export class GPT2ForSequenceClassification extends Module {
     this.transformer = new GPT2Model(known, init);
     const start = init ?? normal({ std: known.initializerRange });
     this.score = new Linear(known.nEmbd, known.numLabels, { bias: false, init: start });
+  }
+
+  /** The path of what a checkpoint calls so. */
+  pathOf(name: string): string {
+    return pathOf(name);
   }
 
   /** @throws {ConfigError} for several texts when the model has no padding token; @throws {ShapeError} for sizes that do not fit */

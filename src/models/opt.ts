@@ -210,6 +210,11 @@ export class OPTForCausalLM extends Module implements CausalLM {
     return causalOutput(inputs, this.model.decoder.forward(inputs), (x) => this.lm_head.forward(x));
   }
 
+  /** The path of what a checkpoint calls so: the first published ones hold the model without an output layer. */
+  pathOf(name: string): string {
+    return name.startsWith("decoder.") ? `model.${name}` : name;
+  }
+
   createCache(batch: number, size: number): KeyValueCache {
     const { numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.config;
     return new KeyValueCache({ layers, heads, headDim }, batch, size);

@@ -112,7 +112,7 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
   const modules = baseModules(model);
   const kinds = Object.keys(method.layers) as LayerKind[];
   const saved = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);
-  const outputPath = modules.has("lm_head") ? "lm_head" : undefined;
+  const outputPath = ["lm_head", "embed_out"].find((path) => modules.has(path));
   const facts = { modules, modelType, outputPath, saved };
   const targets = chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets);
   if (adapted) refuseOverlap(adapted, targets.paths, [...saved.keys()]);

@@ -1,0 +1,145 @@
+import { describe, expect, test } from "vitest";
+import { compile } from "../../src/compile/trace.ts";
+import { ConfigError } from "../../src/errors.ts";
+import { sliceAxis } from "../../src/graph/movement.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import type { CausalLM } from "../../src/models/causal-lm.ts";
+import type { ConfigJson } from "../../src/models/config-reader.ts";
+import type { GPTNeoXForCausalLM } from "../../src/models/gpt-neox.ts";
+import type { GPT2LMHeadModel } from "../../src/models/gpt2.ts";
+import type { OPTForCausalLM } from "../../src/models/opt.ts";
+import { createModel } from "../../src/models/registry.ts";
+import { normal } from "../../src/nn/init.ts";
+import { attach, lora } from "../../src/peft/index.ts";
+import { manualSeed } from "../../src/tensor/random.ts";
+import { distance, integers, onReference } from "../nn/tensors.ts";
+
+const llamaLike = {
+  vocab_size: 23,
+  hidden_size: 16,
+  intermediate_size: 24,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 4,
+};
+const { head_dim, ...phiLike } = llamaLike;
+const { num_key_value_heads, ...neoxLike } = phiLike;
+const longrope = { rope_type: "longrope", short_factor: [1, 2], long_factor: [3, 4], original_max_position_embeddings: 8 };
+
+/** A small config of each type. */
+const configs: Readonly<Record<string, ConfigJson>> = {
+  gemma: llamaLike,
+  gemma2: { ...llamaLike, sliding_window: 3 },
+  gpt2: { vocab_size: 23, n_embd: 16, n_layer: 2, n_head: 4, n_positions: 16 },
+  gpt_neox: { ...neoxLike, rotary_pct: 0.5 },
+  mistral: { ...llamaLike, sliding_window: 3 },
+  opt: { ...neoxLike, ffn_dim: 24, max_position_embeddings: 16, dropout: 0 },
+  phi: phiLike,
+  phi3: { ...phiLike, rope_scaling: longrope },
+  qwen2: { ...phiLike, use_sliding_window: true, sliding_window: 3, max_window_layers: 1 },
+  qwen3: llamaLike,
+};
+
+function makeModel(type: string, changes: ConfigJson = {}): CausalLM {
+  manualSeed(1);
+  return createModel({ model_type: type, ...configs[type], ...changes }, { init: normal({ std: 0.3 }) });
+}
+
+const tokens = [3, 1, 4, 1, 5, 9];
+const row = (list: readonly number[]) => integers([...list], [1, list.length]);
+
+onReference("models that continue a text", () => {
+  test.each(Object.keys(configs))("%s, with a cache, piece by piece, gives what it gives at once", (type) => {
+    const model = makeModel(type);
+    const want = model.forward({ inputIds: row(tokens) }).logits;
+    const cache = model.createCache(1, 8);
+    const step = compile((inputIds: Tensor) => model.forward({ inputIds, cache }).logits);
+    for (const [from, to] of [
+      [0, 3],
+      [3, 4],
+      [4, 6],
+    ] as const)
+      expect(distance(step(row(tokens.slice(from, to))), sliceAxis(want, 1, from, to))).toBeLessThan(1e-5);
+    step.dispose();
+  });
+
+  test.each(Object.keys(configs))("%s overlooks padding on the left", (type) => {
+    const model = makeModel(type);
+    const plain = model.forward({ inputIds: row([7, 8, 9]) }).logits;
+    const padded = model.forward({ inputIds: row([0, 0, 7, 8, 9]), attentionMask: row([0, 0, 1, 1, 1]) }).logits;
+    expect(distance(sliceAxis(padded, 1, 2, 5), plain)).toBeLessThan(1e-5);
+  });
+
+  test.each(["mistral", "gemma2", "qwen2"])("in %s a window longer than the text changes nothing, a shorter one does", (type) => {
+    const logits = (window: number) => makeModel(type, { sliding_window: window }).forward({ inputIds: row(tokens) }).logits;
+    expect(distance(logits(100), logits(6))).toBe(0);
+    expect(distance(logits(100), logits(2))).toBeGreaterThan(1e-3);
+  });
+
+  test("in Phi-3 a text longer than those of the training gets other angles", () => {
+    const logits = (changes: object) =>
+      makeModel("phi3", { rope_scaling: { ...longrope, ...changes } }).forward({ inputIds: row(tokens) }).logits;
+    const within = logits({});
+    expect(distance(within, logits({ long_factor: [9, 9] }))).toBe(0);
+    expect(distance(within, logits({ original_max_position_embeddings: 4, attention_factor: 1 }))).toBeGreaterThan(1e-4);
+    expect(distance(within, logits({ type: "su", rope_type: undefined }))).toBe(0);
+  });
+
+  test("checkpoints of bare models, and with masks in them, are read by the paths that they mean", () => {
+    const gpt2 = makeModel("gpt2") as GPT2LMHeadModel;
+    expect(gpt2.pathOf("h.0.ln_1.weight")).toBe("transformer.h.0.ln_1.weight");
+    expect(gpt2.pathOf("transformer.wte.weight")).toBe("transformer.wte.weight");
+    const opt = makeModel("opt") as OPTForCausalLM;
+    expect(opt.pathOf("decoder.embed_tokens.weight")).toBe("model.decoder.embed_tokens.weight");
+    const neox = makeModel("gpt_neox") as GPTNeoXForCausalLM;
+    expect(neox.pathOf("gpt_neox.layers.0.attention.bias")).toBeNull();
+    expect(neox.pathOf("gpt_neox.layers.0.attention.dense.bias")).toBe("gpt_neox.layers.0.attention.dense.bias");
+  });
+
+  test("all linear layers are those of the blocks, whatever the output layer is called and however weights are kept", () => {
+    const adapted = (type: string) => [...attach(makeModel(type), lora({ r: 2, targetModules: "all-linear" })).layers.keys()];
+    expect(adapted("gpt_neox").slice(0, 2)).toEqual([
+      "gpt_neox.layers.0.attention.query_key_value",
+      "gpt_neox.layers.0.attention.dense",
+    ]);
+    expect(adapted("gpt_neox")).not.toContain("embed_out");
+    expect(adapted("gpt2").slice(0, 4)).toEqual(
+      ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"].map((name) => `transformer.h.0.${name}`),
+    );
+  });
+
+  test("an adapter's config says how its layers keep their weights, whatever it was told", () => {
+    const saved = (type: string, fanInFanOut: boolean) =>
+      attach(makeModel(type), lora({ r: 2, fanInFanOut })).config["fanInFanOut"];
+    expect([saved("gpt2", false), saved("gpt2", true), saved("qwen2", true)]).toEqual([true, true, false]);
+  });
+
+  test("GPT-NeoX reads the rotary keys of published files", () => {
+    const { config } = makeModel("gpt_neox", { rotary_pct: 1, rotary_emb_base: 500 }) as GPTNeoXForCausalLM;
+    expect(config).toMatchObject({ rotaryDim: 4, rope: { ropeTheta: 500 } });
+  });
+});
+
+describe("what is refused", () => {
+  test.each<[string, ConfigJson, string]>([
+    ["gemma", { use_bidirectional_attention: true }, "gemma: `use_bidirectional_attention` (= true) must be false here."],
+    ["gemma2", { layer_types: ["full_attention"] }, 'gemma2: `layer_types` (= ["full_attention"]) must be a list of 2 times'],
+    ["gemma2", { layer_types: ["linear", "full_attention"] }, '"full_attention" or "sliding_attention".'],
+    ["gemma2", { sliding_window: null }, "gemma2: `sliding_window` is missing from the configuration."],
+    ["mistral", { sliding_window: 0 }, "mistral: `sliding_window` (= 0) must be a positive integer."],
+    ["mistral", { rope_scaling: longrope }, 'mistral: `rope_type` (= "longrope") is not of mistral.'],
+    ["opt", { layerdrop: 0.1 }, "opt: `layerdrop` (= 0.1) must be 0 here."],
+    ["opt", { layer_norm_elementwise_affine: false }, "opt: `layer_norm_elementwise_affine` (= false) must be true here."],
+    ["phi", { num_key_value_heads: 3 }, "phi: `num_key_value_heads` (= 3) must divide num_attention_heads (= 4)."],
+    ["phi", { partial_rotary_factor: 0.25 }, "(= 0.25) means 1 of the 4 values of a head, and rotary embedding turns pairs."],
+    ["phi", { partial_rotary_factor: 2 }, "phi: `partial_rotary_factor` (= 2) must be above 0 and at most 1."],
+    ["phi3", { resid_pdrop: 0.1 }, "phi3: `resid_pdrop` (= 0.1) must be 0 here."],
+    ["phi3", { rope_scaling: { ...longrope, long_factor: [1, 0] } }, "must be a list of numbers above 0."],
+    ["phi3", { rope_scaling: { ...longrope, long_factor: [1] } }, "of 2 numbers, got 1."],
+    ["qwen3", { quantization_config: { bits: 4 } }, "is not supported. Load an unquantised checkpoint."],
+  ])("%s %o", (type, changes, message) => {
+    expect(() => makeModel(type, changes)).toThrow(ConfigError);
+    expect(() => makeModel(type, changes)).toThrow(message);
+  });
+});
