@@ -5,7 +5,7 @@
  */
 import { useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
-import { less, mod, mul } from "../../src/graph/elementwise.ts";
+import { add, less, mod, mul } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { Draw, Interval, Sample } from "../../src/graph/primitive.ts";
 import { constant, iota } from "../../src/graph/source.ts";
@@ -21,6 +21,7 @@ import { GatedMLP } from "../../src/nn/mlp.ts";
 import type { Module } from "../../src/nn/module.ts";
 import * as norms from "../../src/nn/norm.ts";
 import * as rotaries from "../../src/nn/rotary.ts";
+import * as rotation from "../../src/peft/rotation.ts";
 import * as arrange from "../../src/tensor/arrange.ts";
 import * as convolution from "../../src/tensor/convolution.ts";
 import * as einsums from "../../src/tensor/einsum.ts";
@@ -311,6 +312,34 @@ const patternComposites = {
   at: (draw) => [sample([[draw.integer(2, 4), 5]], (x) => indexExpression.at(x!, -1, { start: 4, step: -2 }))],
 } satisfies Record<string, Composite>;
 
+/** Matrices whose symmetric part is positive; skew-symmetric ones; blocks turned by one matrix or by one each. */
+const rotationComposites = {
+  inverse: (draw) => {
+    const [n, b] = [draw.integer(1, 2), draw.integer(1, 4)];
+    return [sample([[n, b, b]], (x) => rotation.inverse(add(x!, rotation.identity(b))), [-0.2, 0.2])];
+  },
+  skew: (draw) => {
+    const b = draw.integer(2, 4);
+    return [sample([[draw.integer(1, 3), (b * (b - 1)) / 2]], (x) => rotation.skew(x!, b))];
+  },
+  cayley: (draw) => {
+    const b = draw.integer(2, 4);
+    return [sample([[draw.integer(1, 2), (b * (b - 1)) / 2]], (x) => rotation.cayley(rotation.skew(x!, b)))];
+  },
+  turnBlocks: (draw) => {
+    const [n, b] = [draw.integer(1, 3), draw.integer(1, 3)];
+    return [n, 1].map((count) =>
+      sample(
+        [
+          [draw.integer(1, 3), n * b],
+          [count, b, b],
+        ],
+        (x, R) => rotation.turnBlocks(x!, R!),
+      ),
+    );
+  },
+} satisfies Record<string, Composite>;
+
 const rotaryTables = (device: Device, size: number, time: number): rotaries.RotaryTables => {
   useDevice(device);
   return new rotaries.Rotary(size, { ropeType: "default", ropeTheta: 100 }).range(time);
@@ -486,6 +515,7 @@ export const composites = (device: Device): Record<string, Composite> => ({
   ...arrangeComposites,
   ...convolutionComposites,
   ...patternComposites,
+  ...rotationComposites,
   ...nnComposites(device),
   ...Object.fromEntries(
     Object.entries(activation.activations).map(([name, f]) => [
@@ -509,6 +539,7 @@ export const modules = {
   norms,
   linears,
   rotaries,
+  rotation,
   nnAttention,
 };
 
@@ -538,6 +569,7 @@ export const exempt: Readonly<Record<string, string>> = {
   oneHot: whole,
   positionsAlong: whole,
   scalarLike: "makes a constant",
+  identity: "makes a constant",
   transpose: primitive,
   rotaryAngles: "numbers, not tensors",
   checkRopeType: "a check",
