@@ -10,22 +10,45 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { currentDevice, downloadSync, upload, useDevice } from "../../src/compile/program.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
 import { defaultAdapterName } from "../../src/formats/peft-adapter.ts";
-import { loraSchema } from "../../src/formats/peft-config.ts";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { add } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
-import { attach, disabled, loadAdapter, lora, merge, mergeAndUnload, saveAdapter, unmerge } from "../../src/peft/index.ts";
-import { toFileConfig } from "../../src/peft/method.ts";
+import {
+  attach,
+  disabled,
+  loadAdapter,
+  type lora,
+  type MethodName,
+  merge,
+  mergeAndUnload,
+  methods,
+  saveAdapter,
+  unmerge,
+} from "../../src/peft/index.ts";
+import { type AnyMethod, toFileConfig } from "../../src/peft/method.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
+import { drawFrom } from "../arbitrary/adapter.ts";
 
 type Options = NonNullable<Parameters<typeof lora>[0]>;
 
+type Case = { readonly base?: string; readonly adapterName?: string; readonly method?: MethodName };
+
 const qv = ["q_proj", "v_proj"];
-const cases: Readonly<Record<string, Options & { readonly base?: string; readonly adapterName?: string }>> = {
+/** Where PEFT on the CPU cannot do what is drawn: its butterflies need a CUDA kernel. */
+const possible: Readonly<Partial<Record<MethodName, object>>> = { boft: { boftBlockSize: 4, boftNButterflyFactor: 1 } };
+/** Every other method that is registered, with options that it samples for the laws. */
+const ofMethods = Object.entries(methods)
+  .filter(([name]) => name !== "lora")
+  .map(([name, method]) => {
+    const options = (method as AnyMethod).samples(drawFrom([5, 3, 7, 2, 11]), { in: 24, out: 12 });
+    return [name, { ...options, ...possible[name as MethodName], targetModules: qv, method: name as MethodName }] as const;
+  });
+const cases: Readonly<Record<string, Options & Case>> = {
+  ...Object.fromEntries(ofMethods),
   plain: { r: 3, loraAlpha: 6, targetModules: qv },
   all_linear: { r: 2, targetModules: "all-linear", loraDropout: 0.1 },
   default_targets: { r: 2 },
@@ -131,19 +154,23 @@ beforeAll(async () => {
   }
   await writeSafetensors(join(folder, "inputs.safetensors"), { input_ids: { dtype: "int32", shape, data: ids } });
   const list: object[] = [];
-  for (const [i, [name, { base = "untied", adapterName = defaultAdapterName, ...options }]] of Object.entries(cases).entries()) {
+  for (const [i, [name, item]] of Object.entries(cases).entries()) {
+    const { base = "untied", adapterName = defaultAdapterName, method: key = "lora", ...options } = item;
+    const method: AnyMethod = methods[key];
+    const configured = method({ ...options, taskType: "CAUSAL_LM" });
     const model = await freshBase(base);
-    const adapter = attach(model, lora({ ...options, taskType: "CAUSAL_LM" }), { name: adapterName, seed: i });
+    const adapter = attach(model, configured, { name: adapterName, seed: i });
     shake(model, i);
     ours.set(name, threeWays(model));
     await saveAdapter(model, join(folder, name, "ours"), { name: adapterName });
     mergeAndUnload(model);
     await saveModel(join(folder, name, "merged"), model, bases[base as keyof typeof bases]);
-    const full = toFileConfig(loraSchema, { ...lora({ ...options, taskType: "CAUSAL_LM" }).config });
+    const full = toFileConfig(method.schema, configured.config);
     const given = Object.entries(full).filter(
       ([, value]) => value !== null && !["peft_type", "peft_version", "inference_mode"].includes(String(value)),
     );
-    list.push({ name, base, adapter: join(name, adapterFolder(cases[name]!)), config: Object.fromEntries(given) });
+    const { peftType: type } = method;
+    list.push({ name, base, type, adapter: join(name, adapterFolder(item)), config: Object.fromEntries(given) });
     expect(adapter.warnings).toEqual([]);
   }
   writeFileSync(join(folder, "cases.json"), JSON.stringify(list));

@@ -1,7 +1,7 @@
 """Hugging Face's side of peft.conformance.ts: `python peft_side.py FOLDER`.
 
-FOLDER/cases.json lists {name, base, config, adapter}: `base` is a model folder that lorikeet wrote, `adapter` the folder of an
-adapter on it that lorikeet wrote, `config` the same adapter's options for LoraConfig. For every case this writes
+FOLDER/cases.json lists {name, base, type, config, adapter}: `base` is a model folder that lorikeet wrote, `adapter` the folder of
+an adapter on it that lorikeet wrote, `type` and `config` the same adapter's options for PEFT. For every case this writes
   <name>/read.safetensors     logits with lorikeet's adapter: beside the weights, disabled, merged; logits of the model that
                               lorikeet merged and saved
   <name>/theirs/              an adapter that peft made with the same options and trained for one step
@@ -15,7 +15,8 @@ import warnings
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
 
 transformers.logging.set_verbosity_error()
@@ -53,7 +54,7 @@ def run(root, case, ids):
     save_file(found, os.path.join(folder, "read.safetensors"))
 
     torch.manual_seed(7)
-    model = get_peft_model(base_model(base), LoraConfig(**case["config"]))
+    model = get_peft_model(base_model(base), PEFT_TYPE_TO_CONFIG_MAPPING[case["type"]](**case["config"]))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-2)
     model.train()
