@@ -2,10 +2,19 @@
 import "../devices/choose.ts";
 import "../tensor/methods.ts";
 
+export { type BertConfig, BertForMaskedLM, BertForSequenceClassification, bertConfig } from "./bert.ts";
 export { type CacheSizes, KeyValueCache } from "./cache.ts";
 export type { CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
 export type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
 export type { ConfigJson, ProblemType } from "./config-reader.ts";
+export {
+  type DistilBertConfig,
+  DistilBertForMaskedLM,
+  DistilBertForSequenceClassification,
+  DistilBertForTokenClassification,
+  distilBertConfig,
+} from "./distilbert.ts";
+export type { EncoderInputs } from "./encoder.ts";
 export { GemmaForCausalLM } from "./gemma.ts";
 export { Gemma2ForCausalLM } from "./gemma2.ts";
 export { type GPTNeoXConfig, GPTNeoXForCausalLM, gptNeoXConfig } from "./gpt-neox.ts";
@@ -19,3 +28,19 @@ export { Phi3ForCausalLM } from "./phi3.ts";
 export { Qwen2ForCausalLM } from "./qwen2.ts";
 export { Qwen3ForCausalLM } from "./qwen3.ts";
 export { createModel, models } from "./registry.ts";
+export { RobertaForSequenceClassification } from "./roberta.ts";
+export type { Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
+export {
+  type ImageClassifier,
+  type ImageInputs,
+  type MaskedLM,
+  type ModelByTask,
+  type SequenceClassifier,
+  type SequenceInputs,
+  type Task,
+  type TokenClassifier,
+  type TokenInputs,
+  type TokenOutput,
+  taskOf,
+} from "./task.ts";
+export { type ViTConfig, ViTForImageClassification, vitConfig } from "./vit.ts";

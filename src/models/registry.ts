@@ -1,13 +1,13 @@
 /** The models there are, by the `model_type` of their `config.json`. */
 import { ConfigError, nearestName, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
-import type { Module } from "../nn/module.ts";
-import type { CausalLM } from "./causal-lm.ts";
+import { BertForMaskedLM, BertForSequenceClassification } from "./bert.ts";
 import type { ConfigJson } from "./config-reader.ts";
+import { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification } from "./distilbert.ts";
 import { GemmaForCausalLM } from "./gemma.ts";
 import { Gemma2ForCausalLM } from "./gemma2.ts";
-import { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
 import { GPTNeoXForCausalLM } from "./gpt-neox.ts";
+import { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
 import { LlamaForCausalLM } from "./llama.ts";
 import { MistralForCausalLM } from "./mistral.ts";
 import { OPTForCausalLM } from "./opt.ts";
@@ -15,12 +15,27 @@ import { PhiForCausalLM } from "./phi.ts";
 import { Phi3ForCausalLM } from "./phi3.ts";
 import { Qwen2ForCausalLM } from "./qwen2.ts";
 import { Qwen3ForCausalLM } from "./qwen3.ts";
+import { RobertaForSequenceClassification } from "./roberta.ts";
+import { type ModelByTask, type Task, taskOf } from "./task.ts";
+import { ViTForImageClassification } from "./vit.ts";
 
 /** A class that builds a model from a config.json. */
-type ModelClass = new (config: ConfigJson, options: { readonly init?: Initializer }) => Module;
+type ModelClass<T extends Task = Task> = new (config: ConfigJson, options: { readonly init?: Initializer }) => ModelByTask[T];
+
+/** Classes by their names, whose ending says what they are for. */
+interface ModelClasses {
+  readonly [name: `${string}ForCausalLM` | `${string}LMHeadModel`]: ModelClass<"CausalLM">;
+  readonly [name: `${string}ForMaskedLM`]: ModelClass<"MaskedLM">;
+  readonly [name: `${string}ForSequenceClassification`]: ModelClass<"SequenceClassification">;
+  readonly [name: `${string}ForTokenClassification`]: ModelClass<"TokenClassification">;
+  readonly [name: `${string}ForImageClassification`]: ModelClass<"ImageClassification">;
+  readonly [name: `${string}ForConditionalGeneration`]: ModelClass<"Seq2SeqLM">;
+}
 
 /** By `model_type`, the classes under their names at Hugging Face, the usual one first: one line makes a model loadable. */
 export const models = {
+  bert: { BertForMaskedLM, BertForSequenceClassification },
+  distilbert: { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification },
   gemma: { GemmaForCausalLM },
   gemma2: { Gemma2ForCausalLM },
   gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification },
@@ -32,19 +47,21 @@ export const models = {
   phi3: { Phi3ForCausalLM },
   qwen2: { Qwen2ForCausalLM },
   qwen3: { Qwen3ForCausalLM },
-} as const satisfies Record<string, Record<string, ModelClass>>;
+  roberta: { RobertaForSequenceClassification },
+  vit: { ViTForImageClassification },
+} as const satisfies Record<string, ModelClasses>;
 
 /**
  * Builds the model that a `config.json` describes.
  *
- * @typeParam Model what the caller expects it to be; one that continues text when absent
  * @param options.init first values of its matrices; zeros, for loading a checkpoint, when absent
- * @throws {ConfigError} when the model type or architecture is unknown, naming those there are
+ * @param options.task what the caller wants the model for; `"CausalLM"`, continuing a text, when absent
+ * @throws {ConfigError} when the model type or architecture is unknown, naming those there are, or the model is for something else
  */
-export function createModel<Model extends Module = CausalLM>(
+export function createModel<T extends Task = "CausalLM">(
   config: ConfigJson,
-  { init = zeros }: { readonly init?: Initializer } = {},
-): Model {
+  { init = zeros, task }: { readonly init?: Initializer; readonly task?: T } = {},
+): ModelByTask[T] {
   const type = config["model_type"];
   if (typeof type !== "string" || !Object.hasOwn(models, type)) {
     const near = typeof type === "string" ? nearestName(type, Object.keys(models)) : undefined;
@@ -58,8 +75,11 @@ export function createModel<Model extends Module = CausalLM>(
   }
   const classes: Readonly<Record<string, ModelClass>> = models[type as keyof typeof models];
   const names = Object.keys(classes);
-  const [architecture = names[0]] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
-  const found = Object.hasOwn(classes, String(architecture)) ? classes[String(architecture)] : undefined;
+  const wanted: Task = task ?? "CausalLM";
+  const usual = names.find((name) => taskOf(name) === wanted) ?? names[0];
+  const [architecture = usual]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
+  const name = typeof architecture === "string" ? architecture : "";
+  const found = Object.hasOwn(classes, name) ? classes[name] : undefined;
   if (!found)
     throw new ConfigError(`architecture ${wordJson(architecture)} of ${type} is not supported.`, {
       operation: "createModel",
@@ -67,5 +87,13 @@ export function createModel<Model extends Module = CausalLM>(
       got: architecture,
       hint: `There are ${names.join(", ")}.`,
     });
-  return new found(config, { init }) as Module as Model;
+  const own = taskOf(name);
+  if (own !== wanted)
+    throw new ConfigError(`${name} is a model for ${own}, not for ${wanted}.`, {
+      operation: "createModel",
+      expected: wanted,
+      got: own,
+      hint: `Ask for it with { task: ${wordJson(own)} }.`,
+    });
+  return new found(config, { init }) as ModelByTask[T];
 }

@@ -11,6 +11,7 @@ export {
   scaledDotProductAttention,
 } from "./attention.ts";
 export { batchNorm, groupNorm } from "./channel-norm.ts";
+export { Conv1d, Conv2d, Conv3d, Convolution, type ConvolutionLayerOptions } from "./convolution.ts";
 export { Dropout, dropout, dropoutState, loadDropoutState, seedDropout } from "./dropout.ts";
 export { Embedding, type EmbeddingOptions, embedding } from "./embedding.ts";
 export type { Initializer } from "./init.ts";
@@ -29,6 +30,6 @@ export {
   smoothL1Loss,
 } from "./loss.ts";
 export { GatedMLP, type GatedMLPOptions, swiglu } from "./mlp.ts";
-export { type Layer, Module, Parameter } from "./module.ts";
+export { group, type Layer, Module, Parameter } from "./module.ts";
 export { LayerNorm, layerNorm, RMSNorm, rmsNorm } from "./norm.ts";
 export { type RopeParameters, type RopeType, Rotary, type RotaryTables, rotaryAngles, rotate } from "./rotary.ts";

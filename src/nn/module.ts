@@ -190,6 +190,16 @@ export abstract class Module {
   }
 }
 
+/**
+ * Modules and parameters under names: a step of a path at which nothing is computed.
+ *
+ * @example
+ * group({ query: new Linear(8, 8), key: new Linear(8, 8) }).query.forward(x)
+ */
+export const group = <Parts extends Readonly<Record<string, Module | readonly Module[] | Parameter>>>(
+  parts: Parts,
+): Module & Parts => Object.assign(new (class Group extends Module {})(), parts);
+
 function hintFor(path: string, names: Iterable<string>): { hint?: string } {
   const near = nearestName(path, names);
   return near ? { hint: `The nearest is "${near}".` } : {};

@@ -1,10 +1,11 @@
 /** Continuing texts, token by token, with a key/value cache. */
 import { currentDevice, download, upload } from "../compile/program.ts";
-import { compile } from "../compile/trace.ts";
+import { type CompiledFunction, compile } from "../compile/trace.ts";
 import { ConfigError } from "../errors.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
+import type { Seq2SeqLM } from "../models/seq2seq-lm.ts";
 import { checkSampling, type SamplingOptions, sampleToken, uniformAt } from "./sampling.ts";
 
 /** How long, how random, and when to stop. */
@@ -21,31 +22,34 @@ export interface GenerateOptions extends SamplingOptions {
 /** What a tokenizer gives, or a plain list. */
 export type Tokens = readonly number[] | Int32Array;
 
+/** A model that continues the prompt, or one that answers it. */
+export type TextGenerator = CausalLM | Seq2SeqLM;
+
 /**
- * The tokens that continue `prompt`, as they come.
+ * The tokens that continue `prompt`, or answer it, as they come.
  *
  * @param prompt at least one token
  * @throws {ConfigError} for an empty prompt or a setting out of range
  * @example
  * for await (const token of generate(model, tokenizer.encode("Call me"), { maxNewTokens: 20 })) print(token);
  */
-export async function* generate(model: CausalLM, prompt: Tokens, options: GenerateOptions = {}): AsyncGenerator<number> {
+export async function* generate(model: TextGenerator, prompt: Tokens, options: GenerateOptions = {}): AsyncGenerator<number> {
   for await (const [token] of generateBatch(model, [prompt], options)) if (token !== undefined && token !== null) yield token;
 }
 
-/** All the tokens that continue `prompt`, without it. */
-export async function complete(model: CausalLM, prompt: Tokens, options: GenerateOptions = {}): Promise<number[]> {
+/** All the tokens that continue or answer `prompt`, without it. */
+export async function complete(model: TextGenerator, prompt: Tokens, options: GenerateOptions = {}): Promise<number[]> {
   const tokens: number[] = [];
   for await (const token of generate(model, prompt, options)) tokens.push(token);
   return tokens;
 }
 
 /**
- * Continues several prompts at once; shorter ones are padded on the left. Gives one token per prompt at a time, `null` for
+ * Continues or answers several prompts at once; shorter ones are padded on the left. Gives one token per prompt at a time, `null` for
  * those that have ended.
  */
 export async function* generateBatch(
-  model: CausalLM,
+  model: TextGenerator,
   prompts: readonly Tokens[],
   options: GenerateOptions = {},
 ): AsyncGenerator<(number | null)[]> {
@@ -53,22 +57,25 @@ export async function* generateBatch(
   checkPrompts(prompts, maxNewTokens);
   checkSampling(options);
   const B = prompts.length;
-  const longest = Math.max(...prompts.map((prompt) => prompt.length));
-  checkLength(model, longest, maxNewTokens);
-  // sizes in steps of 32, so that prompts of like length share their programs' kernels
-  const cache = model.createCache(B, roundUp(longest + maxNewTokens, 32));
-  const step = (inputIds: Tensor, attentionMask: Tensor): Tensor => {
-    const { logits } = model.forward({ inputIds, attentionMask, cache, logitsToKeep: 1 });
-    return reshape(logits, [B, -1]);
-  };
-  const program = compiled ? compile(step) : null;
-  const run = program ?? step;
   const wasTraining = model.training;
   model.eval();
+  using writing = begin(model, prompts);
+  const { writer, texts } = writing;
+  const longest = Math.max(...texts.map((text) => text.length));
+  let program: CompiledFunction<[Tensor, Tensor], Tensor> | null = null;
   try {
+    checkLength(writer, longest, maxNewTokens);
+    // sizes in steps of 32, so that prompts of like length share their programs' kernels
+    const cache = writer.createCache(B, roundUp(longest + maxNewTokens, 32));
+    const step = (inputIds: Tensor, attentionMask: Tensor): Tensor => {
+      const { logits } = writer.forward({ inputIds, attentionMask, cache, logitsToKeep: 1 });
+      return reshape(logits, [B, -1]);
+    };
+    program = compiled ? compile(step) : null;
+    const run = program ?? step;
     const stop = new Set(stopTokens);
     const ended = prompts.map(() => false);
-    let next = leftPadded(prompts, longest);
+    let next = leftPadded(texts, longest);
     for (let count = 0; count < maxNewTokens; count++) {
       using ids = int32(next.ids, [B, next.ids.length / B]);
       using mask = int32(next.mask, [B, next.ids.length / B]);
@@ -91,6 +98,36 @@ export async function* generateBatch(
   }
 }
 
+/** What writes, and after which tokens. */
+interface Writing extends Disposable {
+  readonly writer: Pick<CausalLM, "createCache" | "maxLength" | "forward">;
+  readonly texts: readonly Tokens[];
+}
+
+/** Has a model that answers read the prompts. */
+function begin(model: TextGenerator, prompts: readonly Tokens[]): Writing {
+  if (!("answering" in model)) return { writer: model, texts: prompts, [Symbol.dispose]: () => undefined };
+  const width = roundUp(Math.max(...prompts.map((prompt) => prompt.length)), 32);
+  const rows = (value: (prompt: Tokens, at: number) => number) =>
+    prompts.flatMap((prompt) => Array.from({ length: width }, (_, at) => (at < prompt.length ? value(prompt, at) : 0)));
+  const ids = int32(
+    rows((prompt, at) => prompt[at] as number),
+    [prompts.length, width],
+  );
+  const mask = int32(
+    rows(() => 1),
+    [prompts.length, width],
+  );
+  const writer = model.answering(ids, mask);
+  return {
+    writer,
+    texts: prompts.map(() => [model.startToken]),
+    [Symbol.dispose]() {
+      for (const read of [writer, ids, mask]) read[Symbol.dispose]();
+    },
+  };
+}
+
 function checkPrompts(prompts: readonly Tokens[], maxNewTokens: number): void {
   const operation = "generate";
   if (prompts.length === 0) throw new ConfigError("got no prompt.", { operation });
@@ -109,7 +146,11 @@ function checkPrompts(prompts: readonly Tokens[], maxNewTokens: number): void {
 }
 
 /** The last token is given out and not taken in. */
-function checkLength({ maxLength = Number.POSITIVE_INFINITY }: CausalLM, longest: number, maxNewTokens: number): void {
+function checkLength(
+  { maxLength = Number.POSITIVE_INFINITY }: Pick<CausalLM, "maxLength">,
+  longest: number,
+  maxNewTokens: number,
+): void {
   if (longest + maxNewTokens - 1 <= maxLength) return;
   throw new ConfigError(`${longest} tokens and ${maxNewTokens} new ones are more than this model's ${maxLength} positions.`, {
     operation: "generate",

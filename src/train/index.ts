@@ -4,7 +4,7 @@ import "../tensor/methods.ts";
 
 export { type EvaluateOptions, type Evaluation, Evaluator, evaluate } from "./evaluate.ts";
 export { type FinetuneOptions, finetune, finetuning } from "./finetune.ts";
-export { complete, type GenerateOptions, generate, generateBatch } from "./generation.ts";
+export { complete, type GenerateOptions, generate, generateBatch, type TextGenerator } from "./generation.ts";
 export { type LoadedModel, loadModel, type SavedDType, type SaveOptions, saveModel } from "./load-model.ts";
 export type { SamplingOptions } from "./sampling.ts";
 export {

@@ -7,15 +7,17 @@ import { type Checkpoint, openCheckpoint, writeCheckpoint } from "../formats/sha
 import { fromBFloat16Bits, fromFloat16Bits, isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
 import { sameShape } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
-import type { ConfigJson } from "../models/llama-config.ts";
+import type { CheckpointNames } from "../models/checkpoint-name.ts";
+import type { ConfigJson } from "../models/config-reader.ts";
 import { createModel } from "../models/registry.ts";
+import type { ModelByTask, Task } from "../models/task.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 
 /** What a model's folder holds. */
-export interface LoadedModel {
-  readonly model: CausalLM;
+export interface LoadedModel<Model extends Module = CausalLM> {
+  readonly model: Model;
   /** The tokenizer of the folder. Asking for it throws a {@link FormatError} when there is none that can be used. */
   readonly tokenizer: Tokenizer;
   /** `config.json` as it is in the folder. */
@@ -26,15 +28,19 @@ export interface LoadedModel {
  * Loads a model and its tokenizer. Weights of 16 bits are widened to float32.
  *
  * @param folder with `config.json` and `model.safetensors`, or shards with their index
- * @throws {ConfigError} when a file is missing or the configuration is not supported
+ * @param options.task what the model is wanted for: `"CausalLM"`, continuing a text, when absent
+ * @throws {ConfigError} when a file is missing, the configuration is not supported or the model is for something else
  * @throws {FormatError} when the checkpoint lacks a parameter or has one that the model does not know; @throws {ShapeError} for another shape
  * @example
  * const { model, tokenizer } = await loadModel("models/tiny");
  */
-export async function loadModel(folder: string): Promise<LoadedModel> {
+export async function loadModel<T extends Task = "CausalLM">(
+  folder: string,
+  options: { readonly task?: T } = {},
+): Promise<LoadedModel<ModelByTask[T]>> {
   const config = await readConfig(folder);
   const checkpoint = await openCheckpoint(folder);
-  const model = createModel(config, { init: noMoreThan(checkpoint) });
+  const model = createModel<T>(config, { ...options, init: noMoreThan(checkpoint) });
   await loadCheckpoint(model, checkpoint);
   // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it
   const found = await loadTokenizer(folder).catch((error: unknown) => ({ error }));
@@ -97,44 +103,69 @@ const derived = /(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$
  */
 export async function loadCheckpoint(model: Module, checkpoint: Checkpoint): Promise<void> {
   const operation = "loadModel";
+  const names: Partial<CheckpointNames> = model as Module & Partial<CheckpointNames>;
   const own = new Map(model.namedParameters());
   const aliases = model.sharedPaths();
-  for (const [name, parameter] of own) {
-    const stored = checkpoint.tensors.get(name);
-    if (!stored)
-      throw new FormatError(`${checkpoint.source} lacks "${name}".`, {
+  const stored = new Map<string, StoredTensor>(); // by path in the model
+  for (const name of checkpoint.tensors.keys()) {
+    const path = names.pathOf ? names.pathOf(name) : name;
+    if (path !== null && !derived.test(path)) stored.set(path, checkpoint.get(name));
+  }
+  for (const [path, parameter] of own) {
+    const found = stored.get(path);
+    if (!found)
+      throw new FormatError(`${checkpoint.source} lacks "${names.nameOf?.(path) ?? path}".`, {
         operation,
-        expected: name,
-        ...hint(name, checkpoint.tensors.keys()),
+        expected: path,
+        ...hint(path, checkpoint.tensors.keys()),
       });
-    if (!sameShape(stored.shape, parameter.shape))
+    if (!sameShape(found.shape, parameter.shape))
       throw new ShapeError(
-        `"${name}" is ${wordShape(stored.shape)} in ${checkpoint.source}, ${wordShape(parameter.shape)} by config.json.`,
+        `"${path}" is ${wordShape(found.shape)} in ${checkpoint.source}, ${wordShape(parameter.shape)} by config.json.`,
         {
           operation,
           expected: parameter.shape,
-          got: stored.shape,
+          got: found.shape,
         },
       );
-    if (!isFloat(stored.dtype))
-      throw new FormatError(`"${name}" holds ${stored.storedDType} values in ${checkpoint.source}.`, {
+    if (!isFloat(found.dtype))
+      throw new FormatError(`"${path}" holds ${found.storedDType} values in ${checkpoint.source}.`, {
         operation,
-        got: stored.storedDType,
+        got: found.storedDType,
         hint: "Quantised checkpoints are not supported.",
       });
   }
-  for (const name of checkpoint.tensors.keys())
-    if (!own.has(name) && !aliases.has(name) && !derived.test(name))
-      throw new FormatError(`"${name}" of ${checkpoint.source} is no parameter of this model.`, {
+  for (const path of stored.keys())
+    if (!own.has(path) && !aliases.has(path))
+      throw new FormatError(`"${path}" of ${checkpoint.source} is no parameter of this model.`, {
         operation,
-        got: name,
-        ...hint(name, own.keys()),
+        got: path,
+        ...hint(path, own.keys()),
       });
-  for (const [name, parameter] of own) {
-    const values = await widened(checkpoint.get(name));
+  await refuseUntied(model, stored, checkpoint.source);
+  for (const [path, parameter] of own) {
+    const values = await widened(stored.get(path) as StoredTensor);
     using loaded = upload(currentDevice(), values, parameter.shape, "float32");
     parameter.assign(loaded);
   }
+}
+
+/** A checkpoint that holds a second name of a shared weight holds the same values under it. */
+async function refuseUntied(model: Module, stored: ReadonlyMap<string, StoredTensor>, source: string): Promise<void> {
+  const first = new Map([...model.namedParameters()].map(([path, parameter]) => [parameter, path]));
+  for (const [at, module] of model.namedModules())
+    for (const [name, parameter] of module.ownParameters()) {
+      const path = at === "" ? name : `${at}.${name}`;
+      const [shared, own] = [stored.get(first.get(parameter) as string), stored.get(path)];
+      if (!shared || !own || shared === own) continue;
+      const [a, b] = [await widened(shared), await widened(own)];
+      if (a.length !== b.length || a.some((value, i) => value !== b[i]))
+        throw new FormatError(`"${path}" of ${source} is not "${first.get(parameter)}", which config.json says it shares.`, {
+          operation: "loadModel",
+          got: path,
+          hint: "Set `tie_word_embeddings` in config.json to false.",
+        });
+    }
 }
 
 async function widened(stored: StoredTensor): Promise<Float32Array> {
@@ -174,8 +205,13 @@ export async function saveModel(
       got: dtype,
     });
   const tensors = new Map<string, TensorToWrite>();
-  for (const [name, parameter] of model.namedParameters())
-    tensors.set(name, { dtype, shape: parameter.shape, load: async () => narrow(await download(parameter.stored)) });
+  const names: Partial<CheckpointNames> = model as Module & Partial<CheckpointNames>;
+  for (const [path, parameter] of model.namedParameters())
+    tensors.set(names.nameOf?.(path) ?? path, {
+      dtype,
+      shape: parameter.shape,
+      load: async () => narrow(await download(parameter.stored)),
+    });
   const { torch_dtype, ...rest } = config;
   const written: Record<string, unknown> = { ...rest, [torch_dtype === undefined ? "dtype" : "torch_dtype"]: dtype };
   // a merged adapter may have given the output layer a weight of its own

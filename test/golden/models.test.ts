@@ -6,9 +6,11 @@ import { downloadSync, realize } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
 import type { Tensor } from "../../src/graph/node.ts";
-import type { CausalLM, CausalLMInputs, CausalLMOutput } from "../../src/models/causal-lm.ts";
+import type { CausalLM, CausalLMOutput } from "../../src/models/causal-lm.ts";
 import type { ConfigJson } from "../../src/models/llama-config.ts";
 import { createModel, models } from "../../src/models/registry.ts";
+import type { Seq2SeqLM, Seq2SeqOutput } from "../../src/models/seq2seq-lm.ts";
+import { taskOf } from "../../src/models/task.ts";
 import type { Module } from "../../src/nn/module.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
@@ -36,26 +38,28 @@ interface ModelCase {
 }
 
 /** A model of any kind, as far as it is run alike. */
-type AnyModel = Module & { forward(inputs: CausalLMInputs): CausalLMOutput };
+type AnyModel = Module & { forward(inputs: Readonly<Record<string, Tensor>>): CausalLMOutput & Partial<Seq2SeqOutput> };
 
 type Stored = Awaited<ReturnType<typeof goldenTensors>>;
 
-const toInputs = (stored: Stored) => ({
-  inputIds: toTensor(stored.get("in.input_ids")!),
-  attentionMask: toTensor(stored.get("in.attention_mask")!),
-  labels: toTensor(stored.get("in.labels")!),
-});
+/** `in.input_ids` and so on, under the names that they have here. */
+const toInputs = (stored: Stored): Readonly<Record<string, Tensor>> =>
+  Object.fromEntries(
+    [...stored].flatMap(([key, tensor]) =>
+      key.startsWith("in.") ? [[key.slice(3).replace(/_(.)/g, (_, letter) => letter.toUpperCase()), toTensor(tensor)]] : [],
+    ),
+  );
 
-/** One number per token as one per value, so that only real tokens are compared; of values per text, all are. */
+/** One number per token as one per value, so that only real tokens are compared; of values that are not per token, all are. */
 function maskOf(stored: Stored, want: { readonly shape: readonly number[]; readonly data: { length: number } }): Int32Array {
-  if (want.shape.length < 3) return new Int32Array(want.data.length).fill(1);
-  const mask = stored.get("in.attention_mask")!.data;
-  const width = want.data.length / mask.length;
-  return Int32Array.from({ length: want.data.length }, (_, i) => mask[Math.floor(i / width)]!);
+  const mask = stored.get("in.attention_mask");
+  const width = want.shape.at(-1)!;
+  if (mask?.shape.join() !== want.shape.slice(0, -1).join()) return new Int32Array(want.data.length).fill(1);
+  return Int32Array.from({ length: want.data.length }, (_, i) => mask.data[Math.floor(i / width)]!);
 }
 
 async function checkForward(model: AnyModel, stored: Stored): Promise<void> {
-  const { logits, loss, hiddenStates } = model.forward(toInputs(stored));
+  const { logits, loss, hiddenStates, encoderLastHiddenState } = model.forward(toInputs(stored));
   const entries = [...model.namedParameters()].filter(([name]) => stored.has(`grad.${name}`));
   const wanted = [...stored.keys()].filter((key) => key.startsWith("grad."));
   expect(entries.map(([name]) => `grad.${name}`).sort()).toEqual(wanted.sort());
@@ -70,11 +74,14 @@ async function checkForward(model: AnyModel, stored: Stored): Promise<void> {
     const hidden = stored.get(`hidden.${i}`)!;
     await expectClose(`hidden state ${i}`, state, hidden, { ...close, mask: maskOf(stored, hidden) });
   }
+  expect(stored.has(`hidden.${hiddenStates.length}`)).toBe(false);
+  const read = stored.get("encoder_last_hidden");
+  if (read) await expectClose("encoder", encoderLastHiddenState!, read, { ...close, mask: maskOf(stored, read) });
   for (const [name, parameter] of entries)
     await expectClose(`gradient of ${name}`, gradients.get(parameter)!, stored.get(`grad.${name}`)!, { rtol: 1e-3, atol: 1e-5 });
 }
 
-async function checkGeneration(model: CausalLM, stored: Stored): Promise<void> {
+async function checkGeneration(model: CausalLM | Seq2SeqLM, stored: Stored): Promise<void> {
   const rows = (key: string): number[][] => {
     const { shape, data } = stored.get(key)!;
     const width = shape[shape.length - 1]!;
@@ -87,10 +94,11 @@ async function checkGeneration(model: CausalLM, stored: Stored): Promise<void> {
     return outputs;
   };
   for (const kind of ["gen", "gen_batch"]) {
+    if (!stored.has(`${kind}.prompt`)) continue;
     const padded = rows(`${kind}.prompt`);
     const mask = stored.has(`${kind}.mask`) ? rows(`${kind}.mask`) : padded.map((row) => row.map(() => 1));
     const prompts = padded.map((row, i) => row.filter((_, t) => mask[i]![t] === 1));
-    const want = rows(`${kind}.output`).map((row) => row.slice(padded[0]!.length));
+    const want = rows(`${kind}.output`).map((row) => row.slice("answering" in model ? 1 : padded[0]!.length));
     expect(await continued(prompts, want[0]!.length), kind).toEqual(want);
   }
 }
@@ -98,15 +106,15 @@ async function checkGeneration(model: CausalLM, stored: Stored): Promise<void> {
 async function checkTraining(model: AnyModel, stored: Stored, settings: NonNullable<ModelCase["full_finetune"]>): Promise<void> {
   const { lr, betas, eps, weight_decay: weightDecay, losses } = settings;
   const optimizer = new AdamW(model.trainableParameters(), { lr, betas, eps, weightDecay });
-  const { inputIds, attentionMask, labels } = toInputs(stored);
-  const step = compile((ids: Tensor, mask: Tensor, targets: Tensor) => {
-    const loss = model.forward({ inputIds: ids, attentionMask: mask, labels: targets }).loss!;
+  const inputs = toInputs(stored);
+  const step = compile((...values: Tensor[]) => {
+    const loss = model.forward(Object.fromEntries(Object.keys(inputs).map((key, i) => [key, values[i]!]))).loss!;
     optimizer.step(gradientsOf(loss, model.trainableParameters()));
     return loss;
   });
   const got: number[] = [];
   for (const _ of losses) {
-    const loss = step(inputIds, attentionMask, labels);
+    const loss = step(...Object.values(inputs));
     realize([loss]);
     got.push(downloadSync(loss)[0]!);
   }
@@ -125,11 +133,13 @@ function modelCase({ name, architecture }: { readonly name: string; readonly arc
   const folder = join(goldenFolder, "models", name);
   const run = async () => {
     const stored = await goldenTensors("models", name, "expected.safetensors");
-    const { model } = await loadModel(folder);
+    const { model: loaded } = await loadModel(folder, { task: taskOf(architecture)! });
+    const model = loaded as Module as AnyModel;
     await checkForward(model, stored);
-    if (stored.has("gen.prompt")) await checkGeneration(model, stored);
+    if (stored.has("gen.prompt")) await checkGeneration(loaded as CausalLM | Seq2SeqLM, stored);
     if (existsSync(join(folder, "config.legacy.json"))) {
-      const legacy = createModel(readGolden<ConfigJson>("models", name, "config.legacy.json")!);
+      const config = readGolden<ConfigJson>("models", name, "config.legacy.json")!;
+      const legacy = createModel(config, { task: taskOf(architecture)! }) as Module as AnyModel;
       await loadCheckpoint(legacy, await openCheckpoint(folder));
       const want = stored.get("logits")!;
       const { logits } = legacy.forward(toInputs(stored));

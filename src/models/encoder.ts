@@ -1,0 +1,83 @@
+/** What models that look at a whole text or image at once have in common. */
+import { ShapeError } from "../errors.ts";
+import { reshape, sliceAxis } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { type AttendOptions, attend } from "../nn/attention.ts";
+import { dropout } from "../nn/dropout.ts";
+import type { Module } from "../nn/module.ts";
+import { checkTextInputs, type TextInputs } from "./causal-lm.ts";
+
+/** Tokens that all see each other, and what is known about them. */
+export interface EncoderInputs extends Omit<TextInputs, "cache"> {
+  /** [B, T] int32: which of the texts that were put together a token is of; 0 for all when absent. */
+  readonly tokenTypeIds?: Tensor;
+}
+
+/** What a model is without its output layers. */
+export interface EncoderStates {
+  /** [B, T, C] */
+  readonly lastHiddenState: Tensor;
+  /** The embeddings, then the state after each layer. */
+  readonly hiddenStates: readonly Tensor[];
+}
+
+/**
+ * Attention per head.
+ *
+ * @param q     [B, Tq, H·D]
+ * @param k     [B, Tk, H·D]
+ * @param v     [B, Tk, H·E]
+ * @param heads H
+ * @param options.dropout probability with which weights are dropped; 0 outside of training
+ * @returns     [B, Tq, H·E]
+ */
+export function attendHeads(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  heads: number,
+  { dropout: p = 0, ...options }: Omit<AttendOptions, "dropout"> & { readonly dropout?: number } = {},
+): Tensor {
+  const split = (x: Tensor) => reshape(x, [x.shape[0] as number, x.shape[1] as number, heads, -1]);
+  const dropped = p > 0 ? { dropout: (weights: Tensor) => dropout(weights, p) } : {};
+  const y = attend(split(q), split(k), split(v), { ...options, ...dropped });
+  return reshape(y, [...y.shape.slice(0, 2), -1]);
+}
+
+/** So many layers, made one after the other, so that a config.json with far too many is found out on the way. */
+export function layers<Made extends Module>(count: number, make: (layer: number) => Made): Made[] {
+  const made: Made[] = [];
+  for (let i = 0; i < count; i++) made.push(make(i));
+  return made;
+}
+
+/** Runs the blocks one after the other. @param x [B, T, C], the embeddings */
+export function encode(
+  x: Tensor,
+  blocks: readonly { forward(x: Tensor, keyMask?: Tensor): Tensor }[],
+  keyMask?: Tensor,
+): EncoderStates {
+  const hiddenStates = [x];
+  let y = x;
+  for (const block of blocks) hiddenStates.push((y = block.forward(y, keyMask)));
+  return { lastHiddenState: y, hiddenStates };
+}
+
+/** The state of the first token, which stands for all: [B, T, C] → [B, C]. */
+export const firstToken = (states: Tensor): Tensor =>
+  reshape(sliceAxis(states, 1, 0, 1), [states.shape[0] as number, states.shape[2] as number]);
+
+/**
+ * @param context tokens for which positions were learned
+ * @throws {ShapeError} when ids, mask, positions or types are not all [B, T], or T is more than `context`
+ */
+export function checkEncoderInputs(operation: string, inputs: EncoderInputs, context: number): void {
+  checkTextInputs(operation, inputs);
+  const time = inputs.inputIds.shape[1] as number;
+  if (time > context)
+    throw new ShapeError(`${time} tokens are more than the ${context} positions that this model has learned.`, {
+      operation,
+      expected: context,
+      got: time,
+    });
+}

@@ -1,0 +1,88 @@
+/** What models are for: by the ending of a class's name at Hugging Face, what goes in and what comes out. */
+import type { Tensor } from "../graph/node.ts";
+import { crossEntropy } from "../nn/loss.ts";
+import type { Module } from "../nn/module.ts";
+import type { CausalLM } from "./causal-lm.ts";
+import type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
+import type { EncoderInputs } from "./encoder.ts";
+import type { Seq2SeqLM } from "./seq2seq-lm.ts";
+
+/** What a model that judges every token takes. */
+export interface TokenInputs extends EncoderInputs {
+  /** [B, T] int32: the word or class of each token; −100 is not judged. */
+  readonly labels?: Tensor;
+}
+
+/** What it gives. */
+export interface TokenOutput {
+  /** [B, T, words] or [B, T, classes] */
+  readonly logits: Tensor;
+  /** Mean cross-entropy per judged token; there when labels were given. */
+  readonly loss?: Tensor;
+  /** The embeddings, then the state after each layer. All [B, T, C]. */
+  readonly hiddenStates: readonly Tensor[];
+}
+
+/** Logits of all tokens, and the loss if there are labels. */
+export const tokenOutput = (logits: Tensor, labels: Tensor | undefined, hiddenStates: readonly Tensor[]): TokenOutput => ({
+  logits,
+  hiddenStates,
+  ...(labels ? { loss: crossEntropy(logits, labels) } : {}),
+});
+
+/** A model that gives logits of the words at every place, of use where they are hidden. */
+export interface MaskedLM extends Module {
+  forward(inputs: TokenInputs): TokenOutput;
+}
+
+/** A model that puts every token into a class. */
+export interface TokenClassifier extends Module {
+  forward(inputs: TokenInputs): TokenOutput;
+}
+
+/** What a model that puts whole texts into classes takes. */
+export interface SequenceInputs extends EncoderInputs, Pick<ClassifierInputs, "labels"> {}
+
+/** A model that puts whole texts into classes. */
+export interface SequenceClassifier extends Module {
+  forward(inputs: SequenceInputs): ClassifierOutput;
+}
+
+/** What a model that puts images into classes takes. */
+export interface ImageInputs extends Pick<ClassifierInputs, "labels"> {
+  /** [B, channels, height, width], normalised as the model was trained */
+  readonly pixelValues: Tensor;
+}
+
+/** A model that puts images into classes. */
+export interface ImageClassifier extends Module {
+  forward(inputs: ImageInputs): ClassifierOutput;
+}
+
+/** The interface of each kind of model. */
+export interface ModelByTask {
+  readonly CausalLM: CausalLM;
+  readonly MaskedLM: MaskedLM;
+  readonly SequenceClassification: SequenceClassifier;
+  readonly TokenClassification: TokenClassifier;
+  readonly ImageClassification: ImageClassifier;
+  readonly Seq2SeqLM: Seq2SeqLM;
+}
+
+/** What a model is for. */
+export type Task = keyof ModelByTask;
+
+/** What a class is for, by its name at Hugging Face; `undefined` for what there is no interface for. */
+export function taskOf(architecture: string): Task | undefined {
+  const [task] = endings.find(([, ending]) => ending.test(architecture)) ?? [];
+  return task;
+}
+
+const endings: readonly (readonly [Task, RegExp])[] = [
+  ["CausalLM", /ForCausalLM$|LMHeadModel$/],
+  ["MaskedLM", /ForMaskedLM$/],
+  ["SequenceClassification", /ForSequenceClassification$/],
+  ["TokenClassification", /ForTokenClassification$/],
+  ["ImageClassification", /ForImageClassification$/],
+  ["Seq2SeqLM", /ForConditionalGeneration$/],
+];

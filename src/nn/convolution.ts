@@ -1,0 +1,72 @@
+/** Convolution layers. */
+import type { Tensor } from "../graph/node.ts";
+import { type ConvolutionOptions, conv1d, conv2d, conv3d } from "../tensor/convolution.ts";
+import { kaimingUniform, uniform } from "./init.ts";
+import type { LinearOptions } from "./linear.ts";
+import { Module, Parameter } from "./module.ts";
+
+/** How a convolution moves over its input, and how it starts. */
+export interface ConvolutionLayerOptions extends ConvolutionOptions, Pick<LinearOptions, "init" | "initBias"> {
+  readonly bias?: boolean;
+}
+
+/** A convolution over so many axes; see its subclasses. */
+export abstract class Convolution extends Module {
+  /** [O, C / groups, ...kernel] */
+  readonly weight: Parameter;
+  /** [O] */
+  readonly bias: Parameter | null;
+  /** Stride, padding, dilation and groups. */
+  readonly options: ConvolutionOptions;
+  readonly #convolve: typeof conv2d;
+
+  /**
+   * @param convolve   the function of so many axes
+   * @param kernelSize one number for all axes, or one for each
+   */
+  protected constructor(
+    convolve: typeof conv2d,
+    axes: number,
+    inChannels: number,
+    outChannels: number,
+    kernelSize: number | readonly number[],
+    { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }), initBias, ...options }: ConvolutionLayerOptions,
+  ) {
+    super();
+    const kernel = typeof kernelSize === "number" ? new Array<number>(axes).fill(kernelSize) : kernelSize;
+    const shape = [outChannels, inChannels / (options.groups ?? 1), ...kernel];
+    const bound = 1 / Math.sqrt(shape.slice(1).reduce((product, size) => product * size, 1));
+    this.weight = Parameter.from(init(shape), shape);
+    this.bias = bias ? Parameter.from((initBias ?? uniform(-bound, bound))([outChannels]), [outChannels]) : null;
+    this.options = options;
+    this.#convolve = convolve;
+  }
+
+  /** [N, C, ...spatial] → [N, O, ...spatial] */
+  forward(x: Tensor): Tensor {
+    return this.#convolve(x, this.weight.value, this.bias ? this.bias.value : null, this.options);
+  }
+}
+
+type Kernel = number | readonly number[];
+
+/** [N, C, T] → [N, O, T′], as PyTorch's. */
+export class Conv1d extends Convolution {
+  constructor(inChannels: number, outChannels: number, kernelSize: Kernel, options: ConvolutionLayerOptions = {}) {
+    super(conv1d, 1, inChannels, outChannels, kernelSize, options);
+  }
+}
+
+/** [N, C, H, W] → [N, O, H′, W′], as PyTorch's. */
+export class Conv2d extends Convolution {
+  constructor(inChannels: number, outChannels: number, kernelSize: Kernel, options: ConvolutionLayerOptions = {}) {
+    super(conv2d, 2, inChannels, outChannels, kernelSize, options);
+  }
+}
+
+/** [N, C, D, H, W] → [N, O, D′, H′, W′], as PyTorch's. */
+export class Conv3d extends Convolution {
+  constructor(inChannels: number, outChannels: number, kernelSize: Kernel, options: ConvolutionLayerOptions = {}) {
+    super(conv3d, 3, inChannels, outChannels, kernelSize, options);
+  }
+}
