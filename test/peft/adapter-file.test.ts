@@ -167,9 +167,9 @@ onEveryDevice(() => {
 
     it("that ask for what is not there are refused by the option's name", async () => {
       await saveAdapter(trained(), folder);
-      await rewriteConfig({ use_dora: true });
-      await expect(loadAdapter(new SmallModel(), folder)).rejects.toThrow("lora: `useDora` (= true) is not implemented.");
-      await rewriteConfig({ use_dora: false, peft_type: "LORRA" });
+      await rewriteConfig({ use_qalora: true });
+      await expect(loadAdapter(new SmallModel(), folder)).rejects.toThrow("lora: `useQalora` (= true) is not implemented.");
+      await rewriteConfig({ use_qalora: false, peft_type: "LORRA" });
       await expect(loadAdapter(new SmallModel(), folder)).rejects.toThrow(
         'has the unknown `peft_type` "LORRA". Did you mean "LORA"?',
       );
