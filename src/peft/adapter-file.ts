@@ -60,7 +60,8 @@ export async function saveAdapter(
   if (method.shared?.saved?.(config) ?? true)
     for (const [key, parameter] of Object.entries(shared)) await put(sharedPath, method.shared?.files[key] as string, parameter);
   for (const [path, { copies }] of saved)
-    for (const [key, parameter] of copies.get(name) as ReadonlyMap<string, Parameter>) await put(path, key, parameter);
+    for (const [key, parameter] of copies.get(name) as ReadonlyMap<string, Parameter>)
+      await put(path, wholeFile({ method, config }, path, key), parameter);
   for (const [path, parameter] of biases) await put(...biasPlace(path, layers), parameter);
   const complete = { ...config, ...(baseModel === undefined ? {} : { baseModelNameOrPath: baseModel }) };
   const schema: ConfigSchema = method.schema;
@@ -76,6 +77,13 @@ const doubledBias = /\.(modules_to_save|original_module)\.(.+\.)?bias$/;
 
 /** The name in the file, which does not tell the adapter's. */
 const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${liveName(file, "_")}`, "_");
+
+/** The name of a parameter of a module that is trained as a whole: as in the model where `modulesToSave` means the module. */
+export function wholeFile(adapter: AnyAdapterConfig, path: string, key: string): string {
+  const listed = (adapter.config["modulesToSave"] ?? []) as readonly string[];
+  const { whole } = adapter.method;
+  return whole === undefined || listed.some((name) => path.endsWith(name)) ? key : `${whole}.${key}`;
+}
 
 /** A layer's path and the name of its bias, which in an adapted layer is one of the layer under the adapter. */
 function biasPlace(path: string, adapted: { has(path: string): boolean }): [path: string, file: string] {
@@ -154,11 +162,17 @@ interface Wanted {
 }
 
 /** Parameters of the model that are trained as they are, by their paths in it: found and checked, not read yet. */
-function findWholes({ saved, biases, layers }: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
+function findWholes(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
+  const { saved, biases, layers } = plan;
   const adapted = new Set(layers.map(({ path }) => path));
   const places = [
     ...[...saved].flatMap(([path, module]) =>
-      [...module.namedParameters()].map(([name, { shape }]) => ({ path, file: name, whole: `${path}.${name}`, shape })),
+      [...module.namedParameters()].map(([name, { shape }]) => ({
+        path,
+        file: wholeFile(plan, path, name),
+        whole: `${path}.${name}`,
+        shape,
+      })),
     ),
     ...[...biases].map(([whole, { shape }]) => {
       const [path, file] = biasPlace(whole, adapted);

@@ -111,13 +111,17 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
     throw new ConfigError("adapters are merged into this model's weights.", { operation: "attach", hint: "Call unmerge first." });
   const modules = baseModules(model);
   const kinds = Object.keys(method.layers) as LayerKind[];
-  const saved = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);
+  const others = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);
   const outputPath = ["lm_head", "embed_out"].find((path) => modules.has(path));
-  const facts = { modules, modelType, outputPath, saved };
-  const targets = chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets);
-  if (adapted) refuseOverlap(adapted, targets.paths, [...saved.keys()]);
+  const facts = { modules, modelType, outputPath, saved: others };
+  const trainsWhole = method.whole !== undefined;
+  const targets = chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
+  const paths = trainsWhole ? [] : targets.paths;
+  const wholes = trainsWhole ? targets.paths.map((path) => [path, modules.get(path) as Module] as const) : [];
+  const saved = new Map([...others, ...wholes]);
+  if (adapted) refuseOverlap(adapted, paths, [...saved.keys()]);
   const unused = new Map<string, Set<string>>();
-  const layers = targets.paths.map((path): PlannedLayer => {
+  const layers = paths.map((path): PlannedLayer => {
     const module = modules.get(path) as Layer;
     const facts = kindOf(module) as KindOfLayer;
     const base = describe(module, facts, path);
@@ -145,7 +149,7 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
         config,
       ) ?? {},
     saved,
-    biases: trainedBiases(modules, config["bias"], targets.paths, [...saved.keys()], adapted),
+    biases: trainedBiases(modules, config["bias"], paths, [...saved.keys()], adapted),
     warnings: [...targets.warnings, ...warnings],
   };
 }
@@ -207,7 +211,8 @@ export function install(
   const { method, config, warnings } = plan;
   const before = adaptersOf(model);
   // everything that may fail comes before the first change
-  const shared = makeParameters(plan.shared, starts.shared(), plan.layers[0] as PlannedLayer);
+  const [first] = plan.layers; // none where whole modules are trained
+  const shared = first ? makeParameters(plan.shared, starts.shared(), first) : {};
   const made = plan.layers.map((layer) => {
     const { values, weight } = starts.layer(layer);
     return { layer, parameters: makeParameters(layer.specs, values, layer), weight };

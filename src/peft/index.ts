@@ -29,6 +29,7 @@ export { gralora } from "./methods/gralora.ts";
 export { hira } from "./methods/hira.ts";
 export { hra } from "./methods/hra.ts";
 export { ia3 } from "./methods/ia3.ts";
+export { lnTuning } from "./methods/ln-tuning.ts";
 export { loha } from "./methods/loha.ts";
 export { lokr } from "./methods/lokr.ts";
 export { type LoraConfig, lora } from "./methods/lora.ts";

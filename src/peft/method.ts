@@ -137,6 +137,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** What is added to the loss. @param layers the values of each adapted layer */
   penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;
+  /** The targets, of any class, are trained as a whole; in the file this stands before their parameters' names. `layers` is empty then. */
+  readonly whole?: string;
   readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };
   /** Options for the laws to try on a layer of these sizes, or of multiples of them; targets are theirs. `null` where none fit. */
   samples(draw: Draw, layer: { readonly in: number; readonly out: number }): Partial<Config> | null;

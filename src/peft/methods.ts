@@ -10,6 +10,7 @@ import { gralora } from "./methods/gralora.ts";
 import { hira } from "./methods/hira.ts";
 import { hra } from "./methods/hra.ts";
 import { ia3 } from "./methods/ia3.ts";
+import { lnTuning } from "./methods/ln-tuning.ts";
 import { loha } from "./methods/loha.ts";
 import { lokr } from "./methods/lokr.ts";
 import { lora } from "./methods/lora.ts";
@@ -39,6 +40,7 @@ export const methods = {
   gralora,
   delora,
   vblora,
+  lnTuning,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

@@ -48,6 +48,7 @@ const refuse = (problem: string, got: unknown, hint?: string): never => {
 /**
  * @param kinds  kinds of layer that the method can change
  * @param table  default targets by model type
+ * @param anyModule whether the method can change whatever there is
  * @throws {ConfigError} when nothing matches, or something matches that the method cannot change
  */
 export function chooseTargets(
@@ -55,6 +56,7 @@ export function chooseTargets(
   given: Partial<TargetOptions>,
   kinds: readonly LayerKind[],
   table: Readonly<Record<string, readonly string[] | string>> = defaultTargets,
+  anyModule = false,
 ): Targets {
   const options: TargetOptions = { ...absent, ...given };
   checkLayers(options);
@@ -86,7 +88,7 @@ export function chooseTargets(
   for (const path of paths) {
     const module = model.modules.get(path) as Module;
     const kind = kindOf(module)?.kind;
-    if (kind === undefined || !kinds.includes(kind))
+    if (!anyModule && (kind === undefined || !kinds.includes(kind)))
       refuse(
         `${path} is a ${module.constructor.name}, which this method cannot adapt; it adapts: ${kinds.join(", ")}.`,
         path,

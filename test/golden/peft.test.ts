@@ -12,6 +12,7 @@ import { createModel, models } from "../../src/models/registry.ts";
 import type { Parameter } from "../../src/nn/module.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
+import { wholeFile } from "../../src/peft/adapter-file.ts";
 import { liveName } from "../../src/peft/adapter-layer.ts";
 import {
   type Adapter,
@@ -110,7 +111,8 @@ function logitMask(mask: { readonly data: ArrayLike<number> }, want: { readonly 
 }
 
 /** Parameters of an adapter by their names in its file. */
-function fileParameters({ name, method: whole, layers, shared, saved, biases }: Adapter): Map<string, Parameter> {
+function fileParameters(adapter: Adapter): Map<string, Parameter> {
+  const { name, method: whole, layers, shared, saved, biases } = adapter;
   const found = new Map<string, Parameter>();
   for (const [key, parameter] of Object.entries(shared)) found.set(`base_model.${whole.shared?.files[key]}`, parameter);
   for (const [path, layer] of layers) {
@@ -119,7 +121,8 @@ function fileParameters({ name, method: whole, layers, shared, saved, biases }: 
       found.set(toFileKey(`${path}.${liveName(method.files[key]!, name)}`, name), parameter);
   }
   for (const [path, { copies }] of saved)
-    for (const [key, parameter] of copies.get(name)!) found.set(toFileKey(`${path}.${key}`, ""), parameter);
+    for (const [key, parameter] of copies.get(name)!)
+      found.set(toFileKey(`${path}.${wholeFile(adapter, path, key)}`, ""), parameter);
   for (const [path, parameter] of biases)
     found.set(
       toFileKey(layers.has(path.slice(0, -".bias".length)) ? path.replace(/bias$/, "base_layer.bias") : path, ""),
