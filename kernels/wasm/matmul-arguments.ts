@@ -50,6 +50,8 @@ export const argument = {
   bBatch: 22,
   cBatch: 25,
   dBatch: 28,
+  /** Values of k that are packed at once. */
+  depthBlock: 31,
 } as const;
 
 export const argumentWords = 32;
@@ -57,6 +59,7 @@ export const argumentWords = 32;
 /** One task's part of the product; pointers stand at its first element. */
 export interface Task {
   readonly K: Integer;
+  readonly depthBlock: Integer;
   readonly rows: Integer;
   readonly columns: Integer;
   readonly a: Integer;
@@ -110,6 +113,7 @@ export function beginTask(f: KernelBuilder, variant: MatmulVariant): Task {
   const inRow = (stride: Integer): Expression => ["i32.add", ["i32.mul", row, stride], ["i32.mul", column, 4]];
   return {
     K: integer(word(argument.K)),
+    depthBlock: integer(word(argument.depthBlock)),
     rows: integer(smaller(rowBlock, integer(["i32.sub", word(argument.M), row]))),
     columns: integer(smaller(columnBlock, integer(["i32.sub", word(argument.N), column]))),
     a: pointer(argument.a, argument.aBatch, ["i32.mul", row, variant.a === "rows" ? aStride : 4]),

@@ -2,8 +2,8 @@
  * Matrix product by register tiles: B is packed into panels 8 columns wide that stay in the first-level cache, and each panel meets
  * the rows of A six at a time, so that 12 accumulators of four lanes keep both multiply units busy. The loop over k is not unrolled:
  * V8 then runs out of registers (`findings/wasm.md`). Every element is a sum of chains of multiply-adds in the order of k, one for
- * each 256 values of k, however rows and columns are cut: results do not depend on how the work was split, and rounding errors
- * grow with √256 inside of a chain, not with √K.
+ * each block of at most 352 values of k, however rows and columns are cut: results do not depend on how the work was split, and
+ * rounding errors grow with √352 inside of a chain, not with √K.
  */
 import { type Expression, type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import {
@@ -20,8 +20,8 @@ import { SimdBasics } from "./simd-basics.ts";
 
 export const tileRows = 6;
 export const panelColumns = 8;
-/** Depth of a packed panel: 8 columns × 256 × 4 bytes = 8 KiB beside 6 KiB of A in a first-level cache of 32 KiB. */
-export const depthBlock = 256;
+/** Deepest packed panel: 8 columns × 352 × 4 bytes = 11 KiB beside 8 KiB of A in a first-level cache of 32 KiB. */
+const depthLimit = 352;
 
 /** Rows that meet one panel after the other: 48 × 256 × 4 bytes of A stay in a second-level cache. */
 const stripRows = 48;
@@ -38,9 +38,12 @@ const lineBytes = 64;
 
 const roundUp = (value: number, step: number): number => Math.ceil(value / step) * step;
 
+/** Values of k that are packed at once: K in equal parts, so that no round over C is for a few of them. */
+export const depthBlockOf = (K: number): number => roundUp(Math.ceil(K / Math.max(1, Math.ceil(K / depthLimit))), 4);
+
 /** Bytes of scratch that a thread needs for blocks of these sizes. */
 export function tileScratchBytes(variant: MatmulVariant, rowBlock: number, columnBlock: number, K: number): number {
-  const depth = roundUp(Math.min(K, depthBlock), 4);
+  const depth = depthBlockOf(K);
   const packedA = variant.a === "columns" ? roundUp(rowBlock, 4) * (depth * 4 + lineBytes) : 0;
   return packedOffset + Math.ceil(columnBlock / panelColumns) * (depth * panelRowBytes + lineBytes) + packedA;
 }
@@ -56,7 +59,7 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
 
   const f = module.function(name, ["i32", "i32", "i32"]);
   const task = beginTask(f, variant);
-  const { K, rows, columns, scratch } = task;
+  const { K, depthBlock, rows, columns, scratch } = task;
   const integer = () => f.local("i32");
   f.memoryFill(scratch, 0, tileOffset);
   if (variant.addend === "column") fillFromColumn(f, task);

@@ -14,7 +14,7 @@
 import { ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import { features } from "../../src/devices/wasm/features.ts";
 import { argument, argumentWords, bytesOfB, type MatmulVariant } from "./matmul-arguments.ts";
-import { emitTiles, panelColumns, tileRows, tileScratchBytes } from "./matmul-tiles.ts";
+import { depthBlockOf, emitTiles, panelColumns, tileRows, tileScratchBytes } from "./matmul-tiles.ts";
 import { emitVector, vectorRows, vectorScratchBytes } from "./matmul-vector.ts";
 
 export { argumentWords as matmulArgumentWords, type MatmulVariant } from "./matmul-arguments.ts";
@@ -123,6 +123,7 @@ export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan 
   set(argument.bBatch, ...b.batch.map((stride) => bBytes * stride));
   set(argument.cBatch, ...c.batch.map((stride) => 4 * stride));
   set(argument.dBatch, ...(addend?.batch ?? [0, 0, 0]).map((stride) => 4 * stride));
+  set(argument.depthBlock, depthBlockOf(K));
   return {
     variant,
     key: Object.values(variant).join(" "),
