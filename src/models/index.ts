@@ -30,6 +30,7 @@ export { Qwen3ForCausalLM } from "./qwen3.ts";
 export { createModel, models } from "./registry.ts";
 export { RobertaForSequenceClassification } from "./roberta.ts";
 export type { Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
+export { type T5Config, T5ForConditionalGeneration, t5Config } from "./t5.ts";
 export {
   type ImageClassifier,
   type ImageInputs,

@@ -16,6 +16,7 @@ import { Phi3ForCausalLM } from "./phi3.ts";
 import { Qwen2ForCausalLM } from "./qwen2.ts";
 import { Qwen3ForCausalLM } from "./qwen3.ts";
 import { RobertaForSequenceClassification } from "./roberta.ts";
+import { T5ForConditionalGeneration } from "./t5.ts";
 import { type ModelByTask, type Task, taskOf } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
 
@@ -48,6 +49,7 @@ export const models = {
   qwen2: { Qwen2ForCausalLM },
   qwen3: { Qwen3ForCausalLM },
   roberta: { RobertaForSequenceClassification },
+  t5: { T5ForConditionalGeneration },
   vit: { ViTForImageClassification },
 } as const satisfies Record<string, ModelClasses>;
 

@@ -32,4 +32,5 @@ export {
 export { GatedMLP, type GatedMLPOptions, swiglu } from "./mlp.ts";
 export { group, type Layer, Module, Parameter } from "./module.ts";
 export { LayerNorm, layerNorm, RMSNorm, rmsNorm } from "./norm.ts";
+export { type RelativeBucketOptions, relativeBuckets } from "./relative-position.ts";
 export { type RopeParameters, type RopeType, Rotary, type RotaryTables, rotaryAngles, rotate } from "./rotary.ts";

@@ -1,0 +1,362 @@
+/**
+ * T5: an encoder and a decoder whose attention knows positions by a learned bias for each distance. Queries are not scaled.
+ * @see https://arxiv.org/abs/1910.10683
+ */
+import { realize } from "../compile/program.ts";
+import { add, mul } from "../graph/elementwise.ts";
+import { permute, reshape } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
+import { activation } from "../nn/activation.ts";
+import type { AttendOptions } from "../nn/attention.ts";
+import { Dropout } from "../nn/dropout.ts";
+import { Embedding } from "../nn/embedding.ts";
+import { type Initializer, normal } from "../nn/init.ts";
+import { Linear } from "../nn/linear.ts";
+import { group, type Layer, Module } from "../nn/module.ts";
+import { RMSNorm } from "../nn/norm.ts";
+import { relativeBuckets } from "../nn/relative-position.ts";
+import { type CacheUpdate, KeyValueCache } from "./cache.ts";
+import type { CausalLMInputs, CausalLMOutput } from "./causal-lm.ts";
+import type { CheckpointNames } from "./checkpoint-name.ts";
+import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { beginPass, causalOutput } from "./decoder.ts";
+import { attendHeads, layers } from "./encoder.ts";
+import {
+  type Answering,
+  checkSeq2SeqInputs,
+  type Seq2SeqInputs,
+  type Seq2SeqLM,
+  type Seq2SeqOutput,
+  shiftRight,
+} from "./seq2seq-lm.ts";
+
+/** What of a config.json matters for computing, in camelCase. */
+export type T5Config = ReturnType<typeof t5Config>;
+
+/** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
+export function t5Config(json: ConfigJson) {
+  const config = new ConfigReader(json, "t5", { pad_token_id: 0, decoder_start_token_id: 0 });
+  config.fixed("is_encoder_decoder", true);
+  const projection = config.text("feed_forward_proj", "relu");
+  const isGated = projection.startsWith("gated-");
+  const act = projection.replace(/^gated-/, "");
+  const numBuckets = config.count("relative_attention_num_buckets", 32);
+  if (numBuckets < 4) config.refuse("relative_attention_num_buckets", numBuckets, "must be at least 4");
+  const maxDistance = config.count("relative_attention_max_distance", 128);
+  if (maxDistance <= numBuckets / 2)
+    config.refuse(
+      "relative_attention_max_distance",
+      maxDistance,
+      `must be above half of relative_attention_num_buckets (= ${numBuckets})`,
+    );
+  const numLayers = config.count("num_layers");
+  const tieWordEmbeddings = config.flag("tie_word_embeddings", true);
+  activation(act);
+  return {
+    modelType: "t5",
+    vocabSize: config.count("vocab_size"),
+    dModel: config.count("d_model"),
+    dKv: config.count("d_kv", 64),
+    dFf: config.count("d_ff"),
+    numLayers,
+    numDecoderLayers: config.count("num_decoder_layers", numLayers),
+    numHeads: config.count("num_heads"),
+    numBuckets,
+    maxDistance,
+    dropoutRate: config.probability("dropout_rate", 0.1),
+    layerNormEpsilon: config.number("layer_norm_epsilon", 1e-6),
+    initializerFactor: config.number("initializer_factor", 1),
+    isGated,
+    // the name that was given to another function before there were two
+    denseActFn: isGated && act === "gelu" ? "gelu_new" : act,
+    tieWordEmbeddings,
+    // T5 1.1 neither ties nor scales; transformers 5 writes that it ties but does not scale
+    scaleDecoderOutputs: config.flag("scale_decoder_outputs", tieWordEmbeddings),
+    padTokenId: config.token("pad_token_id") ?? 0,
+    decoderStartTokenId: config.token("decoder_start_token_id") ?? 0,
+  };
+}
+
+/** First values of a matrix whose sums have so many terms. */
+type Draw = (terms: number) => Initializer;
+/** Keys and values that are looked at, [B, S, H·D] each. */
+interface Memory {
+  readonly keys: Tensor;
+  readonly values: Tensor;
+}
+/** What all blocks of one forward pass share. */
+interface T5Pass {
+  readonly attention: AttendOptions;
+  /** What is written into the cache, if there is one. */
+  readonly update: CacheUpdate | null;
+  /** Of the text that was read, for each block of a decoder. */
+  readonly memories: readonly Memory[];
+  readonly memoryMask?: Tensor | undefined;
+}
+
+const norm = ({ dModel, layerNormEpsilon: eps }: T5Config): RMSNorm => new RMSNorm(dModel, { eps });
+const whole = (value: number): Tensor => constant(value, [], "int32");
+
+/** Attention to the text itself or to another. */
+export class T5Attention extends Module {
+  q: Layer;
+  k: Layer;
+  v: Layer;
+  o: Layer;
+  /** A row for each bucket of distances, a column for each head; all blocks use that of the first. */
+  relative_attention_bias: Layer | null;
+  readonly #config: T5Config;
+
+  constructor(config: T5Config, draw: Draw, { hasBias = false } = {}) {
+    super();
+    const { dModel: C, dKv: D, numHeads: H, numBuckets } = config;
+    const layer = (into: number, out: number, terms: number): Layer => new Linear(into, out, { bias: false, init: draw(terms) });
+    this.#config = config;
+    this.q = layer(C, H * D, C * D);
+    this.k = layer(C, H * D, C);
+    this.v = layer(C, H * D, C);
+    this.o = layer(H * D, C, H * D);
+    this.relative_attention_bias = hasBias ? new Embedding(numBuckets, H, { init: draw(C) }) : null;
+  }
+
+  /** Keys and values of a text. @param states [B, S, C] */
+  memory(states: Tensor): Memory {
+    return { keys: this.k.forward(states), values: this.v.forward(states) };
+  }
+
+  /** x [B, T, C] looks at a memory → [B, T, C] */
+  forward(x: Tensor, { keys, values }: Memory, options: AttendOptions): Tensor {
+    const { numHeads, dropoutRate } = this.#config;
+    const p = this.training ? dropoutRate : 0;
+    return this.o.forward(attendHeads(this.q.forward(x), keys, values, numHeads, { ...options, scale: 1, dropout: p }));
+  }
+
+  /** What is added to the scores for distances, [1, H, Tq, Tk]. @param offset [] int32: key at which the first query stands */
+  bias(
+    queries: number,
+    keys: number,
+    { offset, isCausal }: { readonly offset?: Tensor | undefined; readonly isCausal: boolean },
+  ): Tensor {
+    const { numBuckets: buckets, maxDistance } = this.#config;
+    const chosen = relativeBuckets(queries, keys, { buckets, maxDistance, isCausal, offset });
+    return reshape(permute((this.relative_attention_bias as Layer).forward(chosen), [2, 0, 1]), [1, -1, queries, keys]);
+  }
+}
+
+/** x + dropout(body(norm(x))): what each step of a block is. */
+abstract class T5Step extends Module {
+  readonly layer_norm: RMSNorm;
+  readonly dropout: Dropout;
+
+  constructor(config: T5Config) {
+    super();
+    this.layer_norm = norm(config);
+    this.dropout = new Dropout(config.dropoutRate);
+  }
+
+  protected around(x: Tensor, body: (x: Tensor) => Tensor): Tensor {
+    return add(x, this.dropout.forward(body(this.layer_norm.forward(x))));
+  }
+}
+
+class T5LayerSelfAttention extends T5Step {
+  readonly SelfAttention: T5Attention;
+  readonly #config: T5Config;
+  readonly #layer: number;
+
+  constructor(config: T5Config, layer: number, draw: Draw) {
+    super(config);
+    this.#config = config;
+    this.#layer = layer;
+    this.SelfAttention = new T5Attention(config, draw, { hasBias: layer === 0 });
+  }
+
+  forward(x: Tensor, { attention, update }: T5Pass): Tensor {
+    const byHead = (y: Tensor) => reshape(y, [...y.shape.slice(0, 2), this.#config.numHeads, -1]);
+    const joined = (y: Tensor) => reshape(y, [...y.shape.slice(0, 2), -1]);
+    return this.around(x, (y) => {
+      const own = this.SelfAttention.memory(y);
+      if (!update) return this.SelfAttention.forward(y, own, attention);
+      const { keys, values } = update.write(this.#layer, byHead(own.keys), byHead(own.values));
+      return this.SelfAttention.forward(y, { keys: joined(keys), values: joined(values) }, attention);
+    });
+  }
+}
+
+class T5LayerCrossAttention extends T5Step {
+  readonly EncDecAttention: T5Attention;
+
+  constructor(config: T5Config, draw: Draw) {
+    super(config);
+    this.EncDecAttention = new T5Attention(config, draw);
+  }
+
+  forward(x: Tensor, memory: Memory, keyMask: Tensor | undefined): Tensor {
+    return this.around(x, (y) => this.EncDecAttention.forward(y, memory, keyMask ? { keyMask } : {}));
+  }
+}
+
+/** wo(act(wi(x))), or wo(act(wi_0(x)) ∘ wi_1(x)). */
+class T5LayerFF extends T5Step {
+  readonly DenseReluDense;
+  readonly #act: (x: Tensor) => Tensor;
+
+  constructor(config: T5Config, draw: Draw) {
+    super(config);
+    const { dModel, dFf, isGated, dropoutRate } = config;
+    const inner = (): Layer => new Linear(dModel, dFf, { bias: false, init: draw(dModel) });
+    const wo: Layer = new Linear(dFf, dModel, { bias: false, init: draw(dFf) });
+    const rest = { wo, dropout: new Dropout(dropoutRate) };
+    this.DenseReluDense = isGated ? group({ wi_0: inner(), wi_1: inner(), ...rest }) : group({ wi: inner(), ...rest });
+    this.#act = activation(config.denseActFn);
+  }
+
+  forward(x: Tensor): Tensor {
+    const dense = this.DenseReluDense;
+    return this.around(x, (y) => {
+      const z = "wi" in dense ? this.#act(dense.wi.forward(y)) : mul(this.#act(dense.wi_0.forward(y)), dense.wi_1.forward(y));
+      return dense.wo.forward(dense.dropout.forward(z));
+    });
+  }
+}
+
+/** Attention to the text itself, in a decoder to the text that was read, and a feed-forward part. */
+class T5Block extends Module {
+  readonly layer: readonly [T5LayerSelfAttention, T5LayerFF] | readonly [T5LayerSelfAttention, T5LayerCrossAttention, T5LayerFF];
+
+  constructor(config: T5Config, layer: number, draw: Draw, { isDecoder }: { readonly isDecoder: boolean }) {
+    super();
+    const own = new T5LayerSelfAttention(config, layer, draw);
+    const cross = isDecoder ? new T5LayerCrossAttention(config, draw) : null;
+    const dense = new T5LayerFF(config, draw);
+    this.layer = cross ? [own, cross, dense] : [own, dense];
+  }
+
+  /** [B, T, C] → [B, T, C]. @param memory of the text that was read, for a decoder */
+  forward(x: Tensor, pass: T5Pass, memory: Memory | undefined): Tensor {
+    const y = this.layer[0].forward(x, pass);
+    if (this.layer.length === 2) return this.layer[1].forward(y);
+    return this.layer[2].forward(this.layer[1].forward(y, memory as Memory, pass.memoryMask));
+  }
+}
+
+/** An encoder or a decoder. */
+class T5Stack extends Module {
+  embed_tokens: Layer;
+  readonly block: readonly T5Block[];
+  readonly final_layer_norm: RMSNorm;
+  readonly dropout: Dropout;
+  readonly #isDecoder: boolean;
+
+  constructor(config: T5Config, embedding: Layer, draw: Draw, { isDecoder }: { readonly isDecoder: boolean }) {
+    super();
+    const length = isDecoder ? config.numDecoderLayers : config.numLayers;
+    this.#isDecoder = isDecoder;
+    this.embed_tokens = embedding;
+    this.block = layers(length, (layer) => new T5Block(config, layer, draw, { isDecoder }));
+    this.final_layer_norm = norm(config);
+    this.dropout = new Dropout(config.dropoutRate);
+  }
+
+  /** Keys and values of a text that was read, for each block of a decoder. @param states [B, S, C] */
+  remember(states: Tensor): Memory[] {
+    return this.block.flatMap(({ layer }) => (layer.length === 3 ? layer[1].EncDecAttention.memory(states) : []));
+  }
+
+  /** [B, T] → the embeddings, then the state after each block; the last one after the final norm. All [B, T, C]. */
+  forward(inputIds: Tensor, pass: T5Pass): readonly [Tensor, ...Tensor[]] {
+    const [T, isCausal] = [inputIds.shape[1] as number, this.#isDecoder];
+    const { SelfAttention } = (this.block[0] as T5Block).layer[0];
+    const { offset } = pass.attention;
+    const bias = SelfAttention.bias(T, pass.update ? (pass.update.mask.shape[1] as number) : T, {
+      isCausal,
+      offset: typeof offset === "number" ? whole(offset) : offset,
+    });
+    const biased = { ...pass, attention: { ...pass.attention, mask: bias } };
+    const states: [Tensor, ...Tensor[]] = [this.dropout.forward(this.embed_tokens.forward(inputIds))];
+    this.block.forEach((block, i) => states.push(block.forward(states[i] as Tensor, biased, pass.memories[i])));
+    states[this.block.length] = this.dropout.forward(this.final_layer_norm.forward(states[this.block.length] as Tensor));
+    return states;
+  }
+}
+
+/**
+ * A T5 that answers a text with a text.
+ *
+ * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
+ * @example
+ * const { model } = await loadModel(folder, { task: "Seq2SeqLM" });
+ * const { logits, loss } = model.forward({ inputIds, labels });   // [B, S] and [B, T] → [B, T, V], []
+ * const answer = await complete(model, tokenizer.encode("translate English to German: …"));
+ */
+export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, CheckpointNames {
+  shared: Layer;
+  readonly encoder: T5Stack;
+  readonly decoder: T5Stack;
+  lm_head: Layer;
+  readonly config: T5Config;
+
+  constructor(config: T5Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
+    super();
+    const known = "dModel" in config ? (config as T5Config) : t5Config(config as ConfigJson);
+    const draw: Draw = (terms) => init ?? normal({ std: known.initializerFactor / Math.sqrt(terms) });
+    const shared = new Embedding(known.vocabSize, known.dModel, { init: draw(1) });
+    this.config = known;
+    this.shared = shared;
+    this.encoder = new T5Stack(known, shared, draw, { isDecoder: false });
+    this.decoder = new T5Stack(known, shared, draw, { isDecoder: true });
+    const tied = known.tieWordEmbeddings ? { weight: shared.weight } : {};
+    this.lm_head = new Linear(known.dModel, known.vocabSize, { bias: false, init: draw(1), ...tied });
+  }
+
+  get startToken(): number {
+    return this.config.decoderStartTokenId;
+  }
+
+  /** @throws {ShapeError} for sizes that do not fit; @throws {ConfigError} when nothing of an answer is given */
+  forward(inputs: Seq2SeqInputs): Seq2SeqOutput {
+    checkSeq2SeqInputs("t5", inputs);
+    const { inputIds, attentionMask, labels, decoderInputIds, decoderAttentionMask } = inputs;
+    const { decoderStartTokenId, padTokenId } = this.config;
+    const encoderLastHiddenState = this.#read(inputIds, attentionMask);
+    const answer = {
+      inputIds: decoderInputIds ?? shiftRight(labels as Tensor, decoderStartTokenId, padTokenId),
+      ...(decoderAttentionMask ? { attentionMask: decoderAttentionMask } : {}),
+      ...(labels ? { targets: labels } : {}),
+    };
+    return { ...this.#write(answer, this.decoder.remember(encoderLastHiddenState), attentionMask), encoderLastHiddenState };
+  }
+
+  answering(inputIds: Tensor, attentionMask?: Tensor): Answering {
+    const memories = this.decoder.remember(this.#read(inputIds, attentionMask));
+    const kept = memories.flatMap(({ keys, values }) => [keys, values]);
+    realize(kept);
+    const { numDecoderLayers: layers, numHeads: heads, dKv: headDim } = this.config;
+    return {
+      forward: (inputs) => this.#write(inputs, memories, attentionMask),
+      createCache: (batch, size) => new KeyValueCache({ layers, heads, headDim }, batch, size),
+      [Symbol.dispose]: () => kept.forEach((tensor) => tensor.dispose()),
+    };
+  }
+
+  #read(inputIds: Tensor, attentionMask: Tensor | undefined): Tensor {
+    const attention = attentionMask ? { keyMask: attentionMask } : {};
+    return this.encoder.forward(inputIds, { attention, update: null, memories: [] }).at(-1) as Tensor;
+  }
+
+  #write(inputs: CausalLMInputs, memories: readonly Memory[], memoryMask: Tensor | undefined): CausalLMOutput {
+    const pass = beginPass(inputs, 0);
+    const { attention, update } = pass;
+    const hiddenStates = this.decoder.forward(inputs.inputIds, { attention, update, memories, memoryMask });
+    const lastHiddenState = hiddenStates.at(-1) as Tensor;
+    const { dModel, scaleDecoderOutputs } = this.config;
+    const factor = constant(scaleDecoderOutputs ? 1 / Math.sqrt(dModel) : 1, [], lastHiddenState.dtype);
+    return causalOutput(inputs, { lastHiddenState, hiddenStates, pass }, (x) => this.lm_head.forward(mul(x, factor)));
+  }
+
+  pathOf(name: string): string | null {
+    // the first checkpoints have it, and never used it
+    return name === "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight" ? null : name;
+  }
+}

@@ -1,0 +1,152 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { ConfigError } from "../../src/errors.ts";
+import { openCheckpoint } from "../../src/formats/sharded.ts";
+import { BertForMaskedLM, BertForSequenceClassification } from "../../src/models/bert.ts";
+import { DistilBertForMaskedLM, DistilBertForTokenClassification } from "../../src/models/distilbert.ts";
+import { RobertaForSequenceClassification } from "../../src/models/roberta.ts";
+import { ViTForImageClassification } from "../../src/models/vit.ts";
+import { binaryCrossEntropyWithLogits, mseLoss } from "../../src/nn/loss.ts";
+import { manualSeed } from "../../src/tensor/random.ts";
+import { loadModel, saveModel } from "../../src/train/load-model.ts";
+import { distance, integers, onReference, randn, tensor, values } from "../nn/tensors.ts";
+
+const sizes = { hidden_size: 12, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 3, initializer_range: 0.3 };
+const bert = { model_type: "bert", vocab_size: 23, max_position_embeddings: 8, ...sizes };
+const distilbert = {
+  model_type: "distilbert",
+  vocab_size: 23,
+  dim: 12,
+  hidden_dim: 16,
+  n_layers: 2,
+  n_heads: 3,
+  max_position_embeddings: 8,
+};
+const vit = { model_type: "vit", image_size: [8, 6], patch_size: 2, num_channels: 2, num_labels: 3, ...sizes };
+
+async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), "encoder-"));
+  await body(folder).finally(() => rm(folder, { recursive: true }));
+}
+
+onReference("encoders", () => {
+  test.each([
+    [
+      BertForMaskedLM,
+      bert,
+      { position_embedding_type: "relative_key" },
+      'bert: `position_embedding_type` (= "relative_key") must be "absolute" here.',
+    ],
+    [BertForMaskedLM, bert, { is_decoder: true }, "bert: `is_decoder` (= true) must be false here."],
+    [BertForMaskedLM, bert, { add_cross_attention: true }, "bert: `add_cross_attention` (= true) must be false here."],
+    [BertForMaskedLM, bert, { tie_word_embeddings: false }, "bert: `tie_word_embeddings` (= false) must be true here."],
+    [BertForMaskedLM, bert, { hidden_act: "gelo" }, 'activation: there is no activation "gelo".'],
+    [
+      BertForSequenceClassification,
+      bert,
+      { problem_type: "ranking" },
+      'bert: `problem_type` (= "ranking") must be one of regression',
+    ],
+    [
+      RobertaForSequenceClassification,
+      { ...bert, model_type: "roberta" },
+      { pad_token_id: null },
+      "roberta: `pad_token_id` (= null) must be given",
+    ],
+    [
+      DistilBertForMaskedLM,
+      distilbert,
+      { sinusoidal_pos_embds: true },
+      "distilbert: `sinusoidal_pos_embds` (= true) must be false here.",
+    ],
+    [ViTForImageClassification, vit, { patch_size: 7 }, "vit: `patch_size` (= [7,7]) must fit into image_size (= [8, 6])."],
+    [
+      ViTForImageClassification,
+      vit,
+      { image_size: [8] },
+      "vit: `image_size` (= [8]) must be a positive integer, or two of them.",
+    ],
+    [ViTForImageClassification, vit, { head_dim: 5 }, "vit: `head_dim` (= 5) must be 4 here."],
+  ])("%o refuses a setting that it does not know how to follow", (Model, json, changes, message) => {
+    expect(() => new Model({ ...json, ...changes })).toThrow(ConfigError);
+    expect(() => new Model({ ...json, ...changes })).toThrow(message);
+  });
+
+  test("a classifier learns numbers, one class or several, as the configuration or the labels say", () => {
+    const run = (changes: object, labels: Parameters<typeof mseLoss>[0]) => {
+      manualSeed(2);
+      const model = new BertForSequenceClassification({ ...bert, ...changes });
+      return model.forward({ inputIds: integers([3, 4, 5, 6], [2, 2]), labels });
+    };
+    const [numbers, classes] = [tensor([0.5, -1]), tensor([1, 0, 1, 0, 0, 1], [2, 3])];
+    const one = run({ num_labels: 1 }, numbers);
+    expect(distance(one.loss!, mseLoss(one.logits, tensor([0.5, -1], [2, 1])))).toBe(0);
+    for (const type of [null, "multi_label_classification"]) {
+      const many = run({ num_labels: 3, problem_type: type }, classes);
+      expect(distance(many.loss!, binaryCrossEntropyWithLogits(many.logits, classes))).toBe(0);
+    }
+    const regression = run({ num_labels: 3, problem_type: "regression" }, classes);
+    expect(distance(regression.loss!, mseLoss(regression.logits, classes))).toBe(0);
+    expect(() => run({ num_labels: 3 }, integers([1, 2, 0]))).toThrow("`labels` is [3], the logits are [2, 3].");
+  });
+
+  test("tokens have as many places as positions were learned, in RoBERTa those after the padding token's", () => {
+    const ids = (time: number) => integers(Array(time).fill(3), [1, time]);
+    const plain = new BertForMaskedLM(bert);
+    expect(plain.forward({ inputIds: ids(8) }).logits.shape).toEqual([1, 8, 23]);
+    expect(() => plain.forward({ inputIds: ids(9) })).toThrow(
+      "bert: 9 tokens are more than the 8 positions that this model has learned.",
+    );
+    const shifted = new RobertaForSequenceClassification({ ...bert, model_type: "roberta" });
+    expect(shifted.forward({ inputIds: ids(6) }).logits.shape).toEqual([1, 2]);
+    expect(() => shifted.forward({ inputIds: ids(7) })).toThrow("roberta: 7 tokens are more than the 6 positions");
+  });
+
+  test("RoBERTa's padding in front moves no token", () => {
+    manualSeed(2);
+    const model = new RobertaForSequenceClassification({ ...bert, model_type: "roberta" });
+    const states = (ids: number[], mask: number[]) =>
+      model.roberta.forward({ inputIds: integers(ids, [1, ids.length]), attentionMask: integers(mask, [1, ids.length]) })
+        .lastHiddenState;
+    const [plain, padded] = [values(states([5, 6, 7], [1, 1, 1])), values(states([1, 1, 5, 6, 7], [0, 0, 1, 1, 1]))];
+    padded.slice(24).forEach((value, i) => expect(value).toBeCloseTo(plain[i]!, 5));
+  });
+
+  test("masks, types and images of other sizes are refused, and types where there are none", () => {
+    const inputIds = integers([3, 4], [1, 2]);
+    expect(() => new BertForMaskedLM(bert).forward({ inputIds, tokenTypeIds: integers([0], [1, 1]) })).toThrow(
+      "bert: `tokenTypeIds` is [1, 1], `inputIds` is [1, 2].",
+    );
+    expect(() => new DistilBertForTokenClassification(distilbert).forward({ inputIds, tokenTypeIds: inputIds })).toThrow(
+      "distilbert: `tokenTypeIds` are given, which this model knows nothing of.",
+    );
+    expect(() => new ViTForImageClassification(vit).forward({ pixelValues: randn([1, 2, 6, 8]) })).toThrow(
+      "vit: `pixelValues` is [1, 2, 6, 8], it should be [batch, 2, 8, 6].",
+    );
+  });
+
+  test("a ViT is saved under the names of published checkpoints and read again", () =>
+    inFolder(async (folder) => {
+      manualSeed(2);
+      const model = new ViTForImageClassification(vit);
+      await saveModel(folder, model, { ...vit, id2label: { 0: "a", 1: "b", 2: "c" } });
+      expect([...(await openCheckpoint(folder)).tensors.keys()]).toContain(
+        "vit.encoder.layer.1.attention.attention.query.weight",
+      );
+      const { model: read } = await loadModel(folder, { task: "ImageClassification" });
+      const pixelValues = randn([2, 2, 8, 6]);
+      expect(distance(read.forward({ pixelValues }).logits, model.forward({ pixelValues }).logits)).toBe(0);
+      await expect(loadModel(folder)).rejects.toThrow(/is a model for ImageClassification, not for CausalLM/);
+    }));
+
+  test("names of the first BERT checkpoints are understood", () => {
+    const model = new BertForMaskedLM(bert);
+    expect(model.pathOf("bert.embeddings.LayerNorm.gamma")).toBe("bert.embeddings.LayerNorm.weight");
+    expect(model.pathOf("bert.embeddings.LayerNorm.beta")).toBe("bert.embeddings.LayerNorm.bias");
+    expect(model.pathOf("cls.seq_relationship.weight")).toBeNull();
+    expect(model.pathOf("bert.pooler.dense.bias")).toBeNull();
+    expect(model.sharedPaths()).toEqual(new Set(["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"]));
+  });
+});
