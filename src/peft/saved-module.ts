@@ -96,6 +96,9 @@ export class SavedModule extends Module implements Layer {
   }
 }
 
+/** PEFT adds both for classification, whichever of them a model has. */
+const outputLayers = ["classifier", "score"];
+
 /**
  * The modules that `modulesToSave` means, by path: those whose path ends in one of the names, even in the middle of a word, as
  * in PEFT. Of modules inside each other the outer one.
@@ -105,8 +108,10 @@ export class SavedModule extends Module implements Layer {
 export function modulesToSave(names: readonly string[], modules: ReadonlyMap<string, Module>): Map<string, Module> {
   const operation = "attach";
   const paths = [...modules.keys()].filter((path) => path !== "");
+  const isThere = (name: string) => paths.some((path) => path.endsWith(name));
   for (const name of names) {
-    if (paths.some((path) => path.endsWith(name))) continue;
+    if (isThere(name) || (outputLayers.includes(name) && outputLayers.some((other) => names.includes(other) && isThere(other))))
+      continue;
     const near = nearestName(
       name,
       paths.flatMap((path) => [path, path.slice(path.lastIndexOf(".") + 1)]),
