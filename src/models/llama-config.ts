@@ -28,7 +28,7 @@ export interface LlamaConfig {
   readonly attentionDropout: number;
   readonly mlpBias: boolean;
   readonly tieWordEmbeddings: boolean;
-  /** For each layer, how many tokens a token sees, its own included; 0 means all. */
+  /** For each layer, how many tokens a token sees, its own included; 0, or nothing, means all. */
   readonly windows: readonly number[];
   /** Whether queries and keys are normalised per head. */
   readonly queryKeyNorm: boolean;
@@ -96,7 +96,7 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     attentionDropout: config.probability("attention_dropout", 0),
     mlpBias: config.flag("mlp_bias", false),
     tieWordEmbeddings: config.flag("tie_word_embeddings", false),
-    windows: new Array<number>(numHiddenLayers).fill(0),
+    windows: [],
     queryKeyNorm: false,
     unitOffset: false,
     embeddingScale: 1,

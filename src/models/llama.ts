@@ -47,7 +47,7 @@ export abstract class RotaryAttention extends Module {
     const { q, k, v } = this.project(x);
     const y = attendPass(rotate(q, pass.rotary), rotate(k, pass.rotary), v, pass, {
       layer: this.#layer,
-      window: windows[this.#layer] as number,
+      window: windows[this.#layer] ?? 0,
       scale,
       softcap: cap,
       dropout: this.training ? attentionDropout : 0,
