@@ -2,8 +2,8 @@
  * Matrix product by register tiles: B is packed into panels 8 columns wide that stay in the first-level cache, and each panel meets
  * the rows of A six at a time, so that 12 accumulators of four lanes keep both multiply units busy. The loop over k is not unrolled:
  * V8 then runs out of registers (`findings/wasm.md`). Every element is a sum of chains of multiply-adds in the order of k, one for
- * each block of at most 352 values of k, however rows and columns are cut: results do not depend on how the work was split, and
- * rounding errors grow with √352 inside of a chain, not with √K.
+ * each block of at most 256 values of k, however rows and columns are cut: results do not depend on how the work was split, and
+ * rounding errors grow with √256 inside of a chain, not with √K.
  */
 import { type Expression, type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import {
@@ -20,8 +20,8 @@ import { SimdBasics } from "./simd-basics.ts";
 
 export const tileRows = 6;
 export const panelColumns = 8;
-/** Deepest packed panel: 8 columns × 352 × 4 bytes = 11 KiB beside 8 KiB of A in a first-level cache of 32 KiB. */
-const depthLimit = 352;
+/** Deepest packed panel: 8 columns × 256 × 4 bytes = 8 KiB beside 6 KiB of A in a first-level cache of 32 KiB. */
+const depthLimit = 256;
 
 /** Rows that meet one panel after the other: 48 × 256 × 4 bytes of A stay in a second-level cache. */
 const stripRows = 48;
@@ -54,6 +54,7 @@ const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", col
 /** Adds the kernel to a module. */
 export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {
   const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused));
+  const addTile = emitAddTile(module);
   const transposeA = emitTranspose(module, 4, (simd, address) => simd.load(address), fused);
   const packB = variant.b === "rows" ? emitPackRows(module, variant, fused) : emitPackColumns(module, variant, fused);
 
@@ -76,7 +77,7 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
     f.set(depth, smaller(depthBlock, f.local("i32", ["i32.sub", K, first])));
     f.set(paddedDepth, ["i32.and", ["i32.add", depth, 3], -4]);
     f.set(panelBytes, ["i32.add", ["i32.mul", paddedDepth, panelRowBytes], lineBytes]);
-    // each round adds to the addend, later to what the rounds before left in C
+    // added to the addend, later to what the rounds before left in C
     f.set(start.pointer, task.c).set(start.stride, task.cStride);
     if (variant.addend !== "column")
       f.if(["i32.eqz", first], () => {
@@ -94,12 +95,16 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
       f.call(transposeA, a.pointer, task.aStride, depth, rows, packedA, a.stride);
       f.set(a.pointer, packedA);
     }
-    emitPanels(f, task, tiles, a, start, packedB, panelBytes, depth);
+    emitPanels(f, task, { tiles, addTile }, a, start, packedB, panelBytes, depth);
     f.increment(first, depth);
     f.brIf(nextDepth, ["i32.lt_s", first, K]);
   });
 }
 
+interface Tiles {
+  readonly tiles: readonly FunctionBuilder[];
+  readonly addTile: ReturnType<typeof emitAddTile>;
+}
 interface Start {
   readonly pointer: Integer;
   readonly stride: Integer;
@@ -113,7 +118,7 @@ type A = Start;
 function emitPanels(
   f: FunctionBuilder,
   task: Task,
-  tiles: readonly FunctionBuilder[],
+  { tiles, addTile }: Tiles,
   a: A,
   start: Start,
   packedB: Integer,
@@ -134,16 +139,32 @@ function emitPanels(
     for (const [pointer, step] of tileSteps) f.increment(pointer, step);
     f.increment(rowsLeft, -tileRows);
   };
-  const compute = (rows: number, out: Integer, outStride: Integer | number) =>
-    f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, startRow, start.stride, out, outStride);
+  // a sum that begins at a large addend is rounded like the addend in every step: deep ones begin at 0 and are added at the end
+  const isZero = integer(["i32.eq", start.pointer, task.scratch]);
+  const isShallow = integer(["i32.le_s", depth, shallowDepth]);
+  const addsLater = integer(["i32.eqz", ["i32.or", isZero, isShallow]]);
+  const begin = { row: integer(), stride: integer(["select", 0, start.stride, addsLater]) };
+  const compute = (rows: number, out: Integer, outStride: Integer | number) => {
+    f.set(begin.row, ["select", task.scratch, startRow, addsLater]);
+    f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, begin.row, begin.stride, out, outStride);
+  };
+  const computeInC = (rows: number) =>
+    f.if(
+      addsLater,
+      () => {
+        compute(rows, tile, panelRowBytes);
+        f.call(addTile, tile, startRow, start.stride, cRow, cStride, rows);
+      },
+      () => compute(rows, cRow, cStride),
+    );
 
   // deep tiles pay for themselves; for shallow ones the time is in C, which is then best written row by row
-  const strip = integer(["select", tileRows, stripRows, ["i32.le_s", depth, shallowDepth]]);
+  const strip = integer(["select", tileRows, stripRows, isShallow]);
   const [row, column, rowsHere, left] = [integer(), integer(), integer(), integer()];
   const [panel, cPanel, startPanel] = [integer(), integer(), integer()];
   const offsetOf = (pointer: Integer, stride: Integer): Expression => ["i32.add", pointer, ["i32.mul", row, stride]];
   // a row of zeros is as wide as one panel
-  const startStep = integer(["select", 0, panelRowBytes, ["i32.eq", start.pointer, task.scratch]]);
+  const startStep = integer(["select", 0, panelRowBytes, isZero]);
   f.for(row, 0, task.rows, strip, () => {
     f.set(rowsHere, smaller(strip, integer(["i32.sub", task.rows, row])));
     f.set(panel, packedB).set(cPanel, offsetOf(task.c, cStride)).set(startPanel, offsetOf(start.pointer, start.stride));
@@ -154,16 +175,17 @@ function emitPanels(
         ["i32.ge_s", left, panelColumns],
         () => {
           f.while(["i32.ge_s", rowsLeft, tileRows], () => {
-            compute(tileRows, cRow, cStride);
+            computeInC(tileRows);
             advance();
           });
-          for (let rows = 1; rows < tileRows; rows++) f.if(["i32.eq", rowsLeft, rows], () => compute(rows, cRow, cStride));
+          for (let rows = 1; rows < tileRows; rows++) f.if(["i32.eq", rowsLeft, rows], () => computeInC(rows));
         },
         () => {
           f.while(["i32.gt_s", rowsLeft, 0], () => {
             const rows = integer(smaller(rowsLeft, tileRows));
             for (let count = 1; count <= tileRows; count++)
               f.if(["i32.eq", rows, count], () => compute(count, tile, panelRowBytes));
+            f.if(addsLater, () => f.call(addTile, tile, startRow, start.stride, tile, panelRowBytes, rows));
             copyColumns(f, tile, cRow, cStride, rows, left);
             advance();
           });
@@ -172,6 +194,21 @@ function emitPanels(
       f.increment(panel, panelBytes).increment(cPanel, panelRowBytes).increment(startPanel, startStep);
     });
   });
+}
+
+/**
+ * addTile(tile, start, startStride, out, outStride, rows): out = start + tile, 8 columns wide; `out` may be either. In the tile's
+ * own code V8 would run out of registers for it, and the whole product would take twice as long.
+ */
+function emitAddTile(module: ModuleBuilder): FunctionBuilder<readonly ["i32", "i32", "i32", "i32", "i32", "i32"]> {
+  const f = module.function(null, ["i32", "i32", "i32", "i32", "i32", "i32"]);
+  const [tile, start, startStride, out, outStride, rows] = f.params;
+  f.repeat(rows, () => {
+    for (let at = 0; at < panelRowBytes; at += 16)
+      f.store("v128.store", out, ["f32x4.add", load("v128.load", start, at), load("v128.load", tile, at)], at);
+    f.increment(tile, panelRowBytes).increment(start, startStride).increment(out, outStride);
+  });
+  return f;
 }
 
 /** Copies the first `columns` columns of a tile to C. */
@@ -187,7 +224,8 @@ function copyColumns(f: FunctionBuilder, tile: Integer, c: Integer, cStride: Int
 }
 
 /**
- * tile(a, aStride, panel, depth, start, startStride, out, outStride): out = start + a · panel for `rows` rows of 8 columns.
+ * tile(a, aStride, panel, depth, start, startStride, out, outStride): out = start + a · panel for `rows` rows of 8 columns, the sum
+ * beginning at `start`.
  *
  * @param layout "rows": k is the contiguous axis of A and `aStride` lies between rows; "columns": the other way round
  */
@@ -207,6 +245,10 @@ export function emitTile(
   const pointers = [a];
   if (layout === "rows")
     for (let i = 1; i < rows; i++) pointers.push(f.local("i32", ["i32.add", pointers[i - 1] as Integer, aStride]));
+  accumulators.forEach((row, i) => {
+    row.forEach((accumulator, v) => f.set(accumulator, load("v128.load", start, 16 * v)));
+    if (i < rows - 1) f.increment(start, startStride);
+  });
   f.repeat(depth, () => {
     b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
     accumulators.forEach((row, i) => {
@@ -221,12 +263,8 @@ export function emitTile(
     for (const pointer of pointers) f.increment(pointer, layout === "rows" ? 4 : aStride);
   });
   accumulators.forEach((row, i) => {
-    row.forEach((accumulator, v) =>
-      f.store("v128.store", out, ["f32x4.add", load("v128.load", start, 16 * v), accumulator], 16 * v),
-    );
-    if (i === rows - 1) return;
-    f.increment(start, startStride);
-    f.increment(out, outStride);
+    row.forEach((accumulator, v) => f.store("v128.store", out, accumulator, 16 * v));
+    if (i < rows - 1) f.increment(out, outStride);
   });
   return f;
 }
