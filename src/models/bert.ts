@@ -263,7 +263,7 @@ class BertPredictionTransform extends BertDense {
  * @example
  * const model = new BertForMaskedLM({ vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2,
  *   num_attention_heads: 4 });
- * const { logits, loss } = model.forward({ inputIds, labels });   // [B, T, 512], []
+ * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, T, 512], []
  */
 export class BertForMaskedLM extends Module implements MaskedLM, CheckpointNames {
   readonly bert: BertModel;

@@ -286,9 +286,10 @@ class T5Stack extends Module {
  *
  * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
  * @example
- * const { model } = await loadModel(folder, { task: "Seq2SeqLM" });
- * const { logits, loss } = model.forward({ inputIds, labels });   // [B, S] and [B, T] → [B, T, V], []
- * const answer = await complete(model, tokenizer.encode("translate English to German: …"));
+ * const model = new T5ForConditionalGeneration({ vocab_size: 2048, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 2, num_heads: 4,
+ *   decoder_start_token_id: 0 });
+ * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, S] and [B, T] → [B, T, V], []
+ * const answer = await complete(model, tokenizer.encode("translate English to German: …"), { maxNewTokens: 4 });
  */
 export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, CheckpointNames {
   shared: Layer;

@@ -169,7 +169,7 @@ const names = [
  * @example
  * const model = new ViTForImageClassification({ hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2,
  *   num_attention_heads: 4, image_size: 32, patch_size: 8, num_labels: 10 });
- * const { logits, loss } = model.forward({ pixelValues, labels });   // [B, 3, 32, 32] → [B, 10], []
+ * const { logits } = model.forward({ pixelValues: zeros([2, 3, 32, 32]) });   // [2, 10]
  */
 export class ViTForImageClassification extends Module implements ImageClassifier, CheckpointNames {
   readonly vit: ViTModel;

@@ -194,7 +194,7 @@ export abstract class Module {
  * Modules and parameters under names: a step of a path at which nothing is computed.
  *
  * @example
- * group({ query: new Linear(8, 8), key: new Linear(8, 8) }).query.forward(x)
+ * group({ query: new Linear(8, 8), key: new Linear(8, 8) }).query.forward(zeros([1, 8]))
  */
 export const group = <Parts extends Readonly<Record<string, Module | readonly Module[] | Parameter>>>(
   parts: Parts,
