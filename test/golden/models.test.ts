@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
-import { downloadSync, realize } from "../../src/compile/program.ts";
+import { download, downloadSync, realize } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -28,6 +28,8 @@ import {
 } from "./suite.ts";
 
 interface ModelCase {
+  /** How far PyTorch's own logits are from those in float64. */
+  readonly logits_f32_vs_f64_max_abs_err: number;
   readonly full_finetune?: {
     readonly lr: number;
     readonly betas: readonly [number, number];
@@ -41,6 +43,7 @@ interface ModelCase {
 type AnyModel = Module & { forward(inputs: Readonly<Record<string, Tensor>>): CausalLMOutput & Partial<Seq2SeqOutput> };
 
 type Stored = Awaited<ReturnType<typeof goldenTensors>>;
+type Golden = Stored extends Map<string, infer T> ? T : never;
 
 /** `in.input_ids` and so on, under the names that they have here. */
 const toInputs = (stored: Stored): Readonly<Record<string, Tensor>> =>
@@ -58,7 +61,24 @@ function maskOf(stored: Stored, want: { readonly shape: readonly number[]; reado
   return Int32Array.from({ length: want.data.length }, (_, i) => mask.data[Math.floor(i / width)]!);
 }
 
-async function checkForward(model: AnyModel, stored: Stored): Promise<void> {
+/**
+ * |got − want| ≤ 1e-5 + 1e-3·|want| for every value. Where PyTorch's float32 is itself further from float64 than the fixtures'
+ * README knows of (1e-5), because unscaled scores saturate their softmax (T5), single values of its gradients are off by more
+ * than that, and the same numbers hold for the root mean square of a tensor instead.
+ */
+async function checkGradient(name: string, got: Tensor, want: Golden, isNoisy: boolean): Promise<void> {
+  if (!isNoisy) return expectClose(`gradient of ${name}`, got, want, { rtol: 1e-3, atol: 1e-5 });
+  const values = await download(got);
+  expect(values.length).toBe(want.data.length);
+  const norm = (value: (i: number) => number) => Math.hypot(...Array.from(want.data, (_, i) => value(i)));
+  const bound = 1e-5 * Math.sqrt(want.data.length) + 1e-3 * norm((i) => want.data[i]!);
+  expect(
+    norm((i) => values[i]! - want.data[i]!),
+    `distance of the gradient of ${name}`,
+  ).toBeLessThan(bound);
+}
+
+async function checkForward(model: AnyModel, stored: Stored, isNoisy: boolean): Promise<void> {
   const { logits, loss, hiddenStates, encoderLastHiddenState } = model.forward(toInputs(stored));
   const entries = [...model.namedParameters()].filter(([name]) => stored.has(`grad.${name}`));
   const wanted = [...stored.keys()].filter((key) => key.startsWith("grad."));
@@ -78,7 +98,7 @@ async function checkForward(model: AnyModel, stored: Stored): Promise<void> {
   const read = stored.get("encoder_last_hidden");
   if (read) await expectClose("encoder", encoderLastHiddenState!, read, { ...close, mask: maskOf(stored, read) });
   for (const [name, parameter] of entries)
-    await expectClose(`gradient of ${name}`, gradients.get(parameter)!, stored.get(`grad.${name}`)!, { rtol: 1e-3, atol: 1e-5 });
+    await checkGradient(name, gradients.get(parameter)!, stored.get(`grad.${name}`)!, isNoisy);
 }
 
 async function checkGeneration(model: CausalLM | Seq2SeqLM, stored: Stored): Promise<void> {
@@ -135,7 +155,8 @@ function modelCase({ name, architecture }: { readonly name: string; readonly arc
     const stored = await goldenTensors("models", name, "expected.safetensors");
     const { model: loaded } = await loadModel(folder, { task: taskOf(architecture)! });
     const model = loaded as Module as AnyModel;
-    await checkForward(model, stored);
+    const { full_finetune, logits_f32_vs_f64_max_abs_err: noise } = readGolden<ModelCase>("models", name, "case.json")!;
+    await checkForward(model, stored, noise > 1e-5);
     if (stored.has("gen.prompt")) await checkGeneration(loaded as CausalLM | Seq2SeqLM, stored);
     if (existsSync(join(folder, "config.legacy.json"))) {
       const config = readGolden<ConfigJson>("models", name, "config.legacy.json")!;
@@ -145,7 +166,6 @@ function modelCase({ name, architecture }: { readonly name: string; readonly arc
       const { logits } = legacy.forward(toInputs(stored));
       await expectClose("logits by the older config", logits, want, { rtol: 1e-4, atol: 1e-4, mask: maskOf(stored, want) });
     }
-    const { full_finetune } = readGolden<ModelCase>("models", name, "case.json")!;
     if (full_finetune) await checkTraining(model, stored, full_finetune);
   };
   return { name, run };
