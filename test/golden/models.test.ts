@@ -123,8 +123,18 @@ async function checkGeneration(model: CausalLM | Seq2SeqLM, stored: Stored): Pro
   }
 }
 
-async function checkTraining(model: AnyModel, stored: Stored, settings: NonNullable<ModelCase["full_finetune"]>): Promise<void> {
-  const { lr, betas, eps, weight_decay: weightDecay, losses } = settings;
+/**
+ * The loss before each of the steps and after the last; of a noisy case only before and after the first. There PyTorch's float32 is
+ * up to 14 % away from its own float64 after five steps (t5_gated, seed 7: 3.840 and 4.469; ours is 4.467).
+ */
+async function checkTraining(
+  model: AnyModel,
+  stored: Stored,
+  settings: NonNullable<ModelCase["full_finetune"]>,
+  isNoisy: boolean,
+): Promise<void> {
+  const { lr, betas, eps, weight_decay: weightDecay } = settings;
+  const losses = isNoisy ? settings.losses.slice(0, 2) : settings.losses;
   const optimizer = new AdamW(model.trainableParameters(), { lr, betas, eps, weightDecay });
   const inputs = toInputs(stored);
   const step = compile((...values: Tensor[]) => {
@@ -156,7 +166,8 @@ function modelCase({ name, architecture }: { readonly name: string; readonly arc
     const { model: loaded } = await loadModel(folder, { task: taskOf(architecture)! });
     const model = loaded as Module as AnyModel;
     const { full_finetune, logits_f32_vs_f64_max_abs_err: noise } = readGolden<ModelCase>("models", name, "case.json")!;
-    await checkForward(model, stored, noise > 1e-5);
+    const isNoisy = noise > 1e-5;
+    await checkForward(model, stored, isNoisy);
     if (stored.has("gen.prompt")) await checkGeneration(loaded as CausalLM | Seq2SeqLM, stored);
     if (existsSync(join(folder, "config.legacy.json"))) {
       const config = readGolden<ConfigJson>("models", name, "config.legacy.json")!;
@@ -166,7 +177,7 @@ function modelCase({ name, architecture }: { readonly name: string; readonly arc
       const { logits } = legacy.forward(toInputs(stored));
       await expectClose("logits by the older config", logits, want, { rtol: 1e-4, atol: 1e-4, mask: maskOf(stored, want) });
     }
-    if (full_finetune) await checkTraining(model, stored, full_finetune);
+    if (full_finetune) await checkTraining(model, stored, full_finetune, isNoisy);
   };
   return { name, run };
 }
