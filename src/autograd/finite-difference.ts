@@ -4,7 +4,7 @@
  */
 import { add, max, mul, neg, recip, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import { type Differentiable, vjp } from "./grad.ts";
 import { inner } from "./jvp.ts";
 
@@ -13,7 +13,6 @@ export interface DifferenceOptions {
   readonly step?: number;
 }
 
-const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 const magnitude = (x: Tensor): Tensor => max(x, neg(x));
 
 /** A derivative by differences, of the shape of the function's value. */

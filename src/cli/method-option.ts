@@ -22,7 +22,7 @@ const defaultRank = 16;
 
 /** Rank and scale that are used where nothing is said: of LoRA and its kin 16, and twice the rank. */
 export function withDefaults<Options extends MethodOptions>(options: Options): Options {
-  if (!("loraAlpha" in ownKeys(options.method))) return options;
+  if (!ownKeys(options.method).includes("loraAlpha")) return options;
   const { rank = defaultRank, alpha = 2 * rank } = options;
   return { ...options, rank, alpha };
 }
@@ -30,7 +30,7 @@ export function withDefaults<Options extends MethodOptions>(options: Options): O
 /** The config that `attach` takes. @throws {ConfigError} for an option that the method does not have */
 export function adapterOf(options: MethodOptions): Parameters<typeof attach>[1] {
   const { method, targets, steps } = options;
-  const own = Object.keys(ownKeys(method));
+  const own = ownKeys(method);
   const length = own.includes("totalStep") ? { totalStep: steps } : {}; // of AdaLoRA's budget
   const given = Object.entries(keys).flatMap(([option, pattern]) => {
     const value = options[option as keyof typeof keys];
@@ -58,5 +58,4 @@ function assignment(text: string): [key: string, value: unknown] {
 }
 
 /** A method's config keys as they are spelled here. */
-const ownKeys = (method: MethodName): Record<string, true> =>
-  Object.fromEntries(Object.keys(methods[method].schema.keys).map((key) => [camel(key), true]));
+const ownKeys = (method: MethodName): string[] => Object.keys(methods[method].schema.keys).map(camel);

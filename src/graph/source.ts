@@ -28,6 +28,9 @@ export function constant(value: number, shape: Shape = [], dtype: DType = "float
   return new Tensor(constantOp, [], shape, dtype, { value: stored });
 }
 
+/** One number as a scalar of the dtype of `x`. */
+export const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
+
 /** 0, 1, 2, … in row-major order, as int32; costs no memory. */
 export const iota = (shape: Shape): Tensor => new Tensor(iotaOp, [], shape, "int32", { size: sizeOf(shape) });
 

@@ -6,7 +6,7 @@ import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sameShape } from "../graph/shape.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant, iota, number } from "../graph/source.ts";
 import { abs, log1p } from "../tensor/math.ts";
 import { logSumExp, mean, sum } from "../tensor/statistics.ts";
 
@@ -28,8 +28,6 @@ function reduceLoss(operation: string, loss: Tensor, reduction: Reduction): Tens
       });
   }
 }
-
-const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 
 function checkSame(operation: string, x: Tensor, target: Tensor): void {
   if (!sameShape(x.shape, target.shape))

@@ -7,7 +7,7 @@
 import { ConfigError } from "../errors.ts";
 import { add, div, max, mul, pow, recip, sqrt, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import type { Variable } from "../graph/variable.ts";
 import { minimum, rsqrt } from "../tensor/math.ts";
 import { mean } from "../tensor/statistics.ts";
@@ -24,7 +24,6 @@ import {
   type Values,
 } from "./optimizer.ts";
 
-const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 /** Root of the mean square, []. */
 const rms = (x: Tensor): Tensor => sqrt(mean(mul(x, x)));
 /** x so that its root mean square is at most `limit`. */

@@ -1,7 +1,7 @@
 /** Optimisers that divide by the root of past squared gradients: all of them (Adagrad), or a running mean (RMSprop, Adadelta). */
 import { add, div, max, mul, sqrt, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import type { Variable } from "../graph/variable.ts";
 import { mix } from "./adam.ts";
 import {
@@ -30,8 +30,6 @@ export interface AdagradOptions extends Common {
   readonly lrDecay: number;
   readonly initialAccumulatorValue: number;
 }
-
-const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 
 /**
  * s ← s + g², p ← p − lr·g / (√s + ε).

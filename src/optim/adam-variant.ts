@@ -1,7 +1,7 @@
 /** Adam with another second moment (Adamax), Nesterov's momentum (NAdam) or a warm-up of its own (RAdam), as in PyTorch. */
 import { add, div, less, max, mul, pow, recip, sqrt, sub, where } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import type { Variable } from "../graph/variable.ts";
 import { abs } from "../tensor/math.ts";
 import { advanceBias, biasCounters, checkAdam, mix } from "./adam.ts";
@@ -25,8 +25,6 @@ export interface AdamaxOptions extends LearningRate {
   /** Added to the gradient, times the parameter. */
   readonly weightDecay: number;
 }
-
-const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 
 /**
  * m ← β₁m + (1 − β₁)g, u ← max(β₂u, |g| + ε), p ← p − lr·m / ((1 − β₁ᵗ)·u).

@@ -1,7 +1,7 @@
 /** Adam and its relatives, with PyTorch's semantics. */
 import { add, max, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import type { Variable } from "../graph/variable.ts";
 import {
   fraction,
@@ -26,8 +26,6 @@ export interface AdamOptions extends LearningRate {
   /** Divides by the largest second mean so far. */
   readonly amsgrad: boolean;
 }
-
-const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 
 /**
  * m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p − lr·m̂ / (√v̂ + ε) with m̂ = m/(1 − β₁ᵗ), v̂ = v/(1 − β₂ᵗ).

@@ -30,7 +30,7 @@ import {
 } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant, iota, number } from "../graph/source.ts";
 
 export {
   add,
@@ -60,9 +60,6 @@ export function scalarLike(x: Tensor, value: number): Tensor {
   if (!Number.isInteger(value) || value !== (value | 0)) return constant(value);
   return constant(value, [], x.dtype === "bool" || (x.dtype === "uint8" && (value < 0 || value > 255)) ? "int32" : x.dtype);
 }
-
-/** Constant of the dtype of a floating-point `x`. */
-const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 
 /** A function of one floating-point tensor with a derivative dy/dx given by hand. */
 function real(name: string, forward: (x: Tensor) => Tensor, derivative: (x: Tensor, y: Tensor) => Tensor): (x: Tensor) => Tensor {

@@ -28,7 +28,7 @@ import { expand, reshape, stopGradient, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceMax, reduceProduct, reduceSum } from "../graph/reduction.ts";
 import { normalizeAxes, normalizeAxis } from "../graph/shape.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant, iota, number } from "../graph/source.ts";
 import { abs, isNan, logicalNot, powScalar, sign } from "./math.ts";
 
 /** Which axes to fold: one, several, or all when absent. */
@@ -40,7 +40,6 @@ export interface FoldOptions {
   readonly keepDims?: boolean;
 }
 
-const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 const toFloat = (x: Tensor): Tensor => (isFloat(x.dtype) ? x : cast(x, "float32"));
 const countOf = (x: Tensor, axes: readonly number[]): number => axes.reduce((count, axis) => count * x.shape[axis]!, 1);
 
