@@ -29,7 +29,7 @@ export interface GoldenCase {
   readonly run?: ((device: DeviceName) => void | Promise<void>) | undefined;
 }
 
-/** One test per case and device, under the name of `kind`. */
+/** One test per case and device, under the name of `kind`, or `kind/part` where several files have cases of one kind. */
 export function goldenSuite(kind: string, cases: readonly GoldenCase[], devices: readonly TestDevice[] = testDevices): void {
   const failed = new Set<string>();
   const ran = new Map<string, number>();
@@ -57,10 +57,10 @@ export function goldenSuite(kind: string, cases: readonly GoldenCase[], devices:
       // a case passes when it did on every device; one that a filter left out is not noted
       const passed = [...ran].filter(([name, times]) => times === devices.length && !failed.has(name)).map(([name]) => name);
       const notImplemented = cases.filter(({ run }) => !run).map(({ name }) => name);
-      const prefixed = (names: Iterable<string>) => [...names].map((name) => `${kind}/${name}`);
+      const prefixed = (names: Iterable<string>) => [...names].map((name) => `${kind.split("/")[0]}/${name}`);
       mkdirSync(".cache/golden", { recursive: true });
       writeFileSync(
-        `.cache/golden/${kind}.json`,
+        `.cache/golden/${kind.replace("/", "-")}.json`,
         JSON.stringify({ passed: prefixed(passed), failed: prefixed(failed), notImplemented: prefixed(notImplemented) }, null, 1),
       );
     });
