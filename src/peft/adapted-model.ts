@@ -16,8 +16,8 @@ import { SavedModule } from "./saved-module.ts";
 export interface Adapter {
   readonly name: string;
   readonly method: AnyMethod;
-  /** With defaults, "all-linear" and the like written out, as it is saved. */
-  readonly config: AnyConfig;
+  /** With defaults, "all-linear" and the like written out, as it is saved; a schedule may write into it what it has chosen. */
+  config: AnyConfig;
   /** Its layers by path. */
   readonly layers: ReadonlyMap<string, AdapterLayer>;
   /** Parameters that its layers share. */

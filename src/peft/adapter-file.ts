@@ -19,7 +19,7 @@ import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, getAdapter } from "./adapted-model.ts";
 import { type LayerAdapter, liveName } from "./adapter-layer.ts";
 import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach } from "./attach.ts";
-import { type AnyConfig, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
+import { type AnyConfig, type AnyLayerMethod, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
 
 /** Which adapter is saved, and what its files say about the base. */
@@ -45,14 +45,15 @@ export async function saveAdapter(
   const { method, config, layers, shared, saved, biases } = getAdapter(model, name, operation);
   const { unmerged } = adaptedModel(model, operation);
   const tensors = new Map<string, TensorToWrite>();
-  const put = async (path: string, file: string, parameter: Parameter) => {
+  const put = async (path: string, file: string, parameter: Parameter, part: SavedPart | null = null) => {
     const value = unmerged.get(parameter) ?? parameter.stored;
     const data = toFloat32(await download(value), value.dtype);
-    tensors.set(fileKeyOf(path, file), { dtype: "float32", shape: value.shape, data });
+    tensors.set(fileKeyOf(path, file), { dtype: "float32", ...cut(data, value.shape, part) });
   };
   for (const [path, layer] of layers) {
     const { method: of, parameters } = layer.adapters.get(name) as LayerAdapter;
-    for (const [key, parameter] of Object.entries(parameters)) await put(path, of.files[key] as string, parameter);
+    for (const [key, parameter] of Object.entries(parameters))
+      await put(path, of.files[key] as string, parameter, of.savedPart?.(key, path, config));
     if (!savesBaseWeight(path, config)) continue;
     const weight = unmerged.get(layer.weight) ?? layer.weight.stored;
     tensors.set(toFileKey(path + baseWeight, ""), { dtype: weight.dtype, shape: weight.shape, load: () => download(weight) });
@@ -67,6 +68,20 @@ export async function saveAdapter(
   const schema: ConfigSchema = method.schema;
   const fileConfig = toFileConfig(schema, complete) as Partial<FileConfig<ConfigSchema>>;
   return writeAdapter(folder, { schema, config: fileConfig, tensors, name });
+}
+
+type SavedPart = ReturnType<NonNullable<AnyLayerMethod["savedPart"]>>;
+
+/** The rows (axis 0) or columns (axis 1 of 2) of a matrix that are kept. One that has lost the others already stays as it is. */
+function cut(data: Float32Array, shape: readonly number[], part: SavedPart): { shape: readonly number[]; data: Float32Array } {
+  const size = part ? (shape[part.axis] as number) : 0;
+  if (!part || part.kept.length !== size || part.kept.every(Boolean)) return { shape, data };
+  const { axis, kept } = part;
+  const inner = shape.slice(axis + 1).reduce((product, extent) => product * extent, 1);
+  return {
+    shape: shape.map((extent, i) => (i === axis ? kept.filter(Boolean).length : extent)),
+    data: data.filter((_, i) => kept[Math.floor(i / inner) % size]),
+  };
 }
 
 /** In place of a module's path: parameters of the whole adapter. */

@@ -41,3 +41,4 @@ export { vera } from "./methods/vera.ts";
 export { type MethodName, methods } from "./methods.ts";
 export { adapterPenalty } from "./penalty.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";
+export { beginSchedules, type MethodSchedule, type RunningSchedule, type Schedules } from "./schedule.ts";

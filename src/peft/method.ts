@@ -12,6 +12,7 @@ import type { Shape } from "../graph/shape.ts";
 import type { Layer } from "../nn/module.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import type { LayerKind } from "./layer-kind.ts";
+import type { MethodSchedule } from "./schedule.ts";
 
 /** `lora_alpha` → `loraAlpha`: how PEFT's keys are spelled here. */
 export type Camel<Key extends string> = Key extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : Key;
@@ -92,6 +93,12 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
   delta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor;
+  /** Of a parameter, the rows or columns that are in the file; all of it when absent or `null`. `config` is the adapter's. */
+  savedPart?(
+    name: Name | Optional,
+    path: string,
+    config: Config,
+  ): { readonly axis: number; readonly kept: readonly boolean[] } | null;
   /** b′ − b, when the method is a change of the bias, too; called for layers that have one. `null` when it is none with this config. */
   biasDelta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor | null;
 }
@@ -137,6 +144,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** What is added to the loss. @param layers the values of each adapted layer */
   penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;
+  /** What changes it during training besides the optimiser. */
+  readonly schedule?: MethodSchedule;
   /** The targets, of any class, are trained as a whole; in the file this stands before their parameters' names. `layers` is empty then. */
   readonly whole?: string;
   readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };

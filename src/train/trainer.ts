@@ -18,6 +18,7 @@ import { gradientsOf, type LearningRate, type Optimizer } from "../optim/optimiz
 import { constantSchedule, type Schedule } from "../optim/schedule.ts";
 import { adapterNames, getAdapter } from "../peft/adapted-model.ts";
 import { adapterPenalty } from "../peft/penalty.ts";
+import { beginSchedules, type Schedules } from "../peft/schedule.ts";
 import { type BatchSampler, ignoredLabel, type SamplerState, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
 import { type Json, loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
@@ -134,6 +135,8 @@ export class Trainer implements Disposable {
   readonly #options: TrainerOptions;
   readonly #learn: ReturnType<typeof compile<[Tensor, Tensor], Tensor[]>>;
   readonly #evaluator: Evaluator;
+  /** What changes the adapters besides the optimiser. */
+  readonly #schedules: Schedules;
   #sampler: BatchSampler;
   #step = 0;
   #tokens = 0;
@@ -165,6 +168,7 @@ export class Trainer implements Disposable {
     const makeOptimizer = options.optimizer ?? ((all) => new AdamW([...all.values()], { lr: learningRate, weightDecay: 0 }));
     this.optimizer = makeOptimizer(this.parameters, learningRate);
     this.#evaluator = new Evaluator(model);
+    this.#schedules = beginSchedules(model);
     this.#learn = compile((inputIds: Tensor, targets: Tensor) => {
       const ofModel = model.forward({ inputIds, targets }).loss as Tensor;
       const penalty = adapterPenalty(model);
@@ -172,6 +176,7 @@ export class Trainer implements Disposable {
       const raw = gradientsOf(loss, [...this.parameters.values()]);
       const { gradients, totalNorm } = clipGradNorm(raw, clipNorm ?? Number.POSITIVE_INFINITY);
       this.optimizer.step(gradients);
+      this.#schedules.observe(gradients);
       return [loss, totalNorm];
     });
   }
@@ -235,6 +240,7 @@ export class Trainer implements Disposable {
     })();
     const [loss, gradientNorm] = (await readNumbers(results)) as [number, number];
     this.#step++;
+    await this.#schedules.advance(this.#step);
     if (!Number.isFinite(loss))
       throw new ConfigError(`the loss of step ${this.#step} is ${loss}.`, {
         operation: "train",
@@ -307,6 +313,8 @@ export class Trainer implements Disposable {
     for (const [name, tensor] of this.optimizer.stateDict()) tensors.set(`optimizer.${name}`, tensor);
     for (const [name, tensor] of dropoutState()) tensors.set(`dropout.${name}`, tensor);
     for (const [name, { stored }] of this.#adapterRandomness()) tensors.set(`random.${name}`, stored);
+    const schedules = this.#schedules.state();
+    for (const [name, tensor] of schedules.tensors) tensors.set(`schedule.${name}`, tensor);
     const state = {
       step: this.#step,
       steps: this.steps,
@@ -314,6 +322,7 @@ export class Trainer implements Disposable {
       seconds: this.#seconds,
       timed: this.#timed,
       sampler: { ...this.#sampler.state },
+      schedules: schedules.data as Json,
       history: this.history as unknown as Json,
     };
     await saveCheckpoint(path, { tensors, data: { trainer: state, extra } });
@@ -356,11 +365,13 @@ export class Trainer implements Disposable {
         throw new FormatError(`the random state "${name}" is not in the checkpoint "${path}".`, { operation, expected: name });
       return [variable, value] as const;
     });
+    const resumeSchedules = this.#schedules.restoring(part("schedule."), state.schedules);
     const sampler = this.dataset.batches({ batchSize: this.batchSize, seed: state.sampler.seed, state: state.sampler });
     this.optimizer.loadStateDict(part("optimizer."));
     loadDropoutState(part("dropout."));
     assignAll(random);
     assignAll([...this.parameters].map(([name, parameter]) => [parameter, model.get(name) as Tensor]));
+    resumeSchedules(state.step);
     this.#sampler = sampler;
     this.#step = state.step;
     this.steps = state.steps;
@@ -385,6 +396,7 @@ export class Trainer implements Disposable {
   [Symbol.dispose](): void {
     this.#learn.dispose();
     this.#evaluator[Symbol.dispose]();
+    this.#schedules[Symbol.dispose]();
   }
 }
 
@@ -395,6 +407,7 @@ interface SavedState {
   readonly seconds: number;
   readonly timed: { readonly tokens: number; readonly seconds: number };
   readonly sampler: SamplerState;
+  readonly schedules: Readonly<Record<string, unknown>>;
   readonly history: History;
 }
 

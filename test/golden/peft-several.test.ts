@@ -61,6 +61,6 @@ goldenSuite(
       return () => multiActive(item);
     },
     ...["multi_active", "mixed_batch", "mixed_types", "combine", "convert", "arrow", "xlora"],
-    ...["init", "init_convert", "adalora_trace", "optimizer_trace"],
+    ...["init", "init_convert"],
   ),
 );

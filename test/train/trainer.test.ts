@@ -10,7 +10,9 @@ import { constant } from "../../src/graph/source.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { crossEntropy } from "../../src/nn/loss.ts";
 import { cosineSchedule } from "../../src/optim/schedule.ts";
+import { getAdapter } from "../../src/peft/adapted-model.ts";
 import { attach } from "../../src/peft/attach.ts";
+import { adalora } from "../../src/peft/methods/adalora.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
 import { uploadBatch } from "../../src/train/batch.ts";
 import { saveCheckpoint } from "../../src/train/checkpoint.ts";
@@ -108,6 +110,33 @@ describe("on wasm", () => {
     expect(result.history.learningRate).toEqual(expected.history.learningRate);
     expect(result).toMatchObject({ step: 8, finished: true, tokens: expected.tokens });
     expect(valuesOf(model)).toEqual(valuesOf(whole));
+  });
+
+  it("goes on with the budget of an adapter where it was", async () => {
+    const begin = () => {
+      const model = smallModel();
+      attach(
+        model,
+        adalora({ initR: 4, targetR: 2, tinit: 1, tfinal: 2, totalStep: 8, loraAlpha: 4, targetModules: "all-linear" }),
+      );
+      return { model, trainer: new Trainer(model, smallDataset(), options) };
+    };
+    const { model: whole, trainer: whole_ } = begin();
+    await whole_.run();
+    const path = join(folder, "budget.safetensors");
+    const stopping = begin();
+    const stop = new AbortController();
+    await stopping.trainer.run({ signal: stop.signal, onStep: ({ step }) => void (step === 4 && stop.abort()) });
+    await stopping.trainer.save(path);
+    const { model, trainer } = begin();
+    await trainer.load(path);
+    await trainer.run();
+    expect(valuesOf(model)).toEqual(valuesOf(whole));
+    const { rankPattern } = getAdapter(model, "default").config as { rankPattern: Record<string, boolean[]> };
+    expect(rankPattern).toEqual(getAdapter(whole, "default").config["rankPattern"]);
+    const layers = Object.values(rankPattern);
+    expect(layers.flat().filter(Boolean)).toHaveLength(2 * layers.length);
+    for (const each of [whole_, stopping.trainer, trainer]) each[Symbol.dispose]();
   });
 
   it("gives the same bits for the same seed", async () => {

@@ -3,8 +3,8 @@
  * held near to orthonormal by a term in the loss, and a schedule zeroes the values E whose loss matters least, so that layers
  * get the ranks that they need. All three are trained; E starts at zero. It equals LoRA with its middle values taken out.
  *
- * PEFT divides by k at the start (`initR`), which stays the same when values are zeroed, and takes α for s as it is. When the schedule has
- * ended, `rankPattern` says which values are left, and only those are in the file.
+ * PEFT divides by k at the start (`initR`), which stays the same when values are zeroed, and takes α for s as it is. The schedule
+ * (schedules/rank-budget.ts) writes into `rankPattern` which values are left, and only those are in the file.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, configSchema, float, integer, key, loraSchema, object } from "../../formats/peft-config.ts";
@@ -15,6 +15,7 @@ import type { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
 import { identity } from "../rotation.ts";
+import { rankBudget } from "../schedules/rank-budget.ts";
 import { linearChange, times } from "../weight-change.ts";
 
 const schema = configSchema("ADALORA", "lora_", {
@@ -33,11 +34,14 @@ const schema = configSchema("ADALORA", "lora_", {
 });
 type Config = MethodConfig<typeof schema>;
 
-/** How many values a layer has left. */
-function rank({ path }: Base, { initR, rankPattern }: Config): number {
+/** Which values of a layer are left; `null` for all. */
+function keptValues(path: string, { rankPattern }: Config): readonly boolean[] | null {
   const kept = rankPattern?.[`base_model.model.${path}.lora_E`] ?? rankPattern?.[`${path}.lora_E`];
-  return Array.isArray(kept) ? kept.filter(Boolean).length : initR;
+  return Array.isArray(kept) ? kept : null;
 }
+
+/** How many values a layer has left. */
+const rank = ({ path }: Base, config: Config): number => keptValues(path, config)?.filter(Boolean).length ?? config.initR;
 
 /** ‖M·Mᵀ − I‖. */
 function offOrthonormal(M: Tensor): Tensor {
@@ -71,6 +75,7 @@ export const adalora = defineMethod({
     const terms = layers.flatMap(({ A, B }) => [offOrthonormal(A as Tensor), offOrthonormal(transpose(B as Tensor))]);
     return times(terms.reduce(add), orthRegWeight / terms.length);
   },
+  schedule: rankBudget,
   layers: {
     linear: linearChange<Config, "A" | "E" | "B">({
       files: { A: "lora_A", E: "lora_E", B: "lora_B" },
@@ -87,6 +92,10 @@ export const adalora = defineMethod({
       },
       delta: (_, { A, E, B }, { loraAlpha, initR }, scale) =>
         times(matmul(B, mul(A, E)), ((loraAlpha > 0 ? loraAlpha : initR) / (initR + 1e-5)) * scale),
+      savedPart(name, path, config) {
+        const kept = keptValues(path, config);
+        return kept && { axis: name === "B" ? 1 : 0, kept };
+      },
       dropout: ({ loraDropout }) => loraDropout,
     }),
   },
