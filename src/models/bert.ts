@@ -5,7 +5,7 @@
 import { ConfigError } from "../errors.ts";
 import { add, cast, mul, tanh } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant } from "../graph/source.ts";
 import { activation } from "../nn/activation.ts";
 import { Dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
@@ -15,18 +15,19 @@ import { group, type Layer, Module, Parameter } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { notEqual } from "../tensor/math.ts";
 import { cumsum } from "../tensor/statistics.ts";
+import {
+  type Backbone,
+  checkTextInputs,
+  embedTokens,
+  type ModelSizes,
+  pastLength,
+  positionsAfter,
+  textShape,
+} from "./causal-lm.ts";
 import type { CheckpointNames } from "./checkpoint-name.ts";
 import { type ClassifierOutput, classifierLoss } from "./classifier.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
-import {
-  attendHeads,
-  checkEncoderInputs,
-  type EncoderInputs,
-  type EncoderStates,
-  encode,
-  firstToken,
-  layers,
-} from "./encoder.ts";
+import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
 import {
   type MaskedLM,
   type SequenceClassifier,
@@ -108,19 +109,23 @@ export class BertEmbeddings extends Module {
   }
 
   /** [B, T] → [B, T, C] */
-  forward({ inputIds, tokenTypeIds, positionIds }: EncoderInputs): Tensor {
-    const types = this.token_type_embeddings.forward(tokenTypeIds ?? constant(0, inputIds.shape, "int32"));
-    const positions = this.position_embeddings.forward(positionIds ?? this.#positions(inputIds));
-    const x = add(add(this.word_embeddings.forward(inputIds), types), positions);
+  forward(inputs: EncoderInputs): Tensor {
+    const types = this.token_type_embeddings.forward(inputs.tokenTypeIds ?? constant(0, textShape(inputs), "int32"));
+    const positions = this.position_embeddings.forward(inputs.positionIds ?? this.#positions(inputs));
+    const x = add(add(embedTokens(inputs, this.word_embeddings), types), positions);
     return this.dropout.forward(this.LayerNorm.forward(x));
   }
 
-  #positions(inputIds: Tensor): Tensor {
+  /** Of vectors nobody knows whether they are padding: all are counted. */
+  #positions(inputs: EncoderInputs): Tensor {
     const { padTokenId, positionsAfterPadding } = this.#config;
-    if (!positionsAfterPadding) return iota([inputIds.shape[1] as number]);
-    const padding = constant(padTokenId as number, [], "int32");
-    const isToken = cast(notEqual(inputIds, padding), "int32");
-    return add(mul(cumsum(isToken, 1), isToken), padding);
+    const { inputIds } = inputs;
+    const [past, [, T]] = [pastLength(inputs), textShape(inputs)];
+    if (!positionsAfterPadding) return positionsAfter(past, T);
+    if (!inputIds) return positionsAfter(past + 1 + (padTokenId as number), T);
+    const whole = (value: number) => constant(value, [], "int32");
+    const isToken = cast(notEqual(inputIds, whole(padTokenId as number)), "int32");
+    return add(mul(add(cumsum(isToken, 1), whole(past)), isToken), whole(padTokenId as number));
   }
 }
 
@@ -141,10 +146,10 @@ export class BertSelfAttention extends Module {
   }
 
   /** [B, T, C] → [B, T, C] */
-  forward(x: Tensor, keyMask?: Tensor): Tensor {
+  forward(x: Tensor, seen: Seen): Tensor {
     const { numAttentionHeads, attentionProbsDropoutProb } = this.#config;
     return attendHeads(this.query.forward(x), this.key.forward(x), this.value.forward(x), numAttentionHeads, {
-      ...(keyMask ? { keyMask } : {}),
+      ...seen,
       dropout: this.training ? attentionProbsDropoutProb : 0,
     });
   }
@@ -200,14 +205,14 @@ export class BertLayer extends Module {
   }
 
   /** [B, T, C] → [B, T, C] */
-  forward(x: Tensor, keyMask?: Tensor): Tensor {
-    const y = this.attention.output.forward(this.attention.self.forward(x, keyMask), x);
+  forward(x: Tensor, seen: Seen): Tensor {
+    const y = this.attention.output.forward(this.attention.self.forward(x, seen), x);
     return this.output.forward(this.intermediate.forward(y), y);
   }
 }
 
 /** Embeddings and blocks; with a pooler, which some output layers need. */
-export class BertModel extends Module {
+export class BertModel extends Module implements Backbone {
   readonly embeddings: BertEmbeddings;
   readonly encoder;
   readonly pooler: BertDense | null;
@@ -221,12 +226,21 @@ export class BertModel extends Module {
     this.pooler = pooler ? new BertDense(config.hiddenSize, config.hiddenSize, tanh, init) : null;
   }
 
+  get sizes(): ModelSizes {
+    const { modelType, hiddenSize: width, numHiddenLayers: layers, numAttentionHeads: heads } = this.#config;
+    const { maxPositionEmbeddings, positionsAfterPadding, padTokenId } = this.#config;
+    const unused = positionsAfterPadding ? (padTokenId as number) + 1 : 0;
+    return { modelType, width, layers, heads, headDim: width / heads, maxLength: maxPositionEmbeddings - unused };
+  }
+
+  get wordEmbedding(): Layer {
+    return this.embeddings.word_embeddings;
+  }
+
   /** @throws {ShapeError} when ids, mask, positions or types are not all [B, T] or T is more than there are positions */
   forward(inputs: EncoderInputs): EncoderStates {
-    const { modelType, maxPositionEmbeddings, positionsAfterPadding, padTokenId } = this.#config;
-    const unused = positionsAfterPadding ? (padTokenId as number) + 1 : 0;
-    checkEncoderInputs(modelType, inputs, maxPositionEmbeddings - unused);
-    return encode(this.embeddings.forward(inputs), this.encoder.layer, inputs.attentionMask);
+    checkTextInputs(this.sizes, inputs);
+    return encode(this.embeddings.forward(inputs), this.encoder.layer, inputs);
   }
 }
 
@@ -283,6 +297,10 @@ export class BertForMaskedLM extends Module implements MaskedLM, CheckpointNames
     this.cls = group({ predictions: group({ bias, transform: new BertPredictionTransform(known, init), decoder }) });
   }
 
+  get backbone(): BertModel {
+    return this.bert;
+  }
+
   /** @throws {ShapeError} when ids, mask, positions, types or labels are not all [B, T] or T is more than there are positions */
   forward(inputs: TokenInputs): TokenOutput {
     const { lastHiddenState, hiddenStates } = this.bert.forward(inputs);
@@ -313,6 +331,10 @@ export class BertForSequenceClassification extends Module implements SequenceCla
     this.bert = new BertModel(known, init, { pooler: true });
     this.dropout = new Dropout(known.classifierDropout);
     this.classifier = dense(known.hiddenSize, known.numLabels, init);
+  }
+
+  get backbone(): BertModel {
+    return this.bert;
   }
 
   /** @throws {ShapeError} for sizes that do not fit */

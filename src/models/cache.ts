@@ -10,7 +10,7 @@ import { take } from "../graph/indexing.ts";
 import { expand, permute, reshape, slice } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
-import { sizeOf } from "../graph/shape.ts";
+import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant, iota } from "../graph/source.ts";
 import { assignAll, Variable } from "../graph/variable.ts";
 import { cumsum } from "../tensor/statistics.ts";
@@ -55,6 +55,28 @@ export class KeyValueCache {
   reset(): void {
     const empty = (variable: Variable) => [variable, constant(0, variable.shape, variable.dtype)] as const;
     assignAll([empty(this.#mask), empty(this.#length)]);
+  }
+
+  /**
+   * Puts n virtual tokens in front of a text, before its first token is taken in.
+   *
+   * @param past keys and values [B, G, n, D] for each layer
+   * @throws {ShapeError} when there is one for another number of layers, or of other sizes, or n is more than the cache holds
+   */
+  begin(past: readonly { readonly keys: Tensor; readonly values: Tensor }[]): void {
+    const [B, G, n, D] = past[0]?.keys.shape ?? [];
+    const { shape } = this.#layers[0]!.keys;
+    const fits = (x: Tensor) => sameShape(x.shape, [this.batch, shape[2]!, n!, shape[3]!]);
+    if (past.length !== this.#layers.length || !past.every(({ keys, values }) => fits(keys) && fits(values)))
+      throw new ShapeError(`a past of ${past.length} times ${wordShape([B!, G!, n!, D!])} does not fit.`, {
+        operation: "KeyValueCache",
+        expected: [this.#layers.length, this.batch, shape[2], "n", shape[3]],
+        got: past.map(({ keys }) => keys.shape),
+      });
+    const update = this.append(constant(1, [this.batch, n!], "int32"));
+    const byTime = (x: Tensor) => permute(x, [0, 2, 1, 3]);
+    for (const [layer, { keys, values }] of past.entries()) update.write(layer, byTime(keys), byTime(values));
+    update.commit();
   }
 
   /**

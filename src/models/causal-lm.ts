@@ -1,21 +1,36 @@
 /** What all models that continue a text have in common: what goes in, what comes out, and how labels are shifted. */
-import { DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, DTypeError, ShapeError, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add, cast, sub } from "../graph/elementwise.ts";
-import { pad, sliceAxis } from "../graph/movement.ts";
+import { pad, reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
-import type { Module } from "../nn/module.ts";
-import type { KeyValueCache } from "./cache.ts";
+import { sameShape } from "../graph/shape.ts";
+import { constant, iota } from "../graph/source.ts";
+import type { Layer, Module } from "../nn/module.ts";
+import type { CacheSizes, KeyValueCache } from "./cache.ts";
+
+/** Keys and values of one layer that stand in front of those of the first token, as of n tokens that are not there: [B, G, n, D] each. */
+export interface PastLayer {
+  /** As they are looked at: where positions turn keys, these are turned already. */
+  readonly keys: Tensor;
+  readonly values: Tensor;
+}
 
 /** Tokens, and what is known about them. */
 export interface TextInputs {
-  /** [B, T] int32 */
-  readonly inputIds: Tensor;
+  /** [B, T] int32: which words the tokens are; or there is `inputsEmbeds`. */
+  readonly inputIds?: Tensor;
+  /** [B, T, C]: vectors in place of those that the word embedding has for the tokens. */
+  readonly inputsEmbeds?: Tensor;
   /** [B, T], 1 for tokens and 0 for padding, which may stand on either side. */
   readonly attentionMask?: Tensor;
-  /** [B, T] int32; counted from the first token that is not padding when absent. */
+  /** [B, T] int32; counted from the first token that is not padding when absent, and from n after a `past`. */
   readonly positionIds?: Tensor;
+  /**
+   * n virtual tokens in front, which every token sees: their keys and values in each layer. With a cache they are
+   * written into it; give them with the first tokens only.
+   */
+  readonly past?: readonly PastLayer[];
   /** Tokens before these, which are taken in too. */
   readonly cache?: KeyValueCache;
 }
@@ -41,9 +56,9 @@ export interface CausalLMOutput {
 }
 
 /** A model that gives logits of the next token. */
-export interface CausalLM extends Module {
+export interface CausalLM extends TextModel {
   /** Tokens for which positions were learned; no more can be taken in. Absent where positions are computed. */
-  readonly maxLength?: number;
+  readonly maxLength?: number | undefined;
   forward(inputs: CausalLMInputs): CausalLMOutput;
   /** An empty cache for `batch` sequences of up to `size` tokens. */
   createCache(batch: number, size: number): KeyValueCache;
@@ -56,27 +71,116 @@ export function shiftLabels(labels: Tensor): Tensor {
   return sub(sliceAxis(pad(raised, [0, 0], [0, 1]), 1, 1, (labels.shape[1] as number) + 1), ignored);
 }
 
-/** @throws {ShapeError} when ids, mask, positions, types or labels are not all [B, T]; @throws {DTypeError} when they are not whole numbers */
-export function checkTextInputs(operation: string, inputs: CausalLMInputs & { readonly tokenTypeIds?: Tensor }): void {
-  const { inputIds, logitsToKeep } = inputs;
-  if (inputIds.rank !== 2)
+/** What of a model decides which inputs fit. */
+export interface ModelSizes extends CacheSizes {
+  /** The model in errors. */
+  readonly modelType: string;
+  /** Values of a word's vector: C of `inputsEmbeds`. */
+  readonly width: number;
+  /** Tokens for which positions were learned; absent where positions are computed. */
+  readonly maxLength?: number;
+}
+
+/** What whoever puts something in front of a text, or an output layer behind it, needs to know of a model. */
+export interface Backbone {
+  readonly sizes: ModelSizes;
+  /** Gives the vectors of words: [B, T] → [B, T, C]. */
+  readonly wordEmbedding: Layer;
+}
+
+/** A model that reads text. */
+export interface TextModel extends Module {
+  /** The model without its output layer. */
+  readonly backbone: Backbone;
+}
+
+/** [B, T], however the tokens are given. */
+export const textShape = ({ inputIds, inputsEmbeds }: TextInputs): readonly [number, number] =>
+  (inputIds ?? (inputsEmbeds as Tensor)).shape.slice(0, 2) as [number, number];
+
+/** The vectors of the tokens, [B, T, C]. @param embedding has one for each word */
+export const embedTokens = ({ inputIds, inputsEmbeds }: TextInputs, embedding: Layer): Tensor =>
+  inputsEmbeds ?? embedding.forward(inputIds as Tensor);
+
+/** n: virtual tokens in front. */
+export const pastLength = ({ past }: Pick<TextInputs, "past">): number => past?.[0]?.keys.shape[2] ?? 0;
+
+/** Positions n … n + T − 1, [1, T]. */
+export const positionsAfter = (past: number, time: number): Tensor =>
+  reshape(past === 0 ? iota([time]) : add(iota([time]), constant(past, [], "int32")), [1, time]);
+
+/**
+ * @throws {ShapeError} when ids, mask, positions, types or labels are not all [B, T], `inputsEmbeds` are not [B, T, C] or the past does
+ *   not fit the layers; @throws {DTypeError} when whole numbers are none, or vectors are; @throws {ConfigError} when tokens are given in
+ *   both ways, or in none
+ */
+export function checkTextInputs(
+  sizes: ModelSizes,
+  inputs: Omit<CausalLMInputs, "cache"> & { readonly tokenTypeIds?: Tensor },
+): void {
+  const { modelType: operation, width, maxLength = Number.POSITIVE_INFINITY } = sizes;
+  const { inputIds, inputsEmbeds, logitsToKeep } = inputs;
+  const [tokens, own] = inputsEmbeds ? [inputsEmbeds, "inputsEmbeds"] : [inputIds, "inputIds"];
+  if (!tokens || (inputIds && inputsEmbeds))
+    throw new ConfigError(`${tokens ? "both" : "neither"} \`inputIds\` ${tokens ? "and" : "nor"} \`inputsEmbeds\` are given.`, {
+      operation,
+      hint: "Give one of them.",
+    });
+  if (inputsEmbeds && (inputsEmbeds.rank !== 3 || inputsEmbeds.shape[2] !== width))
+    throw new ShapeError(`\`inputsEmbeds\` is ${wordShape(inputsEmbeds.shape)}, it should be [batch, time, ${width}].`, {
+      operation,
+      expected: width,
+      got: inputsEmbeds.shape,
+    });
+  if (inputsEmbeds && !isFloat(inputsEmbeds.dtype))
+    throw new DTypeError(`\`inputsEmbeds\` holds vectors, got ${inputsEmbeds.dtype}.`, { operation, got: inputsEmbeds.dtype });
+  if (inputIds && inputIds.rank !== 2)
     throw new ShapeError(`\`inputIds\` is ${wordShape(inputIds.shape)}, it should be [batch, time].`, {
       operation,
       got: inputIds.shape,
     });
-  if (inputIds.size === 0)
-    throw new ShapeError(`\`inputIds\` ${wordShape(inputIds.shape)} holds no token.`, { operation, got: inputIds.shape });
+  if (tokens.size === 0)
+    throw new ShapeError(`\`${own}\` ${wordShape(tokens.shape)} holds no token.`, { operation, got: tokens.shape });
+  const [B, T] = textShape(inputs);
   for (const name of ["inputIds", "attentionMask", "positionIds", "tokenTypeIds", "labels", "targets"] as const) {
     const x = inputs[name];
     if (!x) continue;
-    if (x.rank !== 2 || x.shape[0] !== inputIds.shape[0] || x.shape[1] !== inputIds.shape[1])
-      throw new ShapeError(`\`${name}\` is ${wordShape(x.shape)}, \`inputIds\` is ${wordShape(inputIds.shape)}.`, {
+    if (x.rank !== 2 || x.shape[0] !== B || x.shape[1] !== T)
+      throw new ShapeError(`\`${name}\` is ${wordShape(x.shape)}, \`${own}\` is ${wordShape(tokens.shape)}.`, {
         operation,
-        expected: inputIds.shape,
+        expected: [B, T],
         got: x.shape,
       });
     if (isFloat(x.dtype)) throw new DTypeError(`\`${name}\` holds whole numbers, got ${x.dtype}.`, { operation, got: x.dtype });
   }
+  checkPast(sizes, inputs, B);
+  const time = T + pastLength(inputs);
+  if (time > maxLength)
+    throw new ShapeError(`${time} tokens are more than the ${maxLength} positions that this model has learned.`, {
+      operation,
+      expected: maxLength,
+      got: time,
+    });
   if (logitsToKeep !== undefined && (inputs.labels || inputs.targets))
     throw new ShapeError("`logitsToKeep` leaves out logits that the loss needs.", { operation });
+}
+
+function checkPast({ modelType: operation, layers, heads, headDim }: ModelSizes, { past }: TextInputs, batch: number): void {
+  if (!past) return;
+  if (past.length !== layers)
+    throw new ShapeError(`\`past\` is of ${past.length} layers, the model has ${layers}.`, {
+      operation,
+      expected: layers,
+      got: past.length,
+    });
+  const expected = [batch, heads, pastLength({ past }), headDim];
+  for (const [layer, { keys, values }] of past.entries())
+    for (const [name, x] of Object.entries({ keys, values }))
+      if (!sameShape(x.shape, expected))
+        throw new ShapeError(`the ${name} of \`past\` in layer ${layer} are ${wordShape(x.shape)}, not ${wordShape(expected)}.`, {
+          operation,
+          expected,
+          got: x.shape,
+          hint: "They are [batch, heads of keys, virtual tokens, size].",
+        });
 }

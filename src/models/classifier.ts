@@ -53,18 +53,16 @@ export function classifierLoss(logits: Tensor, labels: Tensor, type: ProblemType
  * The state of each text's last token that is not padding, on whichever side that is.
  *
  * @param states   [B, T, C]
- * @param inputIds [B, T]
+ * @param inputs   what words the tokens are; of vectors nobody knows whether they are padding, so the very last one is taken
  * @param padToken `null`: the very last token, of one text only
  * @returns        [B, C]
  * @throws {ConfigError} for several texts without a padding token: nobody knows where they end
  */
-export function lastToken(operation: string, states: Tensor, inputIds: Tensor, padToken: number | null): Tensor {
+export function lastToken(operation: string, states: Tensor, { inputIds }: TextInputs, padToken: number | null): Tensor {
   const [B, T, C] = states.shape as [number, number, number];
-  if (padToken === null) {
-    if (B > 1)
-      throw new ConfigError(`${B} texts at once need \`pad_token_id\` in the model's configuration.`, { operation, got: null });
-    return reshape(sliceAxis(states, 1, T - 1, T), [B, C]);
-  }
+  if (padToken === null && B > 1)
+    throw new ConfigError(`${B} texts at once need \`pad_token_id\` in the model's configuration.`, { operation, got: null });
+  if (padToken === null || !inputIds) return reshape(sliceAxis(states, 1, T - 1, T), [B, C]);
   const at = reshape(iota([T]), [1, T]);
   const isPadding = equal(inputIds, constant(padToken, [], inputIds.dtype));
   const last = reduceMax(where(isPadding, constant(0, [], "int32"), at), [1]); // [B, 1]

@@ -1,10 +1,10 @@
 /** What every model that reads a text from left to right does in a forward pass, whatever its layers are. */
 import { realize } from "../compile/program.ts";
-import { ShapeError } from "../errors.ts";
+import { concatenate } from "../graph/composite.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
-import { reshape, sliceAxis } from "../graph/movement.ts";
+import { permute, reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant } from "../graph/source.ts";
 import { isObserved } from "../graph/variable.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
 import { dropout } from "../nn/dropout.ts";
@@ -13,7 +13,18 @@ import type { Layer } from "../nn/module.ts";
 import type { Rotary, RotaryTables } from "../nn/rotary.ts";
 import { cumsum } from "../tensor/statistics.ts";
 import type { CacheUpdate } from "./cache.ts";
-import { type CausalLMInputs, type CausalLMOutput, shiftLabels, type TextInputs } from "./causal-lm.ts";
+import {
+  type CausalLMInputs,
+  type CausalLMOutput,
+  type PastLayer,
+  pastLength,
+  positionsAfter,
+  shiftLabels,
+  type TextInputs,
+  textShape,
+} from "./causal-lm.ts";
+
+const whole = (value: number): Tensor => constant(value, [], "int32");
 
 /** What all layers of one forward pass share. */
 export interface Pass {
@@ -25,25 +36,35 @@ export interface Pass {
   readonly length: number;
   /** What is written into the cache, if there is one. */
   readonly update: CacheUpdate | null;
+  /** Keys and values of virtual tokens in front, for each layer. */
+  readonly past: readonly PastLayer[];
 }
 
 /** Takes the tokens into the cache and counts their positions. @param context tokens the model is made for: positions that somebody else counted may be anywhere in it */
-export function beginPass({ inputIds, attentionMask, positionIds, cache }: TextInputs, context: number): Pass {
+export function beginPass(inputs: TextInputs, context: number): Pass {
+  const { attentionMask, positionIds, cache, past = [] } = inputs;
   const isCausal = true;
+  const [B, T] = textShape(inputs);
+  const n = pastLength(inputs);
   const longest = (size: number) => (positionIds ? Math.max(size, context) : size);
   if (cache) {
-    const update = cache.append(attentionMask ?? constant(1, inputIds.shape, "int32"));
-    const attention = { isCausal, offset: update.offset, keyMask: update.mask };
-    return { attention, positions: positionIds ?? update.positions, length: longest(cache.size), update };
+    const update = cache.append(onesBefore(attentionMask ?? constant(1, [B, T], "int32"), n));
+    const attention = { isCausal, offset: n === 0 ? update.offset : add(update.offset, whole(n)), keyMask: update.mask };
+    const positions = positionIds ?? sliceAxis(update.positions, 1, n, n + T);
+    return { attention, positions, length: longest(cache.size), update, past };
   }
-  const positions = positionIds ?? (attentionMask ? positionsOf(attentionMask) : null);
-  const attention = attentionMask ? { isCausal, keyMask: attentionMask } : { isCausal };
-  return { attention, positions, length: longest(inputIds.shape[1] as number), update: null };
+  const attention = attentionMask ? { isCausal, keyMask: onesBefore(attentionMask, n) } : { isCausal };
+  const counted = () => (attentionMask ? positionsOf(attentionMask, n) : n === 0 ? null : positionsAfter(n, T));
+  return { attention, positions: positionIds ?? counted(), length: longest(n + T), update: null, past };
 }
 
-/** Position of each token among the tokens that are not padding; 0 for padding in front. */
-function positionsOf(mask: Tensor): Tensor {
-  return max(sub(cumsum(cast(mask, "int32"), 1), constant(1, [], "int32")), constant(0, [], "int32"));
+/** A mask [B, T] behind as many ones: [B, n + T] int32. */
+export const onesBefore = (mask: Tensor, n: number): Tensor =>
+  n === 0 ? mask : concatenate([constant(1, [mask.shape[0] as number, n], "int32"), cast(mask, "int32")], 1);
+
+/** Position of each token among the tokens that are not padding, from `first` on; `first` for padding in front. */
+function positionsOf(mask: Tensor, first: number): Tensor {
+  return add(max(sub(cumsum(cast(mask, "int32"), 1), whole(1)), whole(0)), whole(first));
 }
 
 /** A pass of a model with rotary positions. */
@@ -54,31 +75,22 @@ export interface RotaryPass extends Pass {
 /** Begins a pass and makes the rotary tables of its tokens. @param context tokens the model is made for */
 export function rotaryPass(rotary: Rotary, inputs: TextInputs, context: number): RotaryPass {
   const pass = beginPass(inputs, context);
-  const time = inputs.inputIds.shape[1] as number;
   const { positions, length } = pass;
-  return { ...pass, rotary: positions ? rotary.at(positions, length, inputs.cache?.size ?? time) : rotary.range(time) };
+  const [, T] = textShape(inputs);
+  const tokens = inputs.cache?.size ?? pastLength(inputs) + T;
+  return { ...pass, rotary: positions ? rotary.at(positions, length, tokens) : rotary.range(T) };
 }
 
 /**
- * The vectors of learned positions, [B, T, C] or [T, C].
+ * The vectors of learned positions, [B, T, C] or [1, T, C].
  *
- * @param table  [context + offset, C]
+ * @param table  [maxLength + offset, C]
+ * @param time   T
  * @param offset rows in front of that of position 0
- * @throws {ShapeError} when there are more tokens than positions were learned for
  */
-export function learnedPositions(
-  table: Layer,
-  { positions }: Pass,
-  { time, context, offset = 0, operation }: { time: number; context: number; offset?: number; operation: string },
-): Tensor {
-  if (time > context)
-    throw new ShapeError(`${time} tokens are more than the ${context} positions that this model has learned.`, {
-      operation,
-      expected: context,
-      got: time,
-    });
-  const rows = positions ?? iota([time]);
-  return table.forward(offset === 0 ? rows : add(cast(rows, "int32"), constant(offset, [], "int32")));
+export function learnedPositions(table: Layer, { positions }: Pass, time: number, offset = 0): Tensor {
+  const rows = positions ?? positionsAfter(0, time);
+  return table.forward(offset === 0 ? rows : add(cast(rows, "int32"), whole(offset)));
 }
 
 /** What a layer adds to the pass's attention. */
@@ -97,12 +109,20 @@ export interface LayerAttention extends Pick<AttendOptions, "window" | "scale" |
  * @param v [B, T, G, D]
  * @returns [B, T, H·D]
  */
-export function attendPass(q: Tensor, k: Tensor, v: Tensor, { attention, update }: Pass, options: LayerAttention): Tensor {
+export function attendPass(q: Tensor, k: Tensor, v: Tensor, { attention, update, past }: Pass, options: LayerAttention): Tensor {
   const { layer, dropout: p = 0, ...own } = options;
-  const { keys, values } = update ? update.write(layer, k, v) : { keys: k, values: v };
+  const all = behind(past[layer], k, v);
+  const { keys, values } = update ? update.write(layer, all.keys, all.values) : all;
   const dropped = p > 0 ? { dropout: (weights: Tensor) => dropout(weights, p) } : {};
   const [B, T] = q.shape as [number, number];
   return reshape(attend(q, keys, values, { ...attention, ...own, ...dropped }), [B, T, -1]);
+}
+
+/** Keys and values [B, T, G, D] behind those of virtual tokens: [B, n + T, G, D]. */
+export function behind(past: PastLayer | undefined, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
+  if (!past) return { keys, values };
+  const joined = (first: Tensor, x: Tensor) => concatenate([permute(cast(first, x.dtype), [0, 2, 1, 3]), x], 1);
+  return { keys: joined(past.keys, keys), values: joined(past.values, values) };
 }
 
 /** What a model is without its output layer. */

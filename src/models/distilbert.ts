@@ -5,7 +5,6 @@
 import { ConfigError } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { iota } from "../graph/source.ts";
 import { activation } from "../nn/activation.ts";
 import { Dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
@@ -14,17 +13,10 @@ import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { relu } from "../tensor/math.ts";
+import { type Backbone, checkTextInputs, embedTokens, type ModelSizes, positionsAfter, textShape } from "./causal-lm.ts";
 import { type ClassifierOutput, classifierLoss } from "./classifier.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
-import {
-  attendHeads,
-  checkEncoderInputs,
-  type EncoderInputs,
-  type EncoderStates,
-  encode,
-  firstToken,
-  layers,
-} from "./encoder.ts";
+import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
 import {
   type MaskedLM,
   type SequenceClassifier,
@@ -86,9 +78,9 @@ export class DistilBertEmbeddings extends Module {
   }
 
   /** [B, T] → [B, T, C] */
-  forward({ inputIds, positionIds }: EncoderInputs): Tensor {
-    const positions = this.position_embeddings.forward(positionIds ?? iota([inputIds.shape[1] as number]));
-    return this.dropout.forward(this.LayerNorm.forward(add(this.word_embeddings.forward(inputIds), positions)));
+  forward(inputs: EncoderInputs): Tensor {
+    const positions = this.position_embeddings.forward(inputs.positionIds ?? positionsAfter(0, textShape(inputs)[1]));
+    return this.dropout.forward(this.LayerNorm.forward(add(embedTokens(inputs, this.word_embeddings), positions)));
   }
 }
 
@@ -116,11 +108,11 @@ export class DistilBertBlock extends Module {
   }
 
   /** [B, T, C] → [B, T, C] */
-  forward(x: Tensor, keyMask?: Tensor): Tensor {
+  forward(x: Tensor, seen: Seen): Tensor {
     const { nHeads, attentionDropout, activation: name } = this.#config;
     const { q_lin, k_lin, v_lin, out_lin } = this.attention;
     const attended = attendHeads(q_lin.forward(x), k_lin.forward(x), v_lin.forward(x), nHeads, {
-      ...(keyMask ? { keyMask } : {}),
+      ...seen,
       dropout: this.training ? attentionDropout : 0,
     });
     const y = this.sa_layer_norm.forward(add(out_lin.forward(attended), x));
@@ -130,7 +122,7 @@ export class DistilBertBlock extends Module {
 }
 
 /** Embeddings and blocks. */
-export class DistilBertModel extends Module {
+export class DistilBertModel extends Module implements Backbone {
   readonly embeddings: DistilBertEmbeddings;
   readonly transformer;
   readonly #config: DistilBertConfig;
@@ -142,12 +134,22 @@ export class DistilBertModel extends Module {
     this.transformer = group({ layer: layers(config.nLayers, () => new DistilBertBlock(config, init)) });
   }
 
-  /** @throws {ConfigError} for token types; @throws {ShapeError} for other sizes than [B, T], and more tokens than positions */
+  get sizes(): ModelSizes {
+    const { modelType, dim: width, nLayers: layers, nHeads: heads, maxPositionEmbeddings: maxLength } = this.#config;
+    return { modelType, width, layers, heads, headDim: width / heads, maxLength };
+  }
+
+  get wordEmbedding(): Layer {
+    return this.embeddings.word_embeddings;
+  }
+
+  /** @throws {ConfigError} for token types and a past; @throws {ShapeError} for other sizes than [B, T], and more tokens than positions */
   forward(inputs: EncoderInputs): EncoderStates {
-    checkEncoderInputs("distilbert", inputs, this.#config.maxPositionEmbeddings);
-    if (inputs.tokenTypeIds)
-      throw new ConfigError("`tokenTypeIds` are given, which this model knows nothing of.", { operation: "distilbert" });
-    return encode(this.embeddings.forward(inputs), this.transformer.layer, inputs.attentionMask);
+    checkTextInputs(this.sizes, inputs);
+    for (const name of ["tokenTypeIds", "past"] as const)
+      if (inputs[name])
+        throw new ConfigError(`\`${name}\` are given, which this model knows nothing of.`, { operation: "distilbert" });
+    return encode(this.embeddings.forward(inputs), this.transformer.layer, inputs);
   }
 }
 
@@ -183,6 +185,10 @@ export class DistilBertForMaskedLM extends Module implements MaskedLM {
     });
   }
 
+  get backbone(): DistilBertModel {
+    return this.distilbert;
+  }
+
   /** @throws {ShapeError} for sizes that do not fit */
   forward(inputs: TokenInputs): TokenOutput {
     const { lastHiddenState, hiddenStates } = this.distilbert.forward(inputs);
@@ -213,6 +219,10 @@ export class DistilBertForSequenceClassification extends Module implements Seque
     this.dropout = new Dropout(known.seqClassifDropout);
   }
 
+  get backbone(): DistilBertModel {
+    return this.distilbert;
+  }
+
   /** @throws {ShapeError} for sizes that do not fit */
   forward({ labels, ...inputs }: SequenceInputs): ClassifierOutput {
     const { lastHiddenState, hiddenStates } = this.distilbert.forward(inputs);
@@ -240,6 +250,10 @@ export class DistilBertForTokenClassification extends Module implements TokenCla
     this.distilbert = new DistilBertModel(known, init);
     this.dropout = new Dropout(known.dropout);
     this.classifier = dense(known.dim, known.numLabels, init);
+  }
+
+  get backbone(): DistilBertModel {
+    return this.distilbert;
   }
 
   /** @throws {ShapeError} for sizes that do not fit */

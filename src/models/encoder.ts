@@ -1,11 +1,11 @@
 /** What models that look at a whole text or image at once have in common. */
-import { ShapeError } from "../errors.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
 import { dropout } from "../nn/dropout.ts";
 import type { Module } from "../nn/module.ts";
-import { checkTextInputs, type TextInputs } from "./causal-lm.ts";
+import { type PastLayer, pastLength, type TextInputs } from "./causal-lm.ts";
+import { behind, onesBefore } from "./decoder.ts";
 
 /** Tokens that all see each other, and what is known about them. */
 export interface EncoderInputs extends Omit<TextInputs, "cache"> {
@@ -29,6 +29,7 @@ export interface EncoderStates {
  * @param v     [B, Tk, H·E]
  * @param heads H
  * @param options.dropout probability with which weights are dropped; 0 outside of training
+ * @param options.past    keys and values that stand in front
  * @returns     [B, Tq, H·E]
  */
 export function attendHeads(
@@ -36,11 +37,16 @@ export function attendHeads(
   k: Tensor,
   v: Tensor,
   heads: number,
-  { dropout: p = 0, ...options }: Omit<AttendOptions, "dropout"> & { readonly dropout?: number } = {},
+  {
+    dropout: p = 0,
+    past,
+    ...options
+  }: Omit<AttendOptions, "dropout"> & { readonly dropout?: number; readonly past?: PastLayer } = {},
 ): Tensor {
   const split = (x: Tensor) => reshape(x, [x.shape[0] as number, x.shape[1] as number, heads, -1]);
+  const { keys, values } = behind(past, split(k), split(v));
   const dropped = p > 0 ? { dropout: (weights: Tensor) => dropout(weights, p) } : {};
-  const y = attend(split(q), split(k), split(v), { ...options, ...dropped });
+  const y = attend(split(q), keys, values, { ...options, ...dropped });
   return reshape(y, [...y.shape.slice(0, 2), -1]);
 }
 
@@ -51,33 +57,28 @@ export function layers<Made extends Module>(count: number, make: (layer: number)
   return made;
 }
 
+/** What the tokens of one layer see. */
+export interface Seen {
+  /** [B, n + T], 1 for tokens and 0 for padding. */
+  readonly keyMask?: Tensor;
+  /** Keys and values of n virtual tokens in front. */
+  readonly past?: PastLayer;
+}
+
 /** Runs the blocks one after the other. @param x [B, T, C], the embeddings */
 export function encode(
   x: Tensor,
-  blocks: readonly { forward(x: Tensor, keyMask?: Tensor): Tensor }[],
-  keyMask?: Tensor,
+  blocks: readonly { forward(x: Tensor, seen: Seen): Tensor }[],
+  { attentionMask, past = [] }: Pick<TextInputs, "attentionMask" | "past"> = {},
 ): EncoderStates {
   const hiddenStates = [x];
+  const keyMask = attentionMask ? { keyMask: onesBefore(attentionMask, pastLength({ past })) } : {};
   let y = x;
-  for (const block of blocks) hiddenStates.push((y = block.forward(y, keyMask)));
+  for (const [layer, block] of blocks.entries())
+    hiddenStates.push((y = block.forward(y, { ...keyMask, ...(past[layer] && { past: past[layer] }) })));
   return { lastHiddenState: y, hiddenStates };
 }
 
 /** The state of the first token, which stands for all: [B, T, C] → [B, C]. */
 export const firstToken = (states: Tensor): Tensor =>
   reshape(sliceAxis(states, 1, 0, 1), [states.shape[0] as number, states.shape[2] as number]);
-
-/**
- * @param context tokens for which positions were learned
- * @throws {ShapeError} when ids, mask, positions or types are not all [B, T], or T is more than `context`
- */
-export function checkEncoderInputs(operation: string, inputs: EncoderInputs, context: number): void {
-  checkTextInputs(operation, inputs);
-  const time = inputs.inputIds.shape[1] as number;
-  if (time > context)
-    throw new ShapeError(`${time} tokens are more than the ${context} positions that this model has learned.`, {
-      operation,
-      expected: context,
-      got: time,
-    });
-}

@@ -14,10 +14,10 @@ import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
-import { KeyValueCache } from "./cache.ts";
-import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
-import { attendPass, causalOutput, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
+import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
+import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 
 /** What of a config.json matters for computing. */
 export interface GPTNeoXConfig {
@@ -150,7 +150,7 @@ export class GPTNeoXLayer extends Module {
 }
 
 /** Embedding, blocks and the final norm: everything but the output layer. */
-export class GPTNeoXModel extends Module {
+export class GPTNeoXModel extends Module implements Decoder {
   embed_in: Layer;
   readonly emb_dropout: Dropout;
   readonly layers: GPTNeoXLayer[];
@@ -168,9 +168,19 @@ export class GPTNeoXModel extends Module {
     this.#rotary = new Rotary(config.rotaryDim, config.rope);
   }
 
+  get sizes(): ModelSizes {
+    const { modelType, hiddenSize: width, numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.#config;
+    return { modelType, width, layers, heads, headDim };
+  }
+
+  get wordEmbedding(): Layer {
+    return this.embed_in;
+  }
+
   forward(inputs: TextInputs): DecoderStates {
+    checkTextInputs(this.sizes, inputs);
     const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings);
-    const x = this.emb_dropout.forward(this.embed_in.forward(inputs.inputIds));
+    const x = this.emb_dropout.forward(embedTokens(inputs, this.embed_in));
     return runLayers(x, this.layers, pass, (y) => this.final_layer_norm.forward(y));
   }
 }
@@ -180,7 +190,7 @@ export class GPTNeoXModel extends Module {
  *
  * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
  */
-export class GPTNeoXForCausalLM extends Module implements CausalLM {
+export class GPTNeoXForCausalLM extends DecoderLM {
   readonly gpt_neox: GPTNeoXModel;
   embed_out: Layer;
   readonly config: GPTNeoXConfig;
@@ -195,19 +205,16 @@ export class GPTNeoXForCausalLM extends Module implements CausalLM {
     this.embed_out = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...shared });
   }
 
-  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] */
-  forward(inputs: CausalLMInputs): CausalLMOutput {
-    checkTextInputs("gpt_neox", inputs);
-    return causalOutput(inputs, this.gpt_neox.forward(inputs), (x) => this.embed_out.forward(x));
+  get backbone(): GPTNeoXModel {
+    return this.gpt_neox;
+  }
+
+  protected toLogits(states: Tensor): Tensor {
+    return this.embed_out.forward(states);
   }
 
   /** The path of what a checkpoint calls so; older ones hold the causal mask, too. */
   pathOf(name: string): string | null {
     return /\.attention\.(masked_)?bias$/.test(name) ? null : name;
-  }
-
-  createCache(batch: number, size: number): KeyValueCache {
-    const { numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.config;
-    return new KeyValueCache({ layers, heads, headDim }, batch, size);
   }
 }

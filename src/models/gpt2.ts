@@ -12,11 +12,11 @@ import { type Initializer, normal } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { KeyValueCache } from "./cache.ts";
-import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
 import { type ClassifierInputs, type ClassifierOutput, classifierLoss, lastToken } from "./classifier.ts";
 import { type ConfigJson, ConfigReader, type ProblemType } from "./config-reader.ts";
-import { attendPass, beginPass, causalOutput, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
+import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
+import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 
 /** What of a config.json matters for computing. */
 export interface GPT2Config {
@@ -153,7 +153,7 @@ export class GPT2Block extends Module {
 }
 
 /** Embeddings, blocks and the final norm: everything but the output layer. */
-export class GPT2Model extends Module {
+export class GPT2Model extends Module implements Decoder {
   wte: Layer;
   wpe: Layer;
   readonly drop: Dropout;
@@ -174,12 +174,20 @@ export class GPT2Model extends Module {
     this.ln_f = new LayerNorm(C, { eps: config.layerNormEpsilon });
   }
 
+  get sizes(): ModelSizes {
+    const { modelType, nEmbd: width, nLayer: layers, nHead: heads, nPositions: maxLength } = this.#config;
+    return { modelType, width, layers, heads, headDim: width / heads, maxLength };
+  }
+
+  get wordEmbedding(): Layer {
+    return this.wte;
+  }
+
   forward(inputs: TextInputs): DecoderStates {
-    const context = this.#config.nPositions;
-    const pass = beginPass(inputs, context);
-    const time = inputs.inputIds.shape[1] as number;
-    const positions = learnedPositions(this.wpe, pass, { time, context, operation: "gpt2" });
-    const x = this.drop.forward(add(this.wte.forward(inputs.inputIds), positions));
+    checkTextInputs(this.sizes, inputs);
+    const pass = beginPass(inputs, this.#config.nPositions);
+    const positions = learnedPositions(this.wpe, pass, textShape(inputs)[1]);
+    const x = this.drop.forward(add(embedTokens(inputs, this.wte), positions));
     return runLayers(x, this.h, pass, (y) => this.ln_f.forward(y));
   }
 }
@@ -195,7 +203,7 @@ const pathOf = (name: string): string => (/^(transformer|lm_head|score)\./.test(
  *
  * @throws {ConfigError} (constructor) for values of `config` that are not supported
  */
-export class GPT2LMHeadModel extends Module implements CausalLM {
+export class GPT2LMHeadModel extends DecoderLM {
   readonly transformer: GPT2Model;
   lm_head: Layer;
   readonly config: GPT2Config;
@@ -210,24 +218,17 @@ export class GPT2LMHeadModel extends Module implements CausalLM {
     this.lm_head = new Linear(known.nEmbd, known.vocabSize, { bias: false, init: start, ...shared });
   }
 
-  get maxLength(): number {
-    return this.config.nPositions;
+  get backbone(): GPT2Model {
+    return this.transformer;
   }
 
-  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] or T is more than `n_positions` */
-  forward(inputs: CausalLMInputs): CausalLMOutput {
-    checkTextInputs("gpt2", inputs);
-    return causalOutput(inputs, this.transformer.forward(inputs), (x) => this.lm_head.forward(x));
+  protected toLogits(states: Tensor): Tensor {
+    return this.lm_head.forward(states);
   }
 
   /** The path of what a checkpoint calls so. */
   pathOf(name: string): string {
     return pathOf(name);
-  }
-
-  createCache(batch: number, size: number): KeyValueCache {
-    const { nLayer: layers, nHead: heads, nEmbd } = this.config;
-    return new KeyValueCache({ layers, heads, headDim: nEmbd / heads }, batch, size);
   }
 }
 
@@ -255,11 +256,14 @@ export class GPT2ForSequenceClassification extends Module {
     return pathOf(name);
   }
 
+  get backbone(): GPT2Model {
+    return this.transformer;
+  }
+
   /** @throws {ConfigError} for several texts when the model has no padding token; @throws {ShapeError} for sizes that do not fit */
   forward({ labels, ...inputs }: ClassifierInputs): ClassifierOutput {
-    checkTextInputs("gpt2", inputs);
     const { lastHiddenState, hiddenStates } = this.transformer.forward(inputs);
-    const logits = this.score.forward(lastToken("gpt2", lastHiddenState, inputs.inputIds, this.config.padTokenId)); // [B, classes]
+    const logits = this.score.forward(lastToken("gpt2", lastHiddenState, inputs, this.config.padTokenId)); // [B, classes]
     return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, this.config.problemType) } : {}) };
   }
 }

@@ -4,7 +4,16 @@ import "../tensor/methods.ts";
 
 export { type BertConfig, BertForMaskedLM, BertForSequenceClassification, bertConfig } from "./bert.ts";
 export { type CacheSizes, KeyValueCache } from "./cache.ts";
-export type { CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
+export type {
+  Backbone,
+  CausalLM,
+  CausalLMInputs,
+  CausalLMOutput,
+  ModelSizes,
+  PastLayer,
+  TextInputs,
+  TextModel,
+} from "./causal-lm.ts";
 export type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
 export type { ConfigJson, ProblemType } from "./config-reader.ts";
 export {
@@ -29,7 +38,7 @@ export { Qwen2ForCausalLM } from "./qwen2.ts";
 export { Qwen3ForCausalLM } from "./qwen3.ts";
 export { createModel, models } from "./registry.ts";
 export { RobertaForSequenceClassification } from "./roberta.ts";
-export type { Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
+export type { ReadInputs, Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
 export { type T5Config, T5ForConditionalGeneration, t5Config } from "./t5.ts";
 export {
   type ImageClassifier,

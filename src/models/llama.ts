@@ -16,9 +16,9 @@ import { GatedMLP } from "../nn/mlp.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
-import { KeyValueCache } from "./cache.ts";
-import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
-import { attendPass, causalOutput, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
+import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
+import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
 export type { CausalLMInputs, CausalLMOutput } from "./causal-lm.ts";
@@ -132,7 +132,7 @@ const llamaLayer = (config: LlamaConfig, index: number, init: Initializer): Deco
   new LlamaDecoderLayer(config, new LlamaAttention(config, index, init), gatedMLP(config, init));
 
 /** Embedding, blocks and the final norm: everything but the output layer. */
-export class LlamaModel extends Module {
+export class LlamaModel extends Module implements Decoder {
   embed_tokens: Layer;
   readonly layers: DecoderLayer[];
   readonly norm: RMSNorm;
@@ -149,9 +149,19 @@ export class LlamaModel extends Module {
     this.#rotary = new Rotary(config.rotaryDim, config.rope);
   }
 
+  get sizes(): ModelSizes {
+    const { modelType, hiddenSize: width, numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.#config;
+    return { modelType, width, layers, heads, headDim };
+  }
+
+  get wordEmbedding(): Layer {
+    return this.embed_tokens;
+  }
+
   forward(inputs: TextInputs): DecoderStates {
+    checkTextInputs(this.sizes, inputs);
     const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings);
-    return runLayers(this.embed_tokens.forward(inputs.inputIds), this.layers, pass, (x) => this.norm.forward(x));
+    return runLayers(embedTokens(inputs, this.embed_tokens), this.layers, pass, (x) => this.norm.forward(x));
   }
 }
 
@@ -164,7 +174,7 @@ export class LlamaModel extends Module {
  *   num_hidden_layers: 2, num_attention_heads: 4 });
  * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, T, 512], []
  */
-export class LlamaForCausalLM extends Module implements CausalLM {
+export class LlamaForCausalLM extends DecoderLM {
   readonly model: LlamaModel;
   lm_head: Layer;
   readonly config: LlamaConfig;
@@ -183,15 +193,11 @@ export class LlamaForCausalLM extends Module implements CausalLM {
     this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...(shared ? { weight: shared } : {}) });
   }
 
-  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] */
-  forward(inputs: CausalLMInputs): CausalLMOutput {
-    const { modelType, logitSoftcap } = this.config;
-    checkTextInputs(modelType, inputs);
-    return causalOutput(inputs, this.model.forward(inputs), (x) => softcap(this.lm_head.forward(x), logitSoftcap));
+  get backbone(): LlamaModel {
+    return this.model;
   }
 
-  createCache(batch: number, size: number): KeyValueCache {
-    const { numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.config;
-    return new KeyValueCache({ layers, heads, headDim }, batch, size);
+  protected toLogits(states: Tensor): Tensor {
+    return softcap(this.lm_head.forward(states), this.config.logitSoftcap);
   }
 }

@@ -12,10 +12,10 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { KeyValueCache } from "./cache.ts";
-import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
-import { attendPass, beginPass, causalOutput, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
+import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
+import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 
 /** What of a config.json matters for computing. */
 export interface OPTConfig {
@@ -139,19 +139,19 @@ export class OPTDecoderLayer extends Module {
 }
 
 /** Embeddings, blocks and the final norm: everything but the output layer. */
-export class OPTDecoder extends Module {
+export class OPTDecoder extends Module implements Decoder {
   embed_tokens: Layer;
   embed_positions: Layer;
   readonly project_out: Layer | null;
   readonly project_in: Layer | null;
   readonly final_layer_norm: LayerNorm | null;
   readonly layers: OPTDecoderLayer[];
-  readonly #context: number;
+  readonly #config: OPTConfig;
 
   constructor(config: OPTConfig, init: Initializer) {
     super();
     const { hiddenSize: C, wordEmbedProjDim: E, maxPositionEmbeddings } = config;
-    this.#context = maxPositionEmbeddings;
+    this.#config = config;
     this.embed_tokens = new Embedding(config.vocabSize, E, { init });
     this.embed_positions = new Embedding(maxPositionEmbeddings + offset, C, { init });
     this.project_out = E === C ? null : new Linear(C, E, { bias: false, init });
@@ -160,12 +160,22 @@ export class OPTDecoder extends Module {
     this.layers = Array.from({ length: config.numHiddenLayers }, (_, i) => new OPTDecoderLayer(config, i, init));
   }
 
+  get sizes(): ModelSizes {
+    const { modelType, numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.#config;
+    const { wordEmbedProjDim: width, maxPositionEmbeddings: maxLength } = this.#config;
+    return { modelType, width, layers, heads, headDim, maxLength };
+  }
+
+  get wordEmbedding(): Layer {
+    return this.embed_tokens;
+  }
+
   forward(inputs: TextInputs): DecoderStates {
-    const pass = beginPass(inputs, this.#context);
-    const [time, context] = [inputs.inputIds.shape[1] as number, this.#context];
-    const positions = learnedPositions(this.embed_positions, pass, { time, context, offset, operation: "opt" });
+    checkTextInputs(this.sizes, inputs);
+    const pass = beginPass(inputs, this.#config.maxPositionEmbeddings);
+    const positions = learnedPositions(this.embed_positions, pass, textShape(inputs)[1], offset);
     const through = (layer: Layer | null, x: Tensor) => layer?.forward(x) ?? x;
-    const x = add(through(this.project_in, this.embed_tokens.forward(inputs.inputIds)), positions);
+    const x = add(through(this.project_in, embedTokens(inputs, this.embed_tokens)), positions);
     return runLayers(x, this.layers, pass, (y) => through(this.project_out, through(this.final_layer_norm, y)));
   }
 }
@@ -185,7 +195,7 @@ export class OPTModel extends Module {
  *
  * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
  */
-export class OPTForCausalLM extends Module implements CausalLM {
+export class OPTForCausalLM extends DecoderLM {
   readonly model: OPTModel;
   lm_head: Layer;
   readonly config: OPTConfig;
@@ -200,23 +210,16 @@ export class OPTForCausalLM extends Module implements CausalLM {
     this.lm_head = new Linear(known.wordEmbedProjDim, known.vocabSize, { bias: false, init, ...shared });
   }
 
-  get maxLength(): number {
-    return this.config.maxPositionEmbeddings;
+  get backbone(): OPTDecoder {
+    return this.model.decoder;
   }
 
-  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] or T is more than `max_position_embeddings` */
-  forward(inputs: CausalLMInputs): CausalLMOutput {
-    checkTextInputs("opt", inputs);
-    return causalOutput(inputs, this.model.decoder.forward(inputs), (x) => this.lm_head.forward(x));
+  protected toLogits(states: Tensor): Tensor {
+    return this.lm_head.forward(states);
   }
 
   /** The path of what a checkpoint calls so: the first published ones hold the model without an output layer. */
   pathOf(name: string): string {
     return name.startsWith("decoder.") ? `model.${name}` : name;
-  }
-
-  createCache(batch: number, size: number): KeyValueCache {
-    const { numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.config;
-    return new KeyValueCache({ layers, heads, headDim }, batch, size);
   }
 }

@@ -13,10 +13,10 @@ import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
-import { KeyValueCache } from "./cache.ts";
-import { type CausalLM, type CausalLMInputs, type CausalLMOutput, checkTextInputs, type TextInputs } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
-import { attendPass, causalOutput, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
+import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
+import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 
 /** What of a config.json matters for computing. */
 export interface PhiConfig {
@@ -153,7 +153,7 @@ export class PhiDecoderLayer extends Module {
 }
 
 /** Embedding, blocks and the final norm: everything but the output layer. */
-export class PhiModel extends Module {
+export class PhiModel extends Module implements Decoder {
   embed_tokens: Layer;
   readonly embed_dropout: Dropout;
   readonly layers: PhiDecoderLayer[];
@@ -171,9 +171,19 @@ export class PhiModel extends Module {
     this.#rotary = new Rotary(config.rotaryDim, config.rope);
   }
 
+  get sizes(): ModelSizes {
+    const { modelType, hiddenSize: width, numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.#config;
+    return { modelType, width, layers, heads, headDim };
+  }
+
+  get wordEmbedding(): Layer {
+    return this.embed_tokens;
+  }
+
   forward(inputs: TextInputs): DecoderStates {
+    checkTextInputs(this.sizes, inputs);
     const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings);
-    const x = this.embed_dropout.forward(this.embed_tokens.forward(inputs.inputIds));
+    const x = this.embed_dropout.forward(embedTokens(inputs, this.embed_tokens));
     return runLayers(x, this.layers, pass, (y) => this.final_layernorm.forward(y));
   }
 }
@@ -183,7 +193,7 @@ export class PhiModel extends Module {
  *
  * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
  */
-export class PhiForCausalLM extends Module implements CausalLM {
+export class PhiForCausalLM extends DecoderLM {
   readonly model: PhiModel;
   lm_head: Layer;
   readonly config: PhiConfig;
@@ -198,14 +208,11 @@ export class PhiForCausalLM extends Module implements CausalLM {
     this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { init, initBias: zeros, ...shared });
   }
 
-  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T] */
-  forward(inputs: CausalLMInputs): CausalLMOutput {
-    checkTextInputs("phi", inputs);
-    return causalOutput(inputs, this.model.forward(inputs), (x) => this.lm_head.forward(x));
+  get backbone(): PhiModel {
+    return this.model;
   }
 
-  createCache(batch: number, size: number): KeyValueCache {
-    const { numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.config;
-    return new KeyValueCache({ layers, heads, headDim }, batch, size);
+  protected toLogits(states: Tensor): Tensor {
+    return this.lm_head.forward(states);
   }
 }

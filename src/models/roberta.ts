@@ -55,6 +55,10 @@ export class RobertaForSequenceClassification extends Module implements Sequence
     this.classifier = new RobertaClassificationHead(known, init);
   }
 
+  get backbone(): BertModel {
+    return this.roberta;
+  }
+
   /** @throws {ShapeError} for sizes that do not fit */
   forward({ labels, ...inputs }: SequenceInputs): ClassifierOutput {
     const { lastHiddenState, hiddenStates } = this.roberta.forward(inputs);

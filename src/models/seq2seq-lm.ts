@@ -4,19 +4,36 @@ import { cast, equal, where } from "../graph/elementwise.ts";
 import { pad, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
-import type { Module } from "../nn/module.ts";
-import { type CausalLM, checkTextInputs } from "./causal-lm.ts";
+import {
+  type CausalLM,
+  type CausalLMInputs,
+  checkTextInputs,
+  type ModelSizes,
+  type PastLayer,
+  type TextModel,
+  textShape,
+} from "./causal-lm.ts";
 
-/** The text that is read, and as much of the answer as is known. */
-export interface Seq2SeqInputs {
-  /** [B, S] int32: the text that is read. */
-  readonly inputIds: Tensor;
+/** The text that is read. */
+export interface ReadInputs {
+  /** [B, S] int32; or there is `inputsEmbeds`. */
+  readonly inputIds?: Tensor;
+  /** [B, S, C]: vectors in place of those of words. */
+  readonly inputsEmbeds?: Tensor;
   /** [B, S], 1 for tokens and 0 for padding. */
   readonly attentionMask?: Tensor;
+}
+
+/** The text that is read, and as much of the answer as is known. */
+export interface Seq2SeqInputs extends ReadInputs {
   /** [B, T] int32: the answer so far, from the start token on; the labels moved on by one when absent. */
   readonly decoderInputIds?: Tensor;
+  /** [B, T, C]: vectors in place of those of the words of the answer so far. */
+  readonly decoderInputsEmbeds?: Tensor;
   /** [B, T], 1 for tokens and 0 for padding. */
   readonly decoderAttentionMask?: Tensor;
+  /** Virtual tokens in front of the answer. */
+  readonly past?: readonly PastLayer[];
   /** [B, T] int32: the answer itself; −100 is not judged. */
   readonly labels?: Tensor;
 }
@@ -37,35 +54,46 @@ export interface Seq2SeqOutput {
 export interface Answering extends Pick<CausalLM, "createCache" | "maxLength" | "forward">, Disposable {}
 
 /** A model that answers one text with another. */
-export interface Seq2SeqLM extends Module {
+export interface Seq2SeqLM extends TextModel {
   /** The token with which answers begin. */
   readonly startToken: number;
   forward(inputs: Seq2SeqInputs): Seq2SeqOutput;
   /** Reads [B, S] texts once, so that answers to them can be written token by token. Give it back when they are. */
-  answering(inputIds: Tensor, attentionMask?: Tensor): Answering;
+  answering(inputs: ReadInputs): Answering;
 }
 
-/** @throws {ShapeError} when masks or labels do not fit their texts; @throws {ConfigError} when nothing of an answer is given */
-export function checkSeq2SeqInputs(operation: string, inputs: Seq2SeqInputs): void {
-  const { inputIds, attentionMask, decoderInputIds, decoderAttentionMask, labels } = inputs;
-  checkTextInputs(operation, { inputIds, ...(attentionMask && { attentionMask }) });
-  const answer = decoderInputIds ?? labels;
-  if (!answer)
+/**
+ * What the decoder takes, checked together with what the encoder takes.
+ *
+ * @param sizes of the encoder, and of the decoder
+ * @param shift what goes in to get labels out
+ * @throws {ShapeError} when masks or labels do not fit their texts; @throws {ConfigError} when nothing of an answer is given
+ */
+export function answerInputs(
+  sizes: { readonly encoder: ModelSizes; readonly decoder: ModelSizes },
+  inputs: Seq2SeqInputs,
+  shift: (labels: Tensor) => Tensor,
+): CausalLMInputs {
+  const { decoderInputIds, decoderInputsEmbeds, decoderAttentionMask, labels, past, ...read } = inputs;
+  const operation = sizes.decoder.modelType;
+  checkTextInputs(sizes.encoder, read);
+  if (!decoderInputIds && !decoderInputsEmbeds && !labels)
     throw new ConfigError("neither `decoderInputIds` nor `labels` are given.", {
       operation,
       hint: "Use generate to get an answer.",
     });
-  checkTextInputs(operation, {
-    inputIds: answer,
+  const ids = decoderInputIds ?? (decoderInputsEmbeds ? undefined : labels);
+  const given = {
+    ...(decoderInputsEmbeds && { inputsEmbeds: decoderInputsEmbeds }),
     ...(decoderAttentionMask && { attentionMask: decoderAttentionMask }),
-    ...(labels && { labels }),
-  });
-  if (answer.shape[0] !== inputIds.shape[0])
-    throw new ShapeError(`there are ${answer.shape[0]} answers to ${inputIds.shape[0]} texts.`, {
-      operation,
-      expected: inputIds.shape[0],
-      got: answer.shape[0],
-    });
+    ...(past && { past }),
+  };
+  checkTextInputs(sizes.decoder, { ...given, ...(ids && { inputIds: ids }), ...(labels && { labels }) });
+  const answer = { ...given, ...(ids && { inputIds: ids === labels ? shift(labels) : ids }), ...(labels && { targets: labels }) };
+  const [answers, texts] = [textShape(answer)[0], textShape(read)[0]];
+  if (answers !== texts)
+    throw new ShapeError(`there are ${answers} answers to ${texts} texts.`, { operation, expected: texts, got: answers });
+  return answer;
 }
 
 /** What goes in to get these labels out: each position has the label before it, the first one the start token. */

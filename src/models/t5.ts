@@ -17,14 +17,24 @@ import { group, type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import { relativeBuckets } from "../nn/relative-position.ts";
 import { type CacheUpdate, KeyValueCache } from "./cache.ts";
-import type { CausalLMInputs, CausalLMOutput } from "./causal-lm.ts";
+import {
+  type Backbone,
+  type CausalLMInputs,
+  type CausalLMOutput,
+  embedTokens,
+  type PastLayer,
+  pastLength,
+  type TextInputs,
+  textShape,
+} from "./causal-lm.ts";
 import type { CheckpointNames } from "./checkpoint-name.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
-import { beginPass, causalOutput } from "./decoder.ts";
+import { beginPass, behind, causalOutput } from "./decoder.ts";
 import { attendHeads, layers } from "./encoder.ts";
 import {
   type Answering,
-  checkSeq2SeqInputs,
+  answerInputs,
+  type ReadInputs,
   type Seq2SeqInputs,
   type Seq2SeqLM,
   type Seq2SeqOutput,
@@ -90,6 +100,8 @@ interface T5Pass {
   readonly attention: AttendOptions;
   /** What is written into the cache, if there is one. */
   readonly update: CacheUpdate | null;
+  /** Keys and values of virtual tokens in front, for each block. */
+  readonly past: readonly PastLayer[];
   /** Of the text that was read, for each block of a decoder. */
   readonly memories: readonly Memory[];
   readonly memoryMask?: Tensor | undefined;
@@ -172,13 +184,13 @@ class T5LayerSelfAttention extends T5Step {
     this.SelfAttention = new T5Attention(config, draw, { hasBias: layer === 0 });
   }
 
-  forward(x: Tensor, { attention, update }: T5Pass): Tensor {
+  forward(x: Tensor, { attention, update, past }: T5Pass): Tensor {
     const byHead = (y: Tensor) => reshape(y, [...y.shape.slice(0, 2), this.#config.numHeads, -1]);
     const joined = (y: Tensor) => reshape(y, [...y.shape.slice(0, 2), -1]);
     return this.around(x, (y) => {
       const own = this.SelfAttention.memory(y);
-      if (!update) return this.SelfAttention.forward(y, own, attention);
-      const { keys, values } = update.write(this.#layer, byHead(own.keys), byHead(own.values));
+      const all = behind(past[this.#layer], byHead(own.keys), byHead(own.values));
+      const { keys, values } = update ? update.write(this.#layer, all.keys, all.values) : all;
       return this.SelfAttention.forward(y, { keys: joined(keys), values: joined(values) }, attention);
     });
   }
@@ -264,17 +276,18 @@ class T5Stack extends Module {
     return this.block.flatMap(({ layer }) => (layer.length === 3 ? layer[1].EncDecAttention.memory(states) : []));
   }
 
-  /** [B, T] → the embeddings, then the state after each block; the last one after the final norm. All [B, T, C]. */
-  forward(inputIds: Tensor, pass: T5Pass): readonly [Tensor, ...Tensor[]] {
-    const [T, isCausal] = [inputIds.shape[1] as number, this.#isDecoder];
+  /** The embeddings, then the state after each block; the last one after the final norm. All [B, T, C]. */
+  forward(inputs: TextInputs, pass: T5Pass): readonly [Tensor, ...Tensor[]] {
+    const isCausal = this.#isDecoder;
+    const [T, n] = [textShape(inputs)[1], pastLength(pass)];
     const { SelfAttention } = (this.block[0] as T5Block).layer[0];
-    const { offset } = pass.attention;
-    const bias = SelfAttention.bias(T, pass.update ? (pass.update.mask.shape[1] as number) : T, {
+    const offset = pass.attention.offset ?? n;
+    const bias = SelfAttention.bias(T, pass.update ? (pass.update.mask.shape[1] as number) : n + T, {
       isCausal,
       offset: typeof offset === "number" ? whole(offset) : offset,
     });
     const biased = { ...pass, attention: { ...pass.attention, mask: bias } };
-    const states: [Tensor, ...Tensor[]] = [this.dropout.forward(this.embed_tokens.forward(inputIds))];
+    const states: [Tensor, ...Tensor[]] = [this.dropout.forward(embedTokens(inputs, this.embed_tokens))];
     this.block.forEach((block, i) => states.push(block.forward(states[i] as Tensor, biased, pass.memories[i])));
     states[this.block.length] = this.dropout.forward(this.final_layer_norm.forward(states[this.block.length] as Tensor));
     return states;
@@ -311,45 +324,46 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
     this.lm_head = new Linear(known.dModel, known.vocabSize, { bias: false, init: draw(1), ...tied });
   }
 
+  /** Of the decoder, before which a past may stand. */
+  get backbone(): Backbone {
+    const { modelType, dModel: width, numDecoderLayers: layers, numHeads: heads, dKv: headDim } = this.config;
+    return { sizes: { modelType, width, layers, heads, headDim }, wordEmbedding: this.shared };
+  }
+
   get startToken(): number {
     return this.config.decoderStartTokenId;
   }
 
   /** @throws {ShapeError} for sizes that do not fit; @throws {ConfigError} when nothing of an answer is given */
   forward(inputs: Seq2SeqInputs): Seq2SeqOutput {
-    checkSeq2SeqInputs("t5", inputs);
-    const { inputIds, attentionMask, labels, decoderInputIds, decoderAttentionMask } = inputs;
     const { decoderStartTokenId, padTokenId } = this.config;
-    const encoderLastHiddenState = this.#read(inputIds, attentionMask);
-    const answer = {
-      inputIds: decoderInputIds ?? shiftRight(labels as Tensor, decoderStartTokenId, padTokenId),
-      ...(decoderAttentionMask ? { attentionMask: decoderAttentionMask } : {}),
-      ...(labels ? { targets: labels } : {}),
-    };
-    return { ...this.#write(answer, this.decoder.remember(encoderLastHiddenState), attentionMask), encoderLastHiddenState };
+    const sizes = { encoder: { ...this.backbone.sizes, layers: this.config.numLayers }, decoder: this.backbone.sizes };
+    const answer = answerInputs(sizes, inputs, (labels) => shiftRight(labels, decoderStartTokenId, padTokenId));
+    const encoderLastHiddenState = this.#read(inputs);
+    const memories = this.decoder.remember(encoderLastHiddenState);
+    return { ...this.#write(answer, memories, inputs.attentionMask), encoderLastHiddenState };
   }
 
-  answering(inputIds: Tensor, attentionMask?: Tensor): Answering {
-    const memories = this.decoder.remember(this.#read(inputIds, attentionMask));
+  answering(inputs: ReadInputs): Answering {
+    const { sizes } = this.backbone;
+    const memories = this.decoder.remember(this.#read(inputs));
     const kept = memories.flatMap(({ keys, values }) => [keys, values]);
     realize(kept);
-    const { numDecoderLayers: layers, numHeads: heads, dKv: headDim } = this.config;
     return {
-      forward: (inputs) => this.#write(inputs, memories, attentionMask),
-      createCache: (batch, size) => new KeyValueCache({ layers, heads, headDim }, batch, size),
+      forward: (answer) => this.#write(answer, memories, inputs.attentionMask),
+      createCache: (batch, size) => new KeyValueCache(sizes, batch, size),
       [Symbol.dispose]: () => kept.forEach((tensor) => tensor.dispose()),
     };
   }
 
-  #read(inputIds: Tensor, attentionMask: Tensor | undefined): Tensor {
-    const attention = attentionMask ? { keyMask: attentionMask } : {};
-    return this.encoder.forward(inputIds, { attention, update: null, memories: [] }).at(-1) as Tensor;
+  #read(inputs: ReadInputs): Tensor {
+    const attention = inputs.attentionMask ? { keyMask: inputs.attentionMask } : {};
+    return this.encoder.forward(inputs, { attention, update: null, past: [], memories: [] }).at(-1) as Tensor;
   }
 
   #write(inputs: CausalLMInputs, memories: readonly Memory[], memoryMask: Tensor | undefined): CausalLMOutput {
     const pass = beginPass(inputs, 0);
-    const { attention, update } = pass;
-    const hiddenStates = this.decoder.forward(inputs.inputIds, { attention, update, memories, memoryMask });
+    const hiddenStates = this.decoder.forward(inputs, { ...pass, memories, memoryMask });
     const lastHiddenState = hiddenStates.at(-1) as Tensor;
     const { dModel, scaleDecoderOutputs } = this.config;
     const factor = constant(scaleDecoderOutputs ? 1 / Math.sqrt(dModel) : 1, [], lastHiddenState.dtype);

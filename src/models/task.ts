@@ -2,7 +2,7 @@
 import type { Tensor } from "../graph/node.ts";
 import { crossEntropy } from "../nn/loss.ts";
 import type { Module } from "../nn/module.ts";
-import type { CausalLM } from "./causal-lm.ts";
+import type { CausalLM, TextModel } from "./causal-lm.ts";
 import type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
 import type { EncoderInputs } from "./encoder.ts";
 import type { Seq2SeqLM } from "./seq2seq-lm.ts";
@@ -31,12 +31,12 @@ export const tokenOutput = (logits: Tensor, labels: Tensor | undefined, hiddenSt
 });
 
 /** A model that gives logits of the words at every place, of use where they are hidden. */
-export interface MaskedLM extends Module {
+export interface MaskedLM extends TextModel {
   forward(inputs: TokenInputs): TokenOutput;
 }
 
 /** A model that puts every token into a class. */
-export interface TokenClassifier extends Module {
+export interface TokenClassifier extends TextModel {
   forward(inputs: TokenInputs): TokenOutput;
 }
 
@@ -44,7 +44,7 @@ export interface TokenClassifier extends Module {
 export interface SequenceInputs extends EncoderInputs, Pick<ClassifierInputs, "labels"> {}
 
 /** A model that puts whole texts into classes. */
-export interface SequenceClassifier extends Module {
+export interface SequenceClassifier extends TextModel {
   forward(inputs: SequenceInputs): ClassifierOutput;
 }
 

@@ -118,7 +118,7 @@ function begin(model: TextGenerator, prompts: readonly Tokens[]): Writing {
     rows(() => 1),
     [prompts.length, width],
   );
-  const writer = model.answering(ids, mask);
+  const writer = model.answering({ inputIds: ids, attentionMask: mask });
   return {
     writer,
     texts: prompts.map(() => [model.startToken]),

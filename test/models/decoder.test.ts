@@ -13,44 +13,18 @@ import { normal } from "../../src/nn/init.ts";
 import { attach, lora } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { distance, integers, onReference } from "../nn/tensors.ts";
-
-const llamaLike = {
-  vocab_size: 23,
-  hidden_size: 16,
-  intermediate_size: 24,
-  num_hidden_layers: 2,
-  num_attention_heads: 4,
-  num_key_value_heads: 2,
-  head_dim: 4,
-};
-const { head_dim, ...phiLike } = llamaLike;
-const { num_key_value_heads, ...neoxLike } = phiLike;
-const longrope = { rope_type: "longrope", short_factor: [1, 2], long_factor: [3, 4], original_max_position_embeddings: 8 };
-
-/** A small config of each type. */
-const configs: Readonly<Record<string, ConfigJson>> = {
-  gemma: llamaLike,
-  gemma2: { ...llamaLike, sliding_window: 3 },
-  gpt2: { vocab_size: 23, n_embd: 16, n_layer: 2, n_head: 4, n_positions: 16 },
-  gpt_neox: { ...neoxLike, rotary_pct: 0.5 },
-  mistral: { ...llamaLike, sliding_window: 3 },
-  opt: { ...neoxLike, ffn_dim: 24, max_position_embeddings: 16, dropout: 0 },
-  phi: phiLike,
-  phi3: { ...phiLike, rope_scaling: longrope },
-  qwen2: { ...phiLike, use_sliding_window: true, sliding_window: 3, max_window_layers: 1 },
-  qwen3: llamaLike,
-};
+import { decoderConfigs, longrope } from "./configs.ts";
 
 function makeModel(type: string, changes: ConfigJson = {}): CausalLM {
   manualSeed(1);
-  return createModel({ model_type: type, ...configs[type], ...changes }, { init: normal({ std: 0.3 }) });
+  return createModel({ model_type: type, ...decoderConfigs[type], ...changes }, { init: normal({ std: 0.3 }) });
 }
 
 const tokens = [3, 1, 4, 1, 5, 9];
 const row = (list: readonly number[]) => integers([...list], [1, list.length]);
 
 onReference("models that continue a text", () => {
-  test.each(Object.keys(configs))("%s, with a cache, piece by piece, gives what it gives at once", (type) => {
+  test.each(Object.keys(decoderConfigs))("%s, with a cache, piece by piece, gives what it gives at once", (type) => {
     const model = makeModel(type);
     const want = model.forward({ inputIds: row(tokens) }).logits;
     const cache = model.createCache(1, 8);
@@ -64,7 +38,7 @@ onReference("models that continue a text", () => {
     step.dispose();
   });
 
-  test.each(Object.keys(configs))("%s overlooks padding on the left", (type) => {
+  test.each(Object.keys(decoderConfigs))("%s overlooks padding on the left", (type) => {
     const model = makeModel(type);
     const plain = model.forward({ inputIds: row([7, 8, 9]) }).logits;
     const padded = model.forward({ inputIds: row([0, 0, 7, 8, 9]), attentionMask: row([0, 0, 1, 1, 1]) }).logits;

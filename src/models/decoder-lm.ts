@@ -1,0 +1,34 @@
+/** A model that continues a text: whatever its layers are, an output layer behind them and a cache for them. */
+import type { Tensor } from "../graph/node.ts";
+import { Module } from "../nn/module.ts";
+import { KeyValueCache } from "./cache.ts";
+import type { Backbone, CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
+import { causalOutput, type DecoderStates } from "./decoder.ts";
+
+/** A model that reads a text from left to right, without an output layer. */
+export interface Decoder extends Module, Backbone {
+  /** @throws {ShapeError} for inputs whose sizes do not fit each other or the model */
+  forward(inputs: TextInputs): DecoderStates;
+}
+
+/** A decoder with an output layer that gives logits of the next token. */
+export abstract class DecoderLM extends Module implements CausalLM {
+  /** Everything but the output layer. */
+  abstract get backbone(): Decoder;
+
+  /** The output layer: [B, T, C] → [B, T, V] */
+  protected abstract toLogits(states: Tensor): Tensor;
+
+  get maxLength(): number | undefined {
+    return this.backbone.sizes.maxLength;
+  }
+
+  /** @throws {ShapeError} when ids, mask, positions or labels are not all [B, T], or T is more than there are positions */
+  forward(inputs: CausalLMInputs): CausalLMOutput {
+    return causalOutput(inputs, this.backbone.forward(inputs), (states) => this.toLogits(states));
+  }
+
+  createCache(batch: number, size: number): KeyValueCache {
+    return new KeyValueCache(this.backbone.sizes, batch, size);
+  }
+}

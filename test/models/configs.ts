@@ -1,0 +1,42 @@
+/** Small configs of all types of models, for tests. */
+import type { ConfigJson } from "../../src/models/config-reader.ts";
+
+const llamaLike = {
+  vocab_size: 23,
+  hidden_size: 16,
+  intermediate_size: 24,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 4,
+};
+const { head_dim, ...phiLike } = llamaLike;
+const { num_key_value_heads, ...neoxLike } = phiLike;
+export const longrope = { rope_type: "longrope", short_factor: [1, 2], long_factor: [3, 4], original_max_position_embeddings: 8 };
+
+/** A small config of each type that continues a text. */
+export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
+  gemma: llamaLike,
+  gemma2: { ...llamaLike, sliding_window: 3 },
+  gpt2: { vocab_size: 23, n_embd: 16, n_layer: 2, n_head: 4, n_positions: 16 },
+  gpt_neox: { ...neoxLike, rotary_pct: 0.5 },
+  llama: llamaLike,
+  mistral: { ...llamaLike, sliding_window: 3 },
+  opt: { ...neoxLike, ffn_dim: 24, max_position_embeddings: 16, dropout: 0 },
+  phi: phiLike,
+  phi3: { ...phiLike, rope_scaling: longrope },
+  qwen2: { ...phiLike, use_sliding_window: true, sliding_window: 3, max_window_layers: 1 },
+  qwen3: llamaLike,
+};
+
+const sizes = { hidden_size: 12, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 3, initializer_range: 0.3 };
+const bert = { vocab_size: 23, max_position_embeddings: 8, ...sizes };
+
+/** A small config of each type that reads a text at once. */
+export const encoderConfigs = {
+  bert,
+  distilbert: { vocab_size: 23, dim: 12, hidden_dim: 16, n_layers: 2, n_heads: 3, max_position_embeddings: 8 },
+  roberta: { ...bert, pad_token_id: 0 },
+};
+
+export const t5Config = { model_type: "t5", vocab_size: 23, d_model: 12, d_kv: 4, d_ff: 16, num_layers: 2, num_heads: 3 };
