@@ -1,4 +1,5 @@
 /** Convolution layers. */
+import { ConfigError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type ConvolutionOptions, conv1d, conv2d, conv3d } from "../tensor/convolution.ts";
 import { kaimingUniform, uniform } from "./init.ts";
@@ -18,6 +19,8 @@ export abstract class Convolution extends Module {
   readonly bias: Parameter | null;
   /** Stride, padding, dilation and groups. */
   readonly options: ConvolutionOptions;
+  /** Of the input, all groups together. */
+  readonly inChannels: number;
   readonly #convolve: typeof conv2d;
 
   /**
@@ -34,17 +37,35 @@ export abstract class Convolution extends Module {
   ) {
     super();
     const kernel = typeof kernelSize === "number" ? new Array<number>(axes).fill(kernelSize) : kernelSize;
-    const shape = [outChannels, inChannels / (options.groups ?? 1), ...kernel];
+    const { groups = 1 } = options;
+    if (kernel.length !== axes || inChannels % groups !== 0 || outChannels % groups !== 0)
+      throw new ConfigError(
+        kernel.length !== axes
+          ? `\`kernelSize\` (= ${JSON.stringify(kernelSize)}) must be a number, or ${axes} of them.`
+          : `\`groups\` (= ${groups}) must divide the channels, ${inChannels} that go in and ${outChannels} that come out.`,
+        { operation: new.target.name, got: kernel.length !== axes ? kernelSize : groups },
+      );
+    const shape = [outChannels, inChannels / groups, ...kernel];
     const bound = 1 / Math.sqrt(shape.slice(1).reduce((product, size) => product * size, 1));
     this.weight = Parameter.from(init(shape), shape);
     this.bias = bias ? Parameter.from((initBias ?? uniform(-bound, bound))([outChannels]), [outChannels]) : null;
     this.options = options;
+    this.inChannels = inChannels;
     this.#convolve = convolve;
+  }
+
+  get groups(): number {
+    return this.options.groups ?? 1;
   }
 
   /** [N, C, ...spatial] → [N, O, ...spatial] */
   forward(x: Tensor): Tensor {
-    return this.#convolve(x, this.weight.value, this.bias ? this.bias.value : null, this.options);
+    return this.convolve(x, this.weight.value, this.bias ? this.bias.value : null);
+  }
+
+  /** The same with another weight, and where it says so other options: what a change of the weight adds to the output. */
+  convolve(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: ConvolutionOptions = this.options): Tensor {
+    return this.#convolve(x, weight, bias, options);
   }
 }
 

@@ -267,7 +267,7 @@ async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTe
 /** Whole weights of layers in the file that differ from the model's, as when the vocabulary was trained, by path. */
 async function readBaseWeights({ layers }: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
   const found = new Map<string, Tensor>();
-  for (const { path, facts, module } of layers) {
+  for (const { path, facts, module, base } of layers) {
     const tensor = stored.get(toFileKey(path + baseWeight, ""));
     if (!tensor) continue;
     const own = facts.weight(module).stored;
@@ -284,7 +284,7 @@ async function readBaseWeights({ layers }: AttachPlan, stored: ReadonlyMap<strin
     const [theirs, ours] = [toFloat32(await tensor.load(), tensor.dtype), toFloat32(await download(own), own.dtype)];
     if (theirs.every((value, i) => value === ours[i])) continue;
     const weight = upload(own.storage?.device as Device, theirs, own.shape, "float32");
-    found.set(path, facts.turn?.(weight) ?? weight);
+    found.set(path, facts.turn?.(weight, base.weight.shape) ?? weight);
   }
   return found;
 }

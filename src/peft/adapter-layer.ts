@@ -155,7 +155,7 @@ export class AdapterLayer extends Module implements Layer {
 
   /** A matrix in the orientation of `Base.weight`, as the layer keeps it. */
   asStored(matrix: Tensor): Tensor {
-    return cast(this.#facts.turn?.(matrix) ?? matrix, this.weight.dtype);
+    return cast(this.#facts.turn?.(matrix, this.weight.shape) ?? matrix, this.weight.dtype);
   }
 }
 
@@ -164,7 +164,7 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
   const weight = facts.weight(layer);
   const [into, out] = facts.sizes(weight.shape);
   const outputScale = facts.outputScale?.(layer) ?? 1;
-  const matrix = () => facts.turn?.(weight.value) ?? weight.value;
+  const matrix = () => facts.turn?.(weight.value, [out, into]) ?? weight.value;
   return makeBase(
     (x) => layer.forward(x),
     { kind: facts.kind, path, in: into, out, layer, outputScale },

@@ -157,7 +157,7 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
 /** `fanInFanOut` is what the layers are, whatever the caller said: PEFT, too, corrects it, and the last layer decides. */
 function orientation(config: AnyConfig, layers: readonly PlannedLayer[]): { fanInFanOut?: boolean } {
   const last = layers.filter(({ facts }) => facts.kind === "linear").at(-1);
-  return last && "fanInFanOut" in config ? { fanInFanOut: last.facts.turn !== undefined } : {};
+  return last && "fanInFanOut" in config ? { fanInFanOut: last.facts.fanInFanOut ?? false } : {};
 }
 
 /** What is trained as a whole by one adapter cannot have layers in it that another changes. */

@@ -2,14 +2,19 @@
  * The layers that adapters can change. A kind is what a method sees (a matrix, a table); an entry says how modules of one
  * class are of that kind, so that a layer that keeps its weight in another way needs an entry and no change in any method.
  */
-import { transpose } from "../graph/movement.ts";
+import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import type { Shape } from "../graph/shape.ts";
+import { Conv1d, Conv2d, Conv3d, type Convolution } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 
-/** What a layer is to a method. */
-export type LayerKind = "linear" | "embedding";
+/**
+ * What a layer is to a method. A convolution is a matrix, too, [out, in / groups · places of the kernel]; methods differ in the
+ * number of axes that they go with.
+ */
+export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d";
 
 /** How to see modules of one class. */
 export interface KindOfLayer {
@@ -19,8 +24,10 @@ export interface KindOfLayer {
   bias(module: Module): Parameter | null;
   /** From the weight's shape to the sizes that go in and come out. */
   sizes(weight: readonly number[]): readonly [into: number, out: number];
-  /** From the weight as it is stored to [out, in] (for an embedding [in, out]) and back, where they differ. */
-  turn?(matrix: Tensor): Tensor;
+  /** From the weight as it is stored to [out, in] (for an embedding [in, out]) and back, where they differ. @param shape that of the result */
+  turn?(weight: Tensor, shape: Shape): Tensor;
+  /** Its weight is stored as [in, out]: PEFT's `fan_in_fan_out`. */
+  readonly fanInFanOut?: boolean;
   outputScale?(module: Module): number;
   /** Whether `targetModules: "all-linear"` means it. */
   readonly allLinear: boolean;
@@ -35,13 +42,15 @@ const linear: KindOfLayer = {
   allLinear: true,
 };
 
-const conv1d: KindOfLayer = {
+/** GPT-2's, which is no convolution. */
+const turnedLinear: KindOfLayer = {
   kind: "linear",
   is: (module) => module instanceof Conv1D,
   weight: (module) => (module as Conv1D).weight,
   bias: (module) => (module as Conv1D).bias,
   sizes: ([into, out]) => [into as number, out as number],
-  turn: transpose,
+  turn: (weight) => transpose(weight),
+  fanInFanOut: true,
   allLinear: true,
 };
 
@@ -55,7 +64,24 @@ const embedding: KindOfLayer = {
   allLinear: false,
 };
 
-const kindsOfLayer: readonly KindOfLayer[] = [linear, conv1d, embedding];
+const convolution = (kind: LayerKind, of: typeof Conv1d | typeof Conv2d | typeof Conv3d): KindOfLayer => ({
+  kind,
+  is: (module) => module instanceof of,
+  weight: (module) => (module as Convolution).weight,
+  bias: (module) => (module as Convolution).bias,
+  sizes: ([out, ...places]) => [places.reduce((product, size) => product * size, 1), out as number],
+  turn: reshape,
+  allLinear: false,
+});
+
+const kindsOfLayer: readonly KindOfLayer[] = [
+  linear,
+  turnedLinear,
+  embedding,
+  convolution("conv1d", Conv1d),
+  convolution("conv2d", Conv2d),
+  convolution("conv3d", Conv3d),
+];
 
 /** How to see a module; `undefined` when no adapter can change it. */
 export const kindOf = (module: Module): KindOfLayer | undefined => kindsOfLayer.find((each) => each.is(module));

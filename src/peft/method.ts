@@ -36,10 +36,13 @@ export interface Base {
   readonly kind: LayerKind;
   /** Path of the layer in the model, such as `model.layers.0.self_attn.q_proj`. */
   readonly path: string;
-  /** Sizes of the last axis that goes in (for an embedding: rows of its table) and of the one that comes out. */
+  /**
+   * Sizes of the last axis that goes in (for an embedding: rows of its table) and of the one that comes out. A convolution has
+   * the values that one output is made of, in / groups · places of the kernel, and the channels that come out.
+   */
   readonly in: number;
   readonly out: number;
-  /** What the call multiplies with: [out, in]; for an embedding the table, [in, out]. */
+  /** What the call multiplies with: [out, in]; for an embedding the table, [in, out]; of a convolution the kernel as a matrix. */
   readonly weight: Tensor;
   /** The same without the other adapters, for methods that start from the layer's own weight. */
   readonly original: Tensor;
@@ -150,7 +153,18 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly whole?: string;
   readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };
   /** Options for the laws to try on a layer of these sizes, or of multiples of them; targets are theirs. `null` where none fit. */
-  samples(draw: Draw, layer: { readonly in: number; readonly out: number }): Partial<Config> | null;
+  samples(draw: Draw, layer: SampledLayer): Partial<Config> | null;
+}
+
+/** A layer for which the laws want options; sizes are as in `Base`. */
+export interface SampledLayer {
+  readonly in: number;
+  readonly out: number;
+  /** Of a convolution. */
+  readonly groups?: number;
+  /** Of its kernel. */
+  readonly places?: number;
+  readonly dilated?: boolean;
 }
 
 /** A config together with its method: what `attach` takes. */

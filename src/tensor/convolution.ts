@@ -17,20 +17,33 @@ type PerAxis = number | readonly number[];
 
 export interface ConvolutionOptions {
   readonly stride?: PerAxis;
-  /** Zeros on both sides. */
-  readonly padding?: PerAxis;
+  /** Zeros on both sides: how many, "valid" for none, or "same" for as many as keep the size (with stride 1; an odd one goes behind). */
+  readonly padding?: PerAxis | "same" | "valid";
   readonly dilation?: PerAxis;
   readonly groups?: number;
 }
 
 function perAxis(operation: string, name: string, value: PerAxis, axes: number, least: number): number[] {
-  const list = typeof value === "number" ? new Array<number>(axes).fill(value) : [...value];
+  const list = typeof value === "number" ? new Array<number>(axes).fill(value) : Array.from(value);
   if (list.length !== axes || list.some((n) => !Number.isInteger(n) || n < least))
     throw new ConfigError(`\`${name}\` (= ${JSON.stringify(value)}) must be a whole number from ${least}, or ${axes} of them.`, {
       operation,
       got: value,
     });
   return list;
+}
+
+/** Zeros before and behind each spatial axis. @param reach how far the kernel reaches along it */
+function paddingOf(
+  operation: string,
+  value: NonNullable<ConvolutionOptions["padding"]>,
+  stride: readonly number[],
+  reach: readonly number[],
+): [before: number, after: number][] {
+  if (value !== "same") return perAxis(operation, "padding", value === "valid" ? 0 : value, reach.length, 0).map((n) => [n, n]);
+  if (stride.some((step) => step !== 1))
+    throw new ConfigError(`\`padding\` "same" goes with stride 1, not ${JSON.stringify(stride)}.`, { operation, got: stride });
+  return reach.map((n) => [Math.floor((n - 1) / 2), Math.ceil((n - 1) / 2)]);
 }
 
 /** All positions inside a kernel, the last axis fastest. */
@@ -64,11 +77,8 @@ function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | 
         expected: axes + 2,
         got: [x.shape, weight.shape],
       });
-    const [stride, pads, dilation] = [
-      perAxis(operation, "stride", options.stride ?? 1, axes, 1),
-      perAxis(operation, "padding", options.padding ?? 0, axes, 0),
-      perAxis(operation, "dilation", options.dilation ?? 1, axes, 1),
-    ];
+    const stride = perAxis(operation, "stride", options.stride ?? 1, axes, 1);
+    const dilation = perAxis(operation, "dilation", options.dilation ?? 1, axes, 1);
     const G = options.groups ?? 1;
     if (!Number.isInteger(G) || G < 1)
       throw new ConfigError(`\`groups\` (= ${G}) must be a positive integer.`, { operation, got: G });
@@ -84,10 +94,8 @@ function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | 
       });
     if (bias && (bias.rank !== 1 || bias.size !== O))
       throw new ShapeError(`bias is [${O}], got ${wordShape(bias.shape)}.`, { operation, expected: [O], got: bias.shape });
-    const padded = padding(
-      x,
-      pads.map((n): [number, number] => [n, n]),
-    );
+    const reach = kernel.map((k, i) => dilation[i]! * (k - 1) + 1);
+    const padded = padding(x, paddingOf(operation, options.padding ?? 0, stride, reach));
     const out = outputSizes(operation, padded, kernel, stride, dilation);
     const P = sizeOf(out);
     const y =

@@ -4,6 +4,8 @@ import { currentDevice, downloadSync, upload } from "../../src/compile/program.t
 import { type DType, dtypes, fromBFloat16Bits, fromFloat16Bits, toBFloat16Bits, toFloat16Bits } from "../../src/graph/dtype.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { Draw } from "../../src/graph/primitive.ts";
+import { constant } from "../../src/graph/source.ts";
+import { Conv1d, Conv2d, Conv3d, type Convolution } from "../../src/nn/convolution.ts";
 import { Embedding } from "../../src/nn/embedding.ts";
 import { zeros } from "../../src/nn/init.ts";
 import { Linear } from "../../src/nn/linear.ts";
@@ -11,9 +13,10 @@ import { type Layer, Module, Parameter } from "../../src/nn/module.ts";
 import type { LayerAdapter } from "../../src/peft/adapter-layer.ts";
 import { type Adapter, attach } from "../../src/peft/index.ts";
 import type { LayerKind } from "../../src/peft/layer-kind.ts";
-import { type AnyMethod, defineMethod } from "../../src/peft/method.ts";
+import { type AnyMethod, defineMethod, type SampledLayer } from "../../src/peft/method.ts";
 import { methods } from "../../src/peft/methods.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { abs } from "../../src/tensor/math.ts";
 
 /** A model of one layer. */
 export class Holder extends Module {
@@ -27,23 +30,21 @@ export class Holder extends Module {
   }
 }
 
-interface Sizes {
-  readonly in: number;
-  readonly out: number;
-}
-
 /** What the laws need to try a kind of layer. */
 interface KindSample {
-  make(sizes: Sizes, bias: boolean): Layer;
-  input(shape: readonly number[], sizes: Sizes, random: TorchGenerator): Tensor;
+  /** What a method is told of the layer. */
+  about(item: AdapterCase): SampledLayer;
+  make(item: AdapterCase): Layer;
+  input(item: AdapterCase, random: TorchGenerator): Tensor;
   /** Σ|x| over what one output value is made of, at most; the input's share of rounding errors. */
-  weightOf(x: Tensor): number;
+  weightOf(x: Tensor, layer: Layer): number;
 }
 
 const kinds: Record<LayerKind, KindSample> = {
   linear: {
-    make: (sizes, bias) => new Linear(sizes.in, sizes.out, { bias, init: zeros }),
-    input: (shape, sizes, random) => floats(random, [...shape, sizes.in], "float32"),
+    about: (item) => item,
+    make: (item) => new Linear(item.in, item.out, { bias: item.bias, init: zeros }),
+    input: (item, random) => floats(random, [...item.rows, item.in], "float32"),
     weightOf: (x) => {
       const [values, width] = [numbers(x), x.shape.at(-1)!];
       let most = 0;
@@ -56,14 +57,55 @@ const kinds: Record<LayerKind, KindSample> = {
     },
   },
   embedding: {
-    make: (sizes) => new Embedding(sizes.in, sizes.out, { init: zeros }),
-    input: (shape, sizes, random) => {
-      const count = shape.reduce((product, size) => product * size, 1);
-      return upload(currentDevice(), random.randint(count, 0, sizes.in), shape, "int32");
+    about: (item) => item,
+    make: (item) => new Embedding(item.in, item.out, { init: zeros }),
+    input: (item, random) => {
+      const count = item.rows.reduce((product, size) => product * size, 1);
+      return upload(currentDevice(), random.randint(count, 0, item.in), item.rows, "int32");
     },
     weightOf: () => 1,
   },
+  conv1d: convolution(1, Conv1d),
+  conv2d: convolution(2, Conv2d),
+  conv3d: convolution(3, Conv3d),
 };
+
+/** Convolutions of any kernel, stride, padding, dilation and groups: a case's sizes are wrapped around a few channels. */
+function convolution(axes: number, of: typeof Conv1d | typeof Conv2d | typeof Conv3d): KindSample {
+  const shapeOf = ({ in: into, out, options, bias }: AdapterCase) => {
+    const draw = drawFrom(options.toReversed());
+    const each = (low: number, high: number) => Array.from({ length: axes }, () => draw.integer(low, high));
+    const groups = draw.integer(0, 3) === 0 ? 2 : 1;
+    const kernel = draw.integer(0, 2) === 0 ? each(1, 1) : each(1, 4 - Math.min(2, axes - 1));
+    const stride = each(1, 2);
+    const same = draw.integer(0, 3) === 0 && stride.every((step) => step === 1);
+    const dilation = each(1, draw.integer(0, 3) === 0 ? 2 : 1);
+    const moves = { stride, padding: same ? ("same" as const) : each(0, 1), dilation, groups, bias };
+    return { channels: groups * (1 + (into % 6)), outputs: groups * (1 + (out % 8)), kernel, moves };
+  };
+  return {
+    about(item) {
+      const { channels, outputs, kernel, moves } = shapeOf(item);
+      const places = kernel.reduce((product, size) => product * size, 1);
+      const { groups, dilation } = moves;
+      return { in: (channels / groups) * places, out: outputs, groups, places, dilated: dilation.some((step) => step > 1) };
+    },
+    make(item) {
+      const { channels, outputs, kernel, moves } = shapeOf(item);
+      return new of(channels, outputs, kernel, { ...moves, init: zeros });
+    },
+    input(item, random) {
+      const { channels, kernel, moves } = shapeOf(item);
+      const [batch, more] = [1 + (item.rows[0]! % 2), item.rows.at(-1)! % 3];
+      const extents = kernel.map((size, axis) => moves.dilation[axis]! * (size - 1) + 1 + more);
+      return floats(random, [batch, channels, ...extents], "float32");
+    },
+    weightOf: (x, layer) => {
+      const { weight } = layer as Convolution;
+      return largest(numbers((layer as Convolution).convolve(abs(x), constant(1, weight.shape))));
+    },
+  };
+}
 
 /** Values that the dtype holds exactly, about as large as in a trained model. */
 function floats(random: TorchGenerator, shape: readonly number[], dtype: DType): Tensor {
@@ -145,22 +187,29 @@ export interface Built {
   readonly adapters: readonly Adapter[];
   /** Σ|x| over what one output value is made of. */
   readonly inputWeight: number;
+  /** How many values that is. */
+  readonly terms: number;
 }
 
 /** The layer without adapters, its weights filled. */
 export function buildLayer(kind: LayerKind, item: AdapterCase): Built {
   const random = new TorchGenerator(item.seed);
   const sample = kinds[kind];
-  const layer = sample.make(item, item.bias);
+  const layer = sample.make(item);
   for (const [name, parameter] of layer.ownParameters())
     Object.assign(layer, { [name]: new Parameter(floats(random, parameter.shape, item.dtype)) });
-  const x = sample.input(item.rows, item, random);
-  return { model: new Holder(layer), layer, x, adapters: [], inputWeight: sample.weightOf(x) };
+  const x = sample.input(item, random);
+  const { in: terms } = sample.about(item);
+  return { model: new Holder(layer), layer, x, adapters: [], inputWeight: sample.weightOf(x, layer), terms };
 }
 
-/** Options of one adapter of a case. A layer for which the method has none is no case. */
-export function optionsOf(method: AnyMethod, item: AdapterCase, index = 0) {
-  const options = method.samples(drawFrom(item.options.slice(index)), item);
+/** Options of one adapter of a case; `null` for a layer for which the method has none. */
+export const sampleOptions = (method: AnyMethod, kind: LayerKind, item: AdapterCase, index = 0) =>
+  method.samples(drawFrom(item.options.slice(index)), kinds[kind].about(item));
+
+/** The same with targets. A layer for which the method has none is no case. */
+export function optionsOf(method: AnyMethod, kind: LayerKind, item: AdapterCase, index = 0) {
+  const options = sampleOptions(method, kind, item, index);
   fc.pre(options !== null);
   return { ...options, targetModules: ["layer"] };
 }
@@ -174,7 +223,7 @@ export const nameOf = (index: number): string => `adapter${index}`;
 export function buildAdapted(method: AnyMethod, kind: LayerKind, item: AdapterCase): Built {
   const built = buildLayer(kind, item);
   const adapters = Array.from({ length: item.adapters }, (_, i) =>
-    attach(built.model, method(optionsOf(method, item, i)), { name: nameOf(i), seed: item.seed + i }),
+    attach(built.model, method(optionsOf(method, kind, item, i)), { name: nameOf(i), seed: item.seed + i }),
   );
   return { ...built, adapters };
 }

@@ -11,6 +11,7 @@ import { liveName } from "../../src/peft/adapter-layer.ts";
 import { type Adapter, methods } from "../../src/peft/index.ts";
 import { type AnyMethod, camel, toCamel } from "../../src/peft/method.ts";
 import { loadCheckpoint } from "../../src/train/load-model.ts";
+import { ConvNetwork, type ConvNetworkJson } from "./conv-network.ts";
 import { type GoldenCase, goldenFolder, goldenTensors, readGolden, toTensor } from "./suite.ts";
 
 export type Tensors = Awaited<ReturnType<typeof goldenTensors>>;
@@ -43,20 +44,26 @@ export const gradients = { rtol: 1e-3, atol: 1e-5 };
 export const losses = { rtol: 1e-3, atol: 0 };
 
 export async function loadBase(base: string): Promise<{ model: CausalLM; inputs: CausalLMInputs; mask: Golden | undefined }> {
-  const config = readGolden<Record<string, unknown> & { readonly architectures: readonly string[] }>(
-    "peft",
-    base,
-    "config.json",
-  )!;
-  const made: Module = createModel(config, { task: taskOf(config.architectures[0]!)! }).eval();
+  const config = readGolden<BaseJson>("peft", base, "config.json")!;
+  const made = makeBase(config).eval();
   await loadCheckpoint(made, await openCheckpoint(join(goldenFolder, "peft", base)));
   const stored = await goldenTensors("peft", base, "inputs.safetensors");
   // what models of other kinds take and give has the same names, as far as it is looked at here
   return { model: made as CausalLM, inputs: inputsFrom(stored), mask: stored.get("attention_mask") };
 }
 
+type BaseJson = Record<string, unknown> & { readonly architectures?: readonly string[]; readonly model_type: string };
+
+/** A model as the config describes it, which may be the convolutional network of the tests. */
+const makeBase = (config: BaseJson): Module =>
+  config.model_type === convolutional
+    ? new ConvNetwork(config as unknown as ConvNetworkJson)
+    : createModel(config, { task: taskOf(config.architectures![0]!)! });
+
+const convolutional = "convnet";
+
 export function inputsFrom(stored: Tensors, prefix = ""): CausalLMInputs {
-  const names = ["input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels"];
+  const names = ["input_ids", "attention_mask", "token_type_ids", "pixel_values", "x", "labels"];
   const found = names.flatMap((name) => {
     const tensor = stored.get(prefix + name);
     return tensor ? [[camel(name), toTensor(tensor)]] : [];
@@ -108,11 +115,11 @@ export function fileParameters(adapter: Adapter): Map<string, Parameter> {
 /** Whether the adapter's config asks only for what is implemented. */
 export function implemented(base: string, ...adapter: string[]): boolean {
   const config = readGolden<Record<string, unknown>>("peft", ...adapter, "adapter_config.json");
-  const model = readGolden<{ readonly model_type: string }>("peft", base, "config.json");
-  if (!config || !model || !Object.hasOwn(models, model.model_type)) return false;
+  const type = readGolden<BaseJson>("peft", base, "config.json")?.model_type;
+  if (!config || type === undefined || !(type === convolutional || Object.hasOwn(models, type))) return false;
   return (Object.values(methods) as AnyMethod[]).some((method) => {
     if (method.peftType !== config["peft_type"]) return false;
-    if (model.model_type === "vit" && !("conv" in method.layers)) return false; // the patches are a convolution's
+    if ((type === "vit" || type === convolutional) && !("conv2d" in method.layers)) return false;
     try {
       method({ ...toCamel(config), peftVersion: null });
       return true;

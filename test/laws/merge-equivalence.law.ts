@@ -13,6 +13,7 @@ import { describe, expect, test } from "vitest";
 import { currentDevice, realize, upload } from "../../src/compile/program.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { mul } from "../../src/graph/elementwise.ts";
+import { reshape } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { setActive } from "../../src/peft/adapted-model.ts";
 import { disabled, merge, unmerge } from "../../src/peft/index.ts";
@@ -97,7 +98,7 @@ export function checkMergeEquivalence(method: AnyMethod, kind: LayerKind, item: 
   const within = model.forward(x);
   realize([within]);
   const u = roundingOf("float32", device);
-  const terms = item.in + 16 * item.adapters + 8;
+  const terms = built.terms + 16 * item.adapters + 8;
   const stored = item.dtype === "float32" ? u : roundingOf(item.dtype, device);
   const bias = largest([...layer.ownParameters()].slice(1).flatMap(([, parameter]) => numbers(parameter.stored)));
   const sizes = inputWeight * (W + change);
@@ -120,7 +121,7 @@ onEveryDevice((device) => {
     });
   });
 
-  describe.each(["linear", "embedding"] as const)("on %s the law catches", (kind) => {
+  describe.each(["linear", "embedding", "conv2d"] as const)("on %s the law catches", (kind) => {
     const right = lora.layers[kind]!;
     const caught = (wrong: AnyMethod) =>
       expect(() =>
@@ -149,7 +150,8 @@ onEveryDevice((device) => {
 
     test("factors in the wrong order", () => {
       // A·B instead of B·A: fits only where the layer is as wide as it is high
-      caught(mutant(lora, kind, { delta: (_: never, { A, B }: Record<string, never>) => matmul(A!, B!) }));
+      const matrix = (x: Tensor) => reshape(x, [x.shape[0]!, -1]);
+      caught(mutant(lora, kind, { delta: (_: never, { A, B }: Record<string, never>) => matmul(matrix(A!), matrix(B!)) }));
     });
   });
 });

@@ -30,9 +30,9 @@ import {
   adaptations,
   adapterCases,
   buildLayer,
-  drawFrom,
   nameOf,
   optionsOf,
+  sampleOptions,
   shake,
 } from "../arbitrary/adapter.ts";
 import { cases } from "../arbitrary/cases.ts";
@@ -196,9 +196,7 @@ describe.each(devices)("$name", ({ open }) => {
     useDevice(device);
     // not every method knows what to do with every layer
     const suits = (item: AdapterCase) =>
-      Array.from({ length: item.adapters }, (_, i) => method.samples(drawFrom(item.options.slice(i)), item)).every(
-        (options) => options !== null,
-      );
+      Array.from({ length: item.adapters }, (_, i) => sampleOptions(method, kind, item, i)).every((options) => options !== null);
     const items = fc
       .sample(adapterCases(), 60)
       .filter(suits)
@@ -208,7 +206,7 @@ describe.each(devices)("$name", ({ open }) => {
     await leavesNothingHere(() => {
       items.forEach(({ item, built }, i) => {
         for (let index = 0; index < item.adapters; index++) {
-          const adapter = attach(built.model, method(optionsOf(method, item, index)), { name: nameOf(index), seed: index });
+          const adapter = attach(built.model, method(optionsOf(method, kind, item, index)), { name: nameOf(index), seed: index });
           shake({ ...built, adapters: [adapter] }, item.seed);
         }
         realize([built.model.forward(built.x)]);

@@ -73,7 +73,7 @@ onEveryDevice(() => {
     });
   });
 
-  describe.each(["linear", "embedding"] as const)("on %s the law catches", (kind) => {
+  describe.each(["linear", "embedding", "conv2d"] as const)("on %s the law catches", (kind) => {
     const { A, B } = lora.layers[kind]!.files as { A: string; B: string };
     const caught = (wrong: AnyMethod) =>
       expect(

@@ -62,13 +62,14 @@ onEveryDevice(() => {
     });
   });
 
-  test.each(["linear", "embedding"] as const)("on %s the law catches an adapter that is subtracted again", (kind) => {
+  test.each(["linear", "embedding", "conv2d"] as const)("on %s the law catches an adapter that is subtracted again", (kind) => {
     const subtract: TakeOut = (_, { layer, adapters }) => {
       const [, weight] = [...layer.ownParameters()][0]!;
       for (const adapter of adapters)
         for (const { method, config, parameters } of layerAdapters(adapter)) {
           const values = Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]));
-          const next = sub(weight.stored, method.delta!([...adapter.layers.values()][0]!.base(), values, config, 1));
+          const place = [...adapter.layers.values()][0]!;
+          const next = sub(weight.stored, place.asStored(method.delta!(place.base(), values, config, 1)));
           realize([next]);
           weight.assign(next);
         }

@@ -36,14 +36,14 @@ const coefficients = (y: Tensor, seed: number): Tensor =>
   upload(currentDevice(), new TorchGenerator(seed).randn(y.size), y.shape, "float32");
 
 export function checkZeroStart(method: AnyMethod, kind: LayerKind, item: AdapterCase, device: string): void {
-  fc.pre(method.startsAtZero?.(method(optionsOf(method, item)).config) === true);
-  const { model, layer, x, inputWeight } = buildAdapted(method, kind, { ...item, adapters: 1 });
+  fc.pre(method.startsAtZero?.(method(optionsOf(method, kind, item)).config) === true);
+  const { model, layer, x, inputWeight, terms } = buildAdapted(method, kind, { ...item, adapters: 1 });
   const plain = layer.forward(x);
   const adapted = model.forward(x);
   realize([plain, adapted]);
   // the same products, but a sum may start from the adapter's share: every term may round once more
   const [weight = 0, ...biases] = [...layer.ownParameters()].map(([, parameter]) => largest(numbers(parameter.stored)));
-  const tolerance = 2 * roundingOf("float32", device) * (item.in + 2) * (inputWeight * weight + largest(biases));
+  const tolerance = 2 * roundingOf("float32", device) * (terms + 2) * (inputWeight * weight + largest(biases));
   const difference = largestDifference(plain, adapted);
   if (!(difference <= tolerance)) throw new Error(`a fresh adapter changes the output by ${difference}, allowed ${tolerance}`);
   const parameters = model.trainableParameters();
@@ -67,7 +67,7 @@ onEveryDevice((device) => {
     });
   });
 
-  describe.each(["linear", "embedding"] as const)("on %s the law catches", (kind) => {
+  describe.each(["linear", "embedding", "conv2d"] as const)("on %s the law catches", (kind) => {
     const caught = (wrong: AnyMethod) =>
       expect(() =>
         fc.assert(

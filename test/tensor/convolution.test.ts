@@ -50,6 +50,19 @@ onEveryDevice((device) => {
     );
   });
 
+  test("padding may be told in words, as in PyTorch", () => {
+    const line = (...values: number[]) => tensor([[values]]);
+    // what is one too many goes behind
+    expect(conv1d(line(1, 2, 3), line(10, 1), null, { padding: "same" }).toArray()).toEqual([[[12, 23, 30]]]);
+    expect(conv1d(line(1, 2, 3, 4, 5), line(100, 10, 1, 0), null, { padding: "same" }).toArray()).toEqual([
+      [[12, 123, 234, 345, 450]],
+    ]);
+    expect(conv1d(line(1, 2, 3, 4, 5), line(10, 1), null, { padding: "same", dilation: 3 }).toArray()).toEqual([
+      [[3, 14, 25, 30, 40]],
+    ]);
+    expect(conv1d(line(1, 2, 3), line(10, 1), null, { padding: "valid" }).toArray()).toEqual([[[12, 23]]]);
+  });
+
   test("pooling folds windows", () => {
     const x = arange(16).reshape([1, 1, 4, 4]);
     expect(maxPool2d(x, { kernelSize: 2 }).toArray()).toEqual([
@@ -76,5 +89,11 @@ test("errors name the sizes that do not fit", () => {
   expect(() => conv2d(x, x)).toThrow("conv2d: needs 4 axes, got x [1, 2, 6] and weight [1, 2, 6].");
   expect(() => conv1d(x, arange(4).reshape([1, 2, 2]), null, { stride: 0 })).toThrow(
     "conv1d: `stride` (= 0) must be a whole number from 1, or 1 of them.",
+  );
+  expect(() => conv1d(x, arange(4).reshape([1, 2, 2]), null, { stride: 2, padding: "same" })).toThrow(
+    'conv1d: `padding` "same" goes with stride 1, not [2].',
+  );
+  expect(() => conv1d(x, arange(4).reshape([1, 2, 2]), null, { padding: "full" as never })).toThrow(
+    'conv1d: `padding` (= "full") must be a whole number from 0, or 1 of them.',
   );
 });

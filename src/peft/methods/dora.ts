@@ -14,8 +14,8 @@ import { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
 import type { Base, LayerMethod } from "../method.ts";
 import { defineMethod } from "../method.ts";
-import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, scaling } from "./lora.ts";
+import { kernelOf, perChannel, refuseGroups, through, times } from "../weight-change.ts";
+import { type LoraConfig, lora, lowRankConvolution, scaling } from "./lora.ts";
 
 type Factors = { readonly A: Tensor; readonly B: Tensor };
 type Dora = LayerMethod<LoraConfig, "A" | "B" | "magnitude">;
@@ -26,7 +26,7 @@ const low = (base: Base) => lora.layers[base.kind] as LayerMethod<LoraConfig, "A
 /** n [out], of W + s·B·A. */
 function norms(W: Tensor, base: Base, p: Factors, c: LoraConfig, scale: number): Tensor {
   const changed = add(cast(W, "float32"), low(base).delta?.(base, p, c, scale) as Tensor);
-  return reshape(sqrt(reduceSum(mul(changed, changed), [base.kind === "linear" ? 1 : 0])), [base.out]);
+  return reshape(sqrt(reduceSum(mul(changed, changed), [base.kind === "embedding" ? 0 : 1])), [base.out]);
 }
 
 /** m / n [out]. */
@@ -35,7 +35,7 @@ const gains: (base: Base, p: Factors & { readonly magnitude: Tensor }, c: LoraCo
   p,
   c,
   scale,
-) => div(p.magnitude, stopGradient(norms(base.original, base, p, c, scale)));
+) => div(reshape(p.magnitude, [base.out]), stopGradient(norms(base.original, base, p, c, scale)));
 
 const common = {
   parameters: (base, c) => ({ ...low(base).parameters(base, c), magnitude: { shape: [base.out] } }),
@@ -50,21 +50,49 @@ const common = {
   delta(base, p, c, scale) {
     const g = gains(base, p, c, scale);
     const changed = add(base.weight, low(base).delta?.(base, p, c, scale) as Tensor);
-    return sub(mul(base.kind === "linear" ? reshape(g, [base.out, 1]) : g, changed), base.weight);
+    return sub(mul(base.kind === "embedding" ? g : reshape(g, [base.out, 1]), changed), base.weight);
   },
 } satisfies Omit<Dora, "files" | "forward">;
+
+/**
+ * The adapted output, where the last axis or that of the channels is as long as the magnitudes.
+ * @param along makes values for each output broadcast to y
+ */
+const forward =
+  (
+    share: (x: Tensor, base: Base, p: Factors, s: number) => Tensor,
+    along: (values: Tensor, y: Tensor) => Tensor,
+  ): Dora["forward"] =>
+  (x, base, p, c, use) => {
+    const y = base(x);
+    const dropped = use.dropout(x, c.loraDropout);
+    const undropped = dropped === x ? y : base(dropped);
+    const z = base.bias ? sub(undropped, along(base.bias, y)) : undropped;
+    const turned = add(z, share(dropped, base, p, scaling(c) * use.scale));
+    return add(y, sub(mul(along(gains(base, p, c, use.scale), y), turned), z));
+  };
 
 const linear: Dora = {
   ...common,
   files: { A: "lora_A.weight", B: "lora_B.weight", magnitude: "lora_magnitude_vector" },
-  forward(x, base, p, c, use) {
-    const y = base(x);
-    const dropped = use.dropout(x, c.loraDropout);
-    const undropped = dropped === x ? y : base(dropped);
-    const z = base.bias ? sub(undropped, base.bias) : undropped;
-    const share = through(times(through(dropped, p.A), scaling(c) * use.scale), p.B);
-    return add(y, sub(mul(gains(base, p, c, use.scale), add(z, share)), z));
+  forward: forward(
+    (x, _, { A, B }, s) => through(times(through(x, A), s), B),
+    (values) => values,
+  ),
+};
+
+const convolution: Dora = {
+  ...linear,
+  parameters(base, c) {
+    refuseGroups("DoRA", base);
+    return { ...low(base).parameters(base, c), magnitude: { shape: [1, base.out, ...kernelOf(base).map(() => 1)] } };
   },
+  initialise(base, c, random) {
+    const start = common.initialise(base, c, random);
+    const { shape } = convolution.parameters(base, c).magnitude;
+    return { ...start, values: { ...start.values, magnitude: reshape(start.values.magnitude, shape) } };
+  },
+  forward: forward((x, base, { A, B }, s) => lowRankConvolution(x, base, A, B, s), perChannel),
 };
 
 const embedding: Dora = {
@@ -83,6 +111,6 @@ export const dora = defineMethod({
   ...(lora.patterns ? { patterns: lora.patterns } : {}),
   ...(lora.check ? { check: lora.check } : {}),
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
-  layers: { linear, embedding },
+  layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution },
   samples: lora.samples,
 });

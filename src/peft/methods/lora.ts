@@ -2,16 +2,21 @@
  * Low-rank adaptation: W′ = W + s·B·A, with A [r, in] and B [out, r] trained and W frozen; s = α/r, or α/√r (rsLoRA), which
  * keeps the size of updates when r grows. B starts at zero (in an embedding A), so a fresh adapter changes nothing.
  * Dropout acts on what goes into A only; embeddings have none, as in PEFT. With `loraBias` B has a bias, which is scaled, too.
+ *
+ * In a convolution A is one like it to r channels and B mixes those at each place. If it has groups, B has them, too, but A takes
+ * all channels, so that the adapter is no change of the weight and cannot be merged.
  */
 import { ConfigError } from "../../errors.ts";
 import { loraSchema } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
-import { transpose } from "../../graph/movement.ts";
+import { reshape, transpose } from "../../graph/movement.ts";
+import type { Tensor } from "../../graph/node.ts";
+import { normal, uniform, zeros } from "../init/standard.ts";
 import { type Initialiser, initialisers } from "../initialiser.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
-import { through, times } from "../weight-change.ts";
+import { convolutionOf, kernelOf, perChannel, refuseDilation, through, times } from "../weight-change.ts";
 
 /** PEFT's keys of LoRA in camelCase. */
 export type LoraConfig = MethodConfig<typeof loraSchema>;
@@ -29,6 +34,16 @@ function initialiser({ initLoraWeights: name }: LoraConfig): Initialiser {
     got: name,
     expected: Object.keys(known),
   });
+}
+
+/** @throws {ConfigError} where there is no bias that B's could be added to */
+function refuseWithoutBias(base: Base, bias: Tensor | undefined): void {
+  if (bias && !base.bias)
+    throw new ConfigError(`${base.path} has no bias that the one of \`loraBias\` could be added to.`, {
+      operation: "merge",
+      got: base.path,
+      hint: "Use it unmerged.",
+    });
 }
 
 /** A [r, in], B [out, r]. */
@@ -50,12 +65,7 @@ const linear: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
     return bias ? add(y, times(bias, s)) : y;
   },
   delta(base, { A, B, bias }, c, scale) {
-    if (bias && !base.bias)
-      throw new ConfigError(`${base.path} has no bias that the one of \`loraBias\` could be added to.`, {
-        operation: "merge",
-        got: base.path,
-        hint: "Use it unmerged.",
-      });
+    refuseWithoutBias(base, bias);
     return times(matmul(B, A), scaling(c) * scale);
   },
   biasDelta: (_, { bias }, c, scale) => (bias ? times(bias, scaling(c) * scale) : null),
@@ -76,6 +86,64 @@ const embedding: LayerMethod<LoraConfig, "A" | "B"> = {
   forward: (ids, base, { A, B }, c, use) =>
     add(base(ids), through(times(take(transpose(A), ids), scaling(c) * use.scale * base.outputScale), B)),
   delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), scaling(c) * scale), // [rows, C]
+};
+
+/** x through A, a convolution like the layer's to r channels, and s·B, which mixes channels at each place, in the layer's groups. */
+export function lowRankConvolution(x: Tensor, base: Base, A: Tensor, B: Tensor, s: number): Tensor {
+  const layer = convolutionOf(base);
+  const { stride = 1, padding = 0 } = layer.options;
+  const inner = times(layer.convolve(x, A, null, { stride, padding }), s);
+  return layer.convolve(inner, B, null, { groups: layer.groups });
+}
+
+const convolution: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
+  files: linear.files,
+  parameters(base, { r, loraBias }) {
+    refuseDilation("LoRA", base);
+    const { groups, inChannels } = convolutionOf(base);
+    if (r % groups !== 0)
+      throw new ConfigError(`${base.path} is a convolution in ${groups} groups, which \`r\` (= ${r}) is no multiple of.`, {
+        operation: "attach",
+        got: r,
+        hint: "Give it another rank with `rankPattern`, or take it out with `excludeModules`.",
+      });
+    const kernel = kernelOf(base);
+    return {
+      A: { shape: [r, inChannels, ...kernel] },
+      B: { shape: [base.out, r / groups, ...kernel.map(() => 1)] },
+      ...(loraBias ? { bias: { shape: [base.out] } } : {}),
+    };
+  },
+  initialise(base, { r, initLoraWeights: name, loraBias }, random) {
+    if (typeof name !== "boolean" && name !== "gaussian")
+      throw new ConfigError(`\`initLoraWeights\` (= ${JSON.stringify(name)}) is nothing for ${base.path}, a convolution.`, {
+        operation: "attach",
+        got: name,
+        hint: 'Use true, false or "gaussian", or take it out with `excludeModules`.',
+      });
+    const { groups } = convolutionOf(base);
+    const A = name === "gaussian" ? normal(1 / r) : uniform(base.in * groups);
+    const B = name === false ? uniform(r / groups) : zeros;
+    const values = { A: A(random, r * base.in * groups), B: B(random, (base.out * r) / groups) };
+    return { values: loraBias ? { ...values, bias: new Float32Array(base.out) } : values };
+  },
+  forward(x, base, { A, B, bias }, c, use) {
+    const s = scaling(c) * use.scale;
+    const y = add(base(x), lowRankConvolution(use.dropout(x, c.loraDropout), base, A, B, s));
+    return bias ? add(y, times(perChannel(bias, y), s)) : y;
+  },
+  delta(base, { A, B, bias }, c, scale) {
+    const { groups } = convolutionOf(base);
+    if (groups > 1)
+      throw new ConfigError(`${base.path} is a convolution in ${groups} groups, whose kernel has no place for what A mixes.`, {
+        operation: "merge",
+        got: groups,
+        hint: "Use it unmerged.",
+      });
+    refuseWithoutBias(base, bias);
+    return times(matmul(reshape(B, [base.out, c.r]), reshape(A, [c.r, base.in])), scaling(c) * scale);
+  },
+  biasDelta: linear.biasDelta as NonNullable<typeof linear.biasDelta>,
 };
 
 /**
@@ -110,11 +178,14 @@ export const lora = defineMethod({
         });
   },
   startsAtZero: (config) => initialiser(config).startsAtZero,
-  layers: { linear, embedding },
-  samples: (draw) => ({
-    r: draw.integer(1, 6),
-    loraAlpha: draw.integer(1, 32) / 2,
-    useRslora: draw.integer(0, 1) === 1,
-    initLoraWeights: [true, false, "gaussian"][draw.integer(0, 2)]!,
-  }),
+  layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution },
+  samples(draw, { groups = 1, dilated = false }) {
+    if (groups > 1 || dilated) return null; // no change of the weight, or refused
+    return {
+      r: draw.integer(1, 6),
+      loraAlpha: draw.integer(1, 32) / 2,
+      useRslora: draw.integer(0, 1) === 1,
+      initLoraWeights: [true, false, "gaussian"][draw.integer(0, 2)]!,
+    };
+  },
 });
