@@ -85,11 +85,7 @@ export function beginAdapters(model: Module): Adapted {
 export function baseModules(model: Module): Map<string, Module> {
   const found = new Map<string, Module>();
   const visit = (path: string, at: Module): void => {
-    if (at instanceof AdapterLayer) {
-      found.set(path, at.base_layer);
-      return;
-    }
-    const module = at instanceof SavedModule ? at.original_module : at;
+    const module = at instanceof AdapterLayer ? at.base_layer : at instanceof SavedModule ? at.original_module : at;
     found.set(path, module);
     for (const [name, child] of module.children()) visit(path === "" ? name : `${path}.${name}`, child);
   };

@@ -110,20 +110,20 @@ export class AdapterLayer extends Module implements Layer {
     }
   }
 
-  /** The layer under the adapters. */
-  base(): Base {
-    return describe(this.base_layer, this.#facts, this.#path);
+  /** The layer under the adapters. @param more what it is given with x, where that is not all */
+  base(more: readonly unknown[] = []): Base {
+    return describe(this.base_layer, this.#facts, this.#path, more);
   }
 
-  forward(x: Tensor): Tensor {
+  forward(x: Tensor, ...more: unknown[]): Tensor {
     const beside = this.#off.value ? [] : this.active.filter((name) => !this.merged.includes(name));
-    return this.#with(beside)(x);
+    return this.#with(beside, more)(x);
   }
 
   /** The layer with these adapters in place. The first name is outermost: what it does to x happens first. */
-  #with(names: readonly string[]): Base {
+  #with(names: readonly string[], more: readonly unknown[] = []): Base {
     const adapters = names.flatMap((name) => this.#adapters.get(name) ?? []);
-    return adapters.reduceRight((base, adapter) => this.#over(base, adapter), this.base());
+    return adapters.reduceRight((base, adapter) => this.#over(base, adapter), this.base(more));
   }
 
   /** The layer with one adapter in place. */
@@ -160,14 +160,14 @@ export class AdapterLayer extends Module implements Layer {
 }
 
 /** A layer without adapters, as methods see it. */
-export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
+export function describe(layer: Layer, facts: KindOfLayer, path: string, more: readonly unknown[] = []): Base {
   const weight = facts.weight(layer);
   const [into, out] = facts.sizes(weight.shape);
   const outputScale = facts.outputScale?.(layer) ?? 1;
   const matrix = () => facts.turn?.(weight.value, [out, into]) ?? weight.value;
   return makeBase(
-    (x) => layer.forward(x),
-    { kind: facts.kind, path, in: into, out, layer, outputScale },
+    (x) => (layer as AdapterLayer).forward(x, ...more),
+    { kind: facts.kind, path, in: into, out, layer, outputScale, more },
     {
       weight: matrix,
       original: matrix,
@@ -179,7 +179,7 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
 /** A call with what is known about the layer; weight and bias are made when somebody asks. */
 function makeBase(
   call: (x: Tensor) => Tensor,
-  { kind, path, in: into, out, layer, outputScale }: Omit<Base, "weight" | "original" | "bias">,
+  { kind, path, in: into, out, layer, outputScale, more }: Omit<Base, "weight" | "original" | "bias">,
   { weight, original, bias }: { weight(): Tensor; original(): Tensor; bias(): Tensor | null },
 ): Base {
   return Object.defineProperties(call as Base, {
@@ -189,6 +189,7 @@ function makeBase(
     out: { value: out },
     layer: { value: layer },
     outputScale: { value: outputScale },
+    more: { value: more },
     weight: { get: weight },
     original: { get: original },
     bias: { get: bias },

@@ -14,7 +14,7 @@ import { AdapterLayer, describe } from "./adapter-layer.ts";
 import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
 import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
 import { modulesToSave, SavedModule } from "./saved-module.ts";
-import { chooseTargets, patternValue, type TargetOptions } from "./target.ts";
+import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
 
 /** What the adapter is called and how it starts. */
 export interface AttachOptions {
@@ -115,7 +115,9 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
   const outputPath = ["lm_head", "embed_out"].find((path) => modules.has(path));
   const facts = { modules, modelType, outputPath, saved: others };
   const trainsWhole = method.whole !== undefined;
-  const targets = chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
+  const targets = method.choose
+    ? chosenBy(method, config, modules)
+    : chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
   const paths = trainsWhole ? [] : targets.paths;
   const wholes = trainsWhole ? targets.paths.map((path) => [path, modules.get(path) as Module] as const) : [];
   const saved = new Map([...others, ...wholes]);
@@ -154,22 +156,42 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
   };
 }
 
+/** The targets of a method with rules of its own. @throws {ConfigError} when one of them is no layer that it can change */
+function chosenBy(method: AnyMethod, config: AnyConfig, modules: ReadonlyMap<string, Module>): Targets {
+  const paths = (method.choose as NonNullable<AnyMethod["choose"]>)([...modules.keys()], config);
+  for (const path of paths) {
+    const module = modules.get(path) as Module;
+    const kind = kindOf(module)?.kind;
+    if (kind === undefined || !(kind in method.layers))
+      throw new ConfigError(`${path} is a ${module.constructor.name}, which this method cannot adapt.`, {
+        operation: "attach",
+        got: path,
+      });
+  }
+  return { paths, targetModules: config["targetModules"] as string, warnings: [] };
+}
+
 /** `fanInFanOut` is what the layers are, whatever the caller said: PEFT, too, corrects it, and the last layer decides. */
 function orientation(config: AnyConfig, layers: readonly PlannedLayer[]): { fanInFanOut?: boolean } {
   const last = layers.filter(({ facts }) => facts.kind === "linear").at(-1);
   return last && "fanInFanOut" in config ? { fanInFanOut: last.facts.fanInFanOut ?? false } : {};
 }
 
-/** What is trained as a whole by one adapter cannot have layers in it that another changes. */
+/** What one adapter changes or trains as a whole cannot have layers in it that another changes. */
 function refuseOverlap(adapted: Adapted, targets: readonly string[], whole: readonly string[]): void {
   const [saved, layers] = [[...adapted.saved.keys()], [...adapted.layers.keys()]];
   const within = (outer: string, inner: string) => inner.startsWith(`${outer}.`);
   const holds = (outers: readonly string[], inners: readonly string[], same: boolean) =>
     outers.find((outer) => inners.some((inner) => within(outer, inner) || (same && inner === outer)));
   const path =
-    holds(saved, targets, true) ?? holds(whole, layers, true) ?? holds(whole, saved, false) ?? holds(saved, whole, false);
+    holds(layers, [...targets, ...whole], false) ??
+    holds(targets, [...layers, ...saved], false) ??
+    holds(saved, targets, true) ??
+    holds(whole, layers, true) ??
+    holds(whole, saved, false) ??
+    holds(saved, whole, false);
   if (path !== undefined)
-    throw new ConfigError(`${path} would be trained as a whole by one adapter and changed in parts by another.`, {
+    throw new ConfigError(`${path} would be changed as a whole by one adapter and in parts by another.`, {
       operation: "attach",
       got: path,
       hint: "Take it out of `modulesToSave`, or out of the targets with `excludeModules`.",

@@ -20,6 +20,7 @@ export { type AttachOptions, attach } from "./attach.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference } from "./merge.ts";
 export type { AdapterConfig, Method, MethodConfig, MethodDefinition } from "./method.ts";
 export { adalora } from "./methods/adalora.ts";
+export { adaptionPrompt } from "./methods/adaption-prompt.ts";
 export { boft } from "./methods/boft.ts";
 export { c3a } from "./methods/c3a.ts";
 export { delora } from "./methods/delora.ts";

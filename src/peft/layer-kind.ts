@@ -5,6 +5,8 @@
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
+import { GPT2Attention } from "../models/gpt2.ts";
+import { RotaryAttention } from "../models/llama.ts";
 import { Conv1d, Conv2d, Conv3d, type Convolution } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -14,7 +16,7 @@ import type { Module, Parameter } from "../nn/module.ts";
  * What a layer is to a method. A convolution is a matrix, too, [out, in / groups · places of the kernel]; methods differ in the
  * number of axes that they go with.
  */
-export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d";
+export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d" | "attention";
 
 /** How to see modules of one class. */
 export interface KindOfLayer {
@@ -74,6 +76,16 @@ const convolution = (kind: LayerKind, of: typeof Conv1d | typeof Conv2d | typeof
   allLinear: false,
 });
 
+/** A whole self-attention; looked at by its output layer, which is as wide as what goes in and comes out. */
+const attention: KindOfLayer = {
+  kind: "attention",
+  is: (module) => module instanceof RotaryAttention || module instanceof GPT2Attention,
+  weight: (module) => ((module instanceof GPT2Attention ? module.c_proj : (module as RotaryAttention).o_proj) as Linear).weight,
+  bias: () => null,
+  sizes: (weight) => [weight[0] as number, weight[0] as number],
+  allLinear: false,
+};
+
 const kindsOfLayer: readonly KindOfLayer[] = [
   linear,
   turnedLinear,
@@ -81,6 +93,7 @@ const kindsOfLayer: readonly KindOfLayer[] = [
   convolution("conv1d", Conv1d),
   convolution("conv2d", Conv2d),
   convolution("conv3d", Conv3d),
+  attention,
 ];
 
 /** How to see a module; `undefined` when no adapter can change it. */

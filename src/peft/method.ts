@@ -51,6 +51,8 @@ export interface Base {
   readonly layer: Layer;
   /** The layer multiplies its result with this number (Gemma's embedding), and an adapter's share has to be, too. */
   readonly outputScale: number;
+  /** What the layer is given with x: for attention, the pass. */
+  readonly more: readonly unknown[];
 }
 
 /** How the adapter is used in this call. */
@@ -140,6 +142,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   check?(config: Config): void;
   /** Default targets by model type, where they differ from the common table. */
   readonly targets?: Readonly<Record<string, readonly string[] | string>>;
+  /** Paths of the targets among those of all modules, where the rules are not the common ones. @throws {ConfigError} when there are too few */
+  choose?(paths: readonly string[], config: Config): readonly string[];
   /** The config with what depends on the model's type filled in, as it is saved. */
   complete?(config: Config, modelType: string | undefined): Config;
   /** A fresh adapter with this config changes nothing. Absent where none does. */

@@ -1,6 +1,7 @@
 /** The adapter methods: one line each. Being listed here is being tested, saved, loaded, merged and documented. */
 import type { AnyMethod } from "./method.ts";
 import { adalora } from "./methods/adalora.ts";
+import { adaptionPrompt } from "./methods/adaption-prompt.ts";
 import { boft } from "./methods/boft.ts";
 import { c3a } from "./methods/c3a.ts";
 import { delora } from "./methods/delora.ts";
@@ -41,6 +42,7 @@ export const methods = {
   delora,
   vblora,
   lnTuning,
+  adaptionPrompt,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */
