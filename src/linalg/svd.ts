@@ -1,6 +1,9 @@
 /** Singular value decomposition. */
 import type { Tensor } from "../graph/node.ts";
+import { bidiagonalSvd } from "./conquer-singular.ts";
 import { type Matrix, matrix, readMatrix, scaled, scaleOf, toTensor, transposed } from "./matrix.ts";
+import { bidiagonalise } from "./reduction.ts";
+import { reflectAll } from "./reflection.ts";
 
 /** A = U·diag(S)·Vᵀ with orthonormal columns of U and rows of Vᵀ, S ≥ 0 descending. */
 export interface Svd {
@@ -36,66 +39,25 @@ export function svd(x: Tensor): Svd {
 
 /** Thin singular value decomposition of a finite matrix. */
 export function svdMatrix(A: Matrix): MatrixSvd {
+  const wide = A.rows < A.columns;
   const exponent = scaleOf(A);
-  const { U, S, Vt } = jacobi(A.rows < A.columns ? scaled(transposed(A), -exponent) : scaled(A, -exponent));
+  const { Ut, S, Vt } = tallSvd(scaled(wide ? transposed(A) : A, -exponent));
   const values = scaled({ rows: 1, columns: S.length, values: S }, exponent).values;
-  return A.rows < A.columns ? { U: transposed(Vt), S: values, Vt: transposed(U) } : { U, S: values, Vt };
+  return wide ? { U: transposed(Vt), S: values, Vt: Ut } : { U: transposed(Ut), S: values, Vt };
 }
 
-/** One-sided Jacobi rotations, for a matrix with at least as many rows as columns. */
-function jacobi(A: Matrix): MatrixSvd {
-  const [m, n] = [A.rows, A.columns];
-  const columns = transposed(A).values;
-  const V = new Float64Array(n * n);
-  for (let i = 0; i < n; i++) V[i * n + i] = 1;
-  const dot = (p: number, q: number) => {
-    let sum = 0;
-    for (let k = 0; k < m; k++) sum += columns[p * m + k]! * columns[q * m + k]!;
-    return sum;
-  };
-  const turn = (x: Float64Array, length: number, p: number, q: number, c: number, s: number) => {
-    for (let k = 0; k < length; k++) {
-      const [a, b] = [x[p * length + k]!, x[q * length + k]!];
-      x[p * length + k] = c * a - s * b;
-      x[q * length + k] = s * a + c * b;
-    }
-  };
-  for (let sweep = 0, turned = true; turned && sweep < 60; sweep++) {
-    turned = false;
-    for (let p = 0; p < n; p++)
-      for (let q = p + 1; q < n; q++) {
-        const [a, b, c] = [dot(p, p), dot(q, q), dot(p, q)];
-        if (c === 0 || Math.abs(c) <= 1e-16 * Math.sqrt(a * b)) continue;
-        turned = true;
-        const z = (b - a) / (2 * c);
-        const t = (z < 0 ? -1 : 1) / (Math.abs(z) + Math.hypot(1, z));
-        const cosine = 1 / Math.hypot(1, t);
-        turn(columns, m, p, q, cosine, cosine * t);
-        turn(V, n, p, q, cosine, cosine * t);
-      }
+/** For entries near 1 and at least as many rows as columns. */
+function tallSvd(A: Matrix): { readonly Ut: Matrix; readonly S: Float64Array; readonly Vt: Matrix } {
+  const { rows: m, columns: n } = A;
+  const { d, e, left, right } = bidiagonalise(A);
+  const found = bidiagonalSvd(d, e);
+  const [Ut, Vt] = [matrix(n, m), matrix(n, n)];
+  for (let i = 0; i < n; i++) {
+    const from = (n - 1 - i) * n; // in descending order
+    Ut.values.set(found.left.values.subarray(from, from + n), i * m);
+    Vt.values.set(found.right.values.subarray(from, from + n), i * n);
   }
-  const norms = Float64Array.from({ length: n }, (_, i) => Math.sqrt(dot(i, i)));
-  const order = [...norms.keys()].sort((i, j) => norms[j]! - norms[i]!);
-  const S = Float64Array.from(order, (i) => norms[i]!);
-  const Ut = new Float64Array(n * m);
-  const Vt = matrix(n, n);
-  order.forEach((from, to) => {
-    Vt.values.set(V.subarray(from * n, (from + 1) * n), to * n);
-    const negligible = S[to]! <= (S[0] as number) * 1e-15 * m;
-    if (!negligible) for (let k = 0; k < m; k++) Ut[to * m + k] = columns[from * m + k]! / S[to]!;
-    for (let unit = 0, done = !negligible; !done; unit++) {
-      const row = Ut.subarray(to * m, (to + 1) * m).fill(0);
-      row[unit] = 1;
-      for (let again = 0; again < 2; again++)
-        for (let i = 0; i < to; i++) {
-          let sum = 0;
-          for (let k = 0; k < m; k++) sum += row[k]! * Ut[i * m + k]!;
-          for (let k = 0; k < m; k++) row[k] = row[k]! - sum * Ut[i * m + k]!;
-        }
-      const length = Math.hypot(...row);
-      done = length > 0.5 / Math.sqrt(m);
-      for (let k = 0; k < m; k++) row[k] = row[k]! / length;
-    }
-  });
-  return { U: transposed({ rows: n, columns: m, values: Ut }), S, Vt };
+  reflectAll(Ut, left.vectors, left.taus);
+  reflectAll(Vt, right.vectors, right.taus);
+  return { Ut, S: found.values.reverse(), Vt };
 }
