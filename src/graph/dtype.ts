@@ -95,3 +95,10 @@ export function fromFloat16Bits(bits: number): number {
   if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
   return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
+
+/** Values in float32; halves come as bit patterns. */
+export function toFloat32(values: TypedArray, dtype: DType): Float32Array {
+  if (values instanceof Float32Array) return values;
+  const widen = dtype === "float16" ? fromFloat16Bits : dtype === "bfloat16" ? fromBFloat16Bits : (value: number) => value;
+  return Float32Array.from(values as ArrayLike<number>, widen);
+}

@@ -16,6 +16,8 @@ export interface LayerAdapter {
   /** The adapter's config with the rank, alpha … of this layer. */
   readonly config: AnyConfig;
   readonly parameters: Readonly<Record<string, Parameter>>;
+  /** Whether the parameters, and the weight that they change, are another layer's, too. */
+  readonly tied: boolean;
   /** Parameters that the other layers of the adapter have, too, and their names in the file. */
   readonly shared: Readonly<Record<string, Parameter>>;
   readonly sharedFiles: Readonly<Record<string, string>>;
@@ -145,9 +147,14 @@ export class AdapterLayer extends Module implements Layer {
     });
   }
 
-  /** Weight and bias with these adapters in them, as the layer keeps them; not computed yet. Each must be a change of the weight. */
+  /**
+   * Weight and bias with these adapters in them, as the layer keeps them; not computed yet. Each must be a change of the weight. What is
+   * tied to another layer is left to that one, or it would be added twice to the weight that both share.
+   */
   changedBy(names: readonly string[]): Map<Parameter, Tensor> {
-    const { weight, bias } = this.#with(names);
+    const own = names.filter((name) => !this.#adapters.get(name)?.tied);
+    if (own.length === 0) return new Map();
+    const { weight, bias } = this.#with(own);
     const changed = new Map([[this.weight, this.asStored(weight)]]);
     if (this.bias && bias && bias !== this.bias.value) changed.set(this.bias, cast(bias, this.bias.dtype));
     return changed;

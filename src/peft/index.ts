@@ -37,6 +37,7 @@ export { type LoraConfig, lora } from "./methods/lora.ts";
 export { miss } from "./methods/miss.ts";
 export { oft } from "./methods/oft.ts";
 export { road } from "./methods/road.ts";
+export { trainableTokens } from "./methods/trainable-tokens.ts";
 export { vblora } from "./methods/vblora.ts";
 export { vera } from "./methods/vera.ts";
 export { type MethodName, methods } from "./methods.ts";

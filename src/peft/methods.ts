@@ -18,6 +18,7 @@ import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
 import { oft } from "./methods/oft.ts";
 import { road } from "./methods/road.ts";
+import { trainableTokens } from "./methods/trainable-tokens.ts";
 import { vblora } from "./methods/vblora.ts";
 import { vera } from "./methods/vera.ts";
 
@@ -43,6 +44,7 @@ export const methods = {
   vblora,
   lnTuning,
   adaptionPrompt,
+  trainableTokens,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

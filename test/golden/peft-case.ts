@@ -98,6 +98,7 @@ export function fileParameters(adapter: Adapter): Map<string, Parameter> {
   for (const [key, parameter] of Object.entries(shared)) found.set(`base_model.${whole.shared?.files[key]}`, parameter);
   for (const [path, layer] of layers) {
     const { method, parameters } = layer.adapters.get(name)!;
+    if (method.inFile === "absent") continue;
     for (const [key, parameter] of Object.entries(parameters))
       found.set(toFileKey(`${path}.${liveName(method.files[key]!, name)}`, name), parameter);
   }
