@@ -9,6 +9,7 @@ import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { dropout, type Generator as KeyGenerator } from "../tensor/random.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
+import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 
 /** One adapter's share of one layer. */
 export interface LayerAdapter {
@@ -40,19 +41,18 @@ export class AdapterLayer extends Module implements Layer {
   readonly base_layer: Layer;
   readonly #path: string;
   readonly #facts: KindOfLayer;
-  readonly #off: Setting<boolean>;
+  readonly #scope: Scope;
   readonly #adapters = new Map<string, LayerAdapter>();
   readonly #active = new Setting<readonly string[]>([]);
   readonly #merged = new Setting<readonly string[]>([]);
 
-  /** @param off while true, the layer is what it was without adapters */
-  constructor(base: Layer, path: string, facts: KindOfLayer, off: Setting<boolean>) {
+  constructor(base: Layer, path: string, facts: KindOfLayer, scope: Scope) {
     super();
     this.base_layer = base;
     this.training = base.training;
     this.#path = path;
     this.#facts = facts;
-    this.#off = off;
+    this.#scope = scope;
   }
 
   get path(): string {
@@ -118,8 +118,34 @@ export class AdapterLayer extends Module implements Layer {
   }
 
   forward(x: Tensor, ...more: unknown[]): Tensor {
-    const beside = this.#off.value ? [] : this.active.filter((name) => !this.merged.includes(name));
-    return this.#with(beside, more)(x);
+    const { off, rows } = this.#scope;
+    if (off.value) return this.base(more)(x);
+    if (rows.value) return this.#byRow(x, rows.value, more);
+    return this.#with(
+      this.active.filter((name) => !this.merged.includes(name)),
+      more,
+    )(x);
+  }
+
+  /** Row i of x through the i-th adapter, of those that are on this layer. */
+  #byRow(x: Tensor, names: readonly string[], more: readonly unknown[]): Tensor {
+    const here = names.map((name) => (this.#adapters.has(name) ? name : baseRow));
+    const base = this.base(more);
+    if (here.every((name) => name === baseRow)) return base(x);
+    if (more.length > 0) throw severalInputs(this.#path, names);
+    const batch = batchOf(x, names, this.#path);
+    const output = base(batch);
+    return byRow(batch, here, (rows, name, pick) => {
+      const adapter = this.#adapters.get(name);
+      if (!adapter) return pick(output);
+      // the base layer has run on all rows as they come; a method that changes them first runs it again on its own
+      const under = makeBase((z) => (z === rows ? pick(output) : base(z)), base, {
+        weight: () => base.weight,
+        original: () => base.original,
+        bias: () => base.bias,
+      });
+      return this.#over(under, adapter)(rows);
+    });
   }
 
   /** The layer with these adapters in place. The first name is outermost: what it does to x happens first. */

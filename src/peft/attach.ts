@@ -313,7 +313,7 @@ export function install(
   }
   for (const [parameter, value] of starts.base ?? []) adapted.whole.change(parameter, value);
   for (const [path, module] of plan.saved) {
-    const place = adapted.saved.get(path) ?? new SavedModule(module);
+    const place = adapted.saved.get(path) ?? new SavedModule(module, path, adapted);
     place.add(name, copies.get(path) as Map<string, Parameter>);
     if (adapted.saved.has(path)) continue;
     model.replaceModule(path, place);
@@ -341,10 +341,10 @@ export function install(
   return adapter;
 }
 
-function wrap(model: Module, { layers, off }: Adapted, { module, path, facts }: PlannedLayer): AdapterLayer {
-  const layer = new AdapterLayer(module, path, facts, off);
+function wrap(model: Module, adapted: Adapted, { module, path, facts }: PlannedLayer): AdapterLayer {
+  const layer = new AdapterLayer(module, path, facts, adapted);
   model.replaceModule(path, layer);
-  layers.set(path, layer);
+  adapted.layers.set(path, layer);
   return layer;
 }
 

@@ -41,6 +41,7 @@ export { trainableTokens } from "./methods/trainable-tokens.ts";
 export { vblora } from "./methods/vblora.ts";
 export { vera } from "./methods/vera.ts";
 export { type MethodName, methods } from "./methods.ts";
+export { withAdapters } from "./mixed-batch.ts";
 export { adapterPenalty } from "./penalty.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";
 export { beginSchedules, type MethodSchedule, type RunningSchedule, type Schedules } from "./schedule.ts";

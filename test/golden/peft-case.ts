@@ -23,7 +23,9 @@ export type PeftCase = {
   readonly peft_type: string;
   readonly merge: boolean;
   readonly note?: string;
-  readonly adapters?: Readonly<Record<string, string>>;
+  /** Folders, or configs, by name; of the kinds that combine, folders only. */
+  readonly adapters?: Readonly<Record<string, string | object>>;
+  readonly adapter_names?: readonly string[];
   readonly active_after_delete_a?: readonly string[];
   readonly merge_equivalent?: boolean;
   readonly merged_changed?: readonly string[];
