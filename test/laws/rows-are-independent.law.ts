@@ -40,13 +40,12 @@ const together: ByRow = (model, names, x) => withAdapters(model, names, () => mo
 
 /** Two adapters of the method and one of LoRA, in any order over the rows, with some rows that have none. */
 export function checkRows(method: AnyMethod, kind: LayerKind, item: AdapterCase, device: string, run = together): void {
-  const rows = 2 + (item.seed % 5);
-  const built = buildAdapted(method, kind, { ...item, adapters: 2, rows: [rows, ...item.rows.slice(0, 1)] });
-  const { model, x, inputWeight, layer } = built;
-  const other = attach(model as Module, lora(optionsOf(lora as AnyMethod, item, 2)), { name: "other" });
+  const built = buildAdapted(method, kind, { ...item, adapters: 2, rows: [2 + (item.seed % 5), ...item.rows.slice(0, 1)] });
+  const { model, x, inputWeight, layer, terms } = built;
+  const other = attach(model as Module, lora(optionsOf(lora as AnyMethod, kind, item, 2)), { name: "other" });
   shake({ ...built, adapters: [...built.adapters, other] }, item.seed);
   const all = [nameOf(0), nameOf(1), "other", "__base__"];
-  const names = Array.from({ length: rows }, (_, i) => all[(item.options[i % item.options.length]! + i) % all.length]!);
+  const names = Array.from({ length: x.shape[0]! }, (_, i) => all[(item.options[i % item.options.length]! + i) % all.length]!);
   const alone = names.map((name, i) => {
     const row = sliceAxis(x, 0, i, i + 1);
     if (name === "__base__") return disabled(model, () => model.forward(row));
@@ -56,7 +55,7 @@ export function checkRows(method: AnyMethod, kind: LayerKind, item: AdapterCase,
   const expected = concatenate(alone, 0);
   const parameters = [...layer.ownParameters()].map(([, parameter]) => largest(numbers(parameter.stored)));
   const size = inputWeight * Math.max(...parameters) + largest(numbers(expected)) + largest(parameters);
-  const tolerance = 8 * roundingOf("float32", device) * (item.in + item.out + 16) * size;
+  const tolerance = 8 * roundingOf("float32", device) * (terms + item.out + 16) * size;
   const difference = largestDifference(run(model, names, x), expected);
   if (!(difference <= tolerance)) throw new Error(`rows of ${names} differ by ${difference}, allowed ${tolerance}`);
 }
