@@ -181,9 +181,9 @@ function operand(op: KernelOperation, index: number, source: Tensor, intern: (x:
   return fine ? source : intern(copy(source));
 }
 
-/** Kernels of fused operations are made for float32; of other types the composition runs. */
+/** Kernels of fused operations are made for some dtypes; of others the composition runs. */
 const hasKernel = (device: Device, { op, sources }: Tensor): boolean =>
-  device.kernels.has(op.name) && sources.every(({ dtype }) => dtype === "float32");
+  device.kernels.has(op.name) && sources.every(({ dtype }, i) => dtype === ((op as Fused).operands?.[i] ?? "float32"));
 
 /** Fused kernels read their strided operands through any strides whose last axis is unit. */
 function fusedOperand(op: Fused, index: number, source: Tensor, intern: (x: Tensor) => Tensor): Tensor {
