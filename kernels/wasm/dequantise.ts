@@ -53,7 +53,9 @@ export function dequantiseModule(bits: 4 | 8, options: { readonly shared: boolea
           const codes = interleave(f, simd, 1, high, low)[half] as V128;
           lookUp(f, simd, planes, codes).forEach((values, i) => simd.store(out, simd.mul(values, four), 64 * half + 16 * i));
         }
-        f.increment(code, stride / 2).increment(out, 4 * stride).increment(inBlock, -stride);
+        f.increment(code, stride / 2)
+          .increment(out, 4 * stride)
+          .increment(inBlock, -stride);
       });
       // the rest of the last block
       f.while(["i32.gt_s", inBlock, 0], () => {

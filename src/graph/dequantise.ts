@@ -28,8 +28,7 @@ export const dequantiseOp: Fused = {
     const count = sizeOf(shape);
     const wide = cast(reshape(codes, [codes.size, 1]), "int32");
     const number = (value: number) => constant(value, [], "int32");
-    const indices =
-      table.size === 256 ? wide : concatenate([shiftRight(wide, number(4)), and(wide, number(15))], 1);
+    const indices = table.size === 256 ? wide : concatenate([shiftRight(wide, number(4)), and(wide, number(15))], 1);
     const block = attributes["block"] as number;
     const perValue = expand(reshape(scales, [scales.size, 1]), [scales.size, block]);
     const flat = (x: Tensor) => slice(reshape(x, [x.size]), [0], [count]);
@@ -71,7 +70,10 @@ export function dequantise(codes: Tensor, table: Tensor, scales: Tensor, shape: 
   const dtypes = [codes.dtype, table.dtype, scales.dtype];
   const { dtype } = table;
   if (codes.dtype !== "uint8" || scales.dtype !== dtype || (dtype !== "float32" && dtype !== "float64"))
-    throw new DTypeError(`takes codes as uint8, table and scales as float32, got ${dtypes.join(", ")}.`, { operation, got: dtypes });
+    throw new DTypeError(`takes codes as uint8, table and scales as float32, got ${dtypes.join(", ")}.`, {
+      operation,
+      got: dtypes,
+    });
   if (table.size !== 16 && table.size !== 256)
     throw new ShapeError(`a table has 16 or 256 entries, got ${wordShape(table.shape)}.`, { operation, got: table.shape });
   if (block % smallestBlock !== 0 || block <= 0)

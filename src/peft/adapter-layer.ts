@@ -93,6 +93,11 @@ export class AdapterLayer extends Module implements Layer {
     return this.#facts.weight(this.base_layer);
   }
 
+  /** Whether the weight is kept as codes, so that a change of it is rounded to codes. */
+  get holdsCodes(): boolean {
+    return this.#facts.codes !== undefined;
+  }
+
   get bias(): Parameter | null {
     return this.#facts.bias(this.base_layer);
   }
@@ -173,15 +178,22 @@ export class AdapterLayer extends Module implements Layer {
     });
   }
 
+  /** @throws whatever a method says against being merged; nothing is computed */
+  checkChange(names: readonly string[]): void {
+    const { weight, bias } = this.#with(names);
+    void [weight, bias];
+  }
+
   /**
-   * Weight and bias with these adapters in them, as the layer keeps them; not computed yet. Each must be a change of the weight. What is
-   * tied to another layer is left to that one, or it would be added twice to the weight that both share.
+   * What the layer's parameters become with these adapters in them: weight and bias, not computed yet, or for a weight of codes
+   * new codes. Each must be a change of the weight. What is tied to another layer is left to that one, or it would be added twice to
+   * the weight that both share.
    */
   changedBy(names: readonly string[]): Map<Parameter, Tensor> {
     const own = names.filter((name) => !this.#adapters.get(name)?.tied);
     if (own.length === 0) return new Map();
     const { weight, bias } = this.#with(own);
-    const changed = new Map([[this.weight, this.asStored(weight)]]);
+    const changed = new Map(this.valuesFor(weight));
     if (this.bias && bias && bias !== this.bias.value) changed.set(this.bias, cast(bias, this.bias.dtype));
     return changed;
   }
@@ -190,14 +202,19 @@ export class AdapterLayer extends Module implements Layer {
   asStored(matrix: Tensor): Tensor {
     return cast(this.#facts.turn?.(matrix, this.weight.shape) ?? matrix, this.weight.dtype);
   }
+
+  /** What the layer's parameters become for a matrix in the orientation of `Base.weight`. */
+  valuesFor(matrix: Tensor): ReadonlyMap<Parameter, Tensor> {
+    return this.#facts.codes?.encoded(this.base_layer, matrix) ?? new Map([[this.weight, this.asStored(matrix)]]);
+  }
 }
 
 /** A layer without adapters, as methods see it. */
 export function describe(layer: Layer, facts: KindOfLayer, path: string, more: readonly unknown[] = []): Base {
   const weight = facts.weight(layer);
-  const [into, out] = facts.sizes(weight.shape);
+  const [into, out] = facts.sizes(weight.shape, layer);
   const outputScale = facts.outputScale?.(layer) ?? 1;
-  const matrix = () => facts.turn?.(weight.value, [out, into]) ?? weight.value;
+  const matrix = () => facts.codes?.matrix(layer) ?? facts.turn?.(weight.value, [out, into]) ?? weight.value;
   return makeBase(
     (x) => (layer as AdapterLayer).forward(x, ...more),
     { kind: facts.kind, path, in: into, out, layer, outputScale, more },

@@ -309,7 +309,7 @@ export function install(
     const scale = new Setting(1);
     const tied = layer.tied !== undefined;
     place.add(name, { method: of, config: layerConfig, parameters, tied, shared, sharedFiles, trainable, random, scale });
-    if (weight) adapted.whole.change(place.weight, place.asStored(weight));
+    for (const [parameter, next] of weight ? place.valuesFor(weight) : []) adapted.whole.change(parameter, next);
   }
   for (const [parameter, value] of starts.base ?? []) adapted.whole.change(parameter, value);
   for (const [path, module] of plan.saved) {

@@ -11,6 +11,7 @@ import { Conv1d, Conv2d, Conv3d, type Convolution } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
+import { QuantisedLinear } from "../nn/quantised-linear.ts";
 
 /**
  * What a layer is to a method. A convolution is a matrix, too, [out, in / groups · places of the kernel]; methods differ in the
@@ -25,12 +26,14 @@ export interface KindOfLayer {
   weight(module: Module): Parameter;
   bias(module: Module): Parameter | null;
   /** From the weight's shape to the sizes that go in and come out. */
-  sizes(weight: readonly number[]): readonly [into: number, out: number];
+  sizes(weight: readonly number[], module: Module): readonly [into: number, out: number];
   /** From the weight as it is stored to [out, in] (for an embedding [in, out]) and back, where they differ. @param shape that of the result */
   turn?(weight: Tensor, shape: Shape): Tensor;
   /** Its weight is stored as [in, out]: PEFT's `fan_in_fan_out`. */
   readonly fanInFanOut?: boolean;
   outputScale?(module: Module): number;
+  /** The weight as [out, in], and what the layer's parameters become for another one, where they hold it as codes. */
+  readonly codes?: { matrix(module: Module): Tensor; encoded(module: Module, matrix: Tensor): ReadonlyMap<Parameter, Tensor> };
   /** Whether `targetModules: "all-linear"` means it. */
   readonly allLinear: boolean;
 }
@@ -53,6 +56,19 @@ const turnedLinear: KindOfLayer = {
   sizes: ([into, out]) => [into as number, out as number],
   turn: (weight) => transpose(weight),
   fanInFanOut: true,
+  allLinear: true,
+};
+
+const quantisedLinear: KindOfLayer = {
+  kind: "linear",
+  is: (module) => module instanceof QuantisedLinear,
+  weight: (module) => (module as QuantisedLinear).weight,
+  bias: (module) => (module as QuantisedLinear).bias,
+  sizes: (_, module) => [(module as QuantisedLinear).inFeatures, (module as QuantisedLinear).outFeatures],
+  codes: {
+    matrix: (module) => (module as QuantisedLinear).matrix(),
+    encoded: (module, matrix) => (module as QuantisedLinear).encoded(matrix),
+  },
   allLinear: true,
 };
 
@@ -89,6 +105,7 @@ const attention: KindOfLayer = {
 const kindsOfLayer: readonly KindOfLayer[] = [
   linear,
   turnedLinear,
+  quantisedLinear,
   embedding,
   convolution("conv1d", Conv1d),
   convolution("conv2d", Conv2d),

@@ -4,6 +4,7 @@
  * while it runs, or, merged, until they are taken out again.
  */
 import { ConfigError, nearestName } from "../errors.ts";
+import { isFloat } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
@@ -145,5 +146,11 @@ export function modulesToSave(names: readonly string[], modules: ReadonlyMap<str
   for (const [path, module] of found)
     if (module.parameters().length === 0)
       throw new ConfigError(`${path} of modulesToSave has no parameters to train.`, { operation, got: path });
+    else if (module.parameters().some(({ dtype }) => !isFloat(dtype)))
+      throw new ConfigError(`${path} of modulesToSave keeps its weight as codes, which cannot be trained.`, {
+        operation,
+        got: path,
+        hint: "Name it in `skip` when the model is quantised.",
+      });
   return found;
 }

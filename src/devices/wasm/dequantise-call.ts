@@ -14,7 +14,11 @@ export const dequantise: CallEntry = ({ operands }, { memory, threads, module })
   return ({ operands: sources, results, attributes }, addresses) => {
     const bits = sizeOf(sources[1]!.shape) === 16 ? 4 : 8;
     const kernel = module(`dequantise ${bits}`, () => dequantiseModule(bits, { shared: memory.shared }))["dequantise"]!;
-    const [codes, table, scales] = sources.map(({ offset }, i) => addresses[i]! + offset * widths[i]!) as [number, number, number];
+    const [codes, table, scales] = sources.map(({ offset }, i) => addresses[i]! + offset * widths[i]!) as [
+      number,
+      number,
+      number,
+    ];
     const count = sizeOf(results[0]!.shape);
     const block = attributes["block"]!;
     const wanted = Math.max(smallestTask, count / (threads === 1 ? 1 : threads * tasksPerThread));
