@@ -35,8 +35,11 @@ export function tridiagonalEigen(d: Float64Array, e: Float64Array): { readonly v
     modes.sort((a, b) => a.d - b.d);
     const rho = 2 * Math.abs(coupling);
     const tolerance = 8 * Number.EPSILON * largest;
-    const { kept, settled } = deflate(modes, { d: tolerance, z: tolerance / rho }, false, (r, s, cosine, sine) =>
-      rotateRows(vectors, r, s, cosine, sine, start, end),
+    const { kept, settled } = deflate(
+      modes,
+      { d: tolerance, z: rho === 0 ? Number.POSITIVE_INFINITY : tolerance / rho },
+      false,
+      (r, s, cosine, sine) => rotateRows(vectors, r, s, cosine, sine, start, end),
     );
     const poles = { d: Float64Array.from(kept, (mode) => mode.d), squared: false };
     const roots = secularRoots(

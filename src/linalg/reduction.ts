@@ -7,13 +7,7 @@
 import { openKernels } from "./kernel.ts";
 import { type Matrix, matrix } from "./matrix.ts";
 import { multiplyAdd, part, turn } from "./product.ts";
-import { makeReflection, reflectionBlock } from "./reflection.ts";
-
-/** Reflections: row i is the v of the i-th, zero before its first element. */
-export interface Reflections {
-  readonly vectors: Matrix;
-  readonly taus: Float64Array;
-}
+import { makeReflection, type Reflections, reflectionBlock } from "./reflection.ts";
 
 /** A = H·B·Gᵀ with B bidiagonal: d on the diagonal, e above it; H and G are products of reflections. */
 export interface Bidiagonal {

@@ -5,6 +5,12 @@ import { multiplyAdd, part, turn } from "./product.ts";
 /** How many reflections are applied at once. */
 export const reflectionBlock = 32;
 
+/** A product H₀·H₁ ⋯ of reflections: row i of `vectors` is the v of Hᵢ, zero before its own number. */
+export interface Reflections {
+  readonly vectors: Matrix;
+  readonly taus: Float64Array;
+}
+
 /**
  * Makes x[start … end) the v of the reflection that takes it to (β, 0, …), with v[start] = 1.
  *
@@ -17,7 +23,7 @@ export function makeReflection(x: Float64Array, start: number, end: number): { r
   x[start] = 1;
   if (rest === 0) return { tau: 0, beta: alpha };
   const norm = Math.sqrt(alpha * alpha + rest);
-  const beta = alpha > 0 ? -norm : norm;
+  const beta = alpha >= 0 ? -norm : norm; // as in LAPACK
   const factor = 1 / (alpha - beta);
   for (let i = start + 1; i < end; i++) x[i] = x[i]! * factor;
   return { tau: (beta - alpha) / beta, beta };
@@ -41,22 +47,20 @@ function triangle(V: Matrix, taus: Float64Array, first: number, count: number): 
 }
 
 /**
- * Each row c of C, from `firstRow` on, becomes H·c with H = H₀·H₁ ⋯ of the reflections `first` … (or Hᵀ·c). Rows of V are the v of each,
- * zero before their own number.
+ * Each row c of C, from `firstRow` on, becomes H·c with H = H₀·H₁ ⋯ of the reflections `first` …, or `backwards` Hᵀ·c.
  */
 export function reflectRows(
   C: Matrix,
-  V: Matrix,
-  taus: Float64Array,
+  { vectors: V, taus }: Reflections,
   first: number,
   count: number,
   { backwards = false, firstRow = 0 }: { readonly backwards?: boolean; readonly firstRow?: number } = {},
 ): void {
-  const height = C.rows - firstRow;
+  const height = C.rows - firstRow; // V may be shorter than C is wide: its vectors end in zeros then
   if (height <= 0 || count <= 0) return;
   const T = triangle(V, taus, first, count);
   const [inner, turned] = [matrix(height, count), matrix(height, count)];
-  const [target, rows] = [part(C, firstRow, first), part(V, first, first, count)];
+  const [target, rows] = [part(C, firstRow, first, height, V.columns - first), part(V, first, first, count)];
   multiplyAdd(part(inner, 0, 0), target, turn(rows));
   multiplyAdd(part(turned, 0, 0), part(inner, 0, 0), backwards ? part(T, 0, 0) : turn(part(T, 0, 0)));
   multiplyAdd(target, part(turned, 0, 0), rows, -1);
@@ -66,8 +70,8 @@ export function reflectRows(
  * Each row c of C becomes H₀·H₁ ⋯ c, for all reflections. @param identity C begins as rows of the identity, whose first rows a
  * later reflection leaves alone
  */
-export function reflectAll(C: Matrix, V: Matrix, taus: Float64Array, identity = false): void {
-  const count = taus.length;
+export function reflectAll(C: Matrix, reflections: Reflections, identity = false): void {
+  const count = reflections.taus.length;
   for (let first = Math.floor((count - 1) / reflectionBlock) * reflectionBlock; first >= 0; first -= reflectionBlock)
-    reflectRows(C, V, taus, first, Math.min(reflectionBlock, count - first), { firstRow: identity ? first : 0 });
+    reflectRows(C, reflections, first, Math.min(reflectionBlock, count - first), { firstRow: identity ? first : 0 });
 }
