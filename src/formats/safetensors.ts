@@ -7,7 +7,8 @@
 
 import { ConfigError, FormatError, wordJson, wordShape } from "../errors.ts";
 import { bytesPerElement, type DType, dtypes, type TypedArray } from "../graph/dtype.ts";
-import { type FileContent, nodeModule, wordSystemError, writeFileAtomically } from "./atomic-file.ts";
+import { type FileContent, writeFileAtomically } from "./atomic-file.ts";
+import { type ByteSource, openBytes } from "./folder.ts";
 
 interface StoredDTypeFacts {
   /** Bytes of one element in the file. */
@@ -92,11 +93,12 @@ export interface StoredTensor {
   /** Bytes in the file. */
   readonly byteLength: number;
   /**
-   * Reads the elements; a fresh array each time, whatever the alignment in the file.
+   * Reads the elements, all or those from `from` up to `to` in row-major order; a fresh array each time, whatever the alignment
+   * in the file.
    *
    * @throws {FormatError} when an integer does not fit int32 or a truth value is neither 0 nor 1
    */
-  load(): Promise<TypedArray>;
+  load(from?: number, to?: number): Promise<TypedArray>;
 }
 
 /** A file whose header has been read and checked. */
@@ -127,18 +129,10 @@ export type Metadata = ReadonlyMap<string, string> | Readonly<Record<string, str
 const maximumHeader = 100_000_000;
 const metadataKey = "__metadata__";
 
-/** Where bytes come from: memory, a Blob, or a file that is opened for each read. */
-interface ByteSource {
-  readonly name: string;
-  readonly size: number;
-  /** A copy in a buffer of its own, so that any typed array may lie over it. */
-  read(start: number, end: number): Promise<Uint8Array<ArrayBuffer>>;
-}
-
 /**
  * Opens a safetensors file: reads and checks its header, and nothing else yet.
  *
- * @param source a path, or bytes, or a Blob as browsers have
+ * @param source a path, or bytes, or a Blob as browsers have, or a file of a {@link Folder}
  * @param name   how errors call bytes and Blobs
  * @throws {FormatError} when the file is not what the format says, naming file and tensor
  * @throws {ConfigError} when the path cannot be read
@@ -146,8 +140,8 @@ interface ByteSource {
  * const file = await readSafetensors("model.safetensors");
  * const weight = await file.tensors.get("lm_head.weight")?.load();
  */
-export async function readSafetensors(source: string | Uint8Array | Blob, name?: string): Promise<SafetensorsFile> {
-  const bytes = typeof source === "string" ? await openPath(source) : fromMemory(source, name ?? "(bytes)");
+export async function readSafetensors(source: string | Uint8Array | Blob | ByteSource, name?: string): Promise<SafetensorsFile> {
+  const bytes = await openBytes(source, name, "readSafetensors");
   const fail = failure(bytes.name);
   if (bytes.size < 8) throw fail(`is ${bytes.size} bytes long, too short for a safetensors file.`);
   const lengthWords = new DataView((await bytes.read(0, 8)).buffer);
@@ -163,8 +157,10 @@ export async function readSafetensors(source: string | Uint8Array | Blob, name?:
   const tensors = new Map<string, StoredTensor>();
   for (const entry of header.entries) {
     const { name, storedDType, shape, start, end } = entry;
-    const load = async () => decode(await bytes.read(dataStart + start, dataStart + end), storedDType, name, fail);
-    tensors.set(name, { name, dtype: factsOf(storedDType).dtype, storedDType, shape, byteLength: end - start, load });
+    const { dtype, bytes: width } = factsOf(storedDType);
+    const load = async (from = 0, to = (end - start) / width) =>
+      decode(await bytes.read(dataStart + start + from * width, dataStart + start + to * width), storedDType, name, fail);
+    tensors.set(name, { name, dtype, storedDType, shape, byteLength: end - start, load });
   }
   return { source: bytes.name, metadata: header.metadata, tensors };
 }
@@ -174,44 +170,6 @@ const failure =
   (name: string): Failure =>
   (problem, got) =>
     new FormatError(`${name} ${problem}`, { operation: "readSafetensors", got });
-
-function fromMemory(source: Uint8Array | Blob, name: string): ByteSource {
-  if (source instanceof Uint8Array)
-    return { name, size: source.byteLength, read: async (start, end) => new Uint8Array(source.subarray(start, end)) };
-  return { name, size: source.size, read: async (start, end) => new Uint8Array(await source.slice(start, end).arrayBuffer()) };
-}
-
-async function openPath(path: string): Promise<ByteSource> {
-  const operation = "readSafetensors";
-  const fs = nodeModule("fs/promises", operation);
-  const withFile = async <T>(use: (file: Awaited<ReturnType<typeof fs.open>>) => Promise<T>): Promise<T> => {
-    try {
-      const file = await fs.open(path, "r");
-      return await use(file).finally(() => file.close());
-    } catch (error) {
-      throw wordSystemError(error, operation, path, "read");
-    }
-  };
-  const identity = await withFile(async (file) => {
-    const { size, mtimeMs, ino } = await file.stat();
-    return { size, mtimeMs, ino };
-  });
-  const read = (start: number, end: number) =>
-    withFile(async (file) => {
-      // offsets of the old header would give silently wrong weights
-      const { size, mtimeMs, ino } = await file.stat();
-      if (size !== identity.size || mtimeMs !== identity.mtimeMs || ino !== identity.ino)
-        throw failure(path)("was changed after it had been opened. Open it again.");
-      const bytes = new Uint8Array(end - start);
-      for (let done = 0; done < bytes.length; ) {
-        const { bytesRead } = await file.read(bytes, done, Math.min(bytes.length - done, 2 ** 30), start + done);
-        if (bytesRead === 0) throw failure(path)("ended while it was being read.");
-        done += bytesRead;
-      }
-      return bytes;
-    });
-  return { name: path, size: identity.size, read };
-}
 
 interface Entry {
   readonly name: string;

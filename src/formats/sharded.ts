@@ -3,7 +3,8 @@
  * which file holds which tensor. Both read as one map of tensors.
  */
 import { ConfigError, FormatError, nearestName, wordJson } from "../errors.ts";
-import { type FileContent, nodeModule, wordSystemError, writeFolderAtomically } from "./atomic-file.ts";
+import { type FileContent, nodeModule, writeFolderAtomically } from "./atomic-file.ts";
+import { diskFolder, type Folder, isFolder, pathIn, readText, wordFolder } from "./folder.ts";
 import {
   compareCodePoints,
   type Metadata,
@@ -29,49 +30,46 @@ export interface Checkpoint extends SafetensorsFile {
 }
 
 /**
- * Opens the checkpoint in `path`: a folder with `<name>.safetensors` or `<name>.safetensors.index.json`, or a safetensors file.
+ * Opens the checkpoint in `source`: a folder with `<name>.safetensors` or `<name>.safetensors.index.json`, or a safetensors file.
  * Headers are read and checked; the single file is preferred where both are there.
  *
  * @param options.name first part of the file names; `model` for models, `adapter_model` for adapters
  * @throws {FormatError} when a file, or a tensor that the index promises, is missing or broken
  * @throws {ConfigError} when there is no such folder or no checkpoint in it
  */
-export async function openCheckpoint(path: string, { name = "model" } = {}): Promise<Checkpoint> {
+export async function openCheckpoint(source: string | Folder, { name = "model" } = {}): Promise<Checkpoint> {
   const operation = "openCheckpoint";
-  const fs = nodeModule("fs/promises", operation);
-  const { basename, join } = nodeModule("path", operation);
-  let entries: Set<string>;
-  try {
-    if (!(await fs.stat(path)).isDirectory()) return checkpoint(await readSafetensors(path), [basename(path)]);
-    entries = new Set(await fs.readdir(path));
-  } catch (error) {
-    throw wordSystemError(error, operation, path, "read");
-  }
+  if (typeof source === "string" && !(await isFolder(source, operation)))
+    return checkpoint(await readSafetensors(source), [nodeModule("path", operation).basename(source)]);
+  const folder = typeof source === "string" ? await diskFolder(source, operation) : source;
   const single = `${name}.safetensors`;
   const index = `${single}.index.json`;
-  if (entries.has(single)) return checkpoint(await readSafetensors(join(path, single)), [single]);
-  if (entries.has(index)) {
-    const text = await fs.readFile(join(path, index), "utf8").catch((error) => {
-      throw wordSystemError(error, operation, join(path, index), "read");
-    });
+  if (folder.files.has(single)) return openCheckpointFile(folder, single);
+  if (folder.files.has(index)) {
+    const path = pathIn(folder, index);
     return openSharded(
-      text,
+      await readText(folder, index, operation),
       async (file) => {
-        if (!entries.has(file))
-          throw new FormatError(`${join(path, index)} names ${file}, which is not in the folder.`, { operation, got: file });
-        return readSafetensors(join(path, file));
+        if (!folder.files.has(file))
+          throw new FormatError(`${path} names ${file}, which is not in the folder.`, { operation, got: file });
+        return readSafetensors(await folder.open(file));
       },
-      join(path, index),
+      path,
     );
   }
-  const pickled = [...entries].find((entry) => entry.endsWith(".bin") || entry.endsWith(".pt") || entry.endsWith(".pth"));
-  throw new ConfigError(`${JSON.stringify(path)} holds neither ${single} nor ${index}.`, {
+  const pickled = [...folder.files].find((entry) => entry.endsWith(".bin") || entry.endsWith(".pt") || entry.endsWith(".pth"));
+  throw new ConfigError(`${wordFolder(folder)} holds neither ${single} nor ${index}.`, {
     operation,
-    got: [...entries],
+    got: [...folder.files],
     ...(pickled === undefined
       ? {}
       : { hint: `${pickled} is a Python pickle, which can run code and is not read; save it with safe_serialization=True.` }),
   });
+}
+
+/** One safetensors file of a folder as a checkpoint of its own. @throws {FormatError} when it is broken */
+export async function openCheckpointFile(folder: Folder, file: string): Promise<Checkpoint> {
+  return checkpoint(await readSafetensors(await folder.open(file)), [file]);
 }
 
 /**
@@ -100,7 +98,8 @@ export async function openSharded(
   return checkpoint({ source, metadata, tensors }, [...shards.keys()]);
 }
 
-function checkpoint(file: SafetensorsFile, files: readonly string[]): Checkpoint {
+/** A file, or what several hold together, as one checkpoint. */
+export function checkpoint(file: SafetensorsFile, files: readonly string[]): Checkpoint {
   const get = (name: string): StoredTensor => {
     const tensor = file.tensors.get(name);
     if (tensor !== undefined) return tensor;

@@ -9,7 +9,6 @@ import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { dropout, type Generator as KeyGenerator } from "../tensor/random.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
-import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 
 /** One adapter's share of one layer. */
 export interface LayerAdapter {
@@ -17,8 +16,6 @@ export interface LayerAdapter {
   /** The adapter's config with the rank, alpha … of this layer. */
   readonly config: AnyConfig;
   readonly parameters: Readonly<Record<string, Parameter>>;
-  /** Whether the parameters, and the weight that they change, are another layer's, too. */
-  readonly tied: boolean;
   /** Parameters that the other layers of the adapter have, too, and their names in the file. */
   readonly shared: Readonly<Record<string, Parameter>>;
   readonly sharedFiles: Readonly<Record<string, string>>;
@@ -41,18 +38,19 @@ export class AdapterLayer extends Module implements Layer {
   readonly base_layer: Layer;
   readonly #path: string;
   readonly #facts: KindOfLayer;
-  readonly #scope: Scope;
+  readonly #off: Setting<boolean>;
   readonly #adapters = new Map<string, LayerAdapter>();
   readonly #active = new Setting<readonly string[]>([]);
   readonly #merged = new Setting<readonly string[]>([]);
 
-  constructor(base: Layer, path: string, facts: KindOfLayer, scope: Scope) {
+  /** @param off while true, the layer is what it was without adapters */
+  constructor(base: Layer, path: string, facts: KindOfLayer, off: Setting<boolean>) {
     super();
     this.base_layer = base;
     this.training = base.training;
     this.#path = path;
     this.#facts = facts;
-    this.#scope = scope;
+    this.#off = off;
   }
 
   get path(): string {
@@ -93,11 +91,6 @@ export class AdapterLayer extends Module implements Layer {
     return this.#facts.weight(this.base_layer);
   }
 
-  /** Whether the weight is kept as codes, so that a change of it is rounded to codes. */
-  get holdsCodes(): boolean {
-    return this.#facts.codes !== undefined;
-  }
-
   get bias(): Parameter | null {
     return this.#facts.bias(this.base_layer);
   }
@@ -117,46 +110,20 @@ export class AdapterLayer extends Module implements Layer {
     }
   }
 
-  /** The layer under the adapters. @param more what it is given with x, where that is not all */
-  base(more: readonly unknown[] = []): Base {
-    return describe(this.base_layer, this.#facts, this.#path, more);
+  /** The layer under the adapters. */
+  base(): Base {
+    return describe(this.base_layer, this.#facts, this.#path);
   }
 
-  forward(x: Tensor, ...more: unknown[]): Tensor {
-    const { off, rows } = this.#scope;
-    if (off.value) return this.base(more)(x);
-    if (rows.value) return this.#byRow(x, rows.value, more);
-    return this.#with(
-      this.active.filter((name) => !this.merged.includes(name)),
-      more,
-    )(x);
-  }
-
-  /** Row i of x through the i-th adapter, of those that are on this layer. */
-  #byRow(x: Tensor, names: readonly string[], more: readonly unknown[]): Tensor {
-    const here = names.map((name) => (this.#adapters.has(name) ? name : baseRow));
-    const base = this.base(more);
-    if (here.every((name) => name === baseRow)) return base(x);
-    if (more.length > 0) throw severalInputs(this.#path, names);
-    const batch = batchOf(x, names, this.#path);
-    const output = base(batch);
-    return byRow(batch, here, (rows, name, pick) => {
-      const adapter = this.#adapters.get(name);
-      if (!adapter) return pick(output);
-      // the base layer has run on all rows as they come; a method that changes them first runs it again on its own
-      const under = makeBase((z) => (z === rows ? pick(output) : base(z)), base, {
-        weight: () => base.weight,
-        original: () => base.original,
-        bias: () => base.bias,
-      });
-      return this.#over(under, adapter)(rows);
-    });
+  forward(x: Tensor): Tensor {
+    const beside = this.#off.value ? [] : this.active.filter((name) => !this.merged.includes(name));
+    return this.#with(beside)(x);
   }
 
   /** The layer with these adapters in place. The first name is outermost: what it does to x happens first. */
-  #with(names: readonly string[], more: readonly unknown[] = []): Base {
+  #with(names: readonly string[]): Base {
     const adapters = names.flatMap((name) => this.#adapters.get(name) ?? []);
-    return adapters.reduceRight((base, adapter) => this.#over(base, adapter), this.base(more));
+    return adapters.reduceRight((base, adapter) => this.#over(base, adapter), this.base());
   }
 
   /** The layer with one adapter in place. */
@@ -178,22 +145,10 @@ export class AdapterLayer extends Module implements Layer {
     });
   }
 
-  /** @throws whatever a method says against being merged; nothing is computed */
-  checkChange(names: readonly string[]): void {
-    const { weight, bias } = this.#with(names);
-    void [weight, bias];
-  }
-
-  /**
-   * What the layer's parameters become with these adapters in them: weight and bias, not computed yet, or for a weight of codes
-   * new codes. Each must be a change of the weight. What is tied to another layer is left to that one, or it would be added twice to
-   * the weight that both share.
-   */
+  /** Weight and bias with these adapters in them, as the layer keeps them; not computed yet. Each must be a change of the weight. */
   changedBy(names: readonly string[]): Map<Parameter, Tensor> {
-    const own = names.filter((name) => !this.#adapters.get(name)?.tied);
-    if (own.length === 0) return new Map();
-    const { weight, bias } = this.#with(own);
-    const changed = new Map(this.valuesFor(weight));
+    const { weight, bias } = this.#with(names);
+    const changed = new Map([[this.weight, this.asStored(weight)]]);
     if (this.bias && bias && bias !== this.bias.value) changed.set(this.bias, cast(bias, this.bias.dtype));
     return changed;
   }
@@ -202,22 +157,17 @@ export class AdapterLayer extends Module implements Layer {
   asStored(matrix: Tensor): Tensor {
     return cast(this.#facts.turn?.(matrix, this.weight.shape) ?? matrix, this.weight.dtype);
   }
-
-  /** What the layer's parameters become for a matrix in the orientation of `Base.weight`. */
-  valuesFor(matrix: Tensor): ReadonlyMap<Parameter, Tensor> {
-    return this.#facts.codes?.encoded(this.base_layer, matrix) ?? new Map([[this.weight, this.asStored(matrix)]]);
-  }
 }
 
 /** A layer without adapters, as methods see it. */
-export function describe(layer: Layer, facts: KindOfLayer, path: string, more: readonly unknown[] = []): Base {
+export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
   const weight = facts.weight(layer);
-  const [into, out] = facts.sizes(weight.shape, layer);
+  const [into, out] = facts.sizes(weight.shape);
   const outputScale = facts.outputScale?.(layer) ?? 1;
-  const matrix = () => facts.codes?.matrix(layer) ?? facts.turn?.(weight.value, [out, into]) ?? weight.value;
+  const matrix = () => facts.turn?.(weight.value, [out, into]) ?? weight.value;
   return makeBase(
-    (x) => (layer as AdapterLayer).forward(x, ...more),
-    { kind: facts.kind, path, in: into, out, layer, outputScale, more },
+    (x) => layer.forward(x),
+    { kind: facts.kind, path, in: into, out, layer, outputScale },
     {
       weight: matrix,
       original: matrix,
@@ -229,7 +179,7 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string, more: r
 /** A call with what is known about the layer; weight and bias are made when somebody asks. */
 function makeBase(
   call: (x: Tensor) => Tensor,
-  { kind, path, in: into, out, layer, outputScale, more }: Omit<Base, "weight" | "original" | "bias">,
+  { kind, path, in: into, out, layer, outputScale }: Omit<Base, "weight" | "original" | "bias">,
   { weight, original, bias }: { weight(): Tensor; original(): Tensor; bias(): Tensor | null },
 ): Base {
   return Object.defineProperties(call as Base, {
@@ -239,7 +189,6 @@ function makeBase(
     out: { value: out },
     layer: { value: layer },
     outputScale: { value: outputScale },
-    more: { value: more },
     weight: { get: weight },
     original: { get: original },
     bias: { get: bias },

@@ -6,7 +6,6 @@ import { ConfigError, nearestName } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
 import { defaultTargets } from "./default-target.ts";
 import { kindOf, type LayerKind } from "./layer-kind.ts";
-import type { AnyMethod } from "./method.ts";
 import { fullMatch, translate } from "./python-regex.ts";
 
 /** PEFT's options for choosing modules. */
@@ -56,7 +55,7 @@ export function chooseTargets(
   model: TargetModel,
   given: Partial<TargetOptions>,
   kinds: readonly LayerKind[],
-  table: NonNullable<AnyMethod["targets"]> = defaultTargets,
+  table: Readonly<Record<string, readonly string[] | string>> = defaultTargets,
   anyModule = false,
 ): Targets {
   const options: TargetOptions = { ...absent, ...given };
@@ -128,10 +127,9 @@ const matching = (items: string | readonly string[], option: string): Test =>
 function expand(
   model: TargetModel,
   { targetModules, taskType }: TargetOptions,
-  table: NonNullable<AnyMethod["targets"]>,
+  table: Readonly<Record<string, readonly string[] | string>>,
 ): string | readonly string[] {
   if (targetModules === null) {
-    if (typeof table === "function") return table(model.modules);
     const found = model.modelType === undefined || !Object.hasOwn(table, model.modelType) ? undefined : table[model.modelType];
     return (
       found ??

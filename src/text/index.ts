@@ -12,4 +12,5 @@ export {
   textDataset,
   textsFromJsonl,
 } from "./dataset.ts";
-export { loadTokenizer, StreamingDecoder, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
+export { type LoadTokenizerOptions, loadTokenizer } from "./load-tokenizer.ts";
+export { StreamingDecoder, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";

@@ -1,7 +1,6 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
 
 import { FormatError, wordJson } from "../errors.ts";
-import { nodeModule } from "../formats/atomic-file.ts";
 import { type LibraryEncoding, type LibraryTokenizer, library, Sections, type TokenizerDefinition } from "./tokenizer-library.ts";
 
 export type { TokenizerDefinition } from "./tokenizer-library.ts";
@@ -11,7 +10,7 @@ export type TokenizerConfig = Readonly<Record<string, unknown>>;
 
 const modelTypes = ["BPE", "WordPiece", "Unigram"] as const;
 
-/** A tokenizer of a trained model. Made by {@link loadTokenizer}. */
+/** A tokenizer of a trained model. Made by `loadTokenizer`. */
 export class Tokenizer {
   /** One more than the largest token id: the least number of rows that an embedding needs. */
   readonly vocabularySize: number;
@@ -154,69 +153,6 @@ export class StreamingDecoder {
   }
 }
 
-/**
- * Loads a tokenizer from a model folder, the path of a tokenizer.json, or its parsed content.
- * A folder may also hold the older pair vocab.json and merges.txt (byte-level BPE, as GPT-2 came);
- * the names of special tokens are read from tokenizer_config.json and special_tokens_map.json beside it.
- *
- * @param options.config stands in for tokenizer_config.json
- * @throws {FormatError} when a file is missing, not JSON, or names an algorithm other than BPE, WordPiece and Unigram
- * @example
- * const tokenizer = await loadTokenizer("models/tiny");
- * tokenizer.decode(tokenizer.encode("Call me Ishmael."))   // "Call me Ishmael."
- */
-export async function loadTokenizer(
-  source: string | TokenizerDefinition,
-  options: { config?: TokenizerConfig } = {},
-): Promise<Tokenizer> {
-  if (typeof source !== "string") return new Tokenizer(source, options.config);
-  const { readFile, stat, readdir } = nodeModule("fs/promises", "loadTokenizer");
-  const { dirname, join, basename } = nodeModule("path", "loadTokenizer");
-  const kind = await stat(source).catch(() => undefined);
-  if (kind === undefined) {
-    throw new FormatError(`there is no file or folder "${source}".`, {
-      operation: "loadTokenizer",
-      got: source,
-      hint: "Give a model folder or the path of a tokenizer.json.",
-    });
-  }
-  const folder = kind.isDirectory() ? source : dirname(source);
-  const present = new Set(await readdir(folder));
-  const read = async (name: string): Promise<unknown> =>
-    parseJson(await readFile(join(folder, name), "utf8"), join(folder, name));
-  const optional = async (name: string) => (present.has(name) ? ((await read(name)) as TokenizerConfig) : {});
-  const config = options.config ?? {
-    ...(await optional("special_tokens_map.json")),
-    ...(await optional("tokenizer_config.json")),
-  };
-  if (!kind.isDirectory()) return new Tokenizer((await read(basename(source))) as TokenizerDefinition, config);
-  if (present.has("tokenizer.json")) return new Tokenizer((await read("tokenizer.json")) as TokenizerDefinition, config);
-  if (present.has("vocab.json") && present.has("merges.txt")) {
-    const merges = await readFile(join(folder, "merges.txt"), "utf8");
-    return fromVocabularyAndMerges((await read("vocab.json")) as Record<string, number>, merges, config);
-  }
-  throw new FormatError(`there is no tokenizer.json in "${folder}".`, {
-    operation: "loadTokenizer",
-    got: [...present].sort(),
-    hint: "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) in Python writes one from older files.",
-  });
-}
-
-/** GPT-2's two files; its end-of-text token is special though neither file says so. */
-function fromVocabularyAndMerges(vocab: Readonly<Record<string, number>>, merges: string, config: TokenizerConfig): Tokenizer {
-  const endOfText = "<|endoftext|>";
-  const names = ["bos_token", "eos_token", "unk_token", "pad_token"].map((key) => config[key] ?? endOfText);
-  const contents = new Set(names.map((name) => (isRecord(name) ? name["content"] : name) as string));
-  const special = [...contents].filter((content) => vocab[content] !== undefined);
-  const named = vocab[endOfText] === undefined ? {} : { bos_token: endOfText, eos_token: endOfText };
-  const definition = byteLevelDefinition({
-    vocab,
-    merges: merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version")),
-    specialTokens: special.map((content) => ({ content, id: vocab[content] as number })),
-  });
-  return new Tokenizer(definition, { ...named, ...config });
-}
-
 /** The tokenizer.json of a byte-level BPE with GPT-2's way of splitting words. */
 export function byteLevelDefinition(parts: {
   vocab: Readonly<Record<string, number>>;
@@ -301,17 +237,7 @@ function largestId(library: LibraryTokenizer): number {
   return largest;
 }
 
-function parseJson(text: string, path: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    const reason = text.startsWith("version https://git-lfs")
-      ? "it is a Git LFS pointer, not the file"
-      : (cause as Error).message;
-    throw new FormatError(`"${path}" is not JSON: ${reason}.`, { operation: "loadTokenizer", got: path });
-  }
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+/** An object that is no list. */
+export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }

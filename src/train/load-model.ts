@@ -1,19 +1,24 @@
-/** Models on disk: a folder with `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes it. */
-import { currentDevice, download, upload } from "../compile/program.ts";
+/** Models in files: `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes them, or GGUF. */
+import { download } from "../compile/program.ts";
+import type { Buffer, Device } from "../devices/device.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
-import { nodeModule, wordSystemError } from "../formats/atomic-file.ts";
+import { diskFolder, type Folder, pathIn, readJson, wordFolder } from "../formats/folder.ts";
+import { openGguf } from "../formats/gguf.ts";
+import { ggufModel } from "../formats/gguf-model.ts";
+import { type ModelSource, openSource, type SourceOptions } from "../formats/model-source.ts";
 import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
-import { type Checkpoint, openCheckpoint, writeCheckpoint } from "../formats/sharded.ts";
-import { fromBFloat16Bits, fromFloat16Bits, isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
-import { sameShape } from "../graph/shape.ts";
+import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
+import { isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits, toFloat32 } from "../graph/dtype.ts";
+import { sameShape, sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
 import { createModel } from "../models/registry.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
-import type { Module } from "../nn/module.ts";
-import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
+import type { Module, Parameter } from "../nn/module.ts";
+import { readTokenizer } from "../text/load-tokenizer.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** What a model's folder holds. */
 export interface LoadedModel<Model extends Module = CausalLM> {
@@ -24,26 +29,35 @@ export interface LoadedModel<Model extends Module = CausalLM> {
   readonly config: ConfigJson;
 }
 
+/** What is loaded, and from where. */
+export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOptions {
+  /** What the model is wanted for: `"CausalLM"`, continuing a text, when absent. */
+  readonly task?: T;
+}
+
 /**
- * Loads a model and its tokenizer. Weights of 16 bits are widened to float32.
+ * Loads a model and its tokenizer. Weights of 16 bits and GGUF's blocks are widened to float32; one part of one tensor is in
+ * memory besides the model.
  *
- * @param folder with `config.json` and `model.safetensors`, or shards with their index
- * @param options.task what the model is wanted for: `"CausalLM"`, continuing a text, when absent
+ * @param source the path of a folder with `config.json` and `model.safetensors` (or shards with their index), of one safetensors
+ * file with `config.json` beside it, or of a GGUF file; or `{ files }`, which a browser has
+ * @param options.file the one file of the folder that is meant, such as one of several GGUF files
  * @throws {ConfigError} when a file is missing, the configuration is not supported or the model is for something else
  * @throws {FormatError} when the checkpoint lacks a parameter or has one that the model does not know; @throws {ShapeError} for another shape
  * @example
  * const { model, tokenizer } = await loadModel("models/tiny");
  */
 export async function loadModel<T extends Task = "CausalLM">(
-  folder: string,
-  options: { readonly task?: T } = {},
+  source: ModelSource,
+  options: LoadModelOptions<T> = {},
 ): Promise<LoadedModel<ModelByTask[T]>> {
-  const config = await readConfig(folder);
-  const checkpoint = await openCheckpoint(folder);
+  const { folder, file } = await openSource(source, "loadModel", options);
+  const gguf = ggufFile(folder, file);
+  const { config, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);
   const model = createModel<T>(config, { ...options, init: noMoreThan(checkpoint) });
   await loadCheckpoint(model, checkpoint);
   // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it
-  const found = await loadTokenizer(folder).catch((error: unknown) => ({ error }));
+  const found = await readTokenizer(folder, gguf).catch((error: unknown) => ({ error }));
   return {
     model,
     config,
@@ -54,22 +68,35 @@ export async function loadModel<T extends Task = "CausalLM">(
   };
 }
 
+async function openModel(folder: Folder, file: string | undefined): Promise<{ config: ConfigJson; checkpoint: Checkpoint }> {
+  const config = await readConfig(folder);
+  return { config, checkpoint: file ? await openCheckpointFile(folder, file) : await openCheckpoint(folder) };
+}
+
+/**
+ * The GGUF file that is meant: the one that was named, or the only one of a folder without a `config.json`.
+ *
+ * @throws {ConfigError} when there are several
+ */
+function ggufFile(folder: Folder, file: string | undefined): string | undefined {
+  if (file !== undefined || folder.files.has("config.json")) return file?.endsWith(".gguf") ? file : undefined;
+  const found = [...folder.files].filter((name) => /\.gguf$/.test(name) && !/-(?!00001)\d{5}-of-\d{5}\.gguf$/.test(name)).sort();
+  if (found.length > 1)
+    throw new ConfigError(`${wordFolder(folder)} has several GGUF files: ${found.join(", ")}.`, {
+      operation: "loadModel",
+      got: found,
+      hint: `Say which: { file: ${JSON.stringify(found[0])} }.`,
+    });
+  return found[0];
+}
+
 /** @throws {ConfigError} when the file cannot be read; @throws {FormatError} when it is not a JSON object */
-export async function readConfig(folder: string): Promise<ConfigJson> {
+export async function readConfig(source: string | Folder): Promise<ConfigJson> {
   const operation = "loadModel";
-  const fs = nodeModule("fs/promises", operation);
-  const path = nodeModule("path", operation).join(folder, "config.json");
-  const text = await fs.readFile(path, "utf8").catch((error) => {
-    throw wordSystemError(error, operation, path, "read");
-  });
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw new FormatError(`${path} is not JSON: ${(error as Error).message}.`, { operation });
-  }
+  const folder = typeof source === "string" ? await diskFolder(source, operation) : source;
+  const json = await readJson(folder, "config.json", operation);
   if (typeof json !== "object" || json === null || Array.isArray(json))
-    throw new FormatError(`${path} is not a JSON object.`, { operation, got: json });
+    throw new FormatError(`${pathIn(folder, "config.json")} is not a JSON object.`, { operation, got: json });
   return json as ConfigJson;
 }
 
@@ -98,6 +125,7 @@ const derived = /(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$
 
 /**
  * Fills a model's parameters from a checkpoint. Names and shapes are checked first; nothing is changed when one does not fit.
+ * The values go into the memory that the parameters have, so that it is needed once: tensors read from them before change too.
  *
  * @throws {FormatError} for a missing or an unknown name; @throws {ShapeError} for another shape
  */
@@ -143,10 +171,20 @@ export async function loadCheckpoint(model: Module, checkpoint: Checkpoint): Pro
         ...hint(path, own.keys()),
       });
   await refuseUntied(model, stored, checkpoint.source);
-  for (const [path, parameter] of own) {
-    const values = await widened(stored.get(path) as StoredTensor);
-    using loaded = upload(currentDevice(), values, parameter.shape, "float32");
-    parameter.assign(loaded);
+  for (const [path, parameter] of own) await fill(parameter, stored.get(path) as StoredTensor);
+}
+
+/** Values that are in memory at once besides the model: 16 MB of float32. */
+const partSize = 2 ** 22;
+
+/** Writes a tensor into the memory of a parameter, part by part. */
+async function fill(parameter: Parameter, stored: StoredTensor): Promise<void> {
+  const { storage, dtype } = parameter.stored;
+  const device = storage?.device as Device;
+  for (let from = 0; from < parameter.size; from += partSize) {
+    const part = await stored.load(from, Math.min(from + partSize, parameter.size));
+    const to = { buffer: storage?.buffer as Buffer, offset: from * device.storageBytes(dtype) };
+    device.upload(toFloat32(part, stored.dtype), dtype, to);
   }
 }
 
@@ -158,8 +196,7 @@ async function refuseUntied(model: Module, stored: ReadonlyMap<string, StoredTen
       const path = at === "" ? name : `${at}.${name}`;
       const [shared, own] = [stored.get(first.get(parameter) as string), stored.get(path)];
       if (!shared || !own || shared === own) continue;
-      const [a, b] = [await widened(shared), await widened(own)];
-      if (a.length !== b.length || a.some((value, i) => value !== b[i]))
+      if (!(await sameValues(shared, own)))
         throw new FormatError(`"${path}" of ${source} is not "${first.get(parameter)}", which config.json says it shares.`, {
           operation: "loadModel",
           got: path,
@@ -168,11 +205,15 @@ async function refuseUntied(model: Module, stored: ReadonlyMap<string, StoredTen
     }
 }
 
-async function widened(stored: StoredTensor): Promise<Float32Array> {
-  const values = await stored.load();
-  if (stored.dtype === "float16") return Float32Array.from(values, fromFloat16Bits);
-  if (stored.dtype === "bfloat16") return Float32Array.from(values, fromBFloat16Bits);
-  return values instanceof Float32Array ? values : Float32Array.from(values);
+async function sameValues(a: StoredTensor, b: StoredTensor): Promise<boolean> {
+  const size = sizeOf(a.shape);
+  if (size !== sizeOf(b.shape)) return false;
+  for (let from = 0; from < size; from += partSize) {
+    const to = Math.min(from + partSize, size);
+    const [x, y] = [toFloat32(await a.load(from, to), a.dtype), toFloat32(await b.load(from, to), b.dtype)];
+    if (x.some((value, i) => value !== y[i])) return false;
+  }
+  return true;
 }
 
 /** How weights can be stored. */

@@ -6,7 +6,8 @@ import { describe, expect, it } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
 import { byteLetters, saveTokenizer, tokenizerConfig, trainTokenizer } from "../../src/text/bpe-trainer.ts";
 import { loadCorpus } from "../../src/text/corpora.ts";
-import { loadTokenizer, Tokenizer, type TokenizerDefinition } from "../../src/text/tokenizer.ts";
+import { loadTokenizer } from "../../src/text/load-tokenizer.ts";
+import { Tokenizer, type TokenizerDefinition } from "../../src/text/tokenizer.ts";
 
 const merges = (definition: TokenizerDefinition) => definition.model["merges"] as string[];
 const vocab = (definition: TokenizerDefinition) => definition.model["vocab"] as Record<string, number>;

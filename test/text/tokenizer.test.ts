@@ -5,7 +5,8 @@ import * as huggingFace from "@huggingface/tokenizers";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { FormatError } from "../../src/errors.ts";
-import { loadTokenizer, StreamingDecoder, Tokenizer, type TokenizerDefinition } from "../../src/text/tokenizer.ts";
+import { loadTokenizer } from "../../src/text/load-tokenizer.ts";
+import { StreamingDecoder, Tokenizer, type TokenizerDefinition } from "../../src/text/tokenizer.ts";
 
 const folder = new URL("../fixtures/tokenizers/", import.meta.url).pathname;
 const readJson = (path: string) => JSON.parse(readFileSync(path, "utf8"));

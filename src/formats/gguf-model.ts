@@ -1,0 +1,330 @@
+/**
+ * A model in a GGUF file, as Hugging Face has it: the `config.json` that its metadata mean, and its tensors under the names, in
+ * the order of rows and with the offsets of `model.safetensors`. What llama.cpp's converter does to a model is undone here.
+ *
+ * @see https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py
+ */
+import { FormatError, nearestName, wordJson } from "../errors.ts";
+import type { TypedArray } from "../graph/dtype.ts";
+import type { ConfigJson } from "../models/config-reader.ts";
+import type { GgufFile, GgufTensor } from "./gguf.ts";
+import { readableFormats } from "./gguf-block.ts";
+import { longFactors, scaledFrequencies } from "./gguf-rope.ts";
+import type { StoredTensor } from "./safetensors.ts";
+import { type Checkpoint, checkpoint } from "./sharded.ts";
+
+/** Metadata of one architecture: keys without the prefix. */
+export class GgufSettings {
+  readonly file: GgufFile;
+  readonly architecture: string;
+
+  constructor(file: GgufFile) {
+    this.file = file;
+    const architecture = file.metadata.get("general.architecture");
+    if (typeof architecture !== "string") throw this.refuse("general.architecture", architecture, "must name an architecture");
+    this.architecture = architecture;
+  }
+
+  /** A number, if it is there. @throws {FormatError} when it is something else */
+  optional(key: string): number | undefined {
+    const path = `${this.architecture}.${key}`;
+    const value = this.file.metadata.get(path);
+    // some converters write one number per layer
+    const same = Array.isArray(value) && value.length > 0 && value.every((each) => each === value[0]) ? value[0] : value;
+    if (same !== undefined && typeof same !== "number") throw this.refuse(path, value, "must be a number");
+    return same;
+  }
+
+  /** A number. @throws {FormatError} when it is something else, or not there */
+  number(key: string): number {
+    const value = this.optional(key);
+    if (value === undefined) throw this.refuse(`${this.architecture}.${key}`, value, "must be a number");
+    return value;
+  }
+
+  text(key: string): string | undefined {
+    const value = this.file.metadata.get(`${this.architecture}.${key}`);
+    return typeof value === "string" ? value : undefined;
+  }
+
+  /** The number of a special token. */
+  token(key: string): number | undefined {
+    const value = this.file.metadata.get(`tokenizer.ggml.${key}_token_id`);
+    return typeof value === "number" ? value : undefined;
+  }
+
+  has(tensor: string): boolean {
+    return this.file.tensors.has(tensor);
+  }
+
+  refuse(key: string, got: unknown, problem: string): FormatError {
+    return new FormatError(
+      got === undefined
+        ? `${this.file.source} has no metadata key ${wordJson(key)}.`
+        : `${this.file.source} has ${wordJson(key)} (= ${wordJson(got)}), which ${problem}.`,
+      { operation: "readGguf", got },
+    );
+  }
+}
+
+/** Names in the file and in Hugging Face's checkpoints; `N` is a layer's number. */
+type Names = Readonly<Record<string, string>>;
+
+/** How one architecture differs. */
+interface Architecture {
+  readonly modelType: string;
+  readonly names: Names;
+  /** Keys of `config.json` beyond those that all have. */
+  config?(settings: GgufSettings): ConfigJson | Promise<ConfigJson>;
+  /** How the converter changed a tensor, by Hugging Face's name. */
+  change?(name: string, settings: GgufSettings): Change | undefined;
+}
+
+/** What undoes a change of the converter. */
+type Change = (tensor: GgufTensor) => Pick<StoredTensor, "shape" | "load">;
+
+const llamaNames: Names = {
+  token_embd: "model.embed_tokens",
+  output_norm: "model.norm",
+  output: "lm_head",
+  "blk.N.attn_norm": "model.layers.N.input_layernorm",
+  "blk.N.attn_q": "model.layers.N.self_attn.q_proj",
+  "blk.N.attn_k": "model.layers.N.self_attn.k_proj",
+  "blk.N.attn_v": "model.layers.N.self_attn.v_proj",
+  "blk.N.attn_q_norm": "model.layers.N.self_attn.q_norm",
+  "blk.N.attn_k_norm": "model.layers.N.self_attn.k_norm",
+  "blk.N.attn_output": "model.layers.N.self_attn.o_proj",
+  "blk.N.ffn_norm": "model.layers.N.post_attention_layernorm",
+  "blk.N.ffn_gate": "model.layers.N.mlp.gate_proj",
+  "blk.N.ffn_up": "model.layers.N.mlp.up_proj",
+  "blk.N.ffn_down": "model.layers.N.mlp.down_proj",
+};
+
+/** The converter puts the two halves of each head that rotary embedding pairs next to each other: row 2i + s was row s·D/2 + i. */
+const pairedRows =
+  (heads: number): Change =>
+  (tensor) => {
+    const [rows = 0, width = 1] = tensor.shape;
+    const head = rows / heads;
+    if (!Number.isInteger(head / 2))
+      throw new FormatError(`${wordJson(tensor.name)} has ${rows} rows, which are not ${heads} heads of pairs.`, {
+        operation: "readGguf",
+        got: tensor.shape,
+      });
+    const block = head * width; // rows move within a head, so a head is what is loaded at once
+    const load = async (from = 0, to = rows * width) => {
+      const first = Math.floor(from / block) * block;
+      const stored = await tensor.load(first, Math.ceil(to / block) * block);
+      const values = stored.slice();
+      for (let start = 0; start < stored.length; start += block)
+        for (let i = 0; i < head / 2; i++)
+          for (let s = 0; s < 2; s++) {
+            const row = start + (2 * i + s) * width;
+            values.set(stored.subarray(row, row + width), start + ((s * head) / 2 + i) * width);
+          }
+      return values.subarray(from - first, to - first);
+    };
+    return { shape: tensor.shape, load };
+  };
+
+/** Norms of Gemma multiply by 1 + w; the converter writes 1 + w. */
+const lessOne: Change = (tensor) => ({
+  shape: tensor.shape,
+  load: async (from, to) => (await tensor.load(from, to)).map((value: number) => value - 1) as TypedArray,
+});
+
+/** [out, in] in the file, [in, out] in the checkpoint. */
+const transposed: Change = (tensor) => {
+  const [rows = 1, columns = 1] = tensor.shape;
+  const load = async (from = 0, to = rows * columns) => {
+    const stored = await tensor.load();
+    const values = stored.slice();
+    for (let row = 0; row < rows; row++)
+      for (let column = 0; column < columns; column++) values[column * rows + row] = stored[row * columns + column]!;
+    return values.subarray(from, to);
+  };
+  return { shape: [columns, rows], load };
+};
+
+/** What the whole Llama family has. */
+function llamaConfig(settings: GgufSettings): ConfigJson {
+  const linear = settings.text("rope.scaling.type") === "linear";
+  const type = settings.text("rope.scaling.type") ?? "none";
+  if (!["none", "linear", "longrope"].includes(type))
+    throw settings.refuse(`${settings.architecture}.rope.scaling.type`, type, "is not supported");
+  return defined({
+    hidden_size: settings.number("embedding_length"),
+    intermediate_size: settings.number("feed_forward_length"),
+    num_hidden_layers: settings.number("block_count"),
+    num_attention_heads: settings.number("attention.head_count"),
+    num_key_value_heads: settings.optional("attention.head_count_kv"),
+    head_dim: settings.optional("attention.key_length"),
+    max_position_embeddings: settings.number("context_length"),
+    rms_norm_eps: settings.number("attention.layer_norm_rms_epsilon"),
+    rope_theta: settings.optional("rope.freq_base") ?? 10000,
+    rope_scaling: linear ? { rope_type: "linear", factor: settings.number("rope.scaling.factor") } : undefined,
+  });
+}
+
+const gemmaChange = (name: string): Change | undefined => (name.endsWith("norm.weight") ? lessOne : undefined);
+
+/** By `general.architecture`. */
+const architectures: Readonly<Record<string, Architecture>> = {
+  llama: {
+    modelType: "llama", // Mistral is written as llama too, and computes the same
+    names: llamaNames,
+    async config(settings) {
+      const bias = settings.has("blk.0.attn_q.bias");
+      const headDim = settings.optional("rope.dimension_count");
+      const scaling = await scaledFrequencies(settings);
+      return defined({
+        ...llamaConfig(settings),
+        ...(headDim === undefined ? {} : { head_dim: settings.optional("attention.key_length") ?? headDim }),
+        ...(scaling && { rope_scaling: scaling }),
+        attention_bias: bias,
+        mlp_bias: settings.has("blk.0.ffn_up.bias"),
+      });
+    },
+    change(name, settings) {
+      const [, which] = /self_attn\.(q|k)_proj\.(?:weight|bias)$/.exec(name) ?? [];
+      const heads = settings.number("attention.head_count");
+      if (which === undefined) return undefined;
+      return pairedRows(which === "q" ? heads : (settings.optional("attention.head_count_kv") ?? heads));
+    },
+  },
+  qwen2: { modelType: "qwen2", names: llamaNames, config: llamaConfig },
+  qwen3: { modelType: "qwen3", names: llamaNames, config: llamaConfig },
+  gemma: { modelType: "gemma", names: llamaNames, config: llamaConfig, change: gemmaChange },
+  gemma2: {
+    modelType: "gemma2",
+    names: {
+      ...llamaNames,
+      "blk.N.post_attention_norm": "model.layers.N.post_attention_layernorm",
+      "blk.N.ffn_norm": "model.layers.N.pre_feedforward_layernorm",
+      "blk.N.post_ffw_norm": "model.layers.N.post_feedforward_layernorm",
+    },
+    config(settings) {
+      const llama = llamaConfig(settings);
+      const [width, heads] = [settings.number("embedding_length"), settings.number("attention.head_count")];
+      return defined({
+        ...llama,
+        attn_logit_softcapping: settings.optional("attn_logit_softcapping"),
+        final_logit_softcapping: settings.optional("final_logit_softcapping"),
+        sliding_window: settings.optional("attention.sliding_window"),
+        // not in the file: that of the model with 46 layers is another one (llama.cpp, src/llama-model.cpp, LLM_ARCH_GEMMA2)
+        query_pre_attn_scalar: settings.number("block_count") === 46 ? width / heads : (llama["head_dim"] ?? width / heads),
+      });
+    },
+    change: gemmaChange,
+  },
+  phi3: {
+    modelType: "phi3",
+    names: {
+      ...llamaNames,
+      "blk.N.attn_qkv": "model.layers.N.self_attn.qkv_proj",
+      "blk.N.ffn_up": "model.layers.N.mlp.gate_up_proj",
+    },
+    async config(settings) {
+      const llama = llamaConfig(settings);
+      const headDim = Number(llama["head_dim"] ?? settings.number("embedding_length") / settings.number("attention.head_count"));
+      const turned = settings.optional("rope.dimension_count") ?? headDim;
+      const scaling = await longFactors(settings);
+      return defined({
+        ...llama,
+        ...(scaling && {
+          rope_scaling: scaling,
+          original_max_position_embeddings: settings.number("rope.scaling.original_context_length"),
+        }),
+        partial_rotary_factor: turned === headDim ? undefined : turned / headDim,
+        sliding_window: settings.optional("attention.sliding_window") || undefined,
+      });
+    },
+  },
+  gpt2: {
+    modelType: "gpt2",
+    names: {
+      token_embd: "transformer.wte",
+      position_embd: "transformer.wpe",
+      output_norm: "transformer.ln_f",
+      output: "lm_head",
+      "blk.N.attn_norm": "transformer.h.N.ln_1",
+      "blk.N.attn_qkv": "transformer.h.N.attn.c_attn",
+      "blk.N.attn_output": "transformer.h.N.attn.c_proj",
+      "blk.N.ffn_norm": "transformer.h.N.ln_2",
+      "blk.N.ffn_up": "transformer.h.N.mlp.c_fc",
+      "blk.N.ffn_down": "transformer.h.N.mlp.c_proj",
+    },
+    config: (settings) => ({
+      n_embd: settings.number("embedding_length"),
+      n_inner: settings.number("feed_forward_length"),
+      n_layer: settings.number("block_count"),
+      n_head: settings.number("attention.head_count"),
+      n_positions: settings.number("context_length"),
+      layer_norm_epsilon: settings.number("attention.layer_norm_epsilon"),
+    }),
+    change: (name) => (/\.(c_attn|c_proj|c_fc)\.weight$/.test(name) ? transposed : undefined),
+  },
+};
+
+/** Tensors that become part of the configuration. */
+const intoConfig = /^rope_(freqs|factors_(long|short))\.weight$/;
+
+const defined = (entries: Readonly<Record<string, unknown>>): ConfigJson =>
+  Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined));
+
+/** A model as its GGUF file describes it. */
+export interface GgufModel {
+  /** What `config.json` would say. */
+  readonly config: ConfigJson;
+  /** The tensors under Hugging Face's names. */
+  readonly checkpoint: Checkpoint;
+}
+
+/**
+ * What a GGUF file means in Hugging Face's terms.
+ *
+ * @throws {FormatError} for an architecture, a scaling of positions or a type of tensor that is not supported, and for missing keys
+ */
+export async function ggufModel(file: GgufFile): Promise<GgufModel> {
+  const settings = new GgufSettings(file);
+  const architecture = Object.hasOwn(architectures, settings.architecture) ? architectures[settings.architecture] : undefined;
+  if (!architecture) {
+    const near = nearestName(settings.architecture, Object.keys(architectures));
+    throw new FormatError(
+      `${file.source} is of the architecture ${wordJson(settings.architecture)}, which is not one of ${Object.keys(architectures).join(", ")}.`,
+      {
+        operation: "readGguf",
+        expected: Object.keys(architectures),
+        got: settings.architecture,
+        ...(near ? { hint: `The nearest is "${near}".` } : {}),
+      },
+    );
+  }
+  const tensors = new Map<string, StoredTensor>();
+  for (const tensor of file.tensors.values()) {
+    if (intoConfig.test(tensor.name)) continue;
+    if (!readableFormats.includes(tensor.type)) await tensor.load(0, 0); // says so
+    const name = nameOf(tensor.name, architecture.names);
+    const change = architecture.change?.(name, settings);
+    tensors.set(name, { ...tensor, ...change?.(tensor), name });
+  }
+  const embedding = file.tensors.get("token_embd.weight");
+  const config = defined({
+    model_type: architecture.modelType,
+    vocab_size: embedding?.shape[0],
+    ...(await architecture.config?.(settings)),
+    tie_word_embeddings: !settings.has("output.weight"),
+    bos_token_id: settings.token("bos"),
+    eos_token_id: settings.token("eos"),
+    pad_token_id: settings.token("padding"),
+  });
+  return { config, checkpoint: checkpoint({ source: file.source, metadata: new Map(), tensors }, [file.source]) };
+}
+
+/** Hugging Face's name of a tensor; the file's own where there is none, which the model then does not know. */
+function nameOf(name: string, names: Names): string {
+  const [, layer, kind] = /^(?:blk\.(\d+)\.)?(.*?)\.(?:weight|bias)$/.exec(name) ?? [];
+  const found = kind === undefined ? undefined : names[layer === undefined ? kind : `blk.N.${kind}`];
+  if (found === undefined) return name;
+  return `${found.replace("N", layer ?? "N")}${name.slice(name.lastIndexOf("."))}`;
+}
