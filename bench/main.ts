@@ -6,6 +6,10 @@ const questions: Readonly<
     about: "one LoRA training step of spec.json, against PyTorch's losses",
     run: async (args) => (await import("./lora-step.ts")).loraStep(args),
   },
+  "real-model": {
+    about: "a pretrained model, named by LORIKEET_MODEL: loading, generation, LoRA steps, memory, merging",
+    run: async (args) => (await import("./real-model.ts")).realModel(args),
+  },
   operations: {
     about: "single operations, with Benchmark.js",
     run: async (args) => (await import("./operations.ts")).operations(args),

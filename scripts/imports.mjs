@@ -55,7 +55,8 @@ export function complaint(from, to, typeOnly) {
   if (entryPoints.includes(to) && !entryPoints.includes(from) && !from.startsWith("src/cli/"))
     return "an entry point is for users; import the file itself";
   if (entryPoints.includes(from) && layerOf(from) < 0) return null;
-  if (to.startsWith("kernels/")) return startsWithAny(from, kernels.importedBy) ? null : "kernels are imported by devices only";
+  if (to.startsWith("kernels/"))
+    return startsWithAny(from, kernels.importedBy) ? null : "kernels are imported by devices and linalg only";
   if (startsWithAny(to, foundations)) return null;
   if (from.startsWith("kernels/"))
     return startsWithAny(to, kernels.mayImport) ? null : "a kernel knows only the assembler and element types";

@@ -23,9 +23,9 @@ export const foundations = ["src/errors.ts", "src/random/"];
 /** What a foundation may take from the layers. */
 export const belowFoundations = ["src/graph/dtype.ts"];
 
-/** Hand-tuned kernels are used by devices only, and know only what they are written in. */
+/** Hand-tuned kernels are used by devices and by factorisations only, and know only what they are written in. */
 export const kernels = {
-  importedBy: ["src/devices/", "kernels/"],
+  importedBy: ["src/devices/", "src/linalg/", "kernels/"],
   mayImport: [
     "kernels/",
     "src/devices/wasm/assembler.ts",

@@ -5,7 +5,7 @@
  */
 import type { Device } from "../devices/device.ts";
 import { matmulOp } from "../graph/contraction.ts";
-import { addOp, copy, copyOp } from "../graph/elementwise.ts";
+import { addOp, castOp, copy, copyOp } from "../graph/elementwise.ts";
 import { isItem, itemOp } from "../graph/fused.ts";
 import { afterOp, customOp, moveView, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
 import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
@@ -125,6 +125,7 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
     }
     if (node.op === customOp || node.op === stopGradientOp) return visit(node.sources[0]!);
     let sources: Tensor[] = node.sources.map(visit);
+    if (node.op === matmulOp) sources = [sources[0]!, inherit(unwidened(sources[1]!, device, intern), sources[1]!)];
     if (kind === "kernel")
       sources = sources.map((source, i) => inherit(operand(node.op as KernelOperation, i, source, intern), source));
     if (kind === "fused")
@@ -171,6 +172,18 @@ function matrixLike(view: View): boolean {
   return unit(columns) || unit(rows);
 }
 
+/** What a product reads on its right side: a matrix of 16 bits as it lies, where the kernel widens it and nothing need be written. */
+function unwidened(source: Tensor, device: Device, intern: (x: Tensor) => Tensor): Tensor {
+  const { base, moves } = accessOf(source);
+  if (isLeaf(base) || base.op !== castOp || base.dtype !== "float32" || !device.widens?.has(base.sources[0]!.dtype))
+    return source;
+  const narrow = moves.reduce(
+    (at, { op, shape, attributes }) => intern(new Tensor(op, [at], shape, at.dtype, attributes)),
+    base.sources[0]!,
+  );
+  return viewOf(narrow) === null ? source : narrow;
+}
+
 function operand(op: KernelOperation, index: number, source: Tensor, intern: (x: Tensor) => Tensor): Tensor {
   const { base } = accessOf(source);
   const view = viewOf(source);
@@ -181,9 +194,9 @@ function operand(op: KernelOperation, index: number, source: Tensor, intern: (x:
   return fine ? source : intern(copy(source));
 }
 
-/** Kernels of fused operations are made for float32; of other types the composition runs. */
+/** Kernels of fused operations are made for some dtypes; of others the composition runs. */
 const hasKernel = (device: Device, { op, sources }: Tensor): boolean =>
-  device.kernels.has(op.name) && sources.every(({ dtype }) => dtype === "float32");
+  device.kernels.has(op.name) && sources.every(({ dtype }, i) => dtype === ((op as Fused).operands?.[i] ?? "float32"));
 
 /** Fused kernels read their strided operands through any strides whose last axis is unit. */
 function fusedOperand(op: Fused, index: number, source: Tensor, intern: (x: Tensor) => Tensor): Tensor {

@@ -52,6 +52,8 @@ export interface Device extends Disposable {
   readonly fusion: FusionPolicy;
   /** Tuned kernels this device has for fused operations; the others are composed from primitives. */
   readonly kernels: ReadonlySet<string>;
+  /** Dtypes of the right side of a matrix product that its kernel widens as it reads them; others are widened before, in memory. */
+  readonly widens?: ReadonlySet<DType>;
   /** How a dtype lies in memory here: the reference device keeps every float as float64. */
   storageBytes(dtype: DType): number;
   allocate(bytes: number): Buffer;

@@ -53,6 +53,11 @@ export const integers: Kind<readonly number[]> = {
   expects: "a list of integers",
   accepts: (x) => Array.isArray(x) && x.every(Number.isSafeInteger),
 };
+/** A map from names of modules to lists of whole numbers. */
+export const integersByName: Kind<Readonly<Record<string, readonly number[]>>> = {
+  expects: "a map of lists of integers",
+  accepts: (x) => isObject(x) && Object.values(x).every(integers.accepts),
+};
 /** A map from patterns of module paths to numbers. */
 export const numberByPattern: Kind<Readonly<Record<string, number>>> = {
   expects: "a map of numbers",
@@ -293,7 +298,7 @@ export const loraSchema = configSchema("LORA", "lora_", {
   use_dora: key(false, boolean),
   lora_bias: key(false, boolean),
   layer_replication: key(null, listOfPairs()),
-  trainable_token_indices: key(null, integers, object()),
+  trainable_token_indices: key(null, integers, integersByName),
   target_parameters: key(null, texts),
   loftq_config: key({}, object()),
   eva_config: key(null, object("rho", "tau")),

@@ -1,6 +1,7 @@
 /** Every primitive and fused operation by name: what the laws, the docs table and the devices run over. */
 import { fusedOperations } from "./attention.ts";
 import { contractions } from "./contraction.ts";
+import { dequantiseOp } from "./dequantise.ts";
 import { elementwise } from "./elementwise.ts";
 import { indexing } from "./indexing.ts";
 import { movements } from "./movement.ts";
@@ -16,4 +17,5 @@ export const primitives = {
   ...contractions,
   ...indexing,
   ...fusedOperations,
+  dequantise: dequantiseOp,
 } as const satisfies Record<string, Primitive>;

@@ -27,7 +27,12 @@ export function identityMatrix(n: number): Matrix {
 /** Rows become columns. */
 export function transposed({ rows, columns, values }: Matrix): Matrix {
   const turned = new Float64Array(values.length);
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) turned[j * rows + i] = values[i * columns + j]!;
+  const block = 32; // lines of the cache are read and written whole
+  for (let top = 0; top < rows; top += block)
+    for (let left = 0; left < columns; left += block) {
+      const [bottom, right] = [Math.min(rows, top + block), Math.min(columns, left + block)];
+      for (let i = top; i < bottom; i++) for (let j = left; j < right; j++) turned[j * rows + i] = values[i * columns + j]!;
+    }
   return { rows: columns, columns: rows, values: turned };
 }
 
@@ -42,20 +47,6 @@ export function scaled({ rows, columns, values }: Matrix, exponent: number): Mat
   const half = Math.trunc(exponent / 2);
   const [first, second] = [2 ** half, 2 ** (exponent - half)];
   return { rows, columns, values: values.map((value) => value * first * second) };
-}
-
-/** The first `count` rows; the same memory. */
-export const firstRows = ({ columns, values }: Matrix, count: number): Matrix => ({
-  rows: count,
-  columns,
-  values: values.subarray(0, count * columns),
-});
-
-/** Columns from `start` to `end`, copied. */
-export function sliceColumns({ rows, columns, values }: Matrix, start: number, end: number): Matrix {
-  const part = matrix(rows, end - start);
-  for (let i = 0; i < rows; i++) part.values.set(values.subarray(i * columns + start, i * columns + end), i * (end - start));
-  return part;
 }
 
 /** Values of a tensor in float64; the tensor is computed if it was not yet. */
@@ -100,4 +91,10 @@ export function toTensor(values: Float64Array, shape: readonly number[], like: T
   return like.dtype === "float64"
     ? upload(device, values, shape, "float64")
     : upload(device, new Float32Array(values), shape, "float32");
+}
+
+/** @throws {ShapeError} when the last two axes are not of one size */
+export function requireSquare(operation: string, x: Tensor): void {
+  if (x.rank >= 2 && x.shape.at(-1) === x.shape.at(-2)) return;
+  throw new ShapeError(`needs a square matrix, got ${wordShape(x.shape)}.`, { operation, got: x.shape, expected: ["n", "n"] });
 }

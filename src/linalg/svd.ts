@@ -1,6 +1,26 @@
 /** Singular value decomposition. */
+import { matmul } from "../graph/contraction.ts";
+import { add, less, mul, where } from "../graph/elementwise.ts";
+import { sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { type Matrix, matrix, readMatrix, scaled, scaleOf, toTensor, transposed } from "./matrix.ts";
+import { square } from "../tensor/math.ts";
+import { bidiagonalSvd } from "./conquer-singular.ts";
+import {
+  chain,
+  diagonalMatrix,
+  factors,
+  inverseGaps,
+  inverseOrZero,
+  number,
+  outside,
+  scaleColumns,
+  scaleRows,
+  skewPart,
+} from "./factor.ts";
+import { type Matrix, matrix, readMatrix, scaled, scaleOf, transposed } from "./matrix.ts";
+import { triangularise } from "./qr.ts";
+import { bidiagonalise } from "./reduction.ts";
+import { reflectAll } from "./reflection.ts";
 
 /** A = U·diag(S)·Vᵀ with orthonormal columns of U and rows of Vᵀ, S ≥ 0 descending. */
 export interface Svd {
@@ -21,81 +41,84 @@ export interface MatrixSvd {
 
 /**
  * Thin singular value decomposition of a matrix [m, n], computed in float64. Signs are free: only the product is determined.
- * The values are needed at once, so a device that can only be read asynchronously is refused.
+ * The values are needed at once, so a device that can only be read asynchronously is refused, and so is a function being traced.
+ *
+ * The derivative of U and V is not defined where singular values are equal (or, for m ≠ n, zero); the shares of such pairs are left out.
  *
  * @throws {ShapeError} when `x` is not one matrix; @throws {ConfigError} for NaN and infinities
+ * @example
+ * const { U, S, Vt } = svd(tensor([[3, 0], [4, 5]]));
+ * S   // [6.71 2.24] float32 [2]
  */
 export function svd(x: Tensor): Svd {
-  const { U, S, Vt } = svdMatrix(readMatrix("svd", x));
-  return {
-    U: toTensor(U.values, [U.rows, U.columns], x),
-    S: toTensor(S, [S.length], x),
-    Vt: toTensor(Vt.values, [Vt.rows, Vt.columns], x),
-  };
+  const A = readMatrix("svd", x);
+  const k = Math.min(A.rows, A.columns);
+  const [U, S, Vt] = factors(
+    x,
+    [[A.rows, k], [k], [k, A.columns]],
+    () => {
+      const found = svdMatrix(A);
+      return [found.U.values, found.S, found.Vt.values];
+    },
+    ([gU, gS, gVt], [U, S, Vt]) => {
+      const [V, gV] = [transpose(Vt), transpose(gVt)];
+      const gaps = inverseGaps(square(S));
+      const turnU = mul(gaps, skewPart(matmul(transpose(U), gU)));
+      const turnV = mul(gaps, skewPart(matmul(Vt, gV)));
+      const inner = add(add(scaleColumns(turnU, S), scaleRows(turnV, S)), diagonalMatrix(gS));
+      let g = chain(U, inner, Vt);
+      const inverse = inverseOrZero(S);
+      if (A.rows > k) g = add(g, matmul(scaleColumns(outside(U, gU), inverse), Vt));
+      if (A.columns > k) g = add(g, matmul(scaleColumns(U, inverse), transpose(outside(V, gV))));
+      return g;
+    },
+  );
+  return { U, S, Vt };
 }
+
+/** Singular values of a matrix, descending; errors are those of `svd`. */
+export const svdvals = (x: Tensor): Tensor => svd(x).S;
+
+/**
+ * Moore–Penrose inverse of a matrix [m, n]: [n, m], from its singular value decomposition.
+ *
+ * @param cutoff singular values below this part of the largest one count as zero; rounding of max(m, n) entries when absent
+ */
+export function pinv(x: Tensor, cutoff?: number): Tensor {
+  const { U, S, Vt } = svd(x);
+  const epsilon = x.dtype === "float64" ? Number.EPSILON : 2 ** -23;
+  const least = mul(number(S, cutoff ?? epsilon * Math.max(U.shape[0] as number, Vt.shape[1] as number)), sliceAxis(S, 0, 0, 1));
+  const inverse = where(less(least, S), inverseOrZero(S), number(S, 0));
+  return matmul(scaleColumns(transpose(Vt), inverse), transpose(U));
+}
+
+/** The X with the least ‖A·X − B‖, and of those the one with the least ‖X‖: A [m, n], B [m, k], X [n, k]. */
+export const lstsq = (A: Tensor, B: Tensor): Tensor => matmul(pinv(A), B);
 
 /** Thin singular value decomposition of a finite matrix. */
 export function svdMatrix(A: Matrix): MatrixSvd {
+  const wide = A.rows < A.columns;
   const exponent = scaleOf(A);
-  const { U, S, Vt } = jacobi(A.rows < A.columns ? scaled(transposed(A), -exponent) : scaled(A, -exponent));
+  const { Ut, S, Vt } = tallSvd(scaled(wide ? transposed(A) : A, -exponent));
   const values = scaled({ rows: 1, columns: S.length, values: S }, exponent).values;
-  return A.rows < A.columns ? { U: transposed(Vt), S: values, Vt: transposed(U) } : { U, S: values, Vt };
+  return wide ? { U: transposed(Vt), S: values, Vt: Ut } : { U: transposed(Ut), S: values, Vt };
 }
 
-/** One-sided Jacobi rotations, for a matrix with at least as many rows as columns. */
-function jacobi(A: Matrix): MatrixSvd {
-  const [m, n] = [A.rows, A.columns];
-  const columns = transposed(A).values;
-  const V = new Float64Array(n * n);
-  for (let i = 0; i < n; i++) V[i * n + i] = 1;
-  const dot = (p: number, q: number) => {
-    let sum = 0;
-    for (let k = 0; k < m; k++) sum += columns[p * m + k]! * columns[q * m + k]!;
-    return sum;
-  };
-  const turn = (x: Float64Array, length: number, p: number, q: number, c: number, s: number) => {
-    for (let k = 0; k < length; k++) {
-      const [a, b] = [x[p * length + k]!, x[q * length + k]!];
-      x[p * length + k] = c * a - s * b;
-      x[q * length + k] = s * a + c * b;
-    }
-  };
-  for (let sweep = 0, turned = true; turned && sweep < 60; sweep++) {
-    turned = false;
-    for (let p = 0; p < n; p++)
-      for (let q = p + 1; q < n; q++) {
-        const [a, b, c] = [dot(p, p), dot(q, q), dot(p, q)];
-        if (c === 0 || Math.abs(c) <= 1e-16 * Math.sqrt(a * b)) continue;
-        turned = true;
-        const z = (b - a) / (2 * c);
-        const t = (z < 0 ? -1 : 1) / (Math.abs(z) + Math.hypot(1, z));
-        const cosine = 1 / Math.hypot(1, t);
-        turn(columns, m, p, q, cosine, cosine * t);
-        turn(V, n, p, q, cosine, cosine * t);
-      }
+/** For entries near 1 and at least as many rows as columns. */
+function tallSvd(A: Matrix): { readonly Ut: Matrix; readonly S: Float64Array; readonly Vt: Matrix } {
+  const { rows: m, columns: n } = A;
+  const [Ut, Vt] = [matrix(n, m), matrix(n, n)];
+  // of a much taller matrix only the triangle is worth the work of both sides
+  const tall = m > 1.6 * n ? triangularise(A) : undefined;
+  const { d, e, left, right } = bidiagonalise(tall ? tall.R : A);
+  const found = bidiagonalSvd(d, e);
+  for (let i = 0; i < n; i++) {
+    const from = (n - 1 - i) * n; // in descending order
+    Ut.values.set(found.left.values.subarray(from, from + n), i * m);
+    Vt.values.set(found.right.values.subarray(from, from + n), i * n);
   }
-  const norms = Float64Array.from({ length: n }, (_, i) => Math.sqrt(dot(i, i)));
-  const order = [...norms.keys()].sort((i, j) => norms[j]! - norms[i]!);
-  const S = Float64Array.from(order, (i) => norms[i]!);
-  const Ut = new Float64Array(n * m);
-  const Vt = matrix(n, n);
-  order.forEach((from, to) => {
-    Vt.values.set(V.subarray(from * n, (from + 1) * n), to * n);
-    const negligible = S[to]! <= (S[0] as number) * 1e-15 * m;
-    if (!negligible) for (let k = 0; k < m; k++) Ut[to * m + k] = columns[from * m + k]! / S[to]!;
-    for (let unit = 0, done = !negligible; !done; unit++) {
-      const row = Ut.subarray(to * m, (to + 1) * m).fill(0);
-      row[unit] = 1;
-      for (let again = 0; again < 2; again++)
-        for (let i = 0; i < to; i++) {
-          let sum = 0;
-          for (let k = 0; k < m; k++) sum += row[k]! * Ut[i * m + k]!;
-          for (let k = 0; k < m; k++) row[k] = row[k]! - sum * Ut[i * m + k]!;
-        }
-      const length = Math.hypot(...row);
-      done = length > 0.5 / Math.sqrt(m);
-      for (let k = 0; k < m; k++) row[k] = row[k]! / length;
-    }
-  });
-  return { U: transposed({ rows: n, columns: m, values: Ut }), S, Vt };
+  reflectAll(Ut, left);
+  if (tall) reflectAll(Ut, tall.reflections);
+  reflectAll(Vt, right);
+  return { Ut, S: found.values.reverse(), Vt };
 }

@@ -9,7 +9,7 @@ import { isObserved } from "../graph/variable.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
 import { dropout } from "../nn/dropout.ts";
 import { crossEntropy } from "../nn/loss.ts";
-import type { Layer } from "../nn/module.ts";
+import type { Layer, Module } from "../nn/module.ts";
 import type { Rotary, RotaryTables } from "../nn/rotary.ts";
 import { cumsum } from "../tensor/statistics.ts";
 import type { CacheUpdate } from "./cache.ts";
@@ -91,6 +91,23 @@ export function rotaryPass(rotary: Rotary, inputs: TextInputs, context: number):
 export function learnedPositions(table: Layer, { positions }: Pass, time: number, offset = 0): Tensor {
   const rows = positions ?? positionsAfter(0, time);
   return table.forward(offset === 0 ? rows : add(cast(rows, "int32"), whole(offset)));
+}
+
+/** Self-attention that others can add something to: it tells the queries, keys and values that it makes. */
+export interface SelfAttention<Shared extends Pass = Pass> extends Module {
+  /** [B, T, C] → [B, T, H, D] and two of [B, T, G, D], before any rotary positions */
+  project(x: Tensor): Projections;
+  /** The queries as they meet the keys, [B, T, H, D]. */
+  queries(x: Tensor, pass: Shared): Tensor;
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: Shared): Tensor;
+}
+
+/** What attention makes of its input: [B, T, H, D] and two of [B, T, G, D]. */
+export interface Projections {
+  readonly q: Tensor;
+  readonly k: Tensor;
+  readonly v: Tensor;
 }
 
 /** What a layer adds to the pass's attention. */

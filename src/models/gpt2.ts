@@ -15,7 +15,16 @@ import { LayerNorm } from "../nn/norm.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
 import { type ClassifierInputs, type ClassifierOutput, classifierLoss, lastToken } from "./classifier.ts";
 import { type ConfigJson, ConfigReader, type ProblemType } from "./config-reader.ts";
-import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
+import {
+  attendPass,
+  beginPass,
+  type DecoderStates,
+  learnedPositions,
+  type Pass,
+  type Projections,
+  runLayers,
+  type SelfAttention,
+} from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 
 /** What of a config.json matters for computing. */
@@ -76,7 +85,7 @@ export function gpt2Config(json: ConfigJson): GPT2Config {
 }
 
 /** Attention with one layer for queries, keys and values. */
-export class GPT2Attention extends Module {
+export class GPT2Attention extends Module implements SelfAttention {
   c_attn: Layer;
   c_proj: Layer;
   readonly resid_dropout: Dropout;
@@ -93,13 +102,25 @@ export class GPT2Attention extends Module {
     this.resid_dropout = new Dropout(config.residPdrop);
   }
 
-  /** [B, T, C] → [B, T, C] */
-  forward(x: Tensor, pass: Pass): Tensor {
-    const { nHead: H, attentionScales, attnPdrop } = this.#config;
+  /** [B, T, C] → three of [B, T, H, D] */
+  project(x: Tensor): Projections {
+    const H = this.#config.nHead;
     const [B, T, C] = x.shape as [number, number, number];
     const qkv = this.c_attn.forward(x);
     const heads = (i: number) => reshape(sliceAxis(qkv, 2, i * C, (i + 1) * C), [B, T, H, C / H]);
-    const y = attendPass(heads(0), heads(1), heads(2), pass, {
+    return { q: heads(0), k: heads(1), v: heads(2) };
+  }
+
+  /** [B, T, H, D] */
+  queries(x: Tensor): Tensor {
+    return this.project(x).q;
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    const { attentionScales, attnPdrop } = this.#config;
+    const { q, k, v } = this.project(x);
+    const y = attendPass(q, k, v, pass, {
       layer: this.#layer,
       scale: attentionScales[this.#layer] as number,
       dropout: this.training ? attnPdrop : 0,

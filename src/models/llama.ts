@@ -17,7 +17,15 @@ import { type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
-import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
+import {
+  attendPass,
+  type DecoderStates,
+  type Projections,
+  type RotaryPass,
+  rotaryPass,
+  runLayers,
+  type SelfAttention,
+} from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
@@ -26,7 +34,7 @@ export type { CausalLMInputs, CausalLMOutput } from "./causal-lm.ts";
 const norm = ({ rmsNormEps: eps, unitOffset }: LlamaConfig, size: number): RMSNorm => new RMSNorm(size, { eps, unitOffset });
 
 /** Turns queries and keys, attends, and puts the heads together; the projections before are a subclass's. */
-export abstract class RotaryAttention extends Module {
+export abstract class RotaryAttention extends Module implements SelfAttention<RotaryPass> {
   abstract o_proj: Layer;
   readonly config: LlamaConfig;
   readonly #layer: number;
@@ -39,7 +47,12 @@ export abstract class RotaryAttention extends Module {
   }
 
   /** [B, T, C] → [B, T, H, D] and two of [B, T, G, D] */
-  abstract project(x: Tensor): { readonly q: Tensor; readonly k: Tensor; readonly v: Tensor };
+  abstract project(x: Tensor): Projections;
+
+  /** [B, T, H, D], turned. */
+  queries(x: Tensor, pass: RotaryPass): Tensor {
+    return rotate(this.project(x).q, pass.rotary);
+  }
 
   /** [B, T, C] → [B, T, C] */
   forward(x: Tensor, pass: RotaryPass): Tensor {
@@ -77,7 +90,7 @@ export class LlamaAttention extends RotaryAttention {
     this.k_norm = queryKeyNorm ? norm(config, D) : null;
   }
 
-  project(x: Tensor): { q: Tensor; k: Tensor; v: Tensor } {
+  project(x: Tensor): Projections {
     const heads = (y: Tensor) => reshape(y, [...x.shape.slice(0, 2), -1, this.config.headDim]);
     const [q, k, v] = [this.q_proj, this.k_proj, this.v_proj].map((layer) => heads(layer.forward(x))) as [Tensor, Tensor, Tensor];
     return { q: this.q_norm?.forward(q) ?? q, k: this.k_norm?.forward(k) ?? k, v };

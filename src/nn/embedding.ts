@@ -1,5 +1,5 @@
 /** The table that turns token numbers into vectors. */
-import { equal, mul, where } from "../graph/elementwise.ts";
+import { cast, equal, mul, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -18,10 +18,12 @@ export interface EmbeddingOptions {
 }
 
 /**
- * Rows of a table: weight [V, C], ids [...] int32 → [..., C]. No gradient reaches the row of `paddingIdx`.
+ * Rows of a table: weight [V, C], ids [...] int32 → [..., C]; float32 for a table of 16 bits. No gradient reaches the row of
+ * `paddingIdx`.
  */
 export function embedding(weight: Tensor, ids: Tensor, { paddingIdx }: { readonly paddingIdx?: number } = {}): Tensor {
-  const y = take(weight, ids);
+  const rows = take(weight, ids);
+  const y = rows.dtype === "float16" || rows.dtype === "bfloat16" ? cast(rows, "float32") : rows;
   if (paddingIdx === undefined) return y;
   const padding = equal(reshape(ids, [...ids.shape, 1]), constant(paddingIdx, [], ids.dtype));
   return where(padding, stopGradient(y), y);

@@ -32,5 +32,25 @@ export {
 export { GatedMLP, type GatedMLPOptions, swiglu } from "./mlp.ts";
 export { group, type Layer, Module, Parameter } from "./module.ts";
 export { LayerNorm, layerNorm, RMSNorm, rmsNorm } from "./norm.ts";
+export { QuantisedLinear } from "./quantised-linear.ts";
+export {
+  dequantiseAffine,
+  dequantiseBlockwise,
+  dequantiseInt8,
+  dequantiseScales,
+  dynamicMap,
+  fp4,
+  nf4,
+  packNibbles,
+  type QuantisedType,
+  type QuantisedWeight,
+  type QuantiserOptions,
+  quantiseAffine,
+  quantiseBlockwise,
+  quantiseInt8,
+  quantiseScales,
+  quantiseWeight,
+  unpackNibbles,
+} from "./quantiser.ts";
 export { type RelativeBucketOptions, relativeBuckets } from "./relative-position.ts";
 export { type RopeParameters, type RopeType, Rotary, type RotaryTables, rotaryAngles, rotate } from "./rotary.ts";

@@ -15,6 +15,11 @@ export class Parameter extends Variable {
   static from(values: Float32Array, shape: Shape): Parameter {
     return new Parameter(upload(currentDevice(), values, shape, "float32"));
   }
+
+  /** How many values of the model it stands for: its own, unless it holds them as codes. */
+  get represents(): number {
+    return this.size;
+  }
 }
 
 /** A module that maps one tensor to one tensor. Adapters stand in for the layers that they change by being one. */
@@ -91,7 +96,7 @@ export abstract class Module {
 
   /** Values in all parameters, or in those that training changes; shared ones count once. */
   numParameters({ trainable = false }: { readonly trainable?: boolean } = {}): number {
-    return (trainable ? this.trainableParameters() : this.parameters()).reduce((sum, { size }) => sum + size, 0);
+    return (trainable ? this.trainableParameters() : this.parameters()).reduce((sum, each) => sum + each.represents, 0);
   }
 
   /** Parameters that training changes. */

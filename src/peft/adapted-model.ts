@@ -10,6 +10,7 @@ import type { Generator } from "../tensor/random.ts";
 import { AdapterLayer, type LayerAdapter } from "./adapter-layer.ts";
 import { KeptWeights } from "./kept-weight.ts";
 import type { AnyConfig, AnyMethod, ParameterSpec } from "./method.ts";
+import type { Scope } from "./row-groups.ts";
 import { SavedModule } from "./saved-module.ts";
 
 /** An adapter on a model. */
@@ -38,15 +39,13 @@ export interface Adapter {
 }
 
 /** What a model with adapters remembers. */
-export interface Adapted {
+export interface Adapted extends Scope {
   readonly adapters: Map<string, Adapter>;
   readonly layers: Map<string, AdapterLayer>;
   /** Modules of which some adapter has parameters of its own, by path. */
   readonly saved: Map<string, SavedModule>;
   /** Names of the adapters that act. */
   active: readonly string[];
-  /** While true, every layer is what it was without adapters. */
-  readonly off: Setting<boolean>;
   /** Weights of which the start of an adapter has taken a part away, before that. */
   readonly whole: KeptWeights;
   /** Weights into which adapters are merged, before that. */
@@ -72,6 +71,7 @@ export function beginAdapters(model: Module): Adapted {
     saved: new Map(),
     active: [],
     off: new Setting(false),
+    rows: new Setting<readonly string[] | null>(null),
     whole: new KeptWeights(),
     unmerged: new KeptWeights(),
     untrained: new KeptWeights(),
@@ -85,11 +85,7 @@ export function beginAdapters(model: Module): Adapted {
 export function baseModules(model: Module): Map<string, Module> {
   const found = new Map<string, Module>();
   const visit = (path: string, at: Module): void => {
-    if (at instanceof AdapterLayer) {
-      found.set(path, at.base_layer);
-      return;
-    }
-    const module = at instanceof SavedModule ? at.original_module : at;
+    const module = at instanceof AdapterLayer ? at.base_layer : at instanceof SavedModule ? at.original_module : at;
     found.set(path, module);
     for (const [name, child] of module.children()) visit(path === "" ? name : `${path}.${name}`, child);
   };
@@ -191,7 +187,7 @@ export function disabled<T>(model: Module, body: () => T): T {
 }
 
 /** Runs `body`, then `back`, whether `body` is asynchronous, fails or not. */
-function afterwards<T>(body: () => T, back: () => void): T {
+export function afterwards<T>(body: () => T, back: () => void): T {
   let result: T;
   try {
     result = body();

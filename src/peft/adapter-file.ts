@@ -11,23 +11,30 @@ import {
   writeAdapter,
 } from "../formats/peft-adapter.ts";
 import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
-import { fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
+import { type TypedArray, toFloat32 } from "../graph/dtype.ts";
+import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
-import { type Adapter, adaptedModel, getAdapter } from "./adapted-model.ts";
+import { type Adapter, adaptedModel, baseModules, getAdapter } from "./adapted-model.ts";
 import { type LayerAdapter, liveName } from "./adapter-layer.ts";
 import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach } from "./attach.ts";
 import { type AnyConfig, type AnyLayerMethod, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
+import { findWeights, readWeights, type SaveEmbeddingLayers, vocabularyWeights } from "./vocabulary-weight.ts";
 
 /** Which adapter is saved, and what its files say about the base. */
 export interface SaveOptions {
   /** Which adapter; the one called "default" when absent. */
   readonly name?: string;
-  /** The base model's name on the Hub, for the config and the model card. */
+  /** The base model's name on the Hub or its folder, for the config and the model card. */
   readonly baseModel?: string;
+  /**
+   * Whether the whole weights of the input embedding and the output layer go along: `"auto"`, as when absent, for those of them that
+   * `targetModules` names, and for both when the vocabulary has another size than in the folder `baseModel`.
+   */
+  readonly saveEmbeddingLayers?: SaveEmbeddingLayers;
 }
 
 /**
@@ -39,31 +46,37 @@ export interface SaveOptions {
 export async function saveAdapter(
   model: Module,
   folder: string,
-  { name = defaultAdapterName, baseModel }: SaveOptions = {},
+  { name = defaultAdapterName, baseModel, saveEmbeddingLayers = "auto" }: SaveOptions = {},
 ): Promise<string> {
   const operation = "saveAdapter";
   const { method, config, layers, shared, saved, biases } = getAdapter(model, name, operation);
   const { unmerged } = adaptedModel(model, operation);
+  const base = baseModel ?? config["baseModelNameOrPath"];
+  const whole = await vocabularyWeights(model, { method, config }, saveEmbeddingLayers, base);
   const tensors = new Map<string, TensorToWrite>();
-  const put = async (path: string, file: string, parameter: Parameter, part: SavedPart | null = null) => {
-    const value = unmerged.get(parameter) ?? parameter.stored;
+  const now = (parameter: Parameter) => unmerged.get(parameter) ?? parameter.stored;
+  const put = async (path: string, file: string, value: Tensor, part: SavedPart | null = null) => {
     const data = toFloat32(await download(value), value.dtype);
     tensors.set(fileKeyOf(path, file), { dtype: "float32", ...cut(data, value.shape, part) });
   };
   for (const [path, layer] of layers) {
     const { method: of, parameters } = layer.adapters.get(name) as LayerAdapter;
+    if (of.inFile === "absent") continue;
+    const turned = of.inFile === "transposed" ? transpose : (value: Tensor) => value;
     for (const [key, parameter] of Object.entries(parameters))
-      await put(path, of.files[key] as string, parameter, of.savedPart?.(key, path, config));
-    if (!savesBaseWeight(path, config)) continue;
-    const weight = unmerged.get(layer.weight) ?? layer.weight.stored;
-    tensors.set(toFileKey(path + baseWeight, ""), { dtype: weight.dtype, shape: weight.shape, load: () => download(weight) });
+      await put(path, of.files[key] as string, turned(now(parameter)), of.savedPart?.(key, path, config));
+  }
+  for (const [key, parameter] of whole) {
+    const weight = now(parameter);
+    tensors.set(key, { dtype: weight.dtype, shape: weight.shape, load: () => download(weight) });
   }
   if (method.shared?.saved?.(config) ?? true)
-    for (const [key, parameter] of Object.entries(shared)) await put(sharedPath, method.shared?.files[key] as string, parameter);
+    for (const [key, parameter] of Object.entries(shared))
+      await put(sharedPath, method.shared?.files[key] as string, now(parameter));
   for (const [path, { copies }] of saved)
     for (const [key, parameter] of copies.get(name) as ReadonlyMap<string, Parameter>)
-      await put(path, wholeFile({ method, config }, path, key), parameter);
-  for (const [path, parameter] of biases) await put(...biasPlace(path, layers), parameter);
+      await put(path, wholeFile({ method, config }, path, key), now(parameter));
+  for (const [path, parameter] of biases) await put(...biasPlace(path, layers), now(parameter));
   const complete = { ...config, ...(baseModel === undefined ? {} : { baseModelNameOrPath: baseModel }) };
   const schema: ConfigSchema = method.schema;
   const fileConfig = toFileConfig(schema, complete) as Partial<FileConfig<ConfigSchema>>;
@@ -86,7 +99,6 @@ function cut(data: Float32Array, shape: readonly number[], part: SavedPart): { s
 
 /** In place of a module's path: parameters of the whole adapter. */
 const sharedPath = "base_model";
-const baseWeight = ".base_layer.weight";
 /** With `bias: "all"` PEFT writes the biases of modules to save twice more, and does not read them. */
 const doubledBias = /\.(modules_to_save|original_module)\.(.+\.)?bias$/;
 
@@ -104,14 +116,6 @@ export function wholeFile(adapter: AnyAdapterConfig, path: string, key: string):
 function biasPlace(path: string, adapted: { has(path: string): boolean }): [path: string, file: string] {
   const layer = path.slice(0, -".bias".length);
   return [layer, adapted.has(layer) ? "base_layer.bias" : "bias"];
-}
-
-/** Layers whose whole weight PEFT puts beside the adapter, because words may have been added to the vocabulary. */
-const vocabularyLayers = ["embed_tokens", "lm_head"];
-
-function savesBaseWeight(path: string, { targetModules }: AnyConfig): boolean {
-  const last = path.slice(path.lastIndexOf(".") + 1);
-  return vocabularyLayers.includes(last) && (!Array.isArray(targetModules) || targetModules.includes(last));
 }
 
 /** What the loaded adapter is called, and whether it is trained further. */
@@ -147,9 +151,16 @@ export async function loadAdapter(
   const checked = method({ ...config, inferenceMode: !trainable, peftVersion: null }) as unknown as AnyAdapterConfig;
   const plan = planAttach(model, checked, name);
   const wholes = findWholes(plan, read.tensors);
-  const values = await readValues(plan, read.tensors, new Set([...wholes.values()].map((tensor) => tensor.name)));
+  const found = findValues(plan, read.tensors);
+  const used = new Set([...found.values(), ...wholes.values()].map((tensor) => tensor.name));
+  for (const { name: key } of tiedParameters(plan, read.tensors)) used.add(key);
+  const adapted = new Set(plan.layers.map(({ path }) => path));
+  const weights = findWeights(read.tensors, used, baseModules(model), (path) => adapted.has(path));
+  refuseOthers(plan, read.tensors.keys(), new Set([...used, ...weights.keys()]));
+  const values = await readValues(found);
+  await checkTied(plan, read.tensors, values);
   const whole = await readWholes(model, wholes);
-  const weights = await readBaseWeights(plan, read.tensors);
+  const base = await readWeights(read.tensors, weights);
   const warnings = [...read.warnings, ...plan.warnings];
   return install(
     model,
@@ -157,11 +168,9 @@ export async function loadAdapter(
     { name, trainable, seed },
     {
       shared: () => values.get(sharedPath) ?? initialiseShared(plan, new TorchGenerator(seed)),
-      layer: ({ path }) => {
-        const weight = weights.get(path);
-        return { values: values.get(path) ?? {}, ...(weight ? { weight } : {}) };
-      },
+      layer: ({ path }) => ({ values: values.get(path) ?? {} }),
       whole: (path) => whole.get(path),
+      base,
     },
   );
 }
@@ -223,11 +232,13 @@ async function readWholes(model: Module, found: ReadonlyMap<string, StoredTensor
   return values;
 }
 
-/** Finds, checks and reads the parameters, by path and key. @param others names in the file that belong to something else */
-async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>, others: ReadonlySet<string>) {
+/** Finds and checks the parameters. */
+function findValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>): Map<Wanted, StoredTensor> {
   const operation = "loadAdapter";
-  const wanted = plan.layers.flatMap(({ path, method, specs, config }): Wanted[] =>
-    Object.entries(specs).map(([key, spec]) => ({ path, key, file: method.files[key] as string, spec, config })),
+  const wanted = plan.layers.flatMap(({ path, method, specs, config, tied }): Wanted[] =>
+    tied !== undefined
+      ? []
+      : Object.entries(specs).map(([key, spec]) => ({ path, key, file: method.files[key] as string, spec, config })),
   );
   const { shared } = plan.method;
   if (shared && (shared.saved?.(plan.config) ?? true))
@@ -247,14 +258,22 @@ async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTe
     if (!sameShape(tensor.shape, shape) && !sameShape(tensor.shape, orShape)) throw wrongShape(each, tensor.shape, plan.method);
     found.set(each, tensor);
   }
-  const used = new Set([...others, ...[...found.values()].map(({ name }) => name)]);
-  for (const name of stored.keys())
-    if (!used.has(name) && !name.endsWith(baseWeight) && !(plan.biases.size > 0 && doubledBias.test(name)))
+  return found;
+}
+
+/** @throws {FormatError} for a name in the file that is none of the adapter's */
+function refuseOthers({ biases }: AttachPlan, names: Iterable<string>, used: ReadonlySet<string>): void {
+  for (const name of names)
+    if (!used.has(name) && !(biases.size > 0 && doubledBias.test(name)))
       throw new FormatError(`"${name}" belongs to no layer that the config adapts.`, {
-        operation,
+        operation: "loadAdapter",
         got: name,
         hint: "The adapter may be for another base model, or the config is not its own.",
       });
+}
+
+/** By path and key. */
+async function readValues(found: ReadonlyMap<Wanted, StoredTensor>) {
   const values = new Map<string, Record<string, TypedArray | Tensor>>();
   for (const [{ path, key, spec }, tensor] of found) {
     const data = toFloat32(await tensor.load(), tensor.dtype);
@@ -264,29 +283,35 @@ async function readValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTe
   return values;
 }
 
-/** Whole weights of layers in the file that differ from the model's, as when the vocabulary was trained, by path. */
-async function readBaseWeights({ layers }: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
-  const found = new Map<string, Tensor>();
-  for (const { path, facts, module, base } of layers) {
-    const tensor = stored.get(toFileKey(path + baseWeight, ""));
-    if (!tensor) continue;
-    const own = facts.weight(module).stored;
-    if (!sameShape(tensor.shape, own.shape))
-      throw new ShapeError(
-        `the weight of ${path} is ${wordShape(tensor.shape)} in the file, ${wordShape(own.shape)} in the model.`,
-        {
-          operation: "loadAdapter",
-          expected: own.shape,
-          got: tensor.shape,
-          hint: "The adapter was made for a model with another vocabulary.",
-        },
-      );
-    const [theirs, ours] = [toFloat32(await tensor.load(), tensor.dtype), toFloat32(await download(own), own.dtype)];
-    if (theirs.every((value, i) => value === ours[i])) continue;
-    const weight = upload(own.storage?.device as Device, theirs, own.shape, "float32");
-    found.set(path, facts.turn?.(weight, base.weight.shape) ?? weight);
+/** Parameters of tied layers that the file has a second time. */
+function* tiedParameters({ layers }: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
+  for (const { path, tied, method, specs } of layers)
+    for (const [key, spec] of tied === undefined || method.inFile === "absent" ? [] : Object.entries(specs)) {
+      const name = fileKeyOf(path, method.files[key] as string);
+      const tensor = stored.get(name);
+      if (tensor) yield { name, tensor, key, spec, path, tied: tied as string, turned: method.inFile === "transposed" };
+    }
+}
+
+/** @throws {FormatError} when a tied layer has other values in the file than the layer to which it is tied */
+async function checkTied(
+  plan: AttachPlan,
+  stored: ReadonlyMap<string, StoredTensor>,
+  values: ReadonlyMap<string, Readonly<Record<string, TypedArray | Tensor>>>,
+): Promise<void> {
+  for (const { name, tensor, key, spec, path, tied, turned } of tiedParameters(plan, stored)) {
+    const own = values.get(tied)?.[key] as Float32Array;
+    const again = toFloat32(await tensor.load(), tensor.dtype);
+    const [rows, columns] = turned ? (spec.shape as [number, number]) : [1, own.length];
+    const isSame =
+      again.length === own.length && own.every((value, i) => value === again[(i % columns) * rows + Math.floor(i / columns)]);
+    if (!isSame)
+      throw new FormatError(`${path} is tied to ${tied} by the config, but has other values in the file.`, {
+        operation: "loadAdapter",
+        got: name,
+        hint: "Make one adapter of the two, or set `ensure_weight_tying` to false in adapter_config.json.",
+      });
   }
-  return found;
 }
 
 function wrongShape({ path, file, config, spec }: Wanted, got: readonly number[], { patterns }: AnyMethod): ShapeError {
@@ -309,11 +334,4 @@ function wrongShape({ path, file, config, spec }: Wanted, got: readonly number[]
           : `The file was made with ${option} = ${got[axis]}.`,
     },
   );
-}
-
-/** Values in float32; halves come as bit patterns. */
-function toFloat32(values: TypedArray, dtype: StoredTensor["dtype"]): Float32Array {
-  if (values instanceof Float32Array) return values;
-  const widen = dtype === "float16" ? fromFloat16Bits : dtype === "bfloat16" ? fromBFloat16Bits : (value: number) => value;
-  return Float32Array.from(values as ArrayLike<number>, widen);
 }

@@ -9,6 +9,7 @@ import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { dropout, type Generator as KeyGenerator } from "../tensor/random.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
+import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 
 /** One adapter's share of one layer. */
 export interface LayerAdapter {
@@ -16,6 +17,8 @@ export interface LayerAdapter {
   /** The adapter's config with the rank, alpha … of this layer. */
   readonly config: AnyConfig;
   readonly parameters: Readonly<Record<string, Parameter>>;
+  /** Whether the parameters, and the weight that they change, are another layer's, too. */
+  readonly tied: boolean;
   /** Parameters that the other layers of the adapter have, too, and their names in the file. */
   readonly shared: Readonly<Record<string, Parameter>>;
   readonly sharedFiles: Readonly<Record<string, string>>;
@@ -38,19 +41,18 @@ export class AdapterLayer extends Module implements Layer {
   readonly base_layer: Layer;
   readonly #path: string;
   readonly #facts: KindOfLayer;
-  readonly #off: Setting<boolean>;
+  readonly #scope: Scope;
   readonly #adapters = new Map<string, LayerAdapter>();
   readonly #active = new Setting<readonly string[]>([]);
   readonly #merged = new Setting<readonly string[]>([]);
 
-  /** @param off while true, the layer is what it was without adapters */
-  constructor(base: Layer, path: string, facts: KindOfLayer, off: Setting<boolean>) {
+  constructor(base: Layer, path: string, facts: KindOfLayer, scope: Scope) {
     super();
     this.base_layer = base;
     this.training = base.training;
     this.#path = path;
     this.#facts = facts;
-    this.#off = off;
+    this.#scope = scope;
   }
 
   get path(): string {
@@ -91,6 +93,11 @@ export class AdapterLayer extends Module implements Layer {
     return this.#facts.weight(this.base_layer);
   }
 
+  /** Whether the weight is kept as codes, so that a change of it is rounded to codes. */
+  get holdsCodes(): boolean {
+    return this.#facts.codes !== undefined;
+  }
+
   get bias(): Parameter | null {
     return this.#facts.bias(this.base_layer);
   }
@@ -110,20 +117,46 @@ export class AdapterLayer extends Module implements Layer {
     }
   }
 
-  /** The layer under the adapters. */
-  base(): Base {
-    return describe(this.base_layer, this.#facts, this.#path);
+  /** The layer under the adapters. @param more what it is given with x, where that is not all */
+  base(more: readonly unknown[] = []): Base {
+    return describe(this.base_layer, this.#facts, this.#path, more);
   }
 
-  forward(x: Tensor): Tensor {
-    const beside = this.#off.value ? [] : this.active.filter((name) => !this.merged.includes(name));
-    return this.#with(beside)(x);
+  forward(x: Tensor, ...more: unknown[]): Tensor {
+    const { off, rows } = this.#scope;
+    if (off.value) return this.base(more)(x);
+    if (rows.value) return this.#byRow(x, rows.value, more);
+    return this.#with(
+      this.active.filter((name) => !this.merged.includes(name)),
+      more,
+    )(x);
+  }
+
+  /** Row i of x through the i-th adapter, of those that are on this layer. */
+  #byRow(x: Tensor, names: readonly string[], more: readonly unknown[]): Tensor {
+    const here = names.map((name) => (this.#adapters.has(name) ? name : baseRow));
+    const base = this.base(more);
+    if (here.every((name) => name === baseRow)) return base(x);
+    if (more.length > 0) throw severalInputs(this.#path, names);
+    const batch = batchOf(x, names, this.#path);
+    const output = base(batch);
+    return byRow(batch, here, (rows, name, pick) => {
+      const adapter = this.#adapters.get(name);
+      if (!adapter) return pick(output);
+      // the base layer has run on all rows as they come; a method that changes them first runs it again on its own
+      const under = makeBase((z) => (z === rows ? pick(output) : base(z)), base, {
+        weight: () => base.weight,
+        original: () => base.original,
+        bias: () => base.bias,
+      });
+      return this.#over(under, adapter)(rows);
+    });
   }
 
   /** The layer with these adapters in place. The first name is outermost: what it does to x happens first. */
-  #with(names: readonly string[]): Base {
+  #with(names: readonly string[], more: readonly unknown[] = []): Base {
     const adapters = names.flatMap((name) => this.#adapters.get(name) ?? []);
-    return adapters.reduceRight((base, adapter) => this.#over(base, adapter), this.base());
+    return adapters.reduceRight((base, adapter) => this.#over(base, adapter), this.base(more));
   }
 
   /** The layer with one adapter in place. */
@@ -145,10 +178,22 @@ export class AdapterLayer extends Module implements Layer {
     });
   }
 
-  /** Weight and bias with these adapters in them, as the layer keeps them; not computed yet. Each must be a change of the weight. */
-  changedBy(names: readonly string[]): Map<Parameter, Tensor> {
+  /** @throws whatever a method says against being merged; nothing is computed */
+  checkChange(names: readonly string[]): void {
     const { weight, bias } = this.#with(names);
-    const changed = new Map([[this.weight, this.asStored(weight)]]);
+    void [weight, bias];
+  }
+
+  /**
+   * What the layer's parameters become with these adapters in them: weight and bias, not computed yet, or for a weight of codes
+   * new codes. Each must be a change of the weight. What is tied to another layer is left to that one, or it would be added twice to
+   * the weight that both share.
+   */
+  changedBy(names: readonly string[]): Map<Parameter, Tensor> {
+    const own = names.filter((name) => !this.#adapters.get(name)?.tied);
+    if (own.length === 0) return new Map();
+    const { weight, bias } = this.#with(own);
+    const changed = new Map(this.valuesFor(weight));
     if (this.bias && bias && bias !== this.bias.value) changed.set(this.bias, cast(bias, this.bias.dtype));
     return changed;
   }
@@ -157,17 +202,22 @@ export class AdapterLayer extends Module implements Layer {
   asStored(matrix: Tensor): Tensor {
     return cast(this.#facts.turn?.(matrix, this.weight.shape) ?? matrix, this.weight.dtype);
   }
+
+  /** What the layer's parameters become for a matrix in the orientation of `Base.weight`. */
+  valuesFor(matrix: Tensor): ReadonlyMap<Parameter, Tensor> {
+    return this.#facts.codes?.encoded(this.base_layer, matrix) ?? new Map([[this.weight, this.asStored(matrix)]]);
+  }
 }
 
 /** A layer without adapters, as methods see it. */
-export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
+export function describe(layer: Layer, facts: KindOfLayer, path: string, more: readonly unknown[] = []): Base {
   const weight = facts.weight(layer);
-  const [into, out] = facts.sizes(weight.shape);
+  const [into, out] = facts.sizes(weight.shape, layer);
   const outputScale = facts.outputScale?.(layer) ?? 1;
-  const matrix = () => facts.turn?.(weight.value, [out, into]) ?? weight.value;
+  const matrix = () => facts.codes?.matrix(layer) ?? facts.turn?.(weight.value, [out, into]) ?? weight.value;
   return makeBase(
-    (x) => layer.forward(x),
-    { kind: facts.kind, path, in: into, out, layer, outputScale },
+    (x) => (layer as AdapterLayer).forward(x, ...more),
+    { kind: facts.kind, path, in: into, out, layer, outputScale, more },
     {
       weight: matrix,
       original: matrix,
@@ -179,7 +229,7 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string): Base {
 /** A call with what is known about the layer; weight and bias are made when somebody asks. */
 function makeBase(
   call: (x: Tensor) => Tensor,
-  { kind, path, in: into, out, layer, outputScale }: Omit<Base, "weight" | "original" | "bias">,
+  { kind, path, in: into, out, layer, outputScale, more }: Omit<Base, "weight" | "original" | "bias">,
   { weight, original, bias }: { weight(): Tensor; original(): Tensor; bias(): Tensor | null },
 ): Base {
   return Object.defineProperties(call as Base, {
@@ -189,6 +239,7 @@ function makeBase(
     out: { value: out },
     layer: { value: layer },
     outputScale: { value: outputScale },
+    more: { value: more },
     weight: { get: weight },
     original: { get: original },
     bias: { get: bias },

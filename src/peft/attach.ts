@@ -13,8 +13,11 @@ import { type Adapted, type Adapter, adaptersOf, baseModules, beginAdapters, cho
 import { AdapterLayer, describe } from "./adapter-layer.ts";
 import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
 import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
+import { trainedTokens } from "./methods/trainable-tokens.ts";
 import { modulesToSave, SavedModule } from "./saved-module.ts";
-import { chooseTargets, patternValue, type TargetOptions } from "./target.ts";
+import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
+import { inputEmbedding, outputLayer, tieWeights } from "./tied-weight.ts";
+import { planTokens } from "./trained-token.ts";
 
 /** What the adapter is called and how it starts. */
 export interface AttachOptions {
@@ -35,6 +38,8 @@ export interface PlannedLayer {
   readonly base: Base;
   readonly config: AnyConfig;
   readonly specs: Readonly<Record<string, ParameterSpec>>;
+  /** Path of the layer whose parameters it uses. */
+  readonly tied?: string;
 }
 
 /** An adapter that is about to be attached: everything that was chosen and checked. */
@@ -46,6 +51,8 @@ export interface AttachPlan {
   readonly shared: Readonly<Record<string, ParameterSpec>>;
   /** Modules of which the adapter gets parameters of its own, by path. */
   readonly saved: ReadonlyMap<string, Module>;
+  /** Those of them whose weight is the one of another, by path. */
+  readonly tiedSaved: ReadonlyMap<string, string>;
   /** Biases of the model that it trains in place, by path. */
   readonly biases: ReadonlyMap<string, Parameter>;
   readonly warnings: readonly string[];
@@ -57,6 +64,8 @@ export interface Starts {
   layer(layer: PlannedLayer): Start;
   /** Value of a parameter of the model that is trained as it is; the one that it has when absent. */
   whole?(path: string): Tensor | undefined;
+  /** Other values of parameters of the base model, for as long as the adapter is on it. */
+  readonly base?: ReadonlyMap<Parameter, Tensor>;
 }
 
 /**
@@ -83,14 +92,12 @@ export function attach<Schema extends ConfigSchema>(
 
 /** First values of what the layers share, as the method draws them. */
 export function initialiseShared({ method, config, layers }: AttachPlan, random: TorchGenerator): Start["values"] {
-  return (
-    method.shared?.initialise(
-      layers.map(({ base }) => base),
-      config,
-      random,
-    ) ?? {}
-  );
+  return method.shared?.initialise(basesOf(method, layers), config, random) ?? {};
 }
+
+/** The layers that the method itself changes, not an option that goes along with it. */
+const basesOf = ({ layers: own }: AnyMethod, layers: readonly PlannedLayer[]): Base[] =>
+  layers.filter(({ method }) => Object.values(own).includes(method)).map(({ base }) => base);
 
 /** A config of any method. */
 export type AnyAdapterConfig = { readonly method: AnyMethod; readonly config: AnyConfig };
@@ -99,7 +106,7 @@ export type AnyAdapterConfig = { readonly method: AnyMethod; readonly config: An
 export function planAttach(model: Module, { method, config: given }: AnyAdapterConfig, name = defaultAdapterName): AttachPlan {
   checkAdapterName(name, method.schema, "attach");
   const modelType = modelTypeOf(model);
-  const config: AnyConfig = method.complete?.(given, modelType) ?? given;
+  const completed: AnyConfig = method.complete?.(given, modelType) ?? given;
   const adapted = adaptersOf(model);
   if (adapted?.adapters.has(name))
     throw new ConfigError(`this model has an adapter "${name}" already.`, {
@@ -110,48 +117,95 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
   if (adapted && [...adapted.layers.values()].some((layer) => layer.merged.length > 0))
     throw new ConfigError("adapters are merged into this model's weights.", { operation: "attach", hint: "Call unmerge first." });
   const modules = baseModules(model);
+  const tying = "ensureWeightTying" in completed ? tieWeights(completed, modules) : undefined;
+  const config = tying?.config ?? completed;
+  const embedding = inputEmbedding(modules);
   const kinds = Object.keys(method.layers) as LayerKind[];
   const others = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);
-  const outputPath = ["lm_head", "embed_out"].find((path) => modules.has(path));
-  const facts = { modules, modelType, outputPath, saved: others };
+  for (const path of tying?.saved ?? []) others.set(path, modules.get(path) as Module);
+  const facts = { modules, modelType, outputPath: outputLayer(modules), saved: others };
   const trainsWhole = method.whole !== undefined;
-  const targets = chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
-  const paths = trainsWhole ? [] : targets.paths;
+  const targets = method.choose
+    ? chosenBy(method, config, modules)
+    : chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
   const wholes = trainsWhole ? targets.paths.map((path) => [path, modules.get(path) as Module] as const) : [];
   const saved = new Map([...others, ...wholes]);
-  if (adapted) refuseOverlap(adapted, paths, [...saved.keys()]);
-  const unused = new Map<string, Set<string>>();
-  const layers = paths.map((path): PlannedLayer => {
+  const follow = tying?.layers ?? embedding?.tied ?? [];
+  const tied = method.tied && embedding && targets.paths.includes(embedding.path) ? follow : [];
+  const paths = trainsWhole ? [] : targets.paths.filter((path) => !tied.includes(path));
+  const tokens = planTokens(config, modules, [...paths, ...tied, ...saved.keys()]);
+  if (adapted) refuseOverlap(adapted, [...paths, ...tied, ...tokens.map(({ path }) => path)], [...saved.keys()]);
+  const planLayer = (path: string, methods: AnyMethod["layers"], own: AnyConfig, of?: string): PlannedLayer => {
     const module = modules.get(path) as Layer;
     const facts = kindOf(module) as KindOfLayer;
     const base = describe(module, facts, path);
-    const layerConfig: Record<string, unknown> = { ...config };
-    for (const [patterns, key] of Object.entries(method.patterns ?? {})) {
-      const found = patternValue(config[patterns] as AnyConfig, path, patterns);
-      if (!unused.has(patterns)) unused.set(patterns, new Set(Object.keys(config[patterns] as object)));
-      if (!found) continue;
-      layerConfig[key as string] = found.value;
-      unused.get(patterns)!.delete(found.pattern);
-    }
-    const layer = method.layers[facts.kind] as AnyLayerMethod;
-    return { path, facts, module, method: layer, base, config: layerConfig, specs: layer.parameters(base, layerConfig) };
-  });
-  const warnings = [...unused].flatMap(([option, patterns]) =>
-    [...patterns].map((pattern) => `attach: no adapted module matches "${pattern}" of ${option}.`),
-  );
+    const layer = methods[facts.kind] as AnyLayerMethod;
+    const specs = layer.parameters(base, own);
+    return { path, facts, module, method: layer, base, config: own, specs, ...(of === undefined ? {} : { tied: of }) };
+  };
+  const patterns = new Patterns(method, config);
+  const layers = [
+    ...paths.map((path) => planLayer(path, method.layers, patterns.at(path))),
+    ...tied.map((path) => planLayer(path, method.tied!.layers, patterns.at(embedding!.path), embedding!.path)),
+    ...tokens.map(({ path, tokenIndices, tied: of }) =>
+      planLayer(path, of === undefined ? trainedTokens.embeddings : trainedTokens.tied, { tokenIndices, initWeights: true }, of),
+    ),
+  ];
   return {
     method,
     config: { ...config, targetModules: targets.targetModules, ...orientation(config, layers) },
     layers,
-    shared:
-      method.shared?.parameters(
-        layers.map(({ base }) => base),
-        config,
-      ) ?? {},
+    shared: method.shared?.parameters(basesOf(method, layers), config) ?? {},
     saved,
+    tiedSaved: new Map((tying?.saved ?? []).map((path) => [path, embedding!.path])),
     biases: trainedBiases(modules, config["bias"], paths, [...saved.keys()], adapted),
-    warnings: [...targets.warnings, ...warnings],
+    warnings: [...(tying?.warnings ?? []), ...targets.warnings, ...patterns.warnings()],
   };
+}
+
+/** The targets of a method with rules of its own. @throws {ConfigError} when one of them is no layer that it can change */
+function chosenBy(method: AnyMethod, config: AnyConfig, modules: ReadonlyMap<string, Module>): Targets {
+  const paths = (method.choose as NonNullable<AnyMethod["choose"]>)([...modules.keys()], config);
+  for (const path of paths) {
+    const module = modules.get(path) as Module;
+    const kind = kindOf(module)?.kind;
+    if (kind === undefined || !(kind in method.layers))
+      throw new ConfigError(`${path} is a ${module.constructor.name}, which this method cannot adapt.`, {
+        operation: "attach",
+        got: path,
+      });
+  }
+  return { paths, targetModules: config["targetModules"] as string, warnings: [] };
+}
+
+/** The options of a method whose values may differ from layer to layer. */
+class Patterns {
+  readonly #config: AnyConfig;
+  readonly #keys: readonly [patterns: string, key: string][];
+  readonly #unused: ReadonlyMap<string, Set<string>>;
+
+  constructor({ patterns }: AnyMethod, config: AnyConfig) {
+    this.#config = config;
+    this.#keys = Object.entries((patterns ?? {}) as Record<string, string>);
+    this.#unused = new Map(this.#keys.map(([option]) => [option, new Set(Object.keys(config[option] as object))]));
+  }
+
+  /** The config of the layer at a path. */
+  at(path: string): AnyConfig {
+    const found = this.#keys.flatMap(([option, key]) => {
+      const match = patternValue(this.#config[option] as AnyConfig, path, option);
+      if (match) this.#unused.get(option)?.delete(match.pattern);
+      return match ? [[key, match.value]] : [];
+    });
+    return { ...this.#config, ...Object.fromEntries(found) };
+  }
+
+  /** Patterns that no layer matched. */
+  warnings(): string[] {
+    return [...this.#unused].flatMap(([option, patterns]) =>
+      [...patterns].map((pattern) => `attach: no adapted module matches "${pattern}" of ${option}.`),
+    );
+  }
 }
 
 /** `fanInFanOut` is what the layers are, whatever the caller said: PEFT, too, corrects it, and the last layer decides. */
@@ -160,16 +214,21 @@ function orientation(config: AnyConfig, layers: readonly PlannedLayer[]): { fanI
   return last && "fanInFanOut" in config ? { fanInFanOut: last.facts.fanInFanOut ?? false } : {};
 }
 
-/** What is trained as a whole by one adapter cannot have layers in it that another changes. */
+/** What one adapter changes or trains as a whole cannot have layers in it that another changes. */
 function refuseOverlap(adapted: Adapted, targets: readonly string[], whole: readonly string[]): void {
   const [saved, layers] = [[...adapted.saved.keys()], [...adapted.layers.keys()]];
   const within = (outer: string, inner: string) => inner.startsWith(`${outer}.`);
   const holds = (outers: readonly string[], inners: readonly string[], same: boolean) =>
     outers.find((outer) => inners.some((inner) => within(outer, inner) || (same && inner === outer)));
   const path =
-    holds(saved, targets, true) ?? holds(whole, layers, true) ?? holds(whole, saved, false) ?? holds(saved, whole, false);
+    holds(layers, [...targets, ...whole], false) ??
+    holds(targets, [...layers, ...saved], false) ??
+    holds(saved, targets, true) ??
+    holds(whole, layers, true) ??
+    holds(whole, saved, false) ??
+    holds(saved, whole, false);
   if (path !== undefined)
-    throw new ConfigError(`${path} would be trained as a whole by one adapter and changed in parts by another.`, {
+    throw new ConfigError(`${path} would be changed as a whole by one adapter and in parts by another.`, {
       operation: "attach",
       got: path,
       hint: "Take it out of `modulesToSave`, or out of the targets with `excludeModules`.",
@@ -213,11 +272,16 @@ export function install(
   // everything that may fail comes before the first change
   const [first] = plan.layers; // none where whole modules are trained
   const shared = first ? makeParameters(plan.shared, starts.shared(), first) : {};
-  const made = plan.layers.map((layer) => {
-    const { values, weight } = starts.layer(layer);
-    return { layer, parameters: makeParameters(layer.specs, values, layer), weight };
-  });
-  const residual = made.some(({ weight }) => weight !== undefined);
+  const starting = plan.layers.filter(({ tied }) => tied === undefined).map((layer) => ({ layer, start: starts.layer(layer) }));
+  const own = new Map(
+    starting.map(({ layer, start }) => [layer.path, makeParameters(layer.specs, start.values, layer)] as const),
+  );
+  const made = plan.layers.map((layer) => ({
+    layer,
+    parameters: own.get(layer.tied ?? layer.path) as Record<string, Parameter>,
+    weight: starting.find((each) => each.layer === layer)?.start.weight,
+  }));
+  const residual = made.some(({ weight }) => weight !== undefined) || (starts.base?.size ?? 0) > 0;
   const taken = [...(before?.adapters.values() ?? [])].find((other) => other.residual);
   if (taken && residual)
     throw new ConfigError(`the start of adapter "${taken.name}" has taken a part of the weights away already.`, {
@@ -227,12 +291,15 @@ export function install(
     });
   const wholeValue = (path: string, parameter: Parameter) =>
     cast(starts.whole?.(path) ?? copy(parameter.stored), parameter.dtype);
-  const copies = [...plan.saved].map(([path, module]) => {
-    const parameters = [...module.namedParameters()].map(
-      ([name, parameter]) => [name, new Parameter(wholeValue(`${path}.${name}`, parameter), { requiresGrad: false })] as const,
-    );
-    return { path, module, copies: new Map(parameters) };
-  });
+  const copies = new Map<string, Map<string, Parameter>>();
+  for (const [path, module] of [...plan.saved].sort(
+    ([a], [b]) => Number(plan.tiedSaved.has(a)) - Number(plan.tiedSaved.has(b)),
+  )) {
+    const tied = copies.get(plan.tiedSaved.get(path) ?? "")?.get("weight");
+    const copyOf = (name: string, parameter: Parameter) =>
+      name === "weight" && tied ? tied : new Parameter(wholeValue(`${path}.${name}`, parameter), { requiresGrad: false });
+    copies.set(path, new Map([...module.namedParameters()].map(([name, each]) => [name, copyOf(name, each)])));
+  }
   const random = new Generator(seed);
   const sharedFiles = method.shared?.files ?? {};
   const adapted = before ?? beginAdapters(model);
@@ -240,12 +307,14 @@ export function install(
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
     const { method: of, config: layerConfig } = layer;
     const scale = new Setting(1);
-    place.add(name, { method: of, config: layerConfig, parameters, shared, sharedFiles, trainable, random, scale });
-    if (weight) adapted.whole.change(place.weight, place.asStored(weight));
+    const tied = layer.tied !== undefined;
+    place.add(name, { method: of, config: layerConfig, parameters, tied, shared, sharedFiles, trainable, random, scale });
+    for (const [parameter, next] of weight ? place.valuesFor(weight) : []) adapted.whole.change(parameter, next);
   }
-  for (const { path, module, copies: own } of copies) {
-    const place = adapted.saved.get(path) ?? new SavedModule(module);
-    place.add(name, own);
+  for (const [parameter, value] of starts.base ?? []) adapted.whole.change(parameter, value);
+  for (const [path, module] of plan.saved) {
+    const place = adapted.saved.get(path) ?? new SavedModule(module, path, adapted);
+    place.add(name, copies.get(path) as Map<string, Parameter>);
     if (adapted.saved.has(path)) continue;
     model.replaceModule(path, place);
     adapted.saved.set(path, place);
@@ -260,7 +329,7 @@ export function install(
     layers,
     shared,
     sharedSpecs: plan.shared,
-    saved: new Map(copies.map(({ path }) => [path, adapted.saved.get(path) as SavedModule])),
+    saved: new Map([...plan.saved.keys()].map((path) => [path, adapted.saved.get(path) as SavedModule])),
     biases: plan.biases,
     trainable,
     random,
@@ -272,10 +341,10 @@ export function install(
   return adapter;
 }
 
-function wrap(model: Module, { layers, off }: Adapted, { module, path, facts }: PlannedLayer): AdapterLayer {
-  const layer = new AdapterLayer(module, path, facts, off);
+function wrap(model: Module, adapted: Adapted, { module, path, facts }: PlannedLayer): AdapterLayer {
+  const layer = new AdapterLayer(module, path, facts, adapted);
   model.replaceModule(path, layer);
-  layers.set(path, layer);
+  adapted.layers.set(path, layer);
   return layer;
 }
 

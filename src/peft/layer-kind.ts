@@ -5,16 +5,19 @@
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
+import { GPT2Attention } from "../models/gpt2.ts";
+import { RotaryAttention } from "../models/llama.ts";
 import { Conv1d, Conv2d, Conv3d, type Convolution } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
+import { QuantisedLinear } from "../nn/quantised-linear.ts";
 
 /**
  * What a layer is to a method. A convolution is a matrix, too, [out, in / groups · places of the kernel]; methods differ in the
  * number of axes that they go with.
  */
-export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d";
+export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d" | "attention";
 
 /** How to see modules of one class. */
 export interface KindOfLayer {
@@ -23,12 +26,14 @@ export interface KindOfLayer {
   weight(module: Module): Parameter;
   bias(module: Module): Parameter | null;
   /** From the weight's shape to the sizes that go in and come out. */
-  sizes(weight: readonly number[]): readonly [into: number, out: number];
+  sizes(weight: readonly number[], module: Module): readonly [into: number, out: number];
   /** From the weight as it is stored to [out, in] (for an embedding [in, out]) and back, where they differ. @param shape that of the result */
   turn?(weight: Tensor, shape: Shape): Tensor;
   /** Its weight is stored as [in, out]: PEFT's `fan_in_fan_out`. */
   readonly fanInFanOut?: boolean;
   outputScale?(module: Module): number;
+  /** The weight as [out, in], and what the layer's parameters become for another one, where they hold it as codes. */
+  readonly codes?: { matrix(module: Module): Tensor; encoded(module: Module, matrix: Tensor): ReadonlyMap<Parameter, Tensor> };
   /** Whether `targetModules: "all-linear"` means it. */
   readonly allLinear: boolean;
 }
@@ -54,6 +59,19 @@ const turnedLinear: KindOfLayer = {
   allLinear: true,
 };
 
+const quantisedLinear: KindOfLayer = {
+  kind: "linear",
+  is: (module) => module instanceof QuantisedLinear,
+  weight: (module) => (module as QuantisedLinear).weight,
+  bias: (module) => (module as QuantisedLinear).bias,
+  sizes: (_, module) => [(module as QuantisedLinear).inFeatures, (module as QuantisedLinear).outFeatures],
+  codes: {
+    matrix: (module) => (module as QuantisedLinear).matrix(),
+    encoded: (module, matrix) => (module as QuantisedLinear).encoded(matrix),
+  },
+  allLinear: true,
+};
+
 const embedding: KindOfLayer = {
   kind: "embedding",
   is: (module) => module instanceof Embedding,
@@ -74,13 +92,25 @@ const convolution = (kind: LayerKind, of: typeof Conv1d | typeof Conv2d | typeof
   allLinear: false,
 });
 
+/** A whole self-attention; looked at by its output layer, which is as wide as what goes in and comes out. */
+const attention: KindOfLayer = {
+  kind: "attention",
+  is: (module) => module instanceof RotaryAttention || module instanceof GPT2Attention,
+  weight: (module) => ((module instanceof GPT2Attention ? module.c_proj : (module as RotaryAttention).o_proj) as Linear).weight,
+  bias: () => null,
+  sizes: (weight) => [weight[0] as number, weight[0] as number],
+  allLinear: false,
+};
+
 const kindsOfLayer: readonly KindOfLayer[] = [
   linear,
   turnedLinear,
+  quantisedLinear,
   embedding,
   convolution("conv1d", Conv1d),
   convolution("conv2d", Conv2d),
   convolution("conv3d", Conv3d),
+  attention,
 ];
 
 /** How to see a module; `undefined` when no adapter can change it. */

@@ -12,11 +12,16 @@ import type { AdapterLayer } from "./adapter-layer.ts";
 export interface MergeOptions {
   /** Refuses, with nothing changed, when a new weight is not finite. */
   readonly safe?: boolean;
+  /** Told when merging loses something; a warning on the console when absent. */
+  tell?(message: string): void;
 }
 
 /**
  * Adds the adapters' changes to the weights of their layers, which then run at the speed of the base model. Adapters that
  * are merged already are skipped. The original weights are kept for `unmerge`: merged layers take their weight's memory twice.
+ *
+ * Weights that are kept as codes are widened, changed and made codes again: what is lost is the rounding of the quantiser. `unmerge`
+ * restores the codes.
  *
  * A weight that two layers share (an output layer tied to the embedding) changes for both, as in PEFT. Modules that are
  * trained as a whole (`modulesToSave`) get the adapter's parameters instead of their own, and share them with nobody.
@@ -25,8 +30,9 @@ export interface MergeOptions {
  * @returns paths of the layers and modules that were changed
  * @throws {ConfigError} for a method that is no change of the weight, or (safe) values that are not finite
  */
-export function merge(model: Module, names?: readonly string[], { safe = false }: MergeOptions = {}): string[] {
+export function merge(model: Module, names?: readonly string[], options: MergeOptions = {}): string[] {
   const operation = "merge";
+  const { safe = false, tell = (message: string) => console.warn(message) } = options;
   const { layers, saved, unmerged, active } = adaptedModel(model, operation);
   for (const name of names ?? []) getAdapter(model, name, operation);
   const fresh = (layer: AdapterLayer) =>
@@ -45,29 +51,42 @@ export function merge(model: Module, names?: readonly string[], { safe = false }
     return adapters.map((adapter) => ({ path, module, adapter }));
   });
   // whatever a method refuses, it refuses before the first weight has changed
-  for (const layer of layers.values()) layer.changedBy(fresh(layer));
+  for (const layer of layers.values()) layer.checkChange(fresh(layer));
   const done: { readonly layer: AdapterLayer; readonly names: readonly string[]; readonly values: Map<Parameter, Tensor> }[] = [];
   for (const layer of layers.values()) {
     const added = fresh(layer);
     if (added.length === 0) continue;
-    const changed = layer.changedBy(added);
-    done.push({ layer, names: layer.merged, values: new Map([...changed.keys()].map((each) => [each, each.stored])) });
-    for (const [parameter, next] of changed) unmerged.change(parameter, next);
-    layer.merged = [...layer.merged, ...added];
-    if (!safe || [...changed.values()].every((next) => floats(next).every(Number.isFinite))) continue;
-    for (const before of done.reverse()) {
-      for (const [parameter, value] of before.values) parameter.replace(value);
-      before.layer.merged = before.names;
+    try {
+      const changed = layer.changedBy(added);
+      done.push({ layer, names: layer.merged, values: new Map([...changed.keys()].map((each) => [each, each.stored])) });
+      for (const [parameter, next] of changed) unmerged.change(parameter, next);
+      layer.merged = [...layer.merged, ...added];
+      if (safe && ![...changed.values()].every((next) => floats(next).every(Number.isFinite)))
+        throw new ConfigError(`the weight of ${layer.path} would hold values that are not finite; nothing was merged.`, {
+          operation,
+          got: layer.path,
+          hint: "The adapter has diverged: train it with a lower learning rate.",
+        });
+    } catch (error) {
+      for (const before of done.reverse()) {
+        for (const [parameter, value] of before.values) parameter.replace(value);
+        before.layer.merged = before.names;
+      }
+      throw error;
     }
-    throw new ConfigError(`the weight of ${layer.path} would hold values that are not finite; nothing was merged.`, {
-      operation,
-      got: layer.path,
-      hint: "The adapter has diverged: train it with a lower learning rate.",
-    });
   }
   for (const { module, adapter } of standIns) module.merged = adapter;
+  const rounded = done.flatMap(({ layer }) => (layer.holdsCodes ? layer.path : []));
+  if (rounded.length > 0)
+    tell(
+      `merge: weights that are kept as codes are rounded to codes again, which changes the result a little: ${wordList(rounded)}.`,
+    );
   return [...done.map(({ layer }) => layer.path), ...standIns.map(({ path }) => path)];
 }
+
+/** The first few of many. */
+const wordList = (paths: readonly string[]): string =>
+  paths.length <= 3 ? paths.join(", ") : `${paths.slice(0, 2).join(", ")} and ${paths.length - 2} more`;
 
 /** Merges, then puts the original modules back, with the merged weights; the adapters are gone. */
 export function mergeAndUnload(model: Module, names?: readonly string[], options: MergeOptions = {}): void {

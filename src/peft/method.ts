@@ -9,7 +9,7 @@ import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Draw } from "../graph/primitive.ts";
 import type { Shape } from "../graph/shape.ts";
-import type { Layer } from "../nn/module.ts";
+import type { Layer, Module } from "../nn/module.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import type { LayerKind } from "./layer-kind.ts";
 import type { MethodSchedule } from "./schedule.ts";
@@ -51,6 +51,8 @@ export interface Base {
   readonly layer: Layer;
   /** The layer multiplies its result with this number (Gemma's embedding), and an adapter's share has to be, too. */
   readonly outputScale: number;
+  /** What the layer is given with x: for attention, the pass. */
+  readonly more: readonly unknown[];
 }
 
 /** How the adapter is used in this call. */
@@ -90,6 +92,8 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   readonly files: { readonly [K in Name | Optional]: string };
   /** @throws {ConfigError} when the config does not fit the layer */
   parameters(base: Base, config: Config): { readonly [K in Name]: ParameterSpec } & { readonly [K in Optional]?: ParameterSpec };
+  /** Where the parameters are another layer's (`tied`): how the file has them a second time; as they are when absent. */
+  readonly inFile?: "transposed" | "absent";
   /** First values; `config` has this layer's rank and alpha in it. */
   initialise(base: Base, config: Config, random: TorchGenerator): Start;
   /** The adapted layer's output: `base(x)`, changed. */
@@ -138,8 +142,10 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly variant?: Partial<Config>;
   /** @throws {ConfigError} for values that contradict each other */
   check?(config: Config): void;
-  /** Default targets by model type, where they differ from the common table. */
-  readonly targets?: Readonly<Record<string, readonly string[] | string>>;
+  /** Default targets by model type, where they differ from the common table; or chosen from the modules. */
+  readonly targets?: TargetTable | ((modules: ReadonlyMap<string, Module>) => readonly string[] | string);
+  /** Paths of the targets among those of all modules, where the rules are not the common ones. @throws {ConfigError} when there are too few */
+  choose?(paths: readonly string[], config: Config): readonly string[];
   /** The config with what depends on the model's type filled in, as it is saved. */
   complete?(config: Config, modelType: string | undefined): Config;
   /** A fresh adapter with this config changes nothing. Absent where none does. */
@@ -152,6 +158,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** The targets, of any class, are trained as a whole; in the file this stands before their parameters' names. `layers` is empty then. */
   readonly whole?: string;
   readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };
+  /** How layers follow that share the weight of the input embedding, when that is a target: with its parameters. */
+  readonly tied?: { readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod } };
   /** Options for the laws to try on a layer of these sizes, or of multiples of them; targets are theirs. `null` where none fit. */
   samples(draw: Draw, layer: SampledLayer): Partial<Config> | null;
 }
@@ -181,6 +189,9 @@ export interface Method<Schema extends ConfigSchema = ConfigSchema, Config = Met
   /** PEFT's name. */
   readonly peftType: Schema["peftType"];
 }
+
+/** Default targets by model type. */
+export type TargetTable = Readonly<Record<string, readonly string[] | string>>;
 
 /** A method of which only the interface is known. */
 // biome-ignore lint/suspicious/noExplicitAny: the config's type is the method's own business

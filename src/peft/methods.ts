@@ -1,6 +1,7 @@
 /** The adapter methods: one line each. Being listed here is being tested, saved, loaded, merged and documented. */
 import type { AnyMethod } from "./method.ts";
 import { adalora } from "./methods/adalora.ts";
+import { adaptionPrompt } from "./methods/adaption-prompt.ts";
 import { boft } from "./methods/boft.ts";
 import { c3a } from "./methods/c3a.ts";
 import { delora } from "./methods/delora.ts";
@@ -17,6 +18,7 @@ import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
 import { oft } from "./methods/oft.ts";
 import { road } from "./methods/road.ts";
+import { trainableTokens } from "./methods/trainable-tokens.ts";
 import { vblora } from "./methods/vblora.ts";
 import { vera } from "./methods/vera.ts";
 
@@ -41,6 +43,8 @@ export const methods = {
   delora,
   vblora,
   lnTuning,
+  adaptionPrompt,
+  trainableTokens,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

@@ -12,9 +12,11 @@ export function adapterPenalty(model: Module): Tensor | null {
   const terms = adapted.active.flatMap((name) => {
     const adapter = adapted.adapters.get(name);
     if (!adapter?.method.penalty) return [];
-    const layers = [...adapter.layers.values()].map((layer) => {
-      const { parameters } = layer.adapters.get(name) as LayerAdapter;
-      return Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]));
+    const own = Object.values(adapter.method.layers);
+    const layers = [...adapter.layers.values()].flatMap((layer) => {
+      const { method, parameters } = layer.adapters.get(name) as LayerAdapter;
+      if (!own.includes(method)) return [];
+      return [Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]))];
     });
     return [adapter.method.penalty(layers, adapter.config)];
   });

@@ -8,6 +8,9 @@ export function fullMatch(pattern: string, operation: string, option: string): (
   return (text) => regex.test(text);
 }
 
+/** The pattern that matches just this text, in Python's spelling: `re.escape`. */
+export const literal = (text: string): string => text.replace(/[()[\]{}?*+\-|^$\\.&~# \t\n\r\v\f]/g, "\\$&");
+
 /** A pattern as a part of a larger one, in JavaScript's spelling. */
 export function translate(pattern: string, operation: string, option: string): { source: string; flags: string } {
   const refuse = (what: string, hint = "Write it without, or list the modules."): never => {

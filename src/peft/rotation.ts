@@ -1,19 +1,12 @@
 /** Rotations made of skew-symmetric matrices, block by block, for methods that turn what goes into a layer. */
-import { withVjp } from "../autograd/custom.ts";
-import { concatenate } from "../graph/composite.ts";
 import { matmul } from "../graph/contraction.ts";
-import { add, equal, less, max, mul, neg, recip, shiftRight, sub, where } from "../graph/elementwise.ts";
+import { add, equal, less, max, mul, shiftRight, sub, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
-import { permute, reshape, sliceAxis, transpose } from "../graph/movement.ts";
+import { permute, reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
-import { times } from "./weight-change.ts";
 
 const int = (value: number): Tensor => constant(value, [], "int32");
-
-/** The identity [b, b], which broadcasts over batches. */
-export const identity = (b: number): Tensor =>
-  where(equal(reshape(iota([b]), [b, 1]), reshape(iota([b]), [1, b])), constant(1), constant(0));
 
 /** Rows of b·(b − 1)/2 numbers as skew-symmetric matrices: [n, b·(b − 1)/2] → [n, b, b], above the diagonal row by row. */
 export function skew(rows: Tensor, b: number): Tensor {
@@ -28,32 +21,6 @@ export function skew(rows: Tensor, b: number): Tensor {
   const sign = where(less(i, j), constant(1), where(less(j, i), constant(-1), constant(0)));
   const entries = take(transpose(rows), reshape(place, [b * b])); // [b·b, n]
   return mul(reshape(transpose(entries), [n, b, b]), sign);
-}
-
-/** Inverses by halves, [n, b, b]. Without exchange of rows: for matrices whose symmetric part is positive, such as I + skew. */
-export const inverse: (M: Tensor) => Tensor = withVjp(
-  (M) => invert(M as Tensor),
-  (g, y) => [neg(matmul(matmul(transpose(y), g), transpose(y)))],
-);
-
-function invert(M: Tensor): Tensor {
-  const b = M.shape[1] as number;
-  if (b === 1) return recip(M);
-  const half = b >> 1;
-  const part = (row: number, column: number) =>
-    sliceAxis(sliceAxis(M, 1, row, row === 0 ? half : b), 2, column, column === 0 ? half : b);
-  const A = invert(part(0, 0));
-  const [AB, CA] = [matmul(A, part(0, half)), matmul(part(half, 0), A)];
-  const D = invert(sub(part(half, half), matmul(CA, part(0, half)))); // of the Schur complement
-  const right = concatenate([neg(matmul(AB, D)), D], 1);
-  const left = concatenate([add(A, matmul(matmul(AB, D), CA)), neg(matmul(D, CA))], 1);
-  return concatenate([left, right], 2);
-}
-
-/** (I − Q)·(I + Q)⁻¹, a rotation for skew-symmetric Q [n, b, b]. */
-export function cayley(Q: Tensor): Tensor {
-  const I = identity(Q.shape[1] as number);
-  return sub(times(inverse(add(Q, I)), 2), I);
 }
 
 /** Blocks of the last axis through matrices: each block x of b values becomes x·R. R [n, b, b] has one for each block or one for all. */

@@ -4,9 +4,11 @@
  * while it runs, or, merged, until they are taken out again.
  */
 import { ConfigError, nearestName } from "../errors.ts";
+import { isFloat } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
+import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 
 /** Where a module keeps a parameter. */
 interface Place {
@@ -18,15 +20,19 @@ interface Place {
 /** Stands in for a module that adapters train as a whole. */
 export class SavedModule extends Module implements Layer {
   readonly original_module: Module;
+  readonly #path: string;
+  readonly #scope: Scope;
   readonly #places: readonly Place[];
   /** Parameters by their paths in the module, by adapter. */
   readonly #copies = new Map<string, ReadonlyMap<string, Parameter>>();
   readonly #active = new Setting<string | null>(null);
   readonly #merged = new Setting<string | null>(null);
 
-  constructor(module: Module) {
+  constructor(module: Module, path: string, scope: Scope) {
     super();
     this.original_module = module;
+    this.#path = path;
+    this.#scope = scope;
     this.training = module.training;
     this.#places = [...module.namedModules()].flatMap(([, holder]) =>
       [...holder.ownParameters()].map(([property, own]) => ({ holder: holder as never, property, own })),
@@ -84,15 +90,27 @@ export class SavedModule extends Module implements Layer {
 
   /** What the module does, whatever it takes and gives. */
   forward(x: Tensor, ...more: unknown[]): Tensor {
-    const run = () => (this.original_module as unknown as SavedModule).forward(x, ...more);
-    const adapter = this.#active.value;
-    if (this.#merged.value !== null || adapter === null) return run();
-    this.#put(adapter);
+    const { off, rows } = this.#scope;
+    if (rows.value && !off.value) return this.#byRow(x, rows.value, more);
+    return this.#with(this.#merged.value !== null ? null : this.#active.value, x, more);
+  }
+
+  /** Runs with these parameters in place; `null` for those that are there now. */
+  #with(adapter: string | null, x: Tensor, more: readonly unknown[]): Tensor {
+    if (adapter !== null) this.#put(adapter);
     try {
-      return run();
+      return (this.original_module as unknown as SavedModule).forward(x, ...more);
     } finally {
-      this.#put(null);
+      if (adapter !== null) this.#put(null);
     }
+  }
+
+  /** Row i of x through the parameters of the i-th adapter, or the module's own. */
+  #byRow(x: Tensor, names: readonly string[], more: readonly unknown[]): Tensor {
+    const here = names.map((name) => (this.#copies.has(name) ? name : baseRow));
+    if (here.every((name) => name === baseRow)) return this.#with(null, x, more);
+    if (more.length > 0) throw severalInputs(this.#path, names);
+    return byRow(batchOf(x, names, this.#path), here, (rows, name) => this.#with(name === baseRow ? null : name, rows, more));
   }
 }
 
@@ -128,5 +146,11 @@ export function modulesToSave(names: readonly string[], modules: ReadonlyMap<str
   for (const [path, module] of found)
     if (module.parameters().length === 0)
       throw new ConfigError(`${path} of modulesToSave has no parameters to train.`, { operation, got: path });
+    else if (module.parameters().some(({ dtype }) => !isFloat(dtype)))
+      throw new ConfigError(`${path} of modulesToSave keeps its weight as codes, which cannot be trained.`, {
+        operation,
+        got: path,
+        hint: "Name it in `skip` when the model is quantised.",
+      });
   return found;
 }

@@ -6,6 +6,7 @@ import { ConfigError, nearestName } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
 import { defaultTargets } from "./default-target.ts";
 import { kindOf, type LayerKind } from "./layer-kind.ts";
+import type { AnyMethod } from "./method.ts";
 import { fullMatch, translate } from "./python-regex.ts";
 
 /** PEFT's options for choosing modules. */
@@ -55,7 +56,7 @@ export function chooseTargets(
   model: TargetModel,
   given: Partial<TargetOptions>,
   kinds: readonly LayerKind[],
-  table: Readonly<Record<string, readonly string[] | string>> = defaultTargets,
+  table: NonNullable<AnyMethod["targets"]> = defaultTargets,
   anyModule = false,
 ): Targets {
   const options: TargetOptions = { ...absent, ...given };
@@ -127,9 +128,10 @@ const matching = (items: string | readonly string[], option: string): Test =>
 function expand(
   model: TargetModel,
   { targetModules, taskType }: TargetOptions,
-  table: Readonly<Record<string, readonly string[] | string>>,
+  table: NonNullable<AnyMethod["targets"]>,
 ): string | readonly string[] {
   if (targetModules === null) {
+    if (typeof table === "function") return table(model.modules);
     const found = model.modelType === undefined || !Object.hasOwn(table, model.modelType) ? undefined : table[model.modelType];
     return (
       found ??

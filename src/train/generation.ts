@@ -6,6 +6,7 @@ import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { Seq2SeqLM } from "../models/seq2seq-lm.ts";
+import { withAdapters } from "../peft/mixed-batch.ts";
 import { checkSampling, type SamplingOptions, sampleToken, uniformAt } from "./sampling.ts";
 
 /** How long, how random, and when to stop. */
@@ -17,6 +18,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly seed?: number;
   /** Traces the two programs that generation is made of instead of building a graph for every token. */
   readonly compiled?: boolean;
+  /** An adapter for each prompt, by name, whichever are active; `"__base__"` for none. See `withAdapters`. */
+  readonly adapters?: readonly string[];
 }
 
 /** What a tokenizer gives, or a plain list. */
@@ -53,13 +56,20 @@ export async function* generateBatch(
   prompts: readonly Tokens[],
   options: GenerateOptions = {},
 ): AsyncGenerator<(number | null)[]> {
-  const { maxNewTokens = 64, stopTokens = [], seed = 0, compiled = true } = options;
+  const { maxNewTokens = 64, stopTokens = [], seed = 0, compiled = true, adapters } = options;
   checkPrompts(prompts, maxNewTokens);
+  if (adapters && adapters.length !== prompts.length)
+    throw new ConfigError(`got ${prompts.length} prompts and ${adapters.length} adapter names.`, {
+      operation: "generate",
+      got: adapters,
+      expected: prompts.length,
+    });
+  const acting = <T>(body: () => T): T => (adapters ? withAdapters(model, adapters, body) : body());
   checkSampling(options);
   const B = prompts.length;
   const wasTraining = model.training;
   model.eval();
-  using writing = begin(model, prompts);
+  using writing = acting(() => begin(model, prompts));
   const { writer, texts } = writing;
   const longest = Math.max(...texts.map((text) => text.length));
   let program: CompiledFunction<[Tensor, Tensor], Tensor> | null = null;
@@ -79,7 +89,7 @@ export async function* generateBatch(
     for (let count = 0; count < maxNewTokens; count++) {
       using ids = int32(next.ids, [B, next.ids.length / B]);
       using mask = int32(next.mask, [B, next.ids.length / B]);
-      using logits = run(ids, mask);
+      using logits = acting(() => run(ids, mask));
       const values = await download(logits);
       const V = values.length / B;
       const tokens = prompts.map((_, row) =>

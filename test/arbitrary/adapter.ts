@@ -40,7 +40,10 @@ interface KindSample {
   weightOf(x: Tensor, layer: Layer): number;
 }
 
-const kinds: Record<LayerKind, KindSample> = {
+/** Kinds of layer that can stand alone; the others have laws of their own, on whole models (whole-model.law.ts). */
+type LoneKind = Exclude<LayerKind, "attention">;
+
+const kinds: Record<LoneKind, KindSample> = {
   linear: {
     about: (item) => item,
     make: (item) => new Linear(item.in, item.out, { bias: item.bias, init: zeros }),
@@ -194,7 +197,7 @@ export interface Built {
 /** The layer without adapters, its weights filled. */
 export function buildLayer(kind: LayerKind, item: AdapterCase): Built {
   const random = new TorchGenerator(item.seed);
-  const sample = kinds[kind];
+  const sample = kinds[kind as LoneKind];
   const layer = sample.make(item);
   for (const [name, parameter] of layer.ownParameters())
     Object.assign(layer, { [name]: new Parameter(floats(random, parameter.shape, item.dtype)) });
@@ -205,7 +208,7 @@ export function buildLayer(kind: LayerKind, item: AdapterCase): Built {
 
 /** Options of one adapter of a case; `null` for a layer for which the method has none. */
 export const sampleOptions = (method: AnyMethod, kind: LayerKind, item: AdapterCase, index = 0) =>
-  method.samples(drawFrom(item.options.slice(index)), kinds[kind].about(item));
+  method.samples(drawFrom(item.options.slice(index)), kinds[kind as LoneKind].about(item));
 
 /** The same with targets. A layer for which the method has none is no case. */
 export function optionsOf(method: AnyMethod, kind: LayerKind, item: AdapterCase, index = 0) {
@@ -239,10 +242,14 @@ export function shake({ adapters }: Built, seed: number): void {
 export const layerAdapters = ({ name, layers }: Adapter): LayerAdapter[] =>
   [...layers.values()].map((layer) => layer.adapters.get(name)!);
 
-/** Every registered method with every kind of layer that it knows. */
+/** Every registered method with every kind of layer that it knows and that can stand alone. */
 export const adaptations: readonly { readonly name: string; readonly method: AnyMethod; readonly kind: LayerKind }[] = (
   Object.entries(methods) as [string, AnyMethod][]
-).flatMap(([name, method]) => Object.keys(method.layers).map((kind) => ({ name, method, kind: kind as LayerKind })));
+).flatMap(([name, method]) =>
+  Object.keys(method.layers)
+    .filter((kind) => kind in kinds)
+    .map((kind) => ({ name, method, kind: kind as LayerKind })),
+);
 
 /** Whether the method is a change of the weight, so that it can be merged. */
 export const changesWeight = ({ method, kind }: (typeof adaptations)[number]): boolean =>

@@ -10,6 +10,8 @@ import type { Tensor } from "../../src/graph/node.ts";
 import type { Draw, Interval, Sample } from "../../src/graph/primitive.ts";
 import { constant, iota } from "../../src/graph/source.ts";
 import { observing } from "../../src/graph/variable.ts";
+import * as cayleys from "../../src/linalg/cayley.ts";
+import * as fourier from "../../src/linalg/fourier.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
 import { llamaConfig } from "../../src/models/llama-config.ts";
 import * as activation from "../../src/nn/activation.ts";
@@ -314,9 +316,9 @@ const patternComposites = {
 
 /** Matrices whose symmetric part is positive; skew-symmetric ones; blocks turned by one matrix or by one each. */
 const rotationComposites = {
-  inverse: (draw) => {
+  inverseByHalves: (draw) => {
     const [n, b] = [draw.integer(1, 2), draw.integer(1, 4)];
-    return [sample([[n, b, b]], (x) => rotation.inverse(add(x!, rotation.identity(b))), [-0.2, 0.2])];
+    return [sample([[n, b, b]], (x) => cayleys.inverseByHalves(add(x!, cayleys.identity(b))), [-0.2, 0.2])];
   },
   skew: (draw) => {
     const b = draw.integer(2, 4);
@@ -324,7 +326,7 @@ const rotationComposites = {
   },
   cayley: (draw) => {
     const b = draw.integer(2, 4);
-    return [sample([[draw.integer(1, 2), (b * (b - 1)) / 2]], (x) => rotation.cayley(rotation.skew(x!, b)))];
+    return [sample([[draw.integer(1, 2), (b * (b - 1)) / 2]], (x) => cayleys.cayley(rotation.skew(x!, b)))];
   },
   turnBlocks: (draw) => {
     const [n, b] = [draw.integer(1, 3), draw.integer(1, 3)];
@@ -338,6 +340,14 @@ const rotationComposites = {
       ),
     );
   },
+} satisfies Record<string, Composite>;
+
+const fourierComposites = {
+  rfft: (draw) => {
+    const shape = [draw.integer(1, 3), draw.integer(1, 7)];
+    return [sample([shape], (x) => fourier.rfft(x!).real), sample([shape], (x) => fourier.rfft(x!).imaginary)];
+  },
+  ifft2Real: (draw) => [sample([[draw.integer(1, 4), draw.integer(1, 5)]], (x) => fourier.ifft2Real(x!))],
 } satisfies Record<string, Composite>;
 
 const rotaryTables = (device: Device, size: number, time: number): rotaries.RotaryTables => {
@@ -516,6 +526,7 @@ export const composites = (device: Device): Record<string, Composite> => ({
   ...convolutionComposites,
   ...patternComposites,
   ...rotationComposites,
+  ...fourierComposites,
   ...nnComposites(device),
   ...Object.fromEntries(
     Object.entries(activation.activations).map(([name, f]) => [
@@ -540,6 +551,8 @@ export const modules = {
   linears,
   rotaries,
   rotation,
+  cayleys,
+  fourier,
   nnAttention,
 };
 
@@ -570,6 +583,7 @@ export const exempt: Readonly<Record<string, string>> = {
   positionsAlong: whole,
   scalarLike: "makes a constant",
   identity: "makes a constant",
+  angles: "makes a constant",
   transpose: primitive,
   rotaryAngles: "numbers, not tensors",
   checkRopeType: "a check",

@@ -2,6 +2,11 @@
 import { matmul } from "../../src/graph/contraction.ts";
 import { expand, permute, reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
+import { cayley } from "../../src/linalg/cayley.ts";
+import * as fourier from "../../src/linalg/fourier.ts";
+import { qr } from "../../src/linalg/qr.ts";
+import * as solving from "../../src/linalg/solve.ts";
+import { svdvals } from "../../src/linalg/svd.ts";
 import { attend } from "../../src/nn/attention.ts";
 import { batchNorm, groupNorm } from "../../src/nn/channel-norm.ts";
 import { embedding } from "../../src/nn/embedding.ts";
@@ -169,6 +174,20 @@ export const operations: Readonly<Record<string, Operation>> = {
   one_hot: ({ ids }, args) => arrange.oneHot(ids!, args["num_classes"] as number),
   diagonal: ({ x }, args) => arrange.diagonal(x!, args["offset"] as number, args["dim0"] as number, args["dim1"] as number),
   diag_embed: ({ x }) => arrange.diagEmbed(x!),
+
+  inverse: unary(solving.inverse),
+  solve: binary(solving.solve),
+  cayley: ({ x }) => cayley(math.mul(math.sub(x!, transpose(x!)), math.scalarLike(x!, 0.5))),
+  svdvals: unary(svdvals),
+  qr: ({ x }) => {
+    const { Q, R } = qr(x!, { positive: true });
+    return [Q, R];
+  },
+  rfft: ({ x }) => {
+    const { real, imaginary } = fourier.rfft(x!);
+    return [real, imaginary];
+  },
+  ifft2_real: unary(fourier.ifft2Real),
 
   conv1d: convolved(convolution.conv1d),
   conv2d: convolved(convolution.conv2d),

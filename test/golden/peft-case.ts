@@ -23,7 +23,9 @@ export type PeftCase = {
   readonly peft_type: string;
   readonly merge: boolean;
   readonly note?: string;
-  readonly adapters?: Readonly<Record<string, string>>;
+  /** Folders, or configs, by name; of the kinds that combine, folders only. */
+  readonly adapters?: Readonly<Record<string, string | object>>;
+  readonly adapter_names?: readonly string[];
   readonly active_after_delete_a?: readonly string[];
   readonly merge_equivalent?: boolean;
   readonly merged_changed?: readonly string[];
@@ -98,6 +100,7 @@ export function fileParameters(adapter: Adapter): Map<string, Parameter> {
   for (const [key, parameter] of Object.entries(shared)) found.set(`base_model.${whole.shared?.files[key]}`, parameter);
   for (const [path, layer] of layers) {
     const { method, parameters } = layer.adapters.get(name)!;
+    if (method.inFile === "absent") continue;
     for (const [key, parameter] of Object.entries(parameters))
       found.set(toFileKey(`${path}.${liveName(method.files[key]!, name)}`, name), parameter);
   }

@@ -18,6 +18,10 @@ export function product(A: Matrix, B: Matrix): Matrix {
 
 export const turned = (A: Matrix): Matrix => filled(A.columns, A.rows, (i, j) => A.values[j * A.columns + i]!);
 
+/** Rows as arrays, as other libraries want them. */
+export const arrays = ({ rows, columns, values }: Matrix): number[][] =>
+  Array.from({ length: rows }, (_, i) => [...values.subarray(i * columns, (i + 1) * columns)]);
+
 /** Frobenius norm of the difference. */
 export function distance(A: Matrix, B: Matrix | "identity"): number {
   return Math.hypot(

@@ -225,10 +225,10 @@ onEveryDevice(() => {
       const model = new SmallModel();
       attach(model, withHead);
       expect(() => attach(model, lora({ targetModules: ["lm_head"] }), { name: "b" })).toThrow(
-        "attach: lm_head would be trained as a whole by one adapter and changed in parts by another. Take it out of `modulesToSave`, or out of the targets with `excludeModules`.",
+        "attach: lm_head would be changed as a whole by one adapter and in parts by another. Take it out of `modulesToSave`, or out of the targets with `excludeModules`.",
       );
       expect(() => attach(model, lora({ targetModules: ["v_proj"], modulesToSave: ["q_proj"] }), { name: "b" })).toThrow(
-        "attach: model.layers.0.self_attn.q_proj would be trained as a whole by one adapter",
+        "attach: model.layers.0.self_attn.q_proj would be changed as a whole by one adapter",
       );
     });
   });

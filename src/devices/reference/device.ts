@@ -53,6 +53,7 @@ export function createReference(options: ReferenceOptions = {}): Device {
     about: "reference: float64 in plain JavaScript loops",
     fusion: { elementwise: options.fuse === true, rows: options.fuse === true },
     kernels: new Set<string>(),
+    widens: new Set(["float16", "bfloat16"] as const),
     storageBytes: (dtype) => arrayOf(dtype).BYTES_PER_ELEMENT,
     allocate(bytes) {
       buffers++;

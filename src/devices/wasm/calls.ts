@@ -7,6 +7,7 @@ import { bytesPerElement, dtypes, type TypedArray } from "../../graph/dtype.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
 import type { KernelCall } from "../device.ts";
 import { attention, attentionBackward } from "./attention-call.ts";
+import { dequantise } from "./dequantise-call.ts";
 import { matmul } from "./matmul-call.ts";
 import type { DeviceMemory } from "./memory.ts";
 
@@ -38,7 +39,7 @@ export type BindCall = (geometry: CallGeometry, addresses: readonly number[]) =>
 /** How one named call runs; `null` where these dtypes have no kernel. */
 export type CallEntry = (call: KernelCall, context: CallContext) => BindCall | null;
 
-export const callEntries: Readonly<Record<string, CallEntry>> = { matmul, attention, attentionBackward };
+export const callEntries: Readonly<Record<string, CallEntry>> = { matmul, attention, attentionBackward, dequantise };
 
 const sizeOf = (operand: Operand): number => operand.shape.reduce((product, extent) => product * extent, 1);
 

@@ -68,6 +68,7 @@ class WasmDevice implements Device {
   readonly about: string;
   readonly fusion = { elementwise: true, rows: true };
   readonly kernels: ReadonlySet<string> = new Set(Object.keys(callEntries));
+  readonly widens: ReadonlySet<DType> = new Set(["float16", "bfloat16"] as const);
   private readonly memory: DeviceMemory;
   private readonly pool: Pool;
   private readonly relaxedSimd: boolean;

@@ -13,8 +13,8 @@ import { add, mul, sqrt, sub } from "../../graph/elementwise.ts";
 import { reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
+import { identity } from "../../linalg/cayley.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
-import { identity } from "../rotation.ts";
 import { rankBudget } from "../schedules/rank-budget.ts";
 import { linearChange, times } from "../weight-change.ts";
 

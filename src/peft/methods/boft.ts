@@ -14,8 +14,9 @@ import { add, cast, mul, sub } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { cayley } from "../../linalg/cayley.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
-import { cayley, turnBlocks } from "../rotation.ts";
+import { turnBlocks } from "../rotation.ts";
 import { scaledGain, times } from "../weight-change.ts";
 
 const schema = configSchema("BOFT", "boft_", {

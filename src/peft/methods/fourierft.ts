@@ -9,10 +9,10 @@ import { currentDevice, upload } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, key, numberByPattern, targetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
-import { cast, mod, mul, sin, sub } from "../../graph/elementwise.ts";
-import { reshape, transpose } from "../../graph/movement.ts";
+import { mul, sin, sub } from "../../graph/elementwise.ts";
+import { transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { constant, iota } from "../../graph/source.ts";
+import { angles } from "../../linalg/fourier.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { cos } from "../../tensor/math.ts";
 import { defineMethod, type MethodConfig } from "../method.ts";
@@ -30,12 +30,9 @@ const schema = configSchema("FOURIERFT", "fourierft_", {
 });
 type Config = MethodConfig<typeof schema>;
 
-/** 2π·(k·f mod n)/n for k < n and each frequency f: [n, frequencies]. */
-function angles(n: number, frequencies: Int32Array): Tensor {
-  const f = upload(currentDevice(), frequencies, [1, frequencies.length], "int32");
-  const turns = mod(mul(reshape(iota([n]), [n, 1]), f), constant(n, [], "int32"));
-  return times(cast(turns, "float32"), (2 * Math.PI) / n);
-}
+/** The angles of the waves with these frequencies: [n, frequencies]. */
+const waveAngles = (n: number, frequencies: Int32Array): Tensor =>
+  angles(n, upload(currentDevice(), frequencies, [frequencies.length], "int32"));
 
 /** FourierFT: `fourierft({ nFrequency: 1000, scaling: 150, targetModules: ["q_proj"] })`. */
 export const fourierft = defineMethod({
@@ -61,11 +58,11 @@ export const fourierft = defineMethod({
       }),
       delta({ in: into, out }, { spectrum }, { scaling, randomLocSeed }, scale) {
         const places = new TorchGenerator(randomLocSeed).randperm(out * into, spectrum.size);
-        const down = angles(
+        const down = waveAngles(
           out,
           places.map((place) => Math.floor(place / into)),
         );
-        const across = angles(
+        const across = waveAngles(
           into,
           places.map((place) => place % into),
         );

@@ -12,6 +12,7 @@ import { mul, sub } from "../../graph/elementwise.ts";
 import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
+import { QuantisedLinear } from "../../nn/quantised-linear.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
 import { fullMatch } from "../python-regex.ts";
 import { scaledGain, times } from "../weight-change.ts";
@@ -77,7 +78,15 @@ const linear: LayerMethod<Config, "l"> = {
     const gain = reshape(scaledGain(l, scale), [l.size]);
     return isFeedforward(base, c) ? base(mul(x, gain)) : mul(base(x), gain);
   },
-  delta: (base, { l }, _, scale) => mul(base.weight, change(l, scale)),
+  delta(base, { l }, _, scale) {
+    if (base.layer instanceof QuantisedLinear)
+      throw new ConfigError(`the weight of ${base.path} is kept as codes, into which (IA)³ is not merged, as in PEFT.`, {
+        operation: "merge",
+        got: base.path,
+        hint: "Use it unmerged.",
+      });
+    return mul(base.weight, change(l, scale));
+  },
   biasDelta: (base, { l }, c, scale) =>
     isFeedforward(base, c) ? null : mul(base.bias as Tensor, reshape(change(l, scale), [l.size])),
 };

@@ -147,6 +147,20 @@ const convolution: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
 };
 
 /**
+ * The output layer with the adapter of the embedding whose weight E it shares: its change of E, once more. In the file it has, as in
+ * PEFT, factors of its own, which are the embedding's turned: A is Bᵀ, and B is Aᵀ.
+ */
+const tiedLinear: LayerMethod<LoraConfig, "A" | "B"> = {
+  files: { A: "lora_B.weight", B: "lora_A.weight" },
+  inFile: "transposed",
+  parameters: ({ in: into, out }, { r }) => ({ A: { shape: [r, out] }, B: { shape: [into, r] } }),
+  initialise: () => ({ values: {} }),
+  forward: (x, base, { A, B }, c, use) =>
+    add(base(x), through(times(through(use.dropout(x, c.loraDropout), transpose(B)), scaling(c) * use.scale), transpose(A))),
+  delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), scaling(c) * scale),
+};
+
+/**
  * LoRA: `lora({ r: 8, loraAlpha: 16, targetModules: ["q_proj", "v_proj"] })` is what `attach` takes. Options are PEFT's in
  * camelCase, with PEFT's defaults.
  *
@@ -156,7 +170,10 @@ export const lora = defineMethod({
   schema: loraSchema,
   papers: ["https://arxiv.org/abs/2106.09685", "https://arxiv.org/abs/2312.03732"],
   formula: "W + s·B·A",
-  keys: ["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
+  keys: [
+    ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
+    ...["trainableTokenIndices", "ensureWeightTying"],
+  ] as (keyof LoraConfig & string)[],
   patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
   check(config) {
     initialiser(config);
@@ -179,6 +196,7 @@ export const lora = defineMethod({
   },
   startsAtZero: (config) => initialiser(config).startsAtZero,
   layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution },
+  tied: { layers: { linear: tiedLinear, embedding } },
   samples(draw, { groups = 1, dilated = false }) {
     if (groups > 1 || dilated) return null; // no change of the weight, or refused
     return {

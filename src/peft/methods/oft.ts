@@ -13,8 +13,9 @@ import { matmul } from "../../graph/contraction.ts";
 import { add, cast, sub } from "../../graph/elementwise.ts";
 import { transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { cayley, identity } from "../../linalg/cayley.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
-import { cayley, identity, skew, turnBlocks } from "../rotation.ts";
+import { skew, turnBlocks } from "../rotation.ts";
 import { times } from "../weight-change.ts";
 
 const schema = configSchema("OFT", "oft_", {

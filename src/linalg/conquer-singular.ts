@@ -1,0 +1,135 @@
+/**
+ * Singular vectors of a bidiagonal matrix, by dividing and conquering.
+ *
+ * @see Gu, Eisenstat, "A divide-and-conquer algorithm for the bidiagonal SVD", 1995
+ */
+import { deflate, type Mode, mixRows, rotateRows } from "./conquer.ts";
+import { type Matrix, matrix } from "./matrix.ts";
+import { secularRoots } from "./secular.ts";
+
+/**
+ * Singular values of the matrix with `d` on and `e` above the diagonal, in ascending order, and singular vectors as rows. Its entries
+ * should be near 1, see `scaleOf`; `d` is overwritten with the values.
+ */
+export function bidiagonalSvd(
+  d: Float64Array,
+  e: Float64Array,
+): { readonly values: Float64Array; readonly left: Matrix; readonly right: Matrix } {
+  const n = d.length;
+  const [left, right] = [matrix(n, n), matrix(n, n)];
+
+  /**
+   * Rows `start` … `end` of the matrix, which have `extra` columns (0 or 1) more than rows. With one more, the vector that the block
+   * takes to zero becomes row `end` of `right`.
+   */
+  const divide = (start: number, end: number, extra: number): void => {
+    if (end - start === 0) {
+      if (extra === 1) right.values[start * n + start] = 1;
+      return;
+    }
+    if (end - start === 1) {
+      leaf(start, extra);
+      return;
+    }
+    const middle = (start + end) >> 1; // the row that couples the halves
+    divide(start, middle, 1);
+    divide(middle + 1, end, extra);
+    merge(start, middle, end, extra);
+  };
+
+  const leaf = (at: number, extra: number): void => {
+    const [a, b] = [d[at]!, extra === 1 ? e[at]! : 0];
+    const length = Math.hypot(a, b);
+    const [cosine, sine] = length === 0 ? [1, 0] : [a / length, b / length];
+    left.values[at * n + at] = 1;
+    right.values[at * n + at] = cosine;
+    d[at] = length;
+    if (extra === 0) return;
+    right.values[at * n + at + 1] = sine;
+    right.values[(at + 1) * n + at] = -sine;
+    right.values[(at + 1) * n + at + 1] = cosine;
+  };
+
+  const merge = (start: number, middle: number, end: number, extra: number): void => {
+    const columns = end + extra;
+    const alpha = d[middle]!;
+    const beta = middle + 1 < columns ? e[middle]! : 0;
+    left.values[middle * n + middle] = 1;
+    // in the halves' vectors the block is (z in row `middle`, d on the diagonal), with the vector of d = 0 in row `middle` of `right`
+    let z0 = alpha * right.values[middle * n + middle]!;
+    if (extra === 1) {
+      const other = beta * right.values[end * n + middle + 1]!;
+      const length = Math.hypot(z0, other);
+      if (length > 0) rotateRows(right, middle, end, z0 / length, other / length, start, columns);
+      z0 = length;
+    }
+    const modes: Mode[] = [];
+    let norm = Math.abs(z0);
+    for (let row = start; row < end; row++) {
+      if (row === middle) continue;
+      const z = row < middle ? alpha * right.values[row * n + middle]! : beta * right.values[row * n + middle + 1]!;
+      modes.push({ d: d[row]!, z, row, side: row < middle ? "left" : "right" });
+      norm = Math.max(norm, Math.abs(z), d[row]!);
+    }
+    if (norm === 0) return; // a block of zeros, whose vectors are as good as any
+    const tolerance = 8 * Number.EPSILON;
+    for (const mode of modes) {
+      mode.d /= norm;
+      mode.z /= norm;
+    }
+    modes.sort((a, b) => a.d - b.d);
+    z0 /= norm;
+    if (Math.abs(z0) <= tolerance) z0 = z0 < 0 ? -tolerance : tolerance;
+    modes.unshift({ d: 0, z: z0, row: middle, side: "both" });
+
+    const { kept, settled } = deflate(modes, { d: tolerance, z: tolerance }, true, (r, s, cosine, sine) => {
+      rotateRows(left, r, s, cosine, sine, start, end);
+      rotateRows(right, r, s, cosine, sine, start, columns);
+    });
+    const poles = { d: Float64Array.from(kept, (mode, j) => Math.max(mode.d, j === 0 ? 0 : tolerance / 2)), squared: true };
+    const roots = secularRoots(
+      poles,
+      Float64Array.from(kept, (mode) => mode.z),
+      1,
+    );
+    const count = kept.length;
+    const shares = roots.differences; // of right vectors; those of left ones are d times as much, and −1 for the first
+    const [leftScale, rightScale] = [new Float64Array(count), new Float64Array(count)];
+    for (let i = 0; i < count; i++) {
+      let [sum, leftSum] = [0, 1];
+      for (let j = 0; j < count; j++) {
+        const share = roots.z[j]! / shares[i * count + j]!;
+        shares[i * count + j] = share;
+        sum += share * share;
+        leftSum += (poles.d[j]! * share) ** 2;
+      }
+      rightScale[i] = 1 / Math.sqrt(sum);
+      leftScale[i] = 1 / Math.sqrt(leftSum);
+    }
+    const values = [...roots.values, ...settled.map((mode) => mode.d)];
+    const order = [...values.keys()].sort((a, b) => values[a]! - values[b]!);
+    const split = middle + 1;
+    mixRows(
+      left,
+      { start, middle: split, end },
+      kept,
+      settled,
+      (i, j) => leftScale[i]! * (j === 0 ? -1 : poles.d[j]! * shares[i * count + j]!),
+      order,
+    );
+    mixRows(
+      right,
+      { start, middle: split, end: columns },
+      kept,
+      settled,
+      (i, j) => rightScale[i]! * shares[i * count + j]!,
+      order,
+    );
+    order.forEach((from, i) => {
+      d[start + i] = values[from]! * norm;
+    });
+  };
+
+  divide(0, n, 0);
+  return { values: d, left, right };
+}

@@ -1,0 +1,45 @@
+/** Serving many adapters at once: every row of a batch has its own. */
+import { ConfigError } from "../errors.ts";
+import type { Module } from "../nn/module.ts";
+import { adaptedModel, afterwards, getAdapter } from "./adapted-model.ts";
+import { baseRow } from "./row-groups.ts";
+
+const operation = "withAdapters";
+
+/**
+ * Runs `body` with an adapter for each row of the batch, whichever are active, and puts everything back. The adapters may be of
+ * any methods, ranks and targets. What the base layers compute is computed once for the whole batch, except where a method
+ * changes what goes into a layer. A compiled function keeps one program for each order of names: rows with the same name side
+ * by side are cheapest.
+ *
+ * @param names one for each row; `"__base__"` for the model without adapters
+ * @param body runs the model in evaluation mode; may be asynchronous
+ * @returns what `body` gives
+ * @throws {ConfigError} for a name that no adapter has, in training mode, while adapters are merged, and for `"__base__"` where
+ *   an adapter's start has taken a part of the weights; @throws {ShapeError} when the batch has another number of rows
+ * @see https://arxiv.org/abs/2311.03285, https://arxiv.org/abs/2312.05677
+ * @example
+ * const { logits } = withAdapters(model, ["french", "__base__", "legal"], () => model.forward({ inputIds }))
+ */
+export function withAdapters<T>(model: Module, names: readonly string[], body: () => T): T {
+  const { rows, layers, saved, adapters } = adaptedModel(model, operation);
+  if (names.length === 0) throw new ConfigError("got no names.", { operation, hint: "Give one for each row of the batch." });
+  for (const name of names) if (name !== baseRow) getAdapter(model, name, operation);
+  const places = [...layers.values(), ...saved.values()];
+  if (places.some(({ training }) => training))
+    throw new ConfigError("rows have adapters of their own in evaluation mode only.", { operation, hint: "Call model.eval()." });
+  if (places.some(({ merged }) => merged !== null && merged.length > 0))
+    throw new ConfigError("adapters are merged into this model's weights.", { operation, hint: "Call unmerge first." });
+  const taken = [...adapters.values()].find(({ residual }) => residual);
+  if (taken && names.includes(baseRow))
+    throw new ConfigError(`the start of adapter "${taken.name}" has taken a part of the weights, so no row has the base model.`, {
+      operation,
+      got: names,
+      hint: `Give every row an adapter, or take "${taken.name}" off.`,
+    });
+  const before = rows.stored;
+  rows.value = [...names];
+  return afterwards(body, () => {
+    rows.value = before;
+  });
+}

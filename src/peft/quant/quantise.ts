@@ -1,0 +1,126 @@
+/** Making a model's linear layers hold their weights as codes, and getting it ready to be trained through them: QLoRA. */
+import { downloadSync, realize } from "../../compile/program.ts";
+import type { Buffer } from "../../devices/device.ts";
+import { ConfigError, checkOptions } from "../../errors.ts";
+import { cast } from "../../graph/elementwise.ts";
+import { transpose } from "../../graph/movement.ts";
+import type { Storage, Tensor } from "../../graph/node.ts";
+import { structure } from "../../graph/variable.ts";
+import { Conv1D, Linear } from "../../nn/linear.ts";
+import type { Module, Parameter } from "../../nn/module.ts";
+import { QuantisedLinear } from "../../nn/quantised-linear.ts";
+import { type QuantiserOptions, quantiserOptions, quantiseWeight } from "../../nn/quantiser.ts";
+import { adaptersOf } from "../adapted-model.ts";
+
+/** How a model is quantised. */
+export interface QuantiseOptions extends QuantiserOptions {
+  /**
+   * Layers that keep their floats: a path, the beginning of one up to a dot, or its end, as transformers' `llm_int8_skip_modules`. When
+   * absent it is the layer that gives the model's result, which is `lm_head` in most.
+   */
+  readonly skip?: readonly string[];
+}
+
+/** What there is less of afterwards. */
+export interface QuantiseReport {
+  /** Paths of the layers whose weights are codes now. */
+  readonly layers: readonly string[];
+  /** Bytes of all parameters, before and after. */
+  readonly bytesBefore: number;
+  readonly bytesAfter: number;
+}
+
+/**
+ * Replaces the linear layers of `model` (GPT-2's Conv1D, too) by ones that hold their weights as codes, with the numbers of
+ * bitsandbytes. The float weights are given back: tensors that shared their memory are disposed of. Weights that two layers share are
+ * left as they are, and so are embeddings.
+ *
+ * @throws {ConfigError} for options that no quantiser has, a model with adapters on it, weights that are not finite, or when there is
+ *   no layer to quantise; the model is unchanged then
+ * @example
+ * quantise(model, { type: "nf4", doubleQuantise: true, blockSize: 64, skip: ["lm_head"] });
+ * prepareForKbitTraining(model);
+ * attach(model, lora({ r: 8, loraAlpha: 16, targetModules: "all-linear" }));
+ */
+export function quantise(model: Module, options: QuantiseOptions = {}): QuantiseReport {
+  const operation = "quantise";
+  checkOptions(operation, options, ["type", "blockSize", "doubleQuantise", "skip"]);
+  const quantiser = quantiserOptions(operation, options);
+  if (adaptersOf(model))
+    throw new ConfigError("this model has adapters on it.", { operation, hint: "Quantise first, then attach." });
+  const layers = layersToQuantise(model, options.skip);
+  const bytesBefore = bytesOf(model);
+  const made = layers.map(([path, layer]) => {
+    const { values, shape } = floatsOf(layer);
+    return [path, layer, new QuantisedLinear(quantiseWeight(values, shape, quantiser), layer.bias)] as const;
+  });
+  for (const [path, layer, quantised] of made) {
+    quantised.training = layer.training;
+    model.replaceModule(path, quantised);
+    layer.weight.stored.dispose();
+  }
+  return { layers: made.map(([path]) => path), bytesBefore, bytesAfter: bytesOf(model) };
+}
+
+type FloatLayer = Linear | Conv1D;
+
+/** The weight as [out, in] in float32. */
+function floatsOf(layer: FloatLayer): { readonly values: Float32Array; readonly shape: readonly [number, number] } {
+  const stored = layer.weight.stored;
+  const matrix = cast(layer instanceof Conv1D ? transpose(stored) : stored, "float32");
+  return { values: downloadSync(matrix) as Float32Array, shape: matrix.shape as [number, number] };
+}
+
+/** The layers that are meant, by path. @throws {ConfigError} when `skip` names nothing or everything */
+function layersToQuantise(model: Module, skip: readonly string[] | undefined): (readonly [string, FloatLayer])[] {
+  const operation = "quantise";
+  const all = [...model.namedModules()].filter(
+    (entry): entry is [string, FloatLayer] => entry[1] instanceof Linear || entry[1] instanceof Conv1D,
+  );
+  const skipped = skip ?? outputPaths(model);
+  const matches = (path: string, item: string) => path.endsWith(item) || path.startsWith(`${item}.`);
+  for (const item of skip ?? [])
+    if (![...model.namedModules()].some(([path]) => matches(path, item)))
+      throw new ConfigError(`no module's path begins or ends with "${item}" of \`skip\`.`, { operation, got: item });
+  const shared = sharedParameters(model);
+  const found = all.filter(([path, { weight }]) => !shared.has(weight) && !skipped.some((item) => matches(path, item)));
+  if (found.length === 0)
+    throw new ConfigError("there is no linear layer to quantise.", {
+      operation,
+      got: all.map(([path]) => path),
+      hint: "Look at `skip`; layers that share their weight with another stay as they are.",
+    });
+  return found;
+}
+
+/** The layer that gives the result is the one that holds the last parameter, and the output layer, as in transformers. */
+function outputPaths(model: Module): string[] {
+  const last = [...model.namedModules()].filter(([, module]) => [...module.ownParameters()].length > 0).at(-1);
+  return ["lm_head", "embed_out", ...(last ? [last[0]] : [])];
+}
+
+/** Parameters that more than one module holds. */
+function sharedParameters(model: Module): Set<Parameter> {
+  const [seen, shared] = [new Set<Parameter>(), new Set<Parameter>()];
+  for (const [, module] of model.namedModules())
+    for (const [, parameter] of module.ownParameters()) (seen.has(parameter) ? shared : seen).add(parameter);
+  return shared;
+}
+
+const bytesOf = (model: Module): number =>
+  model.parameters().reduce((sum, { stored }) => sum + ((stored.storage as Storage).buffer as Buffer).bytes, 0);
+
+/**
+ * Freezes a model and widens what is left of 16-bit parameters (norms, embeddings, the output layer) to float32, as PEFT's
+ * `prepare_model_for_kbit_training`; layers of codes stay. Attaching an adapter freezes, too: what this adds is the widening, and it
+ * serves training without an adapter. Where memory is short, run blocks with `checkpoint`.
+ */
+export function prepareForKbitTraining(model: Module): void {
+  model.freeze();
+  const narrow = model.parameters().filter(({ dtype }) => dtype === "float16" || dtype === "bfloat16");
+  const wide = narrow.map(({ stored }) => cast(stored, "float32"));
+  realize(wide);
+  narrow.forEach((parameter, i) => parameter.replace(wide[i] as Tensor));
+  // programs that were traced before read other dtypes
+  structure.value = structure.stored + 1;
+}
