@@ -1,6 +1,6 @@
 """Hugging Face's side of peft.conformance.ts: `python peft_side.py FOLDER`.
 
-FOLDER/cases.json lists {name, base, type, config, adapter}: `base` is a model folder that lorikeet wrote, `adapter` the folder of
+FOLDER/cases.json lists {name, base, type, config, adapter, saveEmbeddingLayers}: `base` is a model folder that lorikeet wrote, `adapter` the folder of
 an adapter on it that lorikeet wrote, `type` and `config` the same adapter's options for PEFT. For every case this writes
   <name>/read.safetensors     logits with lorikeet's adapter: beside the weights, disabled, merged; logits of the model that
                               lorikeet merged and saved
@@ -61,7 +61,7 @@ def run(root, case, ids):
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     model.eval()
-    model.save_pretrained(os.path.join(folder, "theirs"))
+    model.save_pretrained(os.path.join(folder, "theirs"), save_embedding_layers=case["saveEmbeddingLayers"])
     save_file(three_ways(model, ids), os.path.join(folder, "theirs.safetensors"))
     with open(os.path.join(folder, "notes.json"), "w") as file:
         json.dump(notes, file)
