@@ -85,7 +85,8 @@ export function beginAdapters(model: Module): Adapted {
 export function baseModules(model: Module): Map<string, Module> {
   const found = new Map<string, Module>();
   const visit = (path: string, at: Module): void => {
-    const module = at instanceof AdapterLayer ? at.base_layer : at instanceof SavedModule ? at.original_module : at;
+    let module = at instanceof SavedModule ? at.original_module : at;
+    while (module instanceof AdapterLayer) module = module.base_layer; // of parameters of one module, one is around the other
     found.set(path, module);
     for (const [name, child] of module.children()) visit(path === "" ? name : `${path}.${name}`, child);
   };

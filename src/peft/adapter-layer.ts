@@ -217,7 +217,10 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string, more: r
   const matrix = () => facts.codes?.matrix(layer) ?? facts.turn?.(weight.value, [out, into]) ?? weight.value;
   return makeBase(
     (x) => (layer as AdapterLayer).forward(x, ...more),
-    { kind: facts.kind, path, in: into, out, layer, outputScale, more },
+    {
+      ...{ kind: facts.kind, path, in: into, out, layer, outputScale, more },
+      ...(facts.run ? { run: (weight: Tensor, x: Tensor) => facts.run!(layer, weight, x, more) } : {}),
+    },
     {
       weight: matrix,
       original: matrix,
@@ -229,7 +232,7 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string, more: r
 /** A call with what is known about the layer; weight and bias are made when somebody asks. */
 function makeBase(
   call: (x: Tensor) => Tensor,
-  { kind, path, in: into, out, layer, outputScale, more }: Omit<Base, "weight" | "original" | "bias">,
+  { kind, path, in: into, out, layer, outputScale, more, run }: Omit<Base, "weight" | "original" | "bias">,
   { weight, original, bias }: { weight(): Tensor; original(): Tensor; bias(): Tensor | null },
 ): Base {
   return Object.defineProperties(call as Base, {
@@ -240,6 +243,7 @@ function makeBase(
     layer: { value: layer },
     outputScale: { value: outputScale },
     more: { value: more },
+    run: { value: run },
     weight: { get: weight },
     original: { get: original },
     bias: { get: bias },

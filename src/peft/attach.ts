@@ -16,6 +16,7 @@ import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, Paramet
 import { trainedTokens } from "./methods/trainable-tokens.ts";
 import { modulesToSave, SavedModule } from "./saved-module.ts";
 import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
+import { modulePath, type TargetedParameter, targetedParameters } from "./target-parameter.ts";
 import { inputEmbedding, outputLayer, tieWeights } from "./tied-weight.ts";
 import { planTokens } from "./trained-token.ts";
 
@@ -120,24 +121,38 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
   const tying = "ensureWeightTying" in completed ? tieWeights(completed, modules) : undefined;
   const config = tying?.config ?? completed;
   const embedding = inputEmbedding(modules);
-  const kinds = Object.keys(method.layers) as LayerKind[];
+  const kinds = (Object.keys(method.layers) as LayerKind[]).filter((kind) => kind !== "parameter");
   const others = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);
   for (const path of tying?.saved ?? []) others.set(path, modules.get(path) as Module);
   const facts = { modules, modelType, outputPath: outputLayer(modules), saved: others };
   const trainsWhole = method.whole !== undefined;
+  const parameters = targetedParameters((config["targetParameters"] ?? []) as readonly string[], modules, [...others.keys()]);
   const targets = method.choose
     ? chosenBy(method, config, modules)
-    : chooseTargets(facts, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
+    : chooseTargets(
+        { ...facts, others: parameters.length > 0 },
+        config as Partial<TargetOptions>,
+        kinds,
+        method.targets,
+        trainsWhole,
+      );
   const wholes = trainsWhole ? targets.paths.map((path) => [path, modules.get(path) as Module] as const) : [];
   const saved = new Map([...others, ...wholes]);
   const follow = tying?.layers ?? embedding?.tied ?? [];
   const tied = method.tied && embedding && targets.paths.includes(embedding.path) ? follow : [];
   const paths = trainsWhole ? [] : targets.paths.filter((path) => !tied.includes(path));
   const tokens = planTokens(config, modules, [...paths, ...tied, ...saved.keys()]);
-  if (adapted) refuseOverlap(adapted, [...paths, ...tied, ...tokens.map(({ path }) => path)], [...saved.keys()]);
-  const planLayer = (path: string, methods: AnyMethod["layers"], own: AnyConfig, of?: string): PlannedLayer => {
-    const module = modules.get(path) as Layer;
-    const facts = kindOf(module) as KindOfLayer;
+  const ofModules = [...paths, ...tied, ...tokens.map(({ path }) => path)];
+  refuseMixture(adapted, ofModules, parameters, config);
+  if (adapted) refuseOverlap(adapted, [...ofModules, ...parameters.map(({ path }) => modulePath(path))], [...saved.keys()]);
+  const planLayer = (
+    path: string,
+    methods: AnyMethod["layers"],
+    own: AnyConfig,
+    of?: string,
+    module = modules.get(path) as Layer,
+    facts = kindOf(module) as KindOfLayer,
+  ): PlannedLayer => {
     const base = describe(module, facts, path);
     const layer = methods[facts.kind] as AnyLayerMethod;
     const specs = layer.parameters(base, own);
@@ -147,6 +162,9 @@ export function planAttach(model: Module, { method, config: given }: AnyAdapterC
   const layers = [
     ...paths.map((path) => planLayer(path, method.layers, patterns.at(path))),
     ...tied.map((path) => planLayer(path, method.tied!.layers, patterns.at(embedding!.path), embedding!.path)),
+    ...parameters.map(({ path, parameterPath, module, facts }) =>
+      planLayer(path, method.layers, patterns.at(parameterPath), undefined, module as Layer, facts),
+    ),
     ...tokens.map(({ path, tokenIndices, tied: of }) =>
       planLayer(path, of === undefined ? trainedTokens.embeddings : trainedTokens.tied, { tokenIndices, initWeights: true }, of),
     ),

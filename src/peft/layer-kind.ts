@@ -15,9 +15,9 @@ import { QuantisedLinear } from "../nn/quantised-linear.ts";
 
 /**
  * What a layer is to a method. A convolution is a matrix, too, [out, in / groups · places of the kernel]; methods differ in the
- * number of axes that they go with.
+ * number of axes that they go with. A parameter is one matrix [out, in] of any module, or several [experts, out, in].
  */
-export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d" | "attention";
+export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d" | "attention" | "parameter";
 
 /** How to see modules of one class. */
 export interface KindOfLayer {
@@ -34,6 +34,8 @@ export interface KindOfLayer {
   outputScale?(module: Module): number;
   /** The weight as [out, in], and what the layer's parameters become for another one, where they hold it as codes. */
   readonly codes?: { matrix(module: Module): Tensor; encoded(module: Module, matrix: Tensor): ReadonlyMap<Parameter, Tensor> };
+  /** What the module gives with another weight, turned as methods see it, in the place of its own. */
+  run?(module: Module, weight: Tensor, x: Tensor, more: readonly unknown[]): Tensor;
   /** Whether `targetModules: "all-linear"` means it. */
   readonly allLinear: boolean;
 }

@@ -47,6 +47,8 @@ export interface Base {
   /** The same without the other adapters, for methods that start from the layer's own weight. */
   readonly original: Tensor;
   readonly bias: Tensor | null;
+  /** The layer's output with another weight; only of parameters, whose modules do what they like with them. */
+  readonly run?: (weight: Tensor, x: Tensor) => Tensor;
   /** The layer itself, for what is not said here: an epsilon, a stride. */
   readonly layer: Layer;
   /** The layer multiplies its result with this number (Gemma's embedding), and an adapter's share has to be, too. */

@@ -30,6 +30,8 @@ export interface TargetModel {
   readonly outputPath: string | undefined;
   /** Modules that are trained as they are, which are no targets, nor is anything in them. */
   readonly saved?: ReadonlyMap<string, Module>;
+  /** Whether something else is adapted in any case, so that no module need be. */
+  readonly others?: boolean;
 }
 
 /** The modules that were chosen. */
@@ -72,7 +74,7 @@ export function chooseTargets(
       : (path) => targets.includes(path) || (isBelow(targets, path) && inLayers(path));
   const all = [...model.modules.keys()].filter((path) => path !== "");
   const paths = all.filter((path) => !excluded(path) && wanted(path));
-  if (paths.length === 0) {
+  if (paths.length === 0 && !model.others) {
     const shown = `targetModules ${JSON.stringify(options.targetModules ?? targets)}`;
     const before = all.filter((path) => (typeof targets === "string" ? wanted(path) : isSuffix(targets, path)));
     if (before.length > 0)
@@ -133,6 +135,7 @@ function expand(
   if (targetModules === null) {
     if (typeof table === "function") return table(model.modules);
     const found = model.modelType === undefined || !Object.hasOwn(table, model.modelType) ? undefined : table[model.modelType];
+    if (found === undefined && model.others) return [];
     return (
       found ??
       refuse(

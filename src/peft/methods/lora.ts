@@ -9,9 +9,9 @@
 import { ConfigError } from "../../errors.ts";
 import { loraSchema } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
-import { add } from "../../graph/elementwise.ts";
+import { add, cast } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
-import { reshape, transpose } from "../../graph/movement.ts";
+import { permute, reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
 import { type Initialiser, initialisers } from "../initialiser.ts";
@@ -146,6 +146,40 @@ const convolution: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
   biasDelta: linear.biasDelta as NonNullable<typeof linear.biasDelta>,
 };
 
+/** How many matrices a parameter has, and whether that is an axis of it. */
+const expertsOf = ({ weight }: Base): number => (weight.rank === 3 ? (weight.shape[0] as number) : 1);
+
+/** Each expert's own factors: A has r rows for each, and B, as in PEFT, has the experts along its fastest axis. */
+const parameter: LayerMethod<LoraConfig, "A" | "B"> = {
+  files: { A: "lora_A.weight", B: "lora_B.weight" },
+  parameters(base, { r }) {
+    const rows = r * expertsOf(base);
+    return { A: { shape: [rows, base.in] }, B: { shape: [base.out, rows] } };
+  },
+  initialise(base, { r, initLoraWeights: name }, random) {
+    if (typeof name !== "boolean" && name !== "gaussian")
+      throw new ConfigError(
+        `\`initLoraWeights\` (= ${JSON.stringify(name)}) is nothing for ${base.path}, of which a parameter is adapted.`,
+        {
+          operation: "attach",
+          got: name,
+          hint: 'Use true, false or "gaussian".',
+        },
+      );
+    const rows = r * expertsOf(base);
+    const [A, B] = [name === "gaussian" ? normal(1 / r) : uniform(base.in), name === false ? uniform(rows) : zeros];
+    return { values: { A: A(random, rows * base.in), B: B(random, base.out * rows) } };
+  },
+  forward: (x, base, p, c, use) =>
+    base.run!(cast(add(base.weight, parameter.delta!(base, p, c, use.scale)), base.weight.dtype), x),
+  delta(base, { A, B }, c, scale) {
+    const [experts, s] = [expertsOf(base), scaling(c) * scale];
+    if (base.weight.rank === 2) return times(matmul(B, A), s);
+    const [rows, columns] = [reshape(A, [experts, c.r, base.in]), reshape(B, [base.out, c.r, experts])];
+    return times(matmul(permute(columns, [2, 0, 1]), rows), s);
+  },
+};
+
 /**
  * The output layer with the adapter of the embedding whose weight E it shares: its change of E, once more. In the file it has, as in
  * PEFT, factors of its own, which are the embedding's turned: A is Bᵀ, and B is Aᵀ.
@@ -172,11 +206,20 @@ export const lora = defineMethod({
   formula: "W + s·B·A",
   keys: [
     ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
-    ...["trainableTokenIndices", "ensureWeightTying"],
+    ...["trainableTokenIndices", "ensureWeightTying", "targetParameters"],
   ] as (keyof LoraConfig & string)[],
   patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
   check(config) {
     initialiser(config);
+    if (config.targetParameters?.length) {
+      const { loraDropout, loraBias, fanInFanOut } = config;
+      const [option] = Object.entries({ loraDropout, loraBias, fanInFanOut }).find(([, value]) => value) ?? [];
+      if (option !== undefined)
+        throw new ConfigError(`\`targetParameters\` does not go with \`${option}\`: what is adapted is no layer, but a matrix.`, {
+          operation: "lora",
+          got: config.targetParameters,
+        });
+    }
     if (config.loraDropout >= 1)
       throw new ConfigError(`\`loraDropout\` (= ${config.loraDropout}) must be less than 1.`, {
         operation: "lora",
@@ -195,7 +238,7 @@ export const lora = defineMethod({
         });
   },
   startsAtZero: (config) => initialiser(config).startsAtZero,
-  layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution },
+  layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution, parameter },
   tied: { layers: { linear: tiedLinear, embedding } },
   samples(draw, { groups = 1, dilated = false }) {
     if (groups > 1 || dilated) return null; // no change of the weight, or refused

@@ -1,0 +1,118 @@
+/**
+ * The option `targetParameters`: adapters of matrices that are parameters of any module, above all the experts of a mixture, which stand
+ * in one parameter [experts, out, in]. The module runs as ever, with another tensor in the parameter's place.
+ *
+ * Of one module several parameters may be adapted. Their layers lie in each other as in PEFT, the first parameter's innermost, and the
+ * paths of all but the last have a `base_layer` for each that lies around them.
+ */
+import { ConfigError, nearestName, wordShape } from "../errors.ts";
+import { transpose } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import type { Layer, Module, Parameter } from "../nn/module.ts";
+import type { KindOfLayer } from "./layer-kind.ts";
+
+/** A parameter that is to be adapted. */
+export interface TargetedParameter {
+  /** That of its layer: the module's, and `.base_layer` for every parameter of the module that comes after it. */
+  readonly path: string;
+  readonly module: Module;
+  /** The module's path and the parameter's name in it. */
+  readonly parameterPath: string;
+  readonly facts: KindOfLayer;
+}
+
+/** The path of the module that a layer of a parameter is around. */
+export const modulePath = (path: string): string => path.replace(/(\.base_layer)+$/, "");
+
+/** Runs `body` while the module has another tensor in a parameter's place. */
+function withParameter<T>(module: Module, name: string, value: Tensor, body: () => T): T {
+  const holder = module as unknown as Record<string, Parameter>;
+  const own = holder[name] as Parameter;
+  const { shape, dtype, size } = value;
+  const fixed = (x: unknown) => ({ value: x });
+  holder[name] = Object.create(own, {
+    ...{ value: fixed(value), shape: fixed(shape), dtype: fixed(dtype), size: fixed(size), stored: { get: () => own.stored } },
+  }) as Parameter;
+  try {
+    return body();
+  } finally {
+    holder[name] = own;
+  }
+}
+
+/** How a method sees a parameter: as a matrix [out, in], or [experts, out, in]. Modules with `isTransposed` keep [experts, in, out]. */
+function kindOfParameter(module: Module, name: string): KindOfLayer {
+  const own = module as unknown as Record<string, Parameter> & { readonly isTransposed?: boolean };
+  const isTurned = own.isTransposed === true && own[name]?.shape.length === 3;
+  return {
+    kind: "parameter",
+    is: (other) => other === module,
+    weight: () => own[name] as Parameter,
+    bias: () => null,
+    sizes: (shape) =>
+      isTurned ? [shape.at(-2) as number, shape.at(-1) as number] : [shape.at(-1) as number, shape.at(-2) as number],
+    ...(isTurned ? { turn: (weight: Tensor) => transpose(weight) } : {}),
+    run: (layer, weight, x, more) =>
+      withParameter(module, name, isTurned ? transpose(weight) : weight, () =>
+        (layer as Layer & { forward(x: Tensor, ...more: unknown[]): Tensor }).forward(x, ...more),
+      ),
+    allLinear: false,
+  };
+}
+
+/**
+ * The parameters that the option means: those whose path is one of the names or ends in one after a dot, as in PEFT.
+ *
+ * @throws {ConfigError} for a name that means none, a parameter of the whole model, or one that is no matrix
+ */
+export function targetedParameters(
+  names: readonly string[],
+  modules: ReadonlyMap<string, Module>,
+  saved: readonly string[],
+): TargetedParameter[] {
+  const operation = "attach";
+  const refuse = (problem: string, got: unknown, hint?: string): never => {
+    throw new ConfigError(problem, { operation, got, ...(hint === undefined ? {} : { hint }) });
+  };
+  const isMeant = (path: string, name: string) => path === name || path.endsWith(`.${name}`);
+  const all = [...modules].flatMap(([path, module]) =>
+    [...module.ownParameters()].map(([name, parameter]) => ({
+      path: path === "" ? name : `${path}.${name}`,
+      outer: path,
+      module,
+      name,
+      parameter,
+    })),
+  );
+  for (const name of names)
+    if (!all.some(({ path }) => isMeant(path, name))) {
+      const near = nearestName(
+        name,
+        all.flatMap(({ path }) => [path, path.split(".").slice(-2).join("."), path.split(".").slice(-3).join(".")]),
+      );
+      refuse(
+        `no parameter is called "${name}" of targetParameters.`,
+        name,
+        near === undefined ? undefined : `Did you mean "${near}"?`,
+      );
+    }
+  const meant = all.filter(({ path }) => names.some((name) => isMeant(path, name)));
+  for (const { path, outer, parameter } of meant) {
+    if (outer === "")
+      refuse(`${path} is a parameter of the model itself, not of a module in it, so \`targetParameters\` cannot mean it.`, path);
+    if (parameter.shape.length !== 2 && parameter.shape.length !== 3)
+      refuse(
+        `${path} is ${wordShape(parameter.shape)}; \`targetParameters\` adapts matrices [out, in] and [experts, out, in].`,
+        path,
+      );
+    if (saved.some((whole) => outer === whole || outer.startsWith(`${whole}.`)))
+      refuse(`${path} is trained as a whole already.`, path, "Take its module out of `modulesToSave`.");
+  }
+  return meant.map(({ path, outer, module, name }, i) => ({
+    path:
+      outer + ".base_layer".repeat(meant.slice(i + 1).filter((later) => later.module === module && later.outer === outer).length),
+    module,
+    parameterPath: path,
+    facts: kindOfParameter(module, name),
+  }));
+}
