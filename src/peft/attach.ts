@@ -16,7 +16,7 @@ import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, Paramet
 import { trainedTokens } from "./methods/trainable-tokens.ts";
 import { modulesToSave, SavedModule } from "./saved-module.ts";
 import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
-import { modulePath, type TargetedParameter, targetedParameters } from "./target-parameter.ts";
+import { modulePath, refuseMixture, targetedParameters } from "./target-parameter.ts";
 import { inputEmbedding, outputLayer, tieWeights } from "./tied-weight.ts";
 import { planTokens } from "./trained-token.ts";
 
@@ -234,7 +234,7 @@ function orientation(config: AnyConfig, layers: readonly PlannedLayer[]): { fanI
 
 /** What one adapter changes or trains as a whole cannot have layers in it that another changes. */
 function refuseOverlap(adapted: Adapted, targets: readonly string[], whole: readonly string[]): void {
-  const [saved, layers] = [[...adapted.saved.keys()], [...adapted.layers.keys()]];
+  const [saved, layers] = [[...adapted.saved.keys()], [...adapted.layers.keys()].map(modulePath)];
   const within = (outer: string, inner: string) => inner.startsWith(`${outer}.`);
   const holds = (outers: readonly string[], inners: readonly string[], same: boolean) =>
     outers.find((outer) => inners.some((inner) => within(outer, inner) || (same && inner === outer)));
@@ -360,8 +360,11 @@ export function install(
 }
 
 function wrap(model: Module, adapted: Adapted, { module, path, facts }: PlannedLayer): AdapterLayer {
-  const layer = new AdapterLayer(module, path, facts, adapted);
-  model.replaceModule(path, layer);
+  const place = modulePath(path);
+  // of parameters of one module, each layer comes around the ones before
+  const base = facts.kind === "parameter" ? (model.getModule(place) as Layer) : module;
+  const layer = new AdapterLayer(base, path, facts, adapted);
+  model.replaceModule(place, layer);
   adapted.layers.set(path, layer);
   return layer;
 }

@@ -9,7 +9,9 @@ import { ConfigError, nearestName, wordShape } from "../errors.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Layer, Module, Parameter } from "../nn/module.ts";
+import type { Adapted } from "./adapted-model.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
+import type { AnyConfig } from "./method.ts";
 
 /** A parameter that is to be adapted. */
 export interface TargetedParameter {
@@ -115,4 +117,47 @@ export function targetedParameters(
     parameterPath: path,
     facts: kindOfParameter(module, name),
   }));
+}
+
+/**
+ * A module is adapted itself or by its parameters. Since layers of parameters lie in each other, their place tells what they are, so that
+ * all adapters of a model must adapt the same ones.
+ *
+ * @param targets paths of the modules that are adapted themselves
+ */
+export function refuseMixture(
+  adapted: Adapted | undefined,
+  targets: readonly string[],
+  parameters: readonly TargetedParameter[],
+  { targetParameters }: AnyConfig,
+): void {
+  const own = new Set(parameters.map(({ path }) => modulePath(path)));
+  const isParameter = (path: string) => adapted?.layers.get(path)?.base().kind === "parameter";
+  const both =
+    targets.find((path) => own.has(path) || isParameter(path)) ??
+    [...own].find((path) => adapted?.layers.has(path) && !isParameter(path));
+  if (both !== undefined)
+    throw new ConfigError(`${both} is a target itself, so its parameters cannot be targets of \`targetParameters\`, too.`, {
+      operation: "attach",
+      got: both,
+      hint: "Take one of the two out; `targetModules: []` adapts parameters only.",
+    });
+  const inside = targets.find((path) => [...own].some((outer) => path.startsWith(`${outer}.`)));
+  if (inside !== undefined)
+    throw new ConfigError(`${inside} lies in a module of which a parameter is adapted.`, {
+      operation: "attach",
+      got: inside,
+      hint: "Take it out of the targets with `excludeModules`.",
+    });
+  const sorted = (list: unknown) => [...((list ?? []) as readonly string[])].sort();
+  const wanted = sorted(targetParameters);
+  for (const { name, config } of adapted?.adapters.values() ?? []) {
+    const theirs = sorted(config["targetParameters"]);
+    if (wanted.length > 0 && theirs.length > 0 && String(wanted) !== String(theirs))
+      throw new ConfigError(`the adapter "${name}" adapts other parameters: ${theirs.join(", ")}.`, {
+        operation: "attach",
+        got: wanted,
+        hint: "All adapters of a model that have `targetParameters` must have the same ones.",
+      });
+  }
 }

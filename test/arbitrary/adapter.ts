@@ -1,7 +1,9 @@
 /** Random adapters on random layers, for the laws of adapters: every registered method, every kind of layer that it knows. */
 import fc from "fast-check";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
+import { matmul } from "../../src/graph/contraction.ts";
 import { type DType, dtypes, fromBFloat16Bits, fromFloat16Bits, toBFloat16Bits, toFloat16Bits } from "../../src/graph/dtype.ts";
+import { reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { Draw } from "../../src/graph/primitive.ts";
 import { constant } from "../../src/graph/source.ts";
@@ -17,6 +19,7 @@ import { type AnyMethod, defineMethod, type SampledLayer } from "../../src/peft/
 import { methods } from "../../src/peft/methods.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { abs } from "../../src/tensor/math.ts";
+import { sum } from "../../src/tensor/statistics.ts";
 
 /** A model of one layer. */
 export class Holder extends Module {
@@ -43,6 +46,26 @@ interface KindSample {
 /** Kinds of layer that can stand alone; the others have laws of their own, on whole models (whole-model.law.ts). */
 type LoneKind = Exclude<LayerKind, "attention">;
 
+/** Experts that share their input, so that what they give is added up. */
+class Experts extends Module {
+  readonly weight: Parameter;
+  readonly isTransposed: boolean;
+  constructor(experts: number, { in: into, out }: { readonly in: number; readonly out: number }, isTransposed: boolean) {
+    super();
+    this.isTransposed = isTransposed;
+    const shape = isTransposed ? [experts, into, out] : [experts, out, into];
+    this.weight = Parameter.from(new Float32Array(experts * into * out), shape);
+  }
+  forward(x: Tensor): Tensor {
+    const W = this.weight.value;
+    const rows = reshape(x, [1, x.size / x.shape.at(-1)!, x.shape.at(-1)!]);
+    const y = sum(matmul(rows, this.isTransposed ? W : transpose(W)), 0);
+    return reshape(y, [...x.shape.slice(0, -1), y.shape[1]!]);
+  }
+}
+
+const expertsOf = ({ options }: AdapterCase): number => 1 + (options[7]! % 3);
+
 const kinds: Record<LoneKind, KindSample> = {
   linear: {
     about: (item) => item,
@@ -58,6 +81,12 @@ const kinds: Record<LoneKind, KindSample> = {
         );
       return most;
     },
+  },
+  parameter: {
+    about: (item) => ({ in: item.in * expertsOf(item), out: item.out }),
+    make: (item) => new Experts(expertsOf(item), item, item.bias),
+    input: (item, random) => floats(random, [...item.rows, item.in], "float32"),
+    weightOf: (x, layer) => (layer as Experts).weight.shape[0]! * kinds.linear.weightOf(x, layer),
   },
   embedding: {
     about: (item) => item,
@@ -214,7 +243,9 @@ export const sampleOptions = (method: AnyMethod, kind: LayerKind, item: AdapterC
 export function optionsOf(method: AnyMethod, kind: LayerKind, item: AdapterCase, index = 0) {
   const options = sampleOptions(method, kind, item, index);
   fc.pre(options !== null);
-  return { ...options, targetModules: ["layer"] };
+  return kind === "parameter"
+    ? { ...options, targetModules: [], targetParameters: ["layer.weight"] }
+    : { ...options, targetModules: ["layer"] };
 }
 
 /** How often a law is tried on one method: seldom enough that all methods together take little longer than a few of them. */
