@@ -6,6 +6,7 @@
  * paths of all but the last have a `base_layer` for each that lies around them.
  */
 import { ConfigError, nearestName, wordShape } from "../errors.ts";
+import { isFloat } from "../graph/dtype.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Layer, Module, Parameter } from "../nn/module.ts";
@@ -107,6 +108,8 @@ export function targetedParameters(
         `${path} is ${wordShape(parameter.shape)}; \`targetParameters\` adapts matrices [out, in] and [experts, out, in].`,
         path,
       );
+    if (!isFloat(parameter.dtype))
+      refuse(`${path} holds codes (${parameter.dtype}); adapt its layer with \`targetModules\`.`, path);
     if (saved.some((whole) => outer === whole || outer.startsWith(`${whole}.`)))
       refuse(`${path} is trained as a whole already.`, path, "Take its module out of `modulesToSave`.");
   }

@@ -98,7 +98,7 @@ describe("targets", () => {
     ],
     [
       { targetModules: ["self_attn"] },
-      "attach: model.layers.0.self_attn is a Attention, which this method cannot adapt; it adapts: linear, embedding. Take it out with `excludeModules`.",
+      "attach: model.layers.0.self_attn is a Attention, which this method cannot adapt; it adapts: linear, embedding, conv1d, conv2d, conv3d. Take it out with `excludeModules`.",
     ],
     [
       { targetModules: ["q_proj"], layersPattern: "layers" },
