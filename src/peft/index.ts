@@ -17,6 +17,9 @@ export {
 } from "./adapted-model.ts";
 export { type LoadOptions, loadAdapter, type SaveOptions, saveAdapter } from "./adapter-file.ts";
 export { type AttachOptions, attach } from "./attach.ts";
+export { type CombinationName, type CombinationType, combinations } from "./compose/combination.ts";
+export { type CombineOptions, combineAdapters } from "./compose/combine-adapters.ts";
+export { type ConvertOptions, convertToLora } from "./compose/convert-to-lora.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference } from "./merge.ts";
 export type { AdapterConfig, Method, MethodConfig, MethodDefinition } from "./method.ts";
 export { adalora } from "./methods/adalora.ts";

@@ -186,14 +186,14 @@ export interface AdapterCase {
 
 export const adapterCases = ({
   maxAdapters = 2,
-  dtypes: among = ["float32", "float16", "bfloat16"] as const,
+  dtypes: among = ["float32", "float16", "bfloat16"] as readonly AdapterCase["dtype"][],
 } = {}): fc.Arbitrary<AdapterCase> =>
   fc.record({
     in: fc.integer({ min: 1, max: 40 }),
     out: fc.integer({ min: 1, max: 40 }),
     rows: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 2 }),
     bias: fc.boolean(),
-    dtype: fc.constantFrom(...(among as readonly AdapterCase["dtype"][])),
+    dtype: fc.constantFrom(...among),
     adapters: fc.integer({ min: 1, max: maxAdapters }),
     options: fc.array(fc.nat(0xffff), { minLength: 8, maxLength: 8 }),
     seed: fc.nat(0xffff),

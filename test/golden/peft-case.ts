@@ -26,6 +26,10 @@ export type PeftCase = {
   /** Folders, or configs, by name; of the kinds that combine, folders only. */
   readonly adapters?: Readonly<Record<string, string | object>>;
   readonly adapter_names?: readonly string[];
+  readonly weights?: readonly number[];
+  readonly combination_type?: string;
+  readonly options?: Readonly<Record<string, unknown>>;
+  readonly rank?: number;
   readonly active_after_delete_a?: readonly string[];
   readonly merge_equivalent?: boolean;
   readonly merged_changed?: readonly string[];

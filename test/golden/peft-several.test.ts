@@ -106,7 +106,7 @@ goldenSuite(
       const folders = Object.values(item.adapters ?? {}).filter((folder) => typeof folder === "string");
       return run && folders.every((folder) => implemented(base, folder)) ? () => run(item) : undefined;
     },
-    ...[...Object.keys(runs), "combine", "convert", "arrow", "xlora"],
+    ...[...Object.keys(runs), "arrow", "xlora"],
     ...["init", "init_convert"],
   ),
 );

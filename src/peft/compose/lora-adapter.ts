@@ -1,0 +1,108 @@
+/** A LoRA adapter made of values that were computed, on exactly the layers that they were computed for. */
+import { ConfigError } from "../../errors.ts";
+import { concatenate } from "../../graph/composite.ts";
+import { reshape, transpose } from "../../graph/movement.ts";
+import type { Tensor } from "../../graph/node.ts";
+import { constant } from "../../graph/source.ts";
+import type { Module } from "../../nn/module.ts";
+import type { Adapter } from "../adapted-model.ts";
+import type { AdapterLayer, LayerAdapter } from "../adapter-layer.ts";
+import { type AnyAdapterConfig, type AttachPlan, install, planAttach, type Starts } from "../attach.ts";
+import type { AnyConfig, AnyMethod } from "../method.ts";
+import { lora } from "../methods/lora.ts";
+import type { Factors } from "./low-rank.ts";
+
+/** The method, as the machinery takes it. */
+export const loraMethod = lora as unknown as AnyMethod;
+
+/** What the new adapter is called, and whether training may change it. */
+export interface NewAdapter {
+  readonly name: string;
+  /** False when absent, as in PEFT. */
+  readonly trainable?: boolean;
+}
+
+/** Values of an adapter's parameters in one layer. */
+export const valuesOf = ({ parameters, shared }: LayerAdapter): Record<string, Tensor> =>
+  Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, parameter]) => [key, parameter.value]));
+
+/**
+ * The change that one adapter makes of a layer's weight, [out, in] whatever the layer is.
+ *
+ * @throws {ConfigError} when the method is no change of the weight
+ */
+export function changeOf(operation: string, layer: AdapterLayer, name: string): Tensor {
+  const own = layer.adapters.get(name) as LayerAdapter;
+  const base = layer.base();
+  if (!own.method.delta)
+    throw new ConfigError(`the adapter "${name}" is no change of the weight of ${layer.path}.`, { operation, got: name });
+  const change = own.method.delta(base, valuesOf(own), own.config, own.scale.stored);
+  return base.kind === "embedding" ? transpose(change) : change;
+}
+
+/** The change of the bias, if the adapter makes one. */
+export function biasChangeOf(layer: AdapterLayer, name: string): Tensor | null {
+  const own = layer.adapters.get(name) as LayerAdapter;
+  const base = layer.base();
+  return (base.bias && own.method.biasDelta?.(base, valuesOf(own), own.config, own.scale.stored)) ?? null;
+}
+
+/** Plans an adapter for these layers: with the config's own targets where they mean just those, else with their full paths. */
+export function planFor(model: Module, adapter: AnyAdapterConfig, paths: readonly string[], name: string): AttachPlan {
+  const meant = (config: AnyConfig) => planAttach(model, { ...adapter, config }, name);
+  const wanted = [...paths].sort().join();
+  const exactly = { targetModules: [...paths], excludeModules: null, layersToTransform: null, layersPattern: null };
+  let plan: AttachPlan | undefined;
+  try {
+    plan = meant(adapter.config);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error; // the full paths tell whether there is more that is wrong
+  }
+  const found = plan?.layers.map(({ path }) => path).sort();
+  return plan && found?.join() === wanted ? plan : meant({ ...adapter.config, ...exactly });
+}
+
+/** Puts a planned LoRA adapter on the model. @param factorsOf those of each layer, of its rank or less */
+export function installFactors(
+  model: Module,
+  plan: AttachPlan,
+  { name, trainable = false }: NewAdapter,
+  factorsOf: (path: string) => Factors & { readonly bias?: Tensor },
+  whole: NonNullable<Starts["whole"]> = () => undefined,
+): Adapter {
+  return install(
+    model,
+    plan,
+    { name, trainable },
+    {
+      shared: () => ({}),
+      layer({ path, specs, config }) {
+        const { A, B, bias } = factorsOf(path);
+        const r = config["r"] as number;
+        const shaped = {
+          A: reshape(filled(A, 0, r), specs["A"]?.shape ?? []),
+          B: reshape(filled(B, 1, r), specs["B"]?.shape ?? []),
+        };
+        return { values: bias ? { ...shaped, bias } : shaped };
+      },
+      whole,
+    },
+  );
+}
+
+/** x with zeros behind it along an axis, up to `size`. */
+function filled(x: Tensor, axis: number, size: number): Tensor {
+  const have = x.shape[axis] as number;
+  if (have === size) return x;
+  const more = x.shape.map((extent, i) => (i === axis ? size - have : extent));
+  return concatenate([x, constant(0, more, x.dtype)], axis);
+}
+
+/** LoRA's factors in one layer, as they are kept. */
+export const factorsIn = (own: LayerAdapter): Factors => valuesOf(own) as unknown as Factors;
+
+/** The same as matrices, whatever the layer is. */
+export const asMatrices = ({ A, B }: Factors): Factors => ({
+  A: reshape(A, [A.shape[0] as number, -1]),
+  B: reshape(B, [B.shape[0] as number, -1]),
+});
