@@ -12,7 +12,7 @@ import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant, iota } from "../graph/source.ts";
-import { assignAll, Variable } from "../graph/variable.ts";
+import { assignAll, Setting, Variable } from "../graph/variable.ts";
 import { cumsum } from "../tensor/statistics.ts";
 
 /** What of a model decides how large its cache is. */
@@ -30,7 +30,7 @@ const zeros = (shape: readonly number[], dtype: "float32" | "int32"): Variable =
   new Variable(upload(currentDevice(), new dtypes[dtype].array(sizeOf(shape)), shape, dtype), { requiresGrad: false });
 
 /** One for each prompt batch; `reset` makes it empty again. */
-export class KeyValueCache {
+export class KeyValueCache implements Disposable {
   /** Sequences side by side: B. */
   readonly batch: number;
   /** Tokens that fit: S. */
@@ -41,20 +41,35 @@ export class KeyValueCache {
   readonly #mask: Variable;
   /** []: tokens written so far, padding included. */
   readonly #length: Variable;
+  /** Writes what stands in front of every text into the cache while it is empty: virtual tokens. Called by `reset`. */
+  front: ((cache: KeyValueCache) => void) | null = null;
+  /**
+   * How long the text is taken to be, where a model's angles depend on it: all that there is room for, unless somebody
+   * who knows more says so before tokens are taken in.
+   */
+  readonly reach: Setting<number>;
 
   constructor({ layers, heads, headDim }: CacheSizes, batch: number, size: number) {
     this.batch = batch;
     this.size = size;
+    this.reach = new Setting(size);
     const shape = [batch, size, heads, headDim];
     this.#layers = Array.from({ length: layers }, () => ({ keys: zeros(shape, "float32"), values: zeros(shape, "float32") }));
     this.#mask = zeros([batch, size], "int32");
     this.#length = zeros([], "int32");
   }
 
-  /** Forgets all tokens. */
+  /** Forgets all tokens, and writes what stands in front of the next ones. */
   reset(): void {
     const empty = (variable: Variable) => [variable, constant(0, variable.shape, variable.dtype)] as const;
     assignAll([empty(this.#mask), empty(this.#length)]);
+    this.front?.(this);
+  }
+
+  /** Gives the memory back; the cache is of no use any more. */
+  [Symbol.dispose](): void {
+    const variables = [...this.#layers.flatMap(({ keys, values }) => [keys, values]), this.#mask, this.#length];
+    for (const { stored } of variables) stored.dispose();
   }
 
   /**

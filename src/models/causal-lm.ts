@@ -79,6 +79,8 @@ export interface ModelSizes extends CacheSizes {
   readonly width: number;
   /** Tokens for which positions were learned; absent where positions are computed. */
   readonly maxLength?: number;
+  /** Tokens of a text past which angles are others, and whether those of the tokens before then are, too; absent where nothing changes. */
+  readonly stretch?: { readonly from: number; readonly isAnew: boolean } | undefined;
 }
 
 /** What whoever puts something in front of a text, or an output layer behind it, needs to know of a model. */

@@ -50,16 +50,19 @@ export interface Seq2SeqOutput {
   readonly encoderLastHiddenState: Tensor;
 }
 
-/** The part of a model that writes, bound to texts that were read: it continues answers like any model that continues a text. */
-export interface Answering extends Pick<CausalLM, "createCache" | "maxLength" | "forward">, Disposable {}
+/** The part of a model that writes, and what it remembers of texts: it continues answers like any model that continues a text. */
+export interface Answering extends Pick<CausalLM, "createCache" | "maxLength" | "forward">, Disposable {
+  /** Reads [B, S] texts, to which the answers are from here on; shorter ones are padded behind. */
+  read(inputs: ReadInputs): void;
+}
 
 /** A model that answers one text with another. */
 export interface Seq2SeqLM extends TextModel {
   /** The token with which answers begin. */
   readonly startToken: number;
   forward(inputs: Seq2SeqInputs): Seq2SeqOutput;
-  /** Reads [B, S] texts once, so that answers to them can be written token by token. Give it back when they are. */
-  answering(inputs: ReadInputs): Answering;
+  /** Room for what is remembered of `batch` texts of `size` tokens, so that answers to them can be written token by token. Give it back when they are. */
+  answering(batch: number, size: number): Answering;
 }
 
 /**

@@ -2,11 +2,12 @@
  * T5: an encoder and a decoder whose attention knows positions by a learned bias for each distance. Queries are not scaled.
  * @see https://arxiv.org/abs/1910.10683
  */
-import { realize } from "../compile/program.ts";
+import type { DType } from "../graph/dtype.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import { permute, reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
+import { assignAll, Variable } from "../graph/variable.ts";
 import { activation } from "../nn/activation.ts";
 import type { AttendOptions } from "../nn/attention.ts";
 import { Dropout } from "../nn/dropout.ts";
@@ -21,6 +22,7 @@ import {
   type Backbone,
   type CausalLMInputs,
   type CausalLMOutput,
+  checkTextInputs,
   embedTokens,
   type PastLayer,
   pastLength,
@@ -344,15 +346,28 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
     return { ...this.#write(answer, memories, inputs.attentionMask), encoderLastHiddenState };
   }
 
-  answering(inputs: ReadInputs): Answering {
+  answering(batch: number, size: number): Answering {
     const { sizes } = this.backbone;
-    const memories = this.decoder.remember(this.#read(inputs));
-    const kept = memories.flatMap(({ keys, values }) => [keys, values]);
-    realize(kept);
+    const { numDecoderLayers, numHeads, dKv } = this.config;
+    const room = (shape: readonly number[], dtype: DType) => new Variable(constant(0, shape, dtype), { requiresGrad: false });
+    const states = () => room([batch, size, numHeads * dKv], "float32");
+    const kept = Array.from({ length: numDecoderLayers }, () => ({ keys: states(), values: states() }));
+    const mask = room([batch, size], "int32");
+    const memories = () => kept.map(({ keys, values }) => ({ keys: keys.value, values: values.value }));
     return {
-      forward: (answer) => this.#write(answer, memories, inputs.attentionMask),
-      createCache: (batch, size) => new KeyValueCache(sizes, batch, size),
-      [Symbol.dispose]: () => kept.forEach((tensor) => tensor.dispose()),
+      read: (inputs) => {
+        checkTextInputs({ ...sizes, layers: this.config.numLayers }, inputs);
+        const found = this.decoder.remember(this.#read(inputs));
+        assignAll([
+          ...found.flatMap((memory, i) => [[kept[i]!.keys, memory.keys] as const, [kept[i]!.values, memory.values] as const]),
+          [mask, inputs.attentionMask ?? constant(1, textShape(inputs), "int32")],
+        ]);
+      },
+      forward: (answer) => this.#write(answer, memories(), mask.value),
+      createCache: (rows, length) => new KeyValueCache(sizes, rows, length),
+      [Symbol.dispose]: () => {
+        for (const { stored } of [...kept.flatMap(({ keys, values }) => [keys, values]), mask]) stored.dispose();
+      },
     };
   }
 

@@ -1,43 +1,59 @@
 /** Continuing texts, token by token, with a key/value cache. */
-import { currentDevice, download, upload } from "../compile/program.ts";
-import { type CompiledFunction, compile } from "../compile/trace.ts";
+import { download } from "../compile/program.ts";
 import { ConfigError } from "../errors.ts";
-import { reshape } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
-import type { Seq2SeqLM } from "../models/seq2seq-lm.ts";
 import { withAdapters } from "../peft/mixed-batch.ts";
-import { checkSampling, type SamplingOptions, sampleToken, uniformAt } from "./sampling.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { yieldToOthers } from "./batch.ts";
+import { bucketOf, keepSession, type Session, type TextGenerator, type Tokens, takeSession } from "./generation-session.ts";
+import { checkSampling, type SamplingOptions, sampleToken, temperatureOf, uniformAt } from "./sampling.ts";
+import { checkStopStrings, type TextDecoder, WrittenText } from "./written-text.ts";
+
+export type { TextGenerator, Tokens } from "./generation-session.ts";
 
 /** How long, how random, and when to stop. */
 export interface GenerateOptions extends SamplingOptions {
+  /** When absent as many as `maxLength` allows, or 64. */
   readonly maxNewTokens?: number;
+  /** Tokens of prompt and continuation together (of an answer, its start token included), where `maxNewTokens` is not given. */
+  readonly maxLength?: number;
+  /** A sequence does not end at a stop token before it has so many new ones. */
+  readonly minNewTokens?: number;
   /** A sequence ends after one of these, which is given out too. */
   readonly stopTokens?: readonly number[];
-  /** Where random numbers start; sequence i of a batch draws the numbers of row i. */
-  readonly seed?: number;
-  /** Traces the two programs that generation is made of instead of building a graph for every token. */
+  /** A sequence ends with the token in which one of these is complete, wherever in the tokens it begins or ends. Needs `tokenizer`. */
+  readonly stopStrings?: readonly string[];
+  /** What `stopStrings` are looked for with. */
+  readonly tokenizer?: TextDecoder;
+  /** Sequences for each prompt, one after the other in the batch; 1 when absent. */
+  readonly numReturnSequences?: number;
+  /** Where random numbers start: row i of a batch draws its own. A list has one for each prompt, which then draws what it draws alone. */
+  readonly seed?: number | readonly number[];
+  /** Ends generation: its reason is thrown before the next token. */
+  readonly signal?: AbortSignal | undefined;
+  /** Traces the few programs that generation is made of instead of building a graph for every token. */
   readonly compiled?: boolean;
   /** An adapter for each prompt, by name, whichever are active; `"__base__"` for none. See `withAdapters`. */
   readonly adapters?: readonly string[];
 }
 
-/** What a tokenizer gives, or a plain list. */
-export type Tokens = readonly number[] | Int32Array;
-
-/** A model that continues the prompt, or one that answers it. */
-export type TextGenerator = CausalLM | Seq2SeqLM;
+/** A token of one sequence, and what it adds to the text where there is a tokenizer. */
+interface Written {
+  readonly token: number;
+  readonly text: string;
+}
 
 /**
  * The tokens that continue `prompt`, or answer it, as they come.
  *
  * @param prompt at least one token
- * @throws {ConfigError} for an empty prompt or a setting out of range
+ * @throws {ConfigError} for an empty prompt or a setting out of range; the signal's reason when it is aborted
  * @example
  * for await (const token of generate(model, tokenizer.encode("Call me"), { maxNewTokens: 20 })) print(token);
  */
 export async function* generate(model: TextGenerator, prompt: Tokens, options: GenerateOptions = {}): AsyncGenerator<number> {
-  for await (const [token] of generateBatch(model, [prompt], options)) if (token !== undefined && token !== null) yield token;
+  requireOneSequence(options);
+  for await (const [token] of generateBatch(model, [prompt], options)) if (typeof token === "number") yield token;
 }
 
 /** All the tokens that continue or answer `prompt`, without it. */
@@ -48,98 +64,164 @@ export async function complete(model: TextGenerator, prompt: Tokens, options: Ge
 }
 
 /**
- * Continues or answers several prompts at once; shorter ones are padded on the left. Gives one token per prompt at a time, `null` for
- * those that have ended.
+ * Continues or answers several prompts at once; shorter ones are padded on the left. Gives one token per sequence at a time,
+ * `null` for those that have ended; sequences are in the order of their prompts.
  */
 export async function* generateBatch(
   model: TextGenerator,
   prompts: readonly Tokens[],
   options: GenerateOptions = {},
 ): AsyncGenerator<(number | null)[]> {
-  const { maxNewTokens = 64, stopTokens = [], seed = 0, compiled = true, adapters } = options;
-  checkPrompts(prompts, maxNewTokens);
-  if (adapters && adapters.length !== prompts.length)
-    throw new ConfigError(`got ${prompts.length} prompts and ${adapters.length} adapter names.`, {
-      operation: "generate",
-      got: adapters,
-      expected: prompts.length,
+  for await (const row of write(model, prompts, options)) yield row.map((written) => written?.token ?? null);
+}
+
+/** All the tokens of `generateBatch`, a list for each sequence. */
+export async function completeBatch(
+  model: TextGenerator,
+  prompts: readonly Tokens[],
+  options: GenerateOptions = {},
+): Promise<number[][]> {
+  const sequences: number[][] = [];
+  for await (const tokens of generateBatch(model, prompts, options))
+    tokens.forEach((token, row) => {
+      const sequence = (sequences[row] ??= []);
+      if (token !== null) sequence.push(token);
     });
-  const acting = <T>(body: () => T): T => (adapters ? withAdapters(model, adapters, body) : body());
-  checkSampling(options);
-  const B = prompts.length;
+  return sequences.length ? sequences : prompts.flatMap((_) => Array.from({ length: options.numReturnSequences ?? 1 }, () => []));
+}
+
+/** What writes a text: a model with its tokenizer, and settings that hold where nobody says otherwise. `loadModel` gives one. */
+export interface TextWriter {
+  readonly model: TextGenerator;
+  readonly tokenizer: Tokenizer;
+  /** As of `generation_config.json`. */
+  readonly generation?: GenerateOptions;
+}
+
+/** A token that was written, and the text that it adds: nothing in the middle of a character, and for end-of-text and the like. */
+export interface TextPiece extends Written {}
+
+/**
+ * The text that continues `prompt`, or answers it, piece by piece. A stop string is the last that is given out: what follows it in
+ * its token is cut off.
+ *
+ * @param prompt a text, or its tokens
+ * @throws {ConfigError} for a prompt without a token and for settings out of range; the signal's reason when it is aborted
+ * @example
+ * const loaded = await loadModel("models/tiny");
+ * for await (const { text } of generateText(loaded, "Call me", { maxNewTokens: 20 })) process.stdout.write(text);
+ */
+export async function* generateText(
+  writer: TextWriter,
+  prompt: string | Tokens,
+  options: GenerateOptions = {},
+): AsyncGenerator<TextPiece> {
+  const { model, tokenizer, generation } = writer;
+  const all = { ...generation, ...options, tokenizer };
+  requireOneSequence(all);
+  const tokens = typeof prompt === "string" ? tokenizer.encode(prompt) : prompt;
+  for await (const [written] of write(model, [tokens], all)) if (written) yield written;
+}
+
+/** All the text of `generateText`. */
+export async function completeText(writer: TextWriter, prompt: string | Tokens, options: GenerateOptions = {}): Promise<string> {
+  let text = "";
+  for await (const piece of generateText(writer, prompt, options)) text += piece.text;
+  return text;
+}
+
+/** One sequence that is being written. */
+interface Sequence {
+  readonly prompt: Tokens;
+  /** The prompt, or an answer's start token, and what followed. */
+  readonly tokens: number[];
+  readonly text: WrittenText | null;
+  readonly uniform: (step: number) => number;
+  hasEnded: boolean;
+}
+
+/** What each step adds to each sequence; `null` to those that have ended. */
+async function* write(
+  model: TextGenerator,
+  prompts: readonly Tokens[],
+  options: GenerateOptions,
+): AsyncGenerator<(Written | null)[]> {
+  const { stopTokens = [], minNewTokens = 0, signal, compiled = true, adapters, numReturnSequences = 1 } = options;
+  check(prompts, options);
+  const rows = adapters?.flatMap((name) => new Array<string>(numReturnSequences).fill(name));
+  const acting = <T>(body: () => T): T => (rows ? withAdapters(model, rows, body) : body());
+  const sequences = begin(model, prompts, options);
+  const longest = Math.max(...sequences.map(({ tokens }) => tokens.length));
+  const { maxLength = Number.POSITIVE_INFINITY } = "maxLength" in model ? (model as CausalLM) : {};
+  const count = newTokens(options, longest, maxLength);
+  checkLength(longest, count, maxLength);
+  if (count === 0) return;
+  const widthOf = (length: number) => Math.min(bucketOf(length), maxLength);
+  const read = "answering" in model ? bucketOf(Math.max(...prompts.map(({ length }) => length))) : 0;
+  const sizes = { batch: sequences.length, length: widthOf(longest + count), read, compiled };
+  const stop = new Set(stopTokens);
   const wasTraining = model.training;
   model.eval();
-  using writing = acting(() => begin(model, prompts));
-  const { writer, texts } = writing;
-  const longest = Math.max(...texts.map((text) => text.length));
-  let program: CompiledFunction<[Tensor, Tensor], Tensor> | null = null;
+  let session: Session | undefined;
   try {
-    checkLength(writer, longest, maxNewTokens);
-    // sizes in steps of 32, so that prompts of like length share their programs' kernels
-    const cache = writer.createCache(B, roundUp(longest + maxNewTokens, 32));
-    const step = (inputIds: Tensor, attentionMask: Tensor): Tensor => {
-      const { logits } = writer.forward({ inputIds, attentionMask, cache, logitsToKeep: 1 });
-      return reshape(logits, [B, -1]);
-    };
-    program = compiled ? compile(step) : null;
-    const run = program ?? step;
-    const stop = new Set(stopTokens);
-    const ended = prompts.map(() => false);
-    let next = leftPadded(texts, longest);
-    for (let count = 0; count < maxNewTokens; count++) {
-      using ids = int32(next.ids, [B, next.ids.length / B]);
-      using mask = int32(next.mask, [B, next.ids.length / B]);
-      using logits = acting(() => run(ids, mask));
+    const current = acting(() => takeSession(model, sizes));
+    session = current;
+    acting(() => current.read(sequences.map(({ prompt }) => prompt)));
+    for (let step = 0; step < count; step++) {
+      await yieldToOthers(); // or signals are not heard
+      signal?.throwIfAborted();
+      const whole = current.growTo(longest + step, step === 0);
+      const next = sequences.map(({ tokens, hasEnded }) => (whole ? tokens : hasEnded ? [] : tokens.slice(-1)));
+      using logits = acting(() => current.write(next, whole ? widthOf(longest + step) : 1));
       const values = await download(logits);
-      const V = values.length / B;
-      const tokens = prompts.map((_, row) =>
-        ended[row] ? null : sampleToken(values.subarray(row * V, (row + 1) * V), options, uniformAt(seed, row, count)),
-      );
-      yield tokens;
-      tokens.forEach((token, row) => {
-        if (token !== null && stop.has(token)) ended[row] = true;
+      const V = values.length / sequences.length;
+      const isLast = step === count - 1;
+      const row = sequences.map((sequence, at) => {
+        if (sequence.hasEnded) return null;
+        const context = { tokens: sequence.tokens, forbidden: step < minNewTokens ? stop : [] };
+        const token = sampleToken(values.subarray(at * V, (at + 1) * V), options, sequence.uniform(step), context);
+        sequence.tokens.push(token);
+        const added = sequence.text?.push(token, isLast || stop.has(token));
+        sequence.hasEnded = stop.has(token) || (added?.isEnd ?? false);
+        return { token, text: added?.text ?? "" };
       });
-      if (ended.every(Boolean)) return;
-      next = { ids: tokens.map((token) => token ?? 0), mask: tokens.map((token) => (token === null ? 0 : 1)) };
+      yield row;
+      if (sequences.every(({ hasEnded }) => hasEnded)) return;
     }
   } finally {
     model.train(wasTraining);
-    program?.dispose();
+    if (session) keepSession(model, session);
   }
 }
 
-/** What writes, and after which tokens. */
-interface Writing extends Disposable {
-  readonly writer: Pick<CausalLM, "createCache" | "maxLength" | "forward">;
-  readonly texts: readonly Tokens[];
+function begin(model: TextGenerator, prompts: readonly Tokens[], options: GenerateOptions): Sequence[] {
+  const { numReturnSequences = 1, seed = 0, tokenizer, stopStrings = [] } = options;
+  return prompts.flatMap((prompt, index) =>
+    Array.from({ length: numReturnSequences }, (_, i): Sequence => {
+      const tokens = "answering" in model ? [model.startToken] : Array.from(prompt);
+      const row = index * numReturnSequences + i;
+      const uniform = (step: number) =>
+        typeof seed === "number" ? uniformAt(seed, row, step) : uniformAt(seed[index] as number, i, step);
+      return {
+        prompt,
+        tokens,
+        uniform,
+        text: tokenizer ? new WrittenText(tokenizer, tokens, stopStrings) : null,
+        hasEnded: false,
+      };
+    }),
+  );
 }
 
-/** Has a model that answers read the prompts. */
-function begin(model: TextGenerator, prompts: readonly Tokens[]): Writing {
-  if (!("answering" in model)) return { writer: model, texts: prompts, [Symbol.dispose]: () => undefined };
-  const width = roundUp(Math.max(...prompts.map((prompt) => prompt.length)), 32);
-  const rows = (value: (prompt: Tokens, at: number) => number) =>
-    prompts.flatMap((prompt) => Array.from({ length: width }, (_, at) => (at < prompt.length ? value(prompt, at) : 0)));
-  const ids = int32(
-    rows((prompt, at) => prompt[at] as number),
-    [prompts.length, width],
-  );
-  const mask = int32(
-    rows(() => 1),
-    [prompts.length, width],
-  );
-  const writer = model.answering({ inputIds: ids, attentionMask: mask });
-  return {
-    writer,
-    texts: prompts.map(() => [model.startToken]),
-    [Symbol.dispose]() {
-      for (const read of [writer, ids, mask]) read[Symbol.dispose]();
-    },
-  };
+function newTokens({ maxNewTokens, maxLength }: GenerateOptions, longest: number, positions: number): number {
+  if (maxNewTokens !== undefined || maxLength === undefined) return maxNewTokens ?? 64;
+  return Math.max(0, Math.min(maxLength, positions + 1) - longest);
 }
 
-function checkPrompts(prompts: readonly Tokens[], maxNewTokens: number): void {
+function check(prompts: readonly Tokens[], options: GenerateOptions): void {
   const operation = "generate";
+  checkSampling(options);
+  checkStopStrings(options.stopStrings ?? [], options.tokenizer);
   if (prompts.length === 0) throw new ConfigError("got no prompt.", { operation });
   prompts.forEach((prompt, i) => {
     if (prompt.length === 0)
@@ -148,37 +230,48 @@ function checkPrompts(prompts: readonly Tokens[], maxNewTokens: number): void {
         hint: "Start with the beginning-of-text token.",
       });
   });
-  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0)
-    throw new ConfigError(`\`maxNewTokens\` (= ${maxNewTokens}) must be a whole number from 0.`, {
+  for (const name of ["maxNewTokens", "maxLength", "minNewTokens", "numReturnSequences"] as const) {
+    const [value, least] = [options[name] ?? 1, name === "numReturnSequences" ? 1 : 0];
+    if (!Number.isInteger(value) || value < least)
+      throw new ConfigError(`\`${name}\` (= ${value}) must be a whole number from ${least}.`, { operation, got: value });
+  }
+  const { numReturnSequences = 1, seed = 0, adapters } = options;
+  if (adapters && adapters.length !== prompts.length)
+    throw new ConfigError(`got ${prompts.length} prompts and ${adapters.length} adapter names.`, {
       operation,
-      got: maxNewTokens,
+      got: adapters,
+      expected: prompts.length,
+    });
+  if (numReturnSequences > 1 && temperatureOf(options) === 0)
+    throw new ConfigError(`${numReturnSequences} sequences for a prompt would all be the same.`, {
+      operation,
+      got: numReturnSequences,
+      hint: "Set `temperature`.",
+    });
+  if (typeof seed !== "number" && seed.length !== prompts.length)
+    throw new ConfigError(`${seed.length} seeds are given for ${prompts.length} prompts.`, {
+      operation,
+      expected: prompts.length,
+      got: seed.length,
+    });
+}
+
+function requireOneSequence({ numReturnSequences = 1 }: GenerateOptions): void {
+  if (numReturnSequences !== 1)
+    throw new ConfigError(`\`numReturnSequences\` (= ${numReturnSequences}) must be 1 where one sequence is given out.`, {
+      operation: "generate",
+      got: numReturnSequences,
+      hint: "Use generateBatch or completeBatch.",
     });
 }
 
 /** The last token is given out and not taken in. */
-function checkLength(
-  { maxLength = Number.POSITIVE_INFINITY }: Pick<CausalLM, "maxLength">,
-  longest: number,
-  maxNewTokens: number,
-): void {
-  if (longest + maxNewTokens - 1 <= maxLength) return;
-  throw new ConfigError(`${longest} tokens and ${maxNewTokens} new ones are more than this model's ${maxLength} positions.`, {
+function checkLength(longest: number, count: number, maxLength: number): void {
+  if (longest + count - 1 <= maxLength) return;
+  throw new ConfigError(`${longest} tokens and ${count} new ones are more than this model's ${maxLength} positions.`, {
     operation: "generate",
     expected: maxLength,
-    got: longest + maxNewTokens,
+    got: longest + count,
     hint: longest > maxLength ? "Shorten the prompt." : `Set \`maxNewTokens\` to ${maxLength - longest + 1} at most.`,
   });
-}
-
-const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;
-const int32 = (values: readonly number[], shape: readonly number[]): Tensor =>
-  upload(currentDevice(), Int32Array.from(values), shape, "int32");
-
-/** Prompts side by side, their ends aligned. */
-function leftPadded(prompts: readonly Tokens[], length: number): { ids: number[]; mask: number[] } {
-  const zeros = (prompt: Tokens) => new Array<number>(length - prompt.length).fill(0);
-  return {
-    ids: prompts.flatMap((prompt) => [...zeros(prompt), ...prompt]),
-    mask: prompts.flatMap((prompt) => [...zeros(prompt), ...new Array<number>(prompt.length).fill(1)]),
-  };
 }

@@ -4,9 +4,22 @@ import "../tensor/methods.ts";
 
 export { type EvaluateOptions, type Evaluation, Evaluator, evaluate } from "./evaluate.ts";
 export { type FinetuneOptions, finetune, finetuning } from "./finetune.ts";
-export { complete, type GenerateOptions, generate, generateBatch, type TextGenerator } from "./generation.ts";
+export {
+  complete,
+  completeBatch,
+  completeText,
+  type GenerateOptions,
+  generate,
+  generateBatch,
+  generateText,
+  type TextGenerator,
+  type TextPiece,
+  type TextWriter,
+  type Tokens,
+} from "./generation.ts";
+export { generationOptions } from "./generation-config.ts";
 export { type LoadedModel, loadModel, type SavedDType, type SaveOptions, saveModel } from "./load-model.ts";
-export type { SamplingOptions } from "./sampling.ts";
+export { processLogits, type SamplingContext, type SamplingOptions, sampleToken } from "./sampling.ts";
 export {
   type AnyOptimizer,
   type EvaluationEvent,

@@ -19,6 +19,8 @@ import { type Initializer, zeros } from "../nn/init.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { readTokenizer } from "../text/load-tokenizer.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import type { GenerateOptions } from "./generation.ts";
+import { generationOptions } from "./generation-config.ts";
 
 /** What a model's folder holds. */
 export interface LoadedModel<Model extends Module = CausalLM> {
@@ -27,6 +29,8 @@ export interface LoadedModel<Model extends Module = CausalLM> {
   readonly tokenizer: Tokenizer;
   /** `config.json` as it is in the folder. */
   readonly config: ConfigJson;
+  /** What `generation_config.json`, or where there is none `config.json`, says about writing texts. Asking throws a {@link ConfigError} for values that cannot be meant. */
+  readonly generation: GenerateOptions;
 }
 
 /** What is loaded, and from where. */
@@ -58,13 +62,28 @@ export async function loadModel<T extends Task = "CausalLM">(
   await loadCheckpoint(model, checkpoint);
   // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it
   const found = await readTokenizer(folder, gguf).catch((error: unknown) => ({ error }));
+  const generation = await readGeneration(folder, config);
   return {
     model,
     config,
+    get generation() {
+      return generation();
+    },
     get tokenizer() {
       if ("error" in found) throw found.error;
       return found;
     },
+  };
+}
+
+/** Settings of generation, and what is wrong with them to those who ask for them. */
+async function readGeneration(folder: Folder, config: ConfigJson): Promise<() => GenerateOptions> {
+  const file = "generation_config.json";
+  if (!folder.files.has(file)) return () => generationOptions(undefined, config);
+  const found = await readObject(folder, file).catch((error: unknown) => error as Error);
+  return () => {
+    if (found instanceof Error) throw found;
+    return generationOptions(found as ConfigJson, config);
   };
 }
 
@@ -94,9 +113,14 @@ function ggufFile(folder: Folder, file: string | undefined): string | undefined 
 export async function readConfig(source: string | Folder): Promise<ConfigJson> {
   const operation = "loadModel";
   const folder = typeof source === "string" ? await diskFolder(source, operation) : source;
-  const json = await readJson(folder, "config.json", operation);
+  return readObject(folder, "config.json");
+}
+
+async function readObject(folder: Folder, file: string): Promise<ConfigJson> {
+  const operation = "loadModel";
+  const json = await readJson(folder, file, operation);
   if (typeof json !== "object" || json === null || Array.isArray(json))
-    throw new FormatError(`${pathIn(folder, "config.json")} is not a JSON object.`, { operation, got: json });
+    throw new FormatError(`${pathIn(folder, file)} is not a JSON object.`, { operation, got: json });
   return json as ConfigJson;
 }
 

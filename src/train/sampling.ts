@@ -1,69 +1,193 @@
-/** Choosing the next token from logits. */
-import { ConfigError } from "../errors.ts";
+/** Choosing the next token from logits, by the rules of transformers' logits processors and in their order. */
+import { ConfigError, wordJson } from "../errors.ts";
 import { threefry2x32, uniformFromBits } from "../random/threefry.ts";
 
-/** How random the choice of the next token is; the most likely one when nothing is said. */
+/** How random the choice of the next token is, and what speaks for or against a token; the most likely one when nothing is said. */
 export interface SamplingOptions {
-  /** Divides the logits; 0 always takes the most likely token. */
+  /** Divides the logits; 0 always takes the most likely token. When absent 1 if `topK`, `topP` or `minP` is given, else 0. */
   readonly temperature?: number;
-  /** Only this many most likely tokens can be drawn; 0 means all. */
+  /** Only this many most likely tokens can be drawn, and those that are as likely as the last of them; 0 means all. */
   readonly topK?: number;
   /** Only the most likely tokens that together have this probability can be drawn. @see https://arxiv.org/abs/1904.09751 */
   readonly topP?: number;
+  /** Only tokens can be drawn that have this share of the most likely one's probability; 0 means all. @see https://arxiv.org/abs/2407.01082 */
+  readonly minP?: number;
+  /**
+   * Divides positive logits, and multiplies negative ones, of every token that the prompt or the text so far has (of an
+   * encoder-decoder model, the answer); 1 changes nothing. @see https://arxiv.org/abs/1909.05858
+   */
+  readonly repetitionPenalty?: number;
+  /** No sequence of this many tokens comes a second time; 0 allows all. */
+  readonly noRepeatNgramSize?: number;
+  /** Added to the logits of single tokens, by their numbers; −∞ forbids one. */
+  readonly logitBias?: ReadonlyMap<number, number> | Readonly<Record<number, number>>;
 }
 
+/** What the choice of a token may depend on besides its logits. */
+export interface SamplingContext {
+  /** The prompt and what followed, without padding. */
+  readonly tokens?: readonly number[];
+  /** Tokens that must not come now. */
+  readonly forbidden?: Iterable<number>;
+}
+
+type Scores = Float64Array;
+const never = Number.NEGATIVE_INFINITY;
+
 /** @throws {ConfigError} for a setting out of range */
-export function checkSampling({ temperature = 0, topK = 0, topP = 1 }: SamplingOptions): void {
-  const refuse = (name: string, value: number, rule: string) => {
-    throw new ConfigError(`\`${name}\` (= ${value}) must be ${rule}.`, { operation: "generate", got: value });
+export function checkSampling(options: SamplingOptions): void {
+  const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, noRepeatNgramSize = 0, logitBias = {} } = options;
+  const temperature = temperatureOf(options);
+  const refuse = (name: string, value: unknown, rule: string) => {
+    throw new ConfigError(`\`${name}\` (= ${typeof value === "number" ? value : wordJson(value)}) must be ${rule}.`, {
+      operation: "generate",
+      got: value,
+    });
   };
   if (!(temperature >= 0) || !Number.isFinite(temperature)) refuse("temperature", temperature, "a number from 0");
   if (!Number.isInteger(topK) || topK < 0) refuse("topK", topK, "a whole number from 0");
   if (!(topP > 0 && topP <= 1)) refuse("topP", topP, "above 0 and at most 1");
+  if (!(minP >= 0 && minP <= 1)) refuse("minP", minP, "from 0 to 1");
+  if (!(repetitionPenalty > 0) || !Number.isFinite(repetitionPenalty))
+    refuse("repetitionPenalty", repetitionPenalty, "a number above 0");
+  if (!Number.isInteger(noRepeatNgramSize) || noRepeatNgramSize < 0)
+    refuse("noRepeatNgramSize", noRepeatNgramSize, "a whole number from 0");
+  for (const [token, bias] of biases(logitBias)) {
+    if (!Number.isInteger(token) || token < 0) refuse("logitBias", { [token]: bias }, "of tokens, by their numbers");
+    if (typeof bias !== "number" || Number.isNaN(bias) || bias === Number.POSITIVE_INFINITY)
+      refuse("logitBias", { [token]: bias }, "of numbers, or −Infinity");
+  }
+}
+
+/** The temperature that is meant: 0 takes the most likely token. */
+export const temperatureOf = ({ temperature, topK = 0, topP = 1, minP = 0 }: SamplingOptions): number =>
+  temperature ?? (topK > 0 || topP < 1 || minP > 0 ? 1 : 0);
+
+/**
+ * Logits as the settings change them, −∞ for tokens that cannot be drawn: first what speaks for or against single tokens
+ * (`logitBias`, `repetitionPenalty`, `noRepeatNgramSize`, `forbidden`), then, unless the most likely token is always taken,
+ * `temperature`, `topK`, `topP` and `minP`.
+ *
+ * @param logits one per token
+ */
+export function processLogits(
+  logits: ArrayLike<number>,
+  options: SamplingOptions,
+  { tokens = [], forbidden = [] }: SamplingContext = {},
+): Float64Array {
+  const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, noRepeatNgramSize = 0, logitBias = {} } = options;
+  const scores = Float64Array.from(logits);
+  const temperature = temperatureOf(options);
+  for (const [token, bias] of biases(logitBias)) if (token < scores.length) scores[token]! += bias;
+  if (repetitionPenalty !== 1) penalizeRepetition(scores, tokens, repetitionPenalty);
+  if (noRepeatNgramSize > 0) forbidNgrams(scores, tokens, noRepeatNgramSize);
+  for (const token of forbidden) if (token < scores.length) scores[token] = never;
+  if (temperature === 0) return scores;
+  if (temperature !== 1) divide(scores, temperature);
+  if (topK > 0 && topK < scores.length) keepTopK(scores, topK);
+  if (topP < 1) keepTopP(scores, topP);
+  if (minP > 0) keepMinP(scores, minP);
+  return scores;
+}
+
+const biases = (given: NonNullable<SamplingOptions["logitBias"]>): Iterable<readonly [number, number]> =>
+  given instanceof Map ? given : Object.entries(given).map(([token, bias]) => [Number(token), bias as number]);
+
+function divide(scores: Scores, temperature: number): void {
+  const top = scores[argmax(scores)]!;
+  const shift = Number.isFinite(top / temperature) ? 0 : top; // only differences matter
+  for (let token = 0; token < scores.length; token++) scores[token] = (scores[token]! - shift) / temperature;
+}
+
+function penalizeRepetition(scores: Scores, tokens: readonly number[], penalty: number): void {
+  for (const token of new Set(tokens)) {
+    const score = scores[token];
+    if (score !== undefined) scores[token] = score < 0 ? score * penalty : score / penalty;
+  }
+}
+
+/** A token is forbidden that would end a sequence of `size` tokens which is in the text already. */
+function forbidNgrams(scores: Scores, tokens: readonly number[], size: number): void {
+  const start = tokens.length - (size - 1); // of the sequence that the next token ends
+  for (let at = 0; at < start; at++) {
+    let same = 0;
+    while (same < size - 1 && tokens[at + same] === tokens[start + same]) same++;
+    const next = tokens[at + size - 1]!;
+    if (same === size - 1 && next < scores.length) scores[next] = never;
+  }
+}
+
+function keepTopK(scores: Scores, count: number): void {
+  const least = Float64Array.from(scores).sort()[scores.length - count]!;
+  for (let token = 0; token < scores.length; token++) if (scores[token]! < least) scores[token] = never;
+}
+
+/** What is least likely goes, as long as all of it together has at most the probability 1 − share; of equal ones the last goes first. */
+function keepTopP(scores: Scores, share: number): void {
+  const weights = softmaxWeights(scores);
+  const ascending = Float64Array.from(weights).sort(); // of numbers, which is faster than that of tokens by them
+  const most = (1 - share) * ascending.reduce((sum, weight) => sum + weight, 0);
+  let [gone, sum] = [0, 0];
+  while (gone < ascending.length - 1 && sum + ascending[gone]! <= most) sum += ascending[gone++]!;
+  const least = ascending[gone]!;
+  let equal = gone - ascending.indexOf(least); // of those that are as likely as the least likely one that stays
+  for (let token = scores.length - 1; token >= 0; token--)
+    if (weights[token]! < least || (weights[token] === least && equal-- > 0)) scores[token] = never;
+}
+
+function keepMinP(scores: Scores, share: number): void {
+  const top = scores[argmax(scores)]!;
+  for (let token = 0; token < scores.length; token++) if (Math.exp(scores[token]! - top) < share) scores[token] = never;
+}
+
+/** e^score, divided by the largest. */
+function softmaxWeights(scores: Scores): Float64Array {
+  const top = scores[argmax(scores)]!;
+  return scores.map((score) => (score === never ? 0 : Math.exp(score - top)));
+}
+
+/** The first of the largest. */
+function argmax(values: ArrayLike<number>): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
+  return best;
 }
 
 /**
- * One token number. Equal logits, settings and `uniform` give the same one; of equally likely tokens the first comes first.
+ * One token number. Equal logits, settings, context and `uniform` give the same one; of equally likely tokens the first comes first.
  *
  * @param logits  one per token
  * @param uniform a random number in [0, 1)
+ * @throws {ConfigError} when no token is left, or logits are not numbers
  */
 export function sampleToken(
   logits: ArrayLike<number>,
-  { temperature = 0, topK = 0, topP = 1 }: SamplingOptions,
+  options: SamplingOptions,
   uniform: number,
+  context: SamplingContext = {},
 ): number {
-  const V = logits.length;
-  let best = 0;
-  for (let token = 1; token < V; token++) if (logits[token]! > logits[best]!) best = token;
-  if (temperature === 0) return best;
-  const top = logits[best]!;
-  const weights = Float64Array.from({ length: V }, (_, token) => Math.exp((logits[token]! - top) / temperature));
-  if (topK === 0 && topP === 1) return draw(weights, null, uniform);
-  let order: Uint32Array = Uint32Array.from({ length: V }, (_, token) => token);
-  order.sort((a, b) => weights[b]! - weights[a]! || a - b);
-  if (topK > 0) order = order.subarray(0, topK);
-  if (topP < 1) {
-    const total = order.reduce((sum, token) => sum + weights[token]!, 0);
-    let [kept, sum] = [0, 0];
-    while (kept < order.length && sum < topP * total) sum += weights[order[kept++]!]!;
-    order = order.subarray(0, Math.max(1, kept));
-  }
-  return draw(weights, order, uniform);
+  const scores = processLogits(logits, options, context);
+  const best = argmax(scores);
+  if (!Number.isFinite(scores[best]!) || scores.some(Number.isNaN))
+    throw new ConfigError(
+      Array.prototype.some.call(logits, (x: number) => !(x < Number.POSITIVE_INFINITY))
+        ? "the model's logits are not all numbers."
+        : "no token is left that may come next.",
+      { operation: "generate", hint: "Check the weights, or what forbids tokens: `logitBias`, `noRepeatNgramSize`." },
+    );
+  return temperatureOf(options) === 0 ? best : draw(softmaxWeights(scores), uniform, best);
 }
 
 /** The token at which the running sum of weights passes `uniform` of their total. */
-function draw(weights: Float64Array, order: Uint32Array | null, uniform: number): number {
-  const count = order ? order.length : weights.length;
-  const token = (i: number) => (order ? order[i]! : i);
+function draw(weights: Float64Array, uniform: number, best: number): number {
   let total = 0;
-  for (let i = 0; i < count; i++) total += weights[token(i)]!;
+  for (let token = 0; token < weights.length; token++) total += weights[token]!;
   let left = uniform * total;
-  for (let i = 0; i < count; i++) {
-    left -= weights[token(i)]!;
-    if (left < 0) return token(i);
+  for (let token = 0; token < weights.length; token++) {
+    left -= weights[token]!;
+    if (left < 0) return token;
   }
-  return token(0); // rounding: the most likely one, or the first
+  return best; // rounding
 }
 
 /** The random number of one step of one sequence: counter-based, so that a batch draws what its rows would draw alone. */

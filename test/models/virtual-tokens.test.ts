@@ -11,6 +11,7 @@ import type { KeyValueCache } from "../../src/models/cache.ts";
 import type { Backbone, CausalLM, PastLayer } from "../../src/models/causal-lm.ts";
 import type { ConfigJson } from "../../src/models/config-reader.ts";
 import { createModel } from "../../src/models/registry.ts";
+import type { Seq2SeqLM } from "../../src/models/seq2seq-lm.ts";
 import type { Task } from "../../src/models/task.ts";
 import { normal } from "../../src/nn/init.ts";
 import { type Module, Parameter } from "../../src/nn/module.ts";
@@ -108,7 +109,8 @@ onReference("virtual tokens", () => {
     const model = made("t5", t5Config, "Seq2SeqLM");
     const inputIds = row([4, 5, 6]);
     const want = sliceAxis(model.forward({ inputIds, decoderInputIds: row(tokens) }).logits, 1, 2, 6);
-    const writer = (model as unknown as { answering(inputs: object): CausalLM }).answering({ inputIds });
+    const writer = (model as unknown as Seq2SeqLM).answering(1, 3);
+    writer.read({ inputIds });
     const past = seenBy((cache) => writer.forward({ inputIds: row(tokens.slice(0, 2)), cache }));
     const rest = { decoderInputIds: row(tokens.slice(2)), past };
     expect(distance(model.forward({ inputIds, ...rest }).logits, want)).toBeLessThan(1e-5);

@@ -1,11 +1,15 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ConfigError } from "../../src/errors.ts";
+import { GPT2LMHeadModel } from "../../src/models/gpt2.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { T5ForConditionalGeneration } from "../../src/models/t5.ts";
+import { attach, lora } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
-import { complete, generate, generateBatch } from "../../src/train/generation.ts";
-import { sampleToken, uniformAt } from "../../src/train/sampling.ts";
+import { complete, completeBatch, generate, generateBatch } from "../../src/train/generation.ts";
 import { onEveryDevice } from "../devices.ts";
-import { integers, onReference, values } from "../nn/tensors.ts";
+import { decoderConfigs, t5Config } from "../models/configs.ts";
+import { integers, onReference, randn, values } from "../nn/tensors.ts";
 
 function makeModel(): LlamaForCausalLM {
   manualSeed(1);
@@ -88,34 +92,154 @@ onEveryDevice(() => {
   });
 });
 
-describe("sampleToken", () => {
-  const logits = [0, Math.log(2), Math.log(5), Math.log(2)];
-  const share = (options: object) => {
-    const counts = [0, 0, 0, 0];
-    for (let i = 0; i < 1000; i++) counts[sampleToken(logits, options, (i + 0.5) / 1000)]!++;
-    return counts;
-  };
-
-  test("draws with the probabilities of softmax", () => {
-    expect(share({ temperature: 1 })).toEqual([100, 200, 500, 200]);
-    expect(share({ temperature: 0 })).toEqual([0, 0, 1000, 0]);
-    const cold = share({ temperature: 0.5 });
-    expect(cold[2]! / cold[1]!).toBeCloseTo(25 / 4, 1);
+onReference("programs and caches", () => {
+  test("neither another prompt of like length nor another call traces the model again", async () => {
+    const model = makeModel();
+    let traced = 0;
+    const forward = model.forward.bind(model);
+    model.forward = (inputs) => {
+      traced++;
+      return forward(inputs);
+    };
+    const first = await complete(model, [3, 1, 4, 1, 5], { maxNewTokens: 4 });
+    expect(traced).toBe(2); // a prompt, a token
+    expect(await complete(model, [3, 1, 4, 1, 5], { maxNewTokens: 4 })).toEqual(first);
+    for (const prompt of [
+      [7, 7, 7, 2, 9, 8],
+      [1, 2, 3, 4, 5, 6, 7, 8],
+    ])
+      expect(await complete(model, prompt, { maxNewTokens: 3 })).toEqual(greedy(makeModel(), prompt, 3));
+    expect(traced).toBe(2);
+    await complete(model, [1, 2, 3], { maxNewTokens: 2 });
+    expect(traced).toBe(3); // prompts of 3 and 4 tokens
+    await complete(model, [1, 2, 3, 4, 5], { maxNewTokens: 300 });
+    expect(traced).toBe(5); // a larger cache
   });
 
-  test("topK and topP leave only the most likely", () => {
-    expect(share({ temperature: 1, topK: 2 })).toEqual([0, 286, 714, 0]); // of equal ones the first
-    expect(share({ temperature: 1, topP: 0.6 })).toEqual([0, 286, 714, 0]);
-    expect(share({ temperature: 1, topP: 0.01 })).toEqual([0, 0, 1000, 0]);
-    expect(share({ temperature: 1, topK: 3, topP: 0.9 })).toEqual([0, 222, 556, 222]);
+  test("two texts at once do not disturb each other, nor does one that was broken off the next one", async () => {
+    const model = makeModel();
+    const [a, b] = [generate(model, [3, 1, 4], { maxNewTokens: 5 }), generate(model, [9, 2, 6], { maxNewTokens: 5 })];
+    const got: number[][] = [[], []];
+    for (let i = 0; i < 5; i++) for (const [row, text] of [a, b].entries()) got[row]!.push((await text.next()).value as number);
+    expect(got).toEqual([greedy(model, [3, 1, 4], 5), greedy(model, [9, 2, 6], 5)]);
+    for await (const _ of generate(model, [8, 8, 8], { maxNewTokens: 5 })) break;
+    expect(await complete(model, [3, 1, 4], { maxNewTokens: 5 })).toEqual(got[0]);
   });
 
-  test("random numbers are in [0, 1) and of their place only", () => {
-    const list = Array.from({ length: 100 }, (_, i) => uniformAt(3, i % 10, Math.floor(i / 10)));
-    expect(new Set(list).size).toBe(100);
-    expect(Math.min(...list)).toBeGreaterThanOrEqual(0);
-    expect(Math.max(...list)).toBeLessThan(1);
-    expect(uniformAt(3, 2, 5)).toBe(list[52]);
+  test("a change of weights, of adapters and of what makes the cache is seen by the next text", async () => {
+    const model = makeModel();
+    const options = { maxNewTokens: 6 };
+    const before = await complete(model, [3, 1, 4], options);
+    attach(model, lora({ r: 4, loraAlpha: 64, initLoraWeights: false }));
+    const adapted = await complete(model, [3, 1, 4], options);
+    expect(adapted).not.toEqual(before);
+    expect(adapted).toEqual(greedy(model, [3, 1, 4], 6));
+    const createCache = model.createCache.bind(model);
+    let made = 0;
+    model.createCache = (batch, size) => {
+      made++;
+      return createCache(batch, size);
+    };
+    await complete(model, [3, 1, 4], options);
+    expect(made).toBe(1);
+  });
+
+  test("virtual tokens in front of every text are written anew each time", async () => {
+    const model = makeModel();
+    const { layers, heads, headDim } = model.backbone.sizes;
+    const createCache = model.createCache.bind(model);
+    let seed = 1;
+    const past = () =>
+      Array.from({ length: layers }, (_, i) => ({
+        keys: randn([1, heads, 3, headDim], seed + i),
+        values: randn([1, heads, 3, headDim], seed + 9 + i),
+      }));
+    model.createCache = (batch, size) => {
+      const cache = createCache(batch, size + 3);
+      cache.front = (empty) => empty.begin(past());
+      return cache;
+    };
+    const uncached = () => {
+      const tokens = [3, 1, 4];
+      for (let i = 0; i < 4; i++) {
+        const last = values(
+          model.forward({ inputIds: integers(tokens, [1, tokens.length]), past: past(), logitsToKeep: 1 }).logits,
+        );
+        tokens.push(last.indexOf(Math.max(...last)));
+      }
+      return tokens.slice(3);
+    };
+    const texts = new Set<string>();
+    for (seed of [1, 100, 200]) {
+      expect(await complete(model, [3, 1, 4], { maxNewTokens: 4 })).toEqual(uncached());
+      texts.add(String(uncached()));
+    }
+    expect(texts.size).toBeGreaterThan(1);
+  });
+});
+
+onReference("rows", () => {
+  const prompts = [[3, 1, 4, 1, 5], [9, 2], [6]];
+  const drawn = { maxNewTokens: 6, temperature: 1.2, topK: 9, topP: 0.95, repetitionPenalty: 1.2 };
+
+  test("with a seed each, prompts in a batch draw what they draw alone", async () => {
+    const model = makeModel();
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.integer({ min: 0, max: 1e6 }), { minLength: 3, maxLength: 3 }), async (seeds) => {
+        const together = await completeBatch(model, prompts, { ...drawn, seed: seeds });
+        for (const [row, prompt] of prompts.entries())
+          expect(await complete(model, prompt, { ...drawn, seed: seeds[row]! })).toEqual(together[row]);
+      }),
+      { numRuns: 5 },
+    );
+  });
+
+  test("several sequences of a prompt stand side by side and differ", async () => {
+    const model = makeModel();
+    const rows = await completeBatch(model, prompts.slice(0, 2), { ...drawn, numReturnSequences: 3, seed: [7, 8] });
+    expect(rows).toHaveLength(6);
+    expect(new Set(rows.slice(0, 3).map(String)).size).toBe(3);
+    expect(rows[0]).toEqual(await complete(model, prompts[0]!, { ...drawn, seed: 7 }));
+    expect(rows[3]).toEqual(await complete(model, prompts[1]!, { ...drawn, seed: 8 }));
+    const t5 = new T5ForConditionalGeneration({ ...t5Config, initializer_factor: 2 });
+    const answers = await completeBatch(t5, [[4, 5], [6]], {
+      maxNewTokens: 4,
+      temperature: 2,
+      numReturnSequences: 2,
+      seed: [1, 2],
+    });
+    expect(answers[0]).toEqual(await complete(t5, [4, 5], { maxNewTokens: 4, temperature: 2, seed: 1 }));
+    expect(answers[2]).toEqual(await complete(t5, [6], { maxNewTokens: 4, temperature: 2, seed: 2 }));
+  });
+
+  test("sequences that repeat are held back by their own tokens only, and stop tokens by minNewTokens", async () => {
+    const model = makeModel();
+    const plain = await completeBatch(model, prompts, { maxNewTokens: 8 });
+    const rows = await completeBatch(model, prompts, { maxNewTokens: 8, noRepeatNgramSize: 2 });
+    expect(rows).not.toEqual(plain);
+    for (const [i, row] of rows.entries()) {
+      const all = [...prompts[i]!, ...row];
+      const pairs = all.slice(1).map((token, at) => `${all[at]} ${token}`);
+      const own = pairs.slice(prompts[i]!.length - 1);
+      for (const [at, pair] of own.entries()) expect(pairs.indexOf(pair)).toBe(prompts[i]!.length - 1 + at);
+      expect(row).toEqual(await complete(model, prompts[i]!, { maxNewTokens: 8, noRepeatNgramSize: 2 }));
+    }
+    const [first] = plain[0]!;
+    const late = await complete(model, prompts[0]!, { maxNewTokens: 8, minNewTokens: 3, stopTokens: [first!] });
+    expect(late.slice(0, 3)).not.toContain(first);
+    expect(late.length).toBeGreaterThanOrEqual(3);
+  });
+
+  test("maxLength counts the prompt, and the start token of an answer", async () => {
+    const model = makeModel();
+    expect(await complete(model, prompts[0]!, { maxLength: 8 })).toHaveLength(3);
+    expect(await complete(model, prompts[0]!, { maxLength: 5 })).toEqual([]);
+    expect(await complete(model, prompts[0]!, { maxLength: 8, maxNewTokens: 1 })).toHaveLength(1);
+    expect(await completeBatch(model, prompts, { maxNewTokens: 0 })).toEqual([[], [], []]);
+    expect(await complete(new T5ForConditionalGeneration(t5Config), [4, 5, 6, 7], { maxLength: 4 })).toHaveLength(3);
+    const gpt2 = new GPT2LMHeadModel(decoderConfigs["gpt2"]!);
+    expect(await complete(gpt2, [1, 2, 3], { maxLength: 1000 })).toHaveLength(14);
+    expect(await complete(gpt2, new Array<number>(16).fill(1), { maxNewTokens: 1 })).toHaveLength(1);
   });
 });
 
@@ -125,6 +249,16 @@ onReference("what is refused", () => {
     [[1], { topK: 1.5 }, "generate: `topK` (= 1.5) must be a whole number from 0."],
     [[1], { topP: 0 }, "generate: `topP` (= 0) must be above 0 and at most 1."],
     [[1], { maxNewTokens: -2 }, "generate: `maxNewTokens` (= -2) must be a whole number from 0."],
+    [[1], { minNewTokens: 0.5 }, "generate: `minNewTokens` (= 0.5) must be a whole number from 0."],
+    [[1], { maxLength: -1 }, "generate: `maxLength` (= -1) must be a whole number from 0."],
+    [[1], { stopStrings: ["."] }, "generate: `stopStrings` need the `tokenizer`, which says what tokens mean."],
+    [[1], { stopStrings: [""] }, "generate: a stop string is empty."],
+    [[1], { seed: [1, 2] }, "generate: 2 seeds are given for 1 prompts."],
+    [
+      [1],
+      { numReturnSequences: 2, temperature: 1 },
+      "generate: `numReturnSequences` (= 2) must be 1 where one sequence is given out.",
+    ],
     [[], {}, "generate: the prompt has no token. Start with the beginning-of-text token."],
   ])("%o %o", async (prompt, options, message) => {
     const result = complete(makeModel(), prompt, options);
@@ -135,5 +269,28 @@ onReference("what is refused", () => {
   test("a batch without prompts, or with an empty one", async () => {
     await expect(generateBatch(makeModel(), []).next()).rejects.toThrow("generate: got no prompt.");
     await expect(generateBatch(makeModel(), [[1], []]).next()).rejects.toThrow("generate: prompt 1 has no token.");
+    await expect(completeBatch(makeModel(), [[1]], { numReturnSequences: 0 })).rejects.toThrow("must be a whole number from 1.");
+    await expect(completeBatch(makeModel(), [[1]], { numReturnSequences: 2 })).rejects.toThrow(
+      "generate: 2 sequences for a prompt would all be the same. Set `temperature`.",
+    );
+  });
+
+  test("an aborted signal ends generation before the next token, also one that is aborted by a timer", async () => {
+    const model = makeModel();
+    const abort = new AbortController();
+    const tokens: number[] = [];
+    const run = async () => {
+      for await (const token of generate(model, [1], { maxNewTokens: 50, signal: abort.signal })) {
+        tokens.push(token);
+        if (tokens.length === 3) abort.abort(new Error("enough"));
+      }
+    };
+    await expect(run()).rejects.toThrow("enough");
+    expect(tokens).toHaveLength(3);
+    expect(await complete(model, [1], { maxNewTokens: 3 })).toEqual(tokens);
+    await expect(complete(model, [1], { signal: AbortSignal.abort() })).rejects.toThrow(/abort/i);
+    await expect(complete(model, [1], { maxNewTokens: 1e6, maxLength: 9, signal: AbortSignal.timeout(50) })).rejects.toThrow(
+      /time/i,
+    );
   });
 });
