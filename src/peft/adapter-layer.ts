@@ -3,10 +3,11 @@
  * name; which of them act is the business of the whole model, see adapted-model.ts.
  */
 import { add, cast } from "../graph/elementwise.ts";
+import { stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
-import { dropout, type Generator as KeyGenerator } from "../tensor/random.ts";
+import { dropout, type Generator as KeyGenerator, uniform } from "../tensor/random.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
 import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
@@ -167,8 +168,18 @@ export class AdapterLayer extends Module implements Layer {
       scale: scale.value,
       training: this.training,
       dropout: (x, probability) => (this.training ? dropout(random.next(), x, probability) : x),
+      uniform: (shape) => uniform(random.next(), shape),
     };
-    return makeBase((x) => method.forward(x, base, values(), config, use), base, {
+    const project = () => {
+      const moved = (this.training && method.project?.(base, values(), config)) || {};
+      for (const [key, next] of Object.entries(moved))
+        if (next && parameters[key]?.requiresGrad) parameters[key].assign(stopGradient(next));
+    };
+    const forward = (x: Tensor) => {
+      project();
+      return method.forward(x, base, values(), config, use);
+    };
+    return makeBase(forward, base, {
       weight: () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale.value)) : base.weight),
       original: () => base.original,
       bias: () => {

@@ -64,6 +64,8 @@ export interface Use {
   readonly training: boolean;
   /** In training, zeroes values of `x` with the given probability and scales the others up; otherwise gives `x`. */
   dropout(x: Tensor, probability: number): Tensor;
+  /** Random numbers in [0, 1), others in every call and every replay: for other kinds of dropout, in training only. */
+  uniform(shape: Shape): Tensor;
 }
 
 /** One parameter of an adapter. */
@@ -102,6 +104,11 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
   delta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor;
+  /**
+   * Values that parameters are moved to whenever they are used in training, without a gradient: the nearest that are allowed.
+   * `null` where the config allows all.
+   */
+  project?(base: Base, p: Values<Name, Optional>, config: Config): { readonly [K in Name | Optional]?: Tensor } | null;
   /** Of a parameter, the rows or columns that are in the file; all of it when absent or `null`. `config` is the adapter's. */
   savedPart?(
     name: Name | Optional,

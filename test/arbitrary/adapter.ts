@@ -108,7 +108,9 @@ function convolution(axes: number, of: typeof Conv1d | typeof Conv2d | typeof Co
     const draw = drawFrom(options.toReversed());
     const each = (low: number, high: number) => Array.from({ length: axes }, () => draw.integer(low, high));
     const groups = draw.integer(0, 3) === 0 ? 2 : 1;
-    const kernel = draw.integer(0, 2) === 0 ? each(1, 1) : each(1, 4 - Math.min(2, axes - 1));
+    const point = draw.integer(0, 2) === 0;
+    const flat = draw.integer(0, 2); // small kernels, small cost: at most two axes of three
+    const kernel = each(1, axes === 1 ? 3 : 2).map((size, axis) => (point || (axes === 3 && axis === flat) ? 1 : size));
     const stride = each(1, 2);
     const same = draw.integer(0, 3) === 0 && stride.every((step) => step === 1);
     const dilation = each(1, draw.integer(0, 3) === 0 ? 2 : 1);

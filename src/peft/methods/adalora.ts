@@ -14,9 +14,10 @@ import { reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
 import { identity } from "../../linalg/cayley.ts";
+import { refuseGroups } from "../convolution-layer.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
 import { rankBudget } from "../schedules/rank-budget.ts";
-import { linearChange, times } from "../weight-change.ts";
+import { convolutionChange, linearChange, times, type WeightChange } from "../weight-change.ts";
 
 const schema = configSchema("ADALORA", "lora_", {
   ...loraSchema.keys,
@@ -49,6 +50,28 @@ function offOrthonormal(M: Tensor): Tensor {
   return reshape(sqrt(reduceSum(mul(off, off), [0, 1])), []);
 }
 
+const change = {
+  files: { A: "lora_A", E: "lora_E", B: "lora_B" },
+  parameters(base, c) {
+    const k = rank(base, c);
+    return { A: { shape: [k, base.in] }, E: { shape: [k, 1] }, B: { shape: [base.out, k] } };
+  },
+  initialise(base, c, random) {
+    const k = rank(base, c);
+    const draw = (count: number) => random.normal(count, 0, c.initLoraWeights ? 0.02 : 1);
+    const A = draw(k * base.in);
+    const E = c.initLoraWeights ? new Float32Array(k) : draw(k);
+    return { values: { A, E, B: draw(base.out * k) } };
+  },
+  delta: (_, { A, E, B }, { loraAlpha, initR }, scale) =>
+    times(matmul(B, mul(A, E)), ((loraAlpha > 0 ? loraAlpha : initR) / (initR + 1e-5)) * scale),
+  savedPart(name, path, config) {
+    const kept = keptValues(path, config);
+    return kept && { axis: name === "B" ? 1 : 0, kept };
+  },
+  dropout: ({ loraDropout }) => loraDropout,
+} satisfies WeightChange<Config, "A" | "E" | "B">;
+
 /** AdaLoRA: `adalora({ initR: 12, targetR: 8, totalStep: 1000, targetModules: ["q_proj"] })`. */
 export const adalora = defineMethod({
   schema,
@@ -77,27 +100,15 @@ export const adalora = defineMethod({
   },
   schedule: rankBudget,
   layers: {
-    linear: linearChange<Config, "A" | "E" | "B">({
-      files: { A: "lora_A", E: "lora_E", B: "lora_B" },
+    linear: linearChange<Config, "A" | "E" | "B">(change),
+    conv2d: convolutionChange<Config, "A" | "E" | "B">({
+      ...change,
       parameters(base, c) {
-        const k = rank(base, c);
-        return { A: { shape: [k, base.in] }, E: { shape: [k, 1] }, B: { shape: [base.out, k] } };
+        refuseGroups("AdaLoRA", base);
+        return change.parameters(base, c);
       },
-      initialise(base, c, random) {
-        const k = rank(base, c);
-        const draw = (count: number) => random.normal(count, 0, c.initLoraWeights ? 0.02 : 1);
-        const A = draw(k * base.in);
-        const E = c.initLoraWeights ? new Float32Array(k) : draw(k);
-        return { values: { A, E, B: draw(base.out * k) } };
-      },
-      delta: (_, { A, E, B }, { loraAlpha, initR }, scale) =>
-        times(matmul(B, mul(A, E)), ((loraAlpha > 0 ? loraAlpha : initR) / (initR + 1e-5)) * scale),
-      savedPart(name, path, config) {
-        const kept = keptValues(path, config);
-        return kept && { axis: name === "B" ? 1 : 0, kept };
-      },
-      dropout: ({ loraDropout }) => loraDropout,
     }),
   },
-  samples: (draw) => ({ initR: draw.integer(1, 5), loraAlpha: draw.integer(1, 8) / 2, totalStep: 10 }),
+  samples: (draw, { groups = 1 }) =>
+    groups > 1 ? null : { initR: draw.integer(1, 5), loraAlpha: draw.integer(1, 8) / 2, totalStep: 10 },
 });

@@ -5,17 +5,23 @@
  * With one factor and s = 1 it is OFT.
  *
  * The paper scales nothing; PEFT does, and not the bias. Files that PEFT wrote without its CUDA kernel have one factor whatever
- * their config says, and are read so. `setScale(t)` takes t·S and 1 + t·(s − 1), which PEFT does not have.
+ * their config says, and are read so. `setScale(t)` takes t·S and 1 + t·(s − 1), which PEFT does not have. `boftDropout` replaces
+ * that share of the rotations of one factor, another in each call, with the identity, in training. A convolution's kernel is
+ * turned as a matrix.
  */
 import { currentDevice, upload } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
-import { add, cast, mul, sub } from "../../graph/elementwise.ts";
+import { add, and, cast, less, mul, sub } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { constant } from "../../graph/source.ts";
 import { cayley } from "../../linalg/cayley.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { lessEqual } from "../../tensor/math.ts";
+import { convolved, refuseDilation, refuseGroups } from "../convolution-layer.ts";
+import { blockMask, withoutBlocks } from "../dropout-mask.ts";
+import { type Base, defineMethod, type LayerMethod, type MethodConfig, type Use } from "../method.ts";
 import { turnBlocks } from "../rotation.ts";
 import { scaledGain, times } from "../weight-change.ts";
 
@@ -67,14 +73,31 @@ const inverseOrder = (order: Int32Array): Int32Array => {
   return back;
 };
 
-/** Rows x of a matrix become x·R, R = Mₘ₋₁ ⋯ M₀, or x·Rᵀ. */
-function turn(x: Tensor, base: Base, R: Tensor, c: Config, scale: number, back: boolean): Tensor {
+/** Blocks of one factor, drawn anew in each call, that dropout replaces with the identity. */
+function drop(factors: number, base: Base, c: Config, use: Use): (R: Tensor, i: number) => Tensor {
+  const blocked = blockMask(use, blocks(base, c)[0], c.boftDropout);
+  if (!blocked) return (R) => R;
+  const chosen = mul(use.uniform([]), constant(factors));
+  const isChosen = (i: number) => cast(and(lessEqual(constant(i), chosen), less(chosen, constant(i + 1))), "float32");
+  return (R, i) => withoutBlocks(R, factors === 1 ? blocked : mul(blocked, isChosen(i)));
+}
+
+/** Rows x of a matrix become x·R, R = Mₘ₋₁ ⋯ M₀, or x·Rᵀ. @param change what becomes of the blocks of factor i */
+function turn(
+  x: Tensor,
+  base: Base,
+  R: Tensor,
+  c: Config,
+  scale: number,
+  back: boolean,
+  change: (blocks: Tensor, i: number) => Tensor = (same) => same,
+): Tensor {
   const [count, size] = blocks(base, c);
   const factors = R.shape[0] as number;
   const orders = Array.from({ length: factors }, (_, i) => i);
   return (back ? orders : orders.reverse()).reduce((y, i) => {
     const matrices = reshape(sliceAxis(R, 0, i, i + 1), [count, size, size]);
-    const rotation = cayley(times(sub(matrices, transpose(matrices)), 0.5 * scale));
+    const rotation = change(cayley(times(sub(matrices, transpose(matrices)), 0.5 * scale)), i);
     const blocksOf = back ? transpose(rotation) : rotation;
     if (factors === 1) return turnBlocks(y, blocksOf);
     // M = P·B·Pᵀ, and row j of P has its 1 in the column order[j]
@@ -83,7 +106,22 @@ function turn(x: Tensor, base: Base, R: Tensor, c: Config, scale: number, back: 
   }, x);
 }
 
-const linear: LayerMethod<Config, "R" | "s"> = {
+type Boft = LayerMethod<Config, "R" | "s">;
+
+/** s ⊙ (W·Rᵀ) − W */
+function delta(
+  base: Base,
+  R: Tensor,
+  s: Tensor,
+  c: Config,
+  scale: number,
+  change?: (blocks: Tensor, i: number) => Tensor,
+): Tensor {
+  const W = cast(base.weight, "float32");
+  return sub(mul(turn(W, base, R, c, scale, true, change), scaledGain(reshape(s, [base.out, 1]), scale)), W);
+}
+
+const linear: Boft = {
   files: { R: "boft_R", s: "boft_s" },
   parameters(base, c) {
     const [count, size] = blocks(base, c);
@@ -97,16 +135,24 @@ const linear: LayerMethod<Config, "R" | "s"> = {
       ? { values: { R: new Float32Array(n), s: new Float32Array(base.out).fill(1) } }
       : { values: { R: random.normal(n, 0, 0.1), s: random.normal(base.out, 0, 1) } };
   },
-  forward(x, base, { R, s }, c, { scale }) {
-    const turned = turn(reshape(x, [x.size / base.in, base.in]), base, R, c, scale, false);
-    const y = base(reshape(turned, x.shape));
-    const gain = reshape(scaledGain(s, scale), [base.out]);
+  forward(x, base, { R, s }, c, use) {
+    const rows = reshape(x, [x.size / base.in, base.in]);
+    const y = base(reshape(turn(rows, base, R, c, use.scale, false, drop(R.shape[0] as number, base, c, use)), x.shape));
+    const gain = reshape(scaledGain(s, use.scale), [base.out]);
     return base.bias ? add(mul(sub(y, base.bias), gain), base.bias) : mul(y, gain);
   },
-  delta(base, { R, s }, c, scale) {
-    const W = cast(base.weight, "float32");
-    return sub(mul(turn(W, base, R, c, scale, true), scaledGain(s, scale)), W);
+  delta: (base, { R, s }, c, scale) => delta(base, R, s, c, scale),
+};
+
+const convolution: Boft = {
+  ...linear,
+  parameters(base, c) {
+    refuseGroups("BOFT", base);
+    refuseDilation("BOFT", base);
+    return { ...linear.parameters(base, c), s: { shape: [1, base.out] } };
   },
+  forward: (x, base, { R, s }, c, use) =>
+    add(base(x), convolved(x, base, delta(base, R, s, c, use.scale, drop(R.shape[0] as number, base, c, use)))),
 };
 
 /** BOFT: `boft({ boftBlockSize: 4, boftNButterflyFactor: 2, targetModules: ["q_proj"] })`. */
@@ -114,7 +160,7 @@ export const boft = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2311.06243"],
   formula: "s ⊙ (W·Rᵀ), R orthogonal",
-  keys: ["boftBlockSize", "boftBlockNum", "boftNButterflyFactor", "bias", "initWeights"],
+  keys: ["boftBlockSize", "boftBlockNum", "boftNButterflyFactor", "boftDropout", "bias", "initWeights"],
   check({ boftBlockSize: size, boftBlockNum: count }) {
     if ((size === 0) === (count === 0))
       throw new ConfigError(
@@ -126,8 +172,9 @@ export const boft = defineMethod({
       );
   },
   startsAtZero: ({ initWeights }) => initWeights,
-  layers: { linear },
-  samples(draw, { in: into }) {
+  layers: { linear, conv2d: convolution },
+  samples(draw, { in: into, groups = 1, dilated = false }) {
+    if (groups > 1 || dilated) return null; // refused
     const size = [4, 3, 2, 1][draw.integer(0, 3)]!;
     const initWeights = draw.integer(0, 3) > 0;
     if (into % 8 === 0 && draw.integer(0, 1) === 1)

@@ -12,9 +12,10 @@ import { add, cast, div, mul, sqrt, sub } from "../../graph/elementwise.ts";
 import { reshape, stopGradient } from "../../graph/movement.ts";
 import { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
+import { kernelOf, perChannel, refuseGroups } from "../convolution-layer.ts";
 import type { Base, LayerMethod } from "../method.ts";
 import { defineMethod } from "../method.ts";
-import { kernelOf, perChannel, refuseGroups, through, times } from "../weight-change.ts";
+import { through, times } from "../weight-change.ts";
 import { type LoraConfig, lora, lowRankConvolution, scaling } from "./lora.ts";
 
 type Factors = { readonly A: Tensor; readonly B: Tensor };

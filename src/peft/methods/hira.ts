@@ -5,10 +5,11 @@
 import { boolean, choice, configSchema, float, integer, key, numberByPattern, targetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { mul } from "../../graph/elementwise.ts";
-import { transpose } from "../../graph/movement.ts";
+import { reshape, transpose } from "../../graph/movement.ts";
+import { convolutionOf, kernelOf, refuseGroups } from "../convolution-layer.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
-import { embeddingChange, linearChange, times } from "../weight-change.ts";
+import { convolutionChange, embeddingChange, linearChange, times } from "../weight-change.ts";
 
 const schema = configSchema("HIRA", "hira_", {
   ...targetKeys,
@@ -21,6 +22,28 @@ const schema = configSchema("HIRA", "hira_", {
 type Config = MethodConfig<typeof schema>;
 
 const parameters = (base: Base, { r }: Config) => ({ A: { shape: [r, base.in] }, B: { shape: [base.out, r] } });
+
+const convolution = convolutionChange<Config, "A" | "B">({
+  files: { A: "hira_A", B: "hira_B" },
+  parameters(base, { r }) {
+    refuseGroups("HiRA", base);
+    const kernel = kernelOf(base);
+    return {
+      A: { shape: [r, convolutionOf(base).inChannels, ...kernel] },
+      B: { shape: [base.out, r, ...kernel.map(() => 1)] },
+    };
+  },
+  // PEFT knows no "gaussian" here
+  initialise: (base, { r, initWeights }, random) => ({
+    values: {
+      A: (initWeights === false ? normal(1) : uniform(base.in))(random, r * base.in),
+      B: (initWeights === false ? normal(1) : zeros)(random, base.out * r),
+    },
+  }),
+  delta: (base, { A, B }, { r }, scale) =>
+    mul(base.original, times(matmul(reshape(B, [base.out, r]), reshape(A, [r, base.in])), scale)),
+  dropout: ({ hiraDropout }) => hiraDropout,
+});
 
 /** HiRA: `hira({ r: 32, targetModules: ["q_proj"] })`. */
 export const hira = defineMethod({
@@ -53,6 +76,10 @@ export const hira = defineMethod({
       }),
       delta: (base, { A, B }, _, scale) => mul(base.original, times(matmul(transpose(A), transpose(B)), scale)),
     }),
+    conv1d: convolution,
+    conv2d: convolution,
+    conv3d: convolution,
   },
-  samples: (draw) => ({ r: draw.integer(1, 4), initWeights: ([true, false, "gaussian"] as const)[draw.integer(0, 2)]! }),
+  samples: (draw, { groups = 1 }) =>
+    groups > 1 ? null : { r: draw.integer(1, 4), initWeights: ([true, false, "gaussian"] as const)[draw.integer(0, 2)]! },
 });

@@ -12,9 +12,10 @@ import { add, cast, div, mul, sub } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { norm } from "../../tensor/statistics.ts";
+import { refuseDilation, refuseGroups } from "../convolution-layer.ts";
 import { uniform } from "../init/standard.ts";
 import { defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
-import { times } from "../weight-change.ts";
+import { convolutionChange, times } from "../weight-change.ts";
 
 const schema = configSchema("HRA", "hra_", {
   ...targetKeys,
@@ -60,6 +61,15 @@ const linear: LayerMethod<Config, "u"> = {
   },
 };
 
+const convolution = convolutionChange<Config, "u">({
+  ...(linear as LayerMethod<Config, "u"> & { delta: NonNullable<typeof linear.delta> }),
+  parameters(base, c) {
+    refuseGroups("HRA", base);
+    refuseDilation("HRA", base);
+    return linear.parameters(base, c);
+  },
+});
+
 /** HRA: `hra({ r: 8, targetModules: ["q_proj"] })`. */
 export const hra = defineMethod({
   schema,
@@ -67,9 +77,9 @@ export const hra = defineMethod({
   formula: "W·H, H a product of reflections",
   keys: ["r", "applyGS", "initWeights", "bias"],
   startsAtZero: ({ r, initWeights, applyGS }) => initWeights && r % 2 === 0 && !applyGS,
-  layers: { linear },
-  samples(draw, { in: into }) {
-    if (into < 3) return null; // too few for independent vectors
+  layers: { linear, conv2d: convolution },
+  samples(draw, { in: into, groups = 1, dilated = false }) {
+    if (into < 3 || groups > 1 || dilated) return null; // too few for independent vectors, or refused
     const applyGS = draw.integer(0, 3) === 0;
     return { r: draw.integer(1, applyGS ? 2 : 4), applyGS, initWeights: draw.integer(0, 3) > 0 };
   },

@@ -3,16 +3,17 @@
  * layers. Only the vector l is trained; it starts at 1, so a fresh adapter changes nothing. A change of the weight, of its rows
  * or columns, but of full rank, so it equals no LoRA.
  *
- * The paper rescales keys, values and the inner activations; in PEFT any linear layer may be chosen, and the bias of layers that
+ * The paper rescales keys, values and the inner activations; in PEFT any linear layer and any convolution (channel by channel) may be chosen, and the bias of layers that
  * are no feed-forward layers is scaled, too. `setScale(s)` means l = 1 + s·(l − 1), which PEFT does not have.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, configSchema, key, targetKeys, text, texts } from "../../formats/peft-config.ts";
 import { mul, sub } from "../../graph/elementwise.ts";
-import { reshape } from "../../graph/movement.ts";
+import { expand, reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
 import { QuantisedLinear } from "../../nn/quantised-linear.ts";
+import { convolutionOf, kernelOf } from "../convolution-layer.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
 import { fullMatch } from "../python-regex.ts";
 import { scaledGain, times } from "../weight-change.ts";
@@ -91,6 +92,34 @@ const linear: LayerMethod<Config, "l"> = {
     isFeedforward(base, c) ? null : mul(base.bias as Tensor, reshape(change(l, scale), [l.size])),
 };
 
+/** l of the channels that go in, for each value of the kernel as a matrix [out, in]: groups have their own channels. */
+function alongKernel(l: Tensor, base: Base): Tensor {
+  const { groups } = convolutionOf(base);
+  const channels = l.size / groups;
+  const [rows, places] = [base.out / groups, base.in / channels];
+  return reshape(expand(reshape(l, [groups, 1, channels, 1]), [groups, rows, channels, places]), [base.out, base.in]);
+}
+
+const convolution: LayerMethod<Config, "l"> = {
+  ...linear,
+  parameters(base, c) {
+    const channels = isFeedforward(base, c) ? convolutionOf(base).inChannels : base.out;
+    return { l: { shape: [1, channels, ...kernelOf(base).map(() => 1)] } };
+  },
+  initialise(base, c, random) {
+    const [, channels] = convolution.parameters(base, c).l.shape as [number, number];
+    return { values: { l: c.initIa3Weights ? new Float32Array(channels).fill(1) : random.randn(channels) } };
+  },
+  forward(x, base, { l }, c, { scale }) {
+    const gain = scaledGain(l, scale);
+    return isFeedforward(base, c) ? base(mul(x, gain)) : mul(base(x), gain);
+  },
+  delta(base, { l }, c, scale) {
+    const factors = change(l, scale);
+    return mul(base.weight, isFeedforward(base, c) ? alongKernel(factors, base) : reshape(factors, [base.out, 1]));
+  },
+};
+
 /** (IA)³: `ia3({ targetModules: ["k_proj", "v_proj", "down_proj"], feedforwardModules: ["down_proj"] })`. */
 export const ia3 = defineMethod({
   schema,
@@ -119,7 +148,7 @@ export const ia3 = defineMethod({
     return { ...config, feedforwardModules: found[1] };
   },
   startsAtZero: ({ initIa3Weights }) => initIa3Weights,
-  layers: { linear },
+  layers: { linear, conv2d: convolution, conv3d: convolution },
   samples: (draw) => ({
     initIa3Weights: draw.integer(0, 3) > 0,
     feedforwardModules: draw.integer(0, 1) === 1 ? ".*" : [],

@@ -4,7 +4,9 @@
  * that is smaller. All are trained; C (its first factor) starts at zero. rank(C ⊗ D) = rank C · rank D, so a few values can
  * make a change of high rank. It equals LoRA where C is a single value.
  *
- * PEFT follows LyCORIS: α counts as given even where D is a whole matrix, and its search for factors stops by the first sum.
+ * PEFT follows LyCORIS: α counts as given even where D is a whole matrix, and its search for factors stops by the first sum. A
+ * convolution's kernel belongs to D [k, n·places], or with `useEffectiveConv2d` to a core between D's two factors. `rankDropout`
+ * leaves out rows of ΔW, `moduleDropout` all of it, in training.
  */
 import {
   boolean,
@@ -18,11 +20,15 @@ import {
   targetKeys,
 } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
+import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { sizeOf } from "../../graph/shape.ts";
 import { kron } from "../../tensor/arrange.ts";
+import { coreKernel, fromCore, kernelOf } from "../convolution-layer.ts";
+import { rowMask } from "../dropout-mask.ts";
 import { uniform, zeros } from "../init/standard.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
-import { linearChange, times } from "../weight-change.ts";
+import { convolutionChange, linearChange, times, type WeightChange } from "../weight-change.ts";
 
 const schema = configSchema("LOKR", "lokr_", {
   ...targetKeys,
@@ -54,14 +60,46 @@ export function twoFactors(n: number, factor: number): readonly [number, number]
   return small > large ? [large, small] : [small, large];
 }
 
-/** Shapes of the parameters; a factor that is a whole matrix has no `a` and `b`. */
-function shapes({ in: into, out }: Base, { r, decomposeBoth, decomposeFactor }: Config) {
-  const [l, k] = twoFactors(out, decomposeFactor);
-  const [m, n] = twoFactors(into, decomposeFactor);
+type Name = "C" | "Ca" | "Cb" | "D" | "Da" | "Db" | "T";
+
+/** Shapes of the parameters; a factor that is a whole matrix has no `a` and `b`. A kernel belongs to D. */
+function shapes(base: Base, { r, decomposeBoth, decomposeFactor, useEffectiveConv2d }: Config) {
+  const kernel = base.kind === "linear" ? [] : kernelOf(base);
+  const places = sizeOf(kernel);
+  const [l, k] = twoFactors(base.out, decomposeFactor);
+  const [m, n] = twoFactors(base.in / places, decomposeFactor);
   const C = decomposeBoth && r < Math.max(l, m) / 2 ? { Ca: { shape: [l, r] }, Cb: { shape: [r, m] } } : { C: { shape: [l, m] } };
-  const D = r < Math.max(k, n) / 2 ? { Da: { shape: [k, r] }, Db: { shape: [r, n] } } : { D: { shape: [k, n] } };
-  return { ...C, ...D };
+  if (r >= Math.max(k, n) / 2) return { ...C, D: { shape: [k, n, ...kernel] } };
+  if (useEffectiveConv2d && kernel.some((size) => size > 1))
+    return { ...C, T: { shape: [r, r, ...coreKernel(base)] }, Da: { shape: [r, k] }, Db: { shape: [r, n] } };
+  return { ...C, Da: { shape: [k, r] }, Db: { shape: [r, n * places] } };
 }
+
+const change = {
+  files: {
+    ...{ C: "lokr_w1", Ca: "lokr_w1_a", Cb: "lokr_w1_b" },
+    ...{ D: "lokr_w2", Da: "lokr_w2_a", Db: "lokr_w2_b", T: "lokr_t2" },
+  },
+  parameters: shapes,
+  initialise(base, c, random) {
+    const atZero = c.initWeights === true ? ["C", "Ca"] : c.initWeights === "lycoris" ? ["D", "Db"] : [];
+    const values = Object.entries(shapes(base, c)).map(([name, { shape }]) => [
+      name,
+      (atZero.includes(name) ? zeros : uniform(sizeOf(shape.slice(1))))(random, sizeOf(shape)),
+    ]);
+    return { values: Object.fromEntries(values) };
+  },
+  delta(base, { C, Ca, Cb, D, Da, Db, T }, { r, alpha }, scale) {
+    const left = times(C ?? matmul(Ca as Tensor, Cb as Tensor), (alpha / r) * scale);
+    // a kernel over one axis stays a block of three axes, before whose first PEFT's product puts C's axes: out and in are mixed
+    const block = D && base.kind === "conv2d" ? reshape(D, [D.shape[0] as number, -1]) : D;
+    const right = block ?? (T ? fromCore(T, Da as Tensor, Db as Tensor) : matmul(Da as Tensor, Db as Tensor));
+    return reshape(kron(left, right), [base.out, base.in]);
+  },
+  mask: (base, c, use) => rowMask(base, c, use, c.rankDropoutScale),
+} satisfies WeightChange<Config, never, Name>;
+
+const convolution = convolutionChange<Config, never, Name>(change);
 
 /** LoKr: `lokr({ r: 8, alpha: 16, targetModules: ["q_proj"] })`. */
 export const lokr = defineMethod({
@@ -69,35 +107,18 @@ export const lokr = defineMethod({
   papers: ["https://arxiv.org/abs/2212.10650", "https://arxiv.org/abs/2309.14859"],
   formula: "W + s·(C ⊗ D)",
   keys: [
-    ...["r", "alpha", "rankPattern", "alphaPattern", "decomposeBoth", "decomposeFactor", "initWeights"],
-    ...["useEffectiveConv2d", "rankDropoutScale"], // for convolutions and dropout only
-  ] as (keyof Config)[],
+    ...(["r", "alpha", "rankPattern", "alphaPattern", "decomposeBoth", "decomposeFactor", "initWeights"] as const),
+    ...(["rankDropout", "rankDropoutScale", "moduleDropout", "useEffectiveConv2d"] as const),
+  ],
   patterns: { rankPattern: "r", alphaPattern: "alpha" },
   startsAtZero: ({ initWeights }) => initWeights !== false,
-  layers: {
-    linear: linearChange<Config, never, "C" | "Ca" | "Cb" | "D" | "Da" | "Db">({
-      files: { C: "lokr_w1", Ca: "lokr_w1_a", Cb: "lokr_w1_b", D: "lokr_w2", Da: "lokr_w2_a", Db: "lokr_w2_b" },
-      parameters: shapes,
-      initialise(base, c, random) {
-        const atZero = c.initWeights === true ? ["C", "Ca"] : c.initWeights === "lycoris" ? ["D", "Db"] : [];
-        const values = Object.entries(shapes(base, c)).map(([name, { shape }]) => {
-          const [rows, columns] = shape as [number, number];
-          return [name, (atZero.includes(name) ? zeros : uniform(columns))(random, rows * columns)];
-        });
-        return { values: Object.fromEntries(values) };
-      },
-      delta(_, { C, Ca, Cb, D, Da, Db }, { r, alpha }, scale) {
-        const left = C ?? matmul(Ca as Tensor, Cb as Tensor);
-        const right = D ?? matmul(Da as Tensor, Db as Tensor);
-        return kron(times(left, (alpha / r) * scale), right);
-      },
-    }),
-  },
+  layers: { linear: linearChange<Config, never, Name>(change), conv1d: convolution, conv2d: convolution },
   samples: (draw) => ({
     r: draw.integer(1, 3),
     alpha: draw.integer(1, 8) / 2,
     decomposeBoth: draw.integer(0, 1) === 1,
     decomposeFactor: [-1, 2, 4][draw.integer(0, 2)]!,
     initWeights: ([true, false, "lycoris"] as const)[draw.integer(0, 2)]!,
+    useEffectiveConv2d: draw.integer(0, 1) === 1,
   }),
 });

@@ -13,10 +13,11 @@ import { add, cast } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { permute, reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { convolutionOf, kernelOf, perChannel, refuseDilation } from "../convolution-layer.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
 import { type Initialiser, initialisers } from "../initialiser.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
-import { convolutionOf, kernelOf, perChannel, refuseDilation, through, times } from "../weight-change.ts";
+import { through, times } from "../weight-change.ts";
 
 /** PEFT's keys of LoRA in camelCase. */
 export type LoraConfig = MethodConfig<typeof loraSchema>;
