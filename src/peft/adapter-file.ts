@@ -80,7 +80,8 @@ export async function saveAdapter(
   const complete = { ...config, ...(baseModel === undefined ? {} : { baseModelNameOrPath: baseModel }) };
   const schema: ConfigSchema = method.schema;
   const fileConfig = toFileConfig(schema, complete) as Partial<FileConfig<ConfigSchema>>;
-  return writeAdapter(folder, { schema, config: fileConfig, tensors, name });
+  const packed = method.packed?.pack(tensors, config) ?? tensors;
+  return writeAdapter(folder, { schema, config: fileConfig, tensors: packed, name });
 }
 
 type SavedPart = ReturnType<NonNullable<AnyLayerMethod["savedPart"]>>;
@@ -132,7 +133,7 @@ export interface LoadOptions {
  * layers take the place of the model's while the adapter is on it.
  *
  * @throws {FormatError} when a tensor is missing or unexpected; @throws {ShapeError} when one has another shape;
- *   @throws {ConfigError} when the config wants what is not there. The model is unchanged then.
+ *   @throws {ConfigError} when the config wants what is not there, or the file cannot be trained on. The model is unchanged then.
  */
 export async function loadAdapter(
   model: Module,
@@ -149,18 +150,19 @@ export async function loadAdapter(
   if (!method) throw new ConfigError(`no method is for this ${read.schema.peftType} config.`, { operation, got: read.config });
   // the flag says nothing about the adapter: PEFT writes true whatever it was
   const checked = method({ ...config, inferenceMode: !trainable, peftVersion: null }) as unknown as AnyAdapterConfig;
+  const tensors = method.packed?.unpack(read.tensors, checked.config, trainable) ?? read.tensors;
   const plan = planAttach(model, checked, name);
-  const wholes = findWholes(plan, read.tensors);
-  const found = findValues(plan, read.tensors);
+  const wholes = findWholes(plan, tensors);
+  const found = findValues(plan, tensors);
   const used = new Set([...found.values(), ...wholes.values()].map((tensor) => tensor.name));
-  for (const { name: key } of tiedParameters(plan, read.tensors)) used.add(key);
+  for (const { name: key } of tiedParameters(plan, tensors)) used.add(key);
   const adapted = new Set(plan.layers.map(({ path }) => path));
-  const weights = findWeights(read.tensors, used, baseModules(model), (path) => adapted.has(path));
-  refuseOthers(plan, read.tensors.keys(), new Set([...used, ...weights.keys()]));
+  const weights = findWeights(tensors, used, baseModules(model), (path) => adapted.has(path));
+  refuseOthers(plan, tensors.keys(), new Set([...used, ...weights.keys()]));
   const values = await readValues(found);
-  await checkTied(plan, read.tensors, values);
+  await checkTied(plan, tensors, values);
   const whole = await readWholes(model, wholes);
-  const base = await readWeights(read.tensors, weights);
+  const base = await readWeights(tensors, weights);
   const warnings = [...read.warnings, ...plan.warnings];
   return install(
     model,

@@ -5,6 +5,7 @@
  */
 import { ConfigError, nearestName, wordJson } from "../errors.ts";
 import { type ConfigKeys, type ConfigSchema, defaultConfig, type FileConfig, problemWith } from "../formats/peft-config.ts";
+import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Draw } from "../graph/primitive.ts";
@@ -136,6 +137,14 @@ type Values<Name extends string, Optional extends string> = { readonly [K in Nam
 /** A layer method whose names are not known to the type system. */
 export type AnyLayerMethod = LayerMethod<AnyConfig, string>;
 
+/** Another form that a file may have. */
+export interface PackedFile<Config> {
+  /** The tensors that are written in place of these; the same where the config does not ask for it. */
+  pack(tensors: ReadonlyMap<string, TensorToWrite>, config: Config): ReadonlyMap<string, TensorToWrite>;
+  /** The way back. @throws {ConfigError} when the adapter is to be trained, and cannot be after that */
+  unpack(tensors: ReadonlyMap<string, StoredTensor>, config: Config, trainable: boolean): ReadonlyMap<string, StoredTensor>;
+}
+
 /** One member of the adapter family. */
 export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodConfig<Schema>> {
   /** The keys of `adapter_config.json`, with PEFT's name of the method and the defaults. */
@@ -162,6 +171,7 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** What is added to the loss. @param layers the values of each adapted layer */
   penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;
+  readonly packed?: PackedFile<Config>;
   /** What changes it during training besides the optimiser. */
   readonly schedule?: MethodSchedule;
   /** The targets, of any class, are trained as a whole; in the file this stands before their parameters' names. `layers` is empty then. */
