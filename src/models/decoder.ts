@@ -38,6 +38,8 @@ export interface Pass {
   readonly update: CacheUpdate | null;
   /** Keys and values of virtual tokens in front, for each layer. */
   readonly past: readonly PastLayer[];
+  /** Place of the layer that runs, where it is another than the one it was made for. */
+  readonly layer?: number;
 }
 
 /** Takes the tokens into the cache and counts their positions. @param context tokens the model is made for: positions that somebody else counted may be anywhere in it */
@@ -126,8 +128,9 @@ export interface LayerAttention extends Pick<AttendOptions, "window" | "scale" |
  * @param v [B, T, G, D]
  * @returns [B, T, H·D]
  */
-export function attendPass(q: Tensor, k: Tensor, v: Tensor, { attention, update, past }: Pass, options: LayerAttention): Tensor {
-  const { layer, dropout: p = 0, ...own } = options;
+export function attendPass(q: Tensor, k: Tensor, v: Tensor, pass: Pass, options: LayerAttention): Tensor {
+  const { layer: made, dropout: p = 0, ...own } = options;
+  const { attention, update, past, layer = made } = pass;
   const all = behind(past[layer], k, v);
   const { keys, values } = update ? update.write(layer, all.keys, all.values) : all;
   const dropped = p > 0 ? { dropout: (weights: Tensor) => dropout(weights, p) } : {};

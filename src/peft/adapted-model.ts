@@ -9,6 +9,7 @@ import type { Module, Parameter } from "../nn/module.ts";
 import type { Generator } from "../tensor/random.ts";
 import { AdapterLayer, type LayerAdapter } from "./adapter-layer.ts";
 import { KeptWeights } from "./kept-weight.ts";
+import type { Replication } from "./layer-replication.ts";
 import type { AnyConfig, AnyMethod, ParameterSpec } from "./method.ts";
 import type { Scope } from "./row-groups.ts";
 import { SavedModule } from "./saved-module.ts";
@@ -54,6 +55,8 @@ export interface Adapted extends Scope {
   readonly untrained: KeptWeights;
   /** Which parameters could be trained before the first adapter came. */
   readonly trainable: ReadonlyMap<Parameter, boolean>;
+  /** The layers that an adapter has put together anew (`layerReplication`), for as long as there are adapters. */
+  replication: Replication | null;
 }
 
 const models = new WeakMap<Module, Adapted>();
@@ -76,6 +79,7 @@ export function beginAdapters(model: Module): Adapted {
     unmerged: new KeptWeights(),
     untrained: new KeptWeights(),
     trainable,
+    replication: null,
   };
   models.set(model, adapted);
   return adapted;
@@ -278,7 +282,7 @@ export function detach(model: Module): void {
 }
 
 /** Puts the original modules back, with the weights that they have now. */
-export function release(model: Module, { layers, saved, trainable }: Adapted): void {
+export function release(model: Module, { layers, saved, trainable, replication }: Adapted): void {
   for (const [path, layer] of layers) model.replaceModule(path, layer.base_layer);
   for (const [parameter, flag] of trainable) parameter.requiresGrad = flag;
   for (const [path, module] of saved) {
@@ -286,6 +290,7 @@ export function release(model: Module, { layers, saved, trainable }: Adapted): v
     if (module.merged === null) continue;
     for (const [own, standIn] of module.standIns(module.merged)) standIn.requiresGrad = trainable.get(own) ?? false;
   }
+  replication?.restore();
   models.delete(model);
 }
 

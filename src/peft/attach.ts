@@ -12,6 +12,7 @@ import { Generator } from "../tensor/random.ts";
 import { type Adapted, type Adapter, adaptersOf, baseModules, beginAdapters, choose } from "./adapted-model.ts";
 import { AdapterLayer, describe } from "./adapter-layer.ts";
 import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
+import { newReplication, type Replication } from "./layer-replication.ts";
 import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
 import { trainedTokens } from "./methods/trainable-tokens.ts";
 import { modulesToSave, SavedModule } from "./saved-module.ts";
@@ -57,6 +58,8 @@ export interface AttachPlan {
   /** Biases of the model that it trains in place, by path. */
   readonly biases: ReadonlyMap<string, Parameter>;
   readonly warnings: readonly string[];
+  /** What becomes of the model's layers before. */
+  readonly replication?: Replication;
 }
 
 /** Where the first values come from: the method, or a file. */
@@ -104,7 +107,19 @@ const basesOf = ({ layers: own }: AnyMethod, layers: readonly PlannedLayer[]): B
 export type AnyAdapterConfig = { readonly method: AnyMethod; readonly config: AnyConfig };
 
 /** Everything that can be wrong with an adapter is found here, before the model is touched. */
-export function planAttach(model: Module, { method, config: given }: AnyAdapterConfig, name = defaultAdapterName): AttachPlan {
+export function planAttach(model: Module, adapter: AnyAdapterConfig, name = defaultAdapterName): AttachPlan {
+  const replication = newReplication(model, adapter.config["layerReplication"], adaptersOf(model)?.replication ?? null);
+  if (!replication) return planOn(model, adapter, name);
+  replication.apply();
+  try {
+    return { ...planOn(model, adapter, name), replication };
+  } finally {
+    replication.restore();
+  }
+}
+
+/** The plan for a model whose layers are those that the adapter wants. */
+function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name: string): AttachPlan {
   checkAdapterName(name, method.schema, "attach");
   const modelType = modelTypeOf(model);
   const completed: AnyConfig = method.complete?.(given, modelType) ?? given;
@@ -321,6 +336,8 @@ export function install(
   const random = new Generator(seed);
   const sharedFiles = method.shared?.files ?? {};
   const adapted = before ?? beginAdapters(model);
+  plan.replication?.apply();
+  adapted.replication ??= plan.replication ?? null;
   for (const { layer, parameters, weight } of made) {
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
     const { method: of, config: layerConfig } = layer;

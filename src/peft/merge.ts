@@ -33,7 +33,16 @@ export interface MergeOptions {
 export function merge(model: Module, names?: readonly string[], options: MergeOptions = {}): string[] {
   const operation = "merge";
   const { safe = false, tell = (message: string) => console.warn(message) } = options;
-  const { layers, saved, unmerged, active } = adaptedModel(model, operation);
+  const { layers, saved, unmerged, active, replication } = adaptedModel(model, operation);
+  if (replication)
+    throw new ConfigError(
+      "several layers share one weight (`layerReplication`), so there is none that an adapter could be merged into.",
+      {
+        operation,
+        got: replication.map,
+        hint: "Use it unmerged.",
+      },
+    );
   for (const name of names ?? []) getAdapter(model, name, operation);
   const fresh = (layer: AdapterLayer) =>
     (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));

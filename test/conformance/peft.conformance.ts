@@ -104,6 +104,7 @@ const cases: Readonly<Record<string, Options & Case>> = {
   tying_head: { r: 2, targetModules: ["lm_head", "q_proj"], ensureWeightTying: true, base: "tied", mergedTwice: true },
   tying_pattern: { r: 2, targetModules: ".*(lm_head|q_proj)", ensureWeightTying: true, base: "tied", mergedTwice: true },
   tying_modules_to_save: { r: 2, targetModules: qv, modulesToSave: ["lm_head"], ensureWeightTying: true, base: "tied" },
+  parameters: { r: 2, loraAlpha: 5, targetModules: [], targetParameters: ["q_proj.weight", "mlp.down_proj.weight"] },
   embeddings_saved: { r: 2, targetModules: qv, saveEmbeddingLayers: true },
   embeddings_saved_tied: { r: 2, targetModules: qv, saveEmbeddingLayers: true, base: "tied" },
   embeddings_not_saved: { r: 2, targetModules: ["embed_tokens", "lm_head"], saveEmbeddingLayers: false },

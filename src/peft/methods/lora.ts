@@ -207,7 +207,7 @@ export const lora = defineMethod({
   formula: "W + s·B·A",
   keys: [
     ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
-    ...["trainableTokenIndices", "ensureWeightTying", "targetParameters"],
+    ...["trainableTokenIndices", "ensureWeightTying", "targetParameters", "layerReplication"],
   ] as (keyof LoraConfig & string)[],
   patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
   check(config) {
