@@ -3,11 +3,12 @@
  * very same modules back; see attach.ts for how they come.
  */
 import { ConfigError, nearestName } from "../errors.ts";
+import { checkAdapterName } from "../formats/peft-adapter.ts";
 import type { Tensor } from "../graph/node.ts";
-import { Setting } from "../graph/variable.ts";
+import { Setting, structure } from "../graph/variable.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import type { Generator } from "../tensor/random.ts";
-import { AdapterLayer, type LayerAdapter } from "./adapter-layer.ts";
+import { AdapterLayer, type LayerAdapter, renamed, renameKey } from "./adapter-layer.ts";
 import { KeptWeights } from "./kept-weight.ts";
 import type { Replication } from "./layer-replication.ts";
 import type { AnyConfig, AnyMethod, ParameterSpec } from "./method.ts";
@@ -16,7 +17,8 @@ import { SavedModule } from "./saved-module.ts";
 
 /** An adapter on a model. */
 export interface Adapter {
-  readonly name: string;
+  /** `renameAdapter` gives it another one. */
+  name: string;
   readonly method: AnyMethod;
   /** With defaults, "all-linear" and the like written out, as it is saved; a schedule may write into it what it has chosen. */
   config: AnyConfig;
@@ -221,6 +223,26 @@ export function setScale(
   for (const adapter of adapters)
     for (const [path, layer] of adapter.layers)
       if (!where || where(path)) (layer.adapters.get(adapter.name) as LayerAdapter).scale.value = scale;
+}
+
+/**
+ * Gives an adapter another name, in its place among the others, active and merged as it is. Handles of it stay good.
+ *
+ * @throws {ConfigError} when there is no such adapter, or the other name is taken or no adapter's name
+ */
+export function renameAdapter(model: Module, name: string, next: string): void {
+  const operation = "renameAdapter";
+  const adapter = getAdapter(model, name, operation);
+  const adapted = adaptedModel(model, operation);
+  checkAdapterName(next, adapter.method.schema, operation);
+  if (next === name) return;
+  if (adapted.adapters.has(next)) throw new ConfigError(`this model has an adapter "${next}" already.`, { operation, got: next });
+  renameKey(adapted.adapters, name, next);
+  // in every layer: lists of active ones name adapters that are in other layers only
+  for (const place of [...adapted.layers.values(), ...adapter.saved.values()]) place.rename(name, next);
+  adapted.active = renamed(adapted.active, name, next);
+  adapter.name = next;
+  structure.value = structure.stored + 1;
 }
 
 /**

@@ -19,7 +19,7 @@ import type { Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, baseModules, getAdapter } from "./adapted-model.ts";
 import { type LayerAdapter, liveName } from "./adapter-layer.ts";
-import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach } from "./attach.ts";
+import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach, type Starts } from "./attach.ts";
 import { type AnyConfig, type AnyLayerMethod, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
 import { findWeights, readWeights, type SaveEmbeddingLayers, vocabularyWeights } from "./vocabulary-weight.ts";
@@ -140,6 +140,16 @@ export async function loadAdapter(
   folder: string,
   { name = defaultAdapterName, trainable = false, seed = 0 }: LoadOptions = {},
 ): Promise<Adapter> {
+  const { plan, starts } = await readFor(model, folder, { name, trainable, seed });
+  return install(model, plan, { name, trainable, seed }, starts);
+}
+
+/** What the adapter saved in `folder` is on this model, found, checked and read; the model is not changed. See `loadAdapter`. */
+export async function readFor(
+  model: Module,
+  folder: string,
+  { name = defaultAdapterName, trainable = false, seed = 0 }: LoadOptions,
+): Promise<{ readonly plan: AttachPlan; readonly starts: Starts }> {
   const operation = "loadAdapter";
   const known: readonly AnyMethod[] = Object.values(methods);
   const read = await readAdapter<ConfigSchema>(folder, [...new Set(known.map(({ schema }) => schema))]);
@@ -164,17 +174,13 @@ export async function loadAdapter(
   const whole = await readWholes(model, wholes);
   const base = await readWeights(tensors, weights);
   const warnings = [...read.warnings, ...plan.warnings];
-  return install(
-    model,
-    { ...plan, warnings },
-    { name, trainable, seed },
-    {
-      shared: () => values.get(sharedPath) ?? initialiseShared(plan, new TorchGenerator(seed)),
-      layer: ({ path }) => ({ values: values.get(path) ?? {} }),
-      whole: (path) => whole.get(path),
-      base,
-    },
-  );
+  const starts: Starts = {
+    shared: () => values.get(sharedPath) ?? initialiseShared(plan, new TorchGenerator(seed)),
+    layer: ({ path }) => ({ values: values.get(path) ?? {} }),
+    whole: (path) => whole.get(path),
+    base,
+  };
+  return { plan: { ...plan, warnings }, starts };
 }
 
 /** A parameter and where the file must have it. */

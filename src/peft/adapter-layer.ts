@@ -37,6 +37,17 @@ export const liveName = (file: string, adapter: string): string => {
   return [first, adapter, ...rest].join(".");
 };
 
+/** The entry under another name, in its old place. */
+export function renameKey<T>(entries: Map<string, T>, name: string, next: string): void {
+  const all = [...entries];
+  entries.clear();
+  for (const [key, value] of all) entries.set(key === name ? next : key, value);
+}
+
+/** The same names, one of them another. */
+export const renamed = (names: readonly string[], name: string, next: string): string[] =>
+  names.map((each) => (each === name ? next : each));
+
 /** A layer with adapters on it. */
 export class AdapterLayer extends Module implements Layer {
   readonly base_layer: Layer;
@@ -109,6 +120,12 @@ export class AdapterLayer extends Module implements Layer {
 
   remove(name: string): void {
     this.#adapters.delete(name);
+  }
+
+  rename(name: string, next: string): void {
+    renameKey(this.#adapters, name, next);
+    this.#active.value = renamed(this.#active.stored, name, next);
+    this.#merged.value = renamed(this.#merged.stored, name, next);
   }
 
   override *ownParameters(): Generator<[name: string, parameter: Parameter]> {

@@ -11,6 +11,7 @@ export {
   detach,
   disabled,
   getAdapter,
+  renameAdapter,
   setActive,
   setScale,
   unmerge,
@@ -20,6 +21,7 @@ export { type AttachOptions, attach } from "./attach.ts";
 export { type CombinationName, type CombinationType, combinations } from "./compose/combination.ts";
 export { type CombineOptions, combineAdapters } from "./compose/combine-adapters.ts";
 export { type ConvertOptions, convertToLora } from "./compose/convert-to-lora.ts";
+export { type HotSwapOptions, hotSwap, prepareHotSwap } from "./hot-swap.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference } from "./merge.ts";
 export type { AdapterConfig, Method, MethodConfig, MethodDefinition } from "./method.ts";
 export { adalora } from "./methods/adalora.ts";

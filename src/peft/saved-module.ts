@@ -8,6 +8,7 @@ import { isFloat } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
+import { renameKey } from "./adapter-layer.ts";
 import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 
 /** Where a module keeps a parameter. */
@@ -50,6 +51,12 @@ export class SavedModule extends Module implements Layer {
 
   remove(adapter: string): void {
     this.#copies.delete(adapter);
+  }
+
+  rename(adapter: string, next: string): void {
+    renameKey(this.#copies, adapter, next);
+    if (this.#active.stored === adapter) this.#active.value = next;
+    if (this.#merged.stored === adapter) this.#merged.value = next;
   }
 
   /** Whose parameters act; `null` for the module's own. */

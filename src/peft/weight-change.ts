@@ -2,6 +2,7 @@
  * What methods share that add a matrix to the weight: W′ = W + ΔW, so that y = base(x) + x·ΔWᵀ. They state ΔW only; that of a
  * convolution is its kernel as a matrix.
  */
+import { concatenate } from "../graph/composite.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
@@ -13,6 +14,14 @@ import type { Base, LayerMethod, Use } from "./method.ts";
 
 /** x times a number. */
 export const times = (x: Tensor, factor: number): Tensor => (factor === 1 ? x : mul(x, constant(factor, [], x.dtype)));
+
+/** x with zeros behind it along an axis, up to `size`. */
+export function filled(x: Tensor, axis: number, size: number): Tensor {
+  const have = x.shape[axis] as number;
+  if (have === size) return x;
+  const more = x.shape.map((extent, i) => (i === axis ? size - have : extent));
+  return concatenate([x, constant(0, more, x.dtype)], axis);
+}
 
 /** The last axis through Mᵀ; the other axes as one, so that the product can start from the base layer's. */
 export function through(x: Tensor, M: Tensor): Tensor {

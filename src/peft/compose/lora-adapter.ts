@@ -1,15 +1,14 @@
 /** A LoRA adapter made of values that were computed, on exactly the layers that they were computed for. */
 import { ConfigError } from "../../errors.ts";
-import { concatenate } from "../../graph/composite.ts";
 import { reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { constant } from "../../graph/source.ts";
 import type { Module } from "../../nn/module.ts";
 import type { Adapter } from "../adapted-model.ts";
 import type { AdapterLayer, LayerAdapter } from "../adapter-layer.ts";
 import { type AnyAdapterConfig, type AttachPlan, install, planAttach, type Starts } from "../attach.ts";
 import type { AnyConfig, AnyMethod } from "../method.ts";
 import { lora } from "../methods/lora.ts";
+import { filled } from "../weight-change.ts";
 import type { Factors } from "./low-rank.ts";
 
 /** The method, as the machinery takes it. */
@@ -88,14 +87,6 @@ export function installFactors(
       whole,
     },
   );
-}
-
-/** x with zeros behind it along an axis, up to `size`. */
-function filled(x: Tensor, axis: number, size: number): Tensor {
-  const have = x.shape[axis] as number;
-  if (have === size) return x;
-  const more = x.shape.map((extent, i) => (i === axis ? size - have : extent));
-  return concatenate([x, constant(0, more, x.dtype)], axis);
 }
 
 /** LoRA's factors in one layer, as they are kept. */
