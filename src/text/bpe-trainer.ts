@@ -2,6 +2,7 @@
 
 import { ConfigError, FormatError } from "../errors.ts";
 import { writeFolderAtomically } from "../formats/atomic-file.ts";
+import { byteLetters } from "./byte-letter.ts";
 import { byteLevelDefinition, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
 
 /** GPT-2's words: a contraction, or letters, digits or signs with the space before them, or a run of white space. */
@@ -95,13 +96,6 @@ export async function saveTokenizer(
       ["tokenizer_config.json", `${JSON.stringify(tokenizer.config, null, 2)}\n`],
     ]),
   );
-}
-
-/** GPT-2's letter for each byte: printable bytes are themselves, the others the letters from U+0100 on. */
-export function byteLetters(): string[] {
-  const printable = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-  let next = 256;
-  return Array.from({ length: byteCount }, (_, byte) => String.fromCharCode(printable(byte) ? byte : next++));
 }
 
 function checkOptions(vocabularySize: number, specialTokens: readonly string[], minimumCount: number): void {

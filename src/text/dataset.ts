@@ -60,15 +60,28 @@ export class TextDataset {
   /** All training tokens in order, documents closed by the end-of-text token. */
   readonly trainTokens: Int32Array;
   readonly heldOutTokens: Int32Array;
+  /** 1 for the tokens that are to be learnt, of both parts; all are where it is absent. */
+  readonly trainMask: Uint8Array | undefined;
+  readonly heldOutMask: Uint8Array | undefined;
   /** Rows of one epoch. */
   readonly rows: number;
 
-  constructor(parts: { window: number; stride: number; seed: number; trainTokens: Int32Array; heldOutTokens: Int32Array }) {
+  constructor(parts: {
+    window: number;
+    stride: number;
+    seed: number;
+    trainTokens: Int32Array;
+    heldOutTokens: Int32Array;
+    trainMask?: Uint8Array;
+    heldOutMask?: Uint8Array;
+  }) {
     this.window = parts.window;
     this.stride = parts.stride;
     this.seed = parts.seed;
     this.trainTokens = parts.trainTokens;
     this.heldOutTokens = parts.heldOutTokens;
+    this.trainMask = parts.trainMask;
+    this.heldOutMask = parts.heldOutMask;
     this.rows = Math.floor((parts.trainTokens.length - 1 - parts.window) / parts.stride) + 1;
   }
 
@@ -100,9 +113,10 @@ export class TextDataset {
     const tokens = new Int32Array(this.heldOutTokens.length + 1);
     tokens[0] = this.trainTokens.at(-1) as number;
     tokens.set(this.heldOutTokens, 1);
+    const mask = this.heldOutMask && Uint8Array.of(0, ...this.heldOutMask);
     for (let begin = 0; begin + 1 < tokens.length; begin += batchSize * this.window) {
       const batch = emptyBatch(batchSize, this.window);
-      for (let row = 0; row < batchSize; row++) fillRow(batch, row, tokens, begin + row * this.window);
+      for (let row = 0; row < batchSize; row++) fillRow(batch, row, tokens, begin + row * this.window, mask);
       yield batch;
     }
   }
@@ -150,11 +164,11 @@ export class BatchSampler implements Iterable<TextBatch> {
   /** The next batch; `undefined` after the last epoch. */
   next(): TextBatch | undefined {
     if (this.#epoch >= this.epochs) return undefined;
-    const { window, stride, trainTokens, rows } = this.#dataset;
+    const { stride, trainTokens, trainMask, rows, window } = this.#dataset;
     const batch = emptyBatch(this.batchSize, window);
     for (let row = 0; row < this.batchSize && this.#epoch < this.epochs; row++) {
       this.#order ??= shuffledOrder(rows, this.#seed, this.#epoch);
-      fillRow(batch, row, trainTokens, (this.#order[this.#position] as number) * stride);
+      fillRow(batch, row, trainTokens, (this.#order[this.#position] as number) * stride, trainMask);
       if (++this.#position === rows) {
         this.#position = 0;
         this.#epoch++;
@@ -287,6 +301,7 @@ function looksLikeFile(text: string): boolean {
   return /^\S(.*\S)?\.(txt|md|jsonl)$/i.test(text) || (fileSystem()?.existsSync(text) ?? false);
 }
 
+/** The texts of a file: the whole of it, or those of its JSON lines. */
 function readFile(path: string): string[] {
   const system = fileSystem();
   const problem = (what: string, hint: string) => new FormatError(what, { operation: "textDataset", got: path, hint });
@@ -305,7 +320,7 @@ function readFile(path: string): string[] {
 }
 
 /** Node's file system without an import that a browser would stumble over. */
-function fileSystem(): typeof import("node:fs") | undefined {
+export function fileSystem(): typeof import("node:fs") | undefined {
   return globalThis.process?.getBuiltinModule?.("node:fs");
 }
 
@@ -334,21 +349,24 @@ function emptyBatch(batchSize: number, window: number): TextBatch {
   };
 }
 
-/** Row `row` := tokens[begin …], labels one further; what lies past the end of the tokens stays empty. */
-function fillRow(batch: TextBatch, row: number, tokens: Int32Array, begin: number): void {
+/** Row `row` := tokens[begin …], labels one further, where `mask` has 1; what lies past the end of the tokens stays empty. */
+function fillRow(batch: TextBatch, row: number, tokens: Int32Array, begin: number, mask?: Uint8Array): void {
   const window = batch.shape[1];
   const end = Math.min(begin + window, tokens.length - 1);
   if (end <= begin) return;
   batch.inputIds.set(tokens.subarray(begin, end), row * window);
   batch.labels.set(tokens.subarray(begin + 1, end + 1), row * window);
+  for (let i = begin + 1; mask && i <= end; i++) if (mask[i] === 0) batch.labels[row * window + i - begin - 1] = ignoredLabel;
 }
 
-function checkPositive(operation: string, name: string, value: number): void {
+/** @throws {ConfigError} when it is no positive integer */
+export function checkPositive(operation: string, name: string, value: number): void {
   if (Number.isInteger(value) && value > 0) return;
   throw new ConfigError(`\`${name}\` (= ${value}) must be a positive integer.`, { operation, got: value });
 }
 
-function checkSeed(operation: string, seed: number): void {
+/** @throws {ConfigError} when it is no integer of 32 bits */
+export function checkSeed(operation: string, seed: number): void {
   if (Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32) return;
   throw new ConfigError(`\`seed\` (= ${seed}) must be an integer of at least 0 and less than 2³².`, { operation, got: seed });
 }

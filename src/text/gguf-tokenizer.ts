@@ -6,7 +6,7 @@
  */
 import { FormatError, nearestName, wordJson } from "../errors.ts";
 import type { GgufFile, GgufValue } from "../formats/gguf.ts";
-import { byteLetters } from "./bpe-trainer.ts";
+import { byteLetters } from "./byte-letter.ts";
 import { byteLevelDefinition, Tokenizer, type TokenizerConfig } from "./tokenizer.ts";
 import type { TokenizerDefinition } from "./tokenizer-library.ts";
 

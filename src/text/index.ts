@@ -1,5 +1,9 @@
 /** `lorikeet/text`: tokenizers, training one, text datasets and the example corpora. */
-export { byteLetters, saveTokenizer, tokenizerConfig, trainTokenizer } from "./bpe-trainer.ts";
+
+export { saveTokenizer, tokenizerConfig, trainTokenizer } from "./bpe-trainer.ts";
+export { byteLetters } from "./byte-letter.ts";
+export { type ChatDatasetOptions, type Conversation, chatDataset, conversationsFromJsonl } from "./chat-dataset.ts";
+export type { ChatMessage, ChatOptions, EncodedChat } from "./chat-template.ts";
 export { type Corpus, type CorpusName, corpusTitles, loadCorpus } from "./corpora.ts";
 export {
   BatchSampler,
@@ -13,4 +17,5 @@ export {
   textsFromJsonl,
 } from "./dataset.ts";
 export { type LoadTokenizerOptions, loadTokenizer } from "./load-tokenizer.ts";
+export type { EncodingWithOffsets } from "./offsets.ts";
 export { StreamingDecoder, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";

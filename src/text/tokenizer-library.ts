@@ -24,17 +24,35 @@ interface Library {
   readonly Tokenizer: new (definition: object, config: object) => LibraryTokenizer;
   readonly ByteLevelPreTokenizer: new (definition: object) => PreTokenizer & { readonly pattern: RegExp };
   readonly SequencePreTokenizer: new (definition: object) => PreTokenizer;
+  readonly PrecompiledNormalizer: new (definition: object) => { normalize(text: string): string };
 }
 
 /** A tokenizer of the library. */
 export interface LibraryTokenizer {
   readonly model: LibraryModel;
+  readonly normalizer: { normalize(text: string): string } | null;
   readonly pre_tokenizer: PreTokenizer | null;
+  /** Puts tokens around those of a text. */
+  readonly post_processor:
+    | ((tokens: readonly string[], pair: readonly string[] | null, special: boolean) => { readonly tokens: string[] })
+    | null;
+  /** Cut a text at added tokens, before and after it is normalized. */
+  readonly splitter_unnormalized: { split(text: string): string[] };
+  readonly splitter_normalized: { split(text: string): string[] };
+  readonly added_tokens_map: ReadonlyMap<string, AddedToken>;
   encode(text: string, options: object): LibraryEncoding;
   decode(ids: readonly number[], options: object): string;
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
   get_vocab(): Map<string, number>;
+}
+
+/** A token that is looked for in the text itself. */
+export interface AddedToken {
+  readonly id: number;
+  readonly content: string;
+  readonly lstrip: boolean;
+  readonly rstrip: boolean;
 }
 
 /** What the library makes of a text. */
@@ -48,11 +66,12 @@ interface LibraryModel {
   encode(pieces: readonly string[]): string[];
   readonly tokens_to_ids: ReadonlyMap<string, number>;
   readonly unk_token_id?: number;
+  readonly unk_token?: string;
   readonly fuse_unk: boolean;
 }
 
 interface PreTokenizer {
-  pre_tokenize(text: string): string[];
+  pre_tokenize(text: string, options?: { readonly section_index: number }): string[];
   pre_tokenize_text(text: string): string[];
 }
 

@@ -1,6 +1,16 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
 
-import { FormatError, wordJson } from "../errors.ts";
+import { ConfigError, FormatError, wordJson } from "../errors.ts";
+import {
+  type ChatMessage,
+  type ChatOptions,
+  chatTemplates,
+  type EncodedChat,
+  type RenderedChat,
+  renderAnswers,
+  renderChat,
+} from "./chat-template.ts";
+import { type EncodingWithOffsets, OffsetEncoder } from "./offsets.ts";
 import { type LibraryEncoding, type LibraryTokenizer, library, Sections, type TokenizerDefinition } from "./tokenizer-library.ts";
 
 export type { TokenizerDefinition } from "./tokenizer-library.ts";
@@ -22,13 +32,16 @@ export class Tokenizer {
   readonly padId: number | undefined;
   /** Stands for what the vocabulary cannot say; byte-level tokenizers have none. */
   readonly unknownId: number | undefined;
-  /** The Jinja chat template of tokenizer_config.json. */
+  /** The Jinja chat template that is used when none is named. */
   readonly chatTemplate: string | undefined;
+  /** All chat templates by name. */
+  readonly chatTemplates: ReadonlyMap<string, string>;
   /** What the tokenizer was made from, to be written out again. */
   readonly definition: TokenizerDefinition;
   readonly config: TokenizerConfig;
   readonly #library: LibraryTokenizer;
   readonly #sections: Sections;
+  #offsets: OffsetEncoder | undefined;
 
   constructor(definition: TokenizerDefinition, config: TokenizerConfig = {}) {
     checkDefinition(definition);
@@ -46,7 +59,8 @@ export class Tokenizer {
     this.eosId = this.#specialId("eos_token");
     this.padId = this.#specialId("pad_token");
     this.unknownId = this.#specialId("unk_token") ?? this.#library.model.unk_token_id;
-    this.chatTemplate = typeof config["chat_template"] === "string" ? config["chat_template"] : undefined;
+    this.chatTemplates = chatTemplates(config);
+    this.chatTemplate = this.chatTemplates.get("default");
   }
 
   /**
@@ -62,6 +76,21 @@ export class Tokenizer {
   /** Token ids of two texts as one input, and which text each token is from (`typeIds`, 0 or 1). */
   encodePair(first: string, second: string): { ids: Int32Array; typeIds: Int32Array } {
     return this.#fill(() => this.#library.encode(first, { text_pair: second, return_token_type_ids: true }));
+  }
+
+  /**
+   * Token ids of a text and where in it each token is from, in code points. Slower than {@link encode}.
+   *
+   * @param options.addSpecialTokens adds what the tokenizer puts around a text, at [0, 0]
+   * @throws {ConfigError} for a normalizer whose changes cannot be followed
+   */
+  encodeWithOffsets(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): EncodingWithOffsets {
+    try {
+      this.#offsets ??= new OffsetEncoder(this.definition, this.config);
+      return this.#offsets.encode(text, addSpecialTokens);
+    } catch (cause) {
+      throw cause instanceof ConfigError ? cause : unusable("encodeWithOffsets", cause);
+    }
   }
 
   #fill(encode: () => LibraryEncoding): { ids: Int32Array; typeIds: Int32Array } {
@@ -105,10 +134,51 @@ export class Tokenizer {
     return this.#library.id_to_token(id);
   }
 
-  #specialId(key: string): number | undefined {
+  /**
+   * Messages as the model was trained to read them.
+   *
+   * @throws {ConfigError} when the tokenizer has no such template, or the template refuses the messages
+   * @throws {FormatError} when the template itself is broken
+   * @example
+   * tokenizer.applyChatTemplate([{ role: "user", content: "Call me." }], { addGenerationPrompt: true })
+   */
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
+    return this.#render(messages, options).text;
+  }
+
+  /**
+   * The same as tokens, with the places where the assistant speaks: between `{% generation %}` and `{% endgeneration %}` where
+   * the template has them, else what each of its messages adds to the text before it. A token that begins before counts.
+   */
+  encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): EncodedChat {
+    const render = (some: readonly ChatMessage[], addGenerationPrompt: boolean) =>
+      this.#render(some, { ...options, addGenerationPrompt });
+    const { text, answers } = renderAnswers(render, messages, options.addGenerationPrompt ?? false);
+    const { ids, offsets } = this.encodeWithOffsets(text, { addSpecialTokens: false });
+    const places = answers.map(([from, to]) => [[...text.slice(0, from)].length, [...text.slice(0, to)].length] as const);
+    const assistantMask = Uint8Array.from(offsets, ([from, to]) =>
+      places.some(([begin, end]) => from < end && to > begin) ? 1 : 0,
+    );
+    return { ids, assistantMask };
+  }
+
+  #render(messages: readonly ChatMessage[], options: ChatOptions): RenderedChat {
+    const special = Object.keys(this.config).flatMap((key) => {
+      const name = key.endsWith("_token") ? this.#specialToken(key) : undefined;
+      return name === undefined ? [] : [[key, name] as const];
+    });
+    return renderChat(this.chatTemplates, Object.fromEntries(special), messages, options);
+  }
+
+  #specialToken(key: string): string | undefined {
     const entry = this.config[key];
     const name = isRecord(entry) ? entry["content"] : entry;
-    return typeof name === "string" ? this.idOf(name) : undefined;
+    return typeof name === "string" ? name : undefined;
+  }
+
+  #specialId(key: string): number | undefined {
+    const name = this.#specialToken(key);
+    return name === undefined ? undefined : this.idOf(name);
   }
 }
 

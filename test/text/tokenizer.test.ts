@@ -191,11 +191,11 @@ describe("loadTokenizer", () => {
     const path = scratch();
     const message = (source: string) => loadTokenizer(source).catch((error: unknown) => String(error));
     expect(await message(`${path}/none`)).toBe(
-      `FormatError: loadTokenizer: there is no file or folder "${path}/none". Give a model folder or the path of a tokenizer.json.`,
+      `ConfigError: loadTokenizer: cannot read "${path}/none": it does not exist. Check the spelling, or the folder that a relative path starts from.`,
     );
     expect(await message(path)).toContain(`loadTokenizer: there is no tokenizer.json in "${path}". AutoTokenizer`);
     writeFileSync(join(path, "tokenizer.json"), "{ not json");
-    expect(await message(path)).toMatch(/loadTokenizer: ".*tokenizer\.json" is not JSON: /);
+    expect(await message(path)).toMatch(/loadTokenizer: .*tokenizer\.json is not JSON: /);
     writeFileSync(join(path, "tokenizer.json"), "version https://git-lfs.github.com/spec/v1\n");
     expect(await message(path)).toContain("is not JSON: it is a Git LFS pointer, not the file.");
     writeFileSync(join(path, "tokenizer.json"), "{}");
