@@ -12,6 +12,7 @@ import { AdapterLayer, type LayerAdapter, renamed, renameKey } from "./adapter-l
 import { KeptWeights } from "./kept-weight.ts";
 import type { Replication } from "./layer-replication.ts";
 import type { AnyConfig, AnyMethod, ParameterSpec } from "./method.ts";
+import { PromptPlace } from "./prompt/prompted-model.ts";
 import type { Scope } from "./row-groups.ts";
 import { SavedModule } from "./saved-module.ts";
 
@@ -27,6 +28,8 @@ export interface Adapter {
   /** Parameters that its layers share. */
   readonly shared: Readonly<Record<string, Parameter>>;
   readonly sharedSpecs: Readonly<Record<string, ParameterSpec>>;
+  /** Whether it puts virtual tokens in front of texts. */
+  readonly isPrompt: boolean;
   /** Modules of which it has parameters of its own (`modulesToSave`), by path. */
   readonly saved: ReadonlyMap<string, SavedModule>;
   /** Biases of the model that are trained in place (`bias`), by path. */
@@ -47,6 +50,8 @@ export interface Adapted extends Scope {
   readonly layers: Map<string, AdapterLayer>;
   /** Modules of which some adapter has parameters of its own, by path. */
   readonly saved: Map<string, SavedModule>;
+  /** Where virtual tokens come into the model, if an adapter has some. */
+  prompts: PromptPlace | null;
   /** Names of the adapters that act. */
   active: readonly string[];
   /** Weights of which the start of an adapter has taken a part away, before that. */
@@ -74,6 +79,7 @@ export function beginAdapters(model: Module): Adapted {
     adapters: new Map(),
     layers: new Map(),
     saved: new Map(),
+    prompts: null,
     active: [],
     off: new Setting(false),
     rows: new Setting<readonly string[] | null>(null),
@@ -94,7 +100,8 @@ export function baseModules(model: Module): Map<string, Module> {
     let module = at instanceof SavedModule ? at.original_module : at;
     while (module instanceof AdapterLayer) module = module.base_layer; // of parameters of one module, one is around the other
     found.set(path, module);
-    for (const [name, child] of module.children()) visit(path === "" ? name : `${path}.${name}`, child);
+    for (const [name, child] of module.children())
+      if (!(child instanceof PromptPlace)) visit(path === "" ? name : `${path}.${name}`, child);
   };
   visit("", model);
   return found;
@@ -142,6 +149,11 @@ export function setActive(model: Module, names: string | readonly string[]): voi
       path,
       list.filter((name) => copies.has(name)),
     );
+  refuseTwo(
+    "setActive",
+    "prompt",
+    list.filter((name) => adapted.prompts?.adapters.has(name)),
+  );
   unmerge(model);
   choose(adapted, list);
 }
@@ -160,6 +172,7 @@ export function refuseTwo(operation: string, path: string, names: readonly strin
 export function choose(adapted: Adapted, names: readonly string[]): void {
   adapted.active = names;
   for (const layer of adapted.layers.values()) layer.activate(names);
+  adapted.prompts?.activate(names);
   for (const module of adapted.saved.values()) module.active = names.find((name) => module.copies.has(name)) ?? null;
   for (const { name, shared, sharedSpecs, saved, biases, trainable } of adapted.adapters.values()) {
     const trained = trainable && names.includes(name);
@@ -219,6 +232,13 @@ export function setScale(
   if (!Number.isFinite(scale))
     throw new ConfigError(`\`scale\` (= ${scale}) must be a number.`, { operation: "setScale", got: scale });
   const adapters = (name === undefined ? activeAdapters(model) : [name]).map((each) => getAdapter(model, each, "setScale"));
+  for (const { name: each, isPrompt } of adapters)
+    if (isPrompt)
+      throw new ConfigError(`virtual tokens, which the adapter "${each}" puts in front, have no scale.`, {
+        operation: "setScale",
+        got: each,
+        hint: "Use disabled to run the model without them.",
+      });
   unmerge(model);
   for (const adapter of adapters)
     for (const [path, layer] of adapter.layers)
@@ -250,7 +270,7 @@ export function renameAdapter(model: Module, name: string, next: string): void {
  * layer the first of those that this layer has, as in PEFT; if it was the last, the model is as it was before.
  */
 export function deleteAdapter(model: Module, name: string): void {
-  const { layers, residual, saved, biases } = getAdapter(model, name, "deleteAdapter");
+  const { layers, residual, saved, biases, isPrompt } = getAdapter(model, name, "deleteAdapter");
   const adapted = adaptedModel(model, "deleteAdapter");
   for (const { merged } of [...layers.values(), ...saved.values()])
     if (merged === name || (Array.isArray(merged) && merged.includes(name)))
@@ -268,6 +288,10 @@ export function deleteAdapter(model: Module, name: string): void {
   if (residual) adapted.whole.restore();
   adapted.untrained.restore(biases.values());
   for (const bias of biases.values()) bias.requiresGrad = false;
+  if (isPrompt) {
+    adapted.prompts?.remove(name);
+    if (adapted.prompts?.adapters.size === 0) takeOffPrompts(adapted);
+  }
   for (const [path, module] of saved) {
     module.remove(name);
     if (module.copies.size > 0) continue;
@@ -303,8 +327,15 @@ export function detach(model: Module): void {
   release(model, adapted);
 }
 
+function takeOffPrompts(adapted: Adapted): void {
+  adapted.prompts?.takeOff();
+  adapted.prompts = null;
+}
+
 /** Puts the original modules back, with the weights that they have now. */
-export function release(model: Module, { layers, saved, trainable, replication }: Adapted): void {
+export function release(model: Module, adapted: Adapted): void {
+  const { layers, saved, trainable, replication } = adapted;
+  takeOffPrompts(adapted);
   for (const [path, layer] of layers) model.replaceModule(path, layer.base_layer);
   for (const [parameter, flag] of trainable) parameter.requiresGrad = flag;
   for (const [path, module] of saved) {

@@ -14,7 +14,7 @@ import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import { type TypedArray, toFloat32 } from "../graph/dtype.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { sameShape } from "../graph/shape.ts";
+import { type Shape, sameShape } from "../graph/shape.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, baseModules, getAdapter } from "./adapted-model.ts";
@@ -22,6 +22,8 @@ import { type LayerAdapter, liveName } from "./adapter-layer.ts";
 import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach, type Starts } from "./attach.ts";
 import { type AnyConfig, type AnyLayerMethod, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
+import { checkTable } from "./prompt/prompt-method.ts";
+import type { PromptPlace } from "./prompt/prompted-model.ts";
 import { findWeights, readWeights, type SaveEmbeddingLayers, vocabularyWeights } from "./vocabulary-weight.ts";
 
 /** Which adapter is saved, and what its files say about the base. */
@@ -49,8 +51,8 @@ export async function saveAdapter(
   { name = defaultAdapterName, baseModel, saveEmbeddingLayers = "auto" }: SaveOptions = {},
 ): Promise<string> {
   const operation = "saveAdapter";
-  const { method, config, layers, shared, saved, biases } = getAdapter(model, name, operation);
-  const { unmerged } = adaptedModel(model, operation);
+  const { method, config, layers, shared, saved, biases, isPrompt } = getAdapter(model, name, operation);
+  const { unmerged, prompts } = adaptedModel(model, operation);
   const base = baseModel ?? config["baseModelNameOrPath"];
   const whole = await vocabularyWeights(model, { method, config }, saveEmbeddingLayers, base);
   const tensors = new Map<string, TensorToWrite>();
@@ -73,9 +75,12 @@ export async function saveAdapter(
   if (method.shared?.saved?.(config) ?? true)
     for (const [key, parameter] of Object.entries(shared))
       await put(sharedPath, method.shared?.files[key] as string, now(parameter));
+  if (isPrompt)
+    for (const [file, table] of Object.entries((prompts as PromptPlace).tables(name)))
+      tensors.set(file, { dtype: "float32", shape: table.shape, data: toFloat32(await download(table), table.dtype) });
   for (const [path, { copies }] of saved)
     for (const [key, parameter] of copies.get(name) as ReadonlyMap<string, Parameter>)
-      await put(path, wholeFile({ method, config }, path, key), now(parameter));
+      await put(wholePath(method, path), wholeFile({ method, config }, path, key), now(parameter));
   for (const [path, parameter] of biases) await put(...biasPlace(path, layers), now(parameter));
   const complete = { ...config, ...(baseModel === undefined ? {} : { baseModelNameOrPath: baseModel }) };
   const schema: ConfigSchema = method.schema;
@@ -105,6 +110,9 @@ const doubledBias = /\.(modules_to_save|original_module)\.(.+\.)?bias$/;
 
 /** The name in the file, which does not tell the adapter's. */
 const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${liveName(file, "_")}`, "_");
+
+/** Where the parameters of a module stand in the file: PEFT wraps a model once less where no layer is changed. */
+const wholePath = ({ prompt }: AnyMethod, path: string): string => (prompt ? `${sharedPath}.${path}` : path);
 
 /** The name of a parameter of a module that is trained as a whole: as in the model where `modulesToSave` means the module. */
 export function wholeFile(adapter: AnyAdapterConfig, path: string, key: string): string {
@@ -164,23 +172,38 @@ export async function readFor(
   const plan = planAttach(model, checked, name);
   const wholes = findWholes(plan, tensors);
   const found = findValues(plan, tensors);
-  const used = new Set([...found.values(), ...wholes.values()].map((tensor) => tensor.name));
+  const tables = findTables(plan, tensors);
+  const used = new Set([...found.values(), ...wholes.values(), ...tables.values()].map((tensor) => tensor.name));
   for (const { name: key } of tiedParameters(plan, tensors)) used.add(key);
   const adapted = new Set(plan.layers.map(({ path }) => path));
   const weights = findWeights(tensors, used, baseModules(model), (path) => adapted.has(path));
   refuseOthers(plan, tensors.keys(), new Set([...used, ...weights.keys()]));
   const values = await readValues(found);
   await checkTied(plan, tensors, values);
+  const rows = await Promise.all([...tables].map(async ([file, each]) => [file, toFloat32(await each.load(), each.dtype)]));
   const whole = await readWholes(model, wholes);
   const base = await readWeights(tensors, weights);
   const warnings = [...read.warnings, ...plan.warnings];
   const starts: Starts = {
     shared: () => values.get(sharedPath) ?? initialiseShared(plan, new TorchGenerator(seed)),
     layer: ({ path }) => ({ values: values.get(path) ?? {} }),
+    prompt: () => ({ values: Object.fromEntries(rows), encoder: null }),
     whole: (path) => whole.get(path),
     base,
   };
   return { plan: { ...plan, warnings }, starts };
+}
+
+/** The tables of virtual tokens, by their names in the file: found and checked, not read yet. */
+function findTables({ method, config }: AttachPlan, stored: ReadonlyMap<string, StoredTensor>): Map<string, StoredTensor> {
+  const found = new Map<string, StoredTensor>();
+  for (const [file, shape] of Object.entries<Shape>(method.prompt?.tables(config) ?? {})) {
+    const tensor = stored.get(file);
+    if (!tensor) throw new FormatError(`${file} is not in the file.`, { operation: "loadAdapter", expected: file });
+    checkTable(file, tensor.shape, shape);
+    found.set(file, tensor);
+  }
+  return found;
 }
 
 /** A parameter and where the file must have it. */
@@ -213,7 +236,7 @@ function findWholes(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>)
   ];
   const found = new Map<string, StoredTensor>();
   for (const { path, file, whole, shape } of places) {
-    const name = fileKeyOf(path, file);
+    const name = fileKeyOf(wholePath(plan.method, path), file);
     const tensor = stored.get(name);
     if (!tensor)
       throw new FormatError(`${whole} is not in the file, but the config says that it is trained.`, {

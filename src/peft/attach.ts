@@ -15,6 +15,9 @@ import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
 import { newReplication, type Replication } from "./layer-replication.ts";
 import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
 import { trainedTokens } from "./methods/trainable-tokens.ts";
+import { fillPromptConfig, textModel } from "./prompt/prompt-method.ts";
+import { type PromptStart, planPrompt, startPrompt, type TextEncoding } from "./prompt/prompt-start.ts";
+import { PromptPlace } from "./prompt/prompted-model.ts";
 import { modulesToSave, SavedModule } from "./saved-module.ts";
 import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
 import { modulePath, refuseMixture, targetedParameters } from "./target-parameter.ts";
@@ -29,6 +32,8 @@ export interface AttachOptions {
   readonly seed?: number;
   /** Whether training may change it; true when absent. */
   readonly trainable?: boolean;
+  /** Reads the text with which virtual tokens may start. */
+  readonly tokenizer?: TextEncoding;
 }
 
 /** One layer of an adapter that is about to be attached. */
@@ -66,6 +71,8 @@ export interface AttachPlan {
 export interface Starts {
   shared(): Start["values"];
   layer(layer: PlannedLayer): Start;
+  /** Of virtual tokens: the method's, with its encoder; or tables as a file has them. */
+  prompt?(): PromptStart;
   /** Value of a parameter of the model that is trained as it is; the one that it has when absent. */
   whole?(path: string): Tensor | undefined;
   /** Other values of parameters of the base model, for as long as the adapter is on it. */
@@ -91,6 +98,7 @@ export function attach<Schema extends ConfigSchema>(
   return install(model, plan, options, {
     shared: () => initialiseShared(plan, random),
     layer: (layer) => layer.method.initialise(layer.base, layer.config, random),
+    prompt: () => startPrompt(model, plan, random, options.tokenizer),
   });
 }
 
@@ -134,7 +142,8 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
     throw new ConfigError("adapters are merged into this model's weights.", { operation: "attach", hint: "Call unmerge first." });
   const modules = baseModules(model);
   const tying = "ensureWeightTying" in completed ? tieWeights(completed, modules) : undefined;
-  const config = tying?.config ?? completed;
+  const options = tying?.config ?? completed;
+  const config = method.prompt ? fillPromptConfig(model, options, method.prompt) : options;
   const embedding = inputEmbedding(modules);
   const kinds = (Object.keys(method.layers) as LayerKind[]).filter((kind) => kind !== "parameter");
   const others = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);
@@ -142,15 +151,13 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
   const facts = { modules, modelType, outputPath: outputLayer(modules), saved: others };
   const trainsWhole = method.whole !== undefined;
   const parameters = targetedParameters((config["targetParameters"] ?? []) as readonly string[], modules, [...others.keys()]);
-  const targets = method.choose
-    ? chosenBy(method, config, modules)
-    : chooseTargets(
-        { ...facts, others: parameters.length > 0 },
-        config as Partial<TargetOptions>,
-        kinds,
-        method.targets,
-        trainsWhole,
-      );
+  const chosen = (): Targets => {
+    if (method.prompt) return { paths: [], targetModules: [], warnings: [] };
+    if (method.choose) return chosenBy(method, config, modules);
+    const known = { ...facts, others: parameters.length > 0 };
+    return chooseTargets(known, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
+  };
+  const targets = chosen();
   const wholes = trainsWhole ? targets.paths.map((path) => [path, modules.get(path) as Module] as const) : [];
   const saved = new Map([...others, ...wholes]);
   const follow = tying?.layers ?? embedding?.tied ?? [];
@@ -186,7 +193,7 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
   ];
   return {
     method,
-    config: { ...config, targetModules: targets.targetModules, ...orientation(config, layers) },
+    config: { ...config, ...(method.prompt ? {} : { targetModules: targets.targetModules }), ...orientation(config, layers) },
     layers,
     shared: method.shared?.parameters(basesOf(method, layers), config) ?? {},
     saved,
@@ -333,6 +340,7 @@ export function install(
       name === "weight" && tied ? tied : new Parameter(wholeValue(`${path}.${name}`, parameter), { requiresGrad: false });
     copies.set(path, new Map([...module.namedParameters()].map(([name, each]) => [name, copyOf(name, each)])));
   }
+  const prompt = planPrompt(model, plan, starts.prompt);
   const random = new Generator(seed);
   const sharedFiles = method.shared?.files ?? {};
   const adapted = before ?? beginAdapters(model);
@@ -354,6 +362,10 @@ export function install(
     model.replaceModule(path, place);
     adapted.saved.set(path, place);
   }
+  if (prompt) {
+    adapted.prompts ??= new PromptPlace(textModel(model, "attach"), adapted);
+    adapted.prompts.add(name, { ...prompt, trainable, random });
+  }
   for (const [path, bias] of plan.biases) adapted.untrained.change(bias, wholeValue(path, bias));
   structure.value = structure.stored + 1; // an adapter of the same name may have been here before
   const layers = new Map(plan.layers.map(({ path }) => [path, adapted.layers.get(path) as AdapterLayer]));
@@ -364,6 +376,7 @@ export function install(
     layers,
     shared,
     sharedSpecs: plan.shared,
+    isPrompt: prompt !== null,
     saved: new Map([...plan.saved.keys()].map((path) => [path, adapted.saved.get(path) as SavedModule])),
     biases: plan.biases,
     trainable,

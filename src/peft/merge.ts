@@ -43,7 +43,13 @@ export function merge(model: Module, names?: readonly string[], options: MergeOp
         hint: "Use it unmerged.",
       },
     );
-  for (const name of names ?? []) getAdapter(model, name, operation);
+  for (const name of names ?? active)
+    if (getAdapter(model, name, operation).isPrompt)
+      throw new ConfigError(`the adapter "${name}" (${getAdapter(model, name).method.peftType}) is no change of the weight.`, {
+        operation,
+        got: name,
+        hint: "Use it unmerged.",
+      });
   const fresh = (layer: AdapterLayer) =>
     (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
   for (const layer of layers.values())

@@ -13,6 +13,7 @@ import type { Shape } from "../graph/shape.ts";
 import type { Layer, Module } from "../nn/module.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import type { LayerKind } from "./layer-kind.ts";
+import type { AnyPromptMethod } from "./prompt/prompt-method.ts";
 import type { MethodSchedule } from "./schedule.ts";
 
 /** `lora_alpha` → `loraAlpha`: how PEFT's keys are spelled here. */
@@ -177,6 +178,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** The targets, of any class, are trained as a whole; in the file this stands before their parameters' names. `layers` is empty then. */
   readonly whole?: string;
   readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod };
+  /** Virtual tokens in front of every text, in place of a change of layers; `layers` is empty then. */
+  readonly prompt?: AnyPromptMethod;
   /** How layers follow that share the weight of the input embedding, when that is a target: with its parameters. */
   readonly tied?: { readonly layers: { readonly [Kind in LayerKind]?: AnyLayerMethod } };
   /** Options for the laws to try on a layer of these sizes, or of multiples of them; targets are theirs. `null` where none fit. */

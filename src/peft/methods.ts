@@ -17,6 +17,9 @@ import { lokr } from "./methods/lokr.ts";
 import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
 import { oft } from "./methods/oft.ts";
+import { pTuning } from "./methods/p-tuning.ts";
+import { prefixTuning } from "./methods/prefix-tuning.ts";
+import { promptTuning } from "./methods/prompt-tuning.ts";
 import { road } from "./methods/road.ts";
 import { trainableTokens } from "./methods/trainable-tokens.ts";
 import { vblora } from "./methods/vblora.ts";
@@ -44,6 +47,9 @@ export const methods = {
   vblora,
   lnTuning,
   adaptionPrompt,
+  promptTuning,
+  prefixTuning,
+  pTuning,
   trainableTokens,
 } as const satisfies Record<string, AnyMethod>;
 

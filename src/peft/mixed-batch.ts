@@ -24,7 +24,12 @@ const operation = "withAdapters";
 export function withAdapters<T>(model: Module, names: readonly string[], body: () => T): T {
   const { rows, layers, saved, adapters } = adaptedModel(model, operation);
   if (names.length === 0) throw new ConfigError("got no names.", { operation, hint: "Give one for each row of the batch." });
-  for (const name of names) if (name !== baseRow) getAdapter(model, name, operation);
+  for (const name of names)
+    if (name !== baseRow && getAdapter(model, name, operation).isPrompt)
+      throw new ConfigError(`the adapter "${name}" puts virtual tokens in front, which single rows of a batch cannot have.`, {
+        operation,
+        got: name,
+      });
   const places = [...layers.values(), ...saved.values()];
   if (places.some(({ training }) => training))
     throw new ConfigError("rows have adapters of their own in evaluation mode only.", { operation, hint: "Call model.eval()." });

@@ -3,7 +3,6 @@ import { compile } from "../compile/trace.ts";
 import { ConfigError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
-import { crossEntropy } from "../nn/loss.ts";
 import { ignoredLabel, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
 
@@ -31,13 +30,12 @@ export interface EvaluateOptions {
 /** A compiled evaluation of one model; for a single use, `evaluate` is shorter. */
 export class Evaluator implements Disposable {
   readonly #model: CausalLM;
-  readonly #sum: ReturnType<typeof compile<[Tensor, Tensor], Tensor>>;
+  /** Mean over the tokens of a batch. */
+  readonly #mean: ReturnType<typeof compile<[Tensor, Tensor], Tensor>>;
 
   constructor(model: CausalLM) {
     this.#model = model;
-    this.#sum = compile((inputIds: Tensor, targets: Tensor) =>
-      crossEntropy(model.forward({ inputIds }).logits, targets, { reduction: "sum" }),
-    );
+    this.#mean = compile((inputIds: Tensor, targets: Tensor) => model.forward({ inputIds, targets }).loss as Tensor);
   }
 
   /**
@@ -56,9 +54,10 @@ export class Evaluator implements Disposable {
       for (const batch of dataset.evaluationBatches({ batchSize })) {
         signal?.throwIfAborted();
         using inputs = uploadBatch(batch);
-        const [sum] = await readNumbers([this.#sum(inputs.inputIds, inputs.targets)]);
-        loss += sum as number;
-        for (const label of batch.labels) if (label !== ignoredLabel) tokens++;
+        const [mean] = await readNumbers([this.#mean(inputs.inputIds, inputs.targets)]);
+        const judged = batch.labels.reduce((count, label) => count + Number(label !== ignoredLabel), 0);
+        if (judged > 0) loss += judged * (mean as number);
+        tokens += judged;
         onProgress?.(Math.min(1, tokens / Math.min(maxTokens, dataset.heldOutTokens.length)));
         if (tokens >= maxTokens) break;
         await yieldToOthers();
@@ -70,7 +69,7 @@ export class Evaluator implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#sum.dispose();
+    this.#mean.dispose();
   }
 }
 

@@ -136,15 +136,24 @@ export function implemented(base: string, ...adapter: string[]): boolean {
   });
 }
 
+/** Methods that put virtual tokens in front of texts: their expected values are named in another way, so they are a kind of their own. */
+const promptTypes = ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"];
+
 /** The cases of these kinds, with what runs them; a kind's suite names only its own. */
 export function peftCases(
   run: (item: PeftCase, kind: string, base: string) => GoldenCase["run"],
   ...kinds: readonly string[]
 ): GoldenCase[] {
   const index = readGolden<{
-    readonly cases: readonly { readonly name: string; readonly kind: string; readonly base: string }[];
+    readonly cases: readonly {
+      readonly name: string;
+      readonly kind: string;
+      readonly base: string;
+      readonly peft_type: string;
+    }[];
   }>("peft", "index.json");
-  const own = index?.cases.filter(({ kind }) => kinds.includes(kind)) ?? [];
+  const all = index?.cases.map((item) => (promptTypes.includes(item.peft_type) ? { ...item, kind: "prompt" } : item));
+  const own = all?.filter(({ kind }) => kinds.includes(kind)) ?? [];
   return own.map(({ name, kind, base }) => {
     const item = readGolden<PeftCase>("peft", name, "case.json");
     return { name, run: item ? run(item, kind, base) : undefined };

@@ -1,0 +1,271 @@
+/**
+ * Virtual tokens in front of every text that a model reads. The model stays the one that it is; its `forward` gets inputs that begin
+ * with the virtual tokens of the adapter that acts, and a cache that it creates begins with them, so that generation needs to know
+ * nothing. Taking the last such adapter off gives the model its own methods back.
+ */
+import { realize } from "../../compile/program.ts";
+import { concatenate } from "../../graph/composite.ts";
+import { add, cast } from "../../graph/elementwise.ts";
+import { expand, pad, permute, reshape, sliceAxis } from "../../graph/movement.ts";
+import type { Tensor } from "../../graph/node.ts";
+import { constant } from "../../graph/source.ts";
+import { Setting, structure } from "../../graph/variable.ts";
+import type { KeyValueCache } from "../../models/cache.ts";
+import {
+  type CausalLM,
+  embedTokens,
+  type PastLayer,
+  type TextInputs,
+  type TextModel,
+  textShape,
+} from "../../models/causal-lm.ts";
+import { onesBefore } from "../../models/decoder.ts";
+import type { Answering, ReadInputs, Seq2SeqLM } from "../../models/seq2seq-lm.ts";
+import { Module, type Parameter } from "../../nn/module.ts";
+import { dropout, type Generator as KeyGenerator, uniform } from "../../tensor/random.ts";
+import type { AnyConfig, Use } from "../method.ts";
+import type { Scope } from "../row-groups.ts";
+import {
+  type AnyPromptMethod,
+  answers,
+  liveTable,
+  type PromptConfig,
+  type PromptEncoder,
+  type PromptInputs,
+} from "./prompt-method.ts";
+
+/** The virtual tokens of one adapter. */
+export interface PromptAdapter {
+  readonly method: AnyPromptMethod;
+  readonly config: AnyConfig & PromptConfig;
+  /** What makes the table in training; `null` where the table is all there is, as after loading. */
+  readonly encoder: PromptEncoder | null;
+  /** By PEFT's names in the live model. */
+  readonly parameters: Readonly<Record<string, Parameter>>;
+  readonly trainable: boolean;
+  /** Of its encoder's dropout. */
+  readonly random: KeyGenerator;
+}
+
+/** What models take beside tokens and what is one value for each token, as far as it matters here. */
+type Inputs = TextInputs & PromptInputs & { readonly tokenTypeIds?: Tensor; readonly labels?: Tensor; readonly targets?: Tensor };
+
+/** The methods of a model that are stood in for. */
+interface Own {
+  forward(inputs: TextInputs): unknown;
+  createCache?: CausalLM["createCache"];
+  answering?: Seq2SeqLM["answering"];
+}
+
+const ignored = -100;
+
+/** Stands in for the methods of a model. Its parameters are those of all adapters: `prompt_encoder.<adapter>.embedding.weight`. */
+export class PromptPlace extends Module {
+  readonly #model: TextModel;
+  readonly #adapters = new Map<string, PromptAdapter>();
+  readonly #active = new Setting<string | null>(null);
+  readonly #scope: Scope;
+  readonly #own: Own;
+  /** What was there before under the names that are stood in for; mostly nothing, as methods are the class's. */
+  readonly #before = new Map<string, PropertyDescriptor | undefined>();
+
+  constructor(model: TextModel, scope: Scope) {
+    super();
+    this.#model = model;
+    this.#scope = scope;
+    this.training = model.training;
+    const { forward, createCache, answering } = model as unknown as Own;
+    this.#own = {
+      forward: forward.bind(model),
+      ...(createCache && { createCache: createCache.bind(model) }),
+      ...(answering && { answering: answering.bind(model) }),
+    };
+    const stand = (name: string, descriptor: PropertyDescriptor) => {
+      this.#before.set(name, Object.getOwnPropertyDescriptor(model, name));
+      Object.defineProperty(model, name, { ...descriptor, configurable: true });
+    };
+    stand("prompt_encoder", { value: this, enumerable: true }); // where modules are looked for
+    stand("forward", { value: (inputs: Inputs) => this.#forward(inputs) });
+    if (createCache) stand("createCache", { value: (batch: number, size: number) => this.#createCache(batch, size) });
+    if (answering) stand("answering", { value: (batch: number, size: number) => this.#answering(batch, size) });
+    if ("maxLength" in model) stand("maxLength", { get: () => this.#maxLength() });
+    structure.value = structure.stored + 1;
+  }
+
+  /** Gives the model its own methods back. */
+  takeOff(): void {
+    for (const [name, descriptor] of this.#before) {
+      delete (this.#model as unknown as Record<string, unknown>)[name];
+      if (descriptor) Object.defineProperty(this.#model, name, descriptor);
+    }
+    structure.value = structure.stored + 1;
+  }
+
+  get adapters(): ReadonlyMap<string, PromptAdapter> {
+    return this.#adapters;
+  }
+
+  add(name: string, adapter: PromptAdapter): void {
+    this.#adapters.set(name, adapter);
+  }
+
+  remove(name: string): void {
+    this.#adapters.delete(name);
+  }
+
+  /** Makes the first of these that has virtual tokens act; training reaches it if it may. */
+  activate(names: readonly string[]): void {
+    const acting = names.find((name) => this.#adapters.has(name)) ?? null;
+    this.#active.value = acting;
+    for (const [name, { parameters, trainable }] of this.#adapters)
+      for (const parameter of Object.values(parameters)) parameter.requiresGrad = trainable && name === acting;
+  }
+
+  override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
+    for (const [adapter, { parameters }] of this.#adapters)
+      for (const [name, parameter] of Object.entries(parameters)) yield [`${adapter}.${name}`, parameter];
+  }
+
+  /** The tables of an adapter as its file has them, by their names there. */
+  tables(name: string): Record<string, Tensor> {
+    return tablesOf(this.#adapters.get(name) as PromptAdapter, this.training);
+  }
+
+  /** The adapter that acts, if one does. */
+  #acting(): PromptAdapter | null {
+    const name = this.#active.value;
+    const { off, rows } = this.#scope;
+    return off.value || rows.value || name === null ? null : (this.#adapters.get(name) as PromptAdapter);
+  }
+
+  #forward({ taskIds, ...inputs }: Inputs): unknown {
+    const acting = this.#acting();
+    // a cache begins with the virtual tokens when it is created
+    if (!acting || inputs.cache) return this.#own.forward(inputs);
+    return this.#own.forward(this.#withTokens(inputs, acting, taskIds ? { taskIds } : {}));
+  }
+
+  /** Inputs that begin with the virtual tokens. */
+  #withTokens(inputs: Inputs, acting: PromptAdapter, told: PromptInputs): Inputs {
+    const n = acting.config.numVirtualTokens;
+    const [B] = textShape(inputs);
+    if (acting.method.place === "cache") {
+      const { positionIds } = inputs;
+      const moved = positionIds && { positionIds: add(cast(positionIds, "int32"), constant(n, [], "int32")) };
+      return { ...inputs, ...moved, past: this.#past(acting, B, told) };
+    }
+    const { inputIds: _, positionIds: __, attentionMask, tokenTypeIds, labels, targets, ...rest } = inputs;
+    const words = embedTokens(inputs, this.#model.backbone.wordEmbedding);
+    const inputsEmbeds = concatenate([cast(this.#rows(acting, B, told), words.dtype), words], 1);
+    const behind = (x: Tensor, value: number) => concatenate([constant(value, [B, n], "int32"), cast(x, "int32")], 1);
+    return {
+      ...rest,
+      inputsEmbeds,
+      ...(attentionMask && { attentionMask: onesBefore(attentionMask, n) }),
+      ...(tokenTypeIds && { tokenTypeIds: behind(tokenTypeIds, 0) }),
+      ...(labels && { labels: this.#judgesTokens(inputs, acting) ? behind(labels, ignored) : labels }),
+      ...(targets && { targets: behind(targets, ignored) }),
+    };
+  }
+
+  /** Whether there is a label for each token of the text. */
+  #judgesTokens(inputs: Inputs, { config }: PromptAdapter): boolean {
+    if (answers(this.#model)) return false;
+    if ("createCache" in this.#model) return true;
+    const [B, T] = textShape(inputs);
+    const { shape } = inputs.labels as Tensor;
+    return config["taskType"] !== "SEQ_CLS" && shape.length === 2 && shape[0] === B && shape[1] === T;
+  }
+
+  /** [B, n, C] */
+  #rows({ method, config, ...adapter }: PromptAdapter, batch: number, told: PromptInputs): Tensor {
+    const tables = tablesOf({ method, config, ...adapter }, this.training);
+    const rows = method.rows?.(tables, config, told) ?? (tables["prompt_embeddings"] as Tensor);
+    const first = sliceAxis(rows, rows.rank - 2, 0, config.numVirtualTokens);
+    return rows.rank === 3 ? first : expand(reshape(first, [1, ...first.shape]), [batch, ...first.shape]);
+  }
+
+  /**
+   * Keys and values of every layer, [B, G, n, D] each. A row of the table holds keys and values of the layers in turn; with two submodules PEFT
+   * puts the list behind itself and takes four entries a layer, so that some layers share and some entries are not used.
+   */
+  #past(acting: PromptAdapter, batch: number, told: PromptInputs): PastLayer[] {
+    const { numVirtualTokens: n, numLayers: L, numAttentionHeads: G, numTransformerSubmodules: q, tokenDim } = acting.config;
+    const D = tokenDim / G;
+    const entries = reshape(this.#rows(acting, batch, told), [batch, n, 2 * L, G, D]);
+    const entry = (i: number) => permute(reshape(sliceAxis(entries, 2, i, i + 1), [batch, n, G, D]), [0, 2, 1, 3]);
+    return Array.from({ length: L }, (_, layer) => {
+      const at = (2 * q * layer) % (2 * L);
+      return { keys: entry(at), values: entry((at + 1) % (2 * L)) };
+    });
+  }
+
+  /** A cache that begins with the virtual tokens of whichever adapter acts when it is emptied. */
+  #createCache(batch: number, size: number): KeyValueCache {
+    const model = this.#own as unknown as CausalLM;
+    return this.#beginning(model.createCache(batch, size + this.#most()), (cache, acting) => {
+      realize([model.forward({ inputsEmbeds: this.#rows(acting, batch, {}), cache, logitsToKeep: 1 }).logits]);
+    });
+  }
+
+  /** @param write puts vectors, which are no keys and values yet, into the cache */
+  #beginning(cache: KeyValueCache, write: (cache: KeyValueCache, acting: PromptAdapter) => void): KeyValueCache {
+    cache.front = () => {
+      const acting = this.#acting();
+      if (acting?.method.place === "cache") cache.begin(this.#past(acting, cache.batch, {}));
+      else if (acting) write(cache, acting);
+    };
+    cache.reset();
+    return cache;
+  }
+
+  #answering(batch: number, size: number): Answering {
+    const most = this.#most();
+    const own = (this.#own as unknown as Seq2SeqLM).answering(batch, size + most);
+    return {
+      ...own,
+      read: (inputs) => {
+        const acting = this.#acting();
+        const begun = acting?.method.place === "inputs" ? this.#withTokens(inputs, acting, {}) : inputs;
+        own.read(filledUp(begun, size + most, this.#model));
+      },
+      createCache: (rows, length) => this.#beginning(own.createCache(rows, length + most), () => undefined),
+    };
+  }
+
+  /** Virtual tokens of the adapter that has most. */
+  #most(): number {
+    return Math.max(...[...this.#adapters.values()].map(({ config }) => config.numVirtualTokens));
+  }
+
+  /** Tokens that can be taken in behind the virtual ones. */
+  #maxLength(): number | undefined {
+    const { maxLength } = this.#model.backbone.sizes;
+    const acting = this.#acting();
+    return maxLength === undefined || !acting ? maxLength : maxLength - acting.config.numVirtualTokens;
+  }
+}
+
+/** Texts with padding behind, [B, size]. */
+function filledUp(inputs: ReadInputs, size: number, { backbone }: TextModel): ReadInputs {
+  const [B, T] = textShape(inputs);
+  if (T >= size) return inputs;
+  const mask = inputs.attentionMask ?? constant(1, [B, T], "int32");
+  return {
+    inputsEmbeds: pad(embedTokens(inputs, backbone.wordEmbedding), [0, 0, 0], [0, size - T, 0]),
+    attentionMask: pad(mask, [0, 0], [0, size - T]),
+  };
+}
+
+function tablesOf({ method, config, encoder, parameters, random }: PromptAdapter, training: boolean): Record<string, Tensor> {
+  const value = (name: string) => (parameters[name] as Parameter).value;
+  if (!encoder) return Object.fromEntries(Object.keys(method.tables(config)).map((file) => [file, value(liveTable(file))]));
+  const use: Use = {
+    scale: 1,
+    training,
+    dropout: (x, probability) => (training ? dropout(random.next(), x, probability) : x),
+    uniform: (shape) => uniform(random.next(), shape),
+  };
+  const values = Object.fromEntries(Object.keys(parameters).map((name) => [name, value(name)]));
+  return { prompt_embeddings: encoder.encode(values, use) };
+}
