@@ -6,6 +6,7 @@
  */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { Conv1d, Conv2d, Conv3d } from "../../src/nn/convolution.ts";
 import type { Module, Parameter } from "../../src/nn/module.ts";
 import {
   activeAdapters,
@@ -46,9 +47,26 @@ const stories: fc.Arbitrary<Story> = fc.record({
 /** An output layer tied to the embedding, an adapter on each, merged: once the second kept the first's merged weight as its original. */
 const tiedAndMerged: Story = { trainable: [true], tied: true, events: [192, 4] };
 
-/** Targets with what goes in and comes out. */
-const sizesOf = { q_proj: [6, 7], v_proj: [6, 7], o_proj: [7, 6], embed_tokens: [11, 6], lm_head: [6, 11] } as const;
-const targets = Object.keys(sizesOf);
+/** The model of the law: every kind of layer is in it. Nothing runs it. */
+class Model extends SmallModel {
+  readonly line = new Conv1d(6, 7, 1);
+  readonly image = new Conv2d(6, 7, 1, { bias: false });
+  readonly space = new Conv3d(6, 7, 1);
+}
+
+/** Targets with what they are, what goes in and comes out. */
+const targetsOf = {
+  q_proj: ["linear", 6, 7],
+  v_proj: ["linear", 6, 7],
+  o_proj: ["linear", 7, 6],
+  embed_tokens: ["embedding", 11, 6],
+  lm_head: ["linear", 6, 11],
+  line: ["conv1d", 6, 7],
+  image: ["conv2d", 6, 7],
+  space: ["conv3d", 6, 7],
+} as const;
+type Target = keyof typeof targetsOf;
+const targets = Object.keys(targetsOf) as Target[];
 /** The greatest number that divides all: options that fit it fit all layers. */
 const divisor = (numbers: readonly number[]): number =>
   numbers.reduce((a, b) => {
@@ -64,14 +82,14 @@ function happen(model: Module, method: AnyMethod, event: number): void {
   const pick = event % 8;
   if (pick < 3 || name === undefined) {
     unmergeIfAdapted(model, names);
-    const chosen = targets.filter((_, i) => (event >> (3 + i)) & 1);
-    const wanted = chosen.length ? chosen : ["q_proj"];
-    const kinds = wanted.map((target) => (target === "embed_tokens" ? "embedding" : "linear"));
-    if (!kinds.every((kind) => kind in method.layers)) return;
-    const sizes = wanted.map((target) => sizesOf[target as keyof typeof sizesOf]);
+    const known = targets.filter((target) => targetsOf[target][0] in method.layers);
+    const chosen = known.filter((target) => (event >> (3 + targets.indexOf(target))) & 1);
+    const wanted = chosen.length ? chosen : known.slice(0, 1);
+    if (wanted.length === 0) return; // a method for whole modules
+    const facts = wanted.map((target) => targetsOf[target]);
     const options = method.samples(draw, {
-      in: divisor(sizes.map(([into]) => into)),
-      out: divisor(sizes.map(([, out]) => out)),
+      in: divisor(facts.map(([, into]) => into)),
+      out: divisor(facts.map(([, , out]) => out)),
     });
     if (options === null) return;
     attach(model, method({ ...options, targetModules: wanted }), {
@@ -97,7 +115,7 @@ export function checkDetach(
   { trainable, tied, events }: Story,
   takeOff: (model: Module) => void = detach,
 ): void {
-  const model = new SmallModel({ tied });
+  const model = new Model({ tied });
   model.parameters().forEach((parameter, i) => {
     parameter.requiresGrad = trainable[i % trainable.length]!;
   });
