@@ -10,6 +10,10 @@ const problemTypes: readonly ProblemType[] = ["regression", "single_label_classi
 /** The parsed content of a `config.json`. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
+/** Whether the weights are codes of bitsandbytes, which say themselves what they are. */
+const isBitsAndBytes = (config: unknown): boolean =>
+  typeof config === "object" && config !== null && "quant_method" in config && config.quant_method === "bitsandbytes";
+
 /** One JSON object; a value that is missing or wrong is refused by its key. */
 export class ConfigReader {
   readonly #json: ConfigJson;
@@ -24,7 +28,8 @@ export class ConfigReader {
     this.#modelType = modelType;
     this.fixed("model_type", modelType);
     for (const key of ["quantization_config", "compression_config"])
-      if (this.get(key) !== undefined) this.refuse(key, this.get(key), "is not supported", "Load an unquantised checkpoint.");
+      if (this.get(key) !== undefined && !isBitsAndBytes(this.get(key)))
+        this.refuse(key, this.get(key), "is not supported", "Load an unquantised checkpoint.");
   }
 
   /** @throws {ConfigError} always: `rule` says what the value must be */

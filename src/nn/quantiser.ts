@@ -6,6 +6,7 @@
  *   https://arxiv.org/abs/2208.07339 (int8 by rows)
  */
 import { ConfigError, ShapeError } from "../errors.ts";
+import { fromFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
 
 /** NF4: quantiles of the normal distribution, so that values of a trained weight use all codes alike. Sorted; code 7 is 0. */
 export const nf4 = Float32Array.of(
@@ -171,7 +172,8 @@ export function quantiseInt8(values: Float32Array, row: number): QuantisedInt8 {
     checkFinite("quantise", most);
     absmax[r] = most;
     if (most === 0) continue;
-    for (let i = start; i < end; i++) codes[i] = roundHalfEven(Math.fround(Math.fround(values[i]! / most) * 127));
+    const factor = Math.fround(Math.fround(1 / most) * 127); // as in bitsandbytes, every step in float32
+    for (let i = start; i < end; i++) codes[i] = roundHalfEven(Math.fround(values[i]! * factor));
   }
   return { codes, absmax };
 }
@@ -276,7 +278,11 @@ export function quantiseWeight(
   shape: readonly [out: number, into: number],
   { type, blockSize, doubleQuantise }: Required<QuantiserOptions>,
 ): QuantisedWeight {
-  if (type === "int8") return { type, shape, ...quantiseInt8(values, shape[1]) };
+  if (type === "int8") {
+    // bitsandbytes takes weights in float16 for this
+    const half = values.map((value) => fromFloat16Bits(toFloat16Bits(value)));
+    return { type, shape, ...quantiseInt8(half, shape[1]) };
+  }
   const table = type === "nf4" ? nf4 : fp4;
   const { codes, absmax } = quantiseBlockwise(values, table, blockSize);
   const padding = type === "nf4" ? 7 : 0; // the code of 0

@@ -18,7 +18,8 @@ export {
   type Tokens,
 } from "./generation.ts";
 export { generationOptions } from "./generation-config.ts";
-export { type LoadedModel, loadModel, type SavedDType, type SaveOptions, saveModel } from "./load-model.ts";
+export { type LoadedModel, type LoadModelOptions, loadModel, type SaveOptions, saveModel } from "./load-model.ts";
+export type { SavedDType } from "./load-weights.ts";
 export { processLogits, type SamplingContext, type SamplingOptions, sampleToken } from "./sampling.ts";
 export {
   type AnyOptimizer,

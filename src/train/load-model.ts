@@ -1,26 +1,29 @@
 /** Models in files: `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes them, or GGUF. */
 import { download } from "../compile/program.ts";
-import type { Buffer, Device } from "../devices/device.ts";
-import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError } from "../errors.ts";
+import { quantisationConfig, quantisedTensors } from "../formats/bitsandbytes.ts";
 import { diskFolder, type Folder, pathIn, readJson, wordFolder } from "../formats/folder.ts";
 import { openGguf } from "../formats/gguf.ts";
 import { ggufModel } from "../formats/gguf-model.ts";
 import { type ModelSource, openSource, type SourceOptions } from "../formats/model-source.ts";
-import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
+import type { TensorToWrite } from "../formats/safetensors.ts";
 import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
-import { isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits, toFloat32 } from "../graph/dtype.ts";
-import { sameShape, sizeOf } from "../graph/shape.ts";
+import { isFloat, toFloat32 } from "../graph/dtype.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
 import { createModel } from "../models/registry.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
-import { type Initializer, zeros } from "../nn/init.ts";
-import type { Module, Parameter } from "../nn/module.ts";
+import type { Initializer } from "../nn/init.ts";
+import { Conv1D, Linear } from "../nn/linear.ts";
+import type { Module } from "../nn/module.ts";
+import { QuantisedLinear } from "../nn/quantised-linear.ts";
+import { dynamicMap } from "../nn/quantiser.ts";
 import { readTokenizer } from "../text/load-tokenizer.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { GenerateOptions } from "./generation.ts";
 import { generationOptions } from "./generation-config.ts";
+import { type KeepOptions, loadWeights, narrowing, type SavedDType } from "./load-weights.ts";
 
 /** What a model's folder holds. */
 export interface LoadedModel<Model extends Module = CausalLM> {
@@ -33,15 +36,16 @@ export interface LoadedModel<Model extends Module = CausalLM> {
   readonly generation: GenerateOptions;
 }
 
-/** What is loaded, and from where. */
-export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOptions {
+/** What is loaded, from where, and how it is kept. */
+export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOptions, KeepOptions {
   /** What the model is wanted for: `"CausalLM"`, continuing a text, when absent. */
   readonly task?: T;
 }
 
 /**
- * Loads a model and its tokenizer. Weights of 16 bits and GGUF's blocks are widened to float32; one part of one tensor is in
- * memory besides the model.
+ * Loads a model and its tokenizer. Weights of 16 bits and GGUF's blocks are widened to float32 unless `dtype` says otherwise; layers
+ * that transformers has saved with `load_in_4bit` or `load_in_8bit` (bitsandbytes) stay the codes that they are. One part of one tensor
+ * is in memory besides the model.
  *
  * @param source the path of a folder with `config.json` and `model.safetensors` (or shards with their index), of one safetensors
  * file with `config.json` beside it, or of a GGUF file; or `{ files }`, which a browser has
@@ -55,11 +59,13 @@ export async function loadModel<T extends Task = "CausalLM">(
   source: ModelSource,
   options: LoadModelOptions<T> = {},
 ): Promise<LoadedModel<ModelByTask[T]>> {
+  checkOptions("loadModel", options, ["file", "task", "dtype", "quantise"]);
   const { folder, file } = await openSource(source, "loadModel", options);
   const gguf = ggufFile(folder, file);
   const { config, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);
-  const model = createModel<T>(config, { ...options, init: noMoreThan(checkpoint) });
-  await loadCheckpoint(model, checkpoint);
+  const { task, dtype, quantise } = options;
+  const model = createModel<T>(config, { ...(task && { task }), init: noMoreThan(checkpoint) });
+  await loadWeights(model, checkpoint, { ...(dtype && { dtype }), ...(quantise && { quantise }) });
   // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it
   const found = await readTokenizer(folder, gguf).catch((error: unknown) => ({ error }));
   const generation = await readGeneration(folder, config);
@@ -125,7 +131,7 @@ async function readObject(folder: Folder, file: string): Promise<ConfigJson> {
 }
 
 /**
- * Zeros, for matrices that a checkpoint will fill. A config.json that asks for far more values than there are is found out
+ * Nothing, for matrices that a checkpoint will fill: they take no memory before. A config.json that asks for far more values than there are is found out
  * before the memory is gone; smaller differences are left to the comparison of names and shapes, which says more.
  */
 function noMoreThan({ source, tensors }: Checkpoint): Initializer {
@@ -140,108 +146,9 @@ function noMoreThan({ source, tensors }: Checkpoint): Initializer {
         got: shape,
         hint: "One of the two files is of another model.",
       });
-    return zeros(shape);
+    return new Float32Array(0);
   };
 }
-
-/** Tensors that some checkpoints carry and that are computed anew here. */
-const derived = /(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$/;
-
-/**
- * Fills a model's parameters from a checkpoint. Names and shapes are checked first; nothing is changed when one does not fit.
- * The values go into the memory that the parameters have, so that it is needed once: tensors read from them before change too.
- *
- * @throws {FormatError} for a missing or an unknown name; @throws {ShapeError} for another shape
- */
-export async function loadCheckpoint(model: Module, checkpoint: Checkpoint): Promise<void> {
-  const operation = "loadModel";
-  const names: Partial<CheckpointNames> = model as Module & Partial<CheckpointNames>;
-  const own = new Map(model.namedParameters());
-  const aliases = model.sharedPaths();
-  const stored = new Map<string, StoredTensor>(); // by path in the model
-  for (const name of checkpoint.tensors.keys()) {
-    const path = names.pathOf ? names.pathOf(name) : name;
-    if (path !== null && !derived.test(path)) stored.set(path, checkpoint.get(name));
-  }
-  for (const [path, parameter] of own) {
-    const found = stored.get(path);
-    if (!found)
-      throw new FormatError(`${checkpoint.source} lacks "${names.nameOf?.(path) ?? path}".`, {
-        operation,
-        expected: path,
-        ...hint(path, checkpoint.tensors.keys()),
-      });
-    if (!sameShape(found.shape, parameter.shape))
-      throw new ShapeError(
-        `"${path}" is ${wordShape(found.shape)} in ${checkpoint.source}, ${wordShape(parameter.shape)} by config.json.`,
-        {
-          operation,
-          expected: parameter.shape,
-          got: found.shape,
-        },
-      );
-    if (!isFloat(found.dtype))
-      throw new FormatError(`"${path}" holds ${found.storedDType} values in ${checkpoint.source}.`, {
-        operation,
-        got: found.storedDType,
-        hint: "Quantised checkpoints are not supported.",
-      });
-  }
-  for (const path of stored.keys())
-    if (!own.has(path) && !aliases.has(path))
-      throw new FormatError(`"${path}" of ${checkpoint.source} is no parameter of this model.`, {
-        operation,
-        got: path,
-        ...hint(path, own.keys()),
-      });
-  await refuseUntied(model, stored, checkpoint.source);
-  for (const [path, parameter] of own) await fill(parameter, stored.get(path) as StoredTensor);
-}
-
-/** Values that are in memory at once besides the model: 16 MB of float32. */
-const partSize = 2 ** 22;
-
-/** Writes a tensor into the memory of a parameter, part by part. */
-async function fill(parameter: Parameter, stored: StoredTensor): Promise<void> {
-  const { storage, dtype } = parameter.stored;
-  const device = storage?.device as Device;
-  for (let from = 0; from < parameter.size; from += partSize) {
-    const part = await stored.load(from, Math.min(from + partSize, parameter.size));
-    const to = { buffer: storage?.buffer as Buffer, offset: from * device.storageBytes(dtype) };
-    device.upload(toFloat32(part, stored.dtype), dtype, to);
-  }
-}
-
-/** A checkpoint that holds a second name of a shared weight holds the same values under it. */
-async function refuseUntied(model: Module, stored: ReadonlyMap<string, StoredTensor>, source: string): Promise<void> {
-  const first = new Map([...model.namedParameters()].map(([path, parameter]) => [parameter, path]));
-  for (const [at, module] of model.namedModules())
-    for (const [name, parameter] of module.ownParameters()) {
-      const path = at === "" ? name : `${at}.${name}`;
-      const [shared, own] = [stored.get(first.get(parameter) as string), stored.get(path)];
-      if (!shared || !own || shared === own) continue;
-      if (!(await sameValues(shared, own)))
-        throw new FormatError(`"${path}" of ${source} is not "${first.get(parameter)}", which config.json says it shares.`, {
-          operation: "loadModel",
-          got: path,
-          hint: "Set `tie_word_embeddings` in config.json to false.",
-        });
-    }
-}
-
-async function sameValues(a: StoredTensor, b: StoredTensor): Promise<boolean> {
-  const size = sizeOf(a.shape);
-  if (size !== sizeOf(b.shape)) return false;
-  for (let from = 0; from < size; from += partSize) {
-    const to = Math.min(from + partSize, size);
-    const [x, y] = [toFloat32(await a.load(from, to), a.dtype), toFloat32(await b.load(from, to), b.dtype)];
-    if (x.some((value, i) => value !== y[i])) return false;
-  }
-  return true;
-}
-
-/** How weights can be stored. */
-export type SavedDType = "float32" | "float16" | "bfloat16";
 
 /** How a model is stored. */
 export interface SaveOptions {
@@ -253,7 +160,7 @@ export interface SaveOptions {
 
 /**
  * Writes a model as `loadModel` and Hugging Face's `from_pretrained` read it: `config.json`, which names the dtype, and
- * `model.safetensors`. A parameter that two layers share is written once.
+ * `model.safetensors`. A parameter that two layers share is written once; weights of codes are written as bitsandbytes keeps them.
  *
  * @throws {ConfigError} when the folder cannot be written
  */
@@ -271,27 +178,34 @@ export async function saveModel(
     });
   const tensors = new Map<string, TensorToWrite>();
   const names: Partial<CheckpointNames> = model as Module & Partial<CheckpointNames>;
+  const nameOf = (path: string) => names.nameOf?.(path) ?? path;
+  const layers = [...model.namedModules()].flatMap(([path, module]) =>
+    module instanceof QuantisedLinear ? [[path, module] as const] : [],
+  );
+  for (const [path, layer] of layers)
+    for (const [part, tensor] of quantisedTensors(layer.weightData(), dynamicMap()))
+      tensors.set(nameOf(`${path}.${part}`), tensor);
   for (const [path, parameter] of model.namedParameters())
-    tensors.set(names.nameOf?.(path) ?? path, {
-      dtype,
-      shape: parameter.shape,
-      load: async () => narrow(await download(parameter.stored)),
-    });
-  const { torch_dtype, ...rest } = config;
-  const written: Record<string, unknown> = { ...rest, [torch_dtype === undefined ? "dtype" : "torch_dtype"]: dtype };
+    if (isFloat(parameter.dtype) && !layers.some(([layer]) => path !== `${layer}.bias` && path.startsWith(`${layer}.`)))
+      tensors.set(nameOf(path), {
+        dtype,
+        shape: parameter.shape,
+        load: async () => narrow(toFloat32(await download(parameter.stored), parameter.dtype)),
+      });
+  const { torch_dtype, quantization_config, ...rest } = config;
+  const [first] = layers;
+  const floats = [...model.namedModules()].filter(([, module]) => module instanceof Linear || module instanceof Conv1D);
+  const skipped = floats.map(([path]) => nameOf(`${path}.weight`).slice(0, -".weight".length));
+  const codes = first && quantisationConfig(first[1].quantiser, skipped, quantization_config);
+  const written: Record<string, unknown> = {
+    ...rest,
+    ...(codes && { quantization_config: codes }),
+    [torch_dtype === undefined ? "dtype" : "torch_dtype"]: dtype,
+  };
   // a merged adapter may have given the output layer a weight of its own
   if (written["tie_word_embeddings"] === true && tensors.has("lm_head.weight")) written["tie_word_embeddings"] = false;
-  const files = new Map([["config.json", `${JSON.stringify(written, null, 2)}\n`]]);
+  // a threshold that is no float is refused by transformers
+  const json = JSON.stringify(written, null, 2).replace(/("llm_int8_threshold": \d+)(?=[,\n])/, "$1.0");
+  const files = new Map([["config.json", `${json}\n`]]);
   await writeCheckpoint(folder, tensors, { maxShardBytes, files });
-}
-
-const narrowing: Readonly<Record<SavedDType, (values: TypedArray) => TypedArray>> = {
-  float32: (values) => values,
-  float16: (values) => Uint16Array.from(values, toFloat16Bits),
-  bfloat16: (values) => Uint16Array.from(values, toBFloat16Bits),
-};
-
-function hint(name: string, names: Iterable<string>): { hint?: string } {
-  const near = nearestName(name, names);
-  return near ? { hint: `The nearest is "${near}".` } : {};
 }

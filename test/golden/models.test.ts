@@ -15,7 +15,8 @@ import type { Module } from "../../src/nn/module.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { generateBatch } from "../../src/train/generation.ts";
-import { loadCheckpoint, loadModel } from "../../src/train/load-model.ts";
+import { loadModel } from "../../src/train/load-model.ts";
+import { loadWeights } from "../../src/train/load-weights.ts";
 import {
   expectClose,
   expectValuesClose,
@@ -172,7 +173,7 @@ function modelCase({ name, architecture }: { readonly name: string; readonly arc
     if (existsSync(join(folder, "config.legacy.json"))) {
       const config = readGolden<ConfigJson>("models", name, "config.legacy.json")!;
       const legacy = createModel(config, { task: taskOf(architecture)! }) as Module as AnyModel;
-      await loadCheckpoint(legacy, await openCheckpoint(folder));
+      await loadWeights(legacy, await openCheckpoint(folder));
       const want = stored.get("logits")!;
       const { logits } = legacy.forward(toInputs(stored));
       await expectClose("logits by the older config", logits, want, { rtol: 1e-4, atol: 1e-4, mask: maskOf(stored, want) });

@@ -10,7 +10,7 @@ import { wholeFile } from "../../src/peft/adapter-file.ts";
 import { liveName } from "../../src/peft/adapter-layer.ts";
 import { type Adapter, methods } from "../../src/peft/index.ts";
 import { type AnyMethod, camel, toCamel } from "../../src/peft/method.ts";
-import { loadCheckpoint } from "../../src/train/load-model.ts";
+import { loadWeights } from "../../src/train/load-weights.ts";
 import { ConvNetwork, type ConvNetworkJson } from "./conv-network.ts";
 import { type GoldenCase, goldenFolder, goldenTensors, readGolden, toTensor } from "./suite.ts";
 
@@ -52,7 +52,7 @@ export const losses = { rtol: 1e-3, atol: 0 };
 export async function loadBase(base: string): Promise<{ model: CausalLM; inputs: CausalLMInputs; mask: Golden | undefined }> {
   const config = readGolden<BaseJson>("peft", base, "config.json")!;
   const made = makeBase(config).eval();
-  await loadCheckpoint(made, await openCheckpoint(join(goldenFolder, "peft", base)));
+  await loadWeights(made, await openCheckpoint(join(goldenFolder, "peft", base)));
   const stored = await goldenTensors("peft", base, "inputs.safetensors");
   // what models of other kinds take and give has the same names, as far as it is looked at here
   return { model: made as CausalLM, inputs: inputsFrom(stored), mask: stored.get("attention_mask") };

@@ -3,13 +3,12 @@ import { downloadSync, realize } from "../../compile/program.ts";
 import type { Buffer } from "../../devices/device.ts";
 import { ConfigError, checkOptions } from "../../errors.ts";
 import { cast } from "../../graph/elementwise.ts";
-import { transpose } from "../../graph/movement.ts";
 import type { Storage, Tensor } from "../../graph/node.ts";
 import { structure } from "../../graph/variable.ts";
 import { Conv1D, Linear } from "../../nn/linear.ts";
 import type { Module, Parameter } from "../../nn/module.ts";
 import { QuantisedLinear } from "../../nn/quantised-linear.ts";
-import { type QuantiserOptions, quantiserOptions, quantiseWeight } from "../../nn/quantiser.ts";
+import { type QuantisedWeight, type QuantiserOptions, quantiserOptions, quantiseWeight } from "../../nn/quantiser.ts";
 import { adaptersOf } from "../adapted-model.ts";
 
 /** How a model is quantised. */
@@ -51,28 +50,41 @@ export function quantise(model: Module, options: QuantiseOptions = {}): Quantise
   const layers = layersToQuantise(model, options.skip);
   const bytesBefore = bytesOf(model);
   const made = layers.map(([path, layer]) => {
-    const { values, shape } = floatsOf(layer);
-    return [path, layer, new QuantisedLinear(quantiseWeight(values, shape, quantiser), layer.bias)] as const;
+    const stored = downloadSync(cast(layer.weight.stored, "float32")) as Float32Array;
+    const { values, shape } = asMatrix(layer, stored, layer.weight.shape);
+    return [path, quantiseWeight(values, shape, quantiser)] as const;
   });
-  for (const [path, layer, quantised] of made) {
-    quantised.training = layer.training;
-    model.replaceModule(path, quantised);
-    layer.weight.stored.dispose();
-  }
+  for (const [path, weight] of made) replaceByCodes(model, path, weight);
   return { layers: made.map(([path]) => path), bytesBefore, bytesAfter: bytesOf(model) };
+}
+
+/** Puts a layer of codes in the place of a linear layer, whose weight's memory is given back. */
+export function replaceByCodes(model: Module, path: string, weight: QuantisedWeight): void {
+  const layer = model.getModule(path) as FloatLayer;
+  const quantised = new QuantisedLinear(weight, layer.bias);
+  quantised.training = layer.training;
+  model.replaceModule(path, quantised);
+  layer.weight.stored.dispose();
 }
 
 type FloatLayer = Linear | Conv1D;
 
-/** The weight as [out, in] in float32. */
-function floatsOf(layer: FloatLayer): { readonly values: Float32Array; readonly shape: readonly [number, number] } {
-  const stored = layer.weight.stored;
-  const matrix = cast(layer instanceof Conv1D ? transpose(stored) : stored, "float32");
-  return { values: downloadSync(matrix) as Float32Array, shape: matrix.shape as [number, number] };
+/** The weight of a layer as [out, in]; values are given as the layer keeps them. */
+export function asMatrix(
+  layer: Module,
+  values: Float32Array,
+  weight: readonly number[],
+): { readonly values: Float32Array; readonly shape: readonly [out: number, into: number] } {
+  const [rows, columns] = weight as [number, number];
+  if (!(layer instanceof Conv1D)) return { values, shape: [rows, columns] };
+  const turned = new Float32Array(values.length);
+  for (let row = 0, i = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++) turned[column * rows + row] = values[i++]!;
+  return { values: turned, shape: [columns, rows] };
 }
 
 /** The layers that are meant, by path. @throws {ConfigError} when `skip` names nothing or everything */
-function layersToQuantise(model: Module, skip: readonly string[] | undefined): (readonly [string, FloatLayer])[] {
+export function layersToQuantise(model: Module, skip: readonly string[] | undefined): (readonly [string, FloatLayer])[] {
   const operation = "quantise";
   const all = [...model.namedModules()].filter(
     (entry): entry is [string, FloatLayer] => entry[1] instanceof Linear || entry[1] instanceof Conv1D,
