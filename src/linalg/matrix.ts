@@ -36,6 +36,13 @@ export function transposed({ rows, columns, values }: Matrix): Matrix {
   return { rows: columns, columns: rows, values: turned };
 }
 
+/** Columns from `start` to `end`. */
+export function sliceColumns({ rows, columns, values }: Matrix, start: number, end: number): Matrix {
+  const part = matrix(rows, end - start);
+  for (let i = 0; i < rows; i++) part.values.set(values.subarray(i * columns + start, i * columns + end), i * (end - start));
+  return part;
+}
+
 /** The power of two that brings the largest entry near 1, so that squares neither overflow nor vanish. */
 export function scaleOf({ values }: Matrix): number {
   const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);

@@ -5,7 +5,8 @@ import { matmul } from "../graph/contraction.ts";
 import { neg } from "../graph/elementwise.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { identityMatrix, type Matrix, matrix, readMatrices, requireSquare, toTensor } from "./matrix.ts";
+import { identityMatrix, type Matrix, matrix, readMatrices, requireSquare, sliceColumns, toTensor } from "./matrix.ts";
+import { multiplyAdd, part } from "./product.ts";
 
 /**
  * Inverse of square matrices [..., n, n], computed in float64. The values are needed at once, as in `svd`.
@@ -61,40 +62,55 @@ function fromMatrices(results: readonly Matrix[], like: Tensor, shape: readonly 
   return toTensor(values, shape, like);
 }
 
+/** Columns that are eliminated before the others hear of it, by a product. */
+const block = 32;
+
 /** A⁻¹·B by elimination with exchange of rows. @throws {ConfigError} when A is singular to working precision */
 export function solveMatrix(operation: string, A: Matrix, B: Matrix): Matrix {
   const [n, k] = [A.rows, B.columns];
-  const [left, X] = [A.values.slice(), matrix(n, k, B.values.slice())];
-  const right = X.values;
-  const largest = left.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  const exchange = (values: Float64Array, width: number, i: number, j: number) => {
-    const kept = values.slice(i * width, (i + 1) * width);
-    values.copyWithin(i * width, j * width, (j + 1) * width);
-    values.set(kept, j * width);
-  };
-  const subtract = (values: Float64Array, width: number, from: number, to: number, factor: number, start: number) => {
-    const [a, b] = [from * width, to * width];
-    for (let j = start; j < width; j++) values[b + j] = values[b + j]! - factor * values[a + j]!;
-  };
+  const width = n + k;
+  const W = matrix(n, width); // A beside B
+  const { values } = W;
   for (let i = 0; i < n; i++) {
-    let pivot = i;
-    for (let r = i + 1; r < n; r++) if (Math.abs(left[r * n + i]!) > Math.abs(left[pivot * n + i]!)) pivot = r;
-    if (Math.abs(left[pivot * n + i]!) <= n * Number.EPSILON * largest)
-      throw new ConfigError(`the matrix [${n}, ${n}] is singular.`, { operation, hint: "Use pinv, or add to its diagonal." });
-    if (pivot !== i) {
-      exchange(left, n, i, pivot);
-      exchange(right, k, i, pivot);
+    values.set(A.values.subarray(i * n, (i + 1) * n), i * width);
+    values.set(B.values.subarray(i * k, (i + 1) * k), i * width + n);
+  }
+  const largest = A.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  /** Row `to` loses `factor` times row `from`, in the columns from `start` to `end`. */
+  const subtract = (to: number, from: number, factor: number, start: number, end: number) => {
+    const [a, b] = [from * width, to * width];
+    for (let j = start; j < end; j++) values[b + j] = values[b + j]! - factor * values[a + j]!;
+  };
+  for (let s = 0; s < n; s += block) {
+    const end = Math.min(n, s + block);
+    for (let i = s; i < end; i++) {
+      let pivot = i;
+      for (let r = i + 1; r < n; r++) if (Math.abs(values[r * width + i]!) > Math.abs(values[pivot * width + i]!)) pivot = r;
+      if (Math.abs(values[pivot * width + i]!) <= n * Number.EPSILON * largest)
+        throw new ConfigError(`the matrix [${n}, ${n}] is singular.`, { operation, hint: "Use pinv, or add to its diagonal." });
+      if (pivot !== i) {
+        const kept = values.slice(i * width, (i + 1) * width);
+        values.copyWithin(i * width, pivot * width, (pivot + 1) * width);
+        values.set(kept, pivot * width);
+      }
+      const head = values[i * width + i]!;
+      for (let r = i + 1; r < n; r++) {
+        const factor = values[r * width + i]! / head;
+        values[r * width + i] = factor; // kept where the zero would be
+        subtract(r, i, factor, i + 1, end);
+      }
     }
-    for (let r = i + 1; r < n; r++) {
-      const factor = left[r * n + i]! / left[i * n + i]!;
-      if (factor === 0) continue;
-      subtract(left, n, i, r, factor, i + 1);
-      subtract(right, k, i, r, factor, 0);
+    for (let i = s + 1; i < end; i++) for (let j = s; j < i; j++) subtract(i, j, values[i * width + j]!, end, width);
+    const [factors, rows] = [part(W, end, s, n - end, end - s), part(W, s, end, end - s)];
+    multiplyAdd(part(W, end, end), factors, rows, -1);
+  }
+  for (let s = Math.floor((n - 1) / block) * block; s >= 0; s -= block) {
+    const end = Math.min(n, s + block);
+    multiplyAdd(part(W, s, n, end - s), part(W, s, end, end - s, n - end), part(W, end, n), -1);
+    for (let i = end - 1; i >= s; i--) {
+      for (let j = i + 1; j < end; j++) subtract(i, j, values[i * width + j]!, n, width);
+      for (let j = n; j < width; j++) values[i * width + j] = values[i * width + j]! / values[i * width + i]!;
     }
   }
-  for (let i = n - 1; i >= 0; i--) {
-    for (let j = i + 1; j < n; j++) subtract(right, k, j, i, left[i * n + j]!, 0);
-    for (let j = 0; j < k; j++) right[i * k + j] = right[i * k + j]! / left[i * n + i]!;
-  }
-  return X;
+  return sliceColumns(W, n, width);
 }

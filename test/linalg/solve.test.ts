@@ -4,11 +4,11 @@ import { pullback } from "../../src/autograd/grad.ts";
 import { downloadSync, useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { inverse, solve } from "../../src/linalg/solve.ts";
+import { inverse, solve, solveMatrix } from "../../src/linalg/solve.ts";
 import { tensor } from "../../src/tensor/create.ts";
 import "../../src/tensor/methods.ts";
 import { expectDerivative, float64 } from "../tensor/gradient.ts";
-import { distance, matrices, noise, product } from "./matrices.ts";
+import { distance, filled, matrices, noise, product } from "./matrices.ts";
 
 useDevice(createReference());
 
@@ -24,6 +24,19 @@ test("A·A⁻¹ is the identity, whatever rows have to be exchanged", () => {
     ),
     { numRuns: 50 },
   );
+  const [next, n] = [noise(2), 75];
+  const A = filled(n, n, next);
+  const X = solveMatrix(
+    "solve",
+    A,
+    filled(n, 3, (i, j) => i - j),
+  );
+  expect(
+    distance(
+      product(A, X),
+      filled(n, 3, (i, j) => i - j),
+    ),
+  ).toBeLessThan(1e-10);
   expect(
     inverse(
       tensor([
