@@ -11,7 +11,7 @@ import type { Generator } from "../tensor/random.ts";
 import { AdapterLayer, type LayerAdapter, renamed, renameKey } from "./adapter-layer.ts";
 import { KeptWeights } from "./kept-weight.ts";
 import type { Replication } from "./layer-replication.ts";
-import type { AnyConfig, AnyMethod, ParameterSpec } from "./method.ts";
+import type { AnyConfig, AnyMethod, ParameterSpec, Start } from "./method.ts";
 import { PromptPlace } from "./prompt/prompted-model.ts";
 import type { Scope } from "./row-groups.ts";
 import { SavedModule } from "./saved-module.ts";
@@ -40,6 +40,8 @@ export interface Adapter {
   readonly random: Generator;
   /** Whether its start has taken a part of the weights away. */
   readonly residual: boolean;
+  /** What that is, by path of the layer: first values of its parameters. */
+  readonly taken: ReadonlyMap<string, Start["values"]>;
   /** What is odd but no error: patterns or targets that match nothing. */
   readonly warnings: readonly string[];
 }

@@ -22,6 +22,7 @@ import { type LayerAdapter, liveName } from "./adapter-layer.ts";
 import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach, type Starts } from "./attach.ts";
 import { type AnyConfig, type AnyLayerMethod, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
+import { toPlainLora } from "./plain-lora.ts";
 import { checkTable } from "./prompt/prompt-method.ts";
 import type { PromptPlace } from "./prompt/prompted-model.ts";
 import { findWeights, readWeights, type SaveEmbeddingLayers, vocabularyWeights } from "./vocabulary-weight.ts";
@@ -37,6 +38,11 @@ export interface SaveOptions {
    * `targetModules` names, and for both when the vocabulary has another size than in the folder `baseModel`.
    */
   readonly saveEmbeddingLayers?: SaveEmbeddingLayers;
+  /**
+   * Writes LoRA that has been started from the weights (PiSSA, OLoRA, CorDA, LoRA-GA) as plain LoRA of twice the rank, for the base
+   * model as it was before.
+   */
+  readonly plainLora?: boolean;
 }
 
 /**
@@ -48,10 +54,13 @@ export interface SaveOptions {
 export async function saveAdapter(
   model: Module,
   folder: string,
-  { name = defaultAdapterName, baseModel, saveEmbeddingLayers = "auto" }: SaveOptions = {},
+  { name = defaultAdapterName, baseModel, saveEmbeddingLayers = "auto", plainLora = false }: SaveOptions = {},
 ): Promise<string> {
   const operation = "saveAdapter";
-  const { method, config, layers, shared, saved, biases, isPrompt } = getAdapter(model, name, operation);
+  const adapter = getAdapter(model, name, operation);
+  const { method, layers, shared, saved, biases, isPrompt } = adapter;
+  const plain = plainLora ? toPlainLora(adapter) : undefined;
+  const config = plain?.config ?? adapter.config;
   const { unmerged, prompts } = adaptedModel(model, operation);
   const base = baseModel ?? config["baseModelNameOrPath"];
   const whole = await vocabularyWeights(model, { method, config }, saveEmbeddingLayers, base);
@@ -66,7 +75,12 @@ export async function saveAdapter(
     if (of.inFile === "absent") continue;
     const turned = of.inFile === "transposed" ? transpose : (value: Tensor) => value;
     for (const [key, parameter] of Object.entries(parameters))
-      await put(path, of.files[key] as string, turned(now(parameter)), of.savedPart?.(key, path, config));
+      await put(
+        path,
+        of.files[key] as string,
+        turned(plain?.value(path, key, now(parameter)) ?? now(parameter)),
+        of.savedPart?.(key, path, config),
+      );
   }
   for (const [key, parameter] of whole) {
     const weight = now(parameter);
@@ -183,10 +197,13 @@ export async function readFor(
   const rows = await Promise.all([...tables].map(async ([file, each]) => [file, toFloat32(await each.load(), each.dtype)]));
   const whole = await readWholes(model, wholes);
   const base = await readWeights(tensors, weights);
-  const warnings = [...read.warnings, ...plan.warnings];
+  const warnings = [...read.warnings, ...plan.warnings, ...[method.whenLoaded?.(checked.config) ?? []].flat()];
   const starts: Starts = {
     shared: () => values.get(sharedPath) ?? initialiseShared(plan, new TorchGenerator(seed)),
-    layer: ({ path }) => ({ values: values.get(path) ?? {} }),
+    layer({ path, method: of, base: layer, config: own }) {
+      const start = of.residual?.(layer, own);
+      return { ...start, values: values.get(path) ?? {}, ...(start ? { taken: start.values } : {}) };
+    },
     prompt: () => ({ values: Object.fromEntries(rows), encoder: null }),
     whole: (path) => whole.get(path),
     base,

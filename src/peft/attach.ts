@@ -97,7 +97,7 @@ export function attach<Schema extends ConfigSchema>(
   const random = new TorchGenerator(options.seed ?? 0);
   return install(model, plan, options, {
     shared: () => initialiseShared(plan, random),
-    layer: (layer) => layer.method.initialise(layer.base, layer.config, random),
+    layer: (layer) => layer.method.initialise(layer.base, layer.config, random, adapter.calibration),
     prompt: () => startPrompt(model, plan, random, options.tokenizer),
   });
 }
@@ -382,6 +382,9 @@ export function install(
     trainable,
     random,
     residual,
+    taken: new Map(
+      starting.flatMap(({ layer, start }) => (start.weight ? [[layer.path, start.taken ?? start.values] as const] : [])),
+    ),
     warnings,
   };
   adapted.adapters.set(name, adapter);

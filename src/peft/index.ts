@@ -18,12 +18,17 @@ export {
 } from "./adapted-model.ts";
 export { type LoadOptions, loadAdapter, type SaveOptions, saveAdapter } from "./adapter-file.ts";
 export { type AttachOptions, attach } from "./attach.ts";
+export { calibrateCorda } from "./calibration/corda.ts";
+export { calibrateEva } from "./calibration/eva.ts";
+export { calibrateLoraGa } from "./calibration/lora-ga.ts";
+export type { CalibratedModel, CalibrationBatch } from "./calibration/record.ts";
 export { type CombinationName, type CombinationType, combinations } from "./compose/combination.ts";
 export { type CombineOptions, combineAdapters } from "./compose/combine-adapters.ts";
 export { type ConvertOptions, convertToLora } from "./compose/convert-to-lora.ts";
 export { type HotSwapOptions, hotSwap, prepareHotSwap } from "./hot-swap.ts";
+export type { InitialiserName } from "./initialiser.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference } from "./merge.ts";
-export type { AdapterConfig, Method, MethodConfig, MethodDefinition } from "./method.ts";
+export type { AdapterConfig, Calibration, Method, MethodConfig, MethodDefinition } from "./method.ts";
 export { adalora } from "./methods/adalora.ts";
 export { adaptionPrompt } from "./methods/adaption-prompt.ts";
 export { boft } from "./methods/boft.ts";

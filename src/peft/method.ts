@@ -10,6 +10,7 @@ import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Draw } from "../graph/primitive.ts";
 import type { Shape } from "../graph/shape.ts";
+import type { Matrix } from "../linalg/matrix.ts";
 import type { Layer, Module } from "../nn/module.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import type { LayerKind } from "./layer-kind.ts";
@@ -79,11 +80,16 @@ export interface ParameterSpec {
   readonly trainable?: boolean;
 }
 
+/** What a pass over data has found about layers, by path: a matrix that the initialiser knows the meaning of. */
+export type Calibration = ReadonlyMap<string, Matrix>;
+
 /** First values of an adapter's parameters and, for methods that start from the weight, what is left of the weight. */
 export interface Start {
   readonly values: Readonly<Record<string, TypedArray | Tensor>>;
   /** Replaces the layer's weight for as long as the adapter is attached. */
   readonly weight?: Tensor;
+  /** The values that were taken out of that weight, where `values` are later ones. */
+  readonly taken?: Start["values"];
 }
 
 /**
@@ -101,7 +107,12 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   /** Where the parameters are another layer's (`tied`): how the file has them a second time; as they are when absent. */
   readonly inFile?: "transposed" | "absent";
   /** First values; `config` has this layer's rank and alpha in it. */
-  initialise(base: Base, config: Config, random: TorchGenerator): Start;
+  initialise(base: Base, config: Config, random: TorchGenerator, calibration?: Calibration): Start;
+  /**
+   * For an adapter from a file, which has the values only: its first values and the weight without what those took out of it.
+   * `undefined` where the start leaves the weight alone, or what it took can not be told any more.
+   */
+  residual?(base: Base, config: Config): Start | undefined;
   /** The adapted layer's output: `base(x)`, changed. */
   forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
@@ -167,6 +178,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   choose?(paths: readonly string[], config: Config): readonly string[];
   /** The config with what depends on the model's type filled in, as it is saved. */
   complete?(config: Config, modelType: string | undefined): Config;
+  /** What is odd about such an adapter when it comes from a file; a warning. */
+  whenLoaded?(config: Config): string | undefined;
   /** A fresh adapter with this config changes nothing. Absent where none does. */
   startsAtZero?(config: Config): boolean;
   /** What is added to the loss. @param layers the values of each adapted layer */
@@ -201,6 +214,8 @@ export interface SampledLayer {
 export interface AdapterConfig<Schema extends ConfigSchema = ConfigSchema> {
   readonly method: Method<Schema>;
   readonly config: MethodConfig<Schema>;
+  /** For initialisers that depend on data; see `calibrateEva` and its kin. */
+  readonly calibration?: Calibration;
 }
 
 /** A definition that is called with options, `lora({ r: 16 })`, to give a checked config. */

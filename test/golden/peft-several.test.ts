@@ -107,6 +107,5 @@ goldenSuite(
       return run && folders.every((folder) => implemented(base, folder)) ? () => run(item) : undefined;
     },
     ...[...Object.keys(runs), "arrow", "xlora"],
-    ...["init", "init_convert"],
   ),
 );

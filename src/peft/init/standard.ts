@@ -26,7 +26,7 @@ const from = (
   table: readonly [A: Draw, B: Draw],
 ): Initialiser => ({
   startsAtZero,
-  start(base, r, _scaling, random) {
+  start(base, { r }, random) {
     const [drawA, drawB] = base.kind === "embedding" ? table : linear(base, r);
     const A = drawA(random, r * base.in);
     return { values: { A, B: drawB(random, base.out * r) } };

@@ -40,14 +40,15 @@ const gains: (base: Base, p: Factors & { readonly magnitude: Tensor }, c: LoraCo
 
 const common = {
   parameters: (base, c) => ({ ...low(base).parameters(base, c), magnitude: { shape: [base.out] } }),
-  initialise(base, c, random) {
-    const { values, ...rest } = low(base).initialise(base, c, random);
+  initialise(base, c, random, calibration) {
+    const { values, ...rest } = low(base).initialise(base, c, random, calibration);
     const { A, B } = low(base).parameters(base, c);
     const tensor = (value: TypedArray | Tensor | undefined, { shape }: { readonly shape: readonly number[] }) =>
       value instanceof Tensor ? value : upload(currentDevice(), value as TypedArray, shape, "float32");
     const factors = { A: tensor(values["A"], A), B: tensor(values["B"], B) };
     return { ...rest, values: { ...values, magnitude: norms(rest.weight ?? base.original, base, factors, c, 1) } };
   },
+  residual: (base, c) => low(base).residual?.(base, c),
   delta(base, p, c, scale) {
     const g = gains(base, p, c, scale);
     const changed = add(base.weight, low(base).delta?.(base, p, c, scale) as Tensor);
@@ -88,8 +89,8 @@ const convolution: Dora = {
     refuseGroups("DoRA", base);
     return { ...low(base).parameters(base, c), magnitude: { shape: [1, base.out, ...kernelOf(base).map(() => 1)] } };
   },
-  initialise(base, c, random) {
-    const start = common.initialise(base, c, random);
+  initialise(base, c, random, calibration) {
+    const start = common.initialise(base, c, random, calibration);
     const { shape } = convolution.parameters(base, c).magnitude;
     return { ...start, values: { ...start.values, magnitude: reshape(start.values.magnitude, shape) } };
   },
@@ -111,6 +112,8 @@ export const dora = defineMethod({
   keys: lora.keys.filter((key) => key !== "loraBias"),
   ...(lora.patterns ? { patterns: lora.patterns } : {}),
   ...(lora.check ? { check: lora.check } : {}),
+  ...(lora.complete ? { complete: lora.complete } : {}),
+  ...(lora.whenLoaded ? { whenLoaded: lora.whenLoaded } : {}),
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
   layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution },
   samples: lora.samples,

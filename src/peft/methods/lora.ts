@@ -13,10 +13,11 @@ import { add, cast } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { permute, reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { TorchGenerator } from "../../random/torch-generator.ts";
 import { convolutionOf, kernelOf, perChannel, refuseDilation } from "../convolution-layer.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
-import { type Initialiser, initialisers } from "../initialiser.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { findInitialiser, type Given, initialiserOptions } from "../initialiser.ts";
+import { type Base, type Calibration, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
 import { through, times } from "../weight-change.ts";
 
 /** PEFT's keys of LoRA in camelCase. */
@@ -25,17 +26,13 @@ export type LoraConfig = MethodConfig<typeof loraSchema>;
 /** s of W + s·B·A. */
 export const scaling = (c: LoraConfig): number => c.loraAlpha / (c.useRslora ? Math.sqrt(c.r) : c.r);
 
-function initialiser({ initLoraWeights: name }: LoraConfig): Initialiser {
-  const known: Readonly<Record<string, Initialiser>> = initialisers;
-  const found = Object.hasOwn(known, String(name)) ? known[String(name)] : undefined;
-  if (found) return found;
-  const names = Object.keys(known).map((key) => (key === "true" || key === "false" ? key : `"${key}"`));
-  throw new ConfigError(`\`initLoraWeights\` (= ${JSON.stringify(name)}) is not one of ${names.join(", ")}.`, {
-    operation: "lora",
-    got: name,
-    expected: Object.keys(known),
-  });
-}
+/** What its initialiser is told. */
+const given = (c: LoraConfig, calibration?: Calibration): Given => ({
+  r: c.r,
+  scaling: scaling(c),
+  options: initialiserOptions(c.initLoraWeights, c)?.options ?? {},
+  calibration,
+});
 
 /** @throws {ConfigError} where there is no bias that B's could be added to */
 function refuseWithoutBias(base: Base, bias: Tensor | undefined): void {
@@ -48,17 +45,22 @@ function refuseWithoutBias(base: Base, bias: Tensor | undefined): void {
 }
 
 /** A [r, in], B [out, r]. */
-const factors = (base: Base, { r }: LoraConfig) => ({ A: { shape: [r, base.in] }, B: { shape: [base.out, r] } });
-const initialise: LayerMethod<LoraConfig, "A" | "B">["initialise"] = (base, c, random) =>
-  initialiser(c).start(base, c.r, scaling(c), random);
+const factors = (base: Base, { r, initLoraWeights }: LoraConfig) => ({
+  A: { shape: [r, base.in] },
+  B: { shape: [base.out, r], trainable: findInitialiser(initLoraWeights).fixesB !== true },
+});
+const initialise: LayerMethod<LoraConfig, "A" | "B">["initialise"] = (base, c, random, calibration) =>
+  findInitialiser(c.initLoraWeights).start(base, given(c, calibration), random);
 
 const linear: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
   files: { A: "lora_A.weight", B: "lora_B.weight", bias: "lora_B.bias" },
   parameters: (base, c) => ({ ...factors(base, c), ...(c.loraBias ? { bias: { shape: [base.out] } } : {}) }),
-  initialise(base, c, random) {
-    const { values, ...rest } = initialise(base, c, random);
+  initialise(base, c, random, calibration) {
+    const { values, ...rest } = initialise(base, c, random, calibration);
     return { ...rest, values: c.loraBias ? { ...values, bias: new Float32Array(base.out) } : values };
   },
+  residual: (base, c) =>
+    findInitialiser(c.initLoraWeights).residual === "from the weight" ? initialise(base, c, new TorchGenerator(0)) : undefined,
   forward(x, base, { A, B, bias }, c, use) {
     const s = scaling(c) * use.scale;
     // s on the small side, [..., r]: the second product then adds straight onto the first
@@ -116,7 +118,7 @@ const convolution: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
     };
   },
   initialise(base, { r, initLoraWeights: name, loraBias }, random) {
-    if (typeof name !== "boolean" && name !== "gaussian")
+    if (typeof name !== "boolean" && name !== "gaussian" && name !== "lora_ga")
       throw new ConfigError(`\`initLoraWeights\` (= ${JSON.stringify(name)}) is nothing for ${base.path}, a convolution.`, {
         operation: "attach",
         got: name,
@@ -208,10 +210,12 @@ export const lora = defineMethod({
   keys: [
     ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
     ...["trainableTokenIndices", "ensureWeightTying", "targetParameters", "layerReplication"],
+    ...["evaConfig", "cordaConfig", "loraGaConfig"],
   ] as (keyof LoraConfig & string)[],
   patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
   check(config) {
-    initialiser(config);
+    findInitialiser(config.initLoraWeights);
+    initialiserOptions(config.initLoraWeights, config);
     if (config.targetParameters?.length) {
       const { loraDropout, loraBias, fanInFanOut } = config;
       const [option] = Object.entries({ loraDropout, loraBias, fanInFanOut }).find(([, value]) => value) ?? [];
@@ -238,7 +242,15 @@ export const lora = defineMethod({
           got: r,
         });
   },
-  startsAtZero: (config) => initialiser(config).startsAtZero,
+  complete(config) {
+    const own = initialiserOptions(config.initLoraWeights, config);
+    return own ? { ...config, [own.option]: own.options } : config;
+  },
+  whenLoaded: ({ initLoraWeights: name }) =>
+    findInitialiser(name).residual === "from data"
+      ? `loadAdapter: the start "${name}" has changed the base model's weights, how cannot be told from the file; the model must have been saved with it, or the adapter with { plainLora: true }.`
+      : undefined,
+  startsAtZero: (config) => findInitialiser(config.initLoraWeights).startsAtZero,
   layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution, parameter },
   tied: { layers: { linear: tiedLinear, embedding } },
   samples(draw, { groups = 1, dilated = false }) {
