@@ -68,10 +68,12 @@ export function findInitialiser(name: unknown): Initialiser {
   const iterations = typeof name === "string" ? /^pissa_niter_(\d+)$/.exec(name) : null;
   if (iterations) return pissa(Number(iterations[1]));
   const names = [...Object.keys(known), "pissa_niter_4"].map((key) => (key === "true" || key === "false" ? key : `"${key}"`));
+  const near = typeof name === "string" ? nearestName(name, Object.keys(known)) : undefined;
   throw new ConfigError(`\`initLoraWeights\` (= ${JSON.stringify(name)}) is not one of ${names.join(", ")}.`, {
     operation: "lora",
     got: name,
     expected: Object.keys(known),
+    ...(near === undefined ? {} : { hint: `Did you mean "${near}"?` }),
   });
 }
 

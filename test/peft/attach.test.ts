@@ -191,7 +191,7 @@ describe("a config", () => {
     [{ lora_alpha: 4 }, "lora: `lora_alpha` is not an option of LORA. Did you mean `loraAlpha`?"],
     [{ loraAlfa: 4 }, "lora: `loraAlfa` is not an option of LORA. Did you mean `loraAlpha`?"],
     [{ loraDropout: 1 }, "lora: `loraDropout` (= 1) must be less than 1."],
-    [{ initLoraWeights: "gausian" }, 'lora: `initLoraWeights` (= "gausian") is not one of true, false, "gaussian".'],
+    [{ initLoraWeights: "gausian" }, 'lora: `initLoraWeights` (= "gausian") is not one of true, false, "gaussian", "orthogonal"'],
     [{ useDora: true }, "lora: `useDora` (= true) is not implemented."],
     [{ bias: "some" }, 'lora: `bias` (= "some") must be one of "none", "all", "lora_only".'],
     [
