@@ -1,7 +1,6 @@
 /** How the two factors of a low-rank adapter start: what `initLoraWeights` may name. One entry a name. */
 import { ConfigError, nearestName, wordJson } from "../errors.ts";
 import { type ConfigKeys, problemWith } from "../formats/peft-config.ts";
-import type { Matrix } from "../linalg/matrix.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import { corda, cordaKeys } from "./init/corda.ts";
 import { eva, evaKeys } from "./init/eva.ts";
@@ -106,17 +105,4 @@ export function initialiserOptions(
     options[key] = value;
   }
   return { option, options };
-}
-
-/** What a pass over data has found about a layer. @throws {ConfigError} when there was none */
-export function calibrationOf(name: string, { path }: Base, calibration: Calibration | undefined): Matrix {
-  const found = calibration?.get(path);
-  if (found) return found;
-  const maker = { corda: "calibrateCorda", eva: "calibrateEva", lora_ga: "calibrateLoraGa" }[name];
-  throw new ConfigError(
-    calibration
-      ? `nothing was found out about ${path}.`
-      : `\`initLoraWeights\` "${name}" depends on data, of which none was given.`,
-    { operation: "attach", got: path, hint: `Use attach(model, ${maker}(model, lora({ … }), batches)).` },
-  );
 }

@@ -11,8 +11,8 @@ import { identityMatrix, type Matrix, matrix } from "../../linalg/matrix.ts";
 import { product } from "../../linalg/product.ts";
 import { solveMatrix } from "../../linalg/solve.ts";
 import { svdMatrix } from "../../linalg/svd.ts";
-import { calibrationOf, type Initialiser } from "../initialiser.ts";
-import { balanced, requireLinear, requireRank, requireScaling, takenOut, weightOf } from "./factors.ts";
+import type { Initialiser } from "../initialiser.ts";
+import { balanced, calibrationOf, requireLinear, requireRank, requireScaling, takenOut, weightOf } from "./factors.ts";
 
 /** `corda_config`. The files are not read or written: what calibration gives can be kept. */
 export const cordaKeys = {

@@ -5,8 +5,8 @@
  * @see https://arxiv.org/abs/2410.07170
  */
 import { boolean, float, integer, key } from "../../formats/peft-config.ts";
-import { calibrationOf, type Initialiser } from "../initialiser.ts";
-import { requireLinear } from "./factors.ts";
+import type { Initialiser } from "../initialiser.ts";
+import { calibrationOf, requireLinear } from "./factors.ts";
 import { standard } from "./standard.ts";
 
 /** `eva_config`. */

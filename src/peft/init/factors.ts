@@ -2,7 +2,7 @@
 import { ConfigError } from "../../errors.ts";
 import { type Matrix, matrix, readMatrix, sliceColumns, toTensor } from "../../linalg/matrix.ts";
 import { multiplyAdd, part } from "../../linalg/product.ts";
-import type { Base, Start } from "../method.ts";
+import type { Base, Calibration, Start } from "../method.ts";
 
 /** The layer's own weight [out, in] (of an embedding [in, out]), in float64. */
 export const weightOf = (base: Base): Matrix => readMatrix("attach", base.original);
@@ -44,6 +44,19 @@ export function requireScaling(name: string, scaling: number): void {
     operation: "attach",
     got: scaling,
   });
+}
+
+/** What a pass over data has found about a layer. @throws {ConfigError} when there was none */
+export function calibrationOf(name: string, { path }: Base, calibration: Calibration | undefined): Matrix {
+  const found = calibration?.get(path);
+  if (found) return found;
+  const maker = { corda: "calibrateCorda", eva: "calibrateEva", lora_ga: "calibrateLoraGa" }[name];
+  throw new ConfigError(
+    calibration
+      ? `nothing was found out about ${path}.`
+      : `\`initLoraWeights\` "${name}" depends on data, of which none was given.`,
+    { operation: "attach", got: path, hint: `Use attach(model, ${maker}(model, lora({ … }), batches)).` },
+  );
 }
 
 /** A [r, in] and B [out, r] in float32, and what they leave of the weight: W − s·B·A. */

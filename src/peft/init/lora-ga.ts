@@ -10,10 +10,10 @@ import { choice, integer, key } from "../../formats/peft-config.ts";
 import { matrix } from "../../linalg/matrix.ts";
 import { svdLowrankMatrix } from "../../linalg/svd-lowrank.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
-import { calibrationOf, type Given, type Initialiser } from "../initialiser.ts";
+import type { Given, Initialiser } from "../initialiser.ts";
 import { kindOf } from "../layer-kind.ts";
 import type { Base } from "../method.ts";
-import { requireRank, requireScaling, takenOut, weightOf } from "./factors.ts";
+import { calibrationOf, requireRank, requireScaling, takenOut, weightOf } from "./factors.ts";
 import { standard } from "./standard.ts";
 
 /** `lora_ga_config`. */
