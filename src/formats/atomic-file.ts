@@ -26,6 +26,8 @@ export function nodeModule<Name extends keyof NodeModules>(name: Name, operation
 interface NodeModules {
   readonly "fs/promises": typeof import("node:fs/promises");
   readonly path: typeof import("node:path");
+  readonly crypto: typeof import("node:crypto");
+  readonly os: typeof import("node:os");
 }
 
 /**

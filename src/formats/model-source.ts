@@ -1,12 +1,18 @@
 /** What `loadModel`, `loadTokenizer` and `loadAdapter` take: a path, a repository of the Hub, or files that a browser has. */
+import { ConfigError } from "../errors.ts";
 import { nodeModule, wordSystemError } from "./atomic-file.ts";
 import { diskFolder, type Folder, filesFolder, type GivenFiles } from "./folder.ts";
+import { type HubOptions, hubFolder, isHubId } from "./hub.ts";
+import { hasFileSystem } from "./hub-settings.ts";
 
-/** Where a model is: the path of a folder or of one file, or files that were given, or a folder of another kind. */
+/**
+ * Where a model is: the path of a folder or of one file, the name of a repository of the Hub (`owner/name`; a path of that name
+ * comes first), files that were given, or a folder of another kind.
+ */
 export type ModelSource = string | Folder | { readonly files: GivenFiles };
 
 /** How a source is opened. */
-export interface SourceOptions {
+export interface SourceOptions extends HubOptions {
   /** The one file of a folder that is meant, such as one of several GGUF files. */
   readonly file?: string;
 }
@@ -25,11 +31,28 @@ export interface OpenSource {
 export async function openSource(source: ModelSource, operation: string, options: SourceOptions = {}): Promise<OpenSource> {
   const named = options.file === undefined ? {} : { file: options.file };
   if (typeof source !== "string") return { folder: "open" in source ? source : filesFolder(source.files, operation), ...named };
+  if (!hasFileSystem()) return { folder: await hubFolder(source, options), ...named };
   const fs = nodeModule("fs/promises", operation);
   const { basename, dirname } = nodeModule("path", operation);
   const stat = await fs.stat(source).catch((error) => {
+    if (error.code === "ENOENT" && isHubId(source)) return undefined;
     throw wordSystemError(error, operation, source, "read");
   });
+  if (!stat) return { folder: await hubOrFolder(source, options), ...named };
   if (stat.isDirectory()) return { folder: await diskFolder(source, operation), ...named };
   return { folder: await diskFolder(dirname(source), operation), file: basename(source) };
+}
+
+/** A repository of the Hub; who meant a folder is told that there is none. */
+async function hubOrFolder(source: string, options: SourceOptions): Promise<Folder> {
+  try {
+    return await hubFolder(source, options);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    throw new ConfigError(`there is no folder ${JSON.stringify(source)} here, and ${error.problem}`, {
+      operation: error.operation,
+      got: error.got,
+      ...(error.hint !== undefined && { hint: error.hint }),
+    });
+  }
 }

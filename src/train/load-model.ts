@@ -48,7 +48,9 @@ export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOpt
  * is in memory besides the model.
  *
  * @param source the path of a folder with `config.json` and `model.safetensors` (or shards with their index), of one safetensors
- * file with `config.json` beside it, or of a GGUF file; or `{ files }`, which a browser has
+ * file with `config.json` beside it, or of a GGUF file; the name of a repository of the Hub, which is downloaded as far as needed
+ * and kept where Python keeps it; or `{ files }`, which a browser has
+ * @param options.revision a branch, tag or commit of the Hub; the other options for it are in {@link HubOptions}
  * @param options.file the one file of the folder that is meant, such as one of several GGUF files
  * @throws {ConfigError} when a file is missing, the configuration is not supported or the model is for something else
  * @throws {FormatError} when the checkpoint lacks a parameter or has one that the model does not know; @throws {ShapeError} for another shape
