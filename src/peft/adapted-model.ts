@@ -262,6 +262,7 @@ export function renameAdapter(model: Module, name: string, next: string): void {
   renameKey(adapted.adapters, name, next);
   // in every layer: lists of active ones name adapters that are in other layers only
   for (const place of [...adapted.layers.values(), ...adapter.saved.values()]) place.rename(name, next);
+  adapted.prompts?.rename(name, next);
   adapted.active = renamed(adapted.active, name, next);
   adapter.name = next;
   structure.value = structure.stored + 1;

@@ -226,9 +226,48 @@ export class AdapterLayer extends Module implements Layer {
     return changed;
   }
 
+  /**
+   * W′ − W that these adapters make, in the orientation of `Base.weight`, and b′ − b; not computed yet. `fromWeight` says whether
+   * they depend on W or b, so that they are others once they are in it.
+   */
+  change(names: readonly string[]): {
+    readonly weight: Tensor | null;
+    readonly bias: Tensor | null;
+    readonly fromWeight: boolean;
+  } {
+    const [weights, biases]: [Tensor[], Tensor[]] = [[], []];
+    let fromWeight = false;
+    const adapters = names.flatMap((name) => this.#adapters.get(name) ?? []).filter(({ tied }) => !tied);
+    adapters.reduceRight((under, own) => {
+      const { method, config, parameters, shared, scale } = own;
+      const values = Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, each]) => [key, each.value]));
+      const look = <T>(value: T): T => {
+        fromWeight = true;
+        return value;
+      };
+      const seen = makeBase((x) => under(x), under, {
+        weight: () => look(under.weight),
+        original: () => look(under.original),
+        bias: () => under.bias,
+      });
+      const delta = method.delta?.(seen, values, config, scale.stored);
+      if (delta) weights.push(delta);
+      const bias = under.bias && method.biasDelta?.(seen, values, config, scale.stored);
+      if (bias) biases.push(bias);
+      return this.#over(under, own);
+    }, this.base());
+    const sum = (parts: readonly Tensor[]) => (parts.length > 0 ? parts.reduce(add) : null);
+    return { weight: sum(weights), bias: sum(biases), fromWeight };
+  }
+
   /** A matrix in the orientation of `Base.weight`, as the layer keeps it. */
   asStored(matrix: Tensor): Tensor {
-    return cast(this.#facts.turn?.(matrix, this.weight.shape) ?? matrix, this.weight.dtype);
+    return cast(this.inLayout(matrix), this.weight.dtype);
+  }
+
+  /** The same in the matrix's own dtype. */
+  inLayout(matrix: Tensor): Tensor {
+    return this.#facts.turn?.(matrix, this.weight.shape) ?? matrix;
   }
 
   /** What the layer's parameters become for a matrix in the orientation of `Base.weight`. */

@@ -78,6 +78,12 @@ export function prepareHotSwap(
 export async function hotSwap(model: Module, folder: string, { name = defaultAdapterName }: HotSwapOptions = {}): Promise<void> {
   const adapter = getAdapter(model, name, operation);
   refuseMerged(adapter, operation);
+  if (adapter.isPrompt)
+    throw new ConfigError(`the adapter "${name}" (${adapter.method.peftType}) has virtual tokens, which are not swapped.`, {
+      operation,
+      got: name,
+      hint: "Load the other one beside it, and call setActive.",
+    });
   const { adapters } = adaptedModel(model, operation);
   let free = `${name}-next`; // of what is planned, and never attached
   while (adapters.has(free)) free += "-next";

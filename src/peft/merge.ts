@@ -2,16 +2,30 @@
 import { downloadSync, realize } from "../compile/program.ts";
 import { ConfigError } from "../errors.ts";
 import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
-import { sub } from "../graph/elementwise.ts";
+import { cast, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module, Parameter } from "../nn/module.ts";
-import { adaptedModel, getAdapter, refuseTwo, release, unmerge } from "./adapted-model.ts";
+import { type Adapted, adaptedModel, choose, getAdapter, refuseTwo, release, setActive, unmerge } from "./adapted-model.ts";
 import type { AdapterLayer } from "./adapter-layer.ts";
+import { type MergedLayer, type MergeReport, measured, recorded } from "./merge-report.ts";
 
 /** How careful merging is. */
 export interface MergeOptions {
   /** Refuses, with nothing changed, when a new weight is not finite. */
   readonly safe?: boolean;
+  /** Gives a report of what rounding has done, in place of the paths. */
+  readonly report?: boolean;
+  /** Refuses, with nothing changed, when a layer's `error` in the report is larger. */
+  readonly maxError?: number;
+  /** Runs the model on an input of your choice, such as `() => model.forward({ inputIds }).logits`, before and after. */
+  readonly probe?: () => Tensor;
+  /** Refuses, with nothing changed, when a value of `probe` differs by more. */
+  readonly maxDifference?: number;
+  /**
+   * Whether the original weights are kept for `unmerge`, true when absent. Otherwise merging takes no more memory, and `unmerge`
+   * subtracts the changes again, which restores the weights up to rounding; only where the change does not depend on the weight.
+   */
+  readonly keep?: boolean;
   /** Told when merging loses something; a warning on the console when absent. */
   tell?(message: string): void;
 }
@@ -27,13 +41,29 @@ export interface MergeOptions {
  * trained as a whole (`modulesToSave`) get the adapter's parameters instead of their own, and share them with nobody.
  *
  * @param names the active ones when absent
- * @returns paths of the layers and modules that were changed
- * @throws {ConfigError} for a method that is no change of the weight, or (safe) values that are not finite
+ * @returns paths of the layers and modules that were changed; with `report` what became of each layer
+ * @throws {ConfigError} for a method that is no change of the weight, (safe) values that are not finite, or more rounding than
+ *   `maxError` and `maxDifference` allow; nothing is changed then
+ * @example
+ * merge(model, undefined, { report: true, maxError: 0.01, probe: () => model.forward({ inputIds }).logits }).difference
  */
-export function merge(model: Module, names?: readonly string[], options: MergeOptions = {}): string[] {
-  const operation = "merge";
-  const { safe = false, tell = (message: string) => console.warn(message) } = options;
-  const { layers, saved, unmerged, active, replication } = adaptedModel(model, operation);
+export function merge(
+  model: Module,
+  names: readonly string[] | undefined,
+  options: MergeOptions & { readonly report: true },
+): MergeReport;
+export function merge(model: Module, names?: readonly string[], options?: MergeOptions): string[];
+export function merge(model: Module, names?: readonly string[], options: MergeOptions = {}): string[] | MergeReport {
+  const {
+    safe = false,
+    keep = true,
+    probe,
+    maxDifference,
+    maxError,
+    tell = (message: string) => console.warn(message),
+  } = options;
+  const adapted = adaptedModel(model, operation);
+  const { layers, saved, unmerged, active, replication } = adapted;
   if (replication)
     throw new ConfigError(
       "several layers share one weight (`layerReplication`), so there is none that an adapter could be merged into.",
@@ -50,31 +80,32 @@ export function merge(model: Module, names?: readonly string[], options: MergeOp
         got: name,
         hint: "Use it unmerged.",
       });
+  if (maxDifference !== undefined && !probe)
+    throw new ConfigError("`maxDifference` needs a `probe` that runs the model.", { operation, got: maxDifference });
   const fresh = (layer: AdapterLayer) =>
     (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
-  for (const layer of layers.values())
-    for (const name of fresh(layer))
-      if (!layer.adapters.get(name)?.method.delta)
-        throw new ConfigError(`the adapter "${name}" (${getAdapter(model, name).method.peftType}) is no change of the weight.`, {
-          operation,
-          got: name,
-          hint: "Use it unmerged.",
-        });
+  for (const layer of layers.values()) refuseUnmergeable(model, layer, fresh(layer), keep);
   const standIns = [...saved].flatMap(([path, module]) => {
     const adapters = [...new Set(names ?? active)].filter((name) => module.copies.has(name) && module.merged !== name);
     refuseTwo(operation, path, module.merged === null ? adapters : [module.merged, ...adapters]);
-    return adapters.map((adapter) => ({ path, module, adapter }));
+    return adapters.map((adapter) => ({ path, module, adapter, before: module.merged }));
   });
   // whatever a method refuses, it refuses before the first weight has changed
   for (const layer of layers.values()) layer.checkChange(fresh(layer));
+  const beside = probe && besideWeights(adapted, names, probe);
+  const forget = unmerged.mark();
   const done: { readonly layer: AdapterLayer; readonly names: readonly string[]; readonly values: Map<Parameter, Tensor> }[] = [];
-  for (const layer of layers.values()) {
-    const added = fresh(layer);
-    if (added.length === 0) continue;
-    try {
+  const measures: MergedLayer[] = [];
+  let difference: number | null = null;
+  try {
+    for (const layer of layers.values()) {
+      const added = fresh(layer);
+      if (added.length === 0) continue;
       const changed = layer.changedBy(added);
+      const record = options.report || maxError !== undefined ? recorded(layer, added) : null;
       done.push({ layer, names: layer.merged, values: new Map([...changed.keys()].map((each) => [each, each.stored])) });
-      for (const [parameter, next] of changed) unmerged.change(parameter, next);
+      for (const [parameter, next] of changed)
+        unmerged.change(parameter, next, keep ? undefined : wayBack(layer, added, parameter));
       layer.merged = [...layer.merged, ...added];
       if (safe && ![...changed.values()].every((next) => floats(next).every(Number.isFinite)))
         throw new ConfigError(`the weight of ${layer.path} would hold values that are not finite; nothing was merged.`, {
@@ -82,21 +113,126 @@ export function merge(model: Module, names?: readonly string[], options: MergeOp
           got: layer.path,
           hint: "The adapter has diverged: train it with a lower learning rate.",
         });
-    } catch (error) {
-      for (const before of done.reverse()) {
-        for (const [parameter, value] of before.values) parameter.replace(value);
-        before.layer.merged = before.names;
-      }
-      throw error;
+      if (record) measures.push(measured(layer, record));
+      const error = measures.at(-1)?.error ?? 0;
+      if (maxError !== undefined && !(error <= maxError))
+        throw new ConfigError(
+          `${layer.path} would lose ${error} of its change to rounding (${layer.weight.dtype}), more than \`maxError\` (= ${maxError}); nothing was merged.`,
+          { operation, got: error, expected: maxError, hint: "Keep the adapter beside the weights, or the weights in float32." },
+        );
     }
+    for (const { module, adapter } of standIns) module.merged = adapter;
+    if (probe && beside) difference = largest(sub(probe(), beside));
+    if (maxDifference !== undefined && !((difference as number) <= maxDifference))
+      throw new ConfigError(
+        `the merged model differs by ${difference}, more than \`maxDifference\` (= ${maxDifference}); nothing was merged.`,
+        {
+          operation,
+          got: difference,
+          expected: maxDifference,
+          hint: "The report of a merge without it tells which layers lose most.",
+        },
+      );
+  } catch (error) {
+    for (const { module, before } of standIns) module.merged = before;
+    for (const before of done.reverse()) {
+      for (const [parameter, value] of before.values) parameter.replace(value);
+      before.layer.merged = before.names;
+    }
+    forget();
+    throw error;
   }
-  for (const { module, adapter } of standIns) module.merged = adapter;
   const rounded = done.flatMap(({ layer }) => (layer.holdsCodes ? layer.path : []));
   if (rounded.length > 0)
     tell(
       `merge: weights that are kept as codes are rounded to codes again, which changes the result a little: ${wordList(rounded)}.`,
     );
-  return [...done.map(({ layer }) => layer.path), ...standIns.map(({ path }) => path)];
+  const paths = [...done.map(({ layer }) => layer.path), ...standIns.map(({ path }) => path)];
+  return options.report ? { paths, layers: measures, difference } : paths;
+}
+
+const operation = "merge";
+
+/** @throws {ConfigError} for an adapter that is no change of the weight, or that could not be subtracted again */
+function refuseUnmergeable(model: Module, layer: AdapterLayer, names: readonly string[], keep: boolean): void {
+  for (const name of names) {
+    const { peftType } = getAdapter(model, name).method;
+    if (!layer.adapters.get(name)?.method.delta)
+      throw new ConfigError(`the adapter "${name}" (${peftType}) is no change of the weight.`, {
+        operation,
+        got: name,
+        hint: "Use it unmerged.",
+      });
+    if (keep) continue;
+    if (layer.holdsCodes || layer.change([name]).fromWeight)
+      throw new ConfigError(
+        layer.holdsCodes
+          ? `the weight of ${layer.path} is kept as codes, which do not come back by subtracting.`
+          : `the change that the adapter "${name}" (${peftType}) makes of ${layer.path} depends on the weight, so it cannot be subtracted again.`,
+        { operation, got: name, hint: "Let the original be kept." },
+      );
+  }
+}
+
+/** From a merged parameter to what it was, by subtracting what has been added. */
+function wayBack(layer: AdapterLayer, names: readonly string[], parameter: Parameter): (value: Tensor) => Tensor {
+  return (value) => {
+    const { weight, bias } = layer.change(names);
+    const added = parameter === layer.weight ? weight && layer.inLayout(weight) : bias;
+    return added ? cast(sub(cast(value, "float32"), added), value.dtype) : value;
+  };
+}
+
+/** What `probe` gives while the adapters that are to be merged act beside the weights. */
+function besideWeights(adapted: Adapted, names: readonly string[] | undefined, probe: () => Tensor): Tensor {
+  const { layers, saved, active } = adapted;
+  const before = [...layers.values()].map((layer) => ({ layer, active: layer.active }));
+  const modules = [...saved.values()].map((module) => ({ module, active: module.active }));
+  try {
+    // what is to be merged is next to the weight: the last in order
+    if (names) choose(adapted, [...active.filter((name) => !names.includes(name)), ...new Set(names)]);
+    const found = probe();
+    realize([found]);
+    return found;
+  } finally {
+    if (names) {
+      choose(adapted, active);
+      for (const each of before) each.layer.activate(each.active);
+      for (const each of modules) each.module.active = each.active;
+    }
+  }
+}
+
+/**
+ * Makes these adapters the ones that act, in the weights and nowhere else, in place of those that are merged now: W − ΔA + ΔB. Where
+ * the original weights are kept, they are what ΔB is added to; otherwise ΔA is subtracted, and each change rounds once more.
+ *
+ * @returns as `merge`, with whose options; `keep` is what it was when absent
+ * @throws {ConfigError} as `merge`; the same adapters are merged and active then as before
+ * @example
+ * merge(model, ["french"]);
+ * switchMerged(model, ["legal"]);
+ */
+export function switchMerged(model: Module, names: readonly string[], options: MergeOptions = {}): string[] {
+  const adapted = adaptedModel(model, "switchMerged");
+  const { layers, saved, unmerged, active } = adapted;
+  for (const name of names) getAdapter(model, name, "switchMerged");
+  const keep = options.keep ?? !unmerged.isComputed;
+  const merged = [...layers.values()].map((layer) => ({ layer, names: layer.merged }));
+  const modules = [...saved.values()].map((module) => ({ module, merged: module.merged }));
+  const forget = unmerged.mark();
+  const values = new Map([...unmerged.parameters()].map((parameter) => [parameter, parameter.stored]));
+  try {
+    setActive(model, names);
+    return merge(model, names, { ...options, keep });
+  } catch (error) {
+    forget();
+    for (const [parameter, value] of values) parameter.replace(value);
+    for (const each of merged) each.layer.merged = each.names;
+    choose(adapted, active);
+    for (const each of modules) each.module.merged = each.merged;
+    throw error;
+  }
 }
 
 /** The first few of many. */
@@ -117,16 +253,16 @@ export function mergeAndUnload(model: Module, names?: readonly string[], options
  */
 export function mergeDifference(model: Module, forward: () => Tensor): number {
   unmerge(model);
-  const beside = forward();
-  realize([beside]);
-  merge(model);
   try {
-    const difference = sub(forward(), beside);
-    return floats(difference).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    return merge(model, undefined, { report: true, probe: forward }).difference as number;
   } finally {
     unmerge(model);
   }
 }
+
+/** The largest value by size; NaN if there is one. */
+const largest = (x: Tensor): number =>
+  floats(x).reduce((most, value) => (Number.isNaN(value) ? value : Math.max(most, Math.abs(value))), 0);
 
 /** Values as numbers, whatever the dtype. */
 function floats(x: Tensor): Float64Array {

@@ -8,7 +8,20 @@ import { sliceAxis } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { constant } from "../../src/graph/source.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
-import { type AdapterConfig, attach, disabled, hra, loha, lora, merge, setActive, withAdapters } from "../../src/peft/index.ts";
+import {
+  type AdapterConfig,
+  attach,
+  combineAdapters,
+  disabled,
+  hra,
+  loha,
+  lora,
+  merge,
+  promptTuning,
+  renameAdapter,
+  setActive,
+  withAdapters,
+} from "../../src/peft/index.ts";
 import type { AnyMethod, Base } from "../../src/peft/method.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { generateBatch } from "../../src/train/generation.ts";
@@ -127,6 +140,29 @@ describe("withAdapters", () => {
     expect(() => run(["p", "__base__"])).toThrow(/"p" has taken a part/);
     expect(difference(run(["p", "q"]), alone(model, ["p", "q"], rows([1, 2], [3, 4])))).toBeLessThan(1e-12);
   });
+});
+
+it("leaves adapters with virtual tokens to batches of their own", async () => {
+  const config = {
+    model_type: "llama",
+    vocab_size: 11,
+    hidden_size: 8,
+    intermediate_size: 8,
+    num_hidden_layers: 1,
+    num_attention_heads: 2,
+  };
+  const model = new LlamaForCausalLM(config).eval();
+  attach(model, promptTuning({ numVirtualTokens: 2 }) as never, { name: "p" });
+  attach(model, configs["a"]!, { name: "a" });
+  const inputIds = rows([1, 2], [3, 4]);
+  const base = numbers(disabled(model, () => model.forward({ inputIds })).logits);
+  expect(numbers(withAdapters(model, ["__base__", "__base__"], () => model.forward({ inputIds })).logits)).toEqual(base);
+  expect(() => withAdapters(model, ["a", "p"], () => model.forward({ inputIds }))).toThrow(/"p" puts virtual tokens/);
+  setActive(model, "p");
+  const before = numbers(model.forward({ inputIds }).logits);
+  renameAdapter(model, "p", "q");
+  expect(numbers(model.forward({ inputIds }).logits)).toEqual(before);
+  expect(() => combineAdapters(model, { adapters: ["a", "q"], weights: [1, 1], name: "c" })).toThrow(/virtual tokens/);
 });
 
 describe("generation", () => {

@@ -130,7 +130,8 @@ function refuseUncombinable(adapters: readonly Adapter[]): Map<string, Parameter
   };
   const wholes = new Map<string, Parameter>();
   const owners = new Map<string, string>();
-  for (const { name, method, residual, biases, saved, layers } of adapters) {
+  for (const { name, method, residual, biases, saved, layers, isPrompt } of adapters) {
+    if (isPrompt) refuse(name, "has virtual tokens, which do not add up", "Keep it beside the others.");
     if (residual)
       refuse(name, "starts from a part of the weights", "Save it, load it on the whole weights, and combine it there.");
     if (biases.size > 0) refuse(name, "trains biases of the model in place", "They are in no adapter that could be combined.");

@@ -23,6 +23,7 @@ import { onesBefore } from "../../models/decoder.ts";
 import type { Answering, ReadInputs, Seq2SeqLM } from "../../models/seq2seq-lm.ts";
 import { Module, type Parameter } from "../../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../../tensor/random.ts";
+import { renameKey } from "../adapter-layer.ts";
 import type { AnyConfig, Use } from "../method.ts";
 import type { Scope } from "../row-groups.ts";
 import {
@@ -111,6 +112,11 @@ export class PromptPlace extends Module {
 
   remove(name: string): void {
     this.#adapters.delete(name);
+  }
+
+  rename(name: string, next: string): void {
+    renameKey(this.#adapters, name, next);
+    if (this.#active.stored === name) this.#active.value = next;
   }
 
   /** Makes the first of these that has virtual tokens act; training reaches it if it may. */
