@@ -177,7 +177,8 @@ export async function readFor(
   const read = await readAdapter<ConfigSchema>(folder, [...new Set(known.map(({ schema }) => schema))]);
   const config = toCamel(read.config);
   const candidates = known.filter(({ schema }) => schema === read.schema);
-  const means = ({ variant }: AnyMethod) => Object.entries(variant ?? {}).every(([key, value]) => config[key] === value);
+  const means = ({ variant, isMeant }: AnyMethod) =>
+    isMeant?.(config) ?? Object.entries(variant ?? {}).every(([key, value]) => config[key] === value);
   const method = candidates.find((each) => each.variant && means(each)) ?? candidates.find((each) => !each.variant);
   if (!method) throw new ConfigError(`no method is for this ${read.schema.peftType} config.`, { operation, got: read.config });
   // the flag says nothing about the adapter: PEFT writes true whatever it was

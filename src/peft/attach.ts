@@ -180,6 +180,17 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
     const specs = layer.parameters(base, own);
     return { path, facts, module, method: layer, base, config: own, specs, ...(of === undefined ? {} : { tied: of }) };
   };
+  const isKasa = (of: AnyConfig) => (of["kasaConfig"] ?? null) !== null;
+  const mixed = [...(adapted?.adapters.values() ?? [])].find((other) => isKasa(other.config) !== isKasa(config));
+  if (mixed)
+    throw new ConfigError(
+      `KaSA takes a part of the weights away, which the adapter "${mixed.name}" and this one cannot both want.`,
+      {
+        operation: "attach",
+        got: name,
+        hint: "On one model all adapters have `kasaConfig`, or none.",
+      },
+    );
   const patterns = new Patterns(method, config);
   const layers = [
     ...paths.map((path) => planLayer(path, method.layers, patterns.at(path))),
@@ -320,6 +331,7 @@ export function install(
     layer,
     parameters: own.get(layer.tied ?? layer.path) as Record<string, Parameter>,
     weight: starting.find((each) => each.layer === layer)?.start.weight,
+    underlay: layer.method.underlay?.(layer.base, layer.config),
   }));
   const residual = made.some(({ weight }) => weight !== undefined) || (starts.base?.size ?? 0) > 0;
   const taken = [...(before?.adapters.values() ?? [])].find((other) => other.residual);
@@ -346,12 +358,13 @@ export function install(
   const adapted = before ?? beginAdapters(model);
   plan.replication?.apply();
   adapted.replication ??= plan.replication ?? null;
-  for (const { layer, parameters, weight } of made) {
+  for (const { layer, parameters, weight, underlay } of made) {
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
     const { method: of, config: layerConfig } = layer;
     const scale = new Setting(1);
     const tied = layer.tied !== undefined;
     place.add(name, { method: of, config: layerConfig, parameters, tied, shared, sharedFiles, trainable, random, scale });
+    for (const [parameter, next] of underlay ? place.valuesFor(underlay) : []) adapted.untrained.change(parameter, next);
     for (const [parameter, next] of weight ? place.valuesFor(weight) : []) adapted.whole.change(parameter, next);
   }
   for (const [parameter, value] of starts.base ?? []) adapted.whole.change(parameter, value);

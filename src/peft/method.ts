@@ -104,6 +104,8 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   readonly files: { readonly [K in Name | Optional]: string };
   /** @throws {ConfigError} when the config does not fit the layer */
   parameters(base: Base, config: Config): { readonly [K in Name]: ParameterSpec } & { readonly [K in Optional]?: ParameterSpec };
+  /** What the layer's weight becomes, disabled or not, for as long as there are adapters on the model; from `base.original`. */
+  underlay?(base: Base, config: Config): Tensor;
   /** Where the parameters are another layer's (`tied`): how the file has them a second time; as they are when absent. */
   readonly inFile?: "transposed" | "absent";
   /** First values; `config` has this layer's rank and alpha in it. */
@@ -170,6 +172,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly patterns?: Readonly<Partial<Record<keyof Config & string, keyof Config & string>>>;
   /** What tells the method from others with the same PEFT name; defaults that cannot be changed: `{ useDora: true }`. */
   readonly variant?: Partial<Config>;
+  /** Whether a file's config means this method; whether it has the variant's values, when absent. */
+  isMeant?(config: Config): boolean;
   /** @throws {ConfigError} for values that contradict each other */
   check?(config: Config): void;
   /** Default targets by model type, where they differ from the common table; or chosen from the modules. */

@@ -2,6 +2,7 @@
 import type { AnyMethod } from "./method.ts";
 import { adalora } from "./methods/adalora.ts";
 import { adaptionPrompt } from "./methods/adaption-prompt.ts";
+import { bdlora } from "./methods/bdlora.ts";
 import { boft } from "./methods/boft.ts";
 import { c3a } from "./methods/c3a.ts";
 import { delora } from "./methods/delora.ts";
@@ -11,6 +12,7 @@ import { gralora } from "./methods/gralora.ts";
 import { hira } from "./methods/hira.ts";
 import { hra } from "./methods/hra.ts";
 import { ia3 } from "./methods/ia3.ts";
+import { kasa } from "./methods/kasa.ts";
 import { lnTuning } from "./methods/ln-tuning.ts";
 import { loha } from "./methods/loha.ts";
 import { lokr } from "./methods/lokr.ts";
@@ -23,6 +25,7 @@ import { promptTuning } from "./methods/prompt-tuning.ts";
 import { road } from "./methods/road.ts";
 import { trainableTokens } from "./methods/trainable-tokens.ts";
 import { vblora } from "./methods/vblora.ts";
+import { velora } from "./methods/velora.ts";
 import { vera } from "./methods/vera.ts";
 
 /** By the name that people call a method. */
@@ -51,6 +54,9 @@ export const methods = {
   prefixTuning,
   pTuning,
   trainableTokens,
+  bdlora,
+  kasa,
+  velora,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

@@ -38,11 +38,13 @@ import { onEveryDevice } from "../devices.ts";
 type ByRow = (model: Built["model"], names: readonly string[], x: Tensor) => Tensor;
 const together: ByRow = (model, names, x) => withAdapters(model, names, () => model.forward(x));
 
-/** Two adapters of the method and one of LoRA, in any order over the rows, with some rows that have none. */
+/** Two adapters of the method and one of LoRA, where it may be, in any order over the rows, with some rows that have none. */
 export function checkRows(method: AnyMethod, kind: LayerKind, item: AdapterCase, device: string, run = together): void {
   const built = buildAdapted(method, kind, { ...item, adapters: 2, rows: [2 + (item.seed % 5), ...item.rows.slice(0, 1)] });
   const { model, x, inputWeight, layer, terms } = built;
-  const other = attach(model as Module, lora(optionsOf(lora as AnyMethod, kind, item, 2)), { name: "other" });
+  // a method that takes a part of the weight away is alone on its model
+  const third: AnyMethod = method.layers[kind]?.underlay ? method : lora;
+  const other = attach(model as Module, third(optionsOf(third, kind, item, 2)), { name: "other" });
   shake({ ...built, adapters: [...built.adapters, other] }, item.seed);
   const all = [nameOf(0), nameOf(1), "other", "__base__"];
   const names = Array.from({ length: x.shape[0]! }, (_, i) => all[(item.options[i % item.options.length]! + i) % all.length]!);

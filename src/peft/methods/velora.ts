@@ -1,0 +1,107 @@
+/**
+ * VeLoRA: LoRA whose derivative of A is taken of a compressed input. x is cut into `num_groups` pieces, of which only the length along one
+ * direction v is kept, so that in place of x there is x̂ = scale·⟨piece, v⟩·v. Values and all other derivatives are LoRA's.
+ *
+ * v is a random direction (`random`), or the mean of all pieces of the batch (`batch_average`), which is taken anew in every step; its file
+ * holds the direction that was last stored.
+ */
+import { ConfigError } from "../../errors.ts";
+import { choice, float, integer, key } from "../../formats/peft-config.ts";
+import { add, div, equal, mul, sqrt, sub, where } from "../../graph/elementwise.ts";
+import { pad, reshape, sliceAxis, stopGradient } from "../../graph/movement.ts";
+import type { Tensor } from "../../graph/node.ts";
+import { reduceSum } from "../../graph/reduction.ts";
+import { constant } from "../../graph/source.ts";
+import { defineMethod, type LayerMethod } from "../method.ts";
+import { subConfig } from "../sub-config.ts";
+import { through, times } from "../weight-change.ts";
+import { type LoraConfig, lora, scaling } from "./lora.ts";
+
+const keys = {
+  num_groups: key(64, integer(1)),
+  scale: key(1, float(0)),
+  init_type: key("batch_average", choice("batch_average", "batch_average_once", "random")),
+};
+const settings = ({ veloraConfig }: LoraConfig) => subConfig("veloraConfig", veloraConfig, keys);
+/** Length of a piece. */
+const pieceSize = (into: number, c: LoraConfig): number => Math.ceil(into / settings(c).num_groups);
+
+/** [1, 1, d] of length 1; all alike when it was zero. */
+function normalised(v: Tensor): Tensor {
+  const square = reduceSum(mul(v, v), [2]);
+  const one = constant(1 / Math.sqrt(v.size), v.shape, v.dtype);
+  const isZero = equal(square, constant(0, [], v.dtype));
+  return where(isZero, one, div(v, sqrt(where(isZero, constant(1, square.shape, v.dtype), square))));
+}
+
+/** x̂ [T, in] of x [T, in]. */
+function compressed(x: Tensor, stored: Tensor, c: LoraConfig): Tensor {
+  const { num_groups: groups, scale, init_type } = settings(c);
+  const [T, into] = x.shape as [number, number];
+  const d = pieceSize(into, c);
+  const pieces = reshape(pad(x, [0, 0], [0, groups * d - into]), [T, groups, d]);
+  const v = init_type === "random" ? reshape(stored, [1, 1, d]) : normalised(reduceSum(times(pieces, 1 / (T * groups)), [0, 1]));
+  const kept = reduceSum(mul(pieces, v), [2]); // [T, groups, 1]
+  return times(sliceAxis(reshape(mul(kept, v), [T, groups * d]), 1, 0, into), scale);
+}
+
+const linear: LayerMethod<LoraConfig, "A" | "B" | "direction"> = {
+  files: { A: "lora_A.weight", B: "lora_B.weight", direction: "lora_velora_embed" },
+  parameters: (base, c) => ({
+    A: { shape: [c.r, base.in] },
+    B: { shape: [base.out, c.r] },
+    direction: { shape: [pieceSize(base.in, c)], trainable: false },
+  }),
+  initialise(base, c, random) {
+    const d = pieceSize(base.in, c);
+    const drawn = settings(c).init_type === "random" ? random.randn(d) : new Float32Array(d);
+    const length = Math.hypot(...drawn);
+    const { values, ...rest } = lora.layers.linear!.initialise(base, c, random);
+    return { ...rest, values: { ...values, direction: length > 0 ? drawn.map((value) => value / length) : drawn } };
+  },
+  forward(x, base, { A, B, direction }, c, use) {
+    const dropped = use.dropout(x, c.loraDropout);
+    let low = through(dropped, use.training ? stopGradient(A) : A);
+    if (use.training) {
+      const rows = reshape(stopGradient(dropped), [dropped.size / base.in, base.in]);
+      const share = reshape(through(compressed(rows, direction, c), A), low.shape);
+      low = add(low, sub(share, stopGradient(share))); // nothing but the derivative of A
+    }
+    return add(base(x), through(times(low, scaling(c) * use.scale), B));
+  },
+  delta: (base, p, c, scale) => lora.layers.linear!.delta!(base, p, c, scale),
+};
+
+/** VeLoRA: `velora({ r: 8, veloraConfig: { num_groups: 64 } })`, with LoRA's options. */
+export const velora = defineMethod({
+  schema: lora.schema,
+  variant: { veloraConfig: {} },
+  isMeant: ({ veloraConfig }) => veloraConfig !== null,
+  papers: ["https://arxiv.org/abs/2405.17991"],
+  formula: "W + s·B·A, with ∂A from compressed inputs",
+  keys: [
+    ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias"],
+    ...["trainableTokenIndices", "layerReplication", "veloraConfig"],
+  ] as (keyof LoraConfig & string)[],
+  ...(lora.patterns ? { patterns: lora.patterns } : {}),
+  check(config) {
+    lora.check?.(config);
+    const { init_type, scale } = settings(config);
+    const refuse = (problem: string) => {
+      throw new ConfigError(problem, { operation: "velora", got: config.veloraConfig });
+    };
+    if (init_type === "batch_average_once") refuse('`veloraConfig.init_type` (= "batch_average_once") is not implemented.');
+    if (scale <= 0) refuse(`\`veloraConfig.scale\` (= ${scale}) must be more than 0.`);
+  },
+  ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
+  layers: { linear },
+  samples: (draw) => ({
+    r: draw.integer(1, 6),
+    loraAlpha: draw.integer(1, 32) / 2,
+    veloraConfig: {
+      num_groups: draw.integer(1, 5),
+      scale: draw.integer(1, 4) / 2,
+      init_type: ["batch_average", "random"][draw.integer(0, 1)],
+    },
+  }),
+});
