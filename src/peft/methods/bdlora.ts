@@ -102,6 +102,13 @@ export const bdlora = defineMethod({
   check(config) {
     lora.check?.(config);
     subConfig("useBdlora", config.useBdlora, keys);
+    const { initLoraWeights: init } = config;
+    if (typeof init !== "boolean" && init !== "gaussian")
+      throw new ConfigError(`\`useBdlora\` does not go with \`initLoraWeights\` (= ${JSON.stringify(init)}).`, {
+        operation: "bdlora",
+        got: init,
+        hint: 'Use true, false or "gaussian".',
+      });
   },
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
   layers: { linear },

@@ -91,6 +91,7 @@ export const velora = defineMethod({
       throw new ConfigError(problem, { operation: "velora", got: config.veloraConfig });
     };
     if (init_type === "batch_average_once") refuse('`veloraConfig.init_type` (= "batch_average_once") is not implemented.');
+    if (config.initLoraWeights === "mica") refuse('`veloraConfig` does not go with `initLoraWeights` "mica".');
     if (scale <= 0) refuse(`\`veloraConfig.scale\` (= ${scale}) must be more than 0.`);
   },
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
