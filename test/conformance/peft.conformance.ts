@@ -14,7 +14,10 @@ import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors
 import { add } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { createModel } from "../../src/models/registry.ts";
+import { type Task, taskOf } from "../../src/models/task.ts";
+import { ViTForImageClassification } from "../../src/models/vit.ts";
+import type { Module } from "../../src/nn/module.ts";
 import {
   attach,
   disabled,
@@ -27,7 +30,7 @@ import {
   saveAdapter,
   unmerge,
 } from "../../src/peft/index.ts";
-import { type AnyMethod, toFileConfig } from "../../src/peft/method.ts";
+import { type AnyMethod, type SampledLayer, toFileConfig } from "../../src/peft/method.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
@@ -45,20 +48,43 @@ type Case = {
 };
 
 const qv = ["q_proj", "v_proj"];
-/** Where PEFT on the CPU cannot do what is drawn: its butterflies need a CUDA kernel, and tokens are rows of embeddings. */
+/**
+ * Where PEFT on the CPU cannot do what is drawn, or nothing is: its butterflies need a CUDA kernel, tokens are rows of embeddings,
+ * and OFT on a convolution is no change of the weight, so that the laws do not try it.
+ */
 const possible: Readonly<Partial<Record<MethodName, object>>> = {
   boft: { boftBlockSize: 4, boftNButterflyFactor: 1 },
   trainableTokens: { targetModules: ["embed_tokens"] },
+  oft: { oftBlockSize: 8 },
 };
-/** Every other method that is registered and can be merged, with options that it samples for the laws. */
-const ofMethods = Object.entries(methods)
-  .filter(([name, { layers }]) => name !== "lora" && Object.values(layers as AnyMethod["layers"]).every(({ delta }) => delta))
-  .map(([name, method]) => {
-    const options = (method as AnyMethod).samples(drawFrom([5, 3, 7, 2, 11]), { in: 24, out: 12 });
-    return [name, { ...options, targetModules: qv, ...possible[name as MethodName], method: name as MethodName }] as const;
+const mergeable = (Object.entries(methods) as [MethodName, AnyMethod][]).filter(
+  ([, { layers, schema }]) => "target_modules" in schema.keys && Object.values(layers).every(({ delta }) => delta),
+);
+/** Options that a method samples for the laws, on a layer of such sizes. */
+const sampled = (name: MethodName, layer: SampledLayer) => ({
+  ...(methods[name] as AnyMethod).samples(drawFrom([5, 3, 7, 2, 11]), layer),
+  method: name,
+});
+/** Every other method that is registered and can be merged. */
+const ofMethods = mergeable
+  .filter(([name]) => name !== "lora")
+  .map(([name]) => [name, { ...sampled(name, { in: 24, out: 12 }), targetModules: qv, ...possible[name] }] as const);
+/** Those that PEFT lets adapt GPT-2's layers, which keep their weights the other way round. */
+const turned: readonly MethodName[] = ["lora", "dora", "adalora", "ia3", "vera", "fourierft", "hira", "gralora", "vblora"];
+const onTurned = turned.map((name) => {
+  // PEFT corrects `fan_in_fan_out` in what it saves, but not HiRA's
+  const options = { ...sampled(name, { in: 24, out: 24 }), ...(name === "hira" ? { fanInFanOut: true } : {}) };
+  return [`gpt2_${name}`, { ...options, targetModules: ["c_attn", "mlp.c_proj"], base: "gpt2" }] as const;
+});
+/** Those that adapt convolutions, on the one that makes vectors of the patches of an image. */
+const onPatches = mergeable
+  .filter(([, { layers }]) => "conv2d" in layers)
+  .map(([name]) => {
+    const options = { ...sampled(name, { in: 48, out: 24, groups: 1, places: 16 }), ...possible[name] };
+    return [`patches_${name}`, { ...options, targetModules: ["projection"], base: "vit" }] as const;
   });
 const cases: Readonly<Record<string, Options & Case>> = {
-  ...Object.fromEntries(ofMethods),
+  ...Object.fromEntries([...ofMethods, ...onTurned, ...onPatches]),
   plain: { r: 3, loraAlpha: 6, targetModules: qv },
   all_linear: { r: 2, targetModules: "all-linear", loraDropout: 0.1 },
   default_targets: { r: 2 },
@@ -126,16 +152,36 @@ const config = {
   max_position_embeddings: 64,
   tie_word_embeddings: false,
 };
-const bases = { untied: config, tied: { ...config, tie_word_embeddings: true } };
+const gpt2 = {
+  model_type: "gpt2",
+  architectures: ["GPT2LMHeadModel"],
+  ...{ vocab_size: 37, n_embd: 24, n_layer: 2, n_head: 4, n_positions: 64, initializer_range: 0.2 },
+};
+const vit = {
+  model_type: "vit",
+  architectures: ["ViTForImageClassification"],
+  ...{ hidden_size: 24, intermediate_size: 40, num_hidden_layers: 1, num_attention_heads: 4, initializer_range: 0.2 },
+  ...{ image_size: 8, patch_size: 4, num_channels: 3, id2label: { 0: "a", 1: "b", 2: "c" }, label2id: { a: 0, b: 1, c: 2 } },
+};
+const bases = { untied: config, tied: { ...config, tie_word_embeddings: true }, gpt2, vit };
+type BaseName = keyof typeof bases;
 
 const folder = mkdtempSync(join(tmpdir(), "lorikeet-conformance-"));
 const ids = Int32Array.from({ length: 18 }, (_, i) => (i * i * 7 + 3) % config.vocab_size);
-const shape = [2, 9];
-const inputIds = () => upload(currentDevice(), ids, shape, "int32");
+const pixels = Float32Array.from({ length: 2 * 3 * 8 * 8 }, (_, i) => Math.sin(i * 1.7));
+const shapes = { ids: [2, 9], pixels: [2, 3, 8, 8] };
+const isImage = (model: Module) => model instanceof ViTForImageClassification;
+/** Logits of a model of texts or of images. */
+const logitsOf = (model: Module): Float32Array => {
+  const inputs = isImage(model)
+    ? { pixelValues: upload(currentDevice(), pixels, shapes.pixels, "float32") }
+    : { inputIds: upload(currentDevice(), ids, shapes.ids, "int32") };
+  return downloadSync((model as CausalLM).forward(inputs as { inputIds: Tensor }).logits) as Float32Array;
+};
 
 /** Logits of the model as it is, without its adapters, and with them in its weights. */
-function threeWays(model: CausalLM): Record<string, Float32Array> {
-  const logits = () => downloadSync(model.forward({ inputIds: inputIds() }).logits) as Float32Array;
+function threeWays(model: Module): Record<string, Float32Array> {
+  const logits = () => logitsOf(model);
   const found = { beside: logits(), disabled: disabled(model, logits) };
   merge(model);
   const merged = logits();
@@ -144,7 +190,7 @@ function threeWays(model: CausalLM): Record<string, Float32Array> {
 }
 
 /** Moves everything that would be trained, so that nothing is at its start. */
-function shake(model: CausalLM, seed: number): void {
+function shake(model: Module, seed: number): void {
   const random = new TorchGenerator(seed);
   for (const parameter of model.trainableParameters())
     parameter.assign(
@@ -152,7 +198,9 @@ function shake(model: CausalLM, seed: number): void {
     );
 }
 
-const freshBase = async (base = "untied"): Promise<CausalLM> => (await loadModel(join(folder, base))).model.eval();
+const taskOfBase = (base: string): Task => taskOf(bases[base as BaseName].architectures[0]!)!;
+const freshBase = async (base = "untied"): Promise<Module> =>
+  (await loadModel(join(folder, base), { task: taskOfBase(base) })).model.eval();
 const logitsIn = async (...path: string[]) => {
   const { tensors } = await readSafetensors(join(folder, ...path));
   return new Map(await Promise.all([...tensors].map(async ([name, tensor]) => [name, await tensor.load()] as const)));
@@ -180,24 +228,32 @@ beforeAll(async () => {
   useDevice(createWasm({ threads: 1 }));
   for (const [name, json] of Object.entries(bases)) {
     manualSeed(name.length);
-    const model = new LlamaForCausalLM(json);
+    const model = createModel(json, { task: taskOfBase(name) });
     shake(model, 1); // biases, too, which start at zero
     await saveModel(join(folder, name), model, json);
   }
-  await writeSafetensors(join(folder, "inputs.safetensors"), { input_ids: { dtype: "int32", shape, data: ids } });
+  const label = { dtype: "int32", shape: [2], data: Int32Array.of(2, 0) } as const;
+  await writeSafetensors(join(folder, "texts.safetensors"), {
+    input_ids: { dtype: "int32", shape: shapes.ids, data: ids },
+    labels: { dtype: "int32", shape: shapes.ids, data: ids },
+  });
+  await writeSafetensors(join(folder, "images.safetensors"), {
+    pixel_values: { dtype: "float32", shape: shapes.pixels, data: pixels },
+    labels: label,
+  });
   const list: object[] = [];
   for (const [i, [name, item]] of Object.entries(cases).entries()) {
     const { base = "untied", adapterName = defaultAdapterName, method: key = "lora", ...rest } = item;
     const { saveEmbeddingLayers = "auto", mergedTwice: _, ...options } = rest;
     const method: AnyMethod = methods[key];
-    const configured = method({ ...options, taskType: "CAUSAL_LM" });
     const model = await freshBase(base);
+    const configured = method({ ...options, ...(isImage(model) ? {} : { taskType: "CAUSAL_LM" }) });
     const adapter = attach(model, configured, { name: adapterName, seed: i });
     shake(model, i);
     ours.set(name, threeWays(model));
     await saveAdapter(model, join(folder, name, "ours"), { name: adapterName, saveEmbeddingLayers });
     mergeAndUnload(model);
-    await saveModel(join(folder, name, "merged"), model, bases[base as keyof typeof bases]);
+    await saveModel(join(folder, name, "merged"), model, bases[base as BaseName]);
     const full = toFileConfig(method.schema, configured.config);
     const given = Object.entries(full).filter(
       ([, value]) => value !== null && !["peft_type", "peft_version", "inference_mode"].includes(String(value)),
@@ -206,6 +262,7 @@ beforeAll(async () => {
     list.push({
       name,
       base,
+      inputs: isImage(model) ? "images" : "texts",
       type,
       adapter: join(name, adapterFolder(item)),
       config: Object.fromEntries(given),
@@ -241,8 +298,7 @@ describe.each(Object.entries(cases))("an adapter: %s", (name, options) => {
     const got = threeWays(model);
     for (const [what, logits] of Object.entries(got))
       if (what !== "merged" || !options.mergedTwice) expectClose(what, logits, theirs.get(what));
-    const base = downloadSync((await freshBase(options.base)).forward({ inputIds: inputIds() }).logits) as Float32Array;
-    expect(got["beside"], "the adapter does something").not.toEqual(base);
+    expect(got["beside"], "the adapter does something").not.toEqual(logitsOf(await freshBase(options.base)));
   });
 
   test("both write the same keys, shapes and config", async () => {
@@ -259,7 +315,8 @@ describe.each(Object.entries(cases))("an adapter: %s", (name, options) => {
     const plain = ({ config: read }: typeof mine) =>
       Object.fromEntries(
         Object.entries(read)
-          .filter(([key]) => key !== "base_model_name_or_path")
+          // without a task PEFT notes the model's class, which ours has not
+          .filter(([key]) => key !== "base_model_name_or_path" && (read["task_type"] !== null || key !== "auto_mapping"))
           .map(([key, value]) => [key, sorted(value)]),
       );
     expect(plain(mine)).toEqual(plain(theirs));

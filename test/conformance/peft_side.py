@@ -1,7 +1,7 @@
 """Hugging Face's side of peft.conformance.ts: `python peft_side.py FOLDER`.
 
-FOLDER/cases.json lists {name, base, type, config, adapter, saveEmbeddingLayers}: `base` is a model folder that lorikeet wrote, `adapter` the folder of
-an adapter on it that lorikeet wrote, `type` and `config` the same adapter's options for PEFT. For every case this writes
+FOLDER/cases.json lists {name, base, inputs, type, config, adapter, saveEmbeddingLayers}: `base` is a model folder that lorikeet wrote,
+`inputs` what it is tried on, texts or images, `adapter` the folder of an adapter on it that lorikeet wrote, `type` and `config` the same adapter's options for PEFT. For every case this writes
   <name>/read.safetensors     logits with lorikeet's adapter: beside the weights, disabled, merged; logits of the model that
                               lorikeet merged and saved
   <name>/theirs/              an adapter that peft made with the same options and trained for one step
@@ -25,32 +25,33 @@ torch.set_num_threads(1)
 
 
 def base_model(folder):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    (name,) = transformers.AutoConfig.from_pretrained(folder).architectures
+    model = getattr(transformers, name).from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     return model.eval()
 
 
 @torch.no_grad()
-def logits(model, ids):
-    return model(input_ids=ids).logits.contiguous().clone()
+def logits(model, inputs):
+    return model(**{name: value for name, value in inputs.items() if name != "labels"}).logits.contiguous().clone()
 
 
-def three_ways(model, ids):
-    found = {"beside": logits(model, ids)}
+def three_ways(model, inputs):
+    found = {"beside": logits(model, inputs)}
     with model.disable_adapter():
-        found["disabled"] = logits(model, ids)
-    found["merged"] = logits(model.merge_and_unload().eval(), ids)
+        found["disabled"] = logits(model, inputs)
+    found["merged"] = logits(model.merge_and_unload().eval(), inputs)
     return found
 
 
-def run(root, case, ids):
+def run(root, case, inputs):
     folder = os.path.join(root, case["name"])
     base = os.path.join(root, case["base"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base_model(base), os.path.join(root, case["adapter"])).eval()
     notes = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
-    found = three_ways(model, ids)
-    found["saved_merged"] = logits(base_model(os.path.join(folder, "merged")), ids)
+    found = three_ways(model, inputs)
+    found["saved_merged"] = logits(base_model(os.path.join(folder, "merged")), inputs)
     save_file(found, os.path.join(folder, "read.safetensors"))
 
     torch.manual_seed(7)
@@ -58,11 +59,11 @@ def run(root, case, ids):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-2)
     model.train()
-    model(input_ids=ids, labels=ids).loss.backward()
+    model(**inputs).loss.backward()
     optimizer.step()
     model.eval()
     model.save_pretrained(os.path.join(folder, "theirs"), save_embedding_layers=case["saveEmbeddingLayers"])
-    save_file(three_ways(model, ids), os.path.join(folder, "theirs.safetensors"))
+    save_file(three_ways(model, inputs), os.path.join(folder, "theirs.safetensors"))
     with open(os.path.join(folder, "notes.json"), "w") as file:
         json.dump(notes, file)
 
@@ -70,9 +71,12 @@ def run(root, case, ids):
 def main(root):
     with open(os.path.join(root, "cases.json")) as file:
         cases = json.load(file)
-    ids = load_file(os.path.join(root, "inputs.safetensors"))["input_ids"].long()
+    inputs = {}
+    for kind in ("texts", "images"):
+        tensors = load_file(os.path.join(root, f"{kind}.safetensors"))
+        inputs[kind] = {name: value if value.is_floating_point() else value.long() for name, value in tensors.items()}
     for case in cases:
-        run(root, case, ids)
+        run(root, case, inputs[case["inputs"]])
 
 
 if __name__ == "__main__":
