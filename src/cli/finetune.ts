@@ -9,6 +9,7 @@ import { currentDevice } from "../compile/program.ts";
 import { ConfigError } from "../errors.ts";
 import { writeFileAtomically } from "../formats/atomic-file.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
+import type { QuantisedType } from "../nn/quantiser.ts";
 import { saveAdapter } from "../peft/adapter-file.ts";
 import { type AnyAdapterConfig, attach, planAttach } from "../peft/attach.ts";
 import { mergeAndUnload, mergeDifference } from "../peft/merge.ts";
@@ -33,6 +34,7 @@ import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
 interface FinetuneOptions extends MethodOptions {
   readonly model: string;
   readonly data?: string;
+  readonly quantise?: QuantisedType;
   readonly batch: number;
   readonly window: number;
   readonly lr: number;
@@ -57,6 +59,9 @@ export function addFinetune(program: Command): void {
     .description("fine-tune a model with an adapter on a text; goes on where it was stopped")
     .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", shown(tinyModel))
     .option("--data <file>", "a text, or JSON lines with a `text` each; the last tenth is held out (default: Moby-Dick)")
+    .addOption(
+      new Option("--quantise <type>", "keep the model's weights as codes, as QLoRA does").choices(["nf4", "fp4", "int8"]),
+    )
     .addOption(new Option("--method <name>", "kind of adapter").choices(Object.keys(methods)).default("lora"))
     .option("--rank <n>", "rank of the adapter; 16 for LoRA when absent, or the method's own", whole())
     .option("--alpha <x>", "scale of the adapter; twice the rank for LoRA when absent, or the method's own", positive)
@@ -94,7 +99,8 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   const resumed = run.hasCheckpoint && !options.fresh;
   if (resumed) run.checkSettings(settings);
   say(`Reading ${options.data ?? corpusTitles["moby-dick"]} ...`);
-  const loaded = await loadModel(options.model);
+  const { quantise } = options;
+  const loaded = await loadModel(options.model, quantise ? { quantise: { type: quantise } } : {});
   const dataset = await readText(options, loaded);
   const { model } = loaded;
   const base = model.numParameters();
@@ -117,7 +123,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     attach(model, adapter, { seed: options.seed });
     const { trainable, percent } = trainableReport(model);
     say(`
-  model     ${shown(options.model)}, ${words(base)} parameters
+  model     ${shown(options.model)}, ${words(base)} parameters${quantise ? ` as ${quantise}` : ""}
   text      ${options.data ?? corpusTitles["moby-dick"]}: ${words(dataset.trainTokens.length)} tokens to learn from, ${words(dataset.heldOutTokens.length)} held out
   adapter   ${adapterWords(options)}: ${words(trainable)} values to train (${percent.toFixed(1)} %)
   device    ${currentDevice().about}
@@ -174,6 +180,7 @@ function settingsOf(options: FinetuneOptions): Settings {
   return {
     model: resolve(options.model),
     data,
+    ...(options.quantise && { quantise: options.quantise }),
     method,
     ...Object.fromEntries(adapter),
     ...lists,
@@ -240,7 +247,7 @@ async function keep(done: Done): Promise<Summary> {
   const result = trainer.result();
   const merge = mergeLaw(model, dataset);
   await saveAdapter(model, run.adapter, { baseModel: options.model });
-  mergeAndUnload(model);
+  mergeAndUnload(model, undefined, { tell: say });
   await saveModel(run.merged, model, config);
   await saveTokenizer(run.merged, tokenizer);
   const generation = join(options.model, "generation_config.json");

@@ -61,5 +61,6 @@ export { type MethodName, methods } from "./methods.ts";
 export { withAdapters } from "./mixed-batch.ts";
 export { adapterPenalty } from "./penalty.ts";
 export { prepareForKbitTraining, type QuantiseOptions, type QuantiseReport, quantise } from "./quant/quantise.ts";
+export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./quant/replace-loftq.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";
 export { beginSchedules, type MethodSchedule, type RunningSchedule, type Schedules } from "./schedule.ts";

@@ -4,6 +4,7 @@ import { type ConfigKeys, problemWith } from "../formats/peft-config.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import { corda, cordaKeys } from "./init/corda.ts";
 import { eva, evaKeys } from "./init/eva.ts";
+import { loftq, loftqKeys } from "./init/loftq.ts";
 import { loraGa, loraGaKeys } from "./init/lora-ga.ts";
 import { mica } from "./init/mica.ts";
 import { olora } from "./init/olora.ts";
@@ -47,6 +48,7 @@ export const initialisers = {
   corda,
   eva,
   lora_ga: loraGa,
+  loftq,
 } as const satisfies Record<string, Initialiser>;
 
 /** What `initLoraWeights` may be. */
@@ -57,6 +59,7 @@ const parts: Readonly<Record<string, { readonly option: string; readonly keys: C
   corda: { option: "cordaConfig", keys: cordaKeys },
   eva: { option: "evaConfig", keys: evaKeys },
   lora_ga: { option: "loraGaConfig", keys: loraGaKeys },
+  loftq: { option: "loftqConfig", keys: loftqKeys },
 };
 
 /** The initialiser that `initLoraWeights` names. @throws {ConfigError} when there is none */

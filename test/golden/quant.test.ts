@@ -4,11 +4,14 @@
  */
 import { expect } from "vitest";
 import { currentDevice, download, upload } from "../../src/compile/program.ts";
+import { matmul } from "../../src/graph/contraction.ts";
 import { dequantise } from "../../src/graph/dequantise.ts";
 import { type DType, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../../src/graph/dtype.ts";
-import { add, cast } from "../../src/graph/elementwise.ts";
+import { add, cast, sub } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { constant } from "../../src/graph/source.ts";
+import { Linear } from "../../src/nn/linear.ts";
+import { group } from "../../src/nn/module.ts";
 import {
   dequantiseAffine,
   dequantiseBlockwise,
@@ -25,6 +28,7 @@ import {
   quantiseScales,
   unpackNibbles,
 } from "../../src/nn/quantiser.ts";
+import { attach, lora } from "../../src/peft/index.ts";
 import { expectClose, expectValuesClose, type GoldenCase, goldenSuite, goldenTensors, readGolden } from "./suite.ts";
 
 interface QuantCase {
@@ -163,7 +167,29 @@ async function half({ file }: QuantCase): Promise<void> {
   }
 }
 
-const kinds: Readonly<Record<string, (item: QuantCase) => Promise<void>>> = { nf4: fourBits, fp4: fourBits, int8, half };
+async function startOf({ file, bits, iterations, rank }: QuantCase): Promise<void> {
+  const stored = await goldenTensors("quant", file);
+  const { data, shape } = stored.get("weight")!;
+  const [out, into] = shape as [number, number];
+  const layer = new Linear(into, out, { bias: false, init: () => data as Float32Array });
+  const model = group({ layer });
+  const loftqConfig = { loftq_bits: bits, loftq_iter: iterations };
+  attach(model, lora({ r: rank, loraAlpha: rank, initLoraWeights: "loftq", loftqConfig, targetModules: ["layer"] }));
+  const [A, B] = model.trainableParameters().map((parameter) => parameter.stored) as [Tensor, Tensor];
+  await expectClose("dequantised", layer.weight.stored, stored.get("dequantised")!, { rtol: 1e-6, atol: 1e-8 });
+  await expectClose("delta", matmul(B, A), stored.get("delta")!, { rtol: 1e-3, atol: 1e-6 });
+  const error = sub(sub(onDevice(data, "float32", shape), layer.weight.stored), matmul(B, A));
+  const norm = Math.hypot(...(await download(error)));
+  expectValuesClose("error_fro", [norm], floatsOf(stored, "error_fro"), { rtol: 1e-4, atol: 0 });
+}
+
+const kinds: Readonly<Record<string, (item: QuantCase) => Promise<void>>> = {
+  nf4: fourBits,
+  fp4: fourBits,
+  int8,
+  half,
+  loftq: startOf,
+};
 
 const index = readGolden<{ readonly cases: readonly QuantCase[]; readonly codebooks: string }>("quant", "index.json");
 const codebooks: GoldenCase = {

@@ -210,7 +210,7 @@ export const lora = defineMethod({
   keys: [
     ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
     ...["trainableTokenIndices", "ensureWeightTying", "targetParameters", "layerReplication"],
-    ...["evaConfig", "cordaConfig", "loraGaConfig"],
+    ...["evaConfig", "cordaConfig", "loraGaConfig", "loftqConfig"],
   ] as (keyof LoraConfig & string)[],
   patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
   check(config) {
