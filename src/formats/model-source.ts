@@ -1,7 +1,7 @@
 /** What `loadModel`, `loadTokenizer` and `loadAdapter` take: a path, a repository of the Hub, or files that a browser has. */
 import { ConfigError } from "../errors.ts";
 import { nodeModule, wordSystemError } from "./atomic-file.ts";
-import { diskFolder, type Folder, filesFolder, type GivenFiles } from "./folder.ts";
+import { diskFolder, type Folder, filesFolder, type GivenFiles, pathIn, wordFolder } from "./folder.ts";
 import { type HubOptions, hubFolder, isHubId } from "./hub.ts";
 import { hasFileSystem } from "./hub-settings.ts";
 
@@ -15,7 +15,24 @@ export type ModelSource = string | Folder | { readonly files: GivenFiles };
 export interface SourceOptions extends HubOptions {
   /** The one file of a folder that is meant, such as one of several GGUF files. */
   readonly file?: string;
+  /** A folder within it that stands for the whole. */
+  readonly subfolder?: string;
 }
+
+/** The names of these options, for those who check theirs. */
+export const sourceOptionNames = [
+  "file",
+  "subfolder",
+  "revision",
+  "token",
+  "cacheDir",
+  "endpoint",
+  "offline",
+  "onProgress",
+  "timeout",
+  "attempts",
+  "retryDelay",
+] as const satisfies readonly (keyof SourceOptions)[];
 
 /** A folder, and the one file of it that is meant, if a file was named. */
 export interface OpenSource {
@@ -30,17 +47,29 @@ export interface OpenSource {
  */
 export async function openSource(source: ModelSource, operation: string, options: SourceOptions = {}): Promise<OpenSource> {
   const named = options.file === undefined ? {} : { file: options.file };
-  if (typeof source !== "string") return { folder: "open" in source ? source : filesFolder(source.files, operation), ...named };
-  if (!hasFileSystem()) return { folder: await hubFolder(source, options), ...named };
+  const part = (folder: Folder): Folder =>
+    options.subfolder === undefined ? folder : within(folder, options.subfolder, operation);
+  if (typeof source !== "string")
+    return { folder: part("open" in source ? source : filesFolder(source.files, operation)), ...named };
+  if (!hasFileSystem()) return { folder: part(await hubFolder(source, options)), ...named };
   const fs = nodeModule("fs/promises", operation);
-  const { basename, dirname } = nodeModule("path", operation);
+  const { basename, dirname, join } = nodeModule("path", operation);
   const stat = await fs.stat(source).catch((error) => {
     if (error.code === "ENOENT" && isHubId(source)) return undefined;
     throw wordSystemError(error, operation, source, "read");
   });
-  if (!stat) return { folder: await hubOrFolder(source, options), ...named };
-  if (stat.isDirectory()) return { folder: await diskFolder(source, operation), ...named };
+  if (!stat) return { folder: part(await hubOrFolder(source, options)), ...named };
+  if (stat.isDirectory()) return { folder: await diskFolder(join(source, options.subfolder ?? ""), operation), ...named };
   return { folder: await diskFolder(dirname(source), operation), file: basename(source) };
+}
+
+/** The files of a folder within a folder, under their names there. @throws {ConfigError} when there are none */
+function within(folder: Folder, subfolder: string, operation: string): Folder {
+  const prefix = `${subfolder.replace(/\/+$/, "")}/`;
+  const files = [...folder.files].flatMap((file) => (file.startsWith(prefix) ? [file.slice(prefix.length)] : []));
+  if (files.length === 0)
+    throw new ConfigError(`${wordFolder(folder)} has no folder ${JSON.stringify(subfolder)}.`, { operation, got: subfolder });
+  return { name: pathIn(folder, prefix.slice(0, -1)), files: new Set(files), open: (file) => folder.open(`${prefix}${file}`) };
 }
 
 /** A repository of the Hub; who meant a folder is told that there is none. */

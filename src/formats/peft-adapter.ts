@@ -4,6 +4,8 @@
  */
 import { ConfigError } from "../errors.ts";
 import { type FileContent, nodeModule, wordSystemError, writeFolderAtomically } from "./atomic-file.ts";
+import { type Folder, pathIn, readText, wordFolder } from "./folder.ts";
+import { type ModelSource, openSource, type SourceOptions } from "./model-source.ts";
 import {
   type ConfigSchema,
   type FileConfig,
@@ -29,51 +31,57 @@ export type AdapterFile<Schema extends ConfigSchema> = ReadConfig<Schema> & {
 };
 
 /**
- * Reads the adapter in `folder`.
+ * Reads an adapter.
  *
+ * @param source  the path of its folder, the name of a repository of the Hub, or `{ files }`
  * @param schemas the methods that may come; the one that fits is in the answer
  * @throws {ConfigError} when the folder or one of its two files is not there; the sentence says what is
  * @throws {FormatError} when a file is not what it should be
  */
 export async function readAdapter<Schema extends ConfigSchema>(
-  folder: string,
+  source: ModelSource,
   schemas: readonly Schema[],
+  options: SourceOptions = {},
 ): Promise<AdapterFile<Schema>> {
   const operation = "readAdapter";
-  const fs = nodeModule("fs/promises", operation);
-  const { join } = nodeModule("path", operation);
-  const entries = await fs.readdir(folder).catch((error) => {
-    throw wordSystemError(error, operation, folder, "read");
-  });
+  const { folder } = await openSource(source, operation, options);
+  const { files } = folder;
   const missing = (file: string, hint: string | undefined) =>
-    new ConfigError(`${JSON.stringify(folder)} has no ${file}.`, {
+    new ConfigError(`${wordFolder(folder)} has no ${file}.`, {
       operation,
-      got: entries,
+      got: [...files],
       ...(hint === undefined ? {} : { hint }),
     });
-  if (!entries.includes(configFile)) {
-    const inside = await listAdapters(folder);
-    throw missing(
-      configFile,
-      inside.length === 0 ? undefined : `Adapters are in: ${inside.map((name) => join(folder, name)).join(", ")}.`,
-    );
+  if (!files.has(configFile)) {
+    const inside = await adaptersWithin(source, folder, options);
+    throw missing(configFile, inside.length === 0 ? undefined : `Adapters are in: ${inside.join(", ")}.`);
   }
-  if (!entries.includes(weightsFile)) {
+  if (!files.has(weightsFile)) {
     const pickle = "adapter_model.bin";
     throw missing(
       weightsFile,
-      entries.includes(pickle)
-        ? `${pickle} is a Python pickle, which can run code and is not read; save it as safetensors.`
-        : undefined,
+      files.has(pickle) ? `${pickle} is a Python pickle, which can run code and is not read; save it as safetensors.` : undefined,
     );
   }
-  const path = join(folder, configFile);
-  const json = await fs.readFile(path, "utf8").catch((error) => {
-    throw wordSystemError(error, operation, path, "read");
-  });
-  const read = parseAdapterConfig(json, schemas, path);
-  const { tensors } = await readSafetensors(join(folder, weightsFile));
+  const read = parseAdapterConfig(await readText(folder, configFile, operation), schemas, pathIn(folder, configFile));
+  const { tensors } = await readSafetensors(await folder.open(weightsFile));
   return { ...read, tensors };
+}
+
+/** Folders within a folder that hold adapters, as errors call them. */
+async function adaptersWithin(
+  source: ModelSource,
+  folder: Folder,
+  { subfolder = "" }: SourceOptions,
+): Promise<readonly string[]> {
+  const ending = `/${configFile}`;
+  const listed = [...folder.files].flatMap((file) =>
+    file.endsWith(ending) ? [pathIn(folder, file.slice(0, -ending.length))] : [],
+  );
+  if (listed.length > 0 || typeof source !== "string" || folder.name !== source) return listed;
+  const { join } = nodeModule("path", "readAdapter");
+  const names = await listAdapters(join(source, subfolder)).catch(() => []);
+  return names.map((name) => join(source, subfolder, name));
 }
 
 /** Names of the adapters saved in `folder`: `default` for the folder itself, else those of its subfolders. */

@@ -2,6 +2,7 @@
 import { currentDevice, download, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, FormatError, ShapeError, wordShape } from "../errors.ts";
+import type { ModelSource, SourceOptions } from "../formats/model-source.ts";
 import {
   type ConfigSchema,
   defaultAdapterName,
@@ -142,7 +143,7 @@ function biasPlace(path: string, adapted: { has(path: string): boolean }): [path
 }
 
 /** What the loaded adapter is called, and whether it is trained further. */
-export interface LoadOptions {
+export interface LoadOptions extends Omit<SourceOptions, "file"> {
   readonly name?: string;
   /** Whether training may change it; false when absent, as in PEFT. */
   readonly trainable?: boolean;
@@ -151,7 +152,7 @@ export interface LoadOptions {
 }
 
 /**
- * Attaches the adapter saved in `folder`. Halves are widened to float32. Base weights that the file holds for vocabulary
+ * Attaches a saved adapter: `source` is the path of its folder, the name of a repository of the Hub, or `{ files }`. Halves are widened to float32. Base weights that the file holds for vocabulary
  * layers take the place of the model's while the adapter is on it.
  *
  * @throws {FormatError} when a tensor is missing or unexpected; @throws {ShapeError} when one has another shape;
@@ -159,22 +160,22 @@ export interface LoadOptions {
  */
 export async function loadAdapter(
   model: Module,
-  folder: string,
-  { name = defaultAdapterName, trainable = false, seed = 0 }: LoadOptions = {},
+  source: ModelSource,
+  { name = defaultAdapterName, trainable = false, seed = 0, ...where }: LoadOptions = {},
 ): Promise<Adapter> {
-  const { plan, starts } = await readFor(model, folder, { name, trainable, seed });
+  const { plan, starts } = await readFor(model, source, { ...where, name, trainable, seed });
   return install(model, plan, { name, trainable, seed }, starts);
 }
 
-/** What the adapter saved in `folder` is on this model, found, checked and read; the model is not changed. See `loadAdapter`. */
+/** What a saved adapter is on this model, found, checked and read; the model is not changed. See `loadAdapter`. */
 export async function readFor(
   model: Module,
-  folder: string,
-  { name = defaultAdapterName, trainable = false, seed = 0 }: LoadOptions,
+  source: ModelSource,
+  { name = defaultAdapterName, trainable = false, seed = 0, ...where }: LoadOptions,
 ): Promise<{ readonly plan: AttachPlan; readonly starts: Starts }> {
   const operation = "loadAdapter";
   const known: readonly AnyMethod[] = Object.values(methods);
-  const read = await readAdapter<ConfigSchema>(folder, [...new Set(known.map(({ schema }) => schema))]);
+  const read = await readAdapter<ConfigSchema>(source, [...new Set(known.map(({ schema }) => schema))], where);
   const config = toCamel(read.config);
   const candidates = known.filter(({ schema }) => schema === read.schema);
   const means = ({ variant, isMeant }: AnyMethod) =>

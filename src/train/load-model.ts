@@ -5,7 +5,7 @@ import { quantisationConfig, quantisedTensors } from "../formats/bitsandbytes.ts
 import { diskFolder, type Folder, pathIn, readJson, wordFolder } from "../formats/folder.ts";
 import { openGguf } from "../formats/gguf.ts";
 import { ggufModel } from "../formats/gguf-model.ts";
-import { type ModelSource, openSource, type SourceOptions } from "../formats/model-source.ts";
+import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
 import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
 import { isFloat, toFloat32 } from "../graph/dtype.ts";
@@ -61,7 +61,7 @@ export async function loadModel<T extends Task = "CausalLM">(
   source: ModelSource,
   options: LoadModelOptions<T> = {},
 ): Promise<LoadedModel<ModelByTask[T]>> {
-  checkOptions("loadModel", options, ["file", "task", "dtype", "quantise"]);
+  checkOptions("loadModel", options, ["task", "dtype", "quantise", ...sourceOptionNames]);
   const { folder, file } = await openSource(source, "loadModel", options);
   const gguf = ggufFile(folder, file);
   const { config, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);

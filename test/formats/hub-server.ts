@@ -90,9 +90,9 @@ export function answer(request: IncomingMessage, response: ServerResponse, conte
   response.end(request.method === "HEAD" ? undefined : content.subarray(from || 0));
 }
 
-/** Sends `bytes` of what is asked for and cuts the connection. */
+/** Sends `bytes` of what is asked for and, once they have been `received`, cuts the connection. */
 export const cut =
-  (bytes: number): Fault =>
+  (bytes: number, received: () => number): Fault =>
   (request, response, content, etag) => {
     const from = Number(/^bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? 0);
     const rest = content.subarray(from);
@@ -101,7 +101,14 @@ export const cut =
       "content-length": rest.length,
       ...(from && { "content-range": `bytes ${from}-${content.length - 1}/${content.length}` }),
     });
-    response.write(rest.subarray(0, bytes), () => setTimeout(() => response.destroy(), 5));
+    response.flushHeaders();
+    if (bytes > 0) response.write(rest.subarray(0, bytes));
+    // a connection that breaks takes with it what has not been read
+    const wait = setInterval(() => {
+      if (received() < from + bytes) return;
+      clearInterval(wait);
+      response.destroy();
+    }, 2);
     return true;
   };
 

@@ -15,14 +15,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { useDevice } from "../../src/compile/program.ts";
+import { download, useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { ConfigError, FormatError } from "../../src/errors.ts";
 import { readText } from "../../src/formats/folder.ts";
 import { type HubOptions, type HubProgress, hubFolder, isHubId } from "../../src/formats/hub.ts";
+import type { Module } from "../../src/nn/module.ts";
+import { loadAdapter } from "../../src/peft/index.ts";
 import { loadTokenizer } from "../../src/text/load-tokenizer.ts";
 import { loadModel } from "../../src/train/load-model.ts";
-import { type answer, cut, etagOf, gitSha, type HubServer, serveHub, sha256, status } from "./hub-server.ts";
+import { integers } from "../nn/tensors.ts";
+import { type answer, cut as cutAfter, etagOf, gitSha, type HubServer, serveHub, sha256, status } from "./hub-server.ts";
 
 const id = "owner/small-model";
 const config = Buffer.from('{"model_type": "llama"}');
@@ -31,7 +34,11 @@ const files = { "config.json": config, "model.safetensors": weights, "sub/notes.
 
 let hub: HubServer;
 let cache: string;
+/** Bytes of the file that is being downloaded that have arrived. */
+let received: number;
+const cut = (bytes: number) => cutAfter(bytes, () => received);
 beforeEach(async () => {
+  received = 0;
   for (const key of Object.keys(process.env)) if (/^(HF_|HUGGING|TRANSFORMERS_)/.test(key)) vi.stubEnv(key, "");
   cache = mkdtempSync(join(tmpdir(), "lorikeet-hub-"));
   vi.stubEnv("HF_HOME", cache); // no token of the person who runs this
@@ -48,6 +55,9 @@ const options = (more: HubOptions = {}): HubOptions => ({
   cacheDir: cache,
   retryDelay: 1,
   timeout: 2000,
+  onProgress: (progress) => {
+    received = progress.received;
+  },
   ...more,
 });
 const open = (more?: HubOptions) => hubFolder(id, options(more));
@@ -151,10 +161,8 @@ describe("a download", () => {
   test("goes on where the connection was cut, any number of times while bytes arrive", async () => {
     hub.faults.push(cut(50_000), cut(1000), cut(70_000), cut(1000), cut(1000), cut(1000));
     expect((await fetched("model.safetensors", { attempts: 2 })).equals(weights)).toBe(true);
-    expect(ranges().slice(0, 2)).toEqual([
-      `GET /${id}/resolve/${hub.sha}/model.safetensors`,
-      `GET /${id}/resolve/${hub.sha}/model.safetensors bytes=50000-`,
-    ]);
+    const starts = ranges().map((range) => Number(/bytes=(\d+)-$/.exec(range)?.[1] ?? 0));
+    expect(starts).toEqual([0, 50_000, 51_000, 121_000, 122_000, 123_000, 124_000]);
     expect(blobs()).toEqual([sha256(weights)]);
   });
 
@@ -162,7 +170,8 @@ describe("a download", () => {
     hub.faults.push(cut(120_000), cut(0), cut(0), cut(0));
     await expect(fetched("model.safetensors", { attempts: 3 })).rejects.toThrow(/downloading model\.safetensors failed 3 times/);
     const part = join(repository(), "blobs", `${sha256(weights)}.lorikeet.incomplete`);
-    expect(readFileSync(part).equals(weights.subarray(0, 120_000))).toBe(true);
+    const kept = readFileSync(part);
+    expect(kept.equals(weights.subarray(0, 120_000))).toBe(true);
     hub.faults.length = 0;
     expect((await fetched("model.safetensors")).equals(weights)).toBe(true);
     expect(ranges().at(-1)).toContain("bytes=120000-");
@@ -339,6 +348,40 @@ test("models and tokenizers are loaded by name, with only the files that they ne
   expect(asked).not.toContain("pytorch_model.bin");
   expect(asked).not.toContain("README.md");
   expect(asked.filter((file) => file === "model.safetensors").length).toBe(1);
+});
+
+test("adapters are loaded from the Hub, from a folder within it, and from files", async () => {
+  using device = createReference();
+  useDevice(device);
+  const base = join(import.meta.dirname, "../fixtures/peft/base/llama");
+  const folder = join(import.meta.dirname, "../fixtures/peft/shared/a");
+  const content = (file: string) => readFileSync(join(folder, file));
+  const adapter = {
+    "adapter_config.json": content("adapter_config.json"),
+    "adapter_model.safetensors": content("adapter_model.safetensors"),
+  };
+  await using adapters = await serveHub(id, {
+    ...adapter,
+    ...Object.fromEntries(Object.entries(adapter).map(([file, bytes]) => [`poetry/${file}`, bytes])),
+  });
+  const settings = { ...options(), endpoint: adapters.endpoint };
+  const logits = async (load: (model: Module) => Promise<unknown>) => {
+    const { model } = await loadModel(base);
+    await load(model);
+    return [...(await download(model.forward({ inputIds: integers([1, 2, 3, 4], [1, 4]) }).logits))];
+  };
+  const expected = await logits((model) => loadAdapter(model, folder));
+  expect(await logits(async () => {})).not.toEqual(expected);
+  expect(await logits((model) => loadAdapter(model, id, settings))).toEqual(expected);
+  expect(await logits((model) => loadAdapter(model, id, { ...settings, subfolder: "poetry" }))).toEqual(expected);
+  const given = Object.entries(adapter).map(([file, bytes]) => new File([bytes], file));
+  expect(await logits((model) => loadAdapter(model, { files: given }))).toEqual(expected);
+  const { model } = await loadModel(base);
+  await expect(loadAdapter(model, id, { ...settings, subfolder: "prose" })).rejects.toThrow('has no folder "prose".');
+  await using within = await serveHub(id, { "poetry/adapter_config.json": content("adapter_config.json") });
+  await expect(loadAdapter(model, id, { ...settings, endpoint: within.endpoint })).rejects.toThrow(
+    `readAdapter: "${id}" has no adapter_config.json. Adapters are in: ${id}/poetry.`,
+  );
 });
 
 test("which texts may be names of repositories", () => {
