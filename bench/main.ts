@@ -10,6 +10,10 @@ const questions: Readonly<
     about: "a pretrained model, named by LORIKEET_MODEL: loading, generation, LoRA steps, memory, merging",
     run: async (args) => (await import("./real-model.ts")).realModel(args),
   },
+  factorise: {
+    about: "SVD, eigendecomposition, QR and inverse of a matrix in float64",
+    run: async (args) => (await import("./factorise.ts")).factorise(args),
+  },
   operations: {
     about: "single operations, with Benchmark.js",
     run: async (args) => (await import("./operations.ts")).operations(args),
