@@ -24,18 +24,9 @@ import {
   positionsAfter,
   textShape,
 } from "./causal-lm.ts";
-import type { CheckpointNames } from "./checkpoint-name.ts";
-import { type ClassifierOutput, classifierLoss } from "./classifier.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
-import {
-  type MaskedLM,
-  type SequenceClassifier,
-  type SequenceInputs,
-  type TokenInputs,
-  type TokenOutput,
-  tokenOutput,
-} from "./task.ts";
+import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
 export type BertConfig = ReturnType<typeof bertConfig>;
@@ -66,21 +57,19 @@ export function bertConfig(json: ConfigJson, variant = bert) {
     vocabSize: config.count("vocab_size"),
     hiddenSize: config.count("hidden_size"),
     intermediateSize: config.count("intermediate_size"),
-    numHiddenLayers: config.count("num_hidden_layers"),
+    numHiddenLayers: config.layers("num_hidden_layers"),
     numAttentionHeads: config.count("num_attention_heads"),
     hiddenAct: config.activation("hidden_act", "gelu"),
     maxPositionEmbeddings: config.count("max_position_embeddings", 512),
     typeVocabSize: config.count("type_vocab_size", 2),
     hiddenDropoutProb,
     attentionProbsDropoutProb: config.probability("attention_probs_dropout_prob", 0.1),
-    classifierDropout: config.probability("classifier_dropout", hiddenDropoutProb),
     layerNormEps: config.number("layer_norm_eps", 1e-12),
     initializerRange: config.number("initializer_range", 0.02),
-    padTokenId,
     positionsAfterPadding,
     tieWordEmbeddings: config.flag("tie_word_embeddings", true),
-    numLabels: config.numLabels(),
-    problemType: config.problemType(),
+    ...config.labels(hiddenDropoutProb),
+    padTokenId,
   };
 }
 
@@ -244,108 +233,64 @@ export class BertModel extends Module implements Backbone {
   }
 }
 
-/** Reads a config, if that is not done yet, and chooses first values. */
-export function start(config: BertConfig | ConfigJson, options: { readonly init?: Initializer }, variant = bert) {
-  const known = "hiddenSize" in config ? (config as BertConfig) : bertConfig(config as ConfigJson, variant);
-  return { known, init: options.init ?? normal({ std: known.initializerRange }) };
-}
+/** Names of checkpoints from before 2019, and parts that the model has no use for. */
+const pathOf = (name: string): string | null =>
+  /^cls\.seq_relationship\./.test(name)
+    ? null
+    : name.replace(/LayerNorm\.gamma$/, "LayerNorm.weight").replace(/LayerNorm\.beta$/, "LayerNorm.bias");
 
-/** Names of checkpoints from before 2019, and parts of pre-training. */
-export function bertPathOf(name: string): string | null {
-  if (name.startsWith("cls.seq_relationship.")) return null;
-  return name.replace(/LayerNorm\.gamma$/, "LayerNorm.weight").replace(/LayerNorm\.beta$/, "LayerNorm.bias");
-}
+/** What output layers need to know of BERT and its relatives. @param pooler whether there is one */
+export const bertFamily = <Name extends string>(
+  name: Name,
+  { variant = bert, pooler = false }: { readonly variant?: BertVariant; readonly pooler?: boolean } = {},
+): Family<Name, BertConfig, BertModel> => ({
+  name,
+  read: (config) => ("hiddenSize" in config ? (config as BertConfig) : bertConfig(config as ConfigJson, variant)),
+  build: (config, init = normal({ std: config.initializerRange })) => new BertModel(config, init, { pooler }),
+  reader: (model) => model,
+  std: ({ initializerRange }) => initializerRange,
+  pathOf: (path) => (!pooler && path.startsWith(`${name}.pooler.`) ? null : pathOf(path)),
+});
 
-/** norm(act(dense(x))). */
-class BertPredictionTransform extends BertDense {
-  readonly LayerNorm: LayerNorm;
-
-  constructor(config: BertConfig, init: Initializer) {
-    super(config.hiddenSize, config.hiddenSize, activation(config.hiddenAct), init);
-    this.LayerNorm = norm(config);
-  }
-
-  override forward(x: Tensor): Tensor {
-    return this.LayerNorm.forward(super.forward(x));
-  }
+/** An output layer with the weight of the word embeddings, and its bias by another name. @throws {ConfigError} when the weights are not tied */
+export function tiedDecoder(config: BertConfig, { embeddings }: BertModel): { readonly bias: Parameter; decoder: Layer } {
+  if (!config.tieWordEmbeddings)
+    throw new ConfigError("`tie_word_embeddings` (= false) must be true here.", { operation: config.modelType, got: false });
+  const { weight } = embeddings.word_embeddings as Embedding;
+  const bias = Parameter.from(zeros([config.vocabSize]), [config.vocabSize]);
+  return { bias, decoder: new Linear(config.hiddenSize, config.vocabSize, { weight, bias }) };
 }
 
 /**
  * A BERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings.
  *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
  * @example
  * const model = new BertForMaskedLM({ vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2,
  *   num_attention_heads: 4 });
  * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, T, 512], []
  */
-export class BertForMaskedLM extends Module implements MaskedLM, CheckpointNames {
-  readonly bert: BertModel;
-  readonly cls;
-  readonly config: BertConfig;
+export const BertForMaskedLM = tokenModel(bertFamily("bert"), {
+  parts: (config, init, base) => {
+    const { bias, decoder } = tiedDecoder(config, base);
+    const own: Layer = dense(config.hiddenSize, config.hiddenSize, init);
+    const transform = group({ dense: own, LayerNorm: norm(config) });
+    return { cls: group({ predictions: group({ bias, transform, decoder }) }) };
+  },
+  logits: ({ config, cls: { predictions } }, states) => {
+    const { transform, decoder } = predictions;
+    return decoder.forward(transform.LayerNorm.forward(activation(config.hiddenAct)(transform.dense.forward(states))));
+  },
+});
 
-  constructor(config: BertConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    const { known, init } = start(config, options);
-    if (!known.tieWordEmbeddings)
-      throw new ConfigError("`tie_word_embeddings` (= false) must be true here.", { operation: known.modelType, got: false });
-    this.config = known;
-    this.bert = new BertModel(known, init, { pooler: false });
-    const { weight } = this.bert.embeddings.word_embeddings as Embedding;
-    const bias = Parameter.from(zeros([known.vocabSize]), [known.vocabSize]);
-    const decoder: Layer = new Linear(known.hiddenSize, known.vocabSize, { weight, bias });
-    this.cls = group({ predictions: group({ bias, transform: new BertPredictionTransform(known, init), decoder }) });
-  }
+/** A BERT that puts texts into classes by the state of their first token. */
+export const BertForSequenceClassification = textClassifier(bertFamily("bert", { pooler: true }), {
+  parts: ({ hiddenSize, numLabels, classifierDropout }, init) => {
+    const classifier: Layer = dense(hiddenSize, numLabels, init);
+    return { dropout: new Dropout(classifierDropout), classifier };
+  },
+  logits: ({ bert: { pooler }, dropout, classifier }, states) =>
+    classifier.forward(dropout.forward((pooler as BertDense).forward(firstToken(states)))),
+});
 
-  get backbone(): BertModel {
-    return this.bert;
-  }
-
-  /** @throws {ShapeError} when ids, mask, positions, types or labels are not all [B, T] or T is more than there are positions */
-  forward(inputs: TokenInputs): TokenOutput {
-    const { lastHiddenState, hiddenStates } = this.bert.forward(inputs);
-    const { transform, decoder } = this.cls.predictions;
-    return tokenOutput(decoder.forward(transform.forward(lastHiddenState)), inputs.labels, hiddenStates);
-  }
-
-  pathOf(name: string): string | null {
-    return name.startsWith("bert.pooler.") ? null : bertPathOf(name);
-  }
-}
-
-/**
- * A BERT that puts texts into classes by the state of their first token.
- *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
- */
-export class BertForSequenceClassification extends Module implements SequenceClassifier, CheckpointNames {
-  readonly bert: BertModel;
-  readonly dropout: Dropout;
-  classifier: Layer;
-  readonly config: BertConfig;
-
-  constructor(config: BertConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    const { known, init } = start(config, options);
-    this.config = known;
-    this.bert = new BertModel(known, init, { pooler: true });
-    this.dropout = new Dropout(known.classifierDropout);
-    this.classifier = dense(known.hiddenSize, known.numLabels, init);
-  }
-
-  get backbone(): BertModel {
-    return this.bert;
-  }
-
-  /** @throws {ShapeError} for sizes that do not fit */
-  forward({ labels, ...inputs }: SequenceInputs): ClassifierOutput {
-    const { lastHiddenState, hiddenStates } = this.bert.forward(inputs);
-    const pooled = (this.bert.pooler as BertDense).forward(firstToken(lastHiddenState));
-    const logits = this.classifier.forward(this.dropout.forward(pooled)); // [B, classes]
-    return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, this.config.problemType) } : {}) };
-  }
-
-  pathOf(name: string): string | null {
-    return bertPathOf(name);
-  }
-}
+/** A BERT that puts every token into a class. */
+export const BertForTokenClassification = tokenClassifier(bertFamily("bert"), "classifier");

@@ -75,11 +75,11 @@ export function shiftLabels(labels: Tensor): Tensor {
 export interface ModelSizes extends CacheSizes {
   /** The model in errors. */
   readonly modelType: string;
-  /** Values of a word's vector: C of `inputsEmbeds`. */
+  /** Values of a word's vector, C of `inputsEmbeds`, and of a state that an output layer gets. */
   readonly width: number;
   /** Tokens for which positions were learned; absent where positions are computed. */
   readonly maxLength?: number;
-  /** Tokens of a text past which angles are others, and whether those of the tokens before then are, too; absent where nothing changes. */
+  /** Tokens of a text past which angles are others, and whether those of the tokens before then are, too; absent where there are none. */
   readonly stretch?: { readonly from: number; readonly isAnew: boolean } | undefined;
 }
 

@@ -7,12 +7,23 @@ import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 const problemTypes: readonly ProblemType[] = ["regression", "single_label_classification", "multi_label_classification"];
 
+/** What decides how a model puts texts or tokens into classes. */
+export interface LabelConfig {
+  readonly numLabels: number;
+  readonly problemType: ProblemType | null;
+  readonly padTokenId: number | null;
+  /** Probability of dropout before the output layer. */
+  readonly classifierDropout: number;
+}
+
 /** The parsed content of a `config.json`. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
 /** Whether the weights are codes of bitsandbytes, which say themselves what they are. */
 const isBitsAndBytes = (config: unknown): boolean =>
   typeof config === "object" && config !== null && "quant_method" in config && config.quant_method === "bitsandbytes";
+
+const mostLayers = 10000;
 
 /** One JSON object; a value that is missing or wrong is refused by its key. */
 export class ConfigReader {
@@ -62,6 +73,13 @@ export class ConfigReader {
     return value as number;
   }
 
+  /** A number of layers. More than any model has is refused at once, since lists of settings have one for each. */
+  layers(key: string, fallback?: number): number {
+    const value = this.count(key, fallback);
+    if (value > mostLayers) this.refuse(key, value, `must be at most ${mostLayers}`);
+    return value;
+  }
+
   /** Height and width: one number for both, or a list of two. */
   sides(key: string, fallback: number): readonly [height: number, width: number] {
     const value = this.get(key) ?? fallback;
@@ -108,6 +126,18 @@ export class ConfigReader {
     if (value !== undefined && !problemTypes.includes(value as ProblemType))
       this.refuse("problem_type", value, `must be one of ${problemTypes.join(", ")}`);
     return (value as ProblemType | undefined) ?? null;
+  }
+
+  /** What of a configuration output layers that put texts or tokens into classes need. @param dropout when the file does not say */
+  labels(dropout = this.probability("hidden_dropout", 0.1)): LabelConfig {
+    const padding = this.get("pad_token_id");
+    return {
+      numLabels: this.numLabels(),
+      problemType: this.problemType(),
+      // some files say −1 where there is none
+      padTokenId: typeof padding === "number" && padding < 0 ? null : this.token("pad_token_id"),
+      classifierDropout: this.probability("classifier_dropout", dropout),
+    };
   }
 
   /** A token's number, if it is given. */
@@ -183,9 +213,11 @@ export class ConfigReader {
     const shared = { ropeType, ropeTheta: rope.number("rope_theta", this.number("rope_theta", 10000)) };
     if (ropeType === "default") return shared;
     if (ropeType === "longrope") return this.#longrope(rope, shared, maxPositionEmbeddings);
+    if (ropeType === "yarn") return this.#yarn(rope, shared, maxPositionEmbeddings);
     const factor = rope.number("factor", 0);
     if (factor < 1) this.refuse("factor", rope.get("factor") ?? null, `must be at least 1 for rope type "${ropeType}"`);
     if (ropeType === "linear") return { ...shared, factor };
+    if (ropeType === "dynamic") return { ...shared, factor, originalMaxPositionEmbeddings: maxPositionEmbeddings };
     const [lowFreqFactor, highFreqFactor] = [rope.number("low_freq_factor", 0), rope.number("high_freq_factor", 0)];
     if (!(lowFreqFactor > 0))
       this.refuse("low_freq_factor", rope.get("low_freq_factor") ?? null, 'must be above 0 for rope type "llama3"');
@@ -193,6 +225,24 @@ export class ConfigReader {
       this.refuse("high_freq_factor", rope.get("high_freq_factor") ?? null, `must be above low_freq_factor (= ${lowFreqFactor})`);
     const originalMaxPositionEmbeddings = rope.count("original_max_position_embeddings", maxPositionEmbeddings);
     return { ...shared, factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings };
+  }
+
+  #yarn(rope: ConfigReader, shared: Pick<RopeParameters, "ropeType" | "ropeTheta">, context: number): RopeParameters {
+    const original = rope.count("original_max_position_embeddings", this.count("original_max_position_embeddings", context));
+    const factor = rope.number("factor", context / original);
+    if (!(factor > 0)) this.refuse("factor", factor, 'must be above 0 for rope type "yarn"');
+    const temper = (scale = 1) => (factor <= 1 ? 1 : 0.1 * scale * Math.log(factor) + 1);
+    const [mscale, mscaleAllDim] = [rope.number("mscale", 0), rope.number("mscale_all_dim", 0)];
+    const [betaFast, betaSlow] = [rope.number("beta_fast", 32) || 32, rope.number("beta_slow", 1) || 1];
+    return {
+      ...shared,
+      factor,
+      betaFast,
+      betaSlow,
+      truncate: rope.flag("truncate", true),
+      attentionFactor: rope.number("attention_factor", mscale && mscaleAllDim ? temper(mscale) / temper(mscaleAllDim) : temper()),
+      originalMaxPositionEmbeddings: original,
+    };
   }
 
   /** Two lists of factors, for texts within the length of the training and for longer ones. */

@@ -3,6 +3,7 @@ import type { Tensor } from "../graph/node.ts";
 import { Module } from "../nn/module.ts";
 import { KeyValueCache } from "./cache.ts";
 import type { Backbone, CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
+import { type CheckpointNames, pathUnder } from "./checkpoint-name.ts";
 import { causalOutput, type DecoderStates } from "./decoder.ts";
 
 /** A model that reads a text from left to right, without an output layer. */
@@ -12,12 +13,20 @@ export interface Decoder extends Module, Backbone {
 }
 
 /** A decoder with an output layer that gives logits of the next token. */
-export abstract class DecoderLM extends Module implements CausalLM {
+export abstract class DecoderLM extends Module implements CausalLM, CheckpointNames {
   /** Everything but the output layer. */
   abstract get backbone(): Decoder;
 
   /** The output layer: [B, T, C] → [B, T, V] */
   protected abstract toLogits(states: Tensor): Tensor;
+
+  /** First step of the paths of everything but the output layer. */
+  protected abstract get prefix(): string;
+
+  /** The path of what a checkpoint calls so; those of models without an output layer begin further in. */
+  pathOf(name: string): string | null {
+    return pathUnder(this.prefix, name);
+  }
 
   get maxLength(): number | undefined {
     return this.backbone.sizes.maxLength;

@@ -79,7 +79,7 @@ export function rotaryPass(rotary: Rotary, inputs: TextInputs, context: number):
   const pass = beginPass(inputs, context);
   const { positions, length } = pass;
   const [, T] = textShape(inputs);
-  const tokens = inputs.cache?.size ?? pastLength(inputs) + T;
+  const tokens = inputs.cache?.reach.value ?? pastLength(inputs) + T;
   return { ...pass, rotary: positions ? rotary.at(positions, length, tokens) : rotary.range(T) };
 }
 

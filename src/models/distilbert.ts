@@ -14,18 +14,9 @@ import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { relu } from "../tensor/math.ts";
 import { type Backbone, checkTextInputs, embedTokens, type ModelSizes, positionsAfter, textShape } from "./causal-lm.ts";
-import { type ClassifierOutput, classifierLoss } from "./classifier.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
-import {
-  type MaskedLM,
-  type SequenceClassifier,
-  type SequenceInputs,
-  type TokenClassifier,
-  type TokenInputs,
-  type TokenOutput,
-  tokenOutput,
-} from "./task.ts";
+import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
 export type DistilBertConfig = ReturnType<typeof distilBertConfig>;
@@ -35,23 +26,22 @@ export function distilBertConfig(json: ConfigJson) {
   const config = new ConfigReader(json, "distilbert", { pad_token_id: 0 });
   config.fixed("sinusoidal_pos_embds", false);
   config.headSize("dim", "n_heads");
+  const dropout = config.probability("dropout", 0.1);
   return {
     modelType: "distilbert",
     vocabSize: config.count("vocab_size"),
     dim: config.count("dim"),
     hiddenDim: config.count("hidden_dim"),
-    nLayers: config.count("n_layers"),
+    nLayers: config.layers("n_layers"),
     nHeads: config.count("n_heads"),
     activation: config.activation("activation", "gelu"),
     maxPositionEmbeddings: config.count("max_position_embeddings", 512),
-    dropout: config.probability("dropout", 0.1),
+    dropout,
     attentionDropout: config.probability("attention_dropout", 0.1),
     seqClassifDropout: config.probability("seq_classif_dropout", 0.2),
     initializerRange: config.number("initializer_range", 0.02),
-    padTokenId: config.token("pad_token_id"),
     tieWordEmbeddings: config.flag("tie_word_embeddings", true),
-    numLabels: config.numLabels(),
-    problemType: config.problemType(),
+    ...config.labels(dropout),
   };
 }
 
@@ -153,112 +143,36 @@ export class DistilBertModel extends Module implements Backbone {
   }
 }
 
-function start(config: DistilBertConfig | ConfigJson, options: { readonly init?: Initializer }) {
-  const known = "hiddenDim" in config ? (config as DistilBertConfig) : distilBertConfig(config as ConfigJson);
-  return { known, init: options.init ?? normal({ std: known.initializerRange }) };
-}
+const family: Family<"distilbert", DistilBertConfig, DistilBertModel> = {
+  name: "distilbert",
+  read: (config) => ("hiddenDim" in config ? (config as DistilBertConfig) : distilBertConfig(config as ConfigJson)),
+  build: (config, init = normal({ std: config.initializerRange })) => new DistilBertModel(config, init),
+  reader: (model) => model,
+  std: ({ initializerRange }) => initializerRange,
+};
 
-/**
- * A DistilBERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings.
- *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
- */
-export class DistilBertForMaskedLM extends Module implements MaskedLM {
-  readonly distilbert: DistilBertModel;
-  vocab_transform: Layer;
-  readonly vocab_layer_norm: LayerNorm;
-  vocab_projector: Layer;
-  readonly config: DistilBertConfig;
+/** A DistilBERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+export const DistilBertForMaskedLM = tokenModel(family, {
+  parts: (config, init, { embeddings }) => {
+    const { dim, vocabSize, tieWordEmbeddings } = config;
+    const shared = tieWordEmbeddings ? { weight: (embeddings.word_embeddings as Embedding).weight } : {};
+    const vocab_projector: Layer = new Linear(dim, vocabSize, { init, initBias: zeros, ...shared });
+    return { vocab_transform: dense(dim, dim, init), vocab_layer_norm: norm(config), vocab_projector };
+  },
+  logits: ({ config, vocab_transform, vocab_layer_norm, vocab_projector }, states) =>
+    vocab_projector.forward(vocab_layer_norm.forward(activation(config.activation)(vocab_transform.forward(states)))),
+});
 
-  constructor(config: DistilBertConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    const { known, init } = start(config, options);
-    this.config = known;
-    this.distilbert = new DistilBertModel(known, init);
-    this.vocab_transform = dense(known.dim, known.dim, init);
-    this.vocab_layer_norm = norm(known);
-    const { weight } = this.distilbert.embeddings.word_embeddings as Embedding;
-    this.vocab_projector = new Linear(known.dim, known.vocabSize, {
-      init,
-      initBias: zeros,
-      ...(known.tieWordEmbeddings ? { weight } : {}),
-    });
-  }
+/** A DistilBERT that puts texts into classes by the state of their first token. */
+export const DistilBertForSequenceClassification = textClassifier(family, {
+  parts: ({ dim, numLabels, seqClassifDropout }, init) => ({
+    pre_classifier: dense(dim, dim, init),
+    classifier: dense(dim, numLabels, init),
+    dropout: new Dropout(seqClassifDropout),
+  }),
+  logits: ({ pre_classifier, classifier, dropout }, states) =>
+    classifier.forward(dropout.forward(relu(pre_classifier.forward(firstToken(states))))),
+});
 
-  get backbone(): DistilBertModel {
-    return this.distilbert;
-  }
-
-  /** @throws {ShapeError} for sizes that do not fit */
-  forward(inputs: TokenInputs): TokenOutput {
-    const { lastHiddenState, hiddenStates } = this.distilbert.forward(inputs);
-    const x = activation(this.config.activation)(this.vocab_transform.forward(lastHiddenState));
-    return tokenOutput(this.vocab_projector.forward(this.vocab_layer_norm.forward(x)), inputs.labels, hiddenStates);
-  }
-}
-
-/**
- * A DistilBERT that puts texts into classes by the state of their first token.
- *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
- */
-export class DistilBertForSequenceClassification extends Module implements SequenceClassifier {
-  readonly distilbert: DistilBertModel;
-  pre_classifier: Layer;
-  classifier: Layer;
-  readonly dropout: Dropout;
-  readonly config: DistilBertConfig;
-
-  constructor(config: DistilBertConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    const { known, init } = start(config, options);
-    this.config = known;
-    this.distilbert = new DistilBertModel(known, init);
-    this.pre_classifier = dense(known.dim, known.dim, init);
-    this.classifier = dense(known.dim, known.numLabels, init);
-    this.dropout = new Dropout(known.seqClassifDropout);
-  }
-
-  get backbone(): DistilBertModel {
-    return this.distilbert;
-  }
-
-  /** @throws {ShapeError} for sizes that do not fit */
-  forward({ labels, ...inputs }: SequenceInputs): ClassifierOutput {
-    const { lastHiddenState, hiddenStates } = this.distilbert.forward(inputs);
-    const pooled = relu(this.pre_classifier.forward(firstToken(lastHiddenState)));
-    const logits = this.classifier.forward(this.dropout.forward(pooled)); // [B, classes]
-    return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, this.config.problemType) } : {}) };
-  }
-}
-
-/**
- * A DistilBERT that puts every token into a class.
- *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
- */
-export class DistilBertForTokenClassification extends Module implements TokenClassifier {
-  readonly distilbert: DistilBertModel;
-  readonly dropout: Dropout;
-  classifier: Layer;
-  readonly config: DistilBertConfig;
-
-  constructor(config: DistilBertConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    const { known, init } = start(config, options);
-    this.config = known;
-    this.distilbert = new DistilBertModel(known, init);
-    this.dropout = new Dropout(known.dropout);
-    this.classifier = dense(known.dim, known.numLabels, init);
-  }
-
-  get backbone(): DistilBertModel {
-    return this.distilbert;
-  }
-
-  /** @throws {ShapeError} for sizes that do not fit */
-  forward(inputs: TokenInputs): TokenOutput {
-    const { lastHiddenState, hiddenStates } = this.distilbert.forward(inputs);
-    return tokenOutput(this.classifier.forward(this.dropout.forward(lastHiddenState)), inputs.labels, hiddenStates);
-  }
-}
+/** A DistilBERT that puts every token into a class. */
+export const DistilBertForTokenClassification = tokenClassifier(family, "classifier");

@@ -1,10 +1,11 @@
 /** Gemma: a Llama with scaled embeddings, norms that multiply by 1 + w, and GeGLU. @see https://arxiv.org/abs/2403.08295 */
 import type { Initializer } from "../nn/init.ts";
-import { type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
 import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
 
 /** Keys that Gemma and Gemma 2 may leave out. */
-export const gemmaDefaults = { head_dim: 256, tie_word_embeddings: true, max_position_embeddings: 8192 };
+export const gemmaDefaults = { head_dim: 256, tie_word_embeddings: true, max_position_embeddings: 8192, pad_token_id: 0 };
 
 const gemma: LlamaFamilyMember = {
   modelType: "gemma",
@@ -26,3 +27,9 @@ export class GemmaForCausalLM extends LlamaForCausalLM {
     super(config, options, gemma);
   }
 }
+
+/** A Gemma that puts texts into classes. */
+export const GemmaForSequenceClassification = sequenceClassifier(llamaFamily(gemma));
+
+/** A Gemma that puts every token into a class. */
+export const GemmaForTokenClassification = tokenClassifier(llamaFamily(gemma), "score");

@@ -10,8 +10,9 @@ import type { Layer } from "../nn/module.ts";
 import { Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import type { RotaryPass } from "./decoder.ts";
+import { sequenceClassifier, tokenClassifier } from "./family.ts";
 import { gemmaDefaults } from "./gemma.ts";
-import { gatedMLP, LlamaAttention, type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import { gatedMLP, LlamaAttention, type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
 import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
 
 /** One block: x + norm(attention(norm(x))), then that + norm(mlp(norm(that))). */
@@ -73,3 +74,9 @@ export class Gemma2ForCausalLM extends LlamaForCausalLM {
     super(config, options, gemma2);
   }
 }
+
+/** A Gemma 2 that puts texts into classes. */
+export const Gemma2ForSequenceClassification = sequenceClassifier(llamaFamily(gemma2));
+
+/** A Gemma 2 that puts every token into a class. */
+export const Gemma2ForTokenClassification = tokenClassifier(llamaFamily(gemma2), "score");

@@ -15,12 +15,14 @@ import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { layers } from "./encoder.ts";
+import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
 
 /** What of a config.json matters for computing. */
-export interface GPTNeoXConfig {
+export interface GPTNeoXConfig extends LabelConfig {
   readonly modelType: "gpt_neox";
   readonly vocabSize: number;
   readonly hiddenSize: number;
@@ -48,7 +50,11 @@ export interface GPTNeoXConfig {
  */
 export function gptNeoXConfig(json: ConfigJson): GPTNeoXConfig {
   const { rotary_pct = 0.25, rotary_emb_base = 10000 } = json;
-  const config = new ConfigReader(json, "gpt_neox", { partial_rotary_factor: rotary_pct, rope_theta: rotary_emb_base });
+  const config = new ConfigReader(json, "gpt_neox", {
+    partial_rotary_factor: rotary_pct,
+    rope_theta: rotary_emb_base,
+    classifier_dropout: 0.1,
+  });
   const maxPositionEmbeddings = config.count("max_position_embeddings", 2048);
   const headDim = config.headSize("hidden_size", "num_attention_heads");
   const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim);
@@ -57,7 +63,7 @@ export function gptNeoXConfig(json: ConfigJson): GPTNeoXConfig {
     vocabSize: config.count("vocab_size"),
     hiddenSize: config.count("hidden_size"),
     intermediateSize: config.count("intermediate_size"),
-    numHiddenLayers: config.count("num_hidden_layers"),
+    numHiddenLayers: config.layers("num_hidden_layers"),
     numAttentionHeads: config.count("num_attention_heads"),
     headDim,
     hiddenAct: config.activation("hidden_act", "gelu"),
@@ -71,6 +77,7 @@ export function gptNeoXConfig(json: ConfigJson): GPTNeoXConfig {
     rotaryDim,
     useParallelResidual: config.flag("use_parallel_residual", true),
     tieWordEmbeddings: config.flag("tie_word_embeddings", false),
+    ...config.labels(),
   };
 }
 
@@ -163,14 +170,14 @@ export class GPTNeoXModel extends Module implements Decoder {
     this.#config = config;
     this.embed_in = new Embedding(config.vocabSize, config.hiddenSize, { init });
     this.emb_dropout = new Dropout(config.hiddenDropout);
-    this.layers = Array.from({ length: config.numHiddenLayers }, (_, i) => new GPTNeoXLayer(config, i, init));
+    this.layers = layers(config.numHiddenLayers, (i) => new GPTNeoXLayer(config, i, init));
     this.final_layer_norm = new LayerNorm(config.hiddenSize, { eps: config.layerNormEps });
     this.#rotary = new Rotary(config.rotaryDim, config.rope);
   }
 
   get sizes(): ModelSizes {
     const { modelType, hiddenSize: width, numHiddenLayers: layers, numAttentionHeads: heads, headDim } = this.#config;
-    return { modelType, width, layers, heads, headDim };
+    return { modelType, width, layers, heads, headDim, stretch: { from: this.#rotary.lastUnchanged, isAnew: false } };
   }
 
   get wordEmbedding(): Layer {
@@ -185,6 +192,22 @@ export class GPTNeoXModel extends Module implements Decoder {
   }
 }
 
+const family: Family<"gpt_neox", GPTNeoXConfig, GPTNeoXModel> = {
+  name: "gpt_neox",
+  read: (config) => ("hiddenSize" in config ? (config as GPTNeoXConfig) : gptNeoXConfig(config as ConfigJson)),
+  std: ({ initializerRange }) => initializerRange,
+  build: (config, init = normal({ std: config.initializerRange })) => new GPTNeoXModel(config, init),
+  reader: (model) => model,
+  // older checkpoints hold the causal mask, too
+  pathOf: (name) => (/\.attention\.(masked_)?bias$/.test(name) ? null : name),
+};
+
+/** A GPT-NeoX that puts texts into classes. */
+export const GPTNeoXForSequenceClassification = sequenceClassifier(family);
+
+/** A GPT-NeoX that puts every token into a class. */
+export const GPTNeoXForTokenClassification = tokenClassifier(family, "classifier");
+
 /**
  * A GPT-NeoX that gives logits of the next token. Its output layer is named as in checkpoints.
  *
@@ -197,10 +220,10 @@ export class GPTNeoXForCausalLM extends DecoderLM {
 
   constructor(config: GPTNeoXConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    const known = "hiddenSize" in config ? (config as GPTNeoXConfig) : gptNeoXConfig(config as ConfigJson);
+    const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
-    this.gpt_neox = new GPTNeoXModel(known, init);
+    this.gpt_neox = family.build(known, init);
     const shared = known.tieWordEmbeddings ? { weight: (this.gpt_neox.embed_in as Embedding).weight } : {};
     this.embed_out = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...shared });
   }
@@ -209,12 +232,15 @@ export class GPTNeoXForCausalLM extends DecoderLM {
     return this.gpt_neox;
   }
 
+  protected get prefix(): string {
+    return "gpt_neox";
+  }
+
   protected toLogits(states: Tensor): Tensor {
     return this.embed_out.forward(states);
   }
 
-  /** The path of what a checkpoint calls so; older ones hold the causal mask, too. */
-  pathOf(name: string): string | null {
-    return /\.attention\.(masked_)?bias$/.test(name) ? null : name;
+  override pathOf(name: string): string | null {
+    return family.pathOf?.(super.pathOf(name) as string) ?? null;
   }
 }

@@ -13,8 +13,7 @@ import { Conv1D, Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
-import { type ClassifierInputs, type ClassifierOutput, classifierLoss, lastToken } from "./classifier.ts";
-import { type ConfigJson, ConfigReader, type ProblemType } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import {
   attendPass,
   beginPass,
@@ -26,9 +25,11 @@ import {
   type SelfAttention,
 } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { layers } from "./encoder.ts";
+import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
 
 /** What of a config.json matters for computing. */
-export interface GPT2Config {
+export interface GPT2Config extends LabelConfig {
   readonly modelType: "gpt2";
   readonly vocabSize: number;
   readonly nPositions: number;
@@ -45,10 +46,6 @@ export interface GPT2Config {
   /** For each layer, what multiplies q·kᵀ. */
   readonly attentionScales: readonly number[];
   readonly tieWordEmbeddings: boolean;
-  readonly padTokenId: number | null;
-  /** Of a classifier. */
-  readonly numLabels: number;
-  readonly problemType: ProblemType | null;
 }
 
 const defaults = { vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12 };
@@ -60,7 +57,7 @@ export function gpt2Config(json: ConfigJson): GPT2Config {
   const nEmbd = config.count("n_embd");
   const headDim = config.headSize("n_embd", "n_head");
   const scale = config.flag("scale_attn_weights", true) ? 1 / Math.sqrt(headDim) : 1;
-  const nLayer = config.count("n_layer");
+  const nLayer = config.layers("n_layer");
   const byLayer = config.flag("scale_attn_by_inverse_layer_idx", false);
   return {
     modelType: "gpt2",
@@ -78,9 +75,7 @@ export function gpt2Config(json: ConfigJson): GPT2Config {
     initializerRange: config.number("initializer_range", 0.02),
     attentionScales: Array.from({ length: nLayer }, (_, i) => (byLayer ? scale / (i + 1) : scale)),
     tieWordEmbeddings: config.flag("tie_word_embeddings", true),
-    padTokenId: config.token("pad_token_id"),
-    numLabels: config.numLabels(),
-    problemType: config.problemType(),
+    ...config.labels(),
   };
 }
 
@@ -191,7 +186,7 @@ export class GPT2Model extends Module implements Decoder {
     this.wte = new Embedding(config.vocabSize, C, { init: plain });
     this.wpe = new Embedding(config.nPositions, C, { init: plain });
     this.drop = new Dropout(config.embdPdrop);
-    this.h = Array.from({ length: nLayer }, (_, i) => new GPT2Block(config, i, plain, residual));
+    this.h = layers(nLayer, (i) => new GPT2Block(config, i, plain, residual));
     this.ln_f = new LayerNorm(C, { eps: config.layerNormEpsilon });
   }
 
@@ -213,11 +208,19 @@ export class GPT2Model extends Module implements Decoder {
   }
 }
 
-const read = (config: GPT2Config | ConfigJson): GPT2Config =>
-  "nEmbd" in config ? (config as GPT2Config) : gpt2Config(config as ConfigJson);
+const family: Family<"transformer", GPT2Config, GPT2Model> = {
+  name: "transformer",
+  read: (config) => ("nEmbd" in config ? (config as GPT2Config) : gpt2Config(config as ConfigJson)),
+  std: ({ initializerRange }) => initializerRange,
+  build: (config, init) => new GPT2Model(config, init),
+  reader: (model) => model,
+};
 
-/** The first published checkpoints hold the model without an output layer, and paths from there. */
-const pathOf = (name: string): string => (/^(transformer|lm_head|score)\./.test(name) ? name : `transformer.${name}`);
+/** A GPT-2 that puts texts into classes. */
+export const GPT2ForSequenceClassification = sequenceClassifier(family);
+
+/** A GPT-2 that puts every token into a class. */
+export const GPT2ForTokenClassification = tokenClassifier(family, "classifier");
 
 /**
  * A GPT-2 that gives logits of the next token.
@@ -231,9 +234,9 @@ export class GPT2LMHeadModel extends DecoderLM {
 
   constructor(config: GPT2Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
     super();
-    const known = read(config);
+    const known = family.read(config);
     this.config = known;
-    this.transformer = new GPT2Model(known, init);
+    this.transformer = family.build(known, init);
     const shared = known.tieWordEmbeddings ? { weight: (this.transformer.wte as Embedding).weight } : {};
     const start = init ?? normal({ std: known.initializerRange });
     this.lm_head = new Linear(known.nEmbd, known.vocabSize, { bias: false, init: start, ...shared });
@@ -243,48 +246,11 @@ export class GPT2LMHeadModel extends DecoderLM {
     return this.transformer;
   }
 
+  protected get prefix(): string {
+    return "transformer";
+  }
+
   protected toLogits(states: Tensor): Tensor {
     return this.lm_head.forward(states);
-  }
-
-  /** The path of what a checkpoint calls so. */
-  pathOf(name: string): string {
-    return pathOf(name);
-  }
-}
-
-/**
- * A GPT-2 that puts texts into classes by the state of their last token, the last one that is not `pad_token_id`.
- *
- * @throws {ConfigError} (constructor) for values of `config` that are not supported
- */
-export class GPT2ForSequenceClassification extends Module {
-  readonly transformer: GPT2Model;
-  score: Layer;
-  readonly config: GPT2Config;
-
-  constructor(config: GPT2Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
-    super();
-    const known = read(config);
-    this.config = known;
-    this.transformer = new GPT2Model(known, init);
-    const start = init ?? normal({ std: known.initializerRange });
-    this.score = new Linear(known.nEmbd, known.numLabels, { bias: false, init: start });
-  }
-
-  /** The path of what a checkpoint calls so. */
-  pathOf(name: string): string {
-    return pathOf(name);
-  }
-
-  get backbone(): GPT2Model {
-    return this.transformer;
-  }
-
-  /** @throws {ConfigError} for several texts when the model has no padding token; @throws {ShapeError} for sizes that do not fit */
-  forward({ labels, ...inputs }: ClassifierInputs): ClassifierOutput {
-    const { lastHiddenState, hiddenStates } = this.transformer.forward(inputs);
-    const logits = this.score.forward(lastToken("gpt2", lastHiddenState, inputs, this.config.padTokenId)); // [B, classes]
-    return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, this.config.problemType) } : {}) };
   }
 }

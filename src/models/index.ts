@@ -2,7 +2,13 @@
 import "../devices/choose.ts";
 import "../tensor/methods.ts";
 
-export { type BertConfig, BertForMaskedLM, BertForSequenceClassification, bertConfig } from "./bert.ts";
+export {
+  type BertConfig,
+  BertForMaskedLM,
+  BertForSequenceClassification,
+  BertForTokenClassification,
+  bertConfig,
+} from "./bert.ts";
 export { type CacheSizes, KeyValueCache } from "./cache.ts";
 export type {
   Backbone,
@@ -24,22 +30,42 @@ export {
   distilBertConfig,
 } from "./distilbert.ts";
 export type { EncoderInputs } from "./encoder.ts";
-export { GemmaForCausalLM } from "./gemma.ts";
-export { Gemma2ForCausalLM } from "./gemma2.ts";
-export { type GPTNeoXConfig, GPTNeoXForCausalLM, gptNeoXConfig } from "./gpt-neox.ts";
-export { type GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, gpt2Config } from "./gpt2.ts";
-export { LlamaForCausalLM } from "./llama.ts";
+export { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
+export { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
+export {
+  type GPTNeoConfig,
+  GPTNeoForCausalLM,
+  GPTNeoForSequenceClassification,
+  GPTNeoForTokenClassification,
+  gptNeoConfig,
+} from "./gpt-neo.ts";
+export {
+  type GPTNeoXConfig,
+  GPTNeoXForCausalLM,
+  GPTNeoXForSequenceClassification,
+  GPTNeoXForTokenClassification,
+  gptNeoXConfig,
+} from "./gpt-neox.ts";
+export {
+  type GPT2Config,
+  GPT2ForSequenceClassification,
+  GPT2ForTokenClassification,
+  GPT2LMHeadModel,
+  gpt2Config,
+} from "./gpt2.ts";
+export { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
-export { MistralForCausalLM } from "./mistral.ts";
-export { type OPTConfig, OPTForCausalLM, optConfig } from "./opt.ts";
-export { type PhiConfig, PhiForCausalLM, phiConfig } from "./phi.ts";
-export { Phi3ForCausalLM } from "./phi3.ts";
-export { Qwen2ForCausalLM } from "./qwen2.ts";
-export { Qwen3ForCausalLM } from "./qwen3.ts";
+export { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
+export { type OPTConfig, OPTForCausalLM, OPTForSequenceClassification, optConfig } from "./opt.ts";
+export { type PhiConfig, PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification, phiConfig } from "./phi.ts";
+export { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
+export { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
+export { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
 export { createModel, models } from "./registry.ts";
-export { RobertaForSequenceClassification } from "./roberta.ts";
+export { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification } from "./roberta.ts";
 export type { ReadInputs, Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
-export { type T5Config, T5ForConditionalGeneration, t5Config } from "./t5.ts";
+export { T5ForConditionalGeneration } from "./t5.ts";
+export { type T5Config, t5Config } from "./t5-config.ts";
 export {
   type ImageClassifier,
   type ImageInputs,

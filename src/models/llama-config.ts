@@ -1,11 +1,11 @@
 /** What of a `config.json` decides how a model of the Llama family computes. */
 import type { RopeParameters } from "../nn/rotary.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 
 export type { ConfigJson } from "./config-reader.ts";
 
 /** Settings in camelCase, named as in config.json where they stand there. */
-export interface LlamaConfig {
+export interface LlamaConfig extends LabelConfig {
   readonly modelType: string;
   readonly vocabSize: number;
   readonly hiddenSize: number;
@@ -49,8 +49,8 @@ export interface LlamaVariant {
   readonly defaults?: ConfigJson;
   /** Whether only a part of each head may be turned. */
   readonly partialRotary?: boolean;
-  /** Whether angles may depend on the text's length. */
-  readonly longrope?: boolean;
+  /** Whether keys in a cache turn anew when the text outgrows those of the training; otherwise only later ones turn by other angles. */
+  readonly turnsAnew?: boolean;
   /** Settings that are other than Llama's. @throws {ConfigError} for values that are not supported */
   read?(config: ConfigReader, llama: LlamaConfig): Partial<LlamaConfig>;
 }
@@ -73,8 +73,7 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
   const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim);
   if (rotaryDim !== headDim && !variant.partialRotary)
     config.refuse("partial_rotary_factor", rotaryDim / headDim, `must be 1 for ${modelType}`);
-  if (rope.ropeType === "longrope" && !variant.longrope) config.refuse("rope_type", "longrope", `is not of ${modelType}`);
-  const numHiddenLayers = config.count("num_hidden_layers");
+  const numHiddenLayers = config.layers("num_hidden_layers");
   const attentionBias = config.flag("attention_bias", false);
   const llama: LlamaConfig = {
     modelType,
@@ -103,6 +102,7 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     attentionScale: 1 / Math.sqrt(headDim),
     attentionSoftcap: 0,
     logitSoftcap: 0,
+    ...config.labels(),
   };
   return { ...llama, ...variant.read?.(config, llama) };
 }

@@ -27,6 +27,7 @@ import {
   type SelfAttention,
 } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
 export type { CausalLMInputs, CausalLMOutput } from "./causal-lm.ts";
@@ -150,10 +151,12 @@ export class LlamaModel extends Module implements Decoder {
   readonly layers: DecoderLayer[];
   readonly norm: RMSNorm;
   readonly #rotary: Rotary;
+  readonly #turnsAnew: boolean;
   readonly #config: LlamaConfig;
 
-  constructor(config: LlamaConfig, init: Initializer, { layer = llamaLayer }: LlamaFamilyMember = llama) {
+  constructor(config: LlamaConfig, init: Initializer, { layer = llamaLayer, turnsAnew = false }: LlamaFamilyMember = llama) {
     super();
+    this.#turnsAnew = turnsAnew;
     this.#config = config;
     this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init, scale: config.embeddingScale });
     this.layers = [];
@@ -164,7 +167,8 @@ export class LlamaModel extends Module implements Decoder {
 
   get sizes(): ModelSizes {
     const { modelType, hiddenSize: width, numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.#config;
-    return { modelType, width, layers, heads, headDim };
+    const stretch = { from: this.#rotary.lastUnchanged, isAnew: this.#turnsAnew };
+    return { modelType, width, layers, heads, headDim, stretch };
   }
 
   get wordEmbedding(): Layer {
@@ -177,6 +181,22 @@ export class LlamaModel extends Module implements Decoder {
     return runLayers(embedTokens(inputs, this.embed_tokens), this.layers, pass, (x) => this.norm.forward(x));
   }
 }
+
+/** What output layers need to know of a member of the family. */
+export const llamaFamily = (member = llama): Family<"model", LlamaConfig, LlamaModel> => ({
+  name: "model",
+  read: (config) =>
+    "hiddenSize" in config ? (config as LlamaConfig) : llamaConfig(config as ConfigJson, member.modelType, member),
+  std: ({ initializerRange }) => initializerRange,
+  build: (config, init = normal({ std: config.initializerRange })) => new LlamaModel(config, init, member),
+  reader: (model) => model,
+});
+
+/** A Llama that puts texts into classes. */
+export const LlamaForSequenceClassification = sequenceClassifier(llamaFamily());
+
+/** A Llama that puts every token into a class. */
+export const LlamaForTokenClassification = tokenClassifier(llamaFamily(), "score");
 
 /**
  * A Llama that gives logits of the next token.
@@ -198,16 +218,21 @@ export class LlamaForCausalLM extends DecoderLM {
    */
   constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}, member = llama) {
     super();
-    const known = "hiddenSize" in config ? (config as LlamaConfig) : llamaConfig(config as ConfigJson, member.modelType, member);
+    const family = llamaFamily(member);
+    const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
-    this.model = new LlamaModel(known, init, member);
+    this.model = family.build(known, init);
     const shared = known.tieWordEmbeddings ? (this.model.embed_tokens as Embedding).weight : undefined;
     this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...(shared ? { weight: shared } : {}) });
   }
 
   get backbone(): LlamaModel {
     return this.model;
+  }
+
+  protected get prefix(): string {
+    return "model";
   }
 
   protected toLogits(states: Tensor): Tensor {

@@ -1,6 +1,7 @@
 /** Mistral: a Llama whose tokens see a window of those before them. @see https://arxiv.org/abs/2310.06825 */
 import type { Initializer } from "../nn/init.ts";
-import { type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
 import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
 
 const mistral: LlamaFamilyMember = {
@@ -17,3 +18,9 @@ export class MistralForCausalLM extends LlamaForCausalLM {
     super(config, options, mistral);
   }
 }
+
+/** A Mistral that puts texts into classes. */
+export const MistralForSequenceClassification = sequenceClassifier(llamaFamily(mistral));
+
+/** A Mistral that puts every token into a class. */
+export const MistralForTokenClassification = tokenClassifier(llamaFamily(mistral), "score");

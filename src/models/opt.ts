@@ -13,12 +13,14 @@ import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { layers } from "./encoder.ts";
+import { type Family, sequenceClassifier } from "./family.ts";
 
 /** What of a config.json matters for computing. */
-export interface OPTConfig {
+export interface OPTConfig extends LabelConfig {
   readonly modelType: "opt";
   readonly vocabSize: number;
   readonly hiddenSize: number;
@@ -45,7 +47,7 @@ const offset = 2;
 
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
 export function optConfig(json: ConfigJson): OPTConfig {
-  const config = new ConfigReader(json, "opt");
+  const config = new ConfigReader(json, "opt", { pad_token_id: 1 });
   config.fixed("layer_norm_elementwise_affine", true);
   config.fixed("layerdrop", 0);
   const hiddenSize = config.count("hidden_size");
@@ -55,7 +57,7 @@ export function optConfig(json: ConfigJson): OPTConfig {
     vocabSize: config.count("vocab_size"),
     hiddenSize,
     ffnDim: config.count("ffn_dim"),
-    numHiddenLayers: config.count("num_hidden_layers"),
+    numHiddenLayers: config.layers("num_hidden_layers"),
     numAttentionHeads: config.count("num_attention_heads"),
     headDim: config.headSize("hidden_size", "num_attention_heads"),
     activationFunction: config.activation("activation_function", "relu"),
@@ -68,6 +70,7 @@ export function optConfig(json: ConfigJson): OPTConfig {
     wordEmbedProjDim: config.count("word_embed_proj_dim", hiddenSize),
     enableBias: config.flag("enable_bias", true),
     tieWordEmbeddings: config.flag("tie_word_embeddings", true),
+    ...config.labels(),
   };
 }
 
@@ -157,7 +160,7 @@ export class OPTDecoder extends Module implements Decoder {
     this.project_out = E === C ? null : new Linear(C, E, { bias: false, init });
     this.project_in = E === C ? null : new Linear(E, C, { bias: false, init });
     this.final_layer_norm = config.finalNorm ? new LayerNorm(C) : null;
-    this.layers = Array.from({ length: config.numHiddenLayers }, (_, i) => new OPTDecoderLayer(config, i, init));
+    this.layers = layers(config.numHiddenLayers, (i) => new OPTDecoderLayer(config, i, init));
   }
 
   get sizes(): ModelSizes {
@@ -190,6 +193,17 @@ export class OPTModel extends Module {
   }
 }
 
+const family: Family<"model", OPTConfig, OPTModel> = {
+  name: "model",
+  read: (config) => ("hiddenSize" in config ? (config as OPTConfig) : optConfig(config as ConfigJson)),
+  std: ({ initStd }) => initStd,
+  build: (config, init = normal({ std: config.initStd })) => new OPTModel(config, init),
+  reader: ({ decoder }) => decoder,
+};
+
+/** An OPT that puts texts into classes. */
+export const OPTForSequenceClassification = sequenceClassifier(family);
+
 /**
  * An OPT that gives logits of the next token.
  *
@@ -202,10 +216,10 @@ export class OPTForCausalLM extends DecoderLM {
 
   constructor(config: OPTConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    const known = "hiddenSize" in config ? (config as OPTConfig) : optConfig(config as ConfigJson);
+    const known = family.read(config);
     const { init = normal({ std: known.initStd }) } = options;
     this.config = known;
-    this.model = new OPTModel(known, init);
+    this.model = family.build(known, init);
     const shared = known.tieWordEmbeddings ? { weight: (this.model.decoder.embed_tokens as Embedding).weight } : {};
     this.lm_head = new Linear(known.wordEmbedProjDim, known.vocabSize, { bias: false, init, ...shared });
   }
@@ -214,12 +228,11 @@ export class OPTForCausalLM extends DecoderLM {
     return this.model.decoder;
   }
 
-  protected toLogits(states: Tensor): Tensor {
-    return this.lm_head.forward(states);
+  protected get prefix(): string {
+    return "model";
   }
 
-  /** The path of what a checkpoint calls so: the first published ones hold the model without an output layer. */
-  pathOf(name: string): string {
-    return name.startsWith("decoder.") ? `model.${name}` : name;
+  protected toLogits(states: Tensor): Tensor {
+    return this.lm_head.forward(states);
   }
 }

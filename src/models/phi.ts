@@ -14,12 +14,14 @@ import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { layers } from "./encoder.ts";
+import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
 
 /** What of a config.json matters for computing. */
-export interface PhiConfig {
+export interface PhiConfig extends LabelConfig {
   readonly modelType: "phi";
   readonly vocabSize: number;
   readonly hiddenSize: number;
@@ -54,7 +56,7 @@ export function phiConfig(json: ConfigJson): PhiConfig {
     vocabSize: config.count("vocab_size"),
     hiddenSize: config.count("hidden_size"),
     intermediateSize: config.count("intermediate_size"),
-    numHiddenLayers: config.count("num_hidden_layers"),
+    numHiddenLayers: config.layers("num_hidden_layers"),
     numAttentionHeads: config.count("num_attention_heads"),
     numKeyValueHeads: config.keyValueHeads("num_key_value_heads", "num_attention_heads"),
     headDim,
@@ -69,6 +71,7 @@ export function phiConfig(json: ConfigJson): PhiConfig {
     rotaryDim,
     qkLayernorm: config.flag("qk_layernorm", false),
     tieWordEmbeddings: config.flag("tie_word_embeddings", false),
+    ...config.labels(),
   };
 }
 
@@ -166,14 +169,14 @@ export class PhiModel extends Module implements Decoder {
     this.#config = config;
     this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init });
     this.embed_dropout = new Dropout(config.embdPdrop);
-    this.layers = Array.from({ length: config.numHiddenLayers }, (_, i) => new PhiDecoderLayer(config, i, init));
+    this.layers = layers(config.numHiddenLayers, (i) => new PhiDecoderLayer(config, i, init));
     this.final_layernorm = new LayerNorm(config.hiddenSize, { eps: config.layerNormEps });
     this.#rotary = new Rotary(config.rotaryDim, config.rope);
   }
 
   get sizes(): ModelSizes {
     const { modelType, hiddenSize: width, numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.#config;
-    return { modelType, width, layers, heads, headDim };
+    return { modelType, width, layers, heads, headDim, stretch: { from: this.#rotary.lastUnchanged, isAnew: false } };
   }
 
   get wordEmbedding(): Layer {
@@ -188,6 +191,20 @@ export class PhiModel extends Module implements Decoder {
   }
 }
 
+const family: Family<"model", PhiConfig, PhiModel> = {
+  name: "model",
+  read: (config) => ("hiddenSize" in config ? (config as PhiConfig) : phiConfig(config as ConfigJson)),
+  std: ({ initializerRange }) => initializerRange,
+  build: (config, init = normal({ std: config.initializerRange })) => new PhiModel(config, init),
+  reader: (model) => model,
+};
+
+/** A Phi that puts texts into classes. */
+export const PhiForSequenceClassification = sequenceClassifier(family);
+
+/** A Phi that puts every token into a class. */
+export const PhiForTokenClassification = tokenClassifier(family, "score");
+
 /**
  * A Phi that gives logits of the next token.
  *
@@ -200,16 +217,20 @@ export class PhiForCausalLM extends DecoderLM {
 
   constructor(config: PhiConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    const known = "hiddenSize" in config ? (config as PhiConfig) : phiConfig(config as ConfigJson);
+    const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
-    this.model = new PhiModel(known, init);
+    this.model = family.build(known, init);
     const shared = known.tieWordEmbeddings ? { weight: (this.model.embed_tokens as Embedding).weight } : {};
     this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { init, initBias: zeros, ...shared });
   }
 
   get backbone(): PhiModel {
     return this.model;
+  }
+
+  protected get prefix(): string {
+    return "model";
   }
 
   protected toLogits(states: Tensor): Tensor {

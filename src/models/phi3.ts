@@ -2,8 +2,7 @@
  * Phi-3: a Llama with one layer for queries, keys and values, one for both sides of the gated part, and, for long texts,
  * angles that depend on the text's length.
  *
- * Where a text with a cache outgrows the length of the training, transformers computes the cache again with the other
- * angles. Here the room of the cache decides at the start.
+ * Where a text outgrows the length of the training while it is written, the cache is computed again with the other angles.
  *
  * @see https://arxiv.org/abs/2404.14219
  */
@@ -14,7 +13,8 @@ import { activation } from "../nn/activation.ts";
 import type { Initializer } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
-import { LlamaDecoderLayer, type LlamaFamilyMember, LlamaForCausalLM, RotaryAttention } from "./llama.ts";
+import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { LlamaDecoderLayer, type LlamaFamilyMember, LlamaForCausalLM, llamaFamily, RotaryAttention } from "./llama.ts";
 import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
 
 /** Attention with one layer for queries, keys and values. */
@@ -62,9 +62,9 @@ export class Phi3MLP extends Module {
 
 const phi3: LlamaFamilyMember = {
   modelType: "phi3",
-  defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
+  defaults: { max_position_embeddings: 4096, rms_norm_eps: 1e-5, pad_token_id: 32000 },
   partialRotary: true,
-  longrope: true,
+  turnsAnew: true,
   read(config, { numHiddenLayers: layers }) {
     for (const key of ["resid_pdrop", "embd_pdrop"]) config.fixed(key, 0);
     return {
@@ -81,3 +81,9 @@ export class Phi3ForCausalLM extends LlamaForCausalLM {
     super(config, options, phi3);
   }
 }
+
+/** A Phi-3 that puts texts into classes. */
+export const Phi3ForSequenceClassification = sequenceClassifier(llamaFamily(phi3));
+
+/** A Phi-3 that puts every token into a class. */
+export const Phi3ForTokenClassification = tokenClassifier(llamaFamily(phi3), "score");

@@ -1,7 +1,8 @@
 /** Qwen2: a Llama with biases on queries, keys and values; upper layers may have a sliding window. @see https://arxiv.org/abs/2407.10671 */
 import type { Initializer } from "../nn/init.ts";
 import type { ConfigReader } from "./config-reader.ts";
-import { type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
 import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
 
 /** Keys that Qwen2 and Qwen3 may leave out. */
@@ -31,3 +32,9 @@ export class Qwen2ForCausalLM extends LlamaForCausalLM {
     super(config, options, qwen2);
   }
 }
+
+/** A Qwen2 that puts texts into classes. */
+export const Qwen2ForSequenceClassification = sequenceClassifier(llamaFamily(qwen2));
+
+/** A Qwen2 that puts every token into a class. */
+export const Qwen2ForTokenClassification = tokenClassifier(llamaFamily(qwen2), "score");

@@ -1,6 +1,7 @@
 /** Qwen3: a Llama that normalises queries and keys per head, with heads of their own size. @see https://arxiv.org/abs/2505.09388 */
 import type { Initializer } from "../nn/init.ts";
-import { type LlamaFamilyMember, LlamaForCausalLM } from "./llama.ts";
+import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
 import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
 import { qwenDefaults, qwenWindows } from "./qwen2.ts";
 
@@ -16,3 +17,9 @@ export class Qwen3ForCausalLM extends LlamaForCausalLM {
     super(config, options, qwen3);
   }
 }
+
+/** A Qwen3 that puts texts into classes. */
+export const Qwen3ForSequenceClassification = sequenceClassifier(llamaFamily(qwen3));
+
+/** A Qwen3 that puts every token into a class. */
+export const Qwen3ForTokenClassification = tokenClassifier(llamaFamily(qwen3), "score");

@@ -1,21 +1,22 @@
 /** The models there are, by the `model_type` of their `config.json`. */
 import { ConfigError, nearestName, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
-import { BertForMaskedLM, BertForSequenceClassification } from "./bert.ts";
+import { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import type { ConfigJson } from "./config-reader.ts";
 import { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification } from "./distilbert.ts";
-import { GemmaForCausalLM } from "./gemma.ts";
-import { Gemma2ForCausalLM } from "./gemma2.ts";
-import { GPTNeoXForCausalLM } from "./gpt-neox.ts";
-import { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
-import { LlamaForCausalLM } from "./llama.ts";
-import { MistralForCausalLM } from "./mistral.ts";
-import { OPTForCausalLM } from "./opt.ts";
-import { PhiForCausalLM } from "./phi.ts";
-import { Phi3ForCausalLM } from "./phi3.ts";
-import { Qwen2ForCausalLM } from "./qwen2.ts";
-import { Qwen3ForCausalLM } from "./qwen3.ts";
-import { RobertaForSequenceClassification } from "./roberta.ts";
+import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
+import { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
+import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification } from "./gpt-neo.ts";
+import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification } from "./gpt-neox.ts";
+import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
+import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
+import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
+import { OPTForCausalLM, OPTForSequenceClassification } from "./opt.ts";
+import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification } from "./phi.ts";
+import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
+import { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
+import { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
+import { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification } from "./roberta.ts";
 import { T5ForConditionalGeneration } from "./t5.ts";
 import { type ModelByTask, type Task, taskOf } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
@@ -35,20 +36,21 @@ interface ModelClasses {
 
 /** By `model_type`, the classes under their names at Hugging Face, the usual one first: one line makes a model loadable. */
 export const models = {
-  bert: { BertForMaskedLM, BertForSequenceClassification },
+  bert: { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification },
   distilbert: { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification },
-  gemma: { GemmaForCausalLM },
-  gemma2: { Gemma2ForCausalLM },
-  gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification },
-  gpt_neox: { GPTNeoXForCausalLM },
-  llama: { LlamaForCausalLM },
-  mistral: { MistralForCausalLM },
-  opt: { OPTForCausalLM },
-  phi: { PhiForCausalLM },
-  phi3: { Phi3ForCausalLM },
-  qwen2: { Qwen2ForCausalLM },
-  qwen3: { Qwen3ForCausalLM },
-  roberta: { RobertaForSequenceClassification },
+  gemma: { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification },
+  gemma2: { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification },
+  gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification, GPT2ForTokenClassification },
+  gpt_neo: { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
+  gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
+  llama: { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification },
+  mistral: { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification },
+  opt: { OPTForCausalLM, OPTForSequenceClassification },
+  phi: { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification },
+  phi3: { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification },
+  qwen2: { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification },
+  qwen3: { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
+  roberta: { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification },
   t5: { T5ForConditionalGeneration },
   vit: { ViTForImageClassification },
 } as const satisfies Record<string, ModelClasses>;

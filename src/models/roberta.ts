@@ -4,18 +4,18 @@
  */
 import { tanh } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
+import { activation } from "../nn/activation.ts";
 import { Dropout } from "../nn/dropout.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
-import { type Layer, Module } from "../nn/module.ts";
-import { type BertConfig, BertModel, type BertVariant, start } from "./bert.ts";
-import type { CheckpointNames } from "./checkpoint-name.ts";
-import { type ClassifierOutput, classifierLoss } from "./classifier.ts";
-import type { ConfigJson } from "./config-reader.ts";
+import { group, type Layer, Module } from "../nn/module.ts";
+import { LayerNorm } from "../nn/norm.ts";
+import { type BertConfig, type BertVariant, bertFamily, tiedDecoder } from "./bert.ts";
 import { firstToken } from "./encoder.ts";
-import type { SequenceClassifier, SequenceInputs } from "./task.ts";
+import { textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
-const roberta: BertVariant = { modelType: "roberta", defaults: { pad_token_id: 1 }, positionsAfterPadding: true };
+const variant: BertVariant = { modelType: "roberta", defaults: { pad_token_id: 1 }, positionsAfterPadding: true };
+const family = bertFamily("roberta", { variant });
 
 /** out(tanh(dense(x))), with dropout before both. */
 class RobertaClassificationHead extends Module {
@@ -37,36 +37,23 @@ class RobertaClassificationHead extends Module {
   }
 }
 
-/**
- * A RoBERTa that puts texts into classes by the state of their first token.
- *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
- */
-export class RobertaForSequenceClassification extends Module implements SequenceClassifier, CheckpointNames {
-  readonly roberta: BertModel;
-  classifier: Layer;
-  readonly config: BertConfig;
+/** A RoBERTa that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+export const RobertaForMaskedLM = tokenModel(family, {
+  parts: (config, init, base) => {
+    const { hiddenSize: C, layerNormEps: eps } = config;
+    const dense: Layer = new Linear(C, C, { init, initBias: zeros });
+    const { bias, decoder } = tiedDecoder(config, base);
+    return { lm_head: group({ bias, dense, layer_norm: new LayerNorm(C, { eps }), decoder }) };
+  },
+  logits: ({ lm_head: { dense, layer_norm, decoder } }, states) =>
+    decoder.forward(layer_norm.forward(activation("gelu")(dense.forward(states)))),
+});
 
-  constructor(config: BertConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    const { known, init } = start(config, options, roberta);
-    this.config = known;
-    this.roberta = new BertModel(known, init, { pooler: false });
-    this.classifier = new RobertaClassificationHead(known, init);
-  }
+/** A RoBERTa that puts texts into classes by the state of their first token. */
+export const RobertaForSequenceClassification = textClassifier(family, {
+  parts: (config, init): { classifier: Layer } => ({ classifier: new RobertaClassificationHead(config, init) }),
+  logits: ({ classifier }, states) => classifier.forward(firstToken(states)),
+});
 
-  get backbone(): BertModel {
-    return this.roberta;
-  }
-
-  /** @throws {ShapeError} for sizes that do not fit */
-  forward({ labels, ...inputs }: SequenceInputs): ClassifierOutput {
-    const { lastHiddenState, hiddenStates } = this.roberta.forward(inputs);
-    const logits = this.classifier.forward(firstToken(lastHiddenState)); // [B, classes]
-    return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, this.config.problemType) } : {}) };
-  }
-
-  pathOf(name: string): string | null {
-    return name.startsWith("roberta.pooler.") ? null : name;
-  }
-}
+/** A RoBERTa that puts every token into a class. */
+export const RobertaForTokenClassification = tokenClassifier(family, "classifier");

@@ -1,9 +1,11 @@
 /** What models that answer one text with another have in common. */
 import { ConfigError, ShapeError } from "../errors.ts";
+import type { DType } from "../graph/dtype.ts";
 import { cast, equal, where } from "../graph/elementwise.ts";
 import { pad, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
+import { assignAll, Variable } from "../graph/variable.ts";
 import {
   type CausalLM,
   type CausalLMInputs,
@@ -106,4 +108,48 @@ export function shiftRight(labels: Tensor, startToken: number, padToken: number)
   const moved = sliceAxis(pad(cast(labels, "int32"), [0, 1], [0, 0]), 1, 0, T);
   const known = where(equal(moved, whole(-100)), whole(padToken), moved);
   return where(equal(iota([T]), whole(0)), whole(startToken), known);
+}
+
+/** Keys and values of texts that were read, [B, S, H·D] each. */
+export interface TextStates {
+  readonly keys: Tensor;
+  readonly values: Tensor;
+}
+
+/** What the layers of a decoder remember of texts, in variables, so that one program serves all texts of a size. */
+export class TextMemory implements Disposable {
+  readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
+  readonly #mask: Variable;
+
+  /** @param shape [B, S, H·D] */
+  constructor(layers: number, shape: readonly [number, number, number]) {
+    const room = (sizes: readonly number[], dtype: DType) => new Variable(constant(0, sizes, dtype), { requiresGrad: false });
+    const states = () => ({ keys: room(shape, "float32"), values: room(shape, "float32") });
+    this.#layers = Array.from({ length: layers }, states);
+    this.#mask = room(shape.slice(0, 2), "int32");
+  }
+
+  get texts(): readonly TextStates[] {
+    return this.#layers.map(({ keys, values }) => ({ keys: keys.value, values: values.value }));
+  }
+
+  /** [B, S], 1 for tokens and 0 for padding. */
+  get mask(): Tensor {
+    return this.#mask.value;
+  }
+
+  /** Puts other texts in the place of those that were there. @param inputs whose they are */
+  keep(texts: readonly TextStates[], inputs: ReadInputs): void {
+    const next = texts.flatMap((text) => [text.keys, text.values]);
+    const mask = inputs.attentionMask ?? constant(1, textShape(inputs), "int32");
+    assignAll([...this.#states.map((variable, i) => [variable, next[i] as Tensor] as const), [this.#mask, mask]]);
+  }
+
+  [Symbol.dispose](): void {
+    for (const { stored } of [...this.#states, this.#mask]) stored.dispose();
+  }
+
+  get #states(): readonly Variable[] {
+    return this.#layers.flatMap(({ keys, values }) => [keys, values]);
+  }
 }

@@ -2,12 +2,10 @@
  * T5: an encoder and a decoder whose attention knows positions by a learned bias for each distance. Queries are not scaled.
  * @see https://arxiv.org/abs/1910.10683
  */
-import type { DType } from "../graph/dtype.ts";
 import { add, mul } from "../graph/elementwise.ts";
-import { permute, reshape } from "../graph/movement.ts";
+import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
-import { assignAll, Variable } from "../graph/variable.ts";
 import { activation } from "../nn/activation.ts";
 import type { AttendOptions } from "../nn/attention.ts";
 import { Dropout } from "../nn/dropout.ts";
@@ -16,7 +14,6 @@ import { type Initializer, normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
-import { relativeBuckets } from "../nn/relative-position.ts";
 import { type CacheUpdate, KeyValueCache } from "./cache.ts";
 import {
   type Backbone,
@@ -30,9 +27,9 @@ import {
   textShape,
 } from "./causal-lm.ts";
 import type { CheckpointNames } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import type { ConfigJson } from "./config-reader.ts";
 import { beginPass, behind, causalOutput } from "./decoder.ts";
-import { attendHeads, layers } from "./encoder.ts";
+import { layers } from "./encoder.ts";
 import {
   type Answering,
   answerInputs,
@@ -41,62 +38,12 @@ import {
   type Seq2SeqLM,
   type Seq2SeqOutput,
   shiftRight,
+  TextMemory,
+  type TextStates,
 } from "./seq2seq-lm.ts";
+import { type Draw, T5Attention } from "./t5-attention.ts";
+import { type T5Config, t5Config } from "./t5-config.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
-export type T5Config = ReturnType<typeof t5Config>;
-
-/** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
-export function t5Config(json: ConfigJson) {
-  const config = new ConfigReader(json, "t5", { pad_token_id: 0, decoder_start_token_id: 0 });
-  config.fixed("is_encoder_decoder", true);
-  const projection = config.text("feed_forward_proj", "relu");
-  const isGated = projection.startsWith("gated-");
-  const act = projection.replace(/^gated-/, "");
-  const numBuckets = config.count("relative_attention_num_buckets", 32);
-  if (numBuckets < 4) config.refuse("relative_attention_num_buckets", numBuckets, "must be at least 4");
-  const maxDistance = config.count("relative_attention_max_distance", 128);
-  if (maxDistance <= numBuckets / 2)
-    config.refuse(
-      "relative_attention_max_distance",
-      maxDistance,
-      `must be above half of relative_attention_num_buckets (= ${numBuckets})`,
-    );
-  const numLayers = config.count("num_layers");
-  const tieWordEmbeddings = config.flag("tie_word_embeddings", true);
-  activation(act);
-  return {
-    modelType: "t5",
-    vocabSize: config.count("vocab_size"),
-    dModel: config.count("d_model"),
-    dKv: config.count("d_kv", 64),
-    dFf: config.count("d_ff"),
-    numLayers,
-    numDecoderLayers: config.count("num_decoder_layers", numLayers),
-    numHeads: config.count("num_heads"),
-    numBuckets,
-    maxDistance,
-    dropoutRate: config.probability("dropout_rate", 0.1),
-    layerNormEpsilon: config.number("layer_norm_epsilon", 1e-6),
-    initializerFactor: config.number("initializer_factor", 1),
-    isGated,
-    // the name that was given to another function before there were two
-    denseActFn: isGated && act === "gelu" ? "gelu_new" : act,
-    tieWordEmbeddings,
-    // T5 1.1 neither ties nor scales; transformers 5 writes that it ties but does not scale
-    scaleDecoderOutputs: config.flag("scale_decoder_outputs", tieWordEmbeddings),
-    padTokenId: config.token("pad_token_id") ?? 0,
-    decoderStartTokenId: config.token("decoder_start_token_id") ?? 0,
-  };
-}
-
-/** First values of a matrix whose sums have so many terms. */
-type Draw = (terms: number) => Initializer;
-/** Keys and values that are looked at, [B, S, H·D] each. */
-interface Memory {
-  readonly keys: Tensor;
-  readonly values: Tensor;
-}
 /** What all blocks of one forward pass share. */
 interface T5Pass {
   readonly attention: AttendOptions;
@@ -105,58 +52,12 @@ interface T5Pass {
   /** Keys and values of virtual tokens in front, for each block. */
   readonly past: readonly PastLayer[];
   /** Of the text that was read, for each block of a decoder. */
-  readonly memories: readonly Memory[];
+  readonly memories: readonly TextStates[];
   readonly memoryMask?: Tensor | undefined;
 }
 
 const norm = ({ dModel, layerNormEpsilon: eps }: T5Config): RMSNorm => new RMSNorm(dModel, { eps });
 const whole = (value: number): Tensor => constant(value, [], "int32");
-
-/** Attention to the text itself or to another. */
-export class T5Attention extends Module {
-  q: Layer;
-  k: Layer;
-  v: Layer;
-  o: Layer;
-  /** A row for each bucket of distances, a column for each head; all blocks use that of the first. */
-  relative_attention_bias: Layer | null;
-  readonly #config: T5Config;
-
-  constructor(config: T5Config, draw: Draw, { hasBias = false } = {}) {
-    super();
-    const { dModel: C, dKv: D, numHeads: H, numBuckets } = config;
-    const layer = (into: number, out: number, terms: number): Layer => new Linear(into, out, { bias: false, init: draw(terms) });
-    this.#config = config;
-    this.q = layer(C, H * D, C * D);
-    this.k = layer(C, H * D, C);
-    this.v = layer(C, H * D, C);
-    this.o = layer(H * D, C, H * D);
-    this.relative_attention_bias = hasBias ? new Embedding(numBuckets, H, { init: draw(C) }) : null;
-  }
-
-  /** Keys and values of a text. @param states [B, S, C] */
-  memory(states: Tensor): Memory {
-    return { keys: this.k.forward(states), values: this.v.forward(states) };
-  }
-
-  /** x [B, T, C] looks at a memory → [B, T, C] */
-  forward(x: Tensor, { keys, values }: Memory, options: AttendOptions): Tensor {
-    const { numHeads, dropoutRate } = this.#config;
-    const p = this.training ? dropoutRate : 0;
-    return this.o.forward(attendHeads(this.q.forward(x), keys, values, numHeads, { ...options, scale: 1, dropout: p }));
-  }
-
-  /** What is added to the scores for distances, [1, H, Tq, Tk]. @param offset [] int32: key at which the first query stands */
-  bias(
-    queries: number,
-    keys: number,
-    { offset, isCausal }: { readonly offset?: Tensor | undefined; readonly isCausal: boolean },
-  ): Tensor {
-    const { numBuckets: buckets, maxDistance } = this.#config;
-    const chosen = relativeBuckets(queries, keys, { buckets, maxDistance, isCausal, offset });
-    return reshape(permute((this.relative_attention_bias as Layer).forward(chosen), [2, 0, 1]), [1, -1, queries, keys]);
-  }
-}
 
 /** x + dropout(body(norm(x))): what each step of a block is. */
 abstract class T5Step extends Module {
@@ -206,7 +107,7 @@ class T5LayerCrossAttention extends T5Step {
     this.EncDecAttention = new T5Attention(config, draw);
   }
 
-  forward(x: Tensor, memory: Memory, keyMask: Tensor | undefined): Tensor {
+  forward(x: Tensor, memory: TextStates, keyMask: Tensor | undefined): Tensor {
     return this.around(x, (y) => this.EncDecAttention.forward(y, memory, keyMask ? { keyMask } : {}));
   }
 }
@@ -248,10 +149,10 @@ class T5Block extends Module {
   }
 
   /** [B, T, C] → [B, T, C]. @param memory of the text that was read, for a decoder */
-  forward(x: Tensor, pass: T5Pass, memory: Memory | undefined): Tensor {
+  forward(x: Tensor, pass: T5Pass, memory: TextStates | undefined): Tensor {
     const y = this.layer[0].forward(x, pass);
     if (this.layer.length === 2) return this.layer[1].forward(y);
-    return this.layer[2].forward(this.layer[1].forward(y, memory as Memory, pass.memoryMask));
+    return this.layer[2].forward(this.layer[1].forward(y, memory as TextStates, pass.memoryMask));
   }
 }
 
@@ -274,7 +175,7 @@ class T5Stack extends Module {
   }
 
   /** Keys and values of a text that was read, for each block of a decoder. @param states [B, S, C] */
-  remember(states: Tensor): Memory[] {
+  remember(states: Tensor): TextStates[] {
     return this.block.flatMap(({ layer }) => (layer.length === 3 ? layer[1].EncDecAttention.memory(states) : []));
   }
 
@@ -349,25 +250,15 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
   answering(batch: number, size: number): Answering {
     const { sizes } = this.backbone;
     const { numDecoderLayers, numHeads, dKv } = this.config;
-    const room = (shape: readonly number[], dtype: DType) => new Variable(constant(0, shape, dtype), { requiresGrad: false });
-    const states = () => room([batch, size, numHeads * dKv], "float32");
-    const kept = Array.from({ length: numDecoderLayers }, () => ({ keys: states(), values: states() }));
-    const mask = room([batch, size], "int32");
-    const memories = () => kept.map(({ keys, values }) => ({ keys: keys.value, values: values.value }));
+    const memory = new TextMemory(numDecoderLayers, [batch, size, numHeads * dKv]);
     return {
       read: (inputs) => {
         checkTextInputs({ ...sizes, layers: this.config.numLayers }, inputs);
-        const found = this.decoder.remember(this.#read(inputs));
-        assignAll([
-          ...found.flatMap((memory, i) => [[kept[i]!.keys, memory.keys] as const, [kept[i]!.values, memory.values] as const]),
-          [mask, inputs.attentionMask ?? constant(1, textShape(inputs), "int32")],
-        ]);
+        memory.keep(this.decoder.remember(this.#read(inputs)), inputs);
       },
-      forward: (answer) => this.#write(answer, memories(), mask.value),
+      forward: (answer) => this.#write(answer, memory.texts, memory.mask),
       createCache: (rows, length) => new KeyValueCache(sizes, rows, length),
-      [Symbol.dispose]: () => {
-        for (const { stored } of [...kept.flatMap(({ keys, values }) => [keys, values]), mask]) stored.dispose();
-      },
+      [Symbol.dispose]: () => memory[Symbol.dispose](),
     };
   }
 
@@ -376,7 +267,7 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
     return this.encoder.forward(inputs, { attention, update: null, past: [], memories: [] }).at(-1) as Tensor;
   }
 
-  #write(inputs: CausalLMInputs, memories: readonly Memory[], memoryMask: Tensor | undefined): CausalLMOutput {
+  #write(inputs: CausalLMInputs, memories: readonly TextStates[], memoryMask: Tensor | undefined): CausalLMOutput {
     const pass = beginPass(inputs, 0);
     const hiddenStates = this.decoder.forward(inputs, { ...pass, memories, memoryMask });
     const lastHiddenState = hiddenStates.at(-1) as Tensor;

@@ -35,7 +35,7 @@ export function vitConfig(json: ConfigJson) {
     modelType: "vit",
     hiddenSize: config.count("hidden_size"),
     intermediateSize: config.count("intermediate_size"),
-    numHiddenLayers: config.count("num_hidden_layers"),
+    numHiddenLayers: config.layers("num_hidden_layers"),
     numAttentionHeads: config.count("num_attention_heads"),
     hiddenAct: config.activation("hidden_act", "gelu"),
     hiddenDropoutProb: config.probability("hidden_dropout_prob", 0),

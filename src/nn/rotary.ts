@@ -15,6 +15,7 @@ export interface RopeParameters {
   /**
    * `default`: θ^(−2i/D) per position. `linear`: positions divided by `factor`. `llama3`: only slow angles are divided.
    * `longrope`: each angle divided by a factor of its own, from another list when the text is longer than those of the training.
+   * `yarn`: slow angles are divided, fast ones kept, with a ramp between. `dynamic`: θ grows with texts longer than those of the training.
    */
   readonly ropeType: RopeType;
   readonly ropeTheta: number;
@@ -22,6 +23,11 @@ export interface RopeParameters {
   readonly lowFreqFactor?: number;
   readonly highFreqFactor?: number;
   readonly originalMaxPositionEmbeddings?: number;
+  /** Of `yarn`: turns within the text of training above which a pair is kept, and below which it is divided. */
+  readonly betaFast?: number;
+  readonly betaSlow?: number;
+  /** Of `yarn`: whether the ramp begins and ends at whole pairs. */
+  readonly truncate?: boolean;
   /** D/2 numbers each. */
   readonly shortFactor?: readonly number[];
   readonly longFactor?: readonly number[];
@@ -30,7 +36,7 @@ export interface RopeParameters {
 }
 
 /** How frequencies are changed for texts longer than those of the training. */
-export type RopeType = "default" | "linear" | "llama3" | "longrope";
+export type RopeType = "default" | "linear" | "llama3" | "longrope" | "yarn" | "dynamic";
 
 type WithNumbers<Keys extends keyof RopeParameters> = RopeParameters & { readonly [K in Keys]-?: NonNullable<RopeParameters[K]> };
 
@@ -55,7 +61,7 @@ const scalings = {
   },
   // https://arxiv.org/abs/2402.13753
   longrope: (angles, parameters, length) => {
-    const factors = isBeyond(parameters, length) ? parameters.longFactor : parameters.shortFactor;
+    const factors = length > lastUnchanged(parameters) ? parameters.longFactor : parameters.shortFactor;
     if (factors?.length !== angles.length)
       throw new ConfigError(
         `rope type "longrope" needs \`shortFactor\` and \`longFactor\` of ${angles.length} numbers, got ${factors?.length ?? 0}.`,
@@ -63,13 +69,34 @@ const scalings = {
       );
     return angles.map((angle, i) => angle / factors[i]!);
   },
+  // https://arxiv.org/abs/2309.00071, section 3.2
+  yarn: (angles, parameters) => {
+    const p = needed(parameters, "factor", "originalMaxPositionEmbeddings", "betaFast", "betaSlow");
+    const size = 2 * angles.length;
+    /** The pair that makes so many turns. */
+    const pairOf = (turns: number) =>
+      (size * Math.log(p.originalMaxPositionEmbeddings / (turns * 2 * Math.PI))) / (2 * Math.log(p.ropeTheta));
+    const [fast, slow] = [pairOf(p.betaFast), pairOf(p.betaSlow)];
+    const whole = p.truncate !== false;
+    const low = Math.max(whole ? Math.floor(fast) : fast, 0);
+    const high = Math.min(whole ? Math.ceil(slow) : slow, size - 1);
+    return angles.map((angle, i) => {
+      const ramp = Math.min(1, Math.max(0, (i - low) / (high === low ? 0.001 : high - low)));
+      return (angle / p.factor) * ramp + angle * (1 - ramp);
+    });
+  },
+  // https://www.reddit.com/r/LocalLLaMA/comments/14mrgpr, "NTK-aware" with a base for each length
+  dynamic: (angles, parameters, length) => {
+    const { factor, originalMaxPositionEmbeddings: trained } = needed(parameters, "factor", "originalMaxPositionEmbeddings");
+    const size = 2 * angles.length;
+    const grown = (factor * Math.max(length, trained)) / trained - (factor - 1);
+    return angles.map((angle, i) => angle * grown ** ((-2 * i) / (size - 2)));
+  },
 } as const satisfies Record<RopeType, Scaling>;
 
-/** Whether a text is longer than those of the training, and that matters. */
-const isBeyond = (
-  { ropeType, originalMaxPositionEmbeddings = Number.POSITIVE_INFINITY }: RopeParameters,
-  length: number,
-): boolean => ropeType === "longrope" && length > originalMaxPositionEmbeddings;
+/** Tokens of a text past which its angles are others; ∞ where its length does not matter. */
+const lastUnchanged = ({ ropeType, originalMaxPositionEmbeddings = Number.POSITIVE_INFINITY }: RopeParameters): number =>
+  ropeType === "longrope" || ropeType === "dynamic" ? originalMaxPositionEmbeddings : Number.POSITIVE_INFINITY;
 
 function needed<Keys extends keyof RopeParameters>(parameters: RopeParameters, ...keys: Keys[]): WithNumbers<Keys> {
   for (const key of keys)
@@ -96,7 +123,7 @@ export function checkRopeType(operation: string, type: unknown): RopeType {
 /**
  * Angle per position, in radians, of each of the `size` / 2 pairs. @see https://arxiv.org/abs/2104.09864, section 3.2
  *
- * @param length tokens of the text, for `longrope`
+ * @param length tokens of the text, for `longrope` and `dynamic`
  */
 export function rotaryAngles(size: number, parameters: RopeParameters, length = 0): readonly number[] {
   if (size % 2 !== 0)
@@ -117,29 +144,36 @@ export interface RotaryTables {
   readonly pairs: RotaryPairs;
 }
 
-/** Angles, and the tables made of them on each device. */
-interface Tables {
-  readonly angles: readonly number[];
-  readonly made: WeakMap<Device, { readonly length: number; readonly cos: Tensor; readonly sin: Tensor }>;
-}
+/** The tables made on each device. */
+type Tables = WeakMap<Device, { readonly length: number; readonly cos: Tensor; readonly sin: Tensor }>;
+
+/** Lengths of which tables are kept, where each has its own. */
+const mostLengths = 8;
 
 /** The tables of one model; computed once in float64, kept on each device that asks. */
 export class Rotary {
   readonly size: number;
   readonly pairs: RotaryPairs;
   readonly #parameters: RopeParameters;
-  /** For texts within the length of the training, and for longer ones. */
-  readonly #within: Tables;
-  readonly #beyond: Tables;
+  /** By length of the text: 0 where nothing is changed. */
+  readonly #tables = new Map<number, Tables>();
 
   /** @param size values of a head that are turned: D */
   constructor(size: number, parameters: RopeParameters, { pairs = "halves" }: { readonly pairs?: RotaryPairs } = {}) {
     this.size = size;
     this.pairs = pairs;
     this.#parameters = parameters;
-    const tables = (length: number) => ({ angles: rotaryAngles(size, parameters, length), made: new WeakMap() });
-    this.#within = tables(0);
-    this.#beyond = tables(Number.POSITIVE_INFINITY);
+    if (parameters.ropeType === "dynamic" && size < 4)
+      throw new ConfigError(`rope type "dynamic" needs to turn 4 values of a head or more, got ${size}.`, {
+        operation: "rotary",
+        got: size,
+      });
+    for (const length of [0, Number.POSITIVE_INFINITY]) rotaryAngles(size, parameters, length); // says at once what is wrong
+  }
+
+  /** Tokens of a text past which its angles are others; ∞ where its length does not matter. */
+  get lastUnchanged(): number {
+    return lastUnchanged(this.#parameters);
   }
 
   /** Tables of positions 0 … length − 1. */
@@ -152,7 +186,7 @@ export class Rotary {
   /**
    * Tables of the given positions.
    * @param positions [B, T] int32, each below `length`
-   * @param tokens of the text, for `longrope`: with a cache those that it has room for, since keys in it are not turned again
+   * @param tokens of the text, for `longrope` and `dynamic`; ∞ means that each position is that of the last token of a text
    */
   at(positions: Tensor, length: number, tokens = length): RotaryTables {
     const { cos, sin } = this.#upTo(length, tokens);
@@ -161,9 +195,20 @@ export class Rotary {
     return { cos: rows(cos), sin: rows(sin), pairs: this.pairs };
   }
 
+  #of(tokens: number): Tables {
+    const { ropeType } = this.#parameters;
+    const length = tokens <= this.lastUnchanged ? 0 : ropeType === "longrope" ? Number.POSITIVE_INFINITY : tokens;
+    const known = this.#tables.get(length) ?? new WeakMap();
+    // the one that was used last behind
+    this.#tables.delete(length);
+    this.#tables.set(length, known);
+    if (this.#tables.size > mostLengths) this.#tables.delete(this.#tables.keys().next().value as number);
+    return known;
+  }
+
   #upTo(length: number, tokens: number): { cos: Tensor; sin: Tensor } {
     const device = currentDevice();
-    const { angles, made } = isBeyond(this.#parameters, tokens) ? this.#beyond : this.#within;
+    const made = this.#of(tokens);
     const known = made.get(device);
     if (known && known.length >= length) return known;
     // powers of two, so that growing sentences do not build a table each
@@ -172,8 +217,10 @@ export class Rotary {
     const { attentionFactor: scale = 1 } = this.#parameters;
     const shape: Shape = this.pairs === "halves" ? [rows, 2, half] : [rows, half, 2];
     const [cos, sin] = [new Float32Array(rows * this.size), new Float32Array(rows * this.size)];
+    const each = this.#parameters.ropeType === "dynamic" && tokens === Number.POSITIVE_INFINITY;
+    const shared = each ? [] : rotaryAngles(this.size, this.#parameters, tokens);
     for (let position = 0; position < rows; position++)
-      angles.forEach((angle, i) => {
+      (each ? rotaryAngles(this.size, this.#parameters, position + 1) : shared).forEach((angle, i) => {
         const row = position * this.size;
         const [first, second] = this.pairs === "halves" ? [row + i, row + half + i] : [row + 2 * i, row + 2 * i + 1];
         cos[first] = cos[second] = scale * Math.cos(position * angle);

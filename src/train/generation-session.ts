@@ -115,8 +115,7 @@ class Session {
    * @returns whether all its tokens are to be taken in: at the beginning, and when others turn by other angles from here on
    */
   growTo(length: number, isFirst: boolean): boolean {
-    if (!this.#stretch) return isFirst;
-    const { from, isAnew } = this.#stretch;
+    const { from = Number.POSITIVE_INFINITY, isAnew = false } = this.#stretch ?? {};
     const whole = isFirst || (isAnew && length === from + 1);
     if (whole && !isFirst) this.cache.reset();
     // one value for all later steps, so that they have one program

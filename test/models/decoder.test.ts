@@ -5,8 +5,10 @@ import { sliceAxis } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import type { ConfigJson } from "../../src/models/config-reader.ts";
+import type { GPTNeoForCausalLM } from "../../src/models/gpt-neo.ts";
 import type { GPTNeoXForCausalLM } from "../../src/models/gpt-neox.ts";
 import type { GPT2LMHeadModel } from "../../src/models/gpt2.ts";
+import type { LlamaForCausalLM } from "../../src/models/llama.ts";
 import type { OPTForCausalLM } from "../../src/models/opt.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { normal } from "../../src/nn/init.ts";
@@ -64,6 +66,14 @@ onReference("models that continue a text", () => {
     const gpt2 = makeModel("gpt2") as GPT2LMHeadModel;
     expect(gpt2.pathOf("h.0.ln_1.weight")).toBe("transformer.h.0.ln_1.weight");
     expect(gpt2.pathOf("transformer.wte.weight")).toBe("transformer.wte.weight");
+    for (const type of ["llama", "mistral", "gemma2", "phi", "phi3", "qwen3"])
+      for (const name of ["layers.0.mlp.down_proj.weight", "embed_tokens.weight", "norm.weight"])
+        expect((makeModel(type) as LlamaForCausalLM).pathOf(name)).toBe(`model.${name}`);
+    expect((makeModel("llama") as LlamaForCausalLM).pathOf("lm_head.weight")).toBe("lm_head.weight");
+    expect((makeModel("gpt_neox") as GPTNeoXForCausalLM).pathOf("layers.0.attention.dense.bias")).toBe(
+      "gpt_neox.layers.0.attention.dense.bias",
+    );
+    expect((makeModel("gpt_neo") as GPTNeoForCausalLM).pathOf("h.0.attn.attention.bias")).toBeNull();
     const opt = makeModel("opt") as OPTForCausalLM;
     expect(opt.pathOf("decoder.embed_tokens.weight")).toBe("model.decoder.embed_tokens.weight");
     const neox = makeModel("gpt_neox") as GPTNeoXForCausalLM;
@@ -96,13 +106,20 @@ onReference("models that continue a text", () => {
 });
 
 describe("what is refused", () => {
+  const layerKeys: Readonly<Record<string, string>> = { gpt2: "n_layer", gpt_neo: "num_layers" };
+  test.each(Object.keys(decoderConfigs))("%s with more layers than there can be", (type) => {
+    const key = layerKeys[type] ?? "num_hidden_layers";
+    expect(() => makeModel(type, { [key]: 1e9 })).toThrow(`${type}: \`${key}\` (= 1000000000) must be at most 10000.`);
+  });
+
   test.each<[string, ConfigJson, string]>([
     ["gemma", { use_bidirectional_attention: true }, "gemma: `use_bidirectional_attention` (= true) must be false here."],
     ["gemma2", { layer_types: ["full_attention"] }, 'gemma2: `layer_types` (= ["full_attention"]) must be a list of 2 times'],
     ["gemma2", { layer_types: ["linear", "full_attention"] }, '"full_attention" or "sliding_attention".'],
     ["gemma2", { sliding_window: null }, "gemma2: `sliding_window` is missing from the configuration."],
     ["mistral", { sliding_window: 0 }, "mistral: `sliding_window` (= 0) must be a positive integer."],
-    ["mistral", { rope_scaling: longrope }, 'mistral: `rope_type` (= "longrope") is not of mistral.'],
+    ["mistral", { rope_scaling: { type: "yarn", factor: 0 } }, 'mistral: `factor` (= 0) must be above 0 for rope type "yarn".'],
+    ["mistral", { rope_scaling: { type: "dynamic", factor: 0.5 } }, 'must be at least 1 for rope type "dynamic".'],
     ["opt", { layerdrop: 0.1 }, "opt: `layerdrop` (= 0.1) must be 0 here."],
     ["opt", { layer_norm_elementwise_affine: false }, "opt: `layer_norm_elementwise_affine` (= false) must be true here."],
     ["phi", { num_key_value_heads: 3 }, "phi: `num_key_value_heads` (= 3) must divide num_attention_heads (= 4)."],
@@ -111,6 +128,9 @@ describe("what is refused", () => {
     ["phi3", { resid_pdrop: 0.1 }, "phi3: `resid_pdrop` (= 0.1) must be 0 here."],
     ["phi3", { rope_scaling: { ...longrope, long_factor: [1, 0] } }, "must be a list of numbers above 0."],
     ["phi3", { rope_scaling: { ...longrope, long_factor: [1] } }, "of 2 numbers, got 1."],
+    ["gpt_neo", { attention_types: [[["global", "local"], 2]] }, 'must give 2 times "global" or "local".'],
+    ["gpt_neo", { attention_types: [[["global", "far"], 1]] }, 'must give 2 times "global" or "local".'],
+    ["gpt_neo", { num_layers: 3 }, 'must give 3 times "global" or "local".'],
     ["qwen3", { quantization_config: { bits: 4 } }, "is not supported. Load an unquantised checkpoint."],
   ])("%s %o", (type, changes, message) => {
     expect(() => makeModel(type, changes)).toThrow(ConfigError);

@@ -65,7 +65,7 @@ onReference("GPT-2", () => {
     [{ add_cross_attention: true }, "gpt2: `add_cross_attention` (= true) must be false here."],
     [{ n_head: 5 }, "gpt2: `n_head` (= 5) must divide n_embd (= 12)."],
     [{ problem_type: "ranking" }, 'gpt2: `problem_type` (= "ranking") must be one of regression, '],
-    [{ pad_token_id: -1 }, "gpt2: `pad_token_id` (= -1) must be a token's number."],
+    [{ pad_token_id: 1.5 }, "gpt2: `pad_token_id` (= 1.5) must be a token's number."],
   ])("%o is refused", (changes, message) => {
     expect(() => gpt2Config({ ...json, ...changes })).toThrow(ConfigError);
     expect(() => gpt2Config({ ...json, ...changes })).toThrow(message);

@@ -160,7 +160,7 @@ onReference("what is refused", () => {
     [{ rms_norm_eps: "small" }, 'llama: `rms_norm_eps` (= "small") must be a number from 0.'],
     [{ hidden_act: 3 }, "llama: `hidden_act` (= 3) must be a text."],
     [{ quantization_config: { bits: 4 } }, "is not supported. Load an unquantised checkpoint."],
-    [{ rope_scaling: { type: "yarn", factor: 2 } }, 'llama: rope type "yarn" is not supported.'],
+    [{ rope_scaling: { type: "proportional", factor: 2 } }, 'llama: rope type "proportional" is not supported.'],
     [{ rope_scaling: { rope_type: "linear" } }, 'llama: `factor` (= null) must be at least 1 for rope type "linear".'],
     [{ rope_scaling: { rope_type: "llama3", factor: 8 } }, '`low_freq_factor` (= null) must be above 0 for rope type "llama3".'],
     [{ rope_parameters: 5 }, "llama: `rope_parameters` (= 5) must be an object."],
@@ -174,8 +174,8 @@ onReference("what is refused", () => {
     expect(() => createModel({ ...json, model_type: "lama" })).toThrow(
       'createModel: `model_type` (= "lama") is not supported. Did you mean "llama"?',
     );
-    expect(() => createModel({ ...json, architectures: ["LlamaForSequenceClassification"] })).toThrow(
-      'architecture "LlamaForSequenceClassification" of llama is not supported. There are LlamaForCausalLM.',
+    expect(() => createModel({ ...json, architectures: ["LlamaForQuestionAnswering"] })).toThrow(
+      'architecture "LlamaForQuestionAnswering" of llama is not supported. There are LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification.',
     );
   });
 });

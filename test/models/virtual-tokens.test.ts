@@ -55,7 +55,7 @@ function seenBy(body: (cache: KeyValueCache) => unknown): PastLayer[] {
     },
     commit: () => undefined,
   });
-  body({ batch: 1, size: 6, append } as unknown as KeyValueCache);
+  body({ batch: 1, size: 6, reach: { value: 6 }, append } as unknown as KeyValueCache);
   return past;
 }
 

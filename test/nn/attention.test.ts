@@ -152,7 +152,7 @@ onReference("what is refused", () => {
     expect(() => rotate(q, new Rotary(6, rope).range(2))).toThrow(
       "rotate: the tables are for heads of 6 values, x is [1, 2, 3, 4].",
     );
-    expect(() => rotaryAngles(4, { ...rope, ropeType: "yarn" as never })).toThrow(ConfigError);
+    expect(() => rotaryAngles(4, { ...rope, ropeType: "proportional" as never })).toThrow(ConfigError);
     expect(() => rotaryAngles(4, { ...rope, ropeType: "liner" as never })).toThrow(
       'rotary: rope type "liner" is not supported. Did you mean "linear"?',
     );

@@ -1,0 +1,148 @@
+/**
+ * Models as a part that reads text and an output layer behind it. Families say what their reading part is called and how it is
+ * built; what an output layer does is said once for all of them.
+ */
+import type { Tensor } from "../graph/node.ts";
+import { Dropout } from "../nn/dropout.ts";
+import { type Initializer, normal, zeros } from "../nn/init.ts";
+import { Linear } from "../nn/linear.ts";
+import { type Layer, Module } from "../nn/module.ts";
+import type { Backbone } from "./causal-lm.ts";
+import { type CheckpointNames, pathUnder } from "./checkpoint-name.ts";
+import { type ClassifierOutput, classifierLoss, lastToken } from "./classifier.ts";
+import type { ConfigJson, LabelConfig } from "./config-reader.ts";
+import type { EncoderInputs, EncoderStates } from "./encoder.ts";
+import {
+  type SequenceClassifier,
+  type SequenceInputs,
+  type TokenClassifier,
+  type TokenInputs,
+  type TokenOutput,
+  tokenOutput,
+} from "./task.ts";
+
+/** A model that reads text, without an output layer. */
+interface Reader extends Backbone {
+  forward(inputs: EncoderInputs): EncoderStates;
+}
+
+/** What output layers need to know of a family of models. */
+export interface Family<Name extends string, Config, Base extends Module> {
+  /** Property under which the model without output layer is: the first step of the paths of its parameters. */
+  readonly name: Name;
+  /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
+  read(config: Config | ConfigJson): Config;
+  /** The model without output layer. @param init first values of all matrices, the family's own when absent */
+  build(config: Config, init?: Initializer): Base;
+  /** What of it reads the text. */
+  reader(base: Base): Reader;
+  /** Standard deviation of the first values of an output layer's matrices. */
+  std(config: Config): number;
+  /** The path of what a checkpoint calls so, where that differs. */
+  pathOf?(name: string): string | null;
+}
+
+/** A model of a family with `Parts` behind it. */
+export type Headed<Name extends string, Config, Base, Parts> = Module &
+  CheckpointNames & { readonly [K in Name]: Base } & Parts & { readonly config: Config; readonly backbone: Reader };
+
+/** An output layer. */
+export interface Head<Name extends string, Config, Base, Parts> {
+  /** Its modules, under the names that they have in checkpoints. */
+  parts(config: Config, init: Initializer, base: Base): Parts;
+  /** [B, T, C] → logits. @param inputs what was read */
+  logits(model: Headed<Name, Config, Base, Parts>, states: Tensor, inputs: EncoderInputs): Tensor;
+}
+
+/** A class of models. @throws {ConfigError} for a missing key of `config` and for values that are not supported */
+type ClassOf<Model, Config> = new (config: Config | ConfigJson, options?: { readonly init?: Initializer }) => Model;
+
+function headed<Name extends string, Config, Base extends Module, Parts extends object, Inputs, Output>(
+  family: Family<Name, Config, Base>,
+  head: Head<Name, Config, Base, Parts>,
+  run: (model: Headed<Name, Config, Base, Parts>, inputs: Inputs) => Output,
+): ClassOf<Headed<Name, Config, Base, Parts> & { forward(inputs: Inputs): Output }, Config> {
+  type Self = Headed<Name, Config, Base, Parts>;
+  class WithHead extends Module implements CheckpointNames {
+    readonly config: Config;
+
+    constructor(config: Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
+      super();
+      const known = family.read(config);
+      const base = family.build(known, init);
+      const parts = head.parts(known, init ?? normal({ std: family.std(known) }), base);
+      this.config = known;
+      Object.assign(this, { [family.name]: base, ...parts });
+    }
+
+    get backbone(): Reader {
+      return family.reader((this as unknown as Self)[family.name]);
+    }
+
+    forward(inputs: Inputs): Output {
+      return run(this as unknown as Self, inputs);
+    }
+
+    pathOf(name: string): string | null {
+      const path = pathUnder(family.name, name);
+      return family.pathOf ? family.pathOf(path) : path;
+    }
+  }
+  return WithHead as unknown as ReturnType<typeof headed<Name, Config, Base, Parts, Inputs, Output>>;
+}
+
+/** A class of models that put whole texts into classes. */
+export const textClassifier = <
+  Name extends string,
+  Config extends Omit<LabelConfig, "classifierDropout">,
+  Base extends Module,
+  Parts extends object,
+>(
+  family: Family<Name, Config, Base>,
+  head: Head<Name, Config, Base, Parts>,
+): ClassOf<Headed<Name, Config, Base, Parts> & SequenceClassifier, Config> =>
+  headed(family, head, (model, { labels, ...inputs }: SequenceInputs): ClassifierOutput => {
+    const { lastHiddenState, hiddenStates } = model.backbone.forward(inputs);
+    const logits = head.logits(model, lastHiddenState, inputs); // [B, classes]
+    return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, model.config.problemType) } : {}) };
+  });
+
+/** A class of models that judge every token: which class it is in, or which word stands there. */
+export const tokenModel = <Name extends string, Config, Base extends Module, Parts extends object>(
+  family: Family<Name, Config, Base>,
+  head: Head<Name, Config, Base, Parts>,
+): ClassOf<Headed<Name, Config, Base, Parts> & TokenClassifier, Config> =>
+  headed(family, head, (model, inputs: TokenInputs): TokenOutput => {
+    const { lastHiddenState, hiddenStates } = model.backbone.forward(inputs);
+    return tokenOutput(head.logits(model, lastHiddenState, inputs), inputs.labels, hiddenStates);
+  });
+
+/**
+ * A class of models that read from left to right and put texts into classes by the state of their last token, the last one that
+ * is not `pad_token_id`. Several texts at once need that one.
+ */
+export const sequenceClassifier = <Name extends string, Config extends LabelConfig, Base extends Module>(
+  family: Family<Name, Config, Base>,
+) =>
+  textClassifier(family, {
+    parts: ({ numLabels }, init, base): { score: Layer } => ({
+      score: new Linear(family.reader(base).sizes.width, numLabels, { bias: false, init }),
+    }),
+    logits: ({ score, backbone, config }, states, inputs) =>
+      score.forward(lastToken(backbone.sizes.modelType, states, inputs, config.padTokenId)),
+  });
+
+/** A class of models that put every token into a class. @param output what the output layer is called */
+export const tokenClassifier = <Name extends string, Config extends LabelConfig, Base extends Module, Output extends string>(
+  family: Family<Name, Config, Base>,
+  output: Output,
+) =>
+  tokenModel(family, {
+    parts: ({ numLabels, classifierDropout }, init, base) => {
+      const layer: Layer = new Linear(family.reader(base).sizes.width, numLabels, { init, initBias: zeros });
+      return { dropout: new Dropout(classifierDropout), [output]: layer } as { readonly dropout: Dropout } & {
+        [K in Output]: Layer;
+      };
+    },
+    logits: (model, states) => (model as { readonly [K in Output]: Layer })[output].forward(model.dropout.forward(states)),
+  });
