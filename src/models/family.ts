@@ -22,7 +22,7 @@ import {
 } from "./task.ts";
 
 /** A model that reads text, without an output layer. */
-interface Reader extends Backbone {
+export interface Reader extends Backbone {
   forward(inputs: EncoderInputs): EncoderStates;
 }
 
