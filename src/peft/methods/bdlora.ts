@@ -111,6 +111,7 @@ export const bdlora = defineMethod({
       });
   },
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
+  complete: (config) => ({ ...config, useBdlora: subConfig("useBdlora", config.useBdlora, keys) }),
   layers: { linear },
   samples(draw, { in: into, out }) {
     const [nblocks, isA] = [draw.integer(1, 3), draw.integer(0, 1) === 1];

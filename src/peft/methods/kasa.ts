@@ -71,6 +71,7 @@ export const kasa = defineMethod({
         },
       );
   },
+  complete: (config) => ({ ...config, kasaConfig: subConfig("kasaConfig", config.kasaConfig, keys) }),
   layers: { linear },
   samples: (draw, { in: into, out }) => {
     const most = Math.min(into, out) - 1;

@@ -95,6 +95,7 @@ export const velora = defineMethod({
     if (scale <= 0) refuse(`\`veloraConfig.scale\` (= ${scale}) must be more than 0.`);
   },
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
+  complete: (config) => ({ ...config, veloraConfig: subConfig("veloraConfig", config.veloraConfig, keys) }),
   layers: { linear },
   samples: (draw) => ({
     r: draw.integer(1, 6),
