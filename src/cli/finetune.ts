@@ -12,7 +12,7 @@ import type { CausalLM } from "../models/causal-lm.ts";
 import type { QuantisedType } from "../nn/quantiser.ts";
 import { saveAdapter } from "../peft/adapter-file.ts";
 import { type AnyAdapterConfig, attach, planAttach } from "../peft/attach.ts";
-import { mergeAndUnload, mergeDifference } from "../peft/merge.ts";
+import { mergeAndUnload, mergeDifference, mergeRefusal } from "../peft/merge.ts";
 import { methods } from "../peft/methods.ts";
 import { trainableReport } from "../peft/report.ts";
 import { saveTokenizer } from "../text/bpe-trainer.ts";
@@ -104,7 +104,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   const dataset = await readText(options, loaded);
   const { model } = loaded;
   const base = model.numParameters();
-  const adapter = adapterOf(options);
+  const adapter = adapterOf(options, model.backbone.sizes.layers);
   planAttach(model, adapter as AnyAdapterConfig); // refuses what does not fit, before anything takes time
 
   using interrupt = listenForInterrupt(() => say("\nStopping ..."));
@@ -120,7 +120,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
       return { perplexity, samples: await drawSamples(model, loaded.tokenizer, options.prompt, { seed: options.seed, signal }) };
     };
     let before = resumed ? undefined : await look("before");
-    attach(model, adapter, { seed: options.seed });
+    attach(model, adapter, { seed: options.seed, tokenizer: { encode: (text) => loaded.tokenizer.encode(text) } });
     const { trainable, percent } = trainableReport(model);
     say(`
   model     ${shown(options.model)}, ${words(base)} parameters${quantise ? ` as ${quantise}` : ""}
@@ -240,18 +240,21 @@ interface Done {
   readonly planned: number;
 }
 
-/** Checks the merge law on the trained weights, and writes adapter, merged model and report. */
+/** Checks the merge law on the trained weights, and writes adapter, merged model and report; without the model where there is none. */
 async function keep(done: Done): Promise<Summary> {
   const { options, run, loaded, dataset, trainer, before, after, planned } = done;
   const { model, config, tokenizer } = loaded;
   const result = trainer.result();
-  const merge = mergeLaw(model, dataset);
+  const merges = mergeRefusal(model) === null;
+  const merge = merges ? mergeLaw(model, dataset) : null;
   await saveAdapter(model, run.adapter, { baseModel: options.model });
-  mergeAndUnload(model, undefined, { tell: say });
-  await saveModel(run.merged, model, config);
-  await saveTokenizer(run.merged, tokenizer);
-  const generation = join(options.model, "generation_config.json");
-  if (existsSync(generation)) await copyFile(generation, join(run.merged, "generation_config.json"));
+  if (merges) {
+    mergeAndUnload(model, undefined, { tell: say });
+    await saveModel(run.merged, model, config);
+    await saveTokenizer(run.merged, tokenizer);
+    const generation = join(options.model, "generation_config.json");
+    if (existsSync(generation)) await copyFile(generation, join(run.merged, "generation_config.json"));
+  }
   const summary: Summary = {
     perplexityBefore: before.perplexity,
     perplexityAfter: after.perplexity,
@@ -261,7 +264,7 @@ async function keep(done: Done): Promise<Summary> {
     peakBytes: process.resourceUsage().maxRSS * 1024,
     plannedBytes: planned,
     adapterDir: run.adapter,
-    mergedDir: run.merged,
+    mergedDir: merges ? run.merged : null,
     report: run.report,
   };
   const page = await renderReport({
@@ -290,12 +293,19 @@ function mergeLaw(model: CausalLM, dataset: TextDataset): number {
 
 const percent = (share: number): string => `${share >= 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)} %`;
 
+const unmerged = "none: this adapter is no change of the weights, so there is no merged model";
+
 function resultRows(summary: Summary): (readonly [string, string])[] {
   const { perplexityBefore, perplexityAfter, mergeMaxLogitDifference, trainSeconds, tokensPerSecond } = summary;
   const fall = percent(1 - perplexityAfter / perplexityBefore);
   return [
     ["held-out perplexity", `${perplexityBefore.toFixed(2)} → ${perplexityAfter.toFixed(2)} (${fall})`],
-    ["merge law", `logits beside and in the weights differ by at most ${mergeMaxLogitDifference.toExponential(1)}`],
+    [
+      "merge law",
+      mergeMaxLogitDifference === null
+        ? unmerged
+        : `logits beside and in the weights differ by at most ${mergeMaxLogitDifference.toExponential(1)}`,
+    ],
     ["training", `${clock(trainSeconds)}, ${words(tokensPerSecond)} tokens/s`],
     [
       "memory",
@@ -308,7 +318,7 @@ function show(summary: Summary, { json }: FinetuneOptions): void {
   const rows = [
     ...resultRows(summary),
     ["adapter", `${summary.adapterDir}   (Hugging Face PEFT loads it)`],
-    ["merged model", summary.mergedDir],
+    ...(summary.mergedDir === null ? [] : [["merged model", summary.mergedDir] as const]),
     ["report", summary.report],
   ] as const;
   say();

@@ -27,11 +27,20 @@ export function withDefaults<Options extends MethodOptions>(options: Options): O
   return { ...options, rank, alpha };
 }
 
-/** The config that `attach` takes. @throws {ConfigError} for an option that the method does not have */
-export function adapterOf(options: MethodOptions): Parameters<typeof attach>[1] {
+/** What methods ask for that have no defaults in PEFT: virtual tokens; the length and the layers of an adaption prompt. */
+const lengths = { numVirtualTokens: 20, adapterLen: 10 };
+
+/**
+ * The config that `attach` takes.
+ *
+ * @param layers of the model
+ * @throws {ConfigError} for an option that the method does not have
+ */
+export function adapterOf(options: MethodOptions, layers: number): Parameters<typeof attach>[1] {
   const { method, targets, steps } = options;
   const own = ownKeys(method);
-  const length = own.includes("totalStep") ? { totalStep: steps } : {}; // of AdaLoRA's budget
+  const sizes = { totalStep: steps, ...lengths, adapterLayers: layers };
+  const length = Object.fromEntries(Object.entries(sizes).filter(([key]) => own.includes(key)));
   const given = Object.entries(keys).flatMap(([option, pattern]) => {
     const value = options[option as keyof typeof keys];
     if (value === undefined) return [];
@@ -40,9 +49,15 @@ export function adapterOf(options: MethodOptions): Parameters<typeof attach>[1] 
     throw new ConfigError(`${method} has no ${option}.`, { operation: "finetune", got: value, hint: `Leave --${option} out.` });
   });
   const configure: (config: object) => Parameters<typeof attach>[1] = methods[method];
-  const targetModules = targets.length === 1 && targets[0] === "all-linear" ? "all-linear" : targets;
   const other = Object.fromEntries(options.set.map(assignment));
-  return configure({ ...length, ...Object.fromEntries(given), targetModules, ...other, taskType: "CAUSAL_LM" });
+  return configure({ ...length, ...Object.fromEntries(given), ...targetsOf(method, targets), ...other, taskType: "CAUSAL_LM" });
+}
+
+/** Nothing for methods that choose by themselves, unless targets were named. */
+function targetsOf(method: MethodName, targets: readonly string[]): object {
+  const isDefault = targets.length === 1 && targets[0] === "all-linear";
+  if (isDefault && ("choose" in methods[method] || !ownKeys(method).includes("targetModules"))) return {};
+  return { targetModules: isDefault ? "all-linear" : targets };
 }
 
 /** `n_frequency=100` or `nFrequency=100`; a value is JSON, or else a text. */

@@ -11,7 +11,8 @@ export type Settings = Readonly<Record<string, string | number | boolean>>;
 export interface Summary {
   readonly perplexityBefore: number;
   readonly perplexityAfter: number;
-  readonly mergeMaxLogitDifference: number;
+  /** `null` for an adapter that is no change of the weights. */
+  readonly mergeMaxLogitDifference: number | null;
   readonly trainSeconds: number;
   readonly tokensPerSecond: number;
   /** Of the whole process, as the system measured it. */
@@ -19,7 +20,8 @@ export interface Summary {
   /** Of a training step with weights and optimiser state, as it was planned. */
   readonly plannedBytes: number;
   readonly adapterDir: string;
-  readonly mergedDir: string;
+  /** `null` where there is no merged model. */
+  readonly mergedDir: string | null;
   readonly report: string;
 }
 

@@ -63,35 +63,16 @@ export function merge(model: Module, names?: readonly string[], options: MergeOp
     tell = (message: string) => console.warn(message),
   } = options;
   const adapted = adaptedModel(model, operation);
-  const { layers, saved, unmerged, active, replication } = adapted;
-  if (replication)
-    throw new ConfigError(
-      "several layers share one weight (`layerReplication`), so there is none that an adapter could be merged into.",
-      {
-        operation,
-        got: replication.map,
-        hint: "Use it unmerged.",
-      },
-    );
-  for (const name of names ?? active)
-    if (getAdapter(model, name, operation).isPrompt)
-      throw new ConfigError(`the adapter "${name}" (${getAdapter(model, name).method.peftType}) is no change of the weight.`, {
-        operation,
-        got: name,
-        hint: "Use it unmerged.",
-      });
+  const { layers, saved, unmerged, active } = adapted;
   if (maxDifference !== undefined && !probe)
     throw new ConfigError("`maxDifference` needs a `probe` that runs the model.", { operation, got: maxDifference });
-  const fresh = (layer: AdapterLayer) =>
-    (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
-  for (const layer of layers.values()) refuseUnmergeable(model, layer, fresh(layer), keep);
+  refuseAll(model, names, keep);
+  const fresh = (layer: AdapterLayer) => unmergedOn(layer, names);
   const standIns = [...saved].flatMap(([path, module]) => {
     const adapters = [...new Set(names ?? active)].filter((name) => module.copies.has(name) && module.merged !== name);
     refuseTwo(operation, path, module.merged === null ? adapters : [module.merged, ...adapters]);
     return adapters.map((adapter) => ({ path, module, adapter, before: module.merged }));
   });
-  // whatever a method refuses, it refuses before the first weight has changed
-  for (const layer of layers.values()) layer.checkChange(fresh(layer));
   const beside = probe && besideWeights(adapted, names, probe);
   const forget = unmerged.mark();
   const done: { readonly layer: AdapterLayer; readonly names: readonly string[]; readonly values: Map<Parameter, Tensor> }[] = [];
@@ -152,6 +133,43 @@ export function merge(model: Module, names?: readonly string[], options: MergeOp
 }
 
 const operation = "merge";
+
+const unmergedOn = (layer: AdapterLayer, names: readonly string[] | undefined): string[] =>
+  (names ?? layer.active).filter((name) => layer.adapters.has(name) && !layer.merged.includes(name));
+
+/** Whatever is refused, is refused before the first weight has changed. */
+function refuseAll(model: Module, names: readonly string[] | undefined, keep: boolean): void {
+  const { layers, active, replication } = adaptedModel(model, operation);
+  if (replication)
+    throw new ConfigError(
+      "several layers share one weight (`layerReplication`), so there is none that an adapter could be merged into.",
+      {
+        operation,
+        got: replication.map,
+        hint: "Use it unmerged.",
+      },
+    );
+  for (const name of names ?? active)
+    if (getAdapter(model, name, operation).isPrompt)
+      throw new ConfigError(`the adapter "${name}" (${getAdapter(model, name).method.peftType}) is no change of the weight.`, {
+        operation,
+        got: name,
+        hint: "Use it unmerged.",
+      });
+  for (const layer of layers.values()) refuseUnmergeable(model, layer, unmergedOn(layer, names), keep);
+  for (const layer of layers.values()) layer.checkChange(unmergedOn(layer, names));
+}
+
+/** Why the adapters (the active ones when no names are given) cannot be merged; `null` when they can. */
+export function mergeRefusal(model: Module, names?: readonly string[]): ConfigError | null {
+  try {
+    refuseAll(model, names, true);
+    return null;
+  } catch (error) {
+    if (error instanceof ConfigError) return error;
+    throw error;
+  }
+}
 
 /** @throws {ConfigError} for an adapter that is no change of the weight, or that could not be subtracted again */
 function refuseUnmergeable(model: Module, layer: AdapterLayer, names: readonly string[], keep: boolean): void {
