@@ -204,8 +204,14 @@ export async function saveModel(
     ...(codes && { quantization_config: codes }),
     [torch_dtype === undefined ? "dtype" : "torch_dtype"]: dtype,
   };
-  // a merged adapter may have given the output layer a weight of its own
-  if (written["tie_word_embeddings"] === true && tensors.has("lm_head.weight")) written["tie_word_embeddings"] = false;
+  // a merged adapter may have given the output layer a weight of its own, where config.json, or the model's default, ties it
+  const made = (model as Module & { readonly config?: { readonly [key: string]: unknown } }).config;
+  const isUntied = ["lm_head", "embed_out"].some((layer) => tensors.has(`${layer}.weight`));
+  if (isUntied && (made?.["tieWordEmbeddings"] ?? written["tie_word_embeddings"])) {
+    written["tie_word_embeddings"] = false;
+    // of T5, where that follows the tying unless it is said
+    if (made?.["scaleDecoderOutputs"] !== undefined) written["scale_decoder_outputs"] = made["scaleDecoderOutputs"];
+  }
   // a threshold that is no float is refused by transformers
   const json = JSON.stringify(written, null, 2).replace(/("llm_int8_threshold": \d+)(?=[,\n])/, "$1.0");
   const files = new Map([["config.json", `${json}\n`]]);

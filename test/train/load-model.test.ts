@@ -5,12 +5,18 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { FormatError, ShapeError } from "../../src/errors.ts";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
+import type { Tensor } from "../../src/graph/node.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { createModel } from "../../src/models/registry.ts";
+import { normal } from "../../src/nn/init.ts";
+import { Conv1D, Linear } from "../../src/nn/linear.ts";
+import type { Module } from "../../src/nn/module.ts";
 import { attach, lora, mergeAndUnload } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, readConfig, saveModel } from "../../src/train/load-model.ts";
 import { onEveryDevice } from "../devices.ts";
-import { distance, integers, values } from "../nn/tensors.ts";
+import { decoderConfigs, t5Config } from "../models/configs.ts";
+import { distance, integers, randn, values } from "../nn/tensors.ts";
 
 const config = {
   model_type: "llama",
@@ -77,6 +83,29 @@ onEveryDevice(() => {
       );
       expect(readdirSync(folder).sort()).toEqual(["config.json", "model.safetensors"]);
     });
+
+    test.each(["gpt2", "opt", "gemma", "t5"])(
+      "say so when the output layer of %s is not tied any more, by default",
+      async (type) => {
+        const json = { model_type: type, ...(type === "t5" ? t5Config : decoderConfigs[type]) };
+        const task = type === "t5" ? "Seq2SeqLM" : "CausalLM";
+        manualSeed(3);
+        const model = createModel(json, { init: normal({ std: 0.3 }), task });
+        const run = (one: Module) => {
+          const inputs = { inputIds: integers([1, 2, 3], [1, 3]), ...(type === "t5" && { labels: integers([4, 5], [1, 2]) }) };
+          return (one as unknown as { forward(inputs: object): { logits: Tensor } }).forward(inputs).logits;
+        };
+        const [first] = [...model.namedModules()].filter(([, module]) => module instanceof Linear || module instanceof Conv1D);
+        attach(model, lora({ r: 2, targetModules: [first![0]], modulesToSave: ["lm_head"] }));
+        mergeAndUnload(model);
+        const { weight } = model.getModule("lm_head") as Linear;
+        weight.assign(randn(weight.shape));
+        await saveModel(folder, model, json);
+        const { model: read } = await loadModel(folder, { task });
+        expect(distance(run(read), run(model))).toBeLessThan(1e-6);
+        expect(read.sharedPaths().has("lm_head.weight")).toBe(false);
+      },
+    );
 
     test("say so when the output layer is not tied any more", async () => {
       const model = await saved();
@@ -157,7 +186,7 @@ onEveryDevice(() => {
 
     test.each([
       { hidden_size: 2 ** 40 },
-      { num_hidden_layers: 2 ** 40 },
+      { num_hidden_layers: 9999 },
       { intermediate_size: 2 ** 40 },
       { vocab_size: 2 ** 40 },
       { head_dim: 2 ** 40 },
