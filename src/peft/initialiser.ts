@@ -1,6 +1,6 @@
 /** How the two factors of a low-rank adapter start: what `initLoraWeights` may name. One entry a name. */
-import { ConfigError, nearestName, wordJson } from "../errors.ts";
-import { type ConfigKeys, problemWith } from "../formats/peft-config.ts";
+import { ConfigError, nearestName } from "../errors.ts";
+import type { ConfigKeys } from "../formats/peft-config.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import { corda, cordaKeys } from "./init/corda.ts";
 import { eva, evaKeys } from "./init/eva.ts";
@@ -12,6 +12,7 @@ import { orthogonal } from "./init/orthogonal.ts";
 import { pissa } from "./init/pissa.ts";
 import { gaussian, standard, untrained } from "./init/standard.ts";
 import type { Base, Calibration, Start } from "./method.ts";
+import { subConfig } from "./sub-config.ts";
 
 /** What a start may depend on besides the layer. */
 export interface Given {
@@ -91,21 +92,5 @@ export function initialiserOptions(
   const part = parts[String(name)];
   if (!part) return null;
   const { option, keys } = part;
-  const options = Object.fromEntries(Object.entries(keys).map(([key, { default: value }]) => [key, value]));
-  for (const [given, value] of Object.entries((config[option] ?? {}) as object)) {
-    const key = given.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-    const about = keys[key];
-    if (!about) {
-      const near = nearestName(given, Object.keys(keys));
-      throw new ConfigError(`\`${option}\` has no key \`${given}\`.`, {
-        operation: "lora",
-        got: given,
-        hint: near === undefined ? `Keys: ${Object.keys(keys).join(", ")}.` : `Did you mean \`${near}\`?`,
-      });
-    }
-    const problem = problemWith(`${option}.${given}`, value, about);
-    if (problem !== undefined) throw new ConfigError(problem, { operation: "lora", got: wordJson(value) });
-    options[key] = value;
-  }
-  return { option, options };
+  return { option, options: subConfig(option, config[option], keys) };
 }

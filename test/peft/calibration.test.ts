@@ -154,5 +154,5 @@ test("say what is missing", () => {
     "lora: `evaConfig` has no key `roh`. Did you mean `rho`?",
   );
   expect(() => lora({ initLoraWeights: "eva", evaConfig: { rho: 0.5 } })).toThrow("evaConfig.rho");
-  expect(() => lora({ initLoraWeights: "corda", cordaConfig: { cordaMethod: "kpn" } })).toThrow('one of "ipm", "kpm"');
+  expect(() => lora({ initLoraWeights: "corda", cordaConfig: { corda_method: "kpn" } })).toThrow('one of "ipm", "kpm"');
 });
