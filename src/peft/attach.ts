@@ -18,7 +18,7 @@ import { trainedTokens } from "./methods/trainable-tokens.ts";
 import { fillPromptConfig, textModel } from "./prompt/prompt-method.ts";
 import { type PromptStart, planPrompt, startPrompt, type TextEncoding } from "./prompt/prompt-start.ts";
 import { PromptPlace } from "./prompt/prompted-model.ts";
-import { modulesToSave, SavedModule } from "./saved-module.ts";
+import { modulesToSave, SavedModule, withTaskHeads } from "./saved-module.ts";
 import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
 import { modulePath, refuseMixture, targetedParameters } from "./target-parameter.ts";
 import { inputEmbedding, outputLayer, tieWeights } from "./tied-weight.ts";
@@ -143,7 +143,7 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
   const modules = baseModules(model);
   const tying = "ensureWeightTying" in completed ? tieWeights(completed, modules) : undefined;
   const options = tying?.config ?? completed;
-  const config = method.prompt ? fillPromptConfig(model, options, method.prompt) : options;
+  const config = withTaskHeads(method.prompt ? fillPromptConfig(model, options, method.prompt) : options, modules);
   const embedding = inputEmbedding(modules);
   const kinds = (Object.keys(method.layers) as LayerKind[]).filter((kind) => kind !== "parameter");
   const others = modulesToSave((config["modulesToSave"] as readonly string[] | null) ?? [], modules);

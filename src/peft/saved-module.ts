@@ -9,6 +9,7 @@ import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { renameKey } from "./adapter-layer.ts";
+import type { AnyConfig } from "./method.ts";
 import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 
 /** Where a module keeps a parameter. */
@@ -123,6 +124,22 @@ export class SavedModule extends Module implements Layer {
 
 /** PEFT adds both for classification, whichever of them a model has. */
 const outputLayers = ["classifier", "score"];
+const headsOfTasks: Readonly<Record<string, readonly string[]>> = {
+  SEQ_CLS: outputLayers,
+  TOKEN_CLS: outputLayers,
+  QUESTION_ANS: ["qa_outputs"],
+};
+
+/**
+ * `modulesToSave` with the output layers of the task, which are new in most models for it and have to be trained, too, as PEFT adds them:
+ * to a method that has the option, where the model has one of them.
+ */
+export function withTaskHeads(config: AnyConfig, modules: ReadonlyMap<string, Module>): AnyConfig {
+  const heads = headsOfTasks[String(config["taskType"])] ?? [];
+  const isThere = [...modules.keys()].some((path) => heads.some((head) => path.endsWith(head)));
+  if (!isThere || !("modulesToSave" in config)) return config;
+  return { ...config, modulesToSave: [...new Set([...((config["modulesToSave"] as readonly string[] | null) ?? []), ...heads])] };
+}
 
 /**
  * The modules that `modulesToSave` means, by path: those whose path ends in one of the names, even in the middle of a word, as

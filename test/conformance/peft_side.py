@@ -1,7 +1,7 @@
 """Hugging Face's side of peft.conformance.ts: `python peft_side.py FOLDER`.
 
-FOLDER/cases.json lists {name, base, inputs, type, config, adapter, saveEmbeddingLayers}: `base` is a model folder that lorikeet wrote,
-`inputs` what it is tried on, texts or images, `adapter` the folder of an adapter on it that lorikeet wrote, `type` and `config` the same adapter's options for PEFT. For every case this writes
+FOLDER/cases.json lists {name, base, inputs, type, config, adapter, saveEmbeddingLayers, merges, writes}: `base` is a model folder that lorikeet wrote,
+`inputs` what it is tried on, `merges` and `writes` whether it is merged and continues a text, `adapter` the folder of an adapter on it that lorikeet wrote, `type` and `config` the same adapter's options for PEFT. For every case this writes
   <name>/read.safetensors     logits with lorikeet's adapter: beside the weights, disabled, merged; logits of the model that
                               lorikeet merged and saved
   <name>/theirs/              an adapter that peft made with the same options and trained for one step
@@ -35,23 +35,33 @@ def logits(model, inputs):
     return model(**{name: value for name, value in inputs.items() if name != "labels"}).logits.contiguous().clone()
 
 
-def three_ways(model, inputs):
+def three_ways(model, inputs, case):
     found = {"beside": logits(model, inputs)}
-    with model.disable_adapter():
-        found["disabled"] = logits(model, inputs)
+    if case["writes"]:
+        ids = inputs["input_ids"][:1, :4]
+        text = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=0)
+        found["written"] = text[0, 4:].int()
+    if case["inputs"] == "bert":  # peft fails to disable prompts of classifiers
+        found["disabled"] = logits(base_model(case["folder"]), inputs)
+    else:
+        with model.disable_adapter():
+            found["disabled"] = logits(model, inputs)
+    if not case["merges"]:
+        return found
     found["merged"] = logits(model.merge_and_unload().eval(), inputs)
     return found
 
 
 def run(root, case, inputs):
     folder = os.path.join(root, case["name"])
-    base = os.path.join(root, case["base"])
+    base = case["folder"] = os.path.join(root, case["base"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base_model(base), os.path.join(root, case["adapter"])).eval()
     notes = [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]
-    found = three_ways(model, inputs)
-    found["saved_merged"] = logits(base_model(os.path.join(folder, "merged")), inputs)
+    found = three_ways(model, inputs, case)
+    if case["merges"]:
+        found["saved_merged"] = logits(base_model(os.path.join(folder, "merged")), inputs)
     save_file(found, os.path.join(folder, "read.safetensors"))
 
     torch.manual_seed(7)
@@ -63,7 +73,7 @@ def run(root, case, inputs):
     optimizer.step()
     model.eval()
     model.save_pretrained(os.path.join(folder, "theirs"), save_embedding_layers=case["saveEmbeddingLayers"])
-    save_file(three_ways(model, inputs), os.path.join(folder, "theirs.safetensors"))
+    save_file(three_ways(model, inputs, case), os.path.join(folder, "theirs.safetensors"))
     with open(os.path.join(folder, "notes.json"), "w") as file:
         json.dump(notes, file)
 
@@ -72,7 +82,7 @@ def main(root):
     with open(os.path.join(root, "cases.json")) as file:
         cases = json.load(file)
     inputs = {}
-    for kind in ("texts", "images"):
+    for kind in ("texts", "images", "bert", "t5"):
         tensors = load_file(os.path.join(root, f"{kind}.safetensors"))
         inputs[kind] = {name: value if value.is_floating_point() else value.long() for name, value in tensors.items()}
     for case in cases:
