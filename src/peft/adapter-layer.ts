@@ -171,10 +171,24 @@ export class AdapterLayer extends Module implements Layer {
     });
   }
 
-  /** The layer with these adapters in place. The first name is outermost: what it does to x happens first. */
+  /**
+   * These adapters, as far as they are here, from the one next to the layer outwards: as in PEFT the later ones are around the earlier
+   * ones, except among those that say otherwise. What comes out gives the list back when it is put in.
+   */
+  outwards(names: readonly string[]): string[] {
+    const here = names.filter((name) => this.#adapters.has(name));
+    const isInner = (name: string) => this.#adapters.get(name)?.method.laterIsInner === true;
+    const inner = here.filter(isInner);
+    return here.map((name) => (isInner(name) ? (inner.pop() as string) : name));
+  }
+
+  #outwards(names: readonly string[]): LayerAdapter[] {
+    return this.outwards(names).map((name) => this.#adapters.get(name) as LayerAdapter);
+  }
+
+  /** The layer with these adapters in place. */
   #with(names: readonly string[], more: readonly unknown[] = []): Base {
-    const adapters = names.flatMap((name) => this.#adapters.get(name) ?? []);
-    return adapters.reduceRight((base, adapter) => this.#over(base, adapter), this.base(more));
+    return this.#outwards(names).reduce((base, adapter) => this.#over(base, adapter), this.base(more));
   }
 
   /** The layer with one adapter in place. */
@@ -237,8 +251,8 @@ export class AdapterLayer extends Module implements Layer {
   } {
     const [weights, biases]: [Tensor[], Tensor[]] = [[], []];
     let fromWeight = false;
-    const adapters = names.flatMap((name) => this.#adapters.get(name) ?? []).filter(({ tied }) => !tied);
-    adapters.reduceRight((under, own) => {
+    const adapters = this.#outwards(names).filter(({ tied }) => !tied);
+    adapters.reduce((under, own) => {
       const { method, config, parameters, shared, scale } = own;
       const values = Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, each]) => [key, each.value]));
       const look = <T>(value: T): T => {

@@ -207,8 +207,13 @@ function besideWeights(adapted: Adapted, names: readonly string[] | undefined, p
   const before = [...layers.values()].map((layer) => ({ layer, active: layer.active }));
   const modules = [...saved.values()].map((module) => ({ module, active: module.active }));
   try {
-    // what is to be merged is next to the weight: the last in order
-    if (names) choose(adapted, [...active.filter((name) => !names.includes(name)), ...new Set(names)]);
+    if (names) {
+      const others = active.filter((name) => !names.includes(name));
+      choose(adapted, [...new Set(names), ...others]);
+      // what is to be merged is next to the weight
+      for (const { layer } of before)
+        layer.activate(layer.outwards([...layer.outwards([...new Set(names)]), ...layer.outwards(others)]));
+    }
     const found = probe();
     realize([found]);
     return found;

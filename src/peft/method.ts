@@ -117,6 +117,8 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   residual?(base: Base, config: Config): Start | undefined;
   /** The adapted layer's output: `base(x)`, changed. */
   forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
+  /** Of several adapters of this kind the later one is nearer to the layer; PEFT's order where its forward pass turns x, one by one. */
+  readonly laterIsInner?: true;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
   delta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor;
   /**

@@ -3,7 +3,8 @@
  * M[c mod r, o]. M starts at zero. It is LoRA with B = Mᵀ and an A of repeated identities, frozen; there is no α.
  *
  * `initWeights: "mini"` repeats along the outputs, too, M [r, miniR]. `"bat"` has a matrix M [r, r] for each r outputs and depends on the
- * weight: in blocks of r by r, ΔW = W·M + M. With several adapters that is the layer's own weight.
+ * weight: in blocks of r by r, ΔW = W·M + M. With several adapters that is the weight with the
+ * earlier ones in it, as in PEFT.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
@@ -62,12 +63,13 @@ export const miss = defineMethod({
           },
         };
       },
-      delta({ in: into, out, original }, { M }, { r, initWeights }, scale) {
+      delta(base, { M }, { r, initWeights }, scale) {
+        const { in: into, out } = base;
         if (initWeights !== "bat") {
           const columns = initWeights === "mini" ? transpose(repeated(transpose(M), out)) : M;
           return times(transpose(repeated(columns, into)), scale);
         }
-        const W = permute(reshape(cast(original, "float32"), [out / r, r, into / r, r]), [0, 2, 1, 3]);
+        const W = permute(reshape(cast(base.weight, "float32"), [out / r, r, into / r, r]), [0, 2, 1, 3]);
         const blocks = reshape(M, [out / r, 1, r, r]);
         return times(reshape(permute(add(matmul(W, blocks), blocks), [0, 2, 1, 3]), [out, into]), scale);
       },

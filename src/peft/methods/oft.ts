@@ -125,6 +125,7 @@ const turned = (W: Tensor, R: Tensor): Tensor => {
 const linear: LayerMethod<Config, "rows"> = {
   ...common,
   files: { rows: "oft_R.weight" },
+  laterIsInner: true,
   forward: (x, base, { rows }, c, use) => base(turnBlocks(x, rotationInUse(rows, base, c, use))),
   delta: (base, { rows }, c, scale) => turned(base.weight, transpose(rotation(rows, base, c, scale))),
 };
