@@ -19,15 +19,22 @@ import { type Task, taskOf } from "../../src/models/task.ts";
 import { ViTForImageClassification } from "../../src/models/vit.ts";
 import type { Module } from "../../src/nn/module.ts";
 import {
+  type Adapter,
+  adapterNames,
   attach,
+  type CombinationType,
+  combineAdapters,
+  convertToLora,
+  deleteAdapter,
   disabled,
   loadAdapter,
-  type lora,
+  lora,
   type MethodName,
   merge,
   mergeAndUnload,
   methods,
   saveAdapter,
+  setActive,
   unmerge,
 } from "../../src/peft/index.ts";
 import { type AnyMethod, type SampledLayer, toFileConfig } from "../../src/peft/method.ts";
@@ -48,6 +55,30 @@ type Case = {
   readonly unmergeable?: true;
   /** PEFT adds a tied adapter twice to the one weight that it merges into, so that its merged model is another. */
   readonly mergedTwice?: true;
+  /** Made of others, which are taken off again. */
+  readonly made?: (model: Module, name: string) => Adapter;
+};
+
+/** Of two LoRAs on different layers. */
+const combinedBy =
+  (type: CombinationType) =>
+  (model: Module, name: string): Adapter => {
+    const first = lora({ r: 2, loraAlpha: 6, targetModules: ["q_proj", "embed_tokens"], taskType: "CAUSAL_LM" });
+    attach(model, first, { name: "a", seed: 1 });
+    attach(model, lora({ r: 2, loraAlpha: 3, useRslora: true, targetModules: ["q_proj", "up_proj"] }), { name: "b", seed: 2 });
+    setActive(model, ["a", "b"]);
+    shake(model, 3);
+    const options = { adapters: ["a", "b"], weights: [0.8, -0.5], density: 0.6, seed: 4 };
+    return combineAdapters(model, { ...options, type, name, trainable: true });
+  };
+/** Of another method. */
+const converted = (model: Module, name: string): Adapter => {
+  const feedforwardModules = ["down_proj"];
+  attach(model, methods.ia3({ targetModules: ["q_proj", "down_proj"], feedforwardModules, taskType: "CAUSAL_LM" }), {
+    name: "a",
+  });
+  shake(model, 3);
+  return convertToLora(model, { adapter: "a", energy: 0.9, name, trainable: true });
 };
 
 const qv = ["q_proj", "v_proj"];
@@ -115,6 +146,10 @@ const prompts: Readonly<Record<string, object>> = {
 const cases: Readonly<Record<string, Options & Case>> = {
   ...Object.fromEntries(Object.entries(prompts).map(([name, item]) => [name, { ...item, unmergeable: true }])),
   ...Object.fromEntries([...ofMethods, ...onTurned, ...onPatches]),
+  combined_cat: { made: combinedBy("cat") },
+  combined_dare_ties: { made: combinedBy("dare_ties") },
+  combined_ties_svd: { made: combinedBy("ties_svd") },
+  converted: { made: converted },
   plain: { r: 3, loraAlpha: 6, targetModules: qv },
   all_linear: { r: 2, targetModules: "all-linear", loraDropout: 0.1 },
   default_targets: { r: 2 },
@@ -308,12 +343,15 @@ beforeAll(async () => {
   const list: object[] = [];
   for (const [i, [name, item]] of Object.entries(cases).entries()) {
     const { base = "untied", adapterName = defaultAdapterName, method: key = "lora", unmergeable = false, ...rest } = item;
-    const { saveEmbeddingLayers = "auto", mergedTwice: _, ...options } = rest;
+    const { saveEmbeddingLayers = "auto", mergedTwice: _, made, ...options } = rest;
     const method: AnyMethod = methods[key];
     const model = await freshBase(base);
     const configured = method({ ...(isImage(model) ? {} : { taskType: "CAUSAL_LM" }), ...options });
-    const adapter = attach(model, configured, { name: adapterName, seed: i });
-    shake(model, i);
+    const adapter = made ? made(model, adapterName) : attach(model, configured, { name: adapterName, seed: i });
+    if (made) {
+      setActive(model, adapterName);
+      for (const other of adapterNames(model)) if (other !== adapterName) deleteAdapter(model, other);
+    } else shake(model, i);
     ours.set(name, threeWays(model, item));
     if (writes(item))
       written.set(name, await complete(model as CausalLM, [...ids.subarray(0, 4)], { temperature: 0, maxNewTokens: 6 }));
@@ -322,7 +360,7 @@ beforeAll(async () => {
       mergeAndUnload(model);
       await saveModel(join(folder, name, "merged"), model, bases[base as BaseName]);
     }
-    const full = toFileConfig(method.schema, configured.config);
+    const full = toFileConfig(method.schema, made ? adapter.config : configured.config);
     const given = Object.entries(full).filter(
       ([, value]) => value !== null && !["peft_type", "peft_version", "inference_mode"].includes(String(value)),
     );
