@@ -26,7 +26,8 @@ export interface Folder {
 }
 
 /** How errors call a file of a folder. */
-export const pathIn = ({ name }: Folder, file: string): string => (name === "" ? file : `${name.replace(/\/$/, "")}/${file}`);
+export const pathIn = ({ name }: Pick<Folder, "name">, file: string): string =>
+  name === "" ? file : `${name.replace(/\/$/, "")}/${file}`;
 
 /** A folder in a sentence that is about what it holds. */
 export const wordFolder = ({ name }: Folder): string => (name === "" ? "what was given" : JSON.stringify(name));

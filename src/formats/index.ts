@@ -2,7 +2,7 @@
 import "../devices/choose.ts";
 import "../tensor/methods.ts";
 
-export { writeFileAtomically, writeFolderAtomically } from "./atomic-file.ts";
+export { type FileContent, writeFileAtomically, writeFolderAtomically } from "./atomic-file.ts";
 export { type ByteSource, diskFolder, type Folder, filesFolder, type GivenFiles } from "./folder.ts";
 export { type GgufFile, type GgufTensor, type GgufValue, openGguf, readGguf } from "./gguf.ts";
 export { type GgufModel, ggufModel } from "./gguf-model.ts";
@@ -25,3 +25,4 @@ export {
   writeSafetensors,
 } from "./safetensors.ts";
 export { type Checkpoint, openCheckpoint, openSharded, writeCheckpoint } from "./sharded.ts";
+export { type FolderTarget, handleFolder, type MemoryFolder, memoryFolder, type WritableFolder } from "./writable-folder.ts";

@@ -3,7 +3,7 @@
  * `adapter_model.safetensors` and a model card, and how names in the file and in the live model correspond.
  */
 import { ConfigError } from "../errors.ts";
-import { type FileContent, nodeModule, wordSystemError, writeFolderAtomically } from "./atomic-file.ts";
+import { type FileContent, nodeModule, wordSystemError } from "./atomic-file.ts";
 import { type Folder, pathIn, readText, wordFolder } from "./folder.ts";
 import { type ModelSource, openSource, type SourceOptions } from "./model-source.ts";
 import {
@@ -15,6 +15,7 @@ import {
   type ReadConfig,
 } from "./peft-config.ts";
 import { encodeSafetensors, readSafetensors, type StoredTensor, safetensorsContent, type TensorsToWrite } from "./safetensors.ts";
+import { type FolderTarget, openTarget } from "./writable-folder.ts";
 
 export * from "./peft-config.ts";
 
@@ -118,16 +119,15 @@ export interface AdapterToWrite<Schema extends ConfigSchema> {
  * Saves an adapter for PEFT and for `readAdapter`, into `folder`, or into `folder/<name>` unless the name is `default`.
  * Everything is written beside the target before anything in it changes. An existing model card is left alone.
  *
- * @returns the folder that holds the two files
+ * @param folder a path, or a folder in memory or of a browser
+ * @returns the path or name of the folder that holds the two files
  * @throws {ConfigError} when the config, a tensor or the name is refused, or the folder cannot be written
  */
 export async function writeAdapter<Schema extends ConfigSchema>(
-  folder: string,
+  folder: FolderTarget,
   { schema, config, tensors, name = defaultAdapterName }: AdapterToWrite<Schema>,
 ): Promise<string> {
   const operation = "writeAdapter";
-  const fs = nodeModule("fs/promises", operation);
-  const { join } = nodeModule("path", operation);
   checkAdapterName(name, schema);
   // the config last: a folder without it is no adapter, so one being filled is never taken for one
   const files = new Map<string, FileContent>([
@@ -135,11 +135,12 @@ export async function writeAdapter<Schema extends ConfigSchema>(
     [configFile, formatAdapterConfig(schema, config)],
   ]);
   const card = new Map<string, FileContent>([[cardFile, modelCard(schema, config)]]);
-  const hasCard = (await fs.stat(join(folder, cardFile)).catch(() => undefined)) !== undefined;
-  const target = name === defaultAdapterName ? folder : join(folder, name);
-  await writeFolderAtomically(target, target === folder && !hasCard ? new Map([...card, ...files]) : files);
-  if (target !== folder && !hasCard) await writeFolderAtomically(folder, card);
-  return target;
+  const whole = await openTarget(folder, operation);
+  const target = name === defaultAdapterName ? whole : await openTarget(folder, operation, name);
+  const hasCard = whole.files.has(cardFile);
+  await target.write(target === whole && !hasCard ? new Map([...card, ...files]) : files);
+  if (target !== whole && !hasCard) await whole.write(card);
+  return target.name;
 }
 
 /** The same files in memory, for places without folders, by name. */

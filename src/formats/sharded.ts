@@ -3,7 +3,7 @@
  * which file holds which tensor. Both read as one map of tensors.
  */
 import { ConfigError, FormatError, nearestName, wordJson } from "../errors.ts";
-import { type FileContent, nodeModule, writeFolderAtomically } from "./atomic-file.ts";
+import { type FileContent, nodeModule } from "./atomic-file.ts";
 import { diskFolder, type Folder, isFolder, pathIn, readText, wordFolder } from "./folder.ts";
 import {
   compareCodePoints,
@@ -16,6 +16,7 @@ import {
   type TensorsToWrite,
   type TensorToWrite,
 } from "./safetensors.ts";
+import { type FolderTarget, openTarget } from "./writable-folder.ts";
 
 /** The tensors of all files of a checkpoint, none of them in memory yet. */
 export interface Checkpoint extends SafetensorsFile {
@@ -137,13 +138,14 @@ function parseIndex(text: string, fail: (problem: string, got?: unknown) => Form
  * Writes tensors as a checkpoint: one `<name>.safetensors` if they fit `maxShardBytes`, else numbered shards with an index, filled
  * in the order given. Files of an earlier checkpoint of this name that are no longer part of it are removed at the end.
  *
+ * @param folder                a path, or a folder in memory or of a browser
  * @param options.maxShardBytes bytes of tensors in one file; a larger tensor gets a file of its own
  * @param options.files         other files that belong to it, which are written with it or not at all
  * @returns the names of the files written
  * @throws {ConfigError} when a tensor does not fit its shape or dtype, or the folder cannot be written
  */
 export async function writeCheckpoint(
-  folder: string,
+  folder: FolderTarget,
   tensors: TensorsToWrite,
   {
     name = "model",
@@ -185,18 +187,13 @@ export async function writeCheckpoint(
     const index = { metadata: { total_size: total }, weight_map: Object.fromEntries(weightMap) };
     files.set(`${name}.safetensors.index.json`, `${JSON.stringify(index, null, 2)}\n`);
   }
-  await writeFolderAtomically(folder, new Map([...files, ...others]));
-  await removeStale(folder, name, new Set(files.keys()));
+  const target = await openTarget(folder, "writeCheckpoint");
+  await target.write(new Map([...files, ...others]));
+  // a smaller save over a larger one must not leave shards, or a single file that would be preferred to the new index
+  for (const entry of target.files)
+    if (!files.has(entry) && entry.startsWith(name) && isPart(entry.slice(name.length))) await target.remove(entry);
   return [...files.keys()];
 }
 
-/** A smaller save over a larger one must not leave shards, or a single file that would be preferred to the new index. */
-async function removeStale(folder: string, name: string, current: ReadonlySet<string>): Promise<void> {
-  const fs = nodeModule("fs/promises", "writeCheckpoint");
-  const { join } = nodeModule("path", "writeCheckpoint");
-  for (const entry of await fs.readdir(folder)) {
-    if (current.has(entry) || !entry.startsWith(name)) continue;
-    if (/^(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/.test(entry.slice(name.length)))
-      await fs.rm(join(folder, entry), { force: true });
-  }
-}
+/** Whether a file name goes on, after the name of a checkpoint, as its files do. */
+const isPart = (rest: string): boolean => /^(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/.test(rest);

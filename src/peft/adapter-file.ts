@@ -12,6 +12,7 @@ import {
   writeAdapter,
 } from "../formats/peft-adapter.ts";
 import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
+import type { FolderTarget } from "../formats/writable-folder.ts";
 import { type TypedArray, toFloat32 } from "../graph/dtype.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -49,12 +50,13 @@ export interface SaveOptions {
 /**
  * Writes an adapter, in float32, into `folder`, or into `folder/<name>` if it is not called "default".
  *
- * @returns the folder that holds the two files
+ * @param folder a path, or a folder in memory or of a browser
+ * @returns the path or name of the folder that holds the two files
  * @throws {ConfigError} when there is no such adapter or the folder cannot be written; nothing is half-written
  */
 export async function saveAdapter(
   model: Module,
-  folder: string,
+  folder: FolderTarget,
   { name = defaultAdapterName, baseModel, saveEmbeddingLayers = "auto", plainLora = false }: SaveOptions = {},
 ): Promise<string> {
   const operation = "saveAdapter";

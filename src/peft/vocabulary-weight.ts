@@ -6,6 +6,7 @@ import { download, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, ShapeError, wordShape } from "../errors.ts";
 import { nodeModule } from "../formats/atomic-file.ts";
+import { hasFileSystem } from "../formats/hub-settings.ts";
 import { toFileKey } from "../formats/peft-adapter.ts";
 import type { StoredTensor } from "../formats/safetensors.ts";
 import { toFloat32 } from "../graph/dtype.ts";
@@ -70,7 +71,7 @@ function isTargeted({ targetModules }: AnyConfig, modules: ReadonlyMap<string, M
 /** Whether the vocabulary has another size than in the base model's folder. */
 async function hasGrown(model: Module, baseModel: unknown): Promise<boolean> {
   const now = (model as { readonly config?: { readonly vocabSize?: unknown } }).config?.vocabSize;
-  if (typeof baseModel !== "string" || typeof now !== "number") return false;
+  if (typeof baseModel !== "string" || typeof now !== "number" || !hasFileSystem()) return false;
   const file = nodeModule("path", "saveAdapter").join(baseModel, "config.json");
   const text = await nodeModule("fs/promises", "saveAdapter")
     .readFile(file, "utf8")

@@ -1,7 +1,7 @@
 /** Learns a byte-level BPE vocabulary from text and writes it as a Hugging Face tokenizer.json. */
 
 import { ConfigError, FormatError } from "../errors.ts";
-import { writeFolderAtomically } from "../formats/atomic-file.ts";
+import { type FolderTarget, openTarget } from "../formats/writable-folder.ts";
 import { byteLetters } from "./byte-letter.ts";
 import { byteLevelDefinition, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
 
@@ -86,11 +86,11 @@ export function tokenizerConfig(names: {
  * @throws {ConfigError} when the folder cannot be written; nothing is half-written then
  */
 export async function saveTokenizer(
-  folder: string,
+  folder: FolderTarget,
   tokenizer: { definition: TokenizerDefinition; config: TokenizerConfig },
 ): Promise<void> {
-  await writeFolderAtomically(
-    folder,
+  const target = await openTarget(folder, "saveTokenizer");
+  await target.write(
     new Map([
       ["tokenizer.json", `${JSON.stringify(tokenizer.definition, null, 1)}\n`],
       ["tokenizer_config.json", `${JSON.stringify(tokenizer.config, null, 2)}\n`],

@@ -4,7 +4,8 @@
  */
 import { currentDevice, download, upload } from "../compile/program.ts";
 import { FormatError } from "../errors.ts";
-import { readSafetensors, type TensorToWrite, writeSafetensors } from "../formats/safetensors.ts";
+import type { ByteSource } from "../formats/folder.ts";
+import { encodeSafetensors, readSafetensors, type TensorToWrite, writeSafetensors } from "../formats/safetensors.ts";
 import type { Tensor } from "../graph/node.ts";
 
 /** Plain data. */
@@ -16,19 +17,35 @@ export interface Checkpoint {
   readonly data: { readonly [key: string]: Json | undefined };
 }
 
+/** Where a checkpoint is: a path, or what holds its bytes. */
+export type CheckpointSource = string | Uint8Array | Blob | ByteSource;
+
 const metadataKey = "lorikeet.checkpoint";
 
 /** Writes by way of a temporary file; on failure an older checkpoint stays. */
-export async function saveCheckpoint(path: string, { tensors, data }: Checkpoint): Promise<void> {
+export async function saveCheckpoint(path: string, checkpoint: Checkpoint): Promise<void> {
+  await writeSafetensors(path, ...(await contentOf(checkpoint)));
+}
+
+/** The same file in memory, for places without a file system. */
+export async function encodeCheckpoint(checkpoint: Checkpoint): Promise<Uint8Array<ArrayBuffer>> {
+  return encodeSafetensors(...(await contentOf(checkpoint)));
+}
+
+async function contentOf({ tensors, data }: Checkpoint) {
   const values = new Map<string, TensorToWrite>();
   for (const [name, tensor] of tensors)
     values.set(name, { dtype: tensor.dtype, shape: tensor.shape, data: await download(tensor) });
-  await writeSafetensors(path, values, { format: "pt", [metadataKey]: JSON.stringify(data) });
+  return [values, { format: "pt", [metadataKey]: JSON.stringify(data) }] as const;
 }
 
-/** @throws {FormatError} when the file is not one that `saveCheckpoint` made */
-export async function loadCheckpoint(path: string): Promise<Checkpoint> {
-  const file = await readSafetensors(path);
+/**
+ * @param source a path, or the bytes of such a file
+ * @throws {FormatError} when it is not one that `saveCheckpoint` made
+ */
+export async function loadCheckpoint(source: CheckpointSource): Promise<Checkpoint> {
+  const file = await readSafetensors(source, "checkpoint");
+  const path = file.source;
   const text = file.metadata.get(metadataKey);
   if (text === undefined)
     throw new FormatError(`"${path}" is a safetensors file, but no checkpoint of a training run.`, {

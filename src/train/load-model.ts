@@ -8,6 +8,7 @@ import { ggufModel } from "../formats/gguf-model.ts";
 import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
 import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
+import type { FolderTarget } from "../formats/writable-folder.ts";
 import { isFloat, toFloat32 } from "../graph/dtype.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
@@ -162,12 +163,12 @@ export interface SaveOptions {
 
 /**
  * Writes a model as `loadModel` and Hugging Face's `from_pretrained` read it: `config.json`, which names the dtype, and
- * `model.safetensors`. A parameter that two layers share is written once; weights of codes are written as bitsandbytes keeps them.
+ * `model.safetensors`, into a path or a folder of another kind. A parameter that two layers share is written once; weights of codes are written as bitsandbytes keeps them.
  *
  * @throws {ConfigError} when the folder cannot be written
  */
 export async function saveModel(
-  folder: string,
+  folder: FolderTarget,
   model: Module,
   config: ConfigJson,
   { dtype = "float32", maxShardBytes = 5e9 }: SaveOptions = {},

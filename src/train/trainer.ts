@@ -21,7 +21,14 @@ import { adapterPenalty } from "../peft/penalty.ts";
 import { beginSchedules, type Schedules } from "../peft/schedule.ts";
 import { type BatchSampler, ignoredLabel, type SamplerState, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
-import { type Json, loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import {
+  type Checkpoint,
+  type CheckpointSource,
+  encodeCheckpoint,
+  type Json,
+  loadCheckpoint,
+  saveCheckpoint,
+} from "./checkpoint.ts";
 import { type Evaluation, Evaluator } from "./evaluate.ts";
 
 /** Any optimiser, whatever its settings. */
@@ -119,6 +126,9 @@ export interface MemoryReport {
   readonly planned: number;
 }
 
+/** Plain data that a checkpoint keeps for the caller. */
+type Extra = { readonly [key: string]: Json | undefined };
+
 /** Steps whose time decides what is left. */
 const recentSteps = 20;
 
@@ -143,6 +153,8 @@ export class Trainer implements Disposable {
   #seconds = 0;
   /** Tokens and seconds of the steps that were not slowed down by making the program. */
   #timed = { tokens: 0, seconds: 0 };
+  /** The first step makes kernels, and says nothing about the others' speed. */
+  #hasRun = false;
   #recent: { readonly tokens: number; readonly seconds: number }[] = [];
 
   /** @throws {ConfigError} when nothing of the model can be trained, or an option is out of range */
@@ -232,7 +244,8 @@ export class Trainer implements Disposable {
     if (!batch) throw new ConfigError("the dataset has no more rows.", { operation: "train" });
     this.optimizer.setLearningRate((base) => schedule(this.#step, base));
     const rate = schedule(this.#step, learningRate);
-    const fresh = this.#learn.traces === 0;
+    const fresh = !this.#hasRun;
+    this.#hasRun = true;
     this.model.train();
     const results = (() => {
       using inputs = uploadBatch(batch);
@@ -289,8 +302,9 @@ export class Trainer implements Disposable {
     return this.#learn.explain();
   }
 
-  /** Bytes that training takes; after the first step. */
+  /** Bytes that training takes. Before the first step its program is planned for this, and not run. */
   memory(): MemoryReport {
+    if (this.#learn.traces === 0) this.#trace();
     const device = currentDevice();
     const bytesOf = (values: Iterable<{ readonly size: number; readonly dtype: Tensor["dtype"] }>) =>
       [...values].reduce((sum, { size, dtype }) => sum + size * device.storageBytes(dtype), 0);
@@ -301,13 +315,31 @@ export class Trainer implements Disposable {
     return { program, parameters, optimizer, planned: program + parameters + optimizer };
   }
 
+  /** Makes the program of a step from rows of nothing. */
+  #trace(): void {
+    const shape = [this.batchSize, this.dataset.window] as const;
+    const nothing = () => new Int32Array(shape[0] * shape[1]);
+    this.model.train();
+    using inputs = uploadBatch({ inputIds: nothing(), labels: nothing(), shape });
+    this.#learn.explain(inputs.inputIds, inputs.targets);
+  }
+
   /**
    * Writes everything that the next step depends on.
    *
    * @param extra plain data of the caller's, given back by `load`
    * @throws {ConfigError} when the file cannot be written; an older one stays then
    */
-  async save(path: string, extra: { readonly [key: string]: Json | undefined } = {}): Promise<void> {
+  async save(path: string, extra: Extra = {}): Promise<void> {
+    await saveCheckpoint(path, this.#checkpoint(extra));
+  }
+
+  /** What `save` writes, in memory, for places without a file system. */
+  async encode(extra: Extra = {}): Promise<Uint8Array<ArrayBuffer>> {
+    return encodeCheckpoint(this.#checkpoint(extra));
+  }
+
+  #checkpoint(extra: Extra): Checkpoint {
     const tensors = new Map<string, Tensor>();
     for (const [name, parameter] of this.parameters) tensors.set(`model.${name}`, parameter.stored);
     for (const [name, tensor] of this.optimizer.stateDict()) tensors.set(`optimizer.${name}`, tensor);
@@ -325,18 +357,20 @@ export class Trainer implements Disposable {
       schedules: schedules.data as Json,
       history: this.history as unknown as Json,
     };
-    await saveCheckpoint(path, { tensors, data: { trainer: state, extra } });
+    return { tensors, data: { trainer: state, extra } };
   }
 
   /**
-   * Goes on from a file that `save` wrote for the same model, dataset and optimiser.
+   * Goes on from what `save` or `encode` made for the same model, dataset and optimiser.
    *
+   * @param source a path, or the bytes of the file
    * @returns the caller's data
    * @throws {FormatError} or {ShapeError} when the file is of another run; nothing is changed then
    */
-  async load(path: string): Promise<{ readonly [key: string]: Json | undefined }> {
+  async load(source: CheckpointSource): Promise<Extra> {
     const operation = "resume";
-    const { tensors, data } = await loadCheckpoint(path);
+    const { tensors, data } = await loadCheckpoint(source);
+    const path = typeof source === "string" ? source : "checkpoint";
     const state = data["trainer"] as unknown as SavedState | undefined;
     if (!state || typeof state.step !== "number")
       throw new FormatError(`"${path}" is no checkpoint of a trainer.`, { operation, got: path });
@@ -380,7 +414,7 @@ export class Trainer implements Disposable {
     this.#timed = state.timed;
     for (const key of ["loss", "learningRate", "evaluations"] as const)
       this.history[key].splice(0, Number.POSITIVE_INFINITY, ...(state.history[key] as never[]));
-    return (data["extra"] ?? {}) as { readonly [key: string]: Json | undefined };
+    return (data["extra"] ?? {}) as Extra;
   }
 
   /** What the dropout of each adapter depends on. */

@@ -112,6 +112,30 @@ describe("on wasm", () => {
     expect(valuesOf(model)).toEqual(valuesOf(whole));
   });
 
+  it("plans a step without running it, and goes on from bytes in memory, with the same bits", async () => {
+    const whole = adapted();
+    using uninterrupted = finetuning(whole, smallDataset(), options);
+    const expected = await uninterrupted.run();
+
+    const begun = adapted();
+    using first = finetuning(begun, smallDataset(), options);
+    const before = valuesOf(begun);
+    const { planned } = first.memory();
+    expect(valuesOf(begun)).toEqual(before);
+    const stop = new AbortController();
+    await first.run({ signal: stop.signal, onStep: ({ step }) => void (step === 3 && stop.abort()) });
+    expect(first.memory().planned).toBe(planned);
+    const bytes = await first.encode({ note: "mine" });
+
+    const model = adapted(9);
+    using resumed = finetuning(model, smallDataset(), options);
+    expect(await resumed.load(new Blob([bytes]))).toEqual({ note: "mine" });
+    expect(resumed.memory().planned).toBe(planned);
+    expect((await resumed.run()).history.loss).toEqual(expected.history.loss);
+    expect(valuesOf(model)).toEqual(valuesOf(whole));
+    await expect(resumed.load(bytes.subarray(0, 100))).rejects.toThrow("cut off");
+  });
+
   it("goes on with the budget of an adapter where it was", async () => {
     const begin = () => {
       const model = smallModel();
