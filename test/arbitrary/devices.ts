@@ -1,11 +1,12 @@
 /** The devices that the laws compare with `reference`, in every mode that runs different code. */
 import type { Device } from "../../src/devices/device.ts";
+import { createGpu } from "../../src/devices/gpu/create.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
 
 export interface Variant {
   readonly name: string;
-  open(): Device;
+  open(): Device | Promise<Device>;
   /** Rounding unit of what the device calls float32. */
   readonly unit: number;
 }
@@ -18,4 +19,6 @@ export const variants = [
   { name: "wasm, 2 threads", open: () => createWasm({ threads: 2 }), unit: float32 },
   { name: "wasm without relaxed SIMD", open: () => createWasm({ threads: 1, relaxedSimd: false }), unit: float32 },
   { name: "wasm without shared memory", open: () => createWasm({ shared: false }), unit: float32 },
+  { name: "gpu, cpu", open: () => createGpu({ mode: "cpu" }), unit: float32 },
+  { name: "gpu, webasm", open: () => createGpu({ mode: "webasm" }), unit: float32 },
 ] as const satisfies readonly Variant[];

@@ -38,8 +38,8 @@ export function goldenSuite(kind: string, cases: readonly GoldenCase[], devices:
     for (const { name: deviceName, open } of devices)
       describe(deviceName, () => {
         let device: Device;
-        beforeAll(() => {
-          device = open();
+        beforeAll(async () => {
+          device = await open();
           useDevice(device);
         });
         afterAll(() => device[Symbol.dispose]());

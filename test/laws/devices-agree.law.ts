@@ -30,7 +30,9 @@ import { valuesOf } from "../arbitrary/values.ts";
 import { viewOf } from "../arbitrary/views.ts";
 
 const reference = createReference();
-const opened = variants.map((variant): { variant: Variant; device: Device } => ({ variant, device: variant.open() }));
+const opened: readonly { variant: Variant; device: Device }[] = await Promise.all(
+  variants.map(async (variant) => ({ variant, device: await variant.open() })),
+);
 beforeAll(() => void useDevice(reference));
 afterAll(() => {
   for (const { device } of opened) device[Symbol.dispose]();

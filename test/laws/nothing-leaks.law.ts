@@ -136,8 +136,10 @@ const inputsOf = ({ inputs }: Sample, device: Device): Tensor[] =>
 /** A smaller counterexample would take many collections. */
 const once = { ...cases(1), endOnFailure: true };
 
-describe.each(devices)("$name", ({ open }) => {
-  const counter = counted(open());
+const opened = await Promise.all(devices.map(async ({ name, open }) => ({ name, open, first: await open() })));
+
+describe.each(opened)("$name", ({ open, first }) => {
+  const counter = counted(first);
   const { device } = counter;
   const leavesNothingHere = (work: () => void | Promise<void>) => {
     useDevice(device);
@@ -160,7 +162,7 @@ describe.each(devices)("$name", ({ open }) => {
     const run = () => {
       throw new Error("the device is gone");
     };
-    const failing = counted(open(), { run });
+    const failing = counted(await open(), { run });
     await fc.assert(
       fc.asyncProperty(draws(), async (draw) => {
         useDevice(failing.device);
@@ -264,7 +266,7 @@ describe.each(devices)("$name", ({ open }) => {
     });
 
     test("a device that does not free", async () => {
-      const right = open();
+      const right = await open();
       const forgetful = counted(right, { allocate: (bytes) => ({ ...right.allocate(bytes), [Symbol.dispose]() {} }) });
       useDevice(forgetful.device);
       const work = () => void upload(forgetful.device, new Float32Array(8), [8], "float32").dispose();

@@ -1,0 +1,209 @@
+/**
+ * Functions that generated kernels call, in the part of JavaScript that GPU.js compiles: numbers only, one variable a `let`,
+ * no literal infinity. Each stands for itself: GPU.js gets its text, so it may use nothing from outside.
+ */
+
+/** Hyperbolic tangent: odd polynomial near 0, where 1 − 2/(e²ˣ + 1) would cancel; built-in ones overflow past 44 on many GPUs. */
+export function tanh(x: number): number {
+  const a = Math.abs(x);
+  let y = x;
+  if (a >= 9.5) {
+    y = 1;
+    if (x < 0) y = -1;
+  } else if (a >= 0.55) {
+    y = 1 - 2 / (Math.exp(2 * a) + 1);
+    if (x < 0) y = -y;
+  } else if (a < 0.55) {
+    // Taylor series; the next term is below 2⁻²⁴ of the result
+    const s = x * x;
+    const inner = 0.021869488 + s * (-0.008863236 + s * (0.003592128 + s * -0.0014558344));
+    y = x + x * s * (-0.3333333333 + s * (0.1333333333 + s * (-0.053968254 + s * inner)));
+  }
+  return y;
+}
+
+/** Error function: its Taylor series below 1, beyond 1 − erfc with the rational fit of Numerical Recipes §6.2 (1.2e-7). */
+export function erf(x: number): number {
+  const a = Math.abs(x);
+  let y = x;
+  if (a >= 4) {
+    y = 1;
+    if (x < 0) y = -1;
+  } else if (a >= 1) {
+    const t = 1 / (1 + 0.5 * a);
+    const low = 0.27886807 + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277)));
+    const high = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806 + t * low))));
+    y = 1 - t * Math.exp(high - a * a);
+    if (x < 0) y = -y;
+  } else if (a < 1) {
+    const s = x * x;
+    const tail = 1 / 685440 + s * (-1 / 6894720 + s / 76204800);
+    const inner = 1 / 216 + s * (-1 / 1320 + s * (1 / 9360 + s * (-1 / 75600 + s * tail)));
+    y = 1.1283791671 * x * (1 + s * (-1 / 3 + s * (1 / 10 + s * (-1 / 42 + s * inner))));
+  }
+  return y;
+}
+
+/** xʸ with JavaScript's meaning for bases below 0: built-in ones are undefined there. */
+export function power(x: number, y: number): number {
+  const a = Math.abs(x);
+  let r = 1;
+  if (x !== x || y !== y) {
+    r = x + y;
+    if (y === 0) r = 1;
+  } else if (y !== 0) {
+    if (a === 0) {
+      r = 0;
+      if (y < 0) r = 1 / a;
+    } else {
+      r = a ** y;
+    }
+    if (x < 0) {
+      const half = Math.floor(y * 0.5);
+      if (Math.floor(y) !== y) {
+        r = (x - x) / (x - x);
+      } else if (y - 2 * half > 0.5) {
+        r = -r;
+      }
+    }
+  }
+  return r;
+}
+
+/** Remainder with the sign of the divisor, mended where the division rounded to the other side of a whole number. */
+export function remainder(x: number, y: number): number {
+  let r = x - Math.floor(x / y) * y;
+  const d = Math.abs(y);
+  if (y > 0) {
+    if (r < 0) r = r + d;
+    if (r >= d) r = r - d;
+  }
+  if (y < 0) {
+    if (r > 0) r = r - d;
+    if (r <= -d) r = r + d;
+  }
+  return r;
+}
+
+/** `x` rounded to bfloat16: 8 significant bits, ties to even. */
+export function roundBFloat16(x: number): number {
+  let m = Math.abs(x);
+  let p = 1;
+  let y = x;
+  // m = |x| / p with 1 ≤ m < 2; every step multiplies by a power of two, which is exact
+  for (let i = 0; i < 8; i++) {
+    if (m >= 65536) {
+      m = m * 0.0000152587890625;
+      p = p * 65536;
+    }
+    if (m < 0.0000152587890625) {
+      m = m * 65536;
+      p = p * 0.0000152587890625;
+    }
+  }
+  for (let i = 0; i < 17; i++) {
+    if (m >= 2) {
+      m = m * 0.5;
+      p = p * 2;
+    }
+    if (m < 1) {
+      m = m * 2;
+      p = p * 0.5;
+    }
+  }
+  if (m >= 1 && m < 2) {
+    const q = m * 128;
+    let f = Math.floor(q);
+    const d = q - f;
+    const half = Math.floor(f * 0.5);
+    if (d > 0.5 || (d === 0.5 && f - 2 * half > 0.5)) f = f + 1;
+    y = f * 0.0078125 * p;
+    if (x < 0) y = -y;
+  }
+  return y;
+}
+
+/** `x` rounded to float16: 11 significant bits or units of 2⁻²⁴, ties to even; infinite from 65,520 on. */
+export function roundFloat16(x: number): number {
+  const a = Math.abs(x);
+  let p = 0.00006103515625;
+  let y = x;
+  if (a >= 65520) {
+    // ±∞, which has no literal
+    if (a * 0.5 < a) y = x / (a - a);
+  } else if (a > 0) {
+    // the power of two at or below |x|, but at least 2⁻¹⁴
+    for (let i = 0; i < 30; i++) {
+      if (a >= 2 * p) p = p * 2;
+    }
+    const q = (a / p) * 1024;
+    let f = Math.floor(q);
+    const d = q - f;
+    const half = Math.floor(f * 0.5);
+    if (d > 0.5 || (d === 0.5 && f - 2 * half > 0.5)) f = f + 1;
+    y = f * 0.0009765625 * p;
+    if (x < 0) y = -y;
+  }
+  return y;
+}
+
+/** Bits 16 to 31 (`upper` 1) or 0 to 15 (0) of the float32 `x`, as a whole number. Subnormal numbers count as 0. */
+export function floatBits(x: number, upper: number): number {
+  const a = Math.abs(x);
+  let m = a;
+  let e = 127;
+  let sign = 0;
+  if (x < 0) sign = 32768;
+  let high = 0;
+  let low = 0;
+  if (x !== x) {
+    high = 32704;
+  } else if (a > 0 && a * 0.5 === a) {
+    high = 32640;
+  } else if (a > 0) {
+    for (let i = 0; i < 127; i++) {
+      if (m >= 2) {
+        m = m * 0.5;
+        e = e + 1;
+      }
+      if (m < 1) {
+        m = m * 2;
+        e = e - 1;
+      }
+    }
+    if (m >= 1) {
+      const fraction = (m - 1) * 8388608;
+      const top = Math.floor(fraction / 65536);
+      high = e * 128 + top;
+      low = fraction - top * 65536;
+    }
+  }
+  let y = low;
+  if (upper > 0.5) y = high + sign;
+  return y;
+}
+
+/** The float32 with these upper and lower 16 bits. Subnormal numbers count as 0. */
+export function bitsFloat(high: number, low: number): number {
+  let h = high;
+  let sign = 1;
+  if (h >= 32768) {
+    h = h - 32768;
+    sign = -1;
+  }
+  const e = Math.floor(h / 128);
+  const top = h - e * 128;
+  const fraction = top * 65536 + low;
+  let y = 0;
+  if (e > 254.5) {
+    y = 1 / y;
+    if (fraction > 0) y = y - y;
+  } else if (e > 0) {
+    y = 1 + fraction / 8388608;
+    for (let i = 0; i < 127; i++) {
+      if (i < e - 127) y = y * 2;
+      if (i < 127 - e) y = y * 0.5;
+    }
+  }
+  return sign * y;
+}

@@ -1,0 +1,97 @@
+/** GPU.js behind one small interface: values on the device, kernels that make new ones from them. */
+import { DeviceError } from "../../errors.ts";
+import type { Pass } from "./plan.ts";
+
+/** The ways in which GPU.js can run a kernel, the fastest first. */
+export const gpuModes = ["webgpu", "webgl2", "webgl", "headlessgl", "webasm", "cpu"] as const;
+export type GpuMode = (typeof gpuModes)[number];
+
+/** Floats on the device: never changed once they are written, freed when nobody refers to them any more. */
+export interface Handle {
+  readonly count: number;
+  references: number;
+  /** GPU.js's own handle; `null` before it is written and once it is freed. */
+  raw: unknown;
+}
+
+export interface Backend {
+  readonly mode: GpuMode;
+  /** Arrays that one kernel may read. */
+  readonly inputs: number;
+  /** Floats that one handle may hold. */
+  readonly limit: number;
+  /** Handles are ordinary arrays. */
+  readonly visible: boolean;
+  upload(values: Float32Array): Handle;
+  run(pass: Pass, args: readonly (Handle | number)[]): Handle;
+  read(handle: Handle): Promise<Float32Array>;
+  readonly readSync?: (handle: Handle) => Float32Array;
+  free(handle: Handle): void;
+  /** Kernels that are ready, kernels made so far, and handles that live. */
+  readonly statistics: { readonly kernels: number; readonly compilations: number; readonly handles: number };
+  destroy(): Promise<void>;
+}
+
+/** What we use of GPU.js. */
+export interface GpuJs {
+  readonly GPU: {
+    new (settings: { mode: string }): GpuInstance;
+    readonly isWebGLSupported: boolean;
+    readonly isWebGL2Supported: boolean;
+    readonly isHeadlessGLSupported: boolean;
+    readonly isSinglePrecisionSupported: boolean;
+  };
+}
+
+export interface GpuInstance {
+  createKernel(source: string, settings: Record<string, unknown>): GpuKernel;
+  destroy(): Promise<void> | void;
+}
+
+export interface GpuKernel {
+  (...args: unknown[]): unknown;
+  readonly kernel: { readonly constructor: { readonly mode: string }; readonly fallbackReason: unknown };
+  destroy(removeCanvasReferences?: boolean): void;
+}
+
+/** Text of a function under a name that a bundler may have taken from it. */
+const named = (name: string, source: string): string => source.replace(/^function\s*[\w$]*/, `function ${name}`);
+
+/** Settings of GPU.js for a pass. */
+export function kernelSettings(pass: Pass, functions: Readonly<Record<string, (...args: number[]) => number>>) {
+  return {
+    output: [pass.count],
+    precision: "single",
+    tactic: "precision",
+    pipeline: true,
+    immutable: true,
+    ...(pass.constants && { constants: pass.constants }),
+    functions: pass.functions.map((name) => {
+      const source = functions[name]!;
+      return {
+        source: named(name, String(source)),
+        settings: { argumentTypes: new Array(source.length).fill("Number"), returnType: "Number" },
+      };
+    }),
+  };
+}
+
+/** Identity of a kernel: its source, its sizes, and the lengths of what it reads, which GL kernels are compiled for. */
+export const kernelKey = (pass: Pass, args: readonly (Handle | number)[]): string =>
+  `${pass.count}|${args.map((arg) => (typeof arg === "number" ? "n" : arg.count)).join()}|${JSON.stringify(pass.constants)}|${pass.source}`;
+
+/** @throws {DeviceError} when GPU.js took another way than the one that was chosen, which it does without a word */
+export function checkMode({ kernel }: GpuKernel, mode: GpuMode): void {
+  const ran = kernel.constructor.mode;
+  const wanted = mode === "webgl" || mode === "webgl2" || mode === "headlessgl" ? "gpu" : mode;
+  if (ran === wanted && !kernel.fallbackReason) return;
+  throw new DeviceError(
+    `a kernel ran in mode ${ran} instead of ${mode}${kernel.fallbackReason ? `: ${kernel.fallbackReason}` : ""}.`,
+    {
+      operation: "gpu",
+      expected: mode,
+      got: ran,
+      hint: "Choose another mode.",
+    },
+  );
+}

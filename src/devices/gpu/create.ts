@@ -1,0 +1,64 @@
+/** Choosing a mode of GPU.js and opening the gpu device in it. */
+import { ConfigError, checkOptions, DeviceError, LorikeetError } from "../../errors.ts";
+import { createArrayBackend } from "./array-backend.ts";
+import { type Backend, type GpuJs, type GpuMode, gpuModes } from "./backend.ts";
+import { GpuDevice } from "./device.ts";
+
+export interface GpuOptions {
+  /** How GPU.js runs the kernels; the first that works when absent. */
+  readonly mode?: GpuMode;
+}
+
+/** @throws {DeviceError} when gpu.js, which is an optional dependency, is not installed */
+async function loadGpuJs(): Promise<GpuJs> {
+  try {
+    const module = (await import("gpu.js")) as unknown as GpuJs & { default?: GpuJs };
+    return module.GPU ? module : (module.default as GpuJs);
+  } catch (error) {
+    throw new DeviceError(`cannot load gpu.js: ${error instanceof Error ? error.message : String(error)}.`, {
+      operation: "gpu",
+      hint: "Install it: npm install gpu.js@2.24.1 --omit=optional",
+    });
+  }
+}
+
+async function openMode(library: GpuJs, mode: GpuMode): Promise<Backend> {
+  switch (mode) {
+    case "cpu":
+    case "webasm":
+      return createArrayBackend(library, mode);
+    default:
+      throw new DeviceError(`mode ${mode} does not run here.`, { operation: "gpu", got: mode });
+  }
+}
+
+/**
+ * Opens the gpu device.
+ *
+ * @throws {ConfigError} for a mode that there is not; @throws {DeviceError} when the mode, or every mode, cannot run here: says why
+ * @example
+ * const device = await createGpu({ mode: "webgl2" });
+ * useDevice(device);
+ */
+export async function createGpu(options: GpuOptions = {}): Promise<GpuDevice> {
+  checkOptions("gpu", options, ["mode"]);
+  const { mode } = options;
+  if (mode !== undefined && !gpuModes.includes(mode))
+    throw new ConfigError(`there is no mode ${JSON.stringify(mode)}.`, {
+      operation: "gpu",
+      expected: gpuModes,
+      got: mode,
+      hint: `There are ${gpuModes.join(", ")}.`,
+    });
+  const library = await loadGpuJs();
+  const refused: string[] = [];
+  for (const each of mode === undefined ? gpuModes : [mode])
+    try {
+      const backend = await openMode(library, each);
+      return new GpuDevice(backend, `gpu: GPU.js, mode ${each}${refused.length ? ` (${refused.join("; ")})` : ""}`);
+    } catch (error) {
+      if (mode !== undefined) throw error;
+      refused.push(error instanceof LorikeetError ? error.problem : `${each}: ${String(error)}`);
+    }
+  throw new DeviceError(`no mode of GPU.js runs here: ${refused.join("; ")}`, { operation: "gpu" });
+}

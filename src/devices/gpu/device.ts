@@ -1,0 +1,258 @@
+/**
+ * The gpu device: loop programs and kernels through GPU.js.
+ *
+ * A GPU.js kernel makes a new array each time it runs, so a buffer here is no memory but a list of what lies where in it.
+ * What is written at an offset takes the place of all that overlapped it; nothing is moved, and a copy is one more reference.
+ * The compiler reads every value as a whole and as it was written, with its strides in the kernel, so that is enough.
+ */
+import { DeviceError, DTypeError } from "../../errors.ts";
+import { type DType, dtypes, type TypedArray, toBFloat16Bits, toFloat16Bits, toFloat32 } from "../../graph/dtype.ts";
+import type { CallGeometry } from "../../graph/primitive.ts";
+import type { Binding, Buffer, Device, DeviceStatistics, Dispatch, Executable, KernelCall } from "../device.ts";
+import type { Geometry, LoopProgram } from "../loop-program.ts";
+import type { Backend, GpuMode, Handle } from "./backend.ts";
+import { callPlans } from "./calls.ts";
+import { loopPlan } from "./loop-passes.ts";
+import { floatsPerElement, type Plan } from "./plan.ts";
+
+interface GpuBuffer extends Buffer {
+  readonly held: Map<number, { readonly handle: Handle; readonly end: number }>;
+  disposed: boolean;
+}
+
+interface GpuExecutable extends Executable {
+  plan(geometry: Geometry | CallGeometry): Plan;
+}
+
+interface Launch extends Dispatch {
+  readonly plan: Plan;
+  readonly bindings: readonly Binding[];
+  /** By pass: bindings and passes it reads last. */
+  readonly done: readonly (readonly number[])[];
+}
+
+const bytesPerFloat = 4;
+
+/** For each pass the earlier passes that nobody reads after it. */
+function lastReads({ passes, results }: Plan): number[][] {
+  const kept = new Set(results.map(({ pass }) => pass));
+  const last = new Map<number, number>();
+  passes.forEach(({ args }, i) => {
+    for (const arg of args) if (arg.kind === "pass" && !kept.has(arg.index)) last.set(arg.index, i);
+  });
+  return passes.map((_, i) => [...last].flatMap(([pass, at]) => (at === i ? [pass] : [])));
+}
+
+export interface GpuStatistics extends DeviceStatistics {
+  /** Kernels compiled so far; stays as it is once a training run has done its first step. */
+  readonly compilations: number;
+  /** Arrays on the device. */
+  readonly handles: number;
+}
+
+export class GpuDevice implements Device {
+  readonly name = "gpu";
+  readonly fusion = { elementwise: true, rows: true };
+  readonly kernels: ReadonlySet<string> = new Set<string>();
+  readonly widens: ReadonlySet<DType> = new Set(["float16", "bfloat16"] as const);
+  readonly about: string;
+  readonly downloadSync?: (from: Binding, dtype: DType, count: number) => TypedArray;
+  private readonly backend: Backend;
+  private readonly executables = new Map<string, GpuExecutable>();
+  private buffers = 0;
+  private bytesInUse = 0;
+  private peakBytes = 0;
+  /** Stands for arrays of no elements, which GPU.js does not have. */
+  private nothing: Handle | null = null;
+
+  constructor(backend: Backend, about: string) {
+    this.backend = backend;
+    this.about = about;
+    const { readSync } = backend;
+    if (readSync)
+      this.downloadSync = (from, dtype, count) =>
+        count === 0 ? new dtypes[dtype].array(0) : fromFloats(readSync(this.at(from)), dtype, count);
+  }
+
+  get mode(): GpuMode {
+    return this.backend.mode;
+  }
+
+  storageBytes(dtype: DType): number {
+    if (dtype === "float64")
+      throw new DTypeError("float64 computes on the reference device only.", {
+        operation: "gpu",
+        got: dtype,
+        hint: 'Use x.cast("float32"), or the reference device.',
+      });
+    return floatsPerElement(dtype) * bytesPerFloat;
+  }
+
+  allocate(bytes: number): GpuBuffer {
+    this.buffers++;
+    this.bytesInUse += bytes;
+    this.peakBytes = Math.max(this.peakBytes, this.bytesInUse);
+    const device = this;
+    return {
+      bytes,
+      held: new Map(),
+      disposed: false,
+      [Symbol.dispose]() {
+        if (this.disposed) return;
+        this.disposed = true;
+        device.buffers--;
+        device.bytesInUse -= bytes;
+        for (const { handle } of this.held.values()) device.drop(handle);
+        this.held.clear();
+      },
+    };
+  }
+
+  upload(values: TypedArray, dtype: DType, to: Binding): void {
+    this.checkSize(values.length, dtype);
+    this.place(to, values.length ? this.backend.upload(toFloats(values, dtype)) : null);
+  }
+
+  async download(from: Binding, dtype: DType, count: number): Promise<TypedArray> {
+    if (count === 0) return new dtypes[dtype].array(0);
+    return fromFloats(await this.backend.read(this.at(from)), dtype, count);
+  }
+
+  copy(from: Binding, to: Binding, bytes: number): void {
+    if (bytes === 0) return;
+    const handle = this.at(from);
+    handle.references++;
+    this.place(to, handle);
+  }
+
+  compile(program: LoopProgram): Executable {
+    return this.executable(program.key, program.shape, (geometry) =>
+      loopPlan(program, geometry as Geometry, this.backend.inputs),
+    );
+  }
+
+  compileCall(call: KernelCall): Executable {
+    const plan = callPlans[call.name];
+    if (!plan || call.operands.includes("float64"))
+      throw new DTypeError(`has no kernel for ${call.operands.join(", ")} on the gpu device.`, {
+        operation: call.name,
+        got: call.operands,
+      });
+    return this.executable(`${call.name}:${call.operands}>${call.results}`, call.name, (geometry) =>
+      plan(call, geometry as CallGeometry, this.backend.inputs),
+    );
+  }
+
+  private executable(key: string, name: string, plan: GpuExecutable["plan"]): GpuExecutable {
+    let executable = this.executables.get(key);
+    if (!executable) this.executables.set(key, (executable = { name, plan }));
+    return executable;
+  }
+
+  bind(executable: Executable, geometry: Geometry | CallGeometry, bindings: readonly Binding[], label: string): Launch {
+    const plan = (executable as GpuExecutable).plan(geometry);
+    for (const { count } of plan.passes) this.checkCount(count, label);
+    return { executable, label, plan, bindings, done: lastReads(plan) };
+  }
+
+  release(): void {}
+
+  run(queue: readonly Dispatch[]): void {
+    for (const dispatch of queue) this.launch(dispatch as Launch);
+  }
+
+  private launch({ plan, bindings, done }: Launch): void {
+    const { backend } = this;
+    if (backend.visible) plan.check?.((binding) => this.at(bindings[binding]!).raw as Float32Array);
+    const made: (Handle | null)[] = [];
+    plan.passes.forEach((pass, i) => {
+      const args = pass.args.map((arg) =>
+        arg.kind === "number"
+          ? arg.value
+          : arg.kind === "pass"
+            ? this.orNothing(made[arg.index]!)
+            : this.at(bindings[arg.index]!),
+      );
+      made.push(pass.count === 0 ? null : backend.run(pass, args));
+      for (const index of done[i]!) this.drop(made[index]!);
+    });
+    const given = new Set<number>();
+    for (const { binding, pass } of plan.results) {
+      const handle = made[pass]!;
+      if (given.has(pass) && handle) handle.references++;
+      given.add(pass);
+      this.place(bindings[binding]!, handle);
+    }
+  }
+
+  get statistics(): GpuStatistics {
+    const { kernels, compilations, handles } = this.backend.statistics;
+    const { buffers, bytesInUse, peakBytes } = this;
+    return { buffers, bytesInUse, peakBytes, kernels, compilations, handles };
+  }
+
+  [Symbol.dispose](): void {
+    this.executables.clear();
+    void this.backend.destroy();
+  }
+
+  private checkSize(elements: number, dtype: DType): void {
+    this.checkCount((elements * this.storageBytes(dtype)) / bytesPerFloat, "upload");
+  }
+
+  private checkCount(floats: number, operation: string): void {
+    const { limit, mode } = this.backend;
+    if (floats <= limit) return;
+    throw new DeviceError(`a value takes ${floats} floats, mode ${mode} of the gpu device holds ${limit} in one array.`, {
+      operation,
+      expected: limit,
+      got: floats,
+      hint: "Use a smaller batch, or the wasm device.",
+    });
+  }
+
+  /** What lies at a binding. */
+  private at({ buffer, offset }: Binding): Handle {
+    return this.orNothing((buffer as GpuBuffer).held.get(offset)?.handle ?? null);
+  }
+
+  private orNothing(handle: Handle | null): Handle {
+    return handle ?? (this.nothing ??= this.backend.upload(Float32Array.of(0)));
+  }
+
+  /** Puts a value at a binding, in place of all that overlaps it. */
+  private place({ buffer, offset }: Binding, handle: Handle | null): void {
+    if (!handle) return;
+    const { held } = buffer as GpuBuffer;
+    const end = offset + handle.count * bytesPerFloat;
+    for (const [start, old] of held)
+      if (start < end && offset < old.end) {
+        held.delete(start);
+        this.drop(old.handle);
+      }
+    held.set(offset, { handle, end });
+  }
+
+  private drop(handle: Handle | null): void {
+    if (handle && --handle.references === 0) this.backend.free(handle);
+  }
+}
+
+function toFloats(values: TypedArray, dtype: DType): Float32Array {
+  if (dtype !== "int32") return toFloat32(values, dtype);
+  const floats = new Float32Array(2 * values.length);
+  for (let i = 0; i < values.length; i++) {
+    floats[2 * i] = values[i]! & 0xffff;
+    floats[2 * i + 1] = values[i]! >>> 16;
+  }
+  return floats;
+}
+
+function fromFloats(floats: Float32Array, dtype: DType, count: number): TypedArray {
+  const values = new dtypes[dtype].array(count);
+  if (dtype === "int32") for (let i = 0; i < count; i++) values[i] = (floats[2 * i + 1]! << 16) | floats[2 * i]!;
+  else if (dtype === "float16") for (let i = 0; i < count; i++) values[i] = toFloat16Bits(floats[i]!);
+  else if (dtype === "bfloat16") for (let i = 0; i < count; i++) values[i] = toBFloat16Bits(floats[i]!);
+  else values.set(floats.subarray(0, count));
+  return values;
+}

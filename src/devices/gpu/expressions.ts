@@ -1,0 +1,153 @@
+/** What every elementwise entry and fold is in a GPU.js kernel: on floats, on 8-bit whole numbers, and on int32 limbs. */
+import { DTypeError } from "../../errors.ts";
+import { type DType, isFloat } from "../../graph/dtype.ts";
+import type { Elementwise, Reduction } from "../../graph/primitive.ts";
+import { type Code, type Limbs, type Single, single, type Value } from "./code.ts";
+import {
+  addLimbs,
+  bitwiseLimbs,
+  chooseLimbs,
+  equalLimbs,
+  floatFromLimbs,
+  lessLimbs,
+  limbsFromFloat,
+  limbsFromSmall,
+  maxLimbs,
+  modLimbs,
+  mulLimbs,
+  negLimbs,
+  shiftLeftLimbs,
+  shiftRightLimbs,
+} from "./limbs.ts";
+
+type OnSingles = (code: Code, x: readonly string[], to: DType) => string;
+type OnLimbs = (code: Code, x: readonly Limbs[]) => Value;
+
+const formula =
+  (write: (x: readonly string[]) => string): OnSingles =>
+  (code, x) =>
+    code.let(write(x));
+const called =
+  (name: string): OnSingles =>
+  (code, x) =>
+    code.call(name, ...x);
+
+/** The larger of the two; NaN when either is, as Math.max has it. */
+const larger = (code: Code, x: string, y: string): string => code.choose(`${y} > ${x} || ${y} !== ${y}`, y, x);
+
+const onSingles: Record<string, OnSingles> = {
+  neg: formula(([x]) => `0 - ${x}`),
+  recip: formula(([x]) => `1 / ${x}`),
+  exp: formula(([x]) => `Math.exp(${x})`),
+  log: formula(([x]) => `Math.log(${x})`),
+  sin: formula(([x]) => `Math.sin(${x})`),
+  sqrt: formula(([x]) => `Math.sqrt(${x})`),
+  floor: formula(([x]) => `Math.floor(${x})`),
+  tanh: called("tanh"),
+  erf: called("erf"),
+  copy: formula(([x]) => `${x}`),
+  add: formula(([x, y]) => `${x} + ${y}`),
+  mul: formula(([x, y]) => `${x} * ${y}`),
+  div: formula(([x, y]) => `${x} / ${y}`),
+  max: (code, [x, y]) => larger(code, x!, y!),
+  pow: called("power"),
+  mod: (code, [x, y], to) => {
+    const r = code.call("remainder", x!, y!);
+    return isFloat(to) ? r : code.choose(`${y} === 0`, "0", r);
+  },
+  less: (code, [x, y]) => code.choose(`${x} < ${y}`, "1", "0"),
+  equal: (code, [x, y]) => code.choose(`${x} === ${y}`, "1", "0"),
+  and: formula(([x, y]) => `${x} & ${y}`),
+  or: formula(([x, y]) => `${x} | ${y}`),
+  xor: formula(([x, y]) => `${x} ^ ${y}`),
+  where: (code, [c, x, y]) => code.choose(`${c} !== 0`, x!, y!),
+};
+
+const onLimbs: Record<string, OnLimbs> = {
+  neg: (code, [x]) => negLimbs(code, x!),
+  floor: (_, [x]) => x!,
+  copy: (_, [x]) => x!,
+  add: (code, [x, y]) => addLimbs(code, x!, y!),
+  mul: (code, [x, y]) => mulLimbs(code, x!, y!),
+  max: (code, [x, y]) => maxLimbs(code, x!, y!),
+  mod: (code, [x, y]) => modLimbs(code, x!, y!),
+  less: (code, [x, y]) => lessLimbs(code, x!, y!),
+  equal: (code, [x, y]) => equalLimbs(code, x!, y!),
+  and: (code, [x, y]) => bitwiseLimbs(code, "&", x!, y!),
+  or: (code, [x, y]) => bitwiseLimbs(code, "|", x!, y!),
+  xor: (code, [x, y]) => bitwiseLimbs(code, "^", x!, y!),
+  shiftLeft: (code, [x, y]) => shiftLeftLimbs(code, x!, y!),
+  shiftRight: (code, [x, y]) => shiftRightLimbs(code, x!, y!),
+};
+
+function castTo(code: Code, x: Value, to: DType): Value {
+  if (to === "int32") return x.kind === "limbs" ? x : limbsFromFloat(code, x.name);
+  if (to === "bool")
+    return single(
+      x.kind === "limbs" ? code.choose(`${x.high} !== 0 || ${x.low} !== 0`, "1", "0") : code.choose(`${x.name} !== 0`, "1", "0"),
+    );
+  if (to === "uint8") {
+    const { low } = x.kind === "limbs" ? x : limbsFromFloat(code, x.name);
+    return single(code.let(`${low} - Math.floor(${low} / 256) * 256`));
+  }
+  const wide = x.kind === "limbs" ? floatFromLimbs(code, x) : x;
+  if (to === "float16") return single(code.call("roundFloat16", wide.name));
+  return to === "bfloat16" ? single(code.call("roundBFloat16", wide.name)) : wide;
+}
+
+function bitcastTo(code: Code, x: Value, to: DType): Value {
+  if (x.kind === "limbs") return to === "int32" ? x : single(code.call("bitsFloat", x.high, x.low));
+  return { kind: "limbs", high: code.call("floatBits", x.name, "1"), low: code.call("floatBits", x.name, "0") };
+}
+
+/** Writes one instruction. `from` are the dtypes of the arguments. */
+export function writeElementwise(code: Code, op: Elementwise, args: readonly Value[], from: readonly DType[], to: DType): Value {
+  if (op.name === "cast") {
+    const [x] = args as [Value];
+    // 8-bit numbers need no arithmetic to be wider
+    if (to === "int32" && !isFloat(from[0]!) && x.kind === "single") return limbsFromSmall(x.name);
+    return castTo(code, x, to);
+  }
+  if (op.name === "bitcast") return bitcastTo(code, args[0]!, to);
+  if (op.name === "where" && to === "int32") {
+    const [condition, x, y] = args as [Single, Limbs, Limbs];
+    return chooseLimbs(code, `${condition.name} !== 0`, x, y);
+  }
+  const write = args[0]!.kind === "limbs" ? onLimbs[op.name] : onSingles[op.name];
+  if (!write) throw new DTypeError(`has no form on the gpu device for ${from.join(", ")}.`, { operation: op.name, got: from });
+  if (args[0]!.kind === "limbs") return (write as OnLimbs)(code, args as Limbs[]);
+  const y = (write as OnSingles)(
+    code,
+    args.map((x) => (x as Single).name),
+    to,
+  );
+  // whole numbers of 8 bits wrap
+  if (to === "uint8" && ["neg", "add", "mul"].includes(op.name)) return single(code.let(`${y} - Math.floor(${y} / 256) * 256`));
+  return single(y);
+}
+
+/** Starts a fold: the variables it accumulates in. */
+export function writeFoldStart(code: Code, op: Reduction, dtype: DType): { value: Value; started: string } {
+  const identity = op.name === "product" ? "1" : "0";
+  const started = op.name === "maxReduce" ? code.let("0") : "";
+  const value: Value =
+    dtype === "int32" ? { kind: "limbs", high: code.let("0"), low: code.let(identity) } : single(code.let(identity));
+  return { value, started };
+}
+
+/** Folds `x` into the variables of `fold`. The largest starts at the first value, as there is no literal −∞. */
+export function writeFoldStep(code: Code, op: Reduction, fold: { value: Value; started: string }, x: Value): void {
+  const { value, started } = fold;
+  if (value.kind === "limbs") {
+    const [a, b] = [value, x as Limbs];
+    const next = op.name === "sum" ? addLimbs(code, a, b) : op.name === "product" ? mulLimbs(code, a, b) : maxLimbs(code, a, b);
+    const chosen = started ? chooseLimbs(code, `${started} < 0.5`, b, next) : next;
+    code.line(`${value.high} = ${chosen.high}; ${value.low} = ${chosen.low};`);
+  } else {
+    const { name } = x as Single;
+    if (op.name === "sum") code.line(`${value.name} = ${value.name} + ${name};`);
+    else if (op.name === "product") code.line(`${value.name} = ${value.name} * ${name};`);
+    else code.line(`if (${started} < 0.5 || ${name} > ${value.name} || ${name} !== ${name}) { ${value.name} = ${name}; }`);
+  }
+  if (started) code.line(`${started} = 1;`);
+}

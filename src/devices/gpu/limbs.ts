@@ -1,0 +1,147 @@
+/** Exact 32-bit integer arithmetic on pairs of floats. Every intermediate value is a whole number below 2²⁴. */
+import { type Code, type Limbs, type Single, single } from "./code.ts";
+
+const limbs = (high: string, low: string): Limbs => ({ kind: "limbs", high, low });
+
+/** `value` as an int32 constant. */
+export const limbsConstant = (value: number): Limbs => limbs(String((value >>> 16) & 65535), String(value & 65535));
+
+/** A whole number in 0…65535 as an int32. */
+export const limbsFromSmall = (name: string): Limbs => limbs("0", name);
+
+/** Remainder by 65,536 of a whole number that is not negative. */
+const wrapped = (code: Code, x: string): string => code.let(`${x} - Math.floor(${x} / 65536) * 65536`);
+
+/** The upper limb as a signed number. */
+const signed = (code: Code, { high }: Limbs): string => {
+  const name = code.let(high);
+  code.line(`if (${name} >= 32768) { ${name} = ${name} - 65536; }`);
+  return name;
+};
+
+export function addLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
+  const low = code.let(`${x.low} + ${y.low}`);
+  const high = code.let(`${x.high} + ${y.high}`);
+  code.line(`if (${low} >= 65536) { ${low} = ${low} - 65536; ${high} = ${high} + 1; }`);
+  code.line(`if (${high} >= 65536) { ${high} = ${high} - 65536; }`);
+  return limbs(high, low);
+}
+
+export function negLimbs(code: Code, x: Limbs): Limbs {
+  const low = code.let(`65536 - ${x.low}`);
+  const high = code.let(`65535 - ${x.high}`);
+  code.line(`if (${low} >= 65536) { ${low} = 0; ${high} = ${high} + 1; }`);
+  code.line(`if (${high} >= 65536) { ${high} = 0; }`);
+  return limbs(high, low);
+}
+
+/** Product of two limbs: its upper and lower 16 bits, by bytes. */
+function wideProduct(code: Code, x: string, y: string): { high: string; low: string } {
+  const [x1, y1] = [code.let(`Math.floor(${x} / 256)`), code.let(`Math.floor(${y} / 256)`)];
+  const [x0, y0] = [code.let(`${x} - ${x1} * 256`), code.let(`${y} - ${y1} * 256`)];
+  const middle = code.let(`${x1} * ${y0} + ${x0} * ${y1}`);
+  const over = code.let(`Math.floor(${middle} / 256)`);
+  const sum = code.let(`${x0} * ${y0} + (${middle} - ${over} * 256) * 256`);
+  const carry = code.let(`Math.floor(${sum} / 65536)`);
+  return { high: code.let(`${x1} * ${y1} + ${over} + ${carry}`), low: code.let(`${sum} - ${carry} * 65536`) };
+}
+
+export function mulLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
+  const { high, low } = wideProduct(code, x.low, y.low);
+  const [p, q] = [wideProduct(code, x.high, y.low).low, wideProduct(code, x.low, y.high).low];
+  return limbs(wrapped(code, code.let(`${high} + ${p} + ${q}`)), low);
+}
+
+/** 1 where x < y, else 0. */
+export function lessLimbs(code: Code, x: Limbs, y: Limbs): Single {
+  const [p, q] = [signed(code, x), signed(code, y)];
+  return single(code.choose(`${p} < ${q} || (${p} === ${q} && ${x.low} < ${y.low})`, "1", "0"));
+}
+
+export const equalLimbs = (code: Code, x: Limbs, y: Limbs): Single =>
+  single(code.choose(`${x.high} === ${y.high} && ${x.low} === ${y.low}`, "1", "0"));
+
+/** x where the condition holds, else y. */
+export function chooseLimbs(code: Code, condition: string, x: Limbs, y: Limbs): Limbs {
+  const [high, low] = [code.let(y.high), code.let(y.low)];
+  code.line(`if (${condition}) { ${high} = ${x.high}; ${low} = ${x.low}; }`);
+  return limbs(high, low);
+}
+
+export const maxLimbs = (code: Code, x: Limbs, y: Limbs): Limbs => chooseLimbs(code, `${lessLimbs(code, x, y).name} > 0.5`, y, x);
+
+/** `operator` is one of & | ^; GPU.js has these on whole numbers. */
+export const bitwiseLimbs = (code: Code, operator: string, x: Limbs, y: Limbs): Limbs =>
+  limbs(code.let(`${x.high} ${operator} ${y.high}`), code.let(`${x.low} ${operator} ${y.low}`));
+
+/** 2^(y mod 16) and whether y counts 16 or more, for a shift by y mod 32. */
+function shiftOf(code: Code, y: Limbs): { power: string; far: string } {
+  const constant = Number(y.low);
+  if (Number.isFinite(constant)) return { power: String(2 ** (constant & 15)), far: constant & 16 ? "1" : "0" };
+  let rest = code.let(`${y.low} - Math.floor(${y.low} / 32) * 32`);
+  const far = code.choose(`${rest} >= 16`, "1", "0");
+  rest = code.let(`${rest} - 16 * ${far}`);
+  const power = code.let("1");
+  for (const step of [8, 4, 2, 1])
+    code.line(`if (${rest} >= ${step}) { ${power} = ${power} * ${2 ** step}; ${rest} = ${rest} - ${step}; }`);
+  return { power, far };
+}
+
+export function shiftLeftLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
+  const { power, far } = shiftOf(code, y);
+  // whole numbers of 16 bits times a power of two are exact
+  const [low, high] = [code.let(`${x.low} * ${power}`), code.let(`${x.high} * ${power}`)];
+  const carry = code.let(`Math.floor(${low} / 65536)`);
+  const near = limbs(code.let(`${wrapped(code, high)} + ${carry}`), code.let(`${low} - ${carry} * 65536`));
+  return far === "0" ? near : chooseLimbs(code, `${far} > 0.5`, limbs(near.low, "0"), near);
+}
+
+export function shiftRightLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
+  const { power, far } = shiftOf(code, y);
+  const high = code.let(`Math.floor(${x.high} / ${power})`);
+  const moved = code.let(`(${x.high} - ${high} * ${power}) * (65536 / ${power})`);
+  const near = limbs(high, code.let(`Math.floor(${x.low} / ${power}) + ${moved}`));
+  return far === "0" ? near : chooseLimbs(code, `${far} > 0.5`, limbs("0", near.high), near);
+}
+
+/** Remainder with the sign of the divisor, 0 for a divisor of 0: long division, bit by bit. */
+export function modLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
+  const zero = limbsConstant(0);
+  const [negativeX, negativeY] = [code.let(lessLimbs(code, x, zero).name), code.let(lessLimbs(code, y, zero).name)];
+  const a = chooseLimbs(code, `${negativeX} > 0.5`, negLimbs(code, x), x);
+  const b = chooseLimbs(code, `${negativeY} > 0.5`, negLimbs(code, y), y);
+  const [high, low] = [code.let("0"), code.let("0")];
+  const [restHigh, restLow] = [code.let(a.high), code.let(a.low)];
+  code.line("for (let bit = 0; bit < 32; bit++) {");
+  // shift one bit of a into the remainder, which stays below 2·|y| ≤ 2³²
+  code.line(`let top = 0; if (${restHigh} >= 32768) { top = 1; }`);
+  code.line(`${restHigh} = (${restHigh} - top * 32768) * 2; ${restLow} = ${restLow} * 2;`);
+  code.line(`if (${restLow} >= 65536) { ${restLow} = ${restLow} - 65536; ${restHigh} = ${restHigh} + 1; }`);
+  code.line(`${high} = ${high} * 2; ${low} = ${low} * 2 + top;`);
+  code.line(`if (${low} >= 65536) { ${low} = ${low} - 65536; ${high} = ${high} + 1; }`);
+  code.line(`if (${high} > ${b.high} || (${high} === ${b.high} && ${low} >= ${b.low})) {`);
+  code.line(`${high} = ${high} - ${b.high}; ${low} = ${low} - ${b.low};`);
+  code.line(`if (${low} < 0) { ${low} = ${low} + 65536; ${high} = ${high} - 1; } }`);
+  code.line("}");
+  const r = limbs(high, low);
+  // of |x| mod |y|: the sign of x first, then into the range of y
+  const none = code.choose(`${high} === 0 && ${low} === 0`, "1", "0");
+  const same = limbs(r.high, r.low);
+  const withX = chooseLimbs(code, `${negativeX} > 0.5`, negLimbs(code, same), same);
+  const moved = addLimbs(code, withX, y);
+  const mended = chooseLimbs(code, `${none} < 0.5 && ${negativeX} !== ${negativeY}`, moved, withX);
+  return chooseLimbs(code, `${y.high} === 0 && ${y.low} === 0`, zero, mended);
+}
+
+/** The int32 as a float, rounded once. */
+export const floatFromLimbs = (code: Code, x: Limbs): Single => single(code.let(`${signed(code, x)} * 65536 + ${x.low}`));
+
+/** A float cut to a whole number, in 32 bits; 0 for what is not finite. */
+export function limbsFromFloat(code: Code, x: string): Limbs {
+  const whole = code.let(`Math.floor(Math.abs(${x}))`);
+  code.line(`if (${x} - ${x} !== 0) { ${whole} = 0; }`);
+  const upper = code.let(`Math.floor(${whole} / 65536)`);
+  const low = code.let(`${whole} - ${upper} * 65536`);
+  const y = limbs(wrapped(code, upper), low);
+  return chooseLimbs(code, `${x} < 0`, negLimbs(code, y), y);
+}

@@ -1,0 +1,86 @@
+/**
+ * A loop program becomes passes: one a fold, one a stored value. A GPU.js kernel writes one value, so what several stores
+ * need is computed in each, and only folds, and what would need more inputs than a kernel may have, go through memory.
+ */
+import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
+import { type Chunks, neededFor, renderChunkFold, renderFold, renderValue, valuesAt } from "./loop-source.ts";
+import type { Pass, Plan } from "./plan.ts";
+
+/** Rows at least this long are folded in chunks when there are fewer rows than `manyRows`. */
+const longRow = 256;
+const manyRows = 512;
+
+function chunksOf(program: LoopProgram, geometry: Geometry): Chunks | null {
+  if (program.shape !== "rows" || geometry.inner < longRow || valuesAt("row", geometry) >= manyRows) return null;
+  const size = Math.ceil(Math.sqrt(geometry.inner));
+  return { size, count: Math.ceil(geometry.inner / size) };
+}
+
+/** @param inputs arrays that one kernel of the mode may read */
+export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number): Plan {
+  const passes: Pass[] = [];
+  /** The pass that wrote a register to memory. */
+  const known = new Map<Register, number>();
+
+  /** What a kernel for `register` would read: buffers and earlier passes. */
+  const readsOf = (register: Register): Set<string> => {
+    const reads = new Set<string>();
+    for (const each of neededFor(program, register, known)) {
+      const instruction = program.instructions[each]!;
+      if (known.has(each)) reads.add(`p${known.get(each)}`);
+      else if (instruction.kind === "load") reads.add(`b${program.slots[instruction.slot]!.buffer}`);
+    }
+    return reads;
+  };
+
+  const written = (register: Register): number => {
+    let pass = known.get(register);
+    if (pass === undefined) {
+      const instruction = program.instructions[register]!;
+      if (instruction.kind === "reduce") {
+        settle(instruction.arg);
+        const chunks = chunksOf(program, geometry);
+        pass = passes.push(renderFold(program, geometry, register, known, chunks)) - 1;
+        if (chunks) pass = passes.push(renderChunkFold(program, geometry, register, pass, chunks)) - 1;
+      } else {
+        settle(register);
+        pass = passes.push(renderValue(program, geometry, register, known)) - 1;
+      }
+      known.set(register, pass);
+    }
+    return pass;
+  };
+
+  /** Writes to memory what the kernel for `root` cannot compute itself. */
+  const settle = (root: Register): void => {
+    for (const register of neededFor(program, root, known))
+      if (program.instructions[register]!.kind === "reduce") written(register);
+    while (readsOf(root).size > inputs) {
+      let best: Register | null = null;
+      let most = 1;
+      for (const register of neededFor(program, root, known)) {
+        if (known.has(register) || register === root || program.instructions[register]!.kind !== "apply") continue;
+        const { size } = readsOf(register);
+        if (size > most && size <= inputs) [best, most] = [register, size];
+      }
+      if (best === null) throw new Error(`gpu: a kernel would read ${readsOf(root).size} arrays, ${inputs} are allowed`);
+      written(best);
+    }
+  };
+
+  /** The one fold of a columns program and what comes after it, in one kernel. */
+  const folded = (root: Register): number | null => {
+    const folds = neededFor(program, root, known).filter((register) => program.instructions[register]!.kind === "reduce");
+    const [fold] = folds;
+    if (program.shape !== "columns" || folds.length !== 1 || fold === root) return null;
+    const instruction = program.instructions[fold!]!;
+    const { size } = new Set([...readsOf(root), ...readsOf((instruction as { arg: Register }).arg)]);
+    return size > inputs ? null : passes.push(renderFold(program, geometry, fold!, known, null, root)) - 1;
+  };
+
+  const results = program.stores.map(({ register, slot }) => ({
+    binding: program.slots[slot]!.buffer,
+    pass: known.get(register) ?? folded(register) ?? written(register),
+  }));
+  return { passes, results };
+}

@@ -1,0 +1,322 @@
+/** Renders one value of a loop program to the source of a GPU.js kernel: a thread per float of the result. */
+import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
+import { Code, single, type Value } from "./code.ts";
+import { writeElementwise, writeFoldStart, writeFoldStep } from "./expressions.ts";
+import { limbsConstant, limbsFromFloat } from "./limbs.ts";
+import { type Argument, type ArrayArgument, floatsPerElement, type Pass } from "./plan.ts";
+
+const product = (sizes: readonly number[]): number => sizes.reduce((a, b) => a * b, 1);
+
+/** Values of a level that a program has: body, element or row. */
+export function valuesAt(level: "body" | "element" | "row", geometry: Geometry): number {
+  const rows = product(geometry.outer);
+  if (level === "row") return rows;
+  return rows * geometry.inner * (level === "body" ? product(geometry.reduce) : 1);
+}
+
+/** Part of a fold that a pass does: rows are cut into chunks where there are few of them, so that there is work for many threads. */
+export interface Chunks {
+  readonly count: number;
+  readonly size: number;
+}
+
+/** Registers that have to be computed in the kernel for `root`, in order; those in `known` come from memory. */
+export function neededFor(program: LoopProgram, root: Register, known: ReadonlyMap<Register, number>): Register[] {
+  const needed = new Set<Register>();
+  const visit = (register: Register): void => {
+    if (needed.has(register)) return;
+    needed.add(register);
+    if (known.has(register)) return;
+    const instruction = program.instructions[register]!;
+    if (instruction.kind === "apply") instruction.args.forEach(visit);
+  };
+  visit(root);
+  return [...needed].sort((a, b) => a - b);
+}
+
+const nameOf = ({ kind, index }: ArrayArgument): string => `${kind === "binding" ? "b" : "p"}${index}`;
+
+/** A kernel being written: its indices and what it reads. */
+class LoopWriter {
+  readonly code = new Code();
+  private readonly args: ArrayArgument[] = [];
+  private readonly values = new Map<Register, Value>();
+  private readonly program: LoopProgram;
+  private readonly geometry: Geometry;
+  /** Registers that lie in memory, by the pass that wrote them. */
+  private readonly known: ReadonlyMap<Register, number>;
+  private indices: { outer: string[]; inner: string; reduce: string[]; row: string } = {
+    outer: [],
+    inner: "0",
+    reduce: [],
+    row: "0",
+  };
+
+  constructor(program: LoopProgram, geometry: Geometry, known: ReadonlyMap<Register, number>) {
+    this.program = program;
+    this.geometry = geometry;
+    this.known = known;
+  }
+
+  /** Splits `x` into x / n and x mod n; mends what an inexact division gives. */
+  split(x: string, n: number): [quotient: string, rest: string] {
+    const { code } = this;
+    if (n === 1) return [x, "0"];
+    const quotient = code.let(`Math.floor(${x} / ${n})`);
+    const rest = code.let(`${x} - ${quotient} * ${n}`);
+    code.line(`if (${rest} < 0) { ${quotient} = ${quotient} - 1; ${rest} = ${rest} + ${n}; }`);
+    code.line(`if (${rest} >= ${n}) { ${quotient} = ${quotient} + 1; ${rest} = ${rest} - ${n}; }`);
+    return [quotient, rest];
+  }
+
+  /** Indices of the outer axes for a row number. */
+  atRow(row: string): void {
+    const { outer } = this.geometry;
+    const names = new Array<string>(outer.length).fill("0");
+    let rest = row;
+    const last = outer.findIndex((extent) => extent !== 1);
+    for (let axis = outer.length - 1; axis >= 0; axis--) {
+      if (outer[axis] === 1) continue;
+      if (axis === last) names[axis] = rest;
+      else [rest, names[axis]] = this.split(rest, outer[axis]!) as [string, string];
+    }
+    this.indices = { ...this.indices, outer: names, row };
+  }
+
+  atElement(x: string): void {
+    const { inner, outer } = this.geometry;
+    const [row, i] = product(outer) === 1 ? ["0", x] : this.split(x, inner);
+    this.atRow(row);
+    this.indices.inner = i;
+  }
+
+  set inner(name: string) {
+    this.indices.inner = name;
+  }
+
+  set reduce(names: string[]) {
+    this.indices.reduce = names;
+  }
+
+  private term(index: string, stride: number): string[] {
+    if (stride === 0 || index === "0") return [];
+    if (stride === 1) return [index];
+    return [stride < 0 ? `${index} * (${stride})` : `${index} * ${stride}`];
+  }
+
+  /** Address of a slot at the current indices. */
+  private address(slot: number): string {
+    const at = this.geometry.slots[slot]!;
+    const terms = this.indices.outer.flatMap((name, axis) => this.term(name, at.outer[axis]!));
+    terms.push(...this.term(this.indices.inner, at.inner));
+    terms.push(...this.indices.reduce.flatMap((name, axis) => this.term(name, at.reduce[axis]!)));
+    if (at.offset !== 0 || terms.length === 0) terms.unshift(String(at.offset));
+    return this.code.let(terms.join(" + "));
+  }
+
+  private parameter(argument: ArrayArgument): string {
+    if (!this.args.some((known) => known.kind === argument.kind && known.index === argument.index)) this.args.push(argument);
+    return nameOf(argument);
+  }
+
+  /** Reads an element; `inside` is the condition under which there is one, else it is 0. */
+  private read(name: string, address: string, integer: boolean, inside: string): Value {
+    const { code } = this;
+    const at = (offset: string): string => {
+      if (!inside) return code.let(`${name}[${offset}]`);
+      const value = code.let("0");
+      code.line(`if (${inside}) { ${value} = ${name}[${offset}]; }`);
+      return value;
+    };
+    if (!integer) return single(at(address));
+    const low = at(`2 * ${address}`);
+    return { kind: "limbs", low, high: at(`2 * ${address} + 1`) };
+  }
+
+  private load(slot: number): Value {
+    const { buffer, dtype, masked } = this.program.slots[slot]!;
+    const { valid } = this.geometry.slots[slot]!;
+    const names = [...this.indices.outer, this.indices.inner, ...this.indices.reduce];
+    const inside = masked.flatMap((axis, m) => {
+      const [from, to] = valid[m]!;
+      return [`${names[axis]} >= ${from}`, `${names[axis]} < ${to}`];
+    });
+    const name = this.parameter({ kind: "binding", index: buffer });
+    return this.read(name, this.address(slot), dtype === "int32", inside.join(" && "));
+  }
+
+  /** The value at `address` of what an earlier pass wrote. */
+  partial(pass: number, address: string, integer: boolean): Value {
+    return this.read(this.parameter({ kind: "pass", index: pass }), address, integer, "");
+  }
+
+  /** A value that an earlier pass wrote, in row-major order of its level. */
+  private recall(register: Register, pass: number): Value {
+    const { level, dtype } = this.program.instructions[register]!;
+    const { row, inner, reduce } = this.indices;
+    let address = row;
+    if (level !== "row") address = this.code.let([...this.term(row, this.geometry.inner), inner].join(" + "));
+    if (level === "body")
+      reduce.forEach((name, axis) => {
+        address = this.code.let(`${address} * ${this.geometry.reduce[axis]} + ${name}`);
+      });
+    return this.partial(pass, address, dtype === "int32");
+  }
+
+  compute(registers: readonly Register[]): void {
+    for (const register of registers) if (!this.values.has(register)) this.values.set(register, this.value(register));
+  }
+
+  private value(register: Register): Value {
+    const pass = this.known.get(register);
+    if (pass !== undefined) return this.recall(register, pass);
+    const instruction = this.program.instructions[register]!;
+    switch (instruction.kind) {
+      case "load":
+        return this.load(instruction.slot);
+      case "index":
+        return limbsFromFloat(this.code, this.address(instruction.slot));
+      case "constant":
+        return instruction.dtype === "int32"
+          ? limbsConstant(instruction.value)
+          : single(this.code.let(this.code.literal(instruction.value)));
+      case "apply":
+        return writeElementwise(
+          this.code,
+          instruction.op,
+          instruction.args.map((arg) => this.values.get(arg)!),
+          instruction.args.map((arg) => this.program.instructions[arg]!.dtype),
+          instruction.dtype,
+        );
+      case "reduce":
+        throw new Error("gpu: a fold is a pass of its own");
+    }
+  }
+
+  get(register: Register): Value {
+    return this.values.get(register)!;
+  }
+
+  set(register: Register, value: Value): void {
+    this.values.set(register, value);
+  }
+
+  /** The finished kernel, `count` values long. */
+  finish(value: Value, part: string, count: number): Pass {
+    const { code } = this;
+    if (value.kind === "limbs") code.line(`if (${part} < 0.5) { return ${value.low}; } return ${value.high};`);
+    else code.line(`return ${value.name};`);
+    // GPU.js takes a function without parameters for one with a parameter
+    if (this.args.length + code.numbers.size === 0) code.numbers.set("n0", 0);
+    const names = this.args.map(nameOf);
+    const source = `function (${[...names, ...code.numbers.keys()].join(", ")}) {\n${code.lines.join("\n")}\n}`;
+    return {
+      source,
+      functions: [...code.functions],
+      args: [...this.args, ...[...code.numbers.values()].map((value): Argument => ({ kind: "number", value }))],
+      count: count * (value.kind === "limbs" ? 2 : 1),
+    };
+  }
+}
+
+/** The thread's number, halved where two threads share an int32: which of its limbs the thread writes. */
+function start(writer: LoopWriter, dtype: string): { x: string; part: string } {
+  const x = writer.code.let("this.thread.x");
+  if (floatsPerElement(dtype) === 1) return { x, part: "0" };
+  const [half, part] = writer.split(x, 2);
+  return { x: half, part };
+}
+
+/** A pass that computes one register at each of its places. */
+export function renderValue(
+  program: LoopProgram,
+  geometry: Geometry,
+  root: Register,
+  known: ReadonlyMap<Register, number>,
+): Pass {
+  const { level, dtype } = program.instructions[root]!;
+  const writer = new LoopWriter(program, geometry, known);
+  let { x, part } = start(writer, dtype);
+  if (level === "row") writer.atRow(x);
+  else {
+    if (level === "body") {
+      const names: string[] = [];
+      for (let axis = geometry.reduce.length - 1; axis >= 0; axis--) {
+        const [rest, name] = writer.split(x, geometry.reduce[axis]!);
+        names.unshift(name);
+        x = rest;
+      }
+      writer.reduce = names;
+    }
+    writer.atElement(x);
+  }
+  writer.compute(neededFor(program, root, known));
+  return writer.finish(writer.get(root), part, valuesAt(level, geometry));
+}
+
+/**
+ * A pass that folds: one value per row, or per chunk of a row; in columns form one per outer and inner index, and what comes
+ * after the fold up to `root`, which is the fold itself elsewhere.
+ */
+export function renderFold(
+  program: LoopProgram,
+  geometry: Geometry,
+  fold: Register,
+  known: ReadonlyMap<Register, number>,
+  chunks: Chunks | null,
+  root: Register = fold,
+): Pass {
+  const instruction = program.instructions[fold]!;
+  if (instruction.kind !== "reduce") throw new Error("gpu: not a fold");
+  const writer = new LoopWriter(program, geometry, known);
+  const { code } = writer;
+  let { x, part } = start(writer, program.instructions[root]!.dtype);
+  const needed = neededFor(program, instruction.arg, known);
+  const rows = program.shape === "rows";
+  let first = "0";
+  if (rows) {
+    if (chunks) {
+      const [row, chunk] = writer.split(x, chunks.count);
+      first = code.let(`${chunk} * ${chunks.size}`);
+      x = row;
+    }
+    writer.atRow(x);
+    // what is the same along the row is computed once
+    writer.compute(needed.filter((register) => program.instructions[register]!.level === "row"));
+  } else writer.atElement(x);
+  const acc = writeFoldStart(code, instruction.op, instruction.dtype);
+  if (rows) {
+    const extent = chunks?.size ?? geometry.inner;
+    code.line(`for (let k0 = 0; k0 < ${extent}; k0++) {`);
+    const i = chunks ? code.let(`${first} + k0`) : "k0";
+    writer.inner = i;
+    if (chunks) code.line(`if (${i} < ${geometry.inner}) {`);
+  } else {
+    writer.reduce = geometry.reduce.map((_, axis) => `k${axis}`);
+    geometry.reduce.forEach((extent, axis) => {
+      code.line(`for (let k${axis} = 0; k${axis} < ${extent}; k${axis}++) {`);
+    });
+  }
+  writer.compute(needed);
+  writeFoldStep(code, instruction.op, acc, writer.get(instruction.arg));
+  code.line("}".repeat(rows ? (chunks ? 2 : 1) : geometry.reduce.length));
+  const count = rows ? valuesAt("row", geometry) * (chunks?.count ?? 1) : valuesAt("element", geometry);
+  writer.set(fold, acc.value);
+  writer.compute(neededFor(program, root, known).filter((register) => program.instructions[register]!.level === "element"));
+  return writer.finish(writer.get(root), part, count);
+}
+
+/** Folds the chunks of each row that `partial` wrote. */
+export function renderChunkFold(program: LoopProgram, geometry: Geometry, fold: Register, partial: number, chunks: Chunks): Pass {
+  const instruction = program.instructions[fold]!;
+  if (instruction.kind !== "reduce") throw new Error("gpu: not a fold");
+  const writer = new LoopWriter(program, geometry, new Map());
+  const { code } = writer;
+  const { x, part } = start(writer, instruction.dtype);
+  const acc = writeFoldStart(code, instruction.op, instruction.dtype);
+  code.line(`for (let k0 = 0; k0 < ${chunks.count}; k0++) {`);
+  const value = writer.partial(partial, code.let(`${x} * ${chunks.count} + k0`), instruction.dtype === "int32");
+  writeFoldStep(code, instruction.op, acc, value);
+  code.line("}");
+  return writer.finish(acc.value, part, valuesAt("row", geometry));
+}

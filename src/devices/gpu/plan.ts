@@ -1,0 +1,35 @@
+/**
+ * What the device runs: passes, each one GPU.js kernel that writes one value. A loop program or a kernel call of the compiler
+ * becomes a plan of one or more passes; values between them are temporaries.
+ */
+
+/** What a kernel reads: a binding of the dispatch, what an earlier pass of the plan wrote, or a number. */
+export type Argument = ArrayArgument | { readonly kind: "number"; readonly value: number };
+
+export interface ArrayArgument {
+  readonly kind: "binding" | "pass";
+  readonly index: number;
+}
+
+export interface Pass {
+  /** JavaScript source of the kernel, sizes and strides included: equal sources, equal kernels. */
+  readonly source: string;
+  /** Functions of kernels/gpu/math.ts that it calls. */
+  readonly functions: readonly string[];
+  /** Whole numbers that the source reads as `this.constants`. */
+  readonly constants?: Readonly<Record<string, number>>;
+  readonly args: readonly Argument[];
+  /** Floats that it writes: one a thread. */
+  readonly count: number;
+}
+
+export interface Plan {
+  readonly passes: readonly Pass[];
+  /** The pass that writes each result, by binding. */
+  readonly results: readonly { readonly binding: number; readonly pass: number }[];
+  /** Looks at operands before it runs, in modes whose memory can be read at no cost; throws for what no kernel may meet. */
+  readonly check?: (read: (binding: number) => ArrayLike<number>) => void;
+}
+
+/** Floats that a value of a dtype takes per element: an int32 lies as its lower and its upper 16 bits. */
+export const floatsPerElement = (dtype: string): number => (dtype === "int32" ? 2 : 1);

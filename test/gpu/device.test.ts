@@ -1,0 +1,121 @@
+/** The gpu device in the modes that run everywhere: memory, limits, and what is refused. */
+import { describe, expect, test } from "vitest";
+import { pullback } from "../../src/autograd/grad.ts";
+import { downloadSync, realize, releaseArena, upload, useDevice } from "../../src/compile/program.ts";
+import { compile } from "../../src/compile/trace.ts";
+import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
+import { DeviceError, DTypeError, ShapeError } from "../../src/errors.ts";
+import { matmul } from "../../src/graph/contraction.ts";
+import { add, cast, mul, shiftRight, sub } from "../../src/graph/elementwise.ts";
+import { take } from "../../src/graph/indexing.ts";
+import { reduceSum } from "../../src/graph/reduction.ts";
+import { constant } from "../../src/graph/source.ts";
+import { Variable } from "../../src/graph/variable.ts";
+import { threefry2x32 } from "../../src/random/threefry.ts";
+import { bits, key } from "../../src/tensor/random.ts";
+
+const floats = (device: GpuDevice, values: readonly number[], shape: readonly number[]) =>
+  upload(device, Float32Array.from(values), shape, "float32");
+
+describe.each(["cpu", "webasm"] as const)("mode %s", (mode) => {
+  const open = async (): Promise<GpuDevice> => {
+    const device = await createGpu({ mode });
+    useDevice(device);
+    return device;
+  };
+
+  test("a long training run takes no more memory and no more kernels than its first steps", async () => {
+    using device = await open();
+    const weight = new Variable(floats(device, [0, 0, 0, 0], [4, 1]));
+    const x = floats(device, [1, 0, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1], [3, 4]);
+    const y = floats(device, [1, 2, 3], [3, 1]);
+    const step = compile(() => {
+      const error = sub(matmul(x, weight.value), y);
+      const loss = reduceSum(mul(error, error), [0, 1]);
+      const [gradient] = pullback([loss], [constant(1, loss.shape)], [weight.value]);
+      weight.assign(sub(weight.value, mul(gradient!, constant(0.1))));
+      return loss;
+    });
+    const run = (steps: number): number => {
+      let loss = 0;
+      for (let i = 0; i < steps; i++) {
+        const result = step();
+        loss = downloadSync(result)[0]!;
+        result.dispose();
+      }
+      return loss;
+    };
+    const first = run(2);
+    const before = device.statistics;
+    expect(run(300)).toBeLessThan(first * 1e-2);
+    expect(device.statistics).toEqual(before);
+  });
+
+  test("what is disposed is freed", async () => {
+    using device = await open();
+    const x = floats(device, [1, 2, 3], [3]);
+    realize([add(x, x)]); // makes what the device keeps
+    releaseArena(device);
+    const before = device.statistics.handles;
+    const y = mul(x, x);
+    realize([y]);
+    y.dispose();
+    releaseArena(device);
+    expect(device.statistics.handles).toBe(before);
+  });
+
+  test("int32 is exact in all of its 32 bits", async () => {
+    using device = await open();
+    const values = Int32Array.of(2 ** 31 - 1, -(2 ** 31), 123456789, -987654321, -1);
+    const x = upload(device, values, [5], "int32");
+    expect(downloadSync(x)).toEqual(values);
+    expect(downloadSync(mul(x, x))).toEqual(values.map((v) => Math.imul(v, v)));
+    expect(downloadSync(shiftRight(x, constant(3, [], "int32")))).toEqual(values.map((v) => v >>> 3));
+    expect(downloadSync(cast(x, "float32"))).toEqual(Float32Array.from(values));
+  });
+
+  test("random bits are those of every device", async () => {
+    using _ = await open();
+    const expected = Array.from({ length: 8 }, (_, i) => {
+      const [x, y] = threefry2x32(0, 42, 0, i);
+      return x ^ y;
+    });
+    expect([...downloadSync(bits(key(42), [8]))]).toEqual(expected);
+  });
+
+  test("an index outside is an error", async () => {
+    using device = await open();
+    const table = floats(device, [1, 2], [2, 1]);
+    const index = upload(device, Int32Array.of(0, 2), [2], "int32");
+    expect(() => realize([take(table, index)])).toThrow(ShapeError);
+    expect(() => realize([take(table, index)])).toThrow("index 2 is outside a table of 2 rows");
+  });
+
+  test("infinities and NaN pass", async () => {
+    using device = await open();
+    const x = floats(device, [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN, 0], [4]);
+    const low = constant(Number.NEGATIVE_INFINITY);
+    expect([...downloadSync(add(x, constant(1)))]).toEqual([Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN, 1]);
+    expect([...downloadSync(mul(low, constant(2)))]).toEqual([Number.NEGATIVE_INFINITY]);
+  });
+
+  test("float64 is refused", async () => {
+    using device = await open();
+    expect(() => upload(device, Float64Array.of(1), [1], "float64")).toThrow(DTypeError);
+  });
+
+  test("a value too large for one array is refused before it runs", async () => {
+    using device = await open();
+    const x = floats(device, [1], [1]);
+    const { handles } = device.statistics;
+    expect(() => realize([add(x, constant(1, [2 ** 24 + 1]))])).toThrow(DeviceError);
+    expect(() => realize([add(x, constant(1, [2 ** 24 + 1]))])).toThrow("holds 16777216 in one array");
+    expect(device.statistics.handles).toBe(handles);
+  });
+});
+
+test("an unknown mode is refused with the names of all", async () => {
+  await expect(createGpu({ mode: "webgpu2" as "webgpu" })).rejects.toThrow(
+    "There are webgpu, webgl2, webgl, headlessgl, webasm, cpu.",
+  );
+});

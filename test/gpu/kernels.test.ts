@@ -1,0 +1,170 @@
+/** The kernels of kernels/gpu as ordinary functions, on ordinary arrays: against the meaning of what each replaces. */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { scatterAdd, scatterAddInteger, take } from "../../kernels/gpu/indexing.ts";
+import * as math from "../../kernels/gpu/math.ts";
+import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../kernels/gpu/sorting.ts";
+import { helpers } from "../../src/devices/reference/render.ts";
+import { argsortOp } from "../../src/graph/indexing.ts";
+import type { CallGeometry } from "../../src/graph/primitive.ts";
+
+/** Runs a kernel for every thread. */
+function launch(
+  // biome-ignore lint/suspicious/noExplicitAny: every kernel names its own sizes
+  kernel: (this: any, ...args: any[]) => number,
+  constants: Record<string, number>,
+  count: number,
+  ...args: readonly (ArrayLike<number> | number)[]
+): number[] {
+  return Array.from({ length: count }, (_, x) => kernel.call({ thread: { x }, constants }, ...args));
+}
+
+const limbs = (values: readonly number[]): number[] => values.flatMap((value) => [value & 65535, value >>> 16]);
+const whole = (floats: readonly number[]): number[] =>
+  Array.from({ length: floats.length / 2 }, (_, i) => (floats[2 * i + 1]! << 16) | floats[2 * i]!);
+
+const int32 = fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 });
+const ties = fc.oneof(fc.integer({ min: -2, max: 2 }), fc.constant(Number.NaN), fc.constant(Number.NEGATIVE_INFINITY));
+
+describe("functions of generated kernels", () => {
+  const close = (got: number, want: number, relative: number) =>
+    Object.is(got, want) || got === want || Math.abs(got - want) <= relative * Math.abs(want);
+  const values = fc.oneof(fc.float({ noNaN: true, min: -20, max: 20 }), fc.float(), fc.constantFrom(0, 1, -1, 1e-30, 1e30));
+
+  test.each([
+    ["tanh", math.tanh, Math.tanh],
+    ["erf", math.erf, helpers.erf],
+  ] as const)("%s", (_, f, meaning) => {
+    fc.assert(fc.property(values, (x) => close(f(x), meaning(x), 4e-7)));
+    expect(f(Number.NaN)).toBeNaN();
+  });
+
+  test("power", () => {
+    const exponents = fc.oneof(fc.integer({ min: -5, max: 5 }), fc.float({ noNaN: true, min: -3, max: 3 }));
+    fc.assert(fc.property(values, exponents, (x, y) => close(math.power(x, y), x ** y, 1e-12)));
+  });
+
+  test("remainder", () => {
+    const part = fc.float({ noNaN: true, min: -100, max: 100, noDefaultInfinity: true });
+    fc.assert(
+      fc.property(part, part, (x, y) => {
+        fc.pre(Math.abs(y) > 0.01);
+        const r = math.remainder(x, y);
+        // on the circle of remainders, where 0 and y are one point
+        const d = Math.abs(r - helpers.mod(x, y));
+        return Math.min(d, Math.abs(d - Math.abs(y))) < 1e-5 && Math.abs(r) <= Math.abs(y) && r * y >= 0;
+      }),
+    );
+  });
+
+  test("rounding to 16 bits", () => {
+    const floats = fc.oneof(
+      fc.float(),
+      fc.float({ min: -70000, max: 70000 }),
+      fc.float({ min: Math.fround(-1e-4), max: Math.fround(1e-4) }),
+    );
+    fc.assert(
+      fc.property(floats, (x) => {
+        expect(math.roundFloat16(x)).toBeCloseTo(helpers.roundFloat16(x), 12);
+        // its subnormal numbers are those of float32, which GPUs flush to 0
+        if (Math.abs(x) > 2 ** -126 && Math.abs(x) < 3.38e38)
+          expect(math.roundBFloat16(x) + 0).toBe(helpers.roundBFloat16(x) + 0);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test("bits of a float", () => {
+    fc.assert(
+      fc.property(fc.float(), (x) => {
+        fc.pre(x === 0 || Math.abs(x) >= 2 ** -126);
+        const bits = (math.floatBits(x, 1) << 16) | math.floatBits(x, 0);
+        expect(bits).toBe(Number.isNaN(x) ? 0x7fc00000 : helpers.floatBits(x + 0));
+        expect(math.bitsFloat(math.floatBits(x, 1), math.floatBits(x, 0))).toBe(x + 0);
+      }),
+      { numRuns: 500 },
+    );
+  });
+});
+
+describe("rows by number", () => {
+  const rows = fc.record({
+    rows: fc.integer({ min: 1, max: 5 }),
+    width: fc.integer({ min: 1, max: 4 }),
+    picks: fc.array(fc.nat(), { minLength: 1, maxLength: 6 }),
+    values: fc.array(int32, { minLength: 24, maxLength: 24 }),
+  });
+
+  test("take", () => {
+    fc.assert(
+      fc.property(rows, ({ rows, width, picks, values }) => {
+        const index = picks.map((pick) => pick % rows);
+        const got = launch(take, { rows, width }, index.length * width, values, limbs(index), Number.NaN);
+        expect(got).toEqual(index.flatMap((row) => values.slice(row * width, (row + 1) * width)));
+      }),
+    );
+    expect(launch(take, { rows: 2, width: 1 }, 2, [1, 2], limbs([2, -1]), Number.NaN)).toEqual([Number.NaN, Number.NaN]);
+  });
+
+  test("scatterAdd", () => {
+    fc.assert(
+      fc.property(rows, ({ rows, width, picks, values }) => {
+        const index = picks.map((pick) => pick % rows);
+        const updates = values.slice(0, index.length * width);
+        const sums = new Array<number>(rows * width).fill(0);
+        index.forEach((row, n) => {
+          for (let c = 0; c < width; c++) sums[row * width + c]! += updates[n * width + c]!;
+        });
+        const constants = { count: index.length, width };
+        expect(launch(scatterAdd, constants, rows * width, limbs(index), updates)).toEqual(sums);
+        const exact = whole(launch(scatterAddInteger, constants, 2 * rows * width, limbs(index), limbs(updates)));
+        expect(exact).toEqual(sums.map((sum) => sum | 0));
+      }),
+    );
+  });
+});
+
+describe("along the last axis", () => {
+  test("running sums by doubling steps", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 9 }), fc.array(int32, { minLength: 18, maxLength: 18 }), (width, drawn) => {
+        const values = drawn.slice(0, 2 * width);
+        let floats = values;
+        let wholes = limbs(values);
+        for (let step = 1; step < width || step === 1; step *= 2) {
+          floats = launch(scanStep, { width, step }, floats.length, floats);
+          wholes = launch(scanStepInteger, { width, step }, wholes.length, wholes);
+        }
+        const sums = values.map((_, i) => values.slice(i - (i % width), i + 1).reduce((a, b) => a + b));
+        expect(floats).toEqual(sums);
+        expect(whole(wholes)).toEqual(sums.map((sum) => sum | 0));
+      }),
+    );
+  });
+
+  const sorted = (x: readonly number[], width: number, descending: boolean): number[] => {
+    const out = new Int32Array(x.length);
+    const operand = { shape: [x.length / width, width], strides: [width, 1], offset: 0 };
+    const geometry: CallGeometry = { operands: [operand], results: [operand], attributes: { descending: descending ? 1 : 0 } };
+    argsortOp.host([Float64Array.from(x)], [out], geometry);
+    return [...out];
+  };
+
+  test.each([
+    ["floats", rank, ties, (values: number[]) => values],
+    ["whole numbers", rankInteger, fc.oneof(fc.integer({ min: -2, max: 2 }), int32), limbs],
+  ] as const)("the order of sorting of %s", (_, kernel, values, lying) => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 6 }),
+        fc.array(values, { minLength: 12, maxLength: 12 }),
+        fc.boolean(),
+        (width, drawn, down) => {
+          const x = drawn.slice(0, 2 * width);
+          const ranks = launch(kernel, { width, descending: down ? 1 : 0 }, x.length, lying(x));
+          expect(whole(launch(order, { width }, 2 * x.length, ranks))).toEqual(sorted(x, width, down));
+        },
+      ),
+    );
+  });
+});
