@@ -1,10 +1,10 @@
-/** How well a model predicts text that it has not been trained on. */
+/** How well a model does on what it has not been trained on. */
 import { compile } from "../compile/trace.ts";
 import { ConfigError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
-import type { CausalLM } from "../models/causal-lm.ts";
-import { ignoredLabel, type TextDataset } from "../text/dataset.ts";
-import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
+import type { TextDataset } from "../text/dataset.ts";
+import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
+import { type TrainableModel, type TrainingData, trainingData } from "./training-data.ts";
 
 /** How well text was predicted. */
 export interface Evaluation {
@@ -12,7 +12,7 @@ export interface Evaluation {
   readonly loss: number;
   /** e^loss: how many tokens the model hesitates between, on average. */
   readonly perplexity: number;
-  /** Tokens that were predicted. */
+  /** Tokens that were predicted, or texts and images that were put into classes. */
   readonly tokens: number;
 }
 
@@ -27,15 +27,26 @@ export interface EvaluateOptions {
   readonly onProgress?: (share: number) => void;
 }
 
+/** The loss of a model on these inputs. @throws {ConfigError} when it gives none */
+export function lossOf(model: TrainableModel, inputs: Readonly<Record<string, Tensor>>): Tensor {
+  const { loss } = model.forward(inputs as never);
+  if (loss) return loss;
+  throw new ConfigError("the model gives no loss for these inputs.", {
+    operation: "train",
+    got: Object.keys(inputs),
+    hint: "Give it `labels`.",
+  });
+}
+
 /** A compiled evaluation of one model; for a single use, `evaluate` is shorter. */
 export class Evaluator implements Disposable {
-  readonly #model: CausalLM;
-  /** Mean over the tokens of a batch. */
-  readonly #mean: ReturnType<typeof compile<[Tensor, Tensor], Tensor>>;
+  readonly #model: TrainableModel;
+  /** Mean over the labels of a batch. */
+  readonly #mean: ReturnType<typeof compile<[Record<string, Tensor>], Tensor>>;
 
-  constructor(model: CausalLM) {
+  constructor(model: TrainableModel) {
     this.#model = model;
-    this.#mean = compile((inputIds: Tensor, targets: Tensor) => model.forward({ inputIds, targets }).loss as Tensor);
+    this.#mean = compile((inputs: Record<string, Tensor>) => lossOf(model, inputs));
   }
 
   /**
@@ -43,22 +54,23 @@ export class Evaluator implements Disposable {
    *
    * @throws {ConfigError} when nothing was held out; the signal's reason when it was aborted
    */
-  async run(dataset: TextDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
+  async run(dataset: TextDataset | TrainingData, options: EvaluateOptions = {}): Promise<Evaluation> {
     const { batchSize = 16, maxTokens = Number.POSITIVE_INFINITY, signal, onProgress } = options;
     if (!(maxTokens > 0))
       throw new ConfigError(`\`maxTokens\` (= ${maxTokens}) must be above 0.`, { operation: "evaluate", got: maxTokens });
+    const data = trainingData(dataset);
     const inTraining = this.#model.training;
     this.#model.eval();
     let [loss, tokens] = [0, 0];
     try {
-      for (const batch of dataset.evaluationBatches({ batchSize })) {
+      for (const batch of data.evaluationBatches({ batchSize })) {
         signal?.throwIfAborted();
-        using inputs = uploadBatch(batch);
-        const [mean] = await readNumbers([this.#mean(inputs.inputIds, inputs.targets)]);
-        const judged = batch.labels.reduce((count, label) => count + Number(label !== ignoredLabel), 0);
+        using uploaded = uploadInputs(batch);
+        const [mean] = await readNumbers([this.#mean(uploaded.inputs)]);
+        const { judged } = batch;
         if (judged > 0) loss += judged * (mean as number);
         tokens += judged;
-        onProgress?.(Math.min(1, tokens / Math.min(maxTokens, dataset.heldOutTokens.length)));
+        onProgress?.(Math.min(1, tokens / Math.min(maxTokens, data.heldOut)));
         if (tokens >= maxTokens) break;
         await yieldToOthers();
       }
@@ -80,7 +92,11 @@ export class Evaluator implements Disposable {
  * @example
  * const { perplexity } = await evaluate(model, dataset);
  */
-export async function evaluate(model: CausalLM, dataset: TextDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
+export async function evaluate(
+  model: TrainableModel,
+  dataset: TextDataset | TrainingData,
+  options: EvaluateOptions = {},
+): Promise<Evaluation> {
   using evaluator = new Evaluator(model);
   return await evaluator.run(dataset, options);
 }

@@ -1,8 +1,8 @@
 /** Fine-tuning in one call: the settings that suit adapters, over the loop of trainer.ts. */
-import type { CausalLM } from "../models/causal-lm.ts";
 import { cosineSchedule } from "../optim/schedule.ts";
 import type { TextDataset } from "../text/dataset.ts";
 import { type RunOptions, Trainer, type TrainerOptions, type TrainingResult } from "./trainer.ts";
+import type { TrainableModel, TrainingData } from "./training-data.ts";
 
 /** What can be set, beyond what training in general takes. */
 export interface FinetuneOptions extends TrainerOptions {
@@ -20,8 +20,8 @@ export interface FinetuneOptions extends TrainerOptions {
  * await finetune(model, textDataset("moby-dick.txt", tokenizer), { steps: 20, learningRate: 1e-3 });
  */
 export async function finetune(
-  model: CausalLM,
-  dataset: TextDataset,
+  model: TrainableModel,
+  dataset: TextDataset | TrainingData,
   { signal, onStep, onEvaluation, ...options }: FinetuneOptions & RunOptions,
 ): Promise<TrainingResult> {
   using trainer = finetuning(model, dataset, options);
@@ -29,7 +29,11 @@ export async function finetune(
 }
 
 /** The trainer that `finetune` runs, for those who want to save it and go on later. */
-export function finetuning(model: CausalLM, dataset: TextDataset, { warmupSteps, ...options }: FinetuneOptions): Trainer {
+export function finetuning(
+  model: TrainableModel,
+  dataset: TextDataset | TrainingData,
+  { warmupSteps, ...options }: FinetuneOptions,
+): Trainer {
   const totalSteps = options.steps;
   return new Trainer(model, dataset, {
     schedule: (step, base) =>

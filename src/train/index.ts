@@ -33,3 +33,12 @@ export {
   type TrainerOptions,
   type TrainingResult,
 } from "./trainer.ts";
+export {
+  type Batch,
+  type Column,
+  type Sampler,
+  type TensorDatasetOptions,
+  type TrainableModel,
+  type TrainingData,
+  tensorDataset,
+} from "./training-data.ts";

@@ -9,7 +9,6 @@ import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { assignAll, type Variable } from "../graph/variable.ts";
-import type { CausalLM } from "../models/causal-lm.ts";
 import { dropoutState, loadDropoutState, seedDropout } from "../nn/dropout.ts";
 import type { Parameter } from "../nn/module.ts";
 import { AdamW } from "../optim/adam.ts";
@@ -19,8 +18,8 @@ import { constantSchedule, type Schedule } from "../optim/schedule.ts";
 import { adapterNames, getAdapter } from "../peft/adapted-model.ts";
 import { adapterPenalty } from "../peft/penalty.ts";
 import { beginSchedules, type Schedules } from "../peft/schedule.ts";
-import { type BatchSampler, ignoredLabel, type SamplerState, type TextDataset } from "../text/dataset.ts";
-import { readNumbers, uploadBatch, yieldToOthers } from "./batch.ts";
+import type { SamplerState, TextDataset } from "../text/dataset.ts";
+import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
 import {
   type Checkpoint,
   type CheckpointSource,
@@ -29,7 +28,8 @@ import {
   loadCheckpoint,
   saveCheckpoint,
 } from "./checkpoint.ts";
-import { type Evaluation, Evaluator } from "./evaluate.ts";
+import { type Evaluation, Evaluator, lossOf } from "./evaluate.ts";
+import { type Sampler, type TrainableModel, type TrainingData, trainingData } from "./training-data.ts";
 
 /** Any optimiser, whatever its settings. */
 export type AnyOptimizer = Pick<Optimizer<LearningRate>, "step" | "setLearningRate" | "stateDict" | "loadStateDict">;
@@ -63,12 +63,12 @@ export interface StepEvent {
   /** Steps done, this one included. */
   readonly step: number;
   readonly steps: number;
-  /** Mean cross-entropy per token of this batch, before the step. */
+  /** Mean over the labels of this batch, before the step. */
   readonly loss: number;
   readonly learningRate: number;
   /** Norm of all gradients together before clipping. */
   readonly gradientNorm: number;
-  /** Tokens learned from so far. */
+  /** Tokens learned from so far, or texts and images of a classifier. */
   readonly tokens: number;
   /** Of the last steps. */
   readonly tokensPerSecond: number;
@@ -134,8 +134,8 @@ const recentSteps = 20;
 
 /** Trains what of a model can be trained: everything, or its active adapters. */
 export class Trainer implements Disposable {
-  readonly model: CausalLM;
-  readonly dataset: TextDataset;
+  readonly model: TrainableModel;
+  readonly dataset: TrainingData;
   readonly optimizer: AnyOptimizer;
   readonly parameters: TrainedParameters;
   readonly history: History = { loss: [], learningRate: [], evaluations: [] };
@@ -143,11 +143,11 @@ export class Trainer implements Disposable {
   /** May be changed while the run goes on. */
   steps: number;
   readonly #options: TrainerOptions;
-  readonly #learn: ReturnType<typeof compile<[Tensor, Tensor], Tensor[]>>;
+  readonly #learn: ReturnType<typeof compile<[Record<string, Tensor>], Tensor[]>>;
   readonly #evaluator: Evaluator;
   /** What changes the adapters besides the optimiser. */
   readonly #schedules: Schedules;
-  #sampler: BatchSampler;
+  #sampler: Sampler;
   #step = 0;
   #tokens = 0;
   #seconds = 0;
@@ -158,7 +158,7 @@ export class Trainer implements Disposable {
   #recent: { readonly tokens: number; readonly seconds: number }[] = [];
 
   /** @throws {ConfigError} when nothing of the model can be trained, or an option is out of range */
-  constructor(model: CausalLM, dataset: TextDataset, options: TrainerOptions) {
+  constructor(model: TrainableModel, dataset: TextDataset | TrainingData, options: TrainerOptions) {
     const operation = "train";
     const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed, evaluateEvery } = options;
     checkCount(operation, "steps", steps);
@@ -172,17 +172,17 @@ export class Trainer implements Disposable {
         hint: "Put an adapter on with attach, or set requiresGrad of parameters.",
       });
     this.model = model;
-    this.dataset = dataset;
+    this.dataset = trainingData(dataset);
     this.steps = steps;
     this.batchSize = batchSize;
     this.#options = options;
-    this.#sampler = dataset.batches({ batchSize, ...(seed === undefined ? {} : { seed }) });
+    this.#sampler = this.dataset.batches({ batchSize, ...(seed === undefined ? {} : { seed }) });
     const makeOptimizer = options.optimizer ?? ((all) => new AdamW([...all.values()], { lr: learningRate, weightDecay: 0 }));
     this.optimizer = makeOptimizer(this.parameters, learningRate);
     this.#evaluator = new Evaluator(model);
     this.#schedules = beginSchedules(model);
-    this.#learn = compile((inputIds: Tensor, targets: Tensor) => {
-      const ofModel = model.forward({ inputIds, targets }).loss as Tensor;
+    this.#learn = compile((inputs: Record<string, Tensor>) => {
+      const ofModel = lossOf(model, inputs);
       const penalty = adapterPenalty(model);
       const loss = penalty ? add(ofModel, penalty) : ofModel;
       const raw = gradientsOf(loss, [...this.parameters.values()]);
@@ -248,8 +248,8 @@ export class Trainer implements Disposable {
     this.#hasRun = true;
     this.model.train();
     const results = (() => {
-      using inputs = uploadBatch(batch);
-      return this.#learn(inputs.inputIds, inputs.targets);
+      using uploaded = uploadInputs(batch);
+      return this.#learn(uploaded.inputs);
     })();
     const [loss, gradientNorm] = (await readNumbers(results)) as [number, number];
     this.#step++;
@@ -261,7 +261,7 @@ export class Trainer implements Disposable {
         hint: "Use a lower learning rate, or a longer warm-up.",
       });
     const seconds = (performance.now() - start) / 1000;
-    const tokens = batch.labels.reduce((count, label) => count + Number(label !== ignoredLabel), 0);
+    const tokens = batch.judged;
     this.#seconds += seconds;
     this.#tokens += tokens;
     this.history.loss.push(loss);
@@ -315,13 +315,13 @@ export class Trainer implements Disposable {
     return { program, parameters, optimizer, planned: program + parameters + optimizer };
   }
 
-  /** Makes the program of a step from rows of nothing. */
+  /** Makes the program of a step, from a batch that the run itself takes later. */
   #trace(): void {
-    const shape = [this.batchSize, this.dataset.window] as const;
-    const nothing = () => new Int32Array(shape[0] * shape[1]);
+    const batch = this.dataset.batches({ batchSize: this.batchSize }).next();
+    if (!batch) return;
     this.model.train();
-    using inputs = uploadBatch({ inputIds: nothing(), labels: nothing(), shape });
-    this.#learn.explain(inputs.inputIds, inputs.targets);
+    using uploaded = uploadInputs(batch);
+    this.#learn.explain(uploaded.inputs);
   }
 
   /**

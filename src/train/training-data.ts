@@ -1,0 +1,202 @@
+/**
+ * What training takes in: batches of a model's inputs by name, whatever the model is for. A text to be continued comes as a
+ * `TextDataset`; everything else as columns with one row for each text or image, `tensorDataset`.
+ */
+import { ConfigError, ShapeError, wordShape } from "../errors.ts";
+import type { TypedArray } from "../graph/dtype.ts";
+import type { Tensor } from "../graph/node.ts";
+import type { Shape } from "../graph/shape.ts";
+import type { Module } from "../nn/module.ts";
+import { ignoredLabel, type SamplerState, shuffledOrder, type TextBatch, TextDataset } from "../text/dataset.ts";
+
+/** A model that gives a loss when its inputs hold labels. */
+export interface TrainableModel extends Module {
+  forward(inputs: never): { readonly loss?: Tensor };
+}
+
+/** Plain values of one input. */
+export interface Column {
+  /** Float32Array, or Int32Array for whole numbers. */
+  readonly values: TypedArray;
+  readonly shape: Shape;
+}
+
+/** Inputs of a model by name, and how many labels its loss is the mean over. */
+export interface Batch {
+  readonly inputs: Readonly<Record<string, Column>>;
+  readonly judged: number;
+}
+
+/** Gives out training batches; `state` says where it stands after each. */
+export interface Sampler {
+  next(): Batch | undefined;
+  readonly state: SamplerState;
+}
+
+/** Where batches come from. */
+export interface TrainingData {
+  readonly seed: number;
+  /** In an order that depends on the seed alone. @param options.state goes on where another run stood */
+  batches(options: { readonly batchSize: number; readonly seed?: number; readonly state?: SamplerState }): Sampler;
+  /** Labels that are held out. */
+  readonly heldOut: number;
+  /** What is held out, once. @throws {ConfigError} when that is nothing */
+  evaluationBatches(options: { readonly batchSize: number }): Iterable<Batch>;
+}
+
+/** A text as inputs of a model that continues it. */
+export const textInputs = ({ inputIds, labels, shape }: TextBatch): Batch => ({
+  inputs: { inputIds: { values: inputIds, shape }, targets: { values: labels, shape } },
+  judged: judgedLabels(labels),
+});
+
+const judgedLabels = (labels: Int32Array): number => labels.reduce((count, label) => count + Number(label !== ignoredLabel), 0);
+
+/** Batches of what was given. */
+export function trainingData(data: TextDataset | TrainingData): TrainingData {
+  if (!(data instanceof TextDataset)) return data;
+  return {
+    seed: data.seed,
+    heldOut: data.heldOutTokens.length,
+    batches(options) {
+      const sampler = data.batches(options);
+      return {
+        next() {
+          const batch = sampler.next();
+          return batch && textInputs(batch);
+        },
+        get state() {
+          return sampler.state;
+        },
+      };
+    },
+    *evaluationBatches(options) {
+      for (const batch of data.evaluationBatches(options)) yield textInputs(batch);
+    },
+  };
+}
+
+/** Which rows are held out, and in which order the others come. */
+export interface TensorDatasetOptions {
+  /** Share of the rows, at the end, that are held out for evaluation. */
+  readonly heldOut?: number;
+  readonly seed?: number;
+}
+
+/**
+ * Rows of columns: one for each text or image. Names are those of the model's inputs, such as `inputIds` [N, T], `attentionMask` [N, T],
+ * `pixelValues` [N, C, H, W] and `labels`, [N] for classes.
+ *
+ * @throws {ConfigError} for no columns, no `labels`, values that are neither float32 nor int32, or a share out of [0, 1);
+ *   @throws {ShapeError} when columns have different numbers of rows, or values that do not fit their shape
+ * @example
+ * const data = tensorDataset({
+ *   inputIds: { values: ids, shape: [100, 12] },
+ *   labels: { values: classes, shape: [100] },
+ * }, { heldOut: 0.1 });
+ * await finetune(classifier, data, { steps: 100 });
+ */
+export function tensorDataset(
+  columns: Readonly<Record<string, Column>>,
+  { heldOut = 0, seed = 0 }: TensorDatasetOptions = {},
+): TrainingData {
+  const operation = "tensorDataset";
+  const labels = columns["labels"];
+  if (!labels) throw new ConfigError("there is no column `labels`.", { operation, got: Object.keys(columns) });
+  if (!(heldOut >= 0 && heldOut < 1))
+    throw new ConfigError(`\`heldOut\` (= ${heldOut}) must be a share in [0, 1).`, { operation, got: heldOut });
+  const rows = labels.shape[0] ?? 0;
+  for (const [name, { values, shape }] of Object.entries(columns)) {
+    if (!(values instanceof Float32Array || values instanceof Int32Array))
+      throw new ConfigError(`\`${name}\` is a ${values.constructor.name}; it must be a Float32Array or an Int32Array.`, {
+        operation,
+      });
+    if (shape[0] !== rows || values.length !== shape.reduce((product, size) => product * size, 1))
+      throw new ShapeError(`\`${name}\` holds ${values.length} values for ${wordShape(shape)}; \`labels\` has ${rows} rows.`, {
+        operation,
+        expected: rows,
+        got: shape,
+      });
+  }
+  const kept = rows - Math.floor(rows * heldOut);
+  if (kept === 0) throw new ConfigError("there is no row to train on.", { operation, got: labels.shape });
+  const pick = (chosen: ArrayLike<number>): Batch => {
+    const inputs = Object.fromEntries(
+      Object.entries(columns).map(([name, { values, shape }]) => [name, pickRows(values, shape, chosen)] as const),
+    );
+    const { values } = inputs["labels"] as Column;
+    return { inputs, judged: labels.shape.length > 1 && values instanceof Int32Array ? judgedLabels(values) : chosen.length };
+  };
+  return {
+    seed,
+    heldOut: rows - kept,
+    batches: ({ batchSize, seed: own, state }) => new RowSampler(pick, kept, batchSize, own ?? state?.seed ?? seed, state),
+    *evaluationBatches({ batchSize }) {
+      if (kept === rows)
+        throw new ConfigError("nothing is held out.", { operation: "evaluationBatches", hint: "Set `heldOut`." });
+      for (let at = kept; at < rows; at += batchSize)
+        yield pick(Array.from({ length: Math.min(batchSize, rows - at) }, (_, i) => at + i));
+    },
+  };
+}
+
+function pickRows(values: TypedArray, shape: Shape, rows: ArrayLike<number>): Column {
+  const size = values.length / (shape[0] as number);
+  const picked = new (values.constructor as Float32ArrayConstructor)(rows.length * size);
+  for (let i = 0; i < rows.length; i++)
+    picked.set((values as Float32Array).subarray((rows[i] as number) * size, ((rows[i] as number) + 1) * size), i * size);
+  return { values: picked, shape: [rows.length, ...shape.slice(1)] };
+}
+
+/** Each row once an epoch; batches run on over the end of one, so that all have the same shape. */
+class RowSampler implements Sampler {
+  readonly #pick: (rows: readonly number[]) => Batch;
+  readonly #rows: number;
+  readonly #batchSize: number;
+  readonly #seed: number;
+  #epoch: number;
+  #position: number;
+  #order: Uint32Array | null = null;
+
+  /** @throws {ConfigError} when the state is of other rows */
+  constructor(
+    pick: (rows: readonly number[]) => Batch,
+    rows: number,
+    batchSize: number,
+    seed: number,
+    state: SamplerState | undefined,
+  ) {
+    if (state && (state.rows !== rows || state.seed !== seed))
+      throw new ConfigError(
+        `the state is of a run with ${state.rows} rows and seed ${state.seed}; here are ${rows} and ${seed}.`,
+        {
+          operation: "batches",
+          expected: { rows, seed },
+          got: state,
+        },
+      );
+    this.#pick = pick;
+    this.#rows = rows;
+    this.#batchSize = batchSize;
+    this.#seed = seed;
+    this.#epoch = state?.epoch ?? 0;
+    this.#position = state?.position ?? 0;
+  }
+
+  get state(): SamplerState {
+    return { seed: this.#seed, rows: this.#rows, epoch: this.#epoch, position: this.#position };
+  }
+
+  next(): Batch {
+    const chosen: number[] = [];
+    while (chosen.length < this.#batchSize) {
+      this.#order ??= shuffledOrder(this.#rows, this.#seed, this.#epoch);
+      chosen.push(this.#order[this.#position] as number);
+      if (++this.#position < this.#rows) continue;
+      this.#position = 0;
+      this.#epoch++;
+      this.#order = null;
+    }
+    return this.#pick(chosen);
+  }
+}
