@@ -4,21 +4,13 @@
  */
 import { ConfigError, FormatError } from "../errors.ts";
 import { nodeModule, wordSystemError } from "./atomic-file.ts";
-import { attempted, Interrupted, refusal, request, wordFailure } from "./hub-request.ts";
+import { type HubFile, type HubPlace, pieces, plainEtag } from "./hub-library.ts";
+import { attempted, Interrupted, refusal } from "./hub-request.ts";
 import type { HubSettings } from "./hub-settings.ts";
-
-/** A file as the Hub lists it. */
-export interface HubFile {
-  readonly path: string;
-  readonly size: number;
-  /** Names the content in the cache: SHA-256 for large files, git's SHA-1 for small ones. */
-  readonly etag: string;
-}
 
 /** Where it goes and comes from. */
 export interface Transfer {
-  readonly id: string;
-  readonly url: string;
+  readonly place: HubPlace;
   /** Path of the whole content in the cache, named by its etag. */
   readonly blob: string;
   readonly file: HubFile;
@@ -85,35 +77,41 @@ async function receive(transfer: Transfer): Promise<void> {
     await fs().rm(part, { force: true });
     // a part of an earlier run may have been damaged; what came now in one piece is what the Hub has
     if (round > 0)
-      throw new FormatError(`${file.path} of ${transfer.id} arrives with another checksum than the Hub lists (${file.etag}).`, {
-        operation: "hub",
-        expected: file.etag,
-        hint: "Try again later, or look at what is between here and the Hub.",
-      });
+      throw new FormatError(
+        `${file.path} of ${transfer.place.id} arrives with another checksum than the Hub lists (${file.etag}).`,
+        {
+          operation: "hub",
+          expected: file.etag,
+          hint: "Try again later, or look at what is between here and the Hub.",
+        },
+      );
   }
   await fs().rename(part, blob);
 }
 
 /** Appends what is missing to the part; over several attempts, since each begins where the last one ended. */
-async function receiveRest({ id, url, file, settings }: Transfer, part: string, progress: () => void): Promise<void> {
+async function receiveRest({ place, file, settings }: Transfer, part: string, progress: () => void): Promise<void> {
+  const { id } = place;
   let have = (await sizeOf(part)) ?? 0;
   if (have > file.size) [have] = [0, await fs().rm(part)];
   settings.onProgress?.({ file: file.path, received: have, total: file.size });
   if (have === file.size && have > 0) return;
-  const { response, touch, end } = await request(url, settings, have > 0 ? { headers: { Range: `bytes=${have}-` } } : {});
-  try {
+  const rest = pieces(place, file, [have, file.size], settings, async (response) => {
     if (response.status === 416) {
       await fs().rm(part, { force: true });
       throw new Interrupted("the Hub does not know this part of the file");
     }
     if (!response.ok) throw refusal(response, id, file.path, settings);
     checkEtag(response, id, file);
-    if (have > 0 && response.status !== 206) have = 0; // the whole file comes again
+    if (response.status !== 206) have = 0; // the whole file comes, or comes again
     checkLength(response, have, id, file);
+  });
+  try {
+    let next = await rest.next(); // after it, `have` is where the answer begins
     const out = await fs().open(part, have > 0 ? "r+" : "w");
     try {
-      for await (const chunk of chunksOf(response, url)) {
-        touch();
+      for (; !next.done; next = await rest.next()) {
+        const chunk = next.value;
         if (have + chunk.length > file.size)
           throw new FormatError(`${file.path} of ${id} is longer than the ${file.size} bytes that the Hub lists.`, {
             operation: "hub",
@@ -129,30 +127,13 @@ async function receiveRest({ id, url, file, settings }: Transfer, part: string, 
       await out.close();
     }
   } catch (error) {
-    await response.body?.cancel().catch(() => {});
     if (error instanceof FormatError) await fs().rm(part, { force: true });
     throw error;
   } finally {
-    end();
+    await rest.return(undefined);
   }
   if (have < file.size) throw new Interrupted(`the connection ended after ${have} of ${file.size} bytes`);
 }
-
-async function* chunksOf(response: Response, url: string): AsyncGenerator<Uint8Array> {
-  const reader = response.body?.getReader();
-  if (!reader) return;
-  for (;;) {
-    const { done, value } = await reader.read().catch((error) => {
-      throw wordFailure(error, url);
-    });
-    if (done) return;
-    yield value;
-  }
-}
-
-/** An etag without quotes and the mark of a weak one. */
-export const plainEtag = (etag: string | null): string | undefined =>
-  etag?.replace(/^W\//, "").replace(/^"|"$/g, "") || undefined;
 
 /** Another content under the name is not appended to what is there. Where a store answers in the Hub's place, its etag says nothing. */
 function checkEtag(response: Response, id: string, file: HubFile): void {

@@ -26,7 +26,7 @@ export interface Answer {
 const longestWait = 60_000;
 
 /**
- * One request, once.
+ * One request, once. The token goes to the endpoint only, wherever a list or an answer may lead.
  *
  * @throws {Interrupted} when it is worth another attempt; @throws {Unreachable} when nobody answers
  */
@@ -39,7 +39,9 @@ export async function request(url: string, settings: HubSettings, init: RequestI
   };
   const end = () => clearTimeout(timer);
   touch();
-  const headers = { ...init.headers, ...(settings.token && { Authorization: `Bearer ${settings.token}` }) };
+  const headers = new Headers(init.headers);
+  if (settings.token && new URL(url).origin === new URL(settings.endpoint).origin)
+    headers.set("Authorization", `Bearer ${settings.token}`);
   let response: Response;
   try {
     response = await fetch(url, { ...init, headers, signal: control.signal });

@@ -7,8 +7,9 @@
 import { ConfigError, FormatError, wordJson } from "../errors.ts";
 import { nodeModule, wordSystemError, writeFileAtomically } from "./atomic-file.ts";
 import { type ByteSource, diskFile, type Folder } from "./folder.ts";
-import { download, type HubFile, plainEtag } from "./hub-download.ts";
-import { attempted, refusal, request, Unreachable } from "./hub-request.ts";
+import { download } from "./hub-download.ts";
+import { fileHeaders, type HubFile, type HubPlace, listing, pieces } from "./hub-library.ts";
+import { attempted, refusal, Unreachable } from "./hub-request.ts";
 import { type HubOptions, type HubSettings, hubSettings } from "./hub-settings.ts";
 
 export type { HubOptions, HubProgress } from "./hub-settings.ts";
@@ -38,85 +39,19 @@ export async function hubFolder(id: string, options: HubOptions = {}): Promise<F
   }
 }
 
-interface Listing {
-  readonly sha: string;
-  readonly files: ReadonlyMap<string, Partial<HubFile>>;
-}
-
 async function listed(id: string, settings: HubSettings): Promise<Folder> {
-  const { sha, files } = await list(id, settings);
+  const { sha, files } = await listing(id, settings);
   const open = async (path: string): Promise<ByteSource> => {
-    const url = `${settings.endpoint}/${id}/resolve/${sha}/${path.split("/").map(encodeURIComponent).join("/")}`;
     const given = files.get(path);
     if (!given) throw new FormatError(`${id} has no file ${wordJson(path)}.`, { operation: "hub", got: path });
-    const file = await complete(id, url, { path, ...given }, settings);
-    return settings.cacheDir === undefined ? remote(id, url, file, settings) : intoCache(id, sha, url, file, settings);
+    const place = { id, sha, path };
+    const { size, etag } = given;
+    const file = size !== undefined && etag !== undefined ? { path, size, etag } : await fileHeaders(place, settings);
+    return settings.cacheDir === undefined ? remote(place, file, settings) : intoCache(place, file, settings);
   };
   if (settings.cacheDir !== undefined && settings.revision !== sha)
     await writeFileAtomically(inCache(id, settings, "refs", settings.revision), sha);
   return { name: id, files: new Set(files.keys()), open };
-}
-
-/** The commit of a revision, and its files. */
-async function list(id: string, settings: HubSettings): Promise<Listing> {
-  const url = `${settings.endpoint}/api/models/${id}/revision/${encodeURIComponent(settings.revision)}?blobs=true`;
-  const json = await attempted(`asking the Hub for ${id}`, settings, async () => {
-    const { response, end } = await request(url, settings);
-    try {
-      if (!response.ok) throw refusal(response, id, settings.revision, settings);
-      return (await response.json().catch(() => undefined)) as unknown;
-    } finally {
-      end();
-    }
-  });
-  const { sha, siblings } = (typeof json === "object" && json !== null ? json : {}) as Record<string, unknown>;
-  if (typeof sha !== "string" || !/^[0-9a-f]{40}$/.test(sha) || !Array.isArray(siblings))
-    throw new FormatError(`the answer of ${settings.endpoint} is no list of the files of ${id}.`, {
-      operation: "hub",
-      got: json,
-    });
-  const files = new Map<string, Partial<HubFile>>();
-  for (const sibling of siblings) {
-    const { rfilename: path, size, blobId, lfs } = (sibling ?? {}) as Record<string, unknown>;
-    // a name from the net must not lead out of the cache
-    if (
-      typeof path !== "string" ||
-      path.split("/").some((part) => part === "" || part === "." || part === "..") ||
-      /[\\\0:]/.test(path)
-    )
-      throw new FormatError(`${id} lists a file called ${wordJson(path)}, which is no name within a folder.`, {
-        operation: "hub",
-        got: path,
-      });
-    const sha256 = (lfs as { readonly sha256?: unknown } | null | undefined)?.sha256;
-    const etag = [sha256, blobId].find((each) => typeof each === "string" && /^[0-9a-f]{40,64}$/.test(each));
-    files.set(path, {
-      ...(Number.isSafeInteger(size) && (size as number) >= 0 ? { size: size as number } : {}),
-      ...(typeof etag === "string" ? { etag } : {}),
-    });
-  }
-  return { sha, files };
-}
-
-/** Size and etag from the file's own headers, where the list has none. */
-async function complete(
-  id: string,
-  url: string,
-  file: Partial<HubFile> & Pick<HubFile, "path">,
-  settings: HubSettings,
-): Promise<HubFile> {
-  const { path, size, etag } = file;
-  if (size !== undefined && etag !== undefined) return { path, size, etag };
-  return attempted(`asking the Hub for ${path}`, settings, async () => {
-    const { response, end } = await request(url, settings, { method: "HEAD", redirect: "manual" });
-    end();
-    if (response.status >= 400) throw refusal(response, id, path, settings);
-    const found = plainEtag(response.headers.get("x-linked-etag") ?? response.headers.get("etag"));
-    const length = Number(response.headers.get("x-linked-size") ?? response.headers.get("content-length") ?? Number.NaN);
-    if (found === undefined || !/^[\w-]+$/.test(found) || !Number.isSafeInteger(length))
-      throw new FormatError(`the Hub does not say the size and etag of ${path} of ${id}.`, { operation: "hub", got: found });
-    return { path, size: length, etag: found };
-  });
 }
 
 /** A path in the part of the cache that is for one repository. */
@@ -127,7 +62,8 @@ function inCache(id: string, { cacheDir }: HubSettings, ...parts: readonly strin
 /** Downloads of this process, by the path of the blob. */
 const running = new Map<string, Promise<void>>();
 
-async function intoCache(id: string, sha: string, url: string, file: HubFile, settings: HubSettings): Promise<ByteSource> {
+async function intoCache(place: HubPlace, file: HubFile, settings: HubSettings): Promise<ByteSource> {
+  const { id, sha } = place;
   const fs = nodeModule("fs/promises", "hub");
   const { dirname, relative } = nodeModule("path", "hub");
   const blob = inCache(id, settings, "blobs", file.etag);
@@ -142,7 +78,7 @@ async function intoCache(id: string, sha: string, url: string, file: HubFile, se
     }
     let transfer = running.get(blob);
     if (!transfer) {
-      transfer = download({ id, url, blob, file, settings }).finally(() => running.delete(blob));
+      transfer = download({ place, blob, file, settings }).finally(() => running.delete(blob));
       running.set(blob, transfer);
     }
     await transfer;
@@ -165,28 +101,32 @@ async function link(target: string, blob: string, pointer: string): Promise<void
 }
 
 /** Parts of a file by requests of their own, for browsers. */
-function remote(id: string, url: string, file: HubFile, settings: HubSettings): ByteSource {
+function remote(place: HubPlace, file: HubFile, settings: HubSettings): ByteSource {
+  const { id, path } = place;
   const read = (start: number, end: number): Promise<Uint8Array<ArrayBuffer>> => {
-    if (start === end) return Promise.resolve(new Uint8Array());
-    return attempted(`reading ${file.path}`, settings, async () => {
-      const answer = await request(url, settings, { headers: { Range: `bytes=${start}-${end - 1}` } });
-      try {
-        const { response } = answer;
-        if (!response.ok) throw refusal(response, id, file.path, settings);
-        const bytes = new Uint8Array(await response.arrayBuffer());
-        const part = response.status === 206 ? bytes : bytes.slice(start, end);
-        if (part.length !== end - start)
-          throw new FormatError(`${file.path} of ${id} gave ${part.length} bytes where ${end - start} were asked for.`, {
-            operation: "hub",
-            got: part.length,
-          });
-        return part;
-      } finally {
-        answer.end();
+    const part = new Uint8Array(end - start);
+    if (start === end) return Promise.resolve(part);
+    return attempted(`reading ${path}`, settings, async () => {
+      let [before, have] = [0, 0]; // bytes that come before the part, and of it
+      const check = (response: Response) => {
+        if (!response.ok) throw refusal(response, id, path, settings);
+        if (response.status !== 206) before = start; // the whole file comes
+      };
+      for await (const chunk of pieces(place, file, [start, end], settings, check)) {
+        const wanted = chunk.subarray(before, before + part.length - have);
+        part.set(wanted, have);
+        have += wanted.length;
+        before = Math.max(0, before - chunk.length);
+        if (have === part.length) break;
       }
+      if (have === part.length) return part;
+      throw new FormatError(`${path} of ${id} gave ${have} bytes where ${part.length} were asked for.`, {
+        operation: "hub",
+        got: have,
+      });
     });
   };
-  return { name: `${id}/${file.path}`, size: file.size, read };
+  return { name: `${id}/${path}`, size: file.size, read };
 }
 
 /** What the cache has of a revision. @param why the Hub was not reached, if it was asked */

@@ -10,12 +10,18 @@ export interface HubServer extends AsyncDisposable {
   readonly endpoint: string;
   /** Of requests: method, path, and range if there is one. */
   readonly requests: string[];
+  /** What each of them says in `Authorization`. */
+  readonly tokens: (string | undefined)[];
   /** Taken from the front, one for each request for a file; `undefined` for a right answer. */
   readonly faults: (Fault | undefined)[];
-  /** For requests for the listing. */
-  readonly listingFaults: ((response: ServerResponse) => void)[];
-  /** Changes the listing that is sent. */
-  tamper: (listing: { sha: string; siblings: Record<string, unknown>[] }) => unknown;
+  /** For requests for the commit of a revision, and for pages of its files. */
+  readonly listingFaults: (((response: ServerResponse) => void) | undefined)[];
+  /** Changes what is said of a revision: its commit is sent first, its files by pages. */
+  tamper: (listing: { sha: string; files: Record<string, unknown>[] }) => unknown;
+  /** Files on a page of the listing. */
+  pageSize: number;
+  /** Address of the page behind this one. */
+  next: (url: URL) => string;
   readonly sha: string;
 }
 
@@ -31,28 +37,35 @@ export async function serveHub(id: string, files: Readonly<Record<string, Buffer
     .update(JSON.stringify(Object.keys(files)))
     .digest("hex");
   const requests: string[] = [];
+  const tokens: (string | undefined)[] = [];
   const faults: (Fault | undefined)[] = [];
-  const listingFaults: ((response: ServerResponse) => void)[] = [];
+  const listingFaults: HubServer["listingFaults"][number][] = [];
   const refuse = (response: ServerResponse, status: number, code: string, message: string) => {
     response.writeHead(status, { "x-error-code": code, "x-error-message": message }).end();
   };
   const server = createServer((request, response) => {
-    const { pathname } = new URL(request.url as string, "http://here");
+    const url = new URL(request.url as string, hub.endpoint);
+    const { pathname } = url;
     requests.push([request.method, pathname, request.headers.range].filter(Boolean).join(" "));
+    tokens.push(request.headers.authorization);
     if (token !== undefined && request.headers.authorization !== `Bearer ${token}`)
       return refuse(response, 401, "RepoNotFound", "Invalid username or password.");
-    const [, revision] = new RegExp(`^/api/models/${id}/revision/(.+)$`).exec(pathname) ?? [];
+    const [, kind, revision] = new RegExp(`^/api/models/${id}/(revision|tree)/(.+)$`).exec(pathname) ?? [];
     if (revision !== undefined) {
       const fault = listingFaults.shift();
       if (fault) return fault(response);
-      if (revision !== "main" && revision !== sha) return refuse(response, 404, "RevisionNotFound", "Invalid rev id");
-      const siblings = Object.entries(files).map(([rfilename, content]) => ({
-        rfilename,
-        size: content.length,
-        blobId: gitSha(content),
-        ...(content.length >= large ? { lfs: { sha256: sha256(content), size: content.length, pointerSize: 130 } } : {}),
-      }));
-      return response.setHeader("content-type", "application/json").end(JSON.stringify(hub.tamper({ sha, siblings })));
+      const told = hub.tamper({ sha, files: Object.entries(files).flatMap(entries) }) as Partial<
+        Parameters<typeof hub.tamper>[0]
+      > | null;
+      if (![...(kind === "tree" ? [] : ["main"]), sha, told?.sha].includes(revision))
+        return refuse(response, 404, "RevisionNotFound", "Invalid rev id");
+      response.setHeader("content-type", "application/json");
+      if (kind === "revision") return response.end(JSON.stringify(told));
+      const from = Number(url.searchParams.get("cursor") ?? 0);
+      const page = Array.isArray(told?.files) ? told.files.slice(from, from + hub.pageSize) : (told?.files ?? null);
+      url.searchParams.set("cursor", String(from + hub.pageSize));
+      if (from + hub.pageSize < (told?.files?.length ?? 0)) response.setHeader("link", `<${hub.next(url)}>; rel="next"`);
+      return response.end(JSON.stringify(page));
     }
     const [, path] = new RegExp(`^/${id}/resolve/${sha}/(.+)$`).exec(pathname) ?? [];
     const content = path === undefined ? undefined : files[decodeURIComponent(path)];
@@ -65,9 +78,12 @@ export async function serveHub(id: string, files: Readonly<Record<string, Buffer
   const hub: HubServer = {
     endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     requests,
+    tokens,
     faults,
     listingFaults,
     tamper: (listing) => listing,
+    pageSize: 1000,
+    next: String,
     sha,
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();
@@ -77,17 +93,34 @@ export async function serveHub(id: string, files: Readonly<Record<string, Buffer
   return hub;
 }
 
+/** A file and the folders that it is in, as the Hub lists them. */
+function entries([path, content]: readonly [path: string, content: Buffer]): Record<string, unknown>[] {
+  const oid = gitSha(content);
+  const lfs = { oid: sha256(content), size: content.length, pointerSize: 130 };
+  const file = {
+    type: "file",
+    path,
+    size: content.length,
+    oid,
+    ...(content.length >= large && { lfs, xetHash: "0".repeat(64) }),
+  };
+  const folders = path.split("/").slice(0, -1);
+  return [...folders.map((_, i) => ({ type: "directory", path: folders.slice(0, i + 1).join("/"), size: 0, oid })), file];
+}
+
 /** The right answer: the whole, or the part that was asked for. */
 export function answer(request: IncomingMessage, response: ServerResponse, content: Buffer, etag: string): void {
-  const from = Number(/^bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? Number.NaN);
+  const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "") ?? [];
   const head = { etag: `"${etag}"`, "accept-ranges": "bytes" };
-  if (Number.isNaN(from)) response.writeHead(200, { ...head, "content-length": content.length });
+  const from = Number(first ?? 0);
+  const part = content.subarray(from, last ? Number(last) + 1 : undefined);
+  if (first === undefined) response.writeHead(200, { ...head, "content-length": content.length });
   else if (from >= content.length) return void response.writeHead(416, head).end();
   else {
-    const range = `bytes ${from}-${content.length - 1}/${content.length}`;
-    response.writeHead(206, { ...head, "content-range": range, "content-length": content.length - from });
+    const range = `bytes ${from}-${from + part.length - 1}/${content.length}`;
+    response.writeHead(206, { ...head, "content-range": range, "content-length": part.length });
   }
-  response.end(request.method === "HEAD" ? undefined : content.subarray(from || 0));
+  response.end(part);
 }
 
 /** Sends `bytes` of what is asked for and, once they have been `received`, cuts the connection. */

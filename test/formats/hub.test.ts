@@ -73,7 +73,7 @@ describe("hubFolder", () => {
   test("lists files and downloads what is opened, into the layout of Python's cache", async () => {
     const folder = await open();
     expect([...folder.files].sort()).toEqual(["config.json", "empty", "model.safetensors", "sub/notes.txt"]);
-    expect(hub.requests).toEqual([`GET /api/models/${id}/revision/main`]);
+    expect(hub.requests).toEqual([`GET /api/models/${id}/revision/main`, `GET /api/models/${id}/tree/${hub.sha}`]);
     for (const [file, content] of Object.entries(files)) expect((await fetched(file)).equals(content), file).toBe(true);
     expect(readFileSync(join(repository(), "refs/main"), "utf8")).toBe(hub.sha);
     expect(blobs()).toEqual(Object.values(files).map(etagOf).sort());
@@ -97,10 +97,71 @@ describe("hubFolder", () => {
   });
 
   test("asks for headers where the listing does not know sizes", async () => {
-    hub.tamper = ({ sha, siblings }) => ({ sha, siblings: siblings.map(({ rfilename }) => ({ rfilename })) });
+    hub.tamper = ({ sha, files }) => ({ sha, files: files.map(({ type, path }) => ({ type, path })) });
     expect((await fetched("model.safetensors")).equals(weights)).toBe(true);
-    expect(hub.requests.some((request) => request.startsWith("HEAD"))).toBe(true);
+    expect(ranges().length).toBe(2);
+    expect(ranges()[0]).toContain("bytes=0-0");
     expect(blobs()).toEqual([sha256(weights)]);
+  });
+
+  test("reads a listing of several pages, and begins it anew where one is cut", async () => {
+    hub.pageSize = 2;
+    hub.listingFaults.push(undefined, undefined, (response) => {
+      response.writeHead(200, { "content-type": "application/json", "content-length": 1000 }).write('[{"type": "file",');
+      setTimeout(() => response.destroy(), 20);
+    });
+    expect([...(await open()).files].sort()).toEqual(Object.keys(files).sort());
+    expect(hub.requests.filter((request) => request.includes("/tree/")).length).toBe(2 + 3);
+    hub.next = (url) => {
+      url.searchParams.set("cursor", "2");
+      return url.href;
+    };
+    await expect(open()).rejects.toThrow("the list of the files of owner/small-model leads back to a page that was read.");
+  });
+
+  test("gives the token to nobody but the Hub", async () => {
+    await using secret = await serveHub(id, files, "secret");
+    secret.pageSize = 2;
+    secret.next = (url) => Object.assign(new URL(url), { host: hub.endpoint.slice(7) }).href;
+    hub.pageSize = 2;
+    const folder = await open({ endpoint: secret.endpoint, token: "secret" });
+    expect(folder.files.size).toBe(Object.keys(files).length);
+    expect(hub.requests).toEqual([`GET /api/models/${id}/tree/${hub.sha}`, `GET /api/models/${id}/tree/${hub.sha}`]);
+    expect(hub.tokens).toEqual([undefined, undefined]);
+    expect(new Set(secret.tokens)).toEqual(new Set(["Bearer secret"]));
+  });
+
+  test("reads parts of files by requests where there is no file system", async () => {
+    const { getBuiltinModule } = process;
+    process.getBuiltinModule = (() => undefined) as typeof getBuiltinModule;
+    try {
+      const { size, read } = await (await open()).open("model.safetensors");
+      expect(size).toBe(weights.length);
+      expect(Buffer.from(await read(1000, 70_000)).equals(weights.subarray(1000, 70_000))).toBe(true);
+      expect(Buffer.from(await read(0, size)).equals(weights)).toBe(true);
+      expect(await read(5, 5)).toEqual(new Uint8Array());
+      expect(ranges().map((request) => request.split(" ")[2])).toEqual(["bytes=1000-69999", undefined]);
+      // no part of what comes is taken for another
+      const whole: Parameters<typeof status> = [200, { "content-length": String(weights.length) }];
+      hub.faults.push((_, response, content) => {
+        response.writeHead(...whole).end(content);
+        return true;
+      });
+      expect(Buffer.from(await read(1000, 70_000)).equals(weights.subarray(1000, 70_000))).toBe(true);
+      hub.faults.push((_, response, content) => {
+        response.writeHead(206).end(content.subarray(0, 10));
+        return true;
+      });
+      await expect(read(1000, 2000)).rejects.toThrow("gave 10 bytes where 1000 were asked for.");
+      hub.faults.push(status(500), (_, response, content) => {
+        response.writeHead(206, { "content-length": 1000 }).write(content.subarray(0, 10));
+        setTimeout(() => response.destroy(), 20);
+        return true;
+      });
+      expect(Buffer.from(await read(1000, 2000)).equals(weights.subarray(1000, 2000))).toBe(true);
+    } finally {
+      process.getBuiltinModule = getBuiltinModule;
+    }
   });
 
   test.each([
@@ -133,13 +194,22 @@ describe("hubFolder", () => {
 
   test.each(["../evil", "/etc/passwd", "a/../../b", "a\\b", "", "a//b", "C:evil", 7, null])(
     "refuses a listing with %j",
-    async (rfilename) => {
-      hub.tamper = ({ sha, siblings }) => ({ sha, siblings: [...siblings, { rfilename, size: 1, blobId: "0".repeat(40) }] });
+    async (path) => {
+      hub.tamper = ({ sha, files }) => ({ sha, files: [...files, { type: "file", path, size: 1, oid: "0".repeat(40) }] });
       await expect(open()).rejects.toThrow("which is no name within a folder.");
     },
   );
 
-  test.each([{}, [], null, { sha: "main", siblings: [] }, { sha: "0".repeat(40) }])("refuses %j as a listing", async (json) => {
+  const commit = "0".repeat(40);
+  test.each([
+    {},
+    [],
+    null,
+    { sha: "main", files: [] },
+    { sha: commit },
+    { sha: commit, files: 7 },
+    { sha: commit, files: [null] },
+  ])("refuses %j as a listing", async (json) => {
     hub.tamper = () => json;
     await expect(open()).rejects.toThrow("is no list of the files of owner/small-model.");
   });
@@ -161,7 +231,7 @@ describe("a download", () => {
   test("goes on where the connection was cut, any number of times while bytes arrive", async () => {
     hub.faults.push(cut(50_000), cut(1000), cut(70_000), cut(1000), cut(1000), cut(1000));
     expect((await fetched("model.safetensors", { attempts: 2 })).equals(weights)).toBe(true);
-    const starts = ranges().map((range) => Number(/bytes=(\d+)-$/.exec(range)?.[1] ?? 0));
+    const starts = ranges().map((range) => Number(/bytes=(\d+)-299999$/.exec(range)?.[1] ?? 0));
     expect(starts).toEqual([0, 50_000, 51_000, 121_000, 122_000, 123_000, 124_000]);
     expect(blobs()).toEqual([sha256(weights)]);
   });
@@ -174,7 +244,7 @@ describe("a download", () => {
     expect(kept.equals(weights.subarray(0, 120_000))).toBe(true);
     hub.faults.length = 0;
     expect((await fetched("model.safetensors")).equals(weights)).toBe(true);
-    expect(ranges().at(-1)).toContain("bytes=120000-");
+    expect(ranges().at(-1)).toContain("bytes=120000-299999");
     expect(blobs()).toEqual([sha256(weights)]);
   });
 
@@ -197,6 +267,12 @@ describe("a download", () => {
     rmSync(repository(), { recursive: true });
     hub.faults.push(cut(50_000), status(416));
     expect((await fetched("model.safetensors")).equals(weights)).toBe(true);
+  });
+
+  test("tries again where an answer has no content at all", async () => {
+    hub.faults.push(status(204));
+    expect((await fetched("model.safetensors", { timeout: 1000 })).equals(weights)).toBe(true);
+    expect(ranges().length).toBe(2);
   });
 
   test("refuses another content in the middle, another size, and more than was listed", async () => {
@@ -249,7 +325,7 @@ describe("a download", () => {
   });
 
   test("says that the disk is full before it begins, and where it may not write", async () => {
-    hub.tamper = ({ sha, siblings }) => ({ sha, siblings: siblings.map((each) => ({ ...each, size: 2 ** 52 })) });
+    hub.tamper = ({ sha, files }) => ({ sha, files: files.map((each) => ({ ...each, size: 2 ** 52 })) });
     await expect(fetched("model.safetensors")).rejects.toThrow(
       /has no room for model\.safetensors, 4503599627370496 more bytes\. Free some/,
     );
@@ -277,6 +353,28 @@ describe("a download", () => {
     expect(readFileSync(join(repository(), "blobs", sha256(weights))).equals(weights)).toBe(true);
     expect(blobs()).toEqual([sha256(weights)]);
   });
+});
+
+test("without @huggingface/hub the cache is read, and the Hub is not asked but said to need it", async () => {
+  await fetched("config.json");
+  const hook = `export const resolve = (specifier, context, next) => {
+    if (specifier !== "@huggingface/hub") return next(specifier, context);
+    throw Object.assign(new Error("Cannot find package '@huggingface/hub'"), { code: "ERR_MODULE_NOT_FOUND" });
+  }`;
+  const script = `
+    import { register } from "node:module";
+    register("data:text/javascript," + ${JSON.stringify(encodeURIComponent(hook))});
+    const { hubFolder } = await import(${JSON.stringify(new URL("../../dist/src/formats/index.js", import.meta.url).href)});
+    const options = ${JSON.stringify(options())};
+    console.log([...(await hubFolder("${id}", { ...options, offline: true })).files].join());
+    await hubFolder("${id}", options).catch(({ name, message }) => console.log(name + ": " + message));`;
+  hub.requests.length = 0;
+  const { stdout } = await promisify(execFile)("node", ["--input-type=module", "-e", script]);
+  expect(stdout.trim().split("\n")).toEqual([
+    "config.json",
+    "ConfigError: hub: what the Hub is asked with, @huggingface/hub, cannot be imported: Cannot find package '@huggingface/hub'. Install it with: npm install @huggingface/hub",
+  ]);
+  expect(hub.requests).toEqual([]);
 });
 
 describe("without a network", () => {
