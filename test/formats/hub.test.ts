@@ -1,73 +1,29 @@
 /** The Hub, as a server on this machine that does everything a network can do to a download. Never the real one. */
 import { execFile } from "node:child_process";
-import {
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { download, useDevice } from "../../src/compile/program.ts";
-import { createReference } from "../../src/devices/reference/device.ts";
+import { beforeEach, describe, expect, test, vi } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
 import { readText } from "../../src/formats/folder.ts";
-import { type HubOptions, type HubProgress, hubFolder, isHubId } from "../../src/formats/hub.ts";
-import type { Module } from "../../src/nn/module.ts";
-import { loadAdapter } from "../../src/peft/index.ts";
-import { loadTokenizer } from "../../src/text/load-tokenizer.ts";
+import { type HubProgress, hubFolder, isHubId } from "../../src/formats/hub.ts";
 import { loadModel } from "../../src/train/load-model.ts";
-import { integers } from "../nn/tensors.ts";
-import { type answer, cut as cutAfter, etagOf, gitSha, type HubServer, serveHub, sha256, status } from "./hub-server.ts";
-
-const id = "owner/small-model";
-const config = Buffer.from('{"model_type": "llama"}');
-const weights = Buffer.from(Uint8Array.from({ length: 300_000 }, (_, i) => (i * 7 + (i >> 8)) & 255));
-const files = { "config.json": config, "model.safetensors": weights, "sub/notes.txt": Buffer.from("é"), empty: Buffer.alloc(0) };
-
-let hub: HubServer;
-let cache: string;
-/** Bytes of the file that is being downloaded that have arrived. */
-let received: number;
-const cut = (bytes: number) => cutAfter(bytes, () => received);
-beforeEach(async () => {
-  received = 0;
-  for (const key of Object.keys(process.env)) if (/^(HF_|HUGGING|TRANSFORMERS_)/.test(key)) vi.stubEnv(key, "");
-  cache = mkdtempSync(join(tmpdir(), "lorikeet-hub-"));
-  vi.stubEnv("HF_HOME", cache); // no token of the person who runs this
-  hub = await serveHub(id, files);
-});
-afterEach(async () => {
-  vi.unstubAllEnvs();
-  await hub[Symbol.asyncDispose]();
-  rmSync(cache, { recursive: true, force: true });
-});
-
-const options = (more: HubOptions = {}): HubOptions => ({
-  endpoint: hub.endpoint,
-  cacheDir: cache,
-  retryDelay: 1,
-  timeout: 2000,
-  onProgress: (progress) => {
-    received = progress.received;
-  },
-  ...more,
-});
-const open = (more?: HubOptions) => hubFolder(id, options(more));
-const fetched = async (file: string, more?: HubOptions) => {
-  const { size, read } = await (await open(more)).open(file);
-  return Buffer.from(await read(0, size));
-};
-const repository = () => join(cache, "models--owner--small-model");
-const blobs = () => readdirSync(join(repository(), "blobs")).sort();
-const ranges = () => hub.requests.filter((request) => request.includes("model.safetensors"));
+import {
+  blobs,
+  cache,
+  config,
+  cut,
+  fetched,
+  files,
+  hub,
+  id,
+  open,
+  options,
+  ranges,
+  repository,
+  weights,
+} from "./hub-per-test.ts";
+import { type answer, etagOf, gitSha, serveHub, sha256, status } from "./hub-server.ts";
 
 describe("hubFolder", () => {
   test("lists files and downloads what is opened, into the layout of Python's cache", async () => {
@@ -102,66 +58,6 @@ describe("hubFolder", () => {
     expect(ranges().length).toBe(2);
     expect(ranges()[0]).toContain("bytes=0-0");
     expect(blobs()).toEqual([sha256(weights)]);
-  });
-
-  test("reads a listing of several pages, and begins it anew where one is cut", async () => {
-    hub.pageSize = 2;
-    hub.listingFaults.push(undefined, undefined, (response) => {
-      response.writeHead(200, { "content-type": "application/json", "content-length": 1000 }).write('[{"type": "file",');
-      setTimeout(() => response.destroy(), 20);
-    });
-    expect([...(await open()).files].sort()).toEqual(Object.keys(files).sort());
-    expect(hub.requests.filter((request) => request.includes("/tree/")).length).toBe(2 + 3);
-    hub.next = (url) => {
-      url.searchParams.set("cursor", "2");
-      return url.href;
-    };
-    await expect(open()).rejects.toThrow("the list of the files of owner/small-model leads back to a page that was read.");
-  });
-
-  test("gives the token to nobody but the Hub", async () => {
-    await using secret = await serveHub(id, files, "secret");
-    secret.pageSize = 2;
-    secret.next = (url) => Object.assign(new URL(url), { host: hub.endpoint.slice(7) }).href;
-    hub.pageSize = 2;
-    const folder = await open({ endpoint: secret.endpoint, token: "secret" });
-    expect(folder.files.size).toBe(Object.keys(files).length);
-    expect(hub.requests).toEqual([`GET /api/models/${id}/tree/${hub.sha}`, `GET /api/models/${id}/tree/${hub.sha}`]);
-    expect(hub.tokens).toEqual([undefined, undefined]);
-    expect(new Set(secret.tokens)).toEqual(new Set(["Bearer secret"]));
-  });
-
-  test("reads parts of files by requests where there is no file system", async () => {
-    const { getBuiltinModule } = process;
-    process.getBuiltinModule = (() => undefined) as typeof getBuiltinModule;
-    try {
-      const { size, read } = await (await open()).open("model.safetensors");
-      expect(size).toBe(weights.length);
-      expect(Buffer.from(await read(1000, 70_000)).equals(weights.subarray(1000, 70_000))).toBe(true);
-      expect(Buffer.from(await read(0, size)).equals(weights)).toBe(true);
-      expect(await read(5, 5)).toEqual(new Uint8Array());
-      expect(ranges().map((request) => request.split(" ")[2])).toEqual(["bytes=1000-69999", undefined]);
-      // no part of what comes is taken for another
-      const whole: Parameters<typeof status> = [200, { "content-length": String(weights.length) }];
-      hub.faults.push((_, response, content) => {
-        response.writeHead(...whole).end(content);
-        return true;
-      });
-      expect(Buffer.from(await read(1000, 70_000)).equals(weights.subarray(1000, 70_000))).toBe(true);
-      hub.faults.push((_, response, content) => {
-        response.writeHead(206).end(content.subarray(0, 10));
-        return true;
-      });
-      await expect(read(1000, 2000)).rejects.toThrow("gave 10 bytes where 1000 were asked for.");
-      hub.faults.push(status(500), (_, response, content) => {
-        response.writeHead(206, { "content-length": 1000 }).write(content.subarray(0, 10));
-        setTimeout(() => response.destroy(), 20);
-        return true;
-      });
-      expect(Buffer.from(await read(1000, 2000)).equals(weights.subarray(1000, 2000))).toBe(true);
-    } finally {
-      process.getBuiltinModule = getBuiltinModule;
-    }
   });
 
   test.each([
@@ -355,28 +251,6 @@ describe("a download", () => {
   });
 });
 
-test("without @huggingface/hub the cache is read, and the Hub is not asked but said to need it", async () => {
-  await fetched("config.json");
-  const hook = `export const resolve = (specifier, context, next) => {
-    if (specifier !== "@huggingface/hub") return next(specifier, context);
-    throw Object.assign(new Error("Cannot find package '@huggingface/hub'"), { code: "ERR_MODULE_NOT_FOUND" });
-  }`;
-  const script = `
-    import { register } from "node:module";
-    register("data:text/javascript," + ${JSON.stringify(encodeURIComponent(hook))});
-    const { hubFolder } = await import(${JSON.stringify(new URL("../../dist/src/formats/index.js", import.meta.url).href)});
-    const options = ${JSON.stringify(options())};
-    console.log([...(await hubFolder("${id}", { ...options, offline: true })).files].join());
-    await hubFolder("${id}", options).catch(({ name, message }) => console.log(name + ": " + message));`;
-  hub.requests.length = 0;
-  const { stdout } = await promisify(execFile)("node", ["--input-type=module", "-e", script]);
-  expect(stdout.trim().split("\n")).toEqual([
-    "config.json",
-    "ConfigError: hub: what the Hub is asked with, @huggingface/hub, cannot be imported: Cannot find package '@huggingface/hub'. Install it with: npm install @huggingface/hub",
-  ]);
-  expect(hub.requests).toEqual([]);
-});
-
 describe("without a network", () => {
   let nowhere: { endpoint: string };
   beforeEach(async () => {
@@ -421,65 +295,6 @@ test("settings come from the variables that Python reads", async () => {
   expect(readdirSync(join(cache, "hub"))).toEqual(["models--owner--small-model"]);
   vi.stubEnv("HF_ENDPOINT", "huggingface.co");
   await expect(hubFolder(id)).rejects.toThrow('the endpoint of the Hub (= "huggingface.co") is no http address.');
-});
-
-test("models and tokenizers are loaded by name, with only the files that they need", async () => {
-  const folder = join(import.meta.dirname, "../fixtures/models/llama");
-  const tokenizer = readFileSync(join(import.meta.dirname, "../fixtures/tokenizers/bpe_gpt2/tokenizer.json"));
-  const content = (file: string) => readFileSync(join(folder, file));
-  await using models = await serveHub(id, {
-    "config.json": content("config.json"),
-    "model.safetensors": content("model.safetensors"),
-    "pytorch_model.bin": Buffer.from("a pickle"),
-    "tokenizer.json": tokenizer,
-    "README.md": Buffer.from("# model"),
-  });
-  const settings = { ...options(), endpoint: models.endpoint };
-  using device = createReference();
-  useDevice(device);
-  const { model, tokenizer: own } = await loadModel(id, settings);
-  const { model: here } = await loadModel(folder);
-  expect(model.numParameters()).toBe(here.numParameters());
-  expect(own.decode(own.encode("the whale"))).toBe("the whale");
-  expect((await loadTokenizer(id, settings)).vocabularySize).toBe(own.vocabularySize);
-  const asked = models.requests.map((request) => request.split("/").at(-1));
-  expect(asked).not.toContain("pytorch_model.bin");
-  expect(asked).not.toContain("README.md");
-  expect(asked.filter((file) => file === "model.safetensors").length).toBe(1);
-});
-
-test("adapters are loaded from the Hub, from a folder within it, and from files", async () => {
-  using device = createReference();
-  useDevice(device);
-  const base = join(import.meta.dirname, "../fixtures/peft/base/llama");
-  const folder = join(import.meta.dirname, "../fixtures/peft/shared/a");
-  const content = (file: string) => readFileSync(join(folder, file));
-  const adapter = {
-    "adapter_config.json": content("adapter_config.json"),
-    "adapter_model.safetensors": content("adapter_model.safetensors"),
-  };
-  await using adapters = await serveHub(id, {
-    ...adapter,
-    ...Object.fromEntries(Object.entries(adapter).map(([file, bytes]) => [`poetry/${file}`, bytes])),
-  });
-  const settings = { ...options(), endpoint: adapters.endpoint };
-  const logits = async (load: (model: Module) => Promise<unknown>) => {
-    const { model } = await loadModel(base);
-    await load(model);
-    return [...(await download(model.forward({ inputIds: integers([1, 2, 3, 4], [1, 4]) }).logits))];
-  };
-  const expected = await logits((model) => loadAdapter(model, folder));
-  expect(await logits(async () => {})).not.toEqual(expected);
-  expect(await logits((model) => loadAdapter(model, id, settings))).toEqual(expected);
-  expect(await logits((model) => loadAdapter(model, id, { ...settings, subfolder: "poetry" }))).toEqual(expected);
-  const given = Object.entries(adapter).map(([file, bytes]) => new File([bytes], file));
-  expect(await logits((model) => loadAdapter(model, { files: given }))).toEqual(expected);
-  const { model } = await loadModel(base);
-  await expect(loadAdapter(model, id, { ...settings, subfolder: "prose" })).rejects.toThrow('has no folder "prose".');
-  await using within = await serveHub(id, { "poetry/adapter_config.json": content("adapter_config.json") });
-  await expect(loadAdapter(model, id, { ...settings, endpoint: within.endpoint })).rejects.toThrow(
-    `readAdapter: "${id}" has no adapter_config.json. Adapters are in: ${id}/poetry.`,
-  );
 });
 
 test("which texts may be names of repositories", () => {
