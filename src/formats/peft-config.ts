@@ -15,6 +15,8 @@ export interface Kind<T> {
   /** Only for its type. */
   readonly value?: T;
   accepts(value: unknown): boolean;
+  /** All values, where they are few texts. */
+  readonly choices?: readonly string[];
   /** Python writes these numbers with a point even when whole: the value itself, or the named entries of an object. */
   readonly float?: true | readonly string[];
 }
@@ -83,6 +85,7 @@ export const float = (minimum = Number.NEGATIVE_INFINITY, maximum = Number.POSIT
 export const choice = <const Choices extends readonly string[]>(...choices: Choices): Kind<Choices[number]> => ({
   expects: `one of ${choices.map((word) => `"${word}"`).join(", ")}`,
   accepts: (x) => choices.includes(x as string),
+  choices,
 });
 
 /** A nested config. @param floats its keys that Python holds as float */
@@ -213,7 +216,9 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
 /** What is wrong with the value of a key, as a sentence. */
 export function problemWith(name: string, value: unknown, { default: initial, kinds }: ConfigKey<unknown>): string | undefined {
   if ((value === null && initial === null) || kinds.some((kind) => kind.accepts(value))) return undefined;
-  return `\`${name}\` (= ${wordJson(value, 80)}) must be ${kinds.map((kind) => kind.expects).join(" or ")}.`;
+  const choices = kinds.flatMap((kind) => kind.choices ?? []);
+  const near = typeof value === "string" ? nearestName(value, choices) : undefined;
+  return `\`${name}\` (= ${wordJson(value, 80)}) must be ${kinds.map((kind) => kind.expects).join(" or ")}.${near === undefined ? "" : ` Did you mean ${JSON.stringify(near)}?`}`;
 }
 
 /**

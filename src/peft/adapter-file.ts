@@ -22,6 +22,7 @@ import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, baseModules, getAdapter } from "./adapted-model.ts";
 import { type LayerAdapter, liveName } from "./adapter-layer.ts";
 import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach, type Starts } from "./attach.ts";
+import { withoutIgnored } from "./contradiction.ts";
 import { type AnyConfig, type AnyLayerMethod, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
 import { methods } from "./methods.ts";
 import { toPlainLora } from "./plain-lora.ts";
@@ -178,14 +179,13 @@ export async function readFor(
   const operation = "loadAdapter";
   const known: readonly AnyMethod[] = Object.values(methods);
   const read = await readAdapter<ConfigSchema>(source, [...new Set(known.map(({ schema }) => schema))], where);
-  const config = toCamel(read.config);
-  const candidates = known.filter(({ schema }) => schema === read.schema);
-  const means = ({ variant, isMeant }: AnyMethod) =>
-    isMeant?.(config) ?? Object.entries(variant ?? {}).every(([key, value]) => config[key] === value);
-  const method = candidates.find((each) => each.variant && means(each)) ?? candidates.find((each) => !each.variant);
-  if (!method) throw new ConfigError(`no method is for this ${read.schema.peftType} config.`, { operation, got: read.config });
+  const of = known.find(({ schema, variantOf }) => schema === read.schema && !variantOf);
+  if (!of) throw new ConfigError(`no method is for this ${read.schema.peftType} config.`, { operation, got: read.config });
+  const given = toCamel(read.config);
+  const { config, warnings: ignored } = withoutIgnored(given, of.ignored?.(given));
   // the flag says nothing about the adapter: PEFT writes true whatever it was
-  const checked = method({ ...config, inferenceMode: !trainable, peftVersion: null }) as unknown as AnyAdapterConfig;
+  const checked = of({ ...config, inferenceMode: !trainable, peftVersion: null }) as unknown as AnyAdapterConfig;
+  const { method } = checked;
   const tensors = method.packed?.unpack(read.tensors, checked.config, trainable) ?? read.tensors;
   const plan = planAttach(model, checked, name);
   const wholes = findWholes(plan, tensors);
@@ -201,7 +201,7 @@ export async function readFor(
   const rows = await Promise.all([...tables].map(async ([file, each]) => [file, toFloat32(await each.load(), each.dtype)]));
   const whole = await readWholes(model, wholes);
   const base = await readWeights(tensors, weights);
-  const warnings = [...read.warnings, ...plan.warnings, ...[method.whenLoaded?.(checked.config) ?? []].flat()];
+  const warnings = [...read.warnings, ...ignored, ...plan.warnings, ...[method.whenLoaded?.(checked.config) ?? []].flat()];
   const starts: Starts = {
     shared: () => values.get(sharedPath) ?? initialiseShared(plan, new TorchGenerator(seed)),
     layer({ path, method: of, base: layer, config: own }) {

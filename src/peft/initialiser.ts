@@ -80,6 +80,13 @@ export function findInitialiser(name: unknown): Initialiser {
   });
 }
 
+/** Parts that belong to another initialiser than the one named, and are given all the same. */
+export const partsOfOthers = (name: unknown, config: Readonly<Record<string, unknown>>): { option: string; of: string }[] =>
+  Object.entries(parts).flatMap(([of, { option }]) => {
+    const isGiven = config[option] && (option !== "loftqConfig" || Object.keys(config[option]).length > 0);
+    return isGiven && of !== String(name) ? [{ option, of }] : [];
+  });
+
 /**
  * The initialiser's own part of a config, in PEFT's spelling with every default; `null` where it has none.
  *

@@ -13,6 +13,7 @@ import type { Shape } from "../graph/shape.ts";
 import type { Matrix } from "../linalg/matrix.ts";
 import type { Layer, Module } from "../nn/module.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
+import { checkLayers } from "./contradiction.ts";
 import type { LayerKind } from "./layer-kind.ts";
 import type { AnyPromptMethod } from "./prompt/prompt-method.ts";
 import type { MethodSchedule } from "./schedule.ts";
@@ -172,9 +173,11 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly keys: readonly (keyof Config & string)[];
   /** Maps from patterns of module paths to values, and the key whose value they replace: `rankPattern: "r"`. */
   readonly patterns?: Readonly<Partial<Record<keyof Config & string, keyof Config & string>>>;
-  /** What tells the method from others with the same PEFT name; defaults that cannot be changed: `{ useDora: true }`. */
+  /** The method with the same PEFT name that this is another form of; its function gives this one, too, for a config that means it. */
+  readonly variantOf?: Method<Schema>;
+  /** What tells it from that one; defaults that cannot be changed: `{ useDora: true }`. */
   readonly variant?: Partial<Config>;
-  /** Whether a file's config means this method; whether it has the variant's values, when absent. */
+  /** Whether a config means this variant; whether it has the variant's values, when absent. */
   isMeant?(config: Config): boolean;
   /** @throws {ConfigError} for values that contradict each other */
   check?(config: Config): void;
@@ -184,6 +187,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   choose?(paths: readonly string[], config: Config): readonly string[];
   /** The config with what depends on the model's type filled in, as it is saved. */
   complete?(config: Config, modelType: string | undefined): Config;
+  /** Keys of a file's config that PEFT has ignored, although they are not at their defaults. */
+  ignored?(config: Config): readonly (keyof Config & string)[];
   /** What is odd about such an adapter when it comes from a file; a warning. */
   whenLoaded?(config: Config): string | undefined;
   /** A fresh adapter with this config changes nothing. Absent where none does. */
@@ -231,6 +236,8 @@ export interface Method<Schema extends ConfigSchema = ConfigSchema, Config = Met
   (options?: Partial<Config>): AdapterConfig<Schema>;
   /** PEFT's name. */
   readonly peftType: Schema["peftType"];
+  /** Other forms of it, as far as they are loaded. */
+  readonly variants: readonly AnyMethod[];
 }
 
 /** Default targets by model type. */
@@ -261,19 +268,56 @@ const commonKeys = [
  * function. See methods/lora.ts.
  */
 export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefinition<Schema>): Method<Schema> {
-  const { schema } = definition;
-  const method = (options: AnyConfig = {}) => {
+  const { schema, variantOf } = definition;
+  const variants: AnyMethod[] = [];
+  const method = (options: AnyConfig = {}): { readonly method: AnyMethod; readonly config: AnyConfig } => {
+    const meant = meantVariant(made, options);
+    if (meant !== made) return meant(options);
     const config = checkedConfig(definition as MethodDefinition<ConfigSchema, AnyConfig>, options);
+    checkLayers(wordMethod(schema), config);
     definition.check?.(config as MethodConfig<Schema>);
-    return { method, config };
+    return { method: made, config };
   };
-  return Object.assign(method, { ...definition, peftType: schema.peftType }) as unknown as Method<Schema>;
+  const made: AnyMethod = Object.assign(method, { ...definition, peftType: schema.peftType, variants }) as unknown as AnyMethod;
+  if (variantOf) (variantOf.variants as AnyMethod[]).push(made);
+  return made;
+}
+
+/**
+ * The method itself, or the one of its variants that the options ask for.
+ * @throws {ConfigError} where they ask for two, or for another than a variant that was called by name
+ */
+function meantVariant(method: AnyMethod, options: AnyConfig): AnyMethod {
+  const { variantOf, schema } = method;
+  const family: readonly AnyMethod[] = (variantOf ?? method).variants;
+  if (family.length === 0) return method;
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  const config: AnyConfig = { ...toCamel(defaultConfig(schema)), ...method.variant, ...given };
+  const means = ({ variant, isMeant }: AnyMethod): boolean =>
+    isMeant?.(config) ?? Object.entries(variant ?? {}).every(([key, value]) => config[key] === value);
+  const keyOf = ({ variant }: AnyMethod) => Object.keys(variant ?? {})[0] as string;
+  const meant = family.filter(means);
+  const [first, second] = meant;
+  const operation = wordMethod(schema);
+  if (first && second)
+    throw new ConfigError(
+      `\`${keyOf(first)}\` and \`${keyOf(second)}\` are two forms of ${schema.peftType}, of which an adapter has one.`,
+      { operation, got: options, hint: "Leave one of them out." },
+    );
+  if (variantOf && first !== method)
+    throw new ConfigError(`\`${keyOf(method)}\` (= ${wordJson(config[keyOf(method)])}) is not what this method is.`, {
+      operation,
+      got: options,
+      hint: `Leave it out, or call ${operation}.`,
+    });
+  return first ?? method;
 }
 
 /** The lower-case name by which people call the method: `lora`. */
 export const wordMethod = (schema: ConfigSchema): string => schema.peftType.toLowerCase();
 
-function checkedConfig({ schema, keys, variant }: MethodDefinition<ConfigSchema, AnyConfig>, options: AnyConfig): AnyConfig {
+function checkedConfig(definition: MethodDefinition<ConfigSchema, AnyConfig>, options: AnyConfig): AnyConfig {
+  const { schema, keys, variant, variantOf } = definition;
   const operation = wordMethod(schema);
   const fileKeys = new Map(Object.keys(schema.keys).map((key) => [camel(key), key]));
   const config: Record<string, unknown> = { ...toCamel(defaultConfig(schema)), ...variant };
@@ -292,7 +336,12 @@ function checkedConfig({ schema, keys, variant }: MethodDefinition<ConfigSchema,
     const problem = problemWith(key, value, (schema.keys as ConfigKeys)[fileKey]!);
     if (problem !== undefined) throw new ConfigError(problem, { operation, got: value });
     if (!does.has(key) && wordJson(value, Number.POSITIVE_INFINITY) !== wordJson(config[key], Number.POSITIVE_INFINITY))
-      throw new ConfigError(`\`${key}\` (= ${wordJson(value)}) is not implemented.`, { operation, got: value });
+      throw new ConfigError(
+        variantOf?.keys.includes(key)
+          ? `\`${key}\` (= ${wordJson(value)}) does not go with \`${Object.keys(variant ?? {})[0]}\`.`
+          : `\`${key}\` (= ${wordJson(value)}) is not implemented.`,
+        { operation, got: value },
+      );
     config[key] = value;
   }
   return config;

@@ -4,6 +4,7 @@
  */
 import { ConfigError, nearestName } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
+import { checkLayers } from "./contradiction.ts";
 import { defaultTargets } from "./default-target.ts";
 import { kindOf, type LayerKind } from "./layer-kind.ts";
 import type { AnyMethod } from "./method.ts";
@@ -62,7 +63,7 @@ export function chooseTargets(
   anyModule = false,
 ): Targets {
   const options: TargetOptions = { ...absent, ...given };
-  checkLayers(options);
+  checkLayers(operation, { ...options });
   const targets = expand(model, options, table);
   const saved = [...(model.saved?.keys() ?? [])];
   const listed = options.excludeModules === null ? () => false : matching(options.excludeModules, "excludeModules");
@@ -105,20 +106,6 @@ export function chooseTargets(
           .filter((item) => !all.some((path) => isSuffix([item], path)))
           .map((item) => `${operation}: no module matches "${item}" of targetModules.`);
   return { paths, targetModules: typeof targets === "string" ? targets : shortened(targets, all), warnings };
-}
-
-function checkLayers({ targetModules, layersToTransform, layersPattern }: TargetOptions): void {
-  if (layersPattern?.length && layersToTransform === null)
-    refuse(
-      `\`layersPattern\` (= ${JSON.stringify(layersPattern)}) needs \`layersToTransform\`, the layers' numbers.`,
-      layersPattern,
-    );
-  if (typeof targetModules === "string" && layersToTransform !== null)
-    refuse(
-      "`layersToTransform` goes with a list of targetModules, not with a text.",
-      layersToTransform,
-      "Put the layers into the pattern.",
-    );
 }
 
 const isBelow = (items: readonly string[], path: string): boolean => items.some((item) => path.endsWith(`.${item}`));

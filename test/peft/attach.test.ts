@@ -16,6 +16,8 @@ import {
   deleteAdapter,
   detach,
   disabled,
+  dora,
+  kasa,
   lora,
   merge,
   mergeAndUnload,
@@ -192,8 +194,20 @@ describe("a config", () => {
     [{ loraAlfa: 4 }, "lora: `loraAlfa` is not an option of LORA. Did you mean `loraAlpha`?"],
     [{ loraDropout: 1 }, "lora: `loraDropout` (= 1) must be less than 1."],
     [{ initLoraWeights: "gausian" }, 'lora: `initLoraWeights` (= "gausian") is not one of true, false, "gaussian", "orthogonal"'],
-    [{ useDora: true }, "lora: `useDora` (= true) is not implemented."],
-    [{ bias: "some" }, 'lora: `bias` (= "some") must be one of "none", "all", "lora_only".'],
+    [{ useQalora: true }, "lora: `useQalora` (= true) is not implemented."],
+    [{ bias: "some" }, 'lora: `bias` (= "some") must be one of "none", "all", "lora_only". Did you mean "none"?'],
+    [{ bias: "lora_olny" }, 'Did you mean "lora_only"?'],
+    [{ taskType: "CAUSALLM" }, 'Did you mean "CAUSAL_LM"?'],
+    [{ useDora: true, kasaConfig: {} }, "lora: `useDora` and `kasaConfig` are two forms of LORA, of which an adapter has one."],
+    [{ useDora: true, loraBias: true }, "lora: `loraBias` (= true) does not go with `useDora`."],
+    [{ useDora: true, initLoraWeights: "mica" }, 'dora: `useDora` does not go with `initLoraWeights` "mica"'],
+    [{ layersPattern: "h" }, 'lora: `layersPattern` (= "h") needs `layersToTransform`, the layers\' numbers.'],
+    [{ targetModules: "q.*", layersToTransform: 1 }, "lora: `layersToTransform` goes with a list of targetModules"],
+    [
+      { evaConfig: {} },
+      'lora: `evaConfig` does nothing with `initLoraWeights` (= true). Write initLoraWeights: "eva", or leave it out.',
+    ],
+    [{ initLoraWeights: "eva", loftqConfig: { loftq_bits: 4 } }, "lora: `loftqConfig` does nothing with"],
     [
       { loraBias: true, initLoraWeights: "gaussian" },
       "lora: `loraBias` goes with `initLoraWeights` true or false only, as in PEFT.",
@@ -202,6 +216,15 @@ describe("a config", () => {
     [{ targetModules: 3 }, "lora: `targetModules` (= 3) must be a text or a list of texts."],
   ])("%j is refused", (options, message) => {
     expect(() => lora(options as never)).toThrow(message);
+  });
+
+  it("may ask for another form of LoRA by PEFT's key", () => {
+    expect(lora({ r: 2, useDora: true })).toEqual(dora({ r: 2 }));
+    expect(lora({ kasaConfig: { beta: 1 } }).method).toBe(kasa);
+    expect(() => dora({ useDora: false })).toThrow(
+      "lora: `useDora` (= false) is not what this method is. Leave it out, or call lora.",
+    );
+    expect(() => dora({ kasaConfig: {} })).toThrow("`useDora` and `kasaConfig` are two forms");
   });
 
   it("may name what is not implemented when it is at its default", () => {

@@ -102,11 +102,11 @@ describe("targets", () => {
     ],
     [
       { targetModules: ["q_proj"], layersPattern: "layers" },
-      'attach: `layersPattern` (= "layers") needs `layersToTransform`, the layers\' numbers.',
+      'lora: `layersPattern` (= "layers") needs `layersToTransform`, the layers\' numbers.',
     ],
     [
       { targetModules: ".*q_proj", layersToTransform: [1] },
-      "attach: `layersToTransform` goes with a list of targetModules, not with a text. Put the layers into the pattern.",
+      "lora: `layersToTransform` goes with a list of targetModules, not with a text. Put the layers into the pattern.",
     ],
   ])("%j is refused", (options, message) => {
     expect(() => attach(new SmallModel(), lora(options))).toThrow(message);

@@ -90,6 +90,7 @@ const linear: LayerMethod<LoraConfig, "A" | "B"> = {
 /** BD-LoRA: `bdlora({ r: 8, useBdlora: { target_modules_bd_a: ["o_proj"], target_modules_bd_b: ["q_proj"], nblocks: 2 } })`. */
 export const bdlora = defineMethod({
   schema: lora.schema,
+  variantOf: lora,
   variant: { useBdlora: {} },
   isMeant: ({ useBdlora }) => useBdlora !== null,
   papers: ["https://arxiv.org/abs/2510.23346"],
@@ -103,14 +104,14 @@ export const bdlora = defineMethod({
     lora.check?.(config);
     subConfig("useBdlora", config.useBdlora, keys);
     const { initLoraWeights: init } = config;
-    if (typeof init !== "boolean" && init !== "gaussian")
+    if (typeof init !== "boolean" && !["gaussian", "orthogonal"].includes(init))
       throw new ConfigError(`\`useBdlora\` does not go with \`initLoraWeights\` (= ${JSON.stringify(init)}).`, {
         operation: "bdlora",
         got: init,
-        hint: 'Use true, false or "gaussian".',
+        hint: 'Use true, false, "gaussian" or "orthogonal".',
       });
   },
-  ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
+  startsAtZero: (config) => config.initLoraWeights !== "orthogonal" && lora.startsAtZero?.(config) === true,
   complete: (config) => ({ ...config, useBdlora: subConfig("useBdlora", config.useBdlora, keys) }),
   layers: { linear },
   samples(draw, { in: into, out }) {

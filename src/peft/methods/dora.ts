@@ -7,6 +7,7 @@
  * B·A alone, and with several adapters n is that of the layer's own weight with this adapter only.
  */
 import { currentDevice, upload } from "../../compile/program.ts";
+import { ConfigError } from "../../errors.ts";
 import type { TypedArray } from "../../graph/dtype.ts";
 import { add, cast, div, mul, sqrt, sub } from "../../graph/elementwise.ts";
 import { reshape, stopGradient } from "../../graph/movement.ts";
@@ -103,15 +104,23 @@ const embedding: Dora = {
   forward: (ids, base, p, c, use) => mul(gains(base, p, c, use.scale), low(base).forward(ids, base, p, c, use)),
 };
 
-/** DoRA: `dora({ r: 8, loraAlpha: 16 })`, with LoRA's options. Its files are LoRA's with `use_dora`. */
+/** DoRA: `dora({ r: 8, loraAlpha: 16 })`, with LoRA's options. `lora({ useDora: true })` is the same, as are its files. */
 export const dora = defineMethod({
   schema: lora.schema,
+  variantOf: lora,
   variant: { useDora: true },
   papers: ["https://arxiv.org/abs/2402.09353"],
   formula: "m ⊙ (W + s·B·A) / ‖W + s·B·A‖",
-  keys: lora.keys.filter((key) => key !== "loraBias"),
+  keys: lora.keys.filter((key) => key !== "loraBias" && key !== "targetParameters"),
   ...(lora.patterns ? { patterns: lora.patterns } : {}),
-  ...(lora.check ? { check: lora.check } : {}),
+  check(config) {
+    lora.check?.(config);
+    if (config.initLoraWeights === "mica")
+      throw new ConfigError('`useDora` does not go with `initLoraWeights` "mica", as in PEFT.', {
+        operation: "dora",
+        got: config.initLoraWeights,
+      });
+  },
   ...(lora.complete ? { complete: lora.complete } : {}),
   ...(lora.whenLoaded ? { whenLoaded: lora.whenLoaded } : {}),
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),

@@ -32,6 +32,9 @@ export const gralora = defineMethod({
   papers: ["https://arxiv.org/abs/2505.20355"],
   formula: "W + s·B·A in each of k² blocks",
   keys: ["r", "hybridR", "alpha", "graloraDropout", "graloraK", "bias", "initWeights"],
+  check({ r, graloraK: k }) {
+    if (r % k !== 0) throw new ConfigError(`\`graloraK\` (= ${k}) must divide \`r\` (= ${r}).`, { operation: "gralora", got: k });
+  },
   startsAtZero: ({ initWeights }) => initWeights,
   layers: {
     linear: linearChange<Config, "A" | "B", "wholeA" | "wholeB">({
@@ -42,8 +45,8 @@ export const gralora = defineMethod({
         wholeB: "gralora_B_general.weight",
       },
       parameters({ in: into, out, path }, { r, graloraK: k, hybridR: h }) {
-        if (into % k !== 0 || out % k !== 0 || r % k !== 0)
-          throw new ConfigError(`${path} is [${out}, ${into}]; \`graloraK\` (= ${k}) must divide both, and \`r\` (= ${r}).`, {
+        if (into % k !== 0 || out % k !== 0)
+          throw new ConfigError(`${path} is [${out}, ${into}]; \`graloraK\` (= ${k}) must divide both.`, {
             operation: "attach",
             got: k,
           });

@@ -49,6 +49,7 @@ const linear: LayerMethod<LoraConfig, "A" | "B" | "diagonal"> = {
 /** KaSA: `kasa({ r: 8, targetModules: ["q_proj"] })`, with LoRA's options. */
 export const kasa = defineMethod({
   schema: lora.schema,
+  variantOf: lora,
   variant: { kasaConfig: { beta: 1e-4, gamma: 1e-3 } },
   isMeant: ({ kasaConfig }) => kasaConfig !== null,
   papers: ["https://arxiv.org/abs/2412.06071"],
@@ -61,13 +62,13 @@ export const kasa = defineMethod({
   check(config) {
     lora.check?.(config);
     subConfig("kasaConfig", config.kasaConfig, keys);
-    if (typeof config.initLoraWeights !== "boolean" && config.initLoraWeights !== "gaussian")
+    if (typeof config.initLoraWeights !== "boolean" && !["gaussian", "orthogonal"].includes(config.initLoraWeights))
       throw new ConfigError(
         `\`kasaConfig\` does not go with \`initLoraWeights\` (= ${JSON.stringify(config.initLoraWeights)}).`,
         {
           operation: "kasa",
           got: config.initLoraWeights,
-          hint: 'Use true, false or "gaussian".',
+          hint: 'Use true, false, "gaussian" or "orthogonal".',
         },
       );
   },

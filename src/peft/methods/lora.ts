@@ -16,7 +16,7 @@ import type { Tensor } from "../../graph/node.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { convolutionOf, kernelOf, perChannel, refuseDilation } from "../convolution-layer.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
-import { findInitialiser, type Given, initialiserOptions } from "../initialiser.ts";
+import { findInitialiser, type Given, initialiserOptions, partsOfOthers } from "../initialiser.ts";
 import { type Base, type Calibration, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
 import { through, times } from "../weight-change.ts";
 
@@ -216,6 +216,15 @@ export const lora = defineMethod({
   check(config) {
     findInitialiser(config.initLoraWeights);
     initialiserOptions(config.initLoraWeights, config);
+    for (const { option, of } of partsOfOthers(config.initLoraWeights, config))
+      throw new ConfigError(
+        `\`${option}\` does nothing with \`initLoraWeights\` (= ${JSON.stringify(config.initLoraWeights)}).`,
+        {
+          operation: "lora",
+          got: config[option as keyof LoraConfig],
+          hint: `Write initLoraWeights: "${of}", or leave it out.`,
+        },
+      );
     if (config.targetParameters?.length) {
       const { loraDropout, loraBias, fanInFanOut } = config;
       const [option] = Object.entries({ loraDropout, loraBias, fanInFanOut }).find(([, value]) => value) ?? [];
@@ -246,6 +255,7 @@ export const lora = defineMethod({
     const own = initialiserOptions(config.initLoraWeights, config);
     return own ? { ...config, [own.option]: own.options } : config;
   },
+  ignored: (config) => partsOfOthers(config.initLoraWeights, config).map(({ option }) => option as keyof LoraConfig & string),
   whenLoaded: ({ initLoraWeights: name }) =>
     findInitialiser(name).residual === "from data"
       ? `loadAdapter: the start "${name}" has changed the base model's weights, how cannot be told from the file; the model must have been saved with it, or the adapter with { plainLora: true }.`

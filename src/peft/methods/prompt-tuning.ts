@@ -64,7 +64,16 @@ export const promptTuning = defineMethod({
   papers: ["https://arxiv.org/abs/2104.08691"],
   formula: "f([P; E(ids)])",
   keys: [...promptKeyNames, "promptTuningInit", "promptTuningInitText", "tokenizerNameOrPath", "tokenizerKwargs"],
-  check: (config) => checkWordStart(config, "prompt_tuning"),
+  check(config) {
+    const operation = "prompt_tuning";
+    checkWordStart(config, operation);
+    if (Object.keys(config.tokenizerKwargs ?? {}).length > 0 && config.promptTuningInit !== "TEXT")
+      throw new ConfigError(`\`tokenizerKwargs\` does nothing with \`promptTuningInit\` (= "${config.promptTuningInit}").`, {
+        operation,
+        got: config.tokenizerKwargs,
+        hint: 'Write promptTuningInit: "TEXT", or leave it out.',
+      });
+  },
   layers: {},
   prompt,
   samples: (draw) => ({

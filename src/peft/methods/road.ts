@@ -55,15 +55,12 @@ function turn(y: Tensor, p: Values, out: number, config: Config, scale: number):
 const linear: LayerMethod<Config, "theta" | "alpha"> = {
   files: { theta: "road_theta", alpha: "road_alpha" },
   parameters(base, c) {
-    if (base.out % c.groupSize !== 0 || c.groupSize % 2 !== 0)
-      throw new ConfigError(
-        `${base.path} has ${base.out} outputs, which are no groups of \`groupSize\` (= ${c.groupSize}), an even number.`,
-        {
-          operation: "attach",
-          got: c.groupSize,
-          expected: base.out,
-        },
-      );
+    if (base.out % c.groupSize !== 0)
+      throw new ConfigError(`${base.path} has ${base.out} outputs, which are no groups of \`groupSize\` (= ${c.groupSize}).`, {
+        operation: "attach",
+        got: c.groupSize,
+        expected: base.out,
+      });
     return { theta: { shape: [sizeOf(base, c)] }, alpha: { shape: [sizeOf(base, c)] } };
   },
   initialise(base, c, random) {
@@ -85,6 +82,13 @@ export const road = defineMethod({
   papers: ["https://arxiv.org/abs/2409.00119"],
   formula: "R·W, R turning pairs of outputs",
   keys: ["variant", "groupSize", "initWeights"],
+  check({ groupSize }) {
+    if (groupSize % 2 !== 0)
+      throw new ConfigError(`\`groupSize\` (= ${groupSize}) must be even: outputs are turned in pairs.`, {
+        operation: "road",
+        got: groupSize,
+      });
+  },
   startsAtZero: ({ initWeights }) => initWeights,
   layers: { linear },
   samples(draw, { out }) {

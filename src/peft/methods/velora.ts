@@ -75,6 +75,7 @@ const linear: LayerMethod<LoraConfig, "A" | "B" | "direction"> = {
 /** VeLoRA: `velora({ r: 8, veloraConfig: { num_groups: 64 } })`, with LoRA's options. */
 export const velora = defineMethod({
   schema: lora.schema,
+  variantOf: lora,
   variant: { veloraConfig: {} },
   isMeant: ({ veloraConfig }) => veloraConfig !== null,
   papers: ["https://arxiv.org/abs/2405.17991"],
