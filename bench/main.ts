@@ -10,6 +10,10 @@ const questions: Readonly<
     about: "a pretrained model, named by LORIKEET_MODEL: loading, generation, LoRA steps, memory, merging",
     run: async (args) => (await import("./real-model.ts")).realModel(args),
   },
+  peers: {
+    about: "side by side with tfjs, jax-js, js-pytorch, gpu.js and PyTorch: steps, generation, operations, memory, sizes",
+    run: async (args) => (await import("./peers.ts")).peers(args),
+  },
   factorise: {
     about: "SVD, eigendecomposition, QR and inverse of a matrix in float64",
     run: async (args) => (await import("./factorise.ts")).factorise(args),
@@ -26,7 +30,8 @@ const tables: Readonly<Record<string, { readonly about: string; load(): Promise<
   "matmul-peak": { about: "how close the matrix product comes to the processor's limit", load: () => import("./matmul-peak.ts") },
 };
 
-const [name = "operations", ...args] = process.argv.slice(2);
+// the last line is JSON in any case
+const [name = "operations", ...args] = process.argv.slice(2).filter((argument) => argument !== "--json");
 const question = questions[name];
 const table = tables[name];
 if (table) await table.load();

@@ -15,10 +15,10 @@ export interface Report {
   readonly drawn: string;
 }
 
-type PlotLibrary = typeof import("@observablehq/plot");
+export type PlotLibrary = typeof import("@observablehq/plot");
 
 /** Plot and a document for it to draw in: not part of an installation that only computes. */
-async function plotting(): Promise<{ Plot: PlotLibrary; document: Document }> {
+export async function plotting(): Promise<{ Plot: PlotLibrary; document: Document }> {
   try {
     const [Plot, { parseHTML }] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
     return { Plot, document: parseHTML("<!doctype html><body></body>").document as unknown as Document };
@@ -38,15 +38,9 @@ export async function renderReport(report: Report): Promise<string> {
     `<table>${rows.map(([name, value]) => `<tr><th scope="row">${escapeHtml(name)}</th><td>${escapeHtml(value)}</td></tr>`).join("")}</table>`;
   const sample = ({ prompt, text }: Sample): string =>
     `<td><b>${escapeHtml(prompt)}</b>${escapeHtml(text.replace(/\s+/g, " "))}</td>`;
-  return `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escapeHtml(title)}</title>
-<style>${style}</style>
-<main>
-<h1>${escapeHtml(title)}</h1>
-<section class="results" aria-label="Results">${table(results)}</section>
+  return htmlPage(
+    title,
+    `<section class="results" aria-label="Results">${table(results)}</section>
 <h2>Loss</h2>
 <figure>${lossCurve(Plot, document, history)}
 <figcaption>Cross-entropy per token. Thin: each training batch. Line: its running mean. Dots: held-out text.</figcaption></figure>
@@ -58,11 +52,23 @@ export async function renderReport(report: Report): Promise<string> {
 ${samples.map(({ before, after }) => `<tr>${sample(before)}${sample(after)}</tr>`).join("\n")}
 </tbody></table>
 <h2>Settings</h2>
-${table(facts)}
+${table(facts)}`,
+  );
+}
+
+/** A page that needs nothing else. */
+export const htmlPage = (title: string, body: string): string => `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${escapeHtml(title)}</title>
+<style>${style}</style>
+<main>
+<h1>${escapeHtml(title)}</h1>
+${body}
 </main>
 </html>
 `;
-}
 
 const width = 720;
 const axis = { grid: true, labelAnchor: "center", labelArrow: "none" } as const;
@@ -111,7 +117,7 @@ function rateCurve(Plot: PlotLibrary, document: Document, { learningRate }: Hist
   return chart.outerHTML;
 }
 
-const escapeHtml = (text: string): string =>
+export const escapeHtml = (text: string): string =>
   text.replace(/[&<>"]/g, (letter) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[letter] as string);
 
 const style = `

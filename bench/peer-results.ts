@@ -1,0 +1,171 @@
+/** Lines that the engines printed, checked and put together: medians over rounds, ratios, tables. */
+import type { Engine, Work } from "./peer-engines.ts";
+import { median } from "./timing.ts";
+
+/** A line that an engine's process printed. */
+export interface Line {
+  readonly case: string;
+  readonly ms?: number;
+  readonly bestMs?: number;
+  readonly error?: number;
+  readonly failed?: string;
+  readonly flops?: number;
+  readonly elements?: number;
+  readonly tokens?: number;
+  readonly peakBytes?: number;
+  readonly importAndFirstStepMs?: number;
+  readonly scaledFrom?: number;
+}
+
+/** What an engine needed for one case, over all rounds. */
+export interface Entry {
+  readonly engine: string;
+  readonly work: string;
+  readonly case: string;
+  readonly ms: number | null;
+  readonly bestMs: number | null;
+  readonly rounds: number;
+  /** Why the times do not count, where they do not. */
+  readonly problem?: string;
+  readonly error?: number;
+  readonly rate?: { readonly value: number; readonly unit: string };
+  readonly peakBytes?: number;
+  readonly importAndFirstStepMs?: number;
+  readonly scaledFrom?: number;
+}
+
+/** How far an answer may be off: relative for an operation, of the loss for training, of tokens for generation. */
+const tolerance: Readonly<Record<Work["kind"], number>> = { operation: 1e-3, training: 1e-2, generation: 0 };
+
+/** What is wrong with a line, if anything: only right answers have times that count. */
+export function problemOf(line: Line, work: Work): string | undefined {
+  if (line.failed !== undefined) return line.failed;
+  if (line.ms === undefined || !(line.ms > 0)) return "no time";
+  const { error } = line;
+  if (error === undefined || !(error <= tolerance[work.kind])) return `wrong by ${error?.toPrecision(2) ?? "an unknown amount"}`;
+  return undefined;
+}
+
+/** The JSON lines in what a process printed. */
+export const linesIn = (output: string): Line[] =>
+  output
+    .split("\n")
+    .filter((text) => text.startsWith("{"))
+    .flatMap((text) => {
+      try {
+        return [JSON.parse(text) as Line];
+      } catch {
+        return [];
+      }
+    });
+
+const most = (values: readonly (number | undefined)[]): number | undefined => {
+  const known = values.filter((value) => value !== undefined);
+  return known.length ? Math.max(...known) : undefined;
+};
+
+/** The rounds of one engine on one case. A wrong answer in any round spoils them all. */
+export function entryOf(engine: Engine, work: Work, lines: readonly Line[]): Entry {
+  const [line] = lines as [Line];
+  const problem = lines.map((one) => problemOf(one, work)).find((text) => text !== undefined);
+  const known = (key: "ms" | "bestMs" | "importAndFirstStepMs") =>
+    lines.flatMap((one) => (one[key] === undefined ? [] : [one[key]]));
+  const ms = problem === undefined ? median(known("ms")) : null;
+  const cold = known("importAndFirstStepMs");
+  const peakBytes = most(lines.map((one) => one.peakBytes));
+  const error = most(lines.map((one) => one.error));
+  return {
+    engine: engine.name,
+    work: work.name,
+    case: line.case,
+    ms,
+    bestMs: problem === undefined ? Math.min(...known("bestMs")) : null,
+    rounds: lines.length,
+    ...(problem !== undefined && { problem }),
+    ...(error !== undefined && { error }),
+    ...(ms !== null && rateOf(line, ms)),
+    ...(peakBytes !== undefined && { peakBytes }),
+    ...(cold.length > 0 && { importAndFirstStepMs: median(cold) }),
+    ...(line.scaledFrom !== undefined && { scaledFrom: line.scaledFrom }),
+  };
+}
+
+function rateOf({ flops, tokens, elements }: Line, ms: number): { rate?: NonNullable<Entry["rate"]> } {
+  if (tokens !== undefined) return { rate: { value: (tokens / ms) * 1e3, unit: "tokens/s" } };
+  if (flops !== undefined) return { rate: { value: flops / ms / 1e6, unit: "GFLOP/s" } };
+  return elements === undefined ? {} : { rate: { value: elements / ms / 1e3, unit: "M elements/s" } };
+}
+
+/** Speed ratios of one case; above 1 means that lorikeet is faster. Absent where there is nobody to compare with. */
+export interface Ratios {
+  /** Lorikeet on the threads that it is fastest with, against the fastest JavaScript engine however it is set up. */
+  readonly vsFastestJs?: number;
+  readonly fastestJs?: string;
+  /** Against PyTorch, both on the most threads that both were run with. */
+  readonly vsTorch?: number;
+  /** Both on one thread. */
+  readonly vsFastestJs1Thread?: number;
+  readonly vsTorch1Thread?: number;
+}
+
+/** @param entries of one case */
+export function ratiosOf(entries: readonly Entry[], engines: readonly Engine[]): Ratios {
+  const timed = entries.flatMap((entry) => {
+    const engine = engines.find(({ name }) => name === entry.engine);
+    return engine && entry.ms !== null ? [{ ms: entry.ms, ...engine }] : [];
+  });
+  const fastest = (kind: Engine["kind"], threads?: number) =>
+    timed
+      .filter((one) => one.kind === kind && (threads === undefined || one.threads === threads))
+      .sort((a, b) => a.ms - b.ms)
+      .at(0);
+  const against = (ours: { ms: number } | undefined, theirs: { ms: number } | undefined): number | undefined =>
+    ours && theirs ? Number((theirs.ms / ours.ms).toPrecision(4)) : undefined;
+  const shared = [2, 1].find((threads) => fastest("lorikeet", threads) && fastest("pytorch", threads));
+  const js = fastest("javascript");
+  const ratios = {
+    vsFastestJs: against(fastest("lorikeet"), js),
+    fastestJs: js?.name,
+    vsTorch: shared && against(fastest("lorikeet", shared), fastest("pytorch", shared)),
+    vsFastestJs1Thread: against(fastest("lorikeet", 1), fastest("javascript", 1)),
+    vsTorch1Thread: against(fastest("lorikeet", 1), fastest("pytorch", 1)),
+  };
+  return Object.fromEntries(Object.entries(ratios).filter(([, value]) => value !== undefined)) as Ratios;
+}
+
+/** Entries by work and case, in the order in which they came. */
+export function cases(entries: readonly Entry[]): Map<string, Entry[]> {
+  const groups = new Map<string, Entry[]>();
+  for (const entry of entries) {
+    const key = `${entry.work}: ${entry.case}`;
+    groups.set(key, [...(groups.get(key) ?? []), entry]);
+  }
+  return groups;
+}
+
+export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+export const milliseconds = (ms: number): string => (ms >= 100 ? ms.toFixed(0) : ms.toPrecision(3));
+
+/** One case as lines of text, the fastest first, each with its time as a multiple of lorikeet's fastest. */
+export function tableOf(title: string, entries: readonly Entry[], engines: readonly Engine[]): string {
+  const kinds = new Map(engines.map(({ name, kind }) => [name, kind]));
+  const own = Math.min(
+    ...entries.filter(({ engine, ms }) => kinds.get(engine) === "lorikeet" && ms !== null).map(({ ms }) => ms!),
+  );
+  const sorted = [...entries].sort((a, b) => (a.ms ?? Number.POSITIVE_INFINITY) - (b.ms ?? Number.POSITIVE_INFINITY));
+  const lines = sorted.map((entry) => {
+    const name = `  ${entry.engine.padEnd(38)}`;
+    if (entry.ms === null) return `${name}${entry.problem?.split("\n")[0]}`;
+    const { rate, peakBytes, importAndFirstStepMs, scaledFrom } = entry;
+    return [
+      name,
+      `${milliseconds(entry.ms)} ms`.padStart(11),
+      Number.isFinite(own) ? `${(entry.ms / own).toFixed(2)} ×`.padStart(10) : "",
+      rate ? `${rate.value.toPrecision(3)} ${rate.unit}`.padStart(20) : "",
+      importAndFirstStepMs === undefined ? "" : `  import + first step ${(importAndFirstStepMs / 1e3).toFixed(2)} s`,
+      peakBytes === undefined ? "" : `, ${megabytes(peakBytes)} at the peak`,
+      scaledFrom === undefined ? "" : `, scaled from ${scaledFrom} tokens`,
+    ].join("");
+  });
+  return [title, ...lines].join("\n");
+}

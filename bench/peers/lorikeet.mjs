@@ -1,0 +1,109 @@
+/** lorikeet itself, through its entry points, as somebody would write it who installed the package. Run by peers.ts: node lorikeet.mjs WORK [threads=N] */
+import { performance } from "node:perf_hooks";
+import { buildBatch, buildParams, compete, model, option, spec, work } from "./workload.mjs";
+
+const start = performance.now();
+const entry = (name) => import(new URL(`../../dist/src/${name}`, import.meta.url).href);
+const lorikeet = await entry("index.js");
+const device = lorikeet.devices.wasm({ threads: Number(option("threads", 2)) });
+lorikeet.useDevice(device);
+const isModel = work.startsWith("lora-step") || work === "generate";
+const [{ LlamaForCausalLM }, { attach, lora }, { AdamW, gradientsOf }, { complete }] = isModel
+  ? await Promise.all(["models/index.js", "peft/index.js", "optim/index.js", "train/index.js"].map(entry))
+  : [{}, {}, {}, {}];
+const nn = isModel ? {} : await entry("nn/index.js");
+const importMs = performance.now() - start;
+
+const { attention, compile, fromTypedArray, matmul, softmax, Variable } = lorikeet;
+const operations = {
+  matmul: (a, b, { turnA, turnB }) => matmul(turnA ? a.transpose() : a, turnB ? b.transpose() : b),
+  chain: (x) => x.mul(1.5).add(0.3).tanh().mul(x.sigmoid()).sub(x.mul(x)),
+  softmax: (x) => softmax(x),
+  layerNorm: (x, w, b) => nn.layerNorm(x, w, b),
+  rmsNorm: (x, w) => nn.rmsNorm(x, w, 1e-5),
+  attention: (q, k, v) => attention(q, k, v, { isCausal: true }),
+  embedding: (table, ids) => nn.embedding(table, ids),
+};
+
+function build() {
+  const { vocab, dim, layers, heads, ffn, seq, ropeTheta, rmsEps } = model;
+  const llama = new LlamaForCausalLM({
+    model_type: "llama",
+    vocab_size: vocab,
+    hidden_size: dim,
+    intermediate_size: ffn,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    num_key_value_heads: heads,
+    max_position_embeddings: seq,
+    rms_norm_eps: rmsEps,
+    rope_theta: ropeTheta,
+    tie_word_embeddings: true,
+  });
+  attach(llama, lora({ r: spec.lora.r, loraAlpha: spec.lora.alpha, targetModules: [...spec.lora.targets] }));
+  const given = new Map(buildParams().map(({ name, data }) => [name, data]));
+  for (const [path, parameter] of llama.namedParameters()) {
+    const [, layer, rest] = /layers\.(\d+)\.\w+\.(.+)$/.exec(path) ?? [];
+    const name = path.includes("embed_tokens")
+      ? "embed"
+      : rest && `layers.${layer}.${rest.replace(/(\.(base_layer|default|weight))+/g, "")}`;
+    const data = given.get(name);
+    if (data) parameter.assign(fromTypedArray(data, parameter.shape));
+    else if (!path.includes("norm")) throw new Error(`${path} was given no values`);
+  }
+  return llama;
+}
+
+function trainer() {
+  const llama = build();
+  llama.train();
+  const parameters =
+    llama.trainableParameters?.() ?? [...llama.namedParameters()].map(([, p]) => p).filter((p) => p.requiresGrad);
+  const { lr, beta1, beta2, eps, weightDecay } = spec.optim;
+  const optimizer = new AdamW(parameters, { lr, betas: [beta1, beta2], eps, weightDecay });
+  const update = compile((inputIds, targets) => {
+    const { loss } = llama.forward({ inputIds, targets });
+    optimizer.step(gradientsOf(loss, parameters));
+    return loss;
+  });
+  const { x, y } = buildBatch();
+  const [ids, targets] = [x, y].map((list) => fromTypedArray(list, [model.batch, model.seq]));
+  return {
+    step() {
+      const loss = update(ids, targets);
+      const [value] = loss.dataSync();
+      loss.dispose();
+      return value;
+    },
+  };
+}
+
+function generator() {
+  const llama = build();
+  const { prompt, newTokens } = spec.generate;
+  const { x } = buildBatch();
+  return () => complete(llama, x.slice(0, prompt), { maxNewTokens: newTokens, temperature: 0 });
+}
+
+await compete({
+  importMs,
+  operations,
+  trainer,
+  generator,
+  tensor: (data, shape) => fromTypedArray(data, shape),
+  measured(f, tensors) {
+    // into a cell: the same memory at every call
+    const out = new Variable(compile(f)(...tensors));
+    const call = compile(() => {
+      out.assign(f(...tensors));
+      return [];
+    });
+    return {
+      run: () => call(),
+      read() {
+        call();
+        return out.value.dataSync();
+      },
+    };
+  },
+});

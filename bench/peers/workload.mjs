@@ -1,0 +1,378 @@
+/**
+ * The work that every engine does in `npm run bench -- peers`: the same numbers, the same checks, the same clock. An engine's script
+ * calls `compete` with what it can do; each run of a script does one piece of work and prints one line of JSON for each result.
+ */
+import { readFileSync } from "node:fs";
+import { performance } from "node:perf_hooks";
+
+const json = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"));
+
+/** How the step of spec.json grows. */
+const growth = {
+  "lora-step": {},
+  "lora-step-4x-tokens": { batch: 4 },
+  "lora-step-4x-width": { dim: 4, ffn: 4, heads: 4 },
+  "lora-step-2x-depth": { layers: 2 },
+};
+
+/** The work, then options as `name=value`. */
+const [work = "lora-step", ...options] = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
+const option = (name, otherwise) => options.find((text) => text.startsWith(`${name}=`))?.slice(name.length + 1) ?? otherwise;
+
+export { option, work };
+
+/** Seconds of measuring, about; a piece of work that takes longer is done once. */
+const seconds = Number(option("seconds", 10));
+
+export const spec = json("../spec.json");
+for (const [key, factor] of Object.entries(growth[work] ?? {})) spec.model[key] *= factor;
+export const model = spec.model;
+const reference = { ...json("../expected.json"), growth: json("./expected-growth.json") };
+
+function fnv1a(text) {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
+  return hash;
+}
+
+/** mulberry32, seeded by the tensor's name: values in [0, 1). */
+export function uniform(name, count) {
+  const values = new Float64Array(count);
+  let state = fnv1a(name);
+  for (let i = 0; i < count; i++) {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    values[i] = ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  }
+  return values;
+}
+
+export function values(name, count, std) {
+  const scale = Math.sqrt(3) * std;
+  return Float32Array.from(uniform(name, count), (u) => (2 * u - 1) * scale);
+}
+
+const product = (shape) => shape.reduce((size, extent) => size * extent, 1);
+
+/** The model's weights and the adapter's, as `{ name, shape, data, trainable }` in a fixed order; linear weights are [out, in]. */
+export function buildParams() {
+  const { vocab, dim, layers, ffn, initStd } = model;
+  const { r, targets } = spec.lora;
+  const params = [];
+  const add = (name, shape, std, trainable = false) =>
+    params.push({
+      name,
+      shape,
+      data: std === 0 ? new Float32Array(product(shape)) : values(name, product(shape), std),
+      trainable,
+    });
+  const norm = (name) => params.push({ name, shape: [dim], data: new Float32Array(dim).fill(1), trainable: false });
+  add("embed", [vocab, dim], initStd);
+  for (let layer = 0; layer < layers; layer++) {
+    const at = `layers.${layer}.`;
+    for (const target of targets) {
+      add(`${at}${target}`, [dim, dim], initStd);
+      add(`${at}${target}.lora_A`, [r, dim], 1 / Math.sqrt(dim), true);
+      add(`${at}${target}.lora_B`, [dim, r], 0, true);
+    }
+    add(`${at}gate_proj`, [ffn, dim], initStd);
+    add(`${at}up_proj`, [ffn, dim], initStd);
+    add(`${at}down_proj`, [dim, ffn], initStd);
+    norm(`${at}norm1`);
+    norm(`${at}norm2`);
+  }
+  norm("norm");
+  return params;
+}
+
+/** Token ids x and their successors y, [batch, seq]. */
+export function buildBatch() {
+  const { batch, seq, vocab } = model;
+  const u = uniform("tokens", batch * (seq + 1));
+  const ids = (shift) =>
+    Int32Array.from({ length: batch * seq }, (_, i) =>
+      Math.floor(u[Math.floor(i / seq) * (seq + 1) + (i % seq) + shift] * vocab),
+    );
+  return { x: ids(0), y: ids(1) };
+}
+
+/** Tables of cos and sin, [length, size of a head], both halves equal. */
+export function rope(length = model.seq) {
+  const size = model.dim / model.heads;
+  const table = (f) =>
+    Float32Array.from({ length: length * size }, (_, at) => {
+      const [t, i] = [Math.floor(at / size), at % size];
+      return f(t / model.ropeTheta ** ((2 * (i % (size / 2))) / size));
+    });
+  return { cos: table(Math.cos), sin: table(Math.sin) };
+}
+
+/** 0 where a token may look, −10⁹ where not, [length, length]. */
+export const causalMask = (length) =>
+  Float32Array.from({ length: length * length }, (_, i) => (i % length > Math.floor(i / length) ? -1e9 : 0));
+
+const at2 = (x, columns, turned, rows) => (turned ? (i, j) => x[j * rows + i] : (i, j) => x[i * columns + j]);
+
+function matmulProblem(name, M, K, N, { turnA = false, turnB = false } = {}) {
+  return {
+    name,
+    operation: "matmul",
+    inputs: [
+      { name: "a", shape: turnA ? [K, M] : [M, K] },
+      { name: "b", shape: turnB ? [N, K] : [K, N] },
+    ],
+    attributes: { turnA, turnB },
+    flops: 2 * M * K * N,
+    size: M * N,
+    expect([a, b]) {
+      const [A, B] = [at2(a, K, turnA, M), at2(b, N, turnB, K)];
+      return (index) => {
+        const [i, j] = [Math.floor(index / N), index % N];
+        let sum = 0;
+        for (let k = 0; k < K; k++) sum += A(i, k) * B(k, j);
+        return sum;
+      };
+    },
+  };
+}
+
+const n = spec.elementwise.n;
+const rowwise = (name, operation, inputs, expectRow) => ({
+  name,
+  operation,
+  inputs: [{ name: "a", shape: [n, n] }, ...inputs],
+  size: n * n,
+  expect:
+    ([x, ...rest]) =>
+    (index) =>
+      expectRow(Float64Array.from(x.subarray(n * Math.floor(index / n), n * (Math.floor(index / n) + 1))), index % n, rest),
+});
+const mean = (row, f) => row.reduce((sum, value) => sum + f(value), 0) / row.length;
+
+/** Of each piece of work, the problems in it. `expect` gives the right value at an index, in float64. */
+export const problems = {
+  matmul: spec.matmul.map((size) => matmulProblem(`${size}³`, size, size, size)),
+  "matmul-transposed": [
+    matmulProblem("512³, B transposed", 512, 512, 512, { turnB: true }),
+    matmulProblem("256×512·512×256, A transposed", 256, 512, 256, { turnA: true }),
+  ],
+  "matmul-skinny": [
+    matmulProblem("LoRA down 512×256·256×8", 512, 256, 8, { turnB: true }),
+    matmulProblem("LoRA up 512×8·8×256", 512, 8, 256, { turnB: true }),
+  ],
+  elementwise: [
+    {
+      name: "tanh(1.5x + 0.3)·σ(x) − x²",
+      operation: "chain",
+      inputs: [{ name: "a", shape: [n, n] }],
+      size: n * n,
+      expect:
+        ([x]) =>
+        (i) =>
+          Math.tanh(x[i] * 1.5 + 0.3) / (1 + Math.exp(-x[i])) - x[i] * x[i],
+    },
+  ],
+  softmax: [
+    rowwise("rows of 1024", "softmax", [], (row, j) => Math.exp(row[j]) / row.reduce((sum, value) => sum + Math.exp(value), 0)),
+  ],
+  norm: [
+    rowwise(
+      "layer norm",
+      "layerNorm",
+      [
+        { name: "w", shape: [n] },
+        { name: "b", shape: [n] },
+      ],
+      (row, j, [w, b]) => {
+        const middle = mean(row, (value) => value);
+        const variance = mean(row, (value) => (value - middle) ** 2);
+        return ((row[j] - middle) / Math.sqrt(variance + 1e-5)) * w[j] + b[j];
+      },
+    ),
+    rowwise(
+      "RMS norm",
+      "rmsNorm",
+      [{ name: "w", shape: [n] }],
+      (row, j, [w]) => (row[j] / Math.sqrt(mean(row, (value) => value * value) + 1e-5)) * w[j],
+    ),
+  ],
+  attention: [attentionProblem(4, 128, 8, 32)],
+  embedding: [
+    {
+      name: "512 of 2048 rows of 256",
+      operation: "embedding",
+      inputs: [
+        { name: "embed", shape: [2048, 256] },
+        { name: "tokens", shape: [512], integers: 2048 },
+      ],
+      size: 512 * 256,
+      expect:
+        ([table, ids]) =>
+        (i) =>
+          table[ids[Math.floor(i / 256)] * 256 + (i % 256)],
+    },
+  ],
+};
+
+/** q, k, v and the result are [batch, time, heads, size]. */
+function attentionProblem(B, T, H, D) {
+  const shape = [B, T, H, D];
+  return {
+    name: `causal, [${shape}]`,
+    operation: "attention",
+    inputs: ["q", "k", "v"].map((name) => ({ name, shape })),
+    flops: 4 * B * H * T * T * D,
+    size: product(shape),
+    expect([q, k, v]) {
+      const row = (x, b, t, h) => x.subarray(((b * T + t) * H + h) * D, ((b * T + t) * H + h + 1) * D);
+      return (index) => {
+        const [b, t, h, d] = [
+          Math.floor(index / (T * H * D)),
+          Math.floor(index / (H * D)) % T,
+          Math.floor(index / D) % H,
+          index % D,
+        ];
+        const query = row(q, b, t, h);
+        const weights = Array.from({ length: t + 1 }, (_, s) =>
+          Math.exp(row(k, b, s, h).reduce((sum, value, i) => sum + value * query[i], 0) / Math.sqrt(D)),
+        );
+        const total = weights.reduce((sum, weight) => sum + weight, 0);
+        return weights.reduce((sum, weight, s) => sum + (weight / total) * row(v, b, s, h)[d], 0);
+      };
+    },
+  };
+}
+
+export const inputOf = ({ name, shape, integers }) =>
+  integers ? Int32Array.from(uniform(name, product(shape)), (u) => Math.floor(u * integers)) : values(name, product(shape), 1);
+
+export const now = () => performance.now();
+export const median = (list) => {
+  const sorted = [...list].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};
+export const peakMemory = () => {
+  try {
+    return Number(/VmHWM:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))[1]) * 1024;
+  } catch {
+    return process.resourceUsage().maxRSS * 1024;
+  }
+};
+const say = (result) => console.log(JSON.stringify(result));
+
+/** The largest distance from the right values, over 997 places spread across the result, relative to the largest of them. */
+export function errorOf(problem, inputs, result) {
+  if (result.length !== problem.size) throw new Error(`${result.length} values instead of ${problem.size}`);
+  const expect = problem.expect(inputs);
+  let [worst, largest] = [0, 0];
+  for (let i = 0; i < 997; i++) {
+    const index = Math.floor((i * (problem.size - 1)) / 996);
+    const right = expect(index);
+    worst = Math.max(worst, Math.abs(right - result[index]));
+    largest = Math.max(largest, Math.abs(right));
+  }
+  return Number.isFinite(worst) ? worst / Math.max(largest, 1e-30) : Number.POSITIVE_INFINITY;
+}
+
+async function repeat(run, { forMs, least = 3, most = 2000 }) {
+  const times = [];
+  const start = now();
+  while (times.length < least || (now() - start < forMs && times.length < most)) {
+    const from = now();
+    await run();
+    times.push(now() - from);
+  }
+  return times;
+}
+
+async function micro(engine) {
+  for (const problem of problems[work]) {
+    const operation = engine.operations?.[problem.operation];
+    if (!operation) continue;
+    const label = { case: problem.name, ...(problem.flops && { flops: problem.flops }), elements: problem.size };
+    try {
+      const inputs = problem.inputs.map(inputOf);
+      const tensors = problem.inputs.map(({ shape, integers }, i) =>
+        engine.tensor(inputs[i], shape, integers ? "int32" : "float32"),
+      );
+      const { run, read } = engine.measured((...x) => operation(...x, problem.attributes), tensors);
+      const error = errorOf(problem, inputs, await read());
+      const warm = now();
+      do await run();
+      while (now() - warm < 100);
+      const times = await repeat(run, { forMs: (seconds * 1000) / problems[work].length });
+      say({ ...label, ms: median(times), bestMs: Math.min(...times), runs: times.length, error });
+    } catch (error) {
+      say({ ...label, failed: String(error?.stack ?? error).slice(0, 300) });
+    }
+  }
+}
+
+/** Steps until the time is up; their losses are compared with PyTorch's. */
+async function train(engine) {
+  const start = now();
+  const { step, tokens = model.batch * model.seq, losses: right = reference.growth[work] } = await engine.trainer();
+  const expected = right ?? reference.train.losses;
+  const [losses, times] = [[], []];
+  const most = work === "lora-step" ? spec.train.steps : 6;
+  for (let i = 0; i < most; i++) {
+    const from = now();
+    losses.push(await step(i));
+    times.push(now() - from);
+    if (now() - start > seconds * 1000 && i >= Number(option("least", 3)) - 1) break;
+  }
+  const steady = times.slice(Math.min(spec.train.warmup, times.length - 1));
+  const error = Math.max(...losses.slice(0, expected.length).map((loss, i) => Math.abs(loss - expected[i])));
+  const scale = (model.batch * model.seq) / tokens;
+  say({
+    case: "train",
+    ms: median(steady) * scale,
+    bestMs: Math.min(...steady) * scale,
+    firstStepMs: times[0] * scale,
+    // as far as it can be told apart from making the weights, which every engine is given
+    importAndFirstStepMs: engine.importMs + times[0] * scale,
+    runs: steady.length,
+    losses,
+    error: Number.isFinite(error) ? error : 1e30,
+    peakBytes: peakMemory(),
+    ...(scale !== 1 && { scaledFrom: tokens }),
+  });
+}
+
+/** Greedy tokens after a prompt, with a cache. */
+async function generate(engine) {
+  const write = await engine.generator();
+  const first = await write();
+  const times = await repeat(write, { forMs: seconds * 1000, least: 2 });
+  const { tokens } = reference.generate;
+  const wrong = first.filter((token, i) => token !== tokens[i]).length;
+  const { newTokens } = spec.generate;
+  say({
+    case: "generate",
+    ms: median(times),
+    bestMs: Math.min(...times),
+    runs: times.length,
+    tokens: newTokens,
+    error: wrong / newTokens,
+    peakBytes: peakMemory(),
+  });
+}
+
+/**
+ * Does the work that the command line names, and prints its results.
+ *
+ * An engine has: `importMs`; `tensor(data, shape, dtype)`, `measured(f, tensors)` giving `{ run, read }` and `operations` by name;
+ * `trainer()` giving `{ step(i) → loss }`; `generator()` giving a function that returns the new token ids. It may leave out what it cannot.
+ */
+export async function compete(engine) {
+  try {
+    if (work in problems) await micro(engine);
+    else if (work in growth && engine.trainer) await train(engine);
+    else if (work === "generate" && engine.generator) await generate(engine);
+  } catch (error) {
+    say({ case: work, failed: String(error?.stack ?? error).slice(0, 400) });
+  }
+  process.exit(0);
+}

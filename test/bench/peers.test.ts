@@ -1,0 +1,186 @@
+// The comparison with other engines: what it runs, which answers it believes, and how it divides. No times are measured here.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { benchFolder, commandOf, type Engine, engines, takesPart, type Work, works } from "../../bench/peer-engines.ts";
+import { comparisonPage } from "../../bench/peer-page.ts";
+import { cases, type Entry, entryOf, linesIn, problemOf, ratiosOf, tableOf } from "../../bench/peer-results.ts";
+import { peerOptions } from "../../bench/peers.ts";
+
+const work = (name: string): Work => works.find((one) => one.name === name)!;
+const engine = (name: string): Engine => engines.find((one) => one.name === name)!;
+const entry = (name: string, ms: number | null, more: Partial<Entry> = {}): Entry => ({
+  engine: name,
+  work: "lora-step",
+  case: "train",
+  ms,
+  bestMs: ms,
+  rounds: 1,
+  ...more,
+});
+
+describe("options", () => {
+  it("take everything when nothing is said", () => {
+    const options = peerOptions([]);
+    expect(options.works).toEqual(works);
+    expect(options.engines).toEqual(engines);
+    expect(options).toMatchObject({ rounds: 3, sizes: true });
+  });
+
+  it("leave out what is long and slow with --quick", () => {
+    const options = peerOptions(["--quick"]);
+    expect(options.works.map(({ name }) => name)).not.toContain("lora-step-4x-width");
+    expect(options.engines.map(({ name }) => name)).not.toContain("js-pytorch");
+    expect(options).toMatchObject({ rounds: 1, sizes: false });
+  });
+
+  it("take what is named", () => {
+    const options = peerOptions(["--only", "lora-step,matmul", "--engines", "Lorikeet, jax-js", "--rounds=2", "--budget", "9"]);
+    expect(options.works.map(({ name }) => name)).toEqual(["lora-step", "matmul"]);
+    expect(new Set(options.engines.map(({ kind }) => kind))).toEqual(new Set(["lorikeet", "javascript"]));
+    expect(options).toMatchObject({ rounds: 2, budget: 9, sizes: false });
+    expect(peerOptions(["--only", "sizes"])).toMatchObject({ works: [], sizes: true });
+  });
+
+  it.each([
+    [["--only", "lora"], /no work "lora".*lora-step/],
+    [["--engines", "keras"], /no engine is called "keras…"/],
+    [["--rounds", "many"], /--rounds must be a number above 0, not "many"/],
+    [["--fast"], /--fast/],
+  ])("refuse %j", (args, message) => {
+    expect(() => peerOptions(args)).toThrow(message);
+  });
+});
+
+describe("processes", () => {
+  it("run scripts that there are, on work that they know", () => {
+    for (const { script } of engines) expect(existsSync(join(benchFolder, "peers", script[0]!)), script[0]).toBe(true);
+    expect(takesPart(engine("gpu.js cpu"), work("lora-step"))).toBe(false);
+    expect(takesPart(engine("tfjs wasm"), work("generate"))).toBe(false);
+    expect(takesPart(engine("tfjs cpu"), work("lora-step-4x-width"))).toBe(false);
+    expect(takesPart(engine("lorikeet, 1 thread"), work("generate"))).toBe(true);
+  });
+
+  it("are told the work, the options and how long", () => {
+    const settings = { seconds: 4, python: "/a/python", flags: ["--relaxed"] };
+    const [node, args] = commandOf(engine("jax-js wasm, relaxed SIMD, 2 threads"), work("matmul"), settings);
+    expect(node).toBe(process.execPath);
+    expect(args).toEqual(["--relaxed", join(benchFolder, "peers/jax.mjs"), "matmul", "threads=2", "seconds=4"]);
+    expect(commandOf(engine("PyTorch, 2 threads"), work("softmax"), settings)[0]).toBe("/a/python");
+    expect(commandOf(engine("tfjs cpu"), work("softmax"), settings)[1]).toContain("seconds=1");
+  });
+});
+
+describe("answers", () => {
+  it.each([
+    [{ case: "train", ms: 5, error: 0.009 }, "lora-step", undefined],
+    [{ case: "train", ms: 5, error: 0.011 }, "lora-step", "wrong by 0.011"],
+    [{ case: "train", ms: 5, error: Number.NaN }, "lora-step", "wrong by NaN"],
+    [{ case: "512³", ms: 5, error: 9e-4 }, "matmul", undefined],
+    [{ case: "512³", ms: 5, error: 2e-3 }, "matmul", "wrong by 0.0020"],
+    [{ case: "512³", ms: 5 }, "matmul", "wrong by an unknown amount"],
+    [{ case: "generate", ms: 5, error: 1 / 64 }, "generate", "wrong by 0.016"],
+    [{ case: "512³", failed: "no kernel" }, "matmul", "no kernel"],
+    [{ case: "512³", error: 0 }, "matmul", "no time"],
+  ])("%j of %s: %s", (line, name, problem) => {
+    expect(problemOf(line, work(name))).toBe(problem);
+  });
+
+  it("are read from lines of JSON among others", () => {
+    expect(linesIn('warning\n{"case":"a","ms":1}\n{broken\n{"case":"b"}\n')).toEqual([{ case: "a", ms: 1 }, { case: "b" }]);
+  });
+
+  it("become medians over rounds, with the worst of what must not be large", () => {
+    const lines = [3, 9, 4].map((ms) => ({ case: "512³", ms, bestMs: ms - 1, error: ms * 1e-6, flops: 8e6, peakBytes: ms }));
+    const found = entryOf(engine("tfjs wasm"), work("matmul"), lines);
+    expect(found).toMatchObject({ ms: 4, bestMs: 2, rounds: 3, error: 9e-6, peakBytes: 9 });
+    expect(found.rate).toEqual({ value: 2, unit: "GFLOP/s" });
+  });
+
+  it("count only when every round was right", () => {
+    const lines = [1e-6, 0.5].map((error) => ({ case: "512³", ms: 4, bestMs: 4, error }));
+    expect(entryOf(engine("tfjs wasm"), work("matmul"), lines)).toMatchObject({ ms: null, problem: "wrong by 0.50" });
+  });
+});
+
+describe("ratios", () => {
+  const entries = [
+    entry("lorikeet, 1 thread", 200),
+    entry("lorikeet, 2 threads", 100),
+    entry("PyTorch, 1 thread", 300),
+    entry("PyTorch, 2 threads", 150),
+    entry("jax-js wasm", 3000),
+    entry("jax-js wasm, relaxed SIMD, 2 threads", 1300),
+    entry("js-pytorch", null, { problem: "wrong by 4" }),
+  ];
+
+  it("are above 1 where lorikeet is faster, and compare threads with threads", () => {
+    expect(ratiosOf(entries, engines)).toEqual({
+      vsFastestJs: 13,
+      fastestJs: "jax-js wasm, relaxed SIMD, 2 threads",
+      vsTorch: 1.5,
+      vsFastestJs1Thread: 15,
+      vsTorch1Thread: 1.5,
+    });
+  });
+
+  it("fall back on one thread where PyTorch had no two, and leave out what is unknown", () => {
+    expect(ratiosOf([entries[0]!, entries[1]!, entries[2]!], engines)).toEqual({ vsTorch: 1.5, vsTorch1Thread: 1.5 });
+    expect(ratiosOf([entries[4]!], engines)).toEqual({ fastestJs: "jax-js wasm" });
+  });
+
+  it("are shown with the fastest first and the wrong last", () => {
+    const lines = tableOf("a step", entries, engines).split("\n");
+    expect(lines[1]).toMatch(/lorikeet, 2 threads +100 ms +1.00 ×/);
+    expect(lines.at(-1)).toMatch(/js-pytorch +wrong by 4/);
+  });
+
+  it("are kept case by case", () => {
+    const grouped = cases([...entries, entry("tfjs wasm", 1, { work: "matmul", case: "512³" })]);
+    expect([...grouped.keys()]).toEqual(["lora-step: train", "matmul: 512³"]);
+  });
+
+  it("are drawn on a page that stands alone", async () => {
+    const page = await comparisonPage({
+      date: "2026-01-01",
+      machine: "<a machine>",
+      load: 0,
+      versions: { node: "v20" },
+      options: { rounds: 1, seconds: 1 },
+      ratios: { "lora-step: train": ratiosOf(entries, engines) },
+      entries: [...entries, entry("lorikeet, 2 threads", 400, { work: "lora-step-2x-depth" })],
+      sizes: [{ name: "lorikeet", installedBytes: 1e7, bundleBytes: 2e5 }],
+    });
+    expect(page).toContain("13.00 times as fast as jax-js wasm, relaxed SIMD, 2 threads");
+    expect(page).toContain("How the cost grows");
+    expect(page).toContain("&lt;a machine&gt;");
+    expect(page.match(/<svg/g)!.length).toBeGreaterThanOrEqual(5);
+    expect(page).not.toMatch(/<script|https?:\/\/(?!www\.w3\.org)/);
+  });
+});
+
+describe("the work", async () => {
+  // @ts-expect-error: the engines' scripts are plain JavaScript
+  const { errorOf, inputOf, problems, values } = await import("../../bench/peers/workload.mjs");
+
+  it("has the values of spec-model.ts", () => {
+    const list = values("layers.0.q_proj", 3, 0.05);
+    expect(list).toHaveLength(3);
+    expect(Math.max(...list.map(Math.abs))).toBeLessThanOrEqual(Math.sqrt(3) * 0.05);
+  });
+
+  it("covers the operations that are compared", () => {
+    expect(Object.keys(problems).sort()).toEqual(works.filter(({ kind }) => kind === "operation").map(({ name }) => name).sort()); // biome-ignore format: one sentence
+  });
+
+  it("tells a right answer from a wrong one", () => {
+    const [problem] = problems.embedding;
+    const inputs = problem.inputs.map(inputOf);
+    const [table, ids] = inputs as [Float32Array, Int32Array];
+    const right = Float32Array.from({ length: problem.size }, (_, i) => table[ids[i >> 8]! * 256 + (i & 255)]!);
+    expect(errorOf(problem, inputs, right)).toBe(0);
+    expect(errorOf(problem, inputs, right.map((value) => -value))).toBeGreaterThan(1); // biome-ignore format: one sentence
+    expect(errorOf(problem, inputs, right.fill(Number.NaN))).toBe(Number.POSITIVE_INFINITY);
+    expect(() => errorOf(problem, inputs, right.subarray(1))).toThrow("values instead of");
+  });
+});
