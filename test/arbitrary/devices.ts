@@ -1,5 +1,6 @@
 /** The devices that the laws compare with `reference`, in every mode that runs different code. */
 import type { Device } from "../../src/devices/device.ts";
+import type { GpuMode } from "../../src/devices/gpu/backend.ts";
 import { createGpu } from "../../src/devices/gpu/create.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
@@ -13,7 +14,7 @@ export interface Variant {
 
 const float32 = 2 ** -24;
 
-export const variants = [
+const inNode = [
   { name: "reference, fused", open: () => createReference({ fuse: true }), unit: 2 ** -53 },
   { name: "wasm, 1 thread", open: () => createWasm({ threads: 1 }), unit: float32 },
   { name: "wasm, 2 threads", open: () => createWasm({ threads: 2 }), unit: float32 },
@@ -22,3 +23,11 @@ export const variants = [
   { name: "gpu, cpu", open: () => createGpu({ mode: "cpu" }), unit: float32 },
   { name: "gpu, webasm", open: () => createGpu({ mode: "webasm" }), unit: float32 },
 ] as const satisfies readonly Variant[];
+
+/** VITE_GPU_MODES (a list with commas) leaves some out. */
+const modes = (import.meta as { env?: Record<string, string> }).env?.["VITE_GPU_MODES"] ?? "webgl2,webgpu";
+const inBrowser = modes
+  .split(",")
+  .map((mode): Variant => ({ name: `gpu, ${mode}`, open: () => createGpu({ mode: mode as GpuMode }), unit: float32 }));
+
+export const variants: readonly Variant[] = typeof window === "undefined" ? inNode : inBrowser;

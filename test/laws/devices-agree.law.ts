@@ -9,7 +9,7 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { pullback } from "../../src/autograd/grad.ts";
-import { realize, upload, useDevice } from "../../src/compile/program.ts";
+import { download, realize, upload, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { DTypeError } from "../../src/errors.ts";
@@ -62,7 +62,7 @@ function input(shape: readonly number[], domain: Interval, seed: number, dtype: 
 }
 
 /** Throws where a device gives other results than the reference device. `build` makes the same graph for each. */
-function agree(build: (device: Device) => Tensor[], among = opened): void {
+async function agree(build: (device: Device) => Tensor[], among = opened): Promise<void> {
   useDevice(reference);
   const expected = build(reference);
   realize(expected);
@@ -74,16 +74,17 @@ function agree(build: (device: Device) => Tensor[], among = opened): void {
     useDevice(device);
     const got = build(device);
     realize(got);
-    got.forEach((x, i) => {
-      const wrong = difference(floats(x), wants[i]!, bounds.get(variant.unit)![i]!);
+    for (const [i, x] of got.entries()) {
+      const wrong = difference(await floats(x), wants[i]!, bounds.get(variant.unit)![i]!);
       if (wrong) throw new Error(`${variant.name}: result ${i}, ${x.dtype} [${x.shape}]: ${wrong}`);
-    });
+      x.storage!.buffer[Symbol.dispose]();
+    }
   }
 }
 
 /** Values as numbers, also of 16-bit floats, which travel as bits. */
-function floats(x: Tensor): ArrayLike<number> {
-  return valuesOf(x.dtype === "float16" || x.dtype === "bfloat16" ? cast(x, "float32") : x);
+async function floats(x: Tensor): Promise<ArrayLike<number>> {
+  return download(x.dtype === "float16" || x.dtype === "bfloat16" ? cast(x, "float32") : x);
 }
 
 const floatTypes = ["float32", "float16", "bfloat16"] as const satisfies readonly DType[];
@@ -121,7 +122,7 @@ function sampleCase({ inputs, apply }: Sample, dtype: DType, draw: Draw, seed: n
 }
 
 /** Runs `body`, unless the operation refuses the dtype when it is called. */
-function unlessRefused(build: (device: Device) => Tensor[]): void {
+async function unlessRefused(build: (device: Device) => Tensor[]): Promise<void> {
   useDevice(reference);
   try {
     build(reference);
@@ -129,23 +130,23 @@ function unlessRefused(build: (device: Device) => Tensor[]): void {
     if (error instanceof DTypeError) return;
     throw error;
   }
-  agree(build);
+  await agree(build);
 }
 
 describe("primitives", () => {
   const entries = (Object.entries(primitives) as [string, Primitive][]).filter(
     ([, op]) => op.kind === "elementwise" || op.samples,
   );
-  test.each(entries)("%s", (name, op) => {
-    fc.assert(
-      fc.property(draws({ large: true }), fc.nat(1e6), (draw, seed) => {
+  test.each(entries)("%s", async (name, op) => {
+    await fc.assert(
+      fc.asyncProperty(draws({ large: true }), fc.nat(1e6), async (draw, seed) => {
         if (op.kind === "elementwise") {
           const types = dtypesOf(op);
-          unlessRefused(elementwiseCase(name, op, types[seed % types.length]!, draw, seed));
+          await unlessRefused(elementwiseCase(name, op, types[seed % types.length]!, draw, seed));
         } else {
           const samples = op.samples!(draw);
           const types: readonly DType[] = ["float32", "float32", "float32", ...floatTypes, ...wholeTypes];
-          unlessRefused(sampleCase(samples[seed % samples.length]!, types[(seed >> 4) % types.length]!, draw, seed));
+          await unlessRefused(sampleCase(samples[seed % samples.length]!, types[(seed >> 4) % types.length]!, draw, seed));
         }
       }),
       cases(14),
@@ -168,23 +169,23 @@ function compositeCase(name: string, draw: Draw, seed: number): (device: Device)
 }
 
 describe("composites and their derivatives", () => {
-  test.each(Object.keys(composites(reference)))("%s", (name) => {
-    fc.assert(
-      fc.property(draws({ large: true }), fc.nat(1e6), (draw, seed) => agree(compositeCase(name, draw, seed))),
+  test.each(Object.keys(composites(reference)))("%s", async (name) => {
+    await fc.assert(
+      fc.asyncProperty(draws({ large: true }), fc.nat(1e6), (draw, seed) => agree(compositeCase(name, draw, seed))),
       cases(2),
     );
   });
 });
 
 describe("mutants are caught", () => {
-  test.each(Object.entries(bugs))("%s", (_, bug) => {
+  test.each(Object.entries(bugs))("%s", async (_, bug) => {
     const device = broken(createReference({ fuse: true }), bug);
     const wrong = [{ variant: { name: "mutant", open: () => device, unit: 2 ** -24 }, device }];
     const names = ["softmax", "exp", "matmul"] as const;
-    const { failed } = fc.check(
-      fc.property(draws({ large: true }), fc.nat(1e6), (draw, seed) => {
+    const { failed } = await fc.check(
+      fc.asyncProperty(draws({ large: true }), fc.nat(1e6), async (draw, seed) => {
         const name = names[seed % names.length]!;
-        agree(
+        await agree(
           name === "softmax"
             ? compositeCase(name, draw, seed)
             : name === "exp"

@@ -1,5 +1,6 @@
 /** GPU.js behind one small interface: values on the device, kernels that make new ones from them. */
 import { DeviceError } from "../../errors.ts";
+import type { BufferResult, WebGpuContext } from "./gpujs-internals.ts";
 import type { Pass } from "./plan.ts";
 
 /** The ways in which GPU.js can run a kernel, the fastest first. */
@@ -41,15 +42,20 @@ export interface GpuJs {
     readonly isHeadlessGLSupported: boolean;
     readonly isSinglePrecisionSupported: boolean;
   };
+  readonly WebGPUContext: { readonly isSupported: boolean; acquire(): Promise<WebGpuContext> };
+  readonly WebGPUBufferResult: new (settings: Record<string, unknown>) => BufferResult;
 }
 
 export interface GpuInstance {
   createKernel(source: string, settings: Record<string, unknown>): GpuKernel;
   destroy(): Promise<void> | void;
+  readonly context?: unknown;
+  readonly canvas?: Partial<EventTarget> | null;
 }
 
 export interface GpuKernel {
   (...args: unknown[]): unknown;
+  setOutput(output: readonly number[]): void;
   readonly kernel: { readonly constructor: { readonly mode: string }; readonly fallbackReason: unknown };
   destroy(removeCanvasReferences?: boolean): void;
 }
@@ -76,8 +82,46 @@ export function kernelSettings(pass: Pass, functions: Readonly<Record<string, (.
   };
 }
 
+/** Kernels by what they are made of; the one used longest ago makes room. */
+export class KernelCache {
+  private readonly kernels = new Map<string, GpuKernel>();
+  private readonly most: number;
+  private readonly make: (pass: Pass) => GpuKernel;
+  compilations = 0;
+
+  constructor(most: number, make: (pass: Pass) => GpuKernel) {
+    this.most = most;
+    this.make = make;
+  }
+
+  get size(): number {
+    return this.kernels.size;
+  }
+
+  get(pass: Pass, args: readonly (Handle | number)[]): GpuKernel {
+    const key = kernelKey(pass, args);
+    let kernel = this.kernels.get(key);
+    if (kernel) this.kernels.delete(key);
+    else {
+      kernel = this.make(pass);
+      this.compilations++;
+    }
+    this.kernels.set(key, kernel);
+    if (this.kernels.size > this.most) {
+      const [oldest, unused] = this.kernels.entries().next().value as [string, GpuKernel];
+      this.kernels.delete(oldest);
+      unused.destroy();
+    }
+    return kernel;
+  }
+
+  clear(): void {
+    this.kernels.clear();
+  }
+}
+
 /** Identity of a kernel: its source, its sizes, and the lengths of what it reads, which GL kernels are compiled for. */
-export const kernelKey = (pass: Pass, args: readonly (Handle | number)[]): string =>
+const kernelKey = (pass: Pass, args: readonly (Handle | number)[]): string =>
   `${pass.count}|${args.map((arg) => (typeof arg === "number" ? "n" : arg.count)).join()}|${JSON.stringify(pass.constants)}|${pass.source}`;
 
 /** @throws {DeviceError} when GPU.js took another way than the one that was chosen, which it does without a word */

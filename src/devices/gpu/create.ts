@@ -3,6 +3,8 @@ import { ConfigError, checkOptions, DeviceError, LorikeetError } from "../../err
 import { createArrayBackend } from "./array-backend.ts";
 import { type Backend, type GpuJs, type GpuMode, gpuModes } from "./backend.ts";
 import { GpuDevice } from "./device.ts";
+import { createGlBackend } from "./gl-backend.ts";
+import { createWebGpuBackend } from "./webgpu-backend.ts";
 
 export interface GpuOptions {
   /** How GPU.js runs the kernels; the first that works when absent. */
@@ -12,8 +14,10 @@ export interface GpuOptions {
 /** @throws {DeviceError} when gpu.js, which is an optional dependency, is not installed */
 async function loadGpuJs(): Promise<GpuJs> {
   try {
-    const module = (await import("gpu.js")) as unknown as GpuJs & { default?: GpuJs };
-    return module.GPU ? module : (module.default as GpuJs);
+    const module = (await import("gpu.js")) as unknown as Partial<GpuJs> & { default?: Partial<GpuJs> };
+    // the browser's build exports one class with everything on it
+    const { GPU, WebGPUContext, WebGPUBufferResult } = module.GPU ? module : module.default!;
+    return { GPU, WebGPUContext, WebGPUBufferResult } as GpuJs;
   } catch (error) {
     throw new DeviceError(`cannot load gpu.js: ${error instanceof Error ? error.message : String(error)}.`, {
       operation: "gpu",
@@ -27,8 +31,10 @@ async function openMode(library: GpuJs, mode: GpuMode): Promise<Backend> {
     case "cpu":
     case "webasm":
       return createArrayBackend(library, mode);
+    case "webgpu":
+      return createWebGpuBackend(library);
     default:
-      throw new DeviceError(`mode ${mode} does not run here.`, { operation: "gpu", got: mode });
+      return createGlBackend(library, mode);
   }
 }
 

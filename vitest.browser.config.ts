@@ -1,0 +1,39 @@
+/** `npm run test:browser`: laws and tests that need a browser, in headless Chromium with its software devices. */
+import { playwright } from "@vitest/browser-playwright";
+import { defineConfig } from "vitest/config";
+
+/** Both WebGL 2 and WebGPU on SwiftShader; findings/gpujs.md has what other flags do. */
+const flags = [
+  "--no-sandbox",
+  "--disable-gpu-sandbox",
+  "--use-gl=angle",
+  "--use-angle=swiftshader",
+  "--enable-unsafe-swiftshader",
+  "--enable-unsafe-webgpu",
+  "--use-webgpu-adapter=swiftshader",
+];
+
+/** Compiling a kernel takes a tenth of a second on WebGL: fewer cases than in Node. */
+const environment = { LORIKEET_LAW_SCALE: process.env["LORIKEET_LAW_SCALE"] ?? "0.1" };
+
+export default defineConfig({
+  define: { "process.env": JSON.stringify(environment) },
+  optimizeDeps: { include: ["gpu.js", "fast-check", "typed-function"] },
+  // one page of the browser a file, one after the other: each opens GPU devices of its own
+  test: {
+    include: ["test/laws/devices-agree.law.ts", "test/in-browser/**/*.test.ts"],
+    setupFiles: ["test/in-browser/setup.ts"],
+    testTimeout: 300_000,
+    hookTimeout: 120_000,
+    fileParallelism: false,
+    browser: {
+      enabled: true,
+      headless: true,
+      screenshotFailures: false,
+      provider: playwright({
+        launchOptions: { executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium", args: flags },
+      }),
+      instances: [{ browser: "chromium" }],
+    },
+  },
+});
