@@ -26,10 +26,13 @@ const mostKernels = 512;
 export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
   const supported = { webgl2: GPU.isWebGL2Supported, webgl: GPU.isWebGLSupported, headlessgl: GPU.isHeadlessGLSupported };
   if (!supported[mode])
-    throw new DeviceError(`mode ${mode} cannot run: ${mode === "headlessgl" ? "package gl or an X display" : "WebGL"} is missing.`, {
-      operation: "gpu",
-      got: mode,
-    });
+    throw new DeviceError(
+      `mode ${mode} cannot run: ${mode === "headlessgl" ? "package gl or an X display" : "WebGL"} is missing.`,
+      {
+        operation: "gpu",
+        got: mode,
+      },
+    );
   if (!GPU.isSinglePrecisionSupported)
     throw new DeviceError(`mode ${mode} cannot run: this GPU writes no 32-bit floats.`, { operation: "gpu", got: mode });
   const gpu = new GPU({ mode });
