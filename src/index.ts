@@ -11,8 +11,9 @@ export { backward } from "./autograd/grad.ts";
 export { explainSchedule } from "./compile/explain.ts";
 export { currentDevice, plan, realize, useDevice } from "./compile/program.ts";
 export { type CompiledFunction, compile, type TensorTree } from "./compile/trace.ts";
-export { chooseDevice, devices } from "./devices/choose.ts";
+export { chooseDevice, devices, type FastestDeviceOptions, fastestDevice, probeDevices } from "./devices/choose.ts";
 export type { Device, DeviceName, DeviceStatistics } from "./devices/device.ts";
+export type { Candidate, Probe } from "./devices/probe.ts";
 export { createReference } from "./devices/reference/device.ts";
 export { createWasm, type WasmOptions } from "./devices/wasm/device.ts";
 export {

@@ -4,6 +4,7 @@ import process from "node:process";
 import { Command } from "commander";
 import "../devices/choose.ts";
 import { LorikeetError } from "../errors.ts";
+import { addDoctor } from "./doctor.ts";
 import { addFinetune } from "./finetune.ts";
 import { addPretrain } from "./pretrain.ts";
 
@@ -12,6 +13,7 @@ const program = new Command("lorikeet").description("Fine-tunes language models 
 program.configureOutput({ outputError: (text, write) => write(`${text.trim().replace(/\n+/g, " ")}\n`) });
 addFinetune(program);
 addPretrain(program);
+addDoctor(program);
 
 try {
   await program.parseAsync();

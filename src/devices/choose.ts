@@ -1,7 +1,9 @@
 /** The device for people who choose none: the fastest that runs here. Imported for its effect by the entry points. */
 import { setDefaultDevice } from "../compile/program.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, DeviceError } from "../errors.ts";
 import type { Device, DeviceName } from "./device.ts";
+import type { GpuOptions } from "./gpu/create.ts";
+import { type Candidate, type Probe, probe } from "./probe.ts";
 import { createReference } from "./reference/device.ts";
 import { createWasm, type WasmOptions } from "./wasm/device.ts";
 
@@ -24,10 +26,67 @@ export function chooseDevice(options: WasmOptions = {}, tell: Tell = (message) =
   }
 }
 
-/** The devices by name. `gpu` comes with its own entry. */
+/** The devices by name. The code of `gpu` is loaded when it is opened, and gpu.js, which is an optional dependency, with it. */
 export const devices = {
   wasm: (options: WasmOptions = {}) => createWasm(options),
   reference: () => createReference(),
-} satisfies Partial<Record<DeviceName, (options?: WasmOptions) => Device>>;
+  gpu: async (options: GpuOptions = {}): Promise<Device> => (await import("./gpu/create.ts")).createGpu(options),
+} satisfies Record<DeviceName, (options?: never) => Device | Promise<Device>>;
+
+/** Every way of computing that there is, the gpu device in each of its modes. */
+const candidates: readonly Candidate[] = [
+  ...(["webgpu", "webgl2", "webgl", "headlessgl"] as const).map(
+    (mode): Candidate => ({ name: "gpu", mode, open: () => devices.gpu({ mode }) }),
+  ),
+  { name: "wasm", open: () => devices.wasm() },
+  ...(["webasm", "cpu"] as const).map((mode): Candidate => ({ name: "gpu", mode, open: () => devices.gpu({ mode }) })),
+  { name: "reference", open: () => devices.reference() },
+];
+
+export interface FastestDeviceOptions {
+  /** What may be chosen; everything when absent. */
+  readonly among?: readonly Candidate[];
+  /** Gets the report of each as it comes. */
+  readonly onProbe?: (report: Probe) => void;
+}
+
+/**
+ * Tries every device and every mode of the gpu device with a small forward and gradient pass, and times it.
+ * One that is wrong, fails or hangs is reported with the reason.
+ */
+export async function probeDevices(options: FastestDeviceOptions = {}): Promise<Probe[]> {
+  const reports: Probe[] = [];
+  for (const candidate of options.among ?? candidates) {
+    const { report, device } = await probe(candidate);
+    device?.[Symbol.dispose]();
+    options.onProbe?.(report);
+    reports.push(report);
+  }
+  return reports;
+}
+
+/**
+ * Opens the device whose probe was right and fastest.
+ *
+ * @throws {DeviceError} when none is right, with the reason of each
+ * @example
+ * useDevice(await fastestDevice());
+ */
+export async function fastestDevice(options: FastestDeviceOptions = {}): Promise<Device> {
+  let best: { device: Device; milliseconds: number } | null = null;
+  const reasons: string[] = [];
+  for (const candidate of options.among ?? candidates) {
+    const { report, device } = await probe(candidate);
+    options.onProbe?.(report);
+    if (!device) reasons.push(`${[report.name, report.mode].filter(Boolean).join(" ")}: ${report.reason}`);
+    else if (best && best.milliseconds <= report.milliseconds!) device[Symbol.dispose]();
+    else {
+      best?.device[Symbol.dispose]();
+      best = { device, milliseconds: report.milliseconds! };
+    }
+  }
+  if (!best) throw new DeviceError(`none computes as it should: ${reasons.join("; ")}.`, { operation: "fastestDevice" });
+  return best.device;
+}
 
 setDefaultDevice(() => chooseDevice());

@@ -6,9 +6,9 @@ import { compile } from "../../src/compile/trace.ts";
 import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
 import { DeviceError, DTypeError, ShapeError } from "../../src/errors.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { add, cast, mul, shiftRight, sub } from "../../src/graph/elementwise.ts";
+import { add, cast, mul, shiftRight, sub, tanh } from "../../src/graph/elementwise.ts";
 import { take } from "../../src/graph/indexing.ts";
-import { reduceSum } from "../../src/graph/reduction.ts";
+import { reduceMax, reduceSum } from "../../src/graph/reduction.ts";
 import { constant } from "../../src/graph/source.ts";
 import { Variable } from "../../src/graph/variable.ts";
 import { threefry2x32 } from "../../src/random/threefry.ts";
@@ -118,4 +118,12 @@ test("an unknown mode is refused with the names of all", async () => {
   await expect(createGpu({ mode: "webgpu2" as "webgpu" })).rejects.toThrow(
     "There are webgpu, webgl2, webgl, headlessgl, webasm, cpu.",
   );
+});
+
+test("the largest element is found again by another kernel that computes it anew: its gradient was NaN once", async () => {
+  using device = await createGpu({ mode: "cpu" });
+  const x = floats(device, [0.1, 0.7, 0.3, 0.2, -0.4, 0.9], [2, 3]);
+  const y = mul(tanh(x), constant(0.37));
+  const [gradient] = pullback([reduceMax(y, [1])], [constant(1, [2, 1])], [x]);
+  expect([...downloadSync(gradient!)].map((g) => g !== 0)).toEqual([false, true, false, false, false, true]);
 });

@@ -38,6 +38,10 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
     if (pass === undefined) {
       const instruction = program.instructions[register]!;
       if (instruction.kind === "reduce") {
+        // Whoever asks which element was the largest compares with this very value: computed again in another kernel it might
+        // differ in its last bit (cpu mode computes in float64, GPUs contract products and sums as they like), and none be it.
+        const compared = program.shape === "rows" && instruction.op.name === "maxReduce";
+        if (compared && program.instructions[instruction.arg]!.kind === "apply") written(instruction.arg);
         settle(instruction.arg);
         const chunks = chunksOf(program, geometry);
         pass = passes.push(renderFold(program, geometry, register, known, chunks)) - 1;

@@ -1,0 +1,27 @@
+/** `lorikeet doctor`: which devices run here, how fast, and why the others do not. */
+import process from "node:process";
+import type { Command } from "commander";
+import { probeDevices } from "../devices/choose.ts";
+import type { Probe } from "../devices/probe.ts";
+
+const line = ({ name, mode, works, milliseconds, reason }: Probe): string =>
+  [
+    `${name}${mode === undefined ? "" : ` ${mode}`}`.padEnd(16),
+    works ? "works" : "no   ",
+    works ? `${milliseconds!.toFixed(1).padStart(9)} ms` : `${"".padStart(12)}`,
+    works ? "" : ` ${reason}`,
+  ]
+    .join(" ")
+    .trimEnd();
+
+export function addDoctor(program: Command): void {
+  program
+    .command("doctor")
+    .description("Tries every device: a small forward and gradient pass against the reference device, then its speed.")
+    .action(async () => {
+      process.stdout.write(`Node ${process.version}, ${process.platform} ${process.arch}\n`);
+      process.stdout.write(`${"device".padEnd(16)} works  4 products of 256×256\n`);
+      const reports = await probeDevices({ onProbe: (report) => process.stdout.write(`${line(report)}\n`) });
+      if (!reports.some(({ works }) => works)) process.exitCode = 1;
+    });
+}
