@@ -18,6 +18,7 @@ import { loha } from "./methods/loha.ts";
 import { lokr } from "./methods/lokr.ts";
 import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
+import { multitaskPrompt } from "./methods/multitask-prompt.ts";
 import { oft } from "./methods/oft.ts";
 import { pTuning } from "./methods/p-tuning.ts";
 import { prefixTuning } from "./methods/prefix-tuning.ts";
@@ -53,6 +54,7 @@ export const methods = {
   promptTuning,
   prefixTuning,
   pTuning,
+  multitaskPrompt,
   trainableTokens,
   bdlora,
   kasa,
