@@ -1,14 +1,10 @@
 /** The page of `npm run bench -- peers`: one HTML file with charts, drawn by Observable Plot as the report of a run is. */
-import { escapeHtml, htmlPage, type PlotLibrary, plotting } from "../src/cli/report.ts";
+import { nodeDrawing } from "../src/cli/drawing.ts";
+import { type Drawing, escapeHtml, htmlPage } from "../src/cli/report.ts";
 import type { PackageSize } from "./package-sizes.ts";
 import { engines } from "./peer-engines.ts";
 import { cases, type Entry, megabytes, milliseconds, type Ratios } from "./peer-results.ts";
 import type { Comparison } from "./peers.ts";
-
-interface Drawing {
-  readonly Plot: PlotLibrary;
-  readonly document: Document;
-}
 
 interface Bar {
   readonly name: string;
@@ -112,7 +108,7 @@ const sizeRows = (sizes: readonly PackageSize[], key: "installedBytes" | "bundle
 /** The whole page. */
 export async function comparisonPage(comparison: Comparison): Promise<string> {
   const { entries, ratios, sizes, machine, load, versions, date, options } = comparison;
-  const drawing = await plotting();
+  const drawing = await nodeDrawing();
   const sections = [...cases(entries)].map(([title, group]) => {
     const timed = group.flatMap(({ engine, ms }) =>
       ms === null ? [] : [{ name: engine, value: ms, text: `${milliseconds(ms)} ms` }],

@@ -23,12 +23,13 @@ import { evaluate } from "../train/evaluate.ts";
 import { finetuning } from "../train/finetune.ts";
 import { type LoadedModel, loadModel, saveModel } from "../train/load-model.ts";
 import type { Trainer } from "../train/trainer.ts";
+import { nodeDrawing } from "./drawing.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { adapterOf, type MethodOptions, withDefaults } from "./method-option.ts";
 import { nonNegative, positive, whole } from "./option.ts";
-import { renderReport } from "./report.ts";
+import { renderReport, type Sample, sampling } from "./report.ts";
 import { RunFolder, type Settings, type Summary } from "./run-folder.ts";
-import { drawSamples, type Sample, sampleLines, sampling } from "./samples.ts";
+import { drawSamples, sampleLines } from "./samples.ts";
 import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
 
 interface FinetuneOptions extends MethodOptions {
@@ -267,18 +268,21 @@ async function keep(done: Done): Promise<Summary> {
     mergedDir: merges ? run.merged : null,
     report: run.report,
   };
-  const page = await renderReport({
-    title: `${options.method} on ${options.data === undefined ? "Moby-Dick" : basename(options.data)}`,
-    facts: [
-      ...Object.entries(settingsOf(options)).map(([name, value]) => [name, String(value)] as const),
-      ["device", currentDevice().about],
-      ["Node", process.version],
-    ],
-    results: resultRows(summary),
-    history: result.history,
-    samples: before.samples.map((sample, i) => ({ before: sample, after: after.samples[i] as Sample })),
-    drawn: `Drawn with temperature ${sampling.temperature}, top-p ${sampling.topP} and seed ${options.seed}, before and after.`,
-  });
+  const page = renderReport(
+    {
+      title: `${options.method} on ${options.data === undefined ? "Moby-Dick" : basename(options.data)}`,
+      facts: [
+        ...Object.entries(settingsOf(options)).map(([name, value]) => [name, String(value)] as const),
+        ["device", currentDevice().about],
+        ["Node", process.version],
+      ],
+      results: resultRows(summary),
+      history: result.history,
+      samples: before.samples.map((sample, i) => ({ before: sample, after: after.samples[i] as Sample })),
+      drawn: `Drawn with temperature ${sampling.temperature}, top-p ${sampling.topP} and seed ${options.seed}, before and after.`,
+    },
+    await nodeDrawing(),
+  );
   await writeFileAtomically(run.report, page);
   return summary;
 }

@@ -72,5 +72,12 @@ function assignment(text: string): [key: string, value: unknown] {
   }
 }
 
+/** Which of the options that go by one name everywhere a method has. */
+export function fieldsOf(method: MethodName): ("rank" | "alpha" | "dropout" | "targets")[] {
+  const own = ownKeys(method);
+  const named = (["rank", "alpha", "dropout"] as const).filter((field) => own.some((key) => keys[field].test(key)));
+  return own.includes("targetModules") ? [...named, "targets"] : named;
+}
+
 /** A method's config keys as they are spelled here. */
 const ownKeys = (method: MethodName): string[] => Object.keys(methods[method].schema.keys).map(camel);

@@ -1,7 +1,13 @@
 /** The report of a run: one HTML file that needs nothing else, with curves drawn by Observable Plot. */
-import { ConfigError } from "../errors.ts";
 import type { History } from "../train/trainer.ts";
-import type { Sample } from "./samples.ts";
+
+/** How samples are drawn; stated wherever they are shown. */
+export const sampling = { temperature: 0.8, topP: 0.95, maxNewTokens: 48 } as const;
+
+export interface Sample {
+  readonly prompt: string;
+  readonly text: string;
+}
 
 export interface Report {
   readonly title: string;
@@ -15,25 +21,17 @@ export interface Report {
   readonly drawn: string;
 }
 
-export type PlotLibrary = typeof import("@observablehq/plot");
+type PlotLibrary = typeof import("@observablehq/plot");
 
-/** Plot and a document for it to draw in: not part of an installation that only computes. */
-export async function plotting(): Promise<{ Plot: PlotLibrary; document: Document }> {
-  try {
-    const [Plot, { parseHTML }] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
-    return { Plot, document: parseHTML("<!doctype html><body></body>").document as unknown as Document };
-  } catch (cause) {
-    throw new ConfigError(`the report cannot be drawn: ${(cause as Error).message.split("\n")[0]}.`, {
-      operation: "report",
-      hint: "Install what draws it: npm install @observablehq/plot linkedom",
-    });
-  }
+/** What draws the curves, and a document for it to draw in. */
+export interface Drawing {
+  readonly Plot: PlotLibrary;
+  readonly document: Document;
 }
 
-/** The whole page. @throws {ConfigError} when the packages that draw are not installed */
-export async function renderReport(report: Report): Promise<string> {
+/** The whole page. */
+export function renderReport(report: Report, { Plot, document }: Drawing): string {
   const { title, facts, results, samples, drawn, history } = report;
-  const { Plot, document } = await plotting();
   const table = (rows: Report["facts"]): string =>
     `<table>${rows.map(([name, value]) => `<tr><th scope="row">${escapeHtml(name)}</th><td>${escapeHtml(value)}</td></tr>`).join("")}</table>`;
   const sample = ({ prompt, text }: Sample): string =>

@@ -4,14 +4,7 @@ import type { CausalLM } from "../models/causal-lm.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { yieldToOthers } from "../train/batch.ts";
 import { generate } from "../train/generation.ts";
-
-/** How samples are drawn; stated wherever they are shown. */
-export const sampling = { temperature: 0.8, topP: 0.95, maxNewTokens: 48 } as const;
-
-export interface Sample {
-  readonly prompt: string;
-  readonly text: string;
-}
+import { type Sample, sampling } from "./report.ts";
 
 /** One continuation for each prompt. @throws the signal's reason when it is aborted */
 export async function drawSamples(

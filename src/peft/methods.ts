@@ -18,7 +18,6 @@ import { loha } from "./methods/loha.ts";
 import { lokr } from "./methods/lokr.ts";
 import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
-import { multitaskPrompt } from "./methods/multitask-prompt.ts";
 import { oft } from "./methods/oft.ts";
 import { pTuning } from "./methods/p-tuning.ts";
 import { prefixTuning } from "./methods/prefix-tuning.ts";
@@ -54,7 +53,6 @@ export const methods = {
   promptTuning,
   prefixTuning,
   pTuning,
-  multitaskPrompt,
   trainableTokens,
   bdlora,
   kasa,

@@ -1,0 +1,227 @@
+/** The web page as a person uses it, in Chromium: train, reload in the middle, go on, download, and the files in Node. */
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { unzipSync } from "fflate";
+import { tensor } from "lorikeet";
+import { memoryFolder } from "lorikeet/formats";
+import { attach, loadAdapter, lora, saveAdapter } from "lorikeet/peft";
+import { textDataset } from "lorikeet/text";
+import { completeText, finetuning, type LoadedModel, loadModel } from "lorikeet/train";
+import type { Browser, BrowserContext, Page } from "playwright-core";
+import { build } from "vite";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openChromium, type ServedFolder, serveFolder } from "./chromium.ts";
+
+const root = resolve(import.meta.dirname, "../..");
+const outDir = join(root, ".cache/web");
+const tiny = join(root, "models/tiny");
+const axe = readFileSync(join(root, "node_modules/axe-core/axe.min.js"), "utf8");
+const text = readFileSync(join(root, "CONTRIBUTING.md"), "utf8");
+const textFile = { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from(text) };
+const modelFiles = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+
+const prompt = "The whale";
+const small = { steps: 8, batch: 4, window: 32, rank: 4, alpha: 8, learningRate: 0.01, dropout: 0.1, seed: 5, prompts: prompt };
+
+let browser: Browser;
+let isolated: ServedFolder;
+let plain: ServedFolder;
+
+beforeAll(async () => {
+  await build({ configFile: join(root, "web/vite.config.ts"), logLevel: "error", build: { outDir } });
+  [browser, isolated, plain] = await Promise.all([openChromium(), serveFolder(outDir), serveFolder(outDir, { isolated: false })]);
+});
+
+afterAll(async () => {
+  await browser?.close();
+  await isolated?.[Symbol.asyncDispose]();
+  await plain?.[Symbol.asyncDispose]();
+});
+
+const wait = { timeout: 120_000 };
+const phase = (page: Page, note: RegExp) => page.locator("#phase", { hasText: note }).waitFor(wait);
+
+/** A page at the form of a new run, and whatever goes wrong in it. */
+async function openPage(context: BrowserContext, url: string): Promise<{ page: Page; problems: string[] }> {
+  const page = await context.newPage();
+  const problems: string[] = [];
+  page.on("console", (message) => void (message.type() === "error" && problems.push(message.text())));
+  page.on("pageerror", (error) => void problems.push(String(error)));
+  await page.goto(url);
+  await page.locator("#setup").waitFor(wait);
+  return { page, problems };
+}
+
+/** Fills in the form, all but the files. */
+async function fill(page: Page, values: Readonly<Record<string, string | number>>): Promise<void> {
+  await page.locator("summary").click();
+  for (const [name, value] of Object.entries(values)) await page.locator(`[name=${name}]`).fill(String(value));
+}
+
+async function giveText(page: Page): Promise<void> {
+  await page.locator("#text [value=given]").check();
+  await page.locator("#text-picker").setInputFiles(textFile);
+}
+
+async function download(page: Page, button: string): Promise<Uint8Array> {
+  const [file] = await Promise.all([page.waitForEvent("download", wait), page.locator(button).click()]);
+  return new Uint8Array(readFileSync(await file.path()));
+}
+
+/** What axe-core finds wrong with the page, in both colour schemes and on a phone. */
+async function accessibility(page: Page): Promise<string[]> {
+  const found: string[] = [];
+  for (const [colorScheme, width] of [
+    ["light", 1200],
+    ["dark", 1200],
+    ["light", 390],
+  ] as const) {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width, height: 900 });
+    await page.evaluate(axe);
+    const violations = await page.evaluate(async () => {
+      type Axe = { run(): Promise<{ violations: { id: string; nodes: { html: string; failureSummary: string }[] }[] }> };
+      const { violations } = await (globalThis as unknown as { axe: Axe }).axe.run();
+      return violations.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html} ${failureSummary}`));
+    });
+    const width_ = await page.evaluate(() => document.documentElement.scrollWidth);
+    if (width_ > width) found.push(`${width_} wide on a screen of ${width}`);
+    found.push(...violations.map((violation) => `${colorScheme}, ${width}: ${violation}`));
+  }
+  await page.setViewportSize({ width: 1200, height: 900 });
+  return found;
+}
+
+/** The same run in Node, never stopped. */
+async function inNode() {
+  const loaded = await loadModel(tiny);
+  const dataset = textDataset({ text }, loaded.tokenizer, { window: small.window, seed: small.seed });
+  const config = { r: small.rank, loraAlpha: small.alpha, loraDropout: small.dropout, targetModules: "all-linear" } as const;
+  attach(loaded.model, lora({ ...config, taskType: "CAUSAL_LM" }), { seed: small.seed });
+  using trainer = finetuning(loaded.model, dataset, {
+    steps: small.steps,
+    batchSize: small.batch,
+    learningRate: small.learningRate,
+    seed: small.seed,
+  });
+  const { history } = await trainer.run();
+  const adapter = memoryFolder();
+  await saveAdapter(loaded.model, adapter, { baseModel: "models/tiny" });
+  return { history, adapter: adapter.contents };
+}
+
+const logitsOf = async ({ model, tokenizer }: LoadedModel): Promise<Float32Array> => {
+  model.eval();
+  const ids = tensor([[...tokenizer.encode("Call me Ishmael. Some years ago")]], { dtype: "int32" });
+  return (await model.forward({ inputIds: ids }).logits.data()) as Float32Array;
+};
+
+describe("a page with threads", () => {
+  it("trains, is reloaded in the middle, goes on, and gives files that are in Node what they are in the page", async () => {
+    const context = await browser.newContext();
+    const { page, problems } = await openPage(context, isolated.url);
+    expect(await accessibility(page)).toEqual([]);
+    await giveText(page);
+    await fill(page, small);
+    await page.locator("[name=steps]").press("Enter"); // by keyboard alone from here on
+    await page.waitForFunction(() => /^[3-9]/.test(document.getElementById("step")?.textContent ?? ""), null, wait);
+    expect(await page.locator("#threads").textContent()).toContain("shared memory");
+    await page.locator("#pause").press("Space");
+    await phase(page, /Paused after step [3-7] of 8/);
+    const paused = await page.locator("#phase").textContent();
+    expect(await accessibility(page)).toEqual([]);
+
+    await page.reload();
+    await phase(page, /Paused after/);
+    expect(await page.locator("#phase").textContent()).toBe(paused);
+    expect(await page.locator("#curve").getAttribute("aria-label")).toMatch(/from \d\.\d+ to \d\.\d+ after [3-7] of 8 steps/);
+    const before = await page.locator(".base p").textContent();
+    expect(before?.length).toBeGreaterThan(prompt.length + 20);
+
+    await page.locator("#continue").press("Enter");
+    await phase(page, /Finished/);
+    const [perplexityBefore, perplexityAfter] = ((await page.locator("#perplexity").textContent()) ?? "").split("→").map(Number);
+    expect(perplexityAfter).toBeLessThan(perplexityBefore as number);
+    const after = await page.locator(".adapted p").textContent();
+
+    // the slider: at 0 the model is what it was, without touching a weight
+    await page.locator("#scale").fill("0");
+    await page.waitForFunction((text) => document.querySelector(".adapted p")?.textContent === text, before, wait);
+    await page.locator("#scale").fill("1");
+    await page.waitForFunction((text) => document.querySelector(".adapted p")?.textContent === text, after, wait);
+
+    const adapter = unzipSync(await download(page, "#get-adapter"));
+    const merged = unzipSync(await download(page, "#get-merged"));
+    await phase(page, /Finished/);
+    const report = new TextDecoder().decode(await download(page, "#get-report"));
+    expect(report).toContain("lora on notes.txt");
+    expect(report).toContain("held-out perplexity");
+    expect(report).toContain("<svg");
+
+    // the run that was never stopped gives the same adapter to the last bit
+    const expected = await inNode();
+    expect(Object.keys(adapter).sort()).toEqual([...expected.adapter.keys()].sort());
+    for (const [name, bytes] of expected.adapter) expect(Buffer.from(adapter[name]!).equals(bytes), name).toBe(true);
+
+    const withAdapter = await loadModel(tiny);
+    await loadAdapter(withAdapter.model, { files: adapter });
+    const sampling = { temperature: 0.8, topP: 0.95, maxNewTokens: 48, seed: small.seed };
+    const stopTokens = [withAdapter.tokenizer.eosId as number];
+    const { model, tokenizer } = withAdapter; // without the settings of generation_config.json
+    const written = await completeText({ model, tokenizer }, prompt, { ...sampling, stopTokens });
+    expect(after).toBe(`${prompt}${written.replace(/\s+/g, " ")}`);
+    const [beside, within] = [await logitsOf(withAdapter), await logitsOf(await loadModel({ files: merged }))];
+    const difference = beside.reduce((largest, value, i) => Math.max(largest, Math.abs(value - within[i]!)), 0);
+    expect(difference).toBeLessThan(1e-3);
+    expect(difference).toBeGreaterThan(0);
+    const base = await logitsOf(await loadModel(tiny));
+    expect(beside.some((value, i) => Math.abs(value - base[i]!) > 0.1)).toBe(true);
+
+    // what was downloaded is still there, and can be forgotten
+    page.on("dialog", (dialog) => void dialog.accept());
+    await page.locator("#discard").click();
+    await page.locator("#setup").waitFor(wait);
+    await page.reload();
+    await page.locator("#setup").waitFor(wait);
+    expect(problems).toEqual([]);
+    await context.close();
+  });
+});
+
+describe("a page that may not share memory", () => {
+  it("says what is wrong with files, trains a model that was given, and keeps its run from a second tab", async () => {
+    const context = await browser.newContext();
+    const { page, problems } = await openPage(context, plain.url);
+    expect(await page.locator("#threads").textContent()).toContain("one thread");
+    await giveText(page);
+    await fill(page, { ...small, steps: 2 });
+    const give = async (files: readonly string[]) => {
+      await page.locator("#model [value=given]").check();
+      await page.locator("#model-picker").setInputFiles(files.map((name) => join(tiny, name)));
+      await page.locator("button[type=submit]").first().click();
+    };
+    await page.locator("#model [value=given]").check();
+    await page.locator("button[type=submit]").first().click();
+    expect(await page.locator("#start-hint").textContent()).toBe("Choose the model's files first.");
+    await give(["README.md"]);
+    await page.locator("#problem", { hasText: "these files are no model: README.md" }).waitFor(wait);
+    await page.locator("#setup").waitFor(wait);
+    await give(modelFiles);
+    await phase(page, /Finished/);
+    expect(await page.locator("#about").textContent()).toContain("model.safetensors and 4 more");
+    expect(await page.locator("#threads").textContent()).toContain("1 thread");
+    await page.locator("#prompt").fill("In the beginning");
+    await page.locator("#try button").click();
+    await page.locator(".sample").nth(1).locator(".adapted p[aria-busy=false]").waitFor(wait);
+    expect((await page.locator(".sample").nth(1).locator(".base p").textContent())?.startsWith("In the beginning")).toBe(true);
+
+    const second = await context.newPage();
+    await second.goto(plain.url);
+    await second.locator("#kept-note", { hasText: "another tab has it open" }).waitFor(wait);
+    await second.close();
+    await page.reload();
+    await phase(page, /Finished/);
+    expect(problems).toEqual([]);
+    await context.close();
+  });
+});

@@ -1,0 +1,132 @@
+/** The engine's Worker: does what the page asks for, one thing after the other, and tells what it is doing. */
+
+import { fieldsOf } from "../src/cli/method-option.ts";
+import { LorikeetError } from "../src/errors.ts";
+import { useDevice } from "../src/index.ts";
+import { type MethodName, methods } from "../src/peft/index.ts";
+import { makeDevice, wishes } from "./device.ts";
+import type { Command, DeviceWish, EngineEvent } from "./protocol.ts";
+import { Run, type Sources } from "./run.ts";
+import { Store } from "./store.ts";
+
+const tell = (event: EngineEvent): void => self.postMessage(event);
+const nothingGiven = { modelFiles: [], textFile: null };
+
+let store: Store | undefined;
+let run: Run | undefined;
+let sources: Sources = { store, ...nothingGiven };
+
+/** Two pages must not write to one run: the second keeps nothing. */
+async function openStore(): Promise<Store | undefined> {
+  const alone = await new Promise<boolean>((answer) => {
+    // a page that is being reloaded gives its lock back a little later
+    const options = { signal: AbortSignal.timeout(3000) };
+    const hold = (): Promise<never> => {
+      answer(true);
+      return new Promise(() => {});
+    };
+    navigator.locks.request("lorikeet", options, hold).catch(() => answer(false));
+  });
+  return alone ? Store.open() : undefined;
+}
+
+async function begin(): Promise<void> {
+  store = await openStore();
+  sources = { store, ...nothingGiven };
+  const choices = (Object.keys(methods) as MethodName[]).map((name) => ({ name, fields: fieldsOf(name) }));
+  tell({ type: "ready", methods: choices, devices: wishes, keeps: store !== undefined });
+  const settings = await store?.settings();
+  if (!settings) return idle();
+  tell({ type: "opening", settings });
+  await use(settings.device);
+  await open(settings, await store?.checkpoint());
+}
+
+const idle = (): void => tell({ type: "phase", phase: "idle", note: "" });
+
+let device: Disposable | undefined;
+
+async function use(wish: DeviceWish): Promise<void> {
+  device?.[Symbol.dispose]();
+  const made = await makeDevice(wish);
+  useDevice(made);
+  device = made;
+}
+
+/** Reads a run, and shows it when it was kept. */
+async function open(settings: Run["settings"], checkpoint?: Uint8Array): Promise<void> {
+  run = await Run.open(settings, sources, tell, checkpoint);
+  tell({ type: "kept", run: run.kept });
+  run.tellPhase();
+}
+
+async function obey(command: Exclude<Command, { type: "pause" }>): Promise<void> {
+  switch (command.type) {
+    case "start": {
+      const { settings, modelFiles, textFile } = command;
+      close();
+      sources = { store, modelFiles, textFile };
+      tell({ type: "phase", phase: "reading", note: "Reading the files" });
+      await use(settings.device);
+      await store?.begin(settings, settings.model === null ? [] : modelFiles, settings.text === null ? null : textFile);
+      run = await Run.open(settings, sources, tell);
+      return train();
+    }
+    case "continue":
+      return train();
+    case "discard":
+      close();
+      await store?.clear();
+      return idle();
+    case "scale":
+      return run?.rescale(command.scale);
+    case "try":
+      return run?.tryPrompt(command.prompt);
+    case "adapter":
+      if (run) tell({ type: "file", name: "adapter.zip", blob: await run.adapter() });
+      return;
+    case "merged":
+      return merged();
+  }
+}
+
+/** What can be done between two steps. */
+const isShort = ({ type }: Command): boolean => ["scale", "try", "adapter"].includes(type);
+
+async function train(): Promise<void> {
+  await run?.train();
+}
+
+async function merged(): Promise<void> {
+  if (!run) return;
+  const { settings } = run;
+  const state = await run.encode();
+  const blob = await run.merged();
+  close();
+  tell({ type: "file", name: "merged.zip", blob });
+  await open(settings, state);
+}
+
+function close(): void {
+  run?.[Symbol.dispose]();
+  run = undefined;
+}
+
+/** Says what went wrong, and what there still is. */
+function report(error: unknown): void {
+  if (!(error instanceof LorikeetError)) console.error(error);
+  tell({ type: "problem", message: error instanceof Error ? error.message : String(error) });
+  if (!run) idle();
+  else if (!run.isRunning) run.tellPhase();
+}
+
+let last = begin().catch(report);
+
+addEventListener("message", ({ data: command }: MessageEvent<Command>) => {
+  if (command.type === "pause") run?.pause();
+  else if (run?.isRunning && isShort(command)) run.betweenSteps(() => obey(command).catch(report));
+  else {
+    if (command.type === "discard" || command.type === "start") run?.pause();
+    last = last.then(() => obey(command)).catch(report);
+  }
+});
