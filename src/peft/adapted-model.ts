@@ -2,10 +2,11 @@
  * The adapters that are on a model: looked up, made active, scaled, switched off, taken off again. Taking them off puts the
  * very same modules back; see attach.ts for how they come.
  */
+import type { Device } from "../devices/device.ts";
 import { ConfigError, nearestName } from "../errors.ts";
 import { checkAdapterName } from "../formats/peft-adapter.ts";
 import type { Tensor } from "../graph/node.ts";
-import { Setting, structure } from "../graph/variable.ts";
+import { isObserved, Setting, structure } from "../graph/variable.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import type { Generator } from "../tensor/random.ts";
 import { AdapterLayer, type LayerAdapter, renamed, renameKey } from "./adapter-layer.ts";
@@ -224,27 +225,42 @@ export function afterwards<T>(body: () => T, back: () => void): T {
 
 /**
  * Multiplies an adapter's share (that of each active one when no name is given) by `scale`, everywhere or in the layers that
- * `where` picks; 1 is as trained, 0 is off. Merged adapters are taken out of the weights first.
+ * `where` picks; 1 is as trained, 0 is off (but for the magnitudes of DoRA, as in PEFT). Merged adapters are taken out of the
+ * weights first.
+ *
+ * The first call for an adapter makes its scale a value that compiled programs read whenever they run. They are compiled once more
+ * after it and not again, whatever the next values are: a slider may set it while a text is generated.
+ *
+ * @throws {ConfigError} when `scale` is not finite in float32, the adapter is one of virtual tokens, or in a function being traced
  */
 export function setScale(
   model: Module,
   scale: number,
   { name, where }: { readonly name?: string; readonly where?: (path: string) => boolean } = {},
 ): void {
-  if (!Number.isFinite(scale))
-    throw new ConfigError(`\`scale\` (= ${scale}) must be a number.`, { operation: "setScale", got: scale });
-  const adapters = (name === undefined ? activeAdapters(model) : [name]).map((each) => getAdapter(model, each, "setScale"));
+  const operation = "setScale";
+  if (!Number.isFinite(Math.fround(scale)))
+    throw new ConfigError(`\`scale\` (= ${scale}) must be a number that float32 can hold.`, { operation, got: scale });
+  if (isObserved())
+    throw new ConfigError("inside a compiled function it would be set once only, while tracing.", {
+      operation,
+      hint: "Call it before the compiled function.",
+    });
+  const adapters = (name === undefined ? activeAdapters(model) : [name]).map((each) => getAdapter(model, each, operation));
   for (const { name: each, isPrompt } of adapters)
     if (isPrompt)
       throw new ConfigError(`virtual tokens, which the adapter "${each}" puts in front, have no scale.`, {
-        operation: "setScale",
+        operation,
         got: each,
         hint: "Use disabled to run the model without them.",
       });
   unmerge(model);
   for (const adapter of adapters)
-    for (const [path, layer] of adapter.layers)
-      if (!where || where(path)) (layer.adapters.get(adapter.name) as LayerAdapter).scale.value = scale;
+    for (const [path, layer] of adapter.layers) {
+      const own = (layer.adapters.get(adapter.name) as LayerAdapter).scale;
+      // all of them at the first call: layers that are picked later are no reason to compile again
+      own.set(!where || where(path) ? scale : own.stored, layer.weight.stored.storage!.device as Device);
+    }
 }
 
 /**

@@ -11,6 +11,7 @@ import { dropout, type Generator as KeyGenerator, uniform } from "../tensor/rand
 import type { KindOfLayer } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
 import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
+import type { LayerScale } from "./scale.ts";
 
 /** One adapter's share of one layer. */
 export interface LayerAdapter {
@@ -28,7 +29,7 @@ export interface LayerAdapter {
   /** Of the dropout of this adapter, in all layers. */
   readonly random: KeyGenerator;
   /** A factor on its share; `setScale`. */
-  readonly scale: Setting<number>;
+  readonly scale: LayerScale;
 }
 
 /** `lora_A.weight` → `lora_A.default.weight`: names in the live model carry the adapter's name, as in PEFT. */

@@ -5,7 +5,7 @@ import { ConfigError } from "../errors.ts";
 import { type ConfigSchema, checkAdapterName, defaultAdapterName } from "../formats/peft-adapter.ts";
 import { cast, copy } from "../graph/elementwise.ts";
 import { Tensor } from "../graph/node.ts";
-import { Setting, structure } from "../graph/variable.ts";
+import { structure } from "../graph/variable.ts";
 import { type Layer, type Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { Generator } from "../tensor/random.ts";
@@ -19,6 +19,7 @@ import { fillPromptConfig, textModel } from "./prompt/prompt-method.ts";
 import { type PromptStart, planPrompt, startPrompt, type TextEncoding } from "./prompt/prompt-start.ts";
 import { PromptPlace } from "./prompt/prompted-model.ts";
 import { modulesToSave, SavedModule, withTaskHeads } from "./saved-module.ts";
+import { LayerScale } from "./scale.ts";
 import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
 import { modulePath, refuseMixture, targetedParameters } from "./target-parameter.ts";
 import { inputEmbedding, outputLayer, tieWeights } from "./tied-weight.ts";
@@ -361,7 +362,7 @@ export function install(
   for (const { layer, parameters, weight, underlay } of made) {
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
     const { method: of, config: layerConfig } = layer;
-    const scale = new Setting(1);
+    const scale = new LayerScale();
     const tied = layer.tied !== undefined;
     place.add(name, { method: of, config: layerConfig, parameters, tied, shared, sharedFiles, trainable, random, scale });
     for (const [parameter, next] of underlay ? place.valuesFor(underlay) : []) adapted.untrained.change(parameter, next);

@@ -16,6 +16,7 @@ import type { TorchGenerator } from "../random/torch-generator.ts";
 import { checkLayers } from "./contradiction.ts";
 import type { LayerKind } from "./layer-kind.ts";
 import type { AnyPromptMethod } from "./prompt/prompt-method.ts";
+import type { Scale } from "./scale.ts";
 import type { MethodSchedule } from "./schedule.ts";
 
 /** `lora_alpha` → `loraAlpha`: how PEFT's keys are spelled here. */
@@ -64,7 +65,7 @@ export interface Base {
 /** How the adapter is used in this call. */
 export interface Use {
   /** A factor on the adapter's share, 1 unless `setScale` has changed it. */
-  readonly scale: number;
+  readonly scale: Scale;
   readonly training: boolean;
   /** In training, zeroes values of `x` with the given probability and scales the others up; otherwise gives `x`. */
   dropout(x: Tensor, probability: number): Tensor;
@@ -121,7 +122,7 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   /** Of several adapters of this kind the later one is nearer to the layer; PEFT's order where its forward pass turns x, one by one. */
   readonly laterIsInner?: true;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
-  delta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor;
+  delta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: Scale): Tensor;
   /**
    * Values that parameters are moved to whenever they are used in training, without a gradient: the nearest that are allowed.
    * `null` where the config allows all.
@@ -134,7 +135,7 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
     config: Config,
   ): { readonly axis: number; readonly kept: readonly boolean[] } | null;
   /** b′ − b, when the method is a change of the bias, too; called for layers that have one. `null` when it is none with this config. */
-  biasDelta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: number): Tensor | null;
+  biasDelta?(base: Base, p: Values<Name | Shared, Optional>, config: Config, scale: Scale): Tensor | null;
 }
 
 /** Parameters that all layers of an adapter share. In the file they stand directly under `base_model.`. */

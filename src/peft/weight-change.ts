@@ -4,16 +4,20 @@
  */
 import { concatenate } from "../graph/composite.ts";
 import { matmul } from "../graph/contraction.ts";
-import { add, mul } from "../graph/elementwise.ts";
+import { add, cast, mul, sub } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
 import { convolved } from "./convolution-layer.ts";
 import type { Base, LayerMethod, Use } from "./method.ts";
+import type { Scale } from "./scale.ts";
 
-/** x times a number. */
-export const times = (x: Tensor, factor: number): Tensor => (factor === 1 ? x : mul(x, constant(factor, [], x.dtype)));
+/** x times a number, in the dtype of x. */
+export const times = (x: Tensor, factor: Scale): Tensor => (factor === 1 ? x : mul(x, scalar(factor, x)));
+
+const scalar = (value: Scale, { dtype }: Tensor): Tensor =>
+  typeof value === "number" ? constant(value, [], dtype) : cast(value, dtype);
 
 /** x with zeros behind it along an axis, up to `size`. */
 export function filled(x: Tensor, axis: number, size: number): Tensor {
@@ -82,5 +86,5 @@ export const convolutionChange = <Config, Name extends string, Optional extends 
 });
 
 /** 1 + s·(l − 1): a factor whose effect is scaled, 1 being none. */
-export const scaledGain = (l: Tensor, scale: number): Tensor =>
-  scale === 1 ? l : add(times(l, scale), constant(1 - scale, [], l.dtype));
+export const scaledGain = (l: Tensor, scale: Scale): Tensor =>
+  scale === 1 ? l : add(times(l, scale), scalar(typeof scale === "number" ? 1 - scale : sub(constant(1), scale), l));

@@ -16,6 +16,7 @@ import { reduceSum } from "../../graph/reduction.ts";
 import { identity } from "../../linalg/cayley.ts";
 import { refuseGroups } from "../convolution-layer.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
+import { product } from "../scale.ts";
 import { rankBudget } from "../schedules/rank-budget.ts";
 import { convolutionChange, linearChange, times, type WeightChange } from "../weight-change.ts";
 
@@ -64,7 +65,7 @@ const change = {
     return { values: { A, E, B: draw(base.out * k) } };
   },
   delta: (_, { A, E, B }, { loraAlpha, initR }, scale) =>
-    times(matmul(B, mul(A, E)), ((loraAlpha > 0 ? loraAlpha : initR) / (initR + 1e-5)) * scale),
+    times(matmul(B, mul(A, E)), product((loraAlpha > 0 ? loraAlpha : initR) / (initR + 1e-5), scale)),
   savedPart(name, path, config) {
     const kept = keptValues(path, config);
     return kept && { axis: name === "B" ? 1 : 0, kept };

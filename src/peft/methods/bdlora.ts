@@ -11,6 +11,7 @@ import { permute, reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant, iota } from "../../graph/source.ts";
 import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
 import { type LoraConfig, lora, scaling } from "./lora.ts";
@@ -78,12 +79,12 @@ const linear: LayerMethod<LoraConfig, "A" | "B"> = {
   },
   forward(x, base, { A, B }, c, use) {
     const { a, b } = blocks(base, c);
-    const low = times(throughBlocks(use.dropout(x, c.loraDropout), A, a), scaling(c) * use.scale);
+    const low = times(throughBlocks(use.dropout(x, c.loraDropout), A, a), product(scaling(c), use.scale));
     return add(base(x), throughBlocks(low, B, b));
   },
   delta(base, { A, B }, c, scale) {
     const { a, b } = blocks(base, c);
-    return times(matmul(dense(B, b), dense(A, a)), scaling(c) * scale);
+    return times(matmul(dense(B, b), dense(A, a)), product(scaling(c), scale));
   },
 };
 

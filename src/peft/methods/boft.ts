@@ -23,6 +23,7 @@ import { convolved, refuseDilation, refuseGroups } from "../convolution-layer.ts
 import { blockMask, withoutBlocks } from "../dropout-mask.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig, type Use } from "../method.ts";
 import { turnBlocks } from "../rotation.ts";
+import { product, type Scale } from "../scale.ts";
 import { scaledGain, times } from "../weight-change.ts";
 
 const schema = configSchema("BOFT", "boft_", {
@@ -88,7 +89,7 @@ function turn(
   base: Base,
   R: Tensor,
   c: Config,
-  scale: number,
+  scale: Scale,
   back: boolean,
   change: (blocks: Tensor, i: number) => Tensor = (same) => same,
 ): Tensor {
@@ -97,7 +98,7 @@ function turn(
   const orders = Array.from({ length: factors }, (_, i) => i);
   return (back ? orders : orders.reverse()).reduce((y, i) => {
     const matrices = reshape(sliceAxis(R, 0, i, i + 1), [count, size, size]);
-    const rotation = change(cayley(times(sub(matrices, transpose(matrices)), 0.5 * scale)), i);
+    const rotation = change(cayley(times(sub(matrices, transpose(matrices)), product(0.5, scale))), i);
     const blocksOf = back ? transpose(rotation) : rotation;
     if (factors === 1) return turnBlocks(y, blocksOf);
     // M = P·B·Pᵀ, and row j of P has its 1 in the column order[j]
@@ -114,7 +115,7 @@ function delta(
   R: Tensor,
   s: Tensor,
   c: Config,
-  scale: number,
+  scale: Scale,
   change?: (blocks: Tensor, i: number) => Tensor,
 ): Tensor {
   const W = cast(base.weight, "float32");

@@ -14,6 +14,7 @@ import { permute, reshape } from "../../graph/movement.ts";
 import { constant, iota } from "../../graph/source.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
 import { defineMethod, type MethodConfig } from "../method.ts";
+import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 
 const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
@@ -54,7 +55,7 @@ export const c3a = defineMethod({
         const size = constant(b, [], "int32");
         const place = mod(add(sub(reshape(iota([b]), [1, b]), reshape(iota([b]), [b, 1])), size), size); // (j − i) mod b
         const blocks = take(permute(kernel, [2, 0, 1]), place); // [i, j, out/b, in/b]
-        return times(reshape(permute(blocks, [2, 0, 3, 1]), [out, into]), scale / into);
+        return times(reshape(permute(blocks, [2, 0, 3, 1]), [out, into]), product(1 / into, scale));
       },
     }),
   },

@@ -23,6 +23,7 @@ import { constant } from "../../graph/source.ts";
 import { norm } from "../../tensor/statistics.ts";
 import { uniform, zeros } from "../init/standard.ts";
 import { defineMethod, type MethodConfig } from "../method.ts";
+import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 
 const schema = configSchema("DELORA", "delora_", {
@@ -65,7 +66,7 @@ export const delora = defineMethod({
         },
       }),
       delta(_, { A, B, lambda, norms }, { r }, scale) {
-        const sized = mul(div(B, length(B, 0)), times(lambda, scale / r));
+        const sized = mul(div(B, length(B, 0)), times(lambda, product(1 / r, scale)));
         return mul(matmul(sized, div(A, length(A, 1))), norms);
       },
     }),

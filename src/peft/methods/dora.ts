@@ -16,6 +16,7 @@ import { reduceSum } from "../../graph/reduction.ts";
 import { kernelOf, perChannel, refuseGroups } from "../convolution-layer.ts";
 import type { Base, LayerMethod } from "../method.ts";
 import { defineMethod } from "../method.ts";
+import { product, type Scale } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 import { type LoraConfig, lora, lowRankConvolution, scaling } from "./lora.ts";
 
@@ -26,13 +27,13 @@ type Dora = LayerMethod<LoraConfig, "A" | "B" | "magnitude">;
 const low = (base: Base) => lora.layers[base.kind] as LayerMethod<LoraConfig, "A" | "B">;
 
 /** n [out], of W + s·B·A. */
-function norms(W: Tensor, base: Base, p: Factors, c: LoraConfig, scale: number): Tensor {
+function norms(W: Tensor, base: Base, p: Factors, c: LoraConfig, scale: Scale): Tensor {
   const changed = add(cast(W, "float32"), low(base).delta?.(base, p, c, scale) as Tensor);
   return reshape(sqrt(reduceSum(mul(changed, changed), [base.kind === "embedding" ? 0 : 1])), [base.out]);
 }
 
 /** m / n [out]. */
-const gains: (base: Base, p: Factors & { readonly magnitude: Tensor }, c: LoraConfig, scale: number) => Tensor = (
+const gains: (base: Base, p: Factors & { readonly magnitude: Tensor }, c: LoraConfig, scale: Scale) => Tensor = (
   base,
   p,
   c,
@@ -63,7 +64,7 @@ const common = {
  */
 const forward =
   (
-    share: (x: Tensor, base: Base, p: Factors, s: number) => Tensor,
+    share: (x: Tensor, base: Base, p: Factors, s: Scale) => Tensor,
     along: (values: Tensor, y: Tensor) => Tensor,
   ): Dora["forward"] =>
   (x, base, p, c, use) => {
@@ -71,7 +72,7 @@ const forward =
     const dropped = use.dropout(x, c.loraDropout);
     const undropped = dropped === x ? y : base(dropped);
     const z = base.bias ? sub(undropped, along(base.bias, y)) : undropped;
-    const turned = add(z, share(dropped, base, p, scaling(c) * use.scale));
+    const turned = add(z, share(dropped, base, p, product(scaling(c), use.scale)));
     return add(y, sub(mul(along(gains(base, p, c, use.scale), y), turned), z));
   };
 

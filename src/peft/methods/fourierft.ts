@@ -16,6 +16,7 @@ import { angles } from "../../linalg/fourier.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { cos } from "../../tensor/math.ts";
 import { defineMethod, type MethodConfig } from "../method.ts";
+import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 
 const schema = configSchema("FOURIERFT", "fourierft_", {
@@ -71,7 +72,7 @@ export const fourierft = defineMethod({
           matmul(mul(cos(down), spectrum), transpose(cos(across))),
           matmul(mul(sin(down), spectrum), transpose(sin(across))),
         );
-        return times(waves, (scaling * scale) / (out * into));
+        return times(waves, product(scaling / (out * into), scale));
       },
     }),
   },

@@ -10,6 +10,7 @@ import { add } from "../../graph/elementwise.ts";
 import { permute, reshape } from "../../graph/movement.ts";
 import { uniform, zeros } from "../init/standard.ts";
 import { defineMethod, type MethodConfig } from "../method.ts";
+import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 
 const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
@@ -63,7 +64,7 @@ export const gralora = defineMethod({
         const left = permute(reshape(B, [k, k, q, out / k]), [0, 1, 3, 2]); // [o, i, out/k, q]
         const right = permute(reshape(A, [k, into / k, k, q]), [2, 0, 3, 1]); // [o, i, q, in/k]
         const blocks = reshape(permute(matmul(left, right), [0, 2, 1, 3]), [out, into]);
-        return times(wholeA && wholeB ? add(blocks, matmul(wholeB, wholeA)) : blocks, (alpha / (r + hybridR)) * scale);
+        return times(wholeA && wholeB ? add(blocks, matmul(wholeB, wholeA)) : blocks, product(alpha / (r + hybridR), scale));
       },
       dropout: ({ graloraDropout }) => graloraDropout,
     }),

@@ -15,6 +15,7 @@ import { norm } from "../../tensor/statistics.ts";
 import { refuseDilation, refuseGroups } from "../convolution-layer.ts";
 import { uniform } from "../init/standard.ts";
 import { defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import type { Scale } from "../scale.ts";
 import { convolutionChange, times } from "../weight-change.ts";
 
 const schema = configSchema("HRA", "hra_", {
@@ -31,7 +32,7 @@ const unit = (u: Tensor): Tensor => div(u, norm(u, { axes: 0, keepDims: true }))
 const along = (x: Tensor, u: Tensor): Tensor => mul(matmul(x, u), transpose(u));
 
 /** Rows x of a matrix become x·H, or x·Hᵀ. */
-function reflect(x: Tensor, u: Tensor, { r, applyGS }: Config, scale: number, back: boolean): Tensor {
+function reflect(x: Tensor, u: Tensor, { r, applyGS }: Config, scale: Scale, back: boolean): Tensor {
   const columns = Array.from({ length: r }, (_, i) => sliceAxis(u, 1, i, i + 1));
   let y = x;
   if (applyGS) {

@@ -16,6 +16,7 @@ import { QuantisedLinear } from "../../nn/quantised-linear.ts";
 import { convolutionOf, kernelOf } from "../convolution-layer.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
 import { fullMatch } from "../python-regex.ts";
+import type { Scale } from "../scale.ts";
 import { scaledGain, times } from "../weight-change.ts";
 
 const schema = configSchema("IA3", "ia3_", {
@@ -66,7 +67,7 @@ const isFeedforward = ({ path }: Base, { feedforwardModules: modules }: Config):
     : (modules ?? []).some((item) => path.endsWith(item));
 
 /** l − 1, as the effective change. */
-const change = (l: Tensor, scale: number): Tensor => times(sub(l, constant(1, [], l.dtype)), scale);
+const change = (l: Tensor, scale: Scale): Tensor => times(sub(l, constant(1, [], l.dtype)), scale);
 
 const linear: LayerMethod<Config, "l"> = {
   files: { l: "ia3_l" },

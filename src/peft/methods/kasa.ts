@@ -10,6 +10,7 @@ import { add, cast, mul } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../../graph/movement.ts";
 import { svd } from "../../linalg/svd.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
+import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
 import { type LoraConfig, lora, scaling } from "./lora.ts";
@@ -41,9 +42,10 @@ const linear: LayerMethod<LoraConfig, "A" | "B" | "diagonal"> = {
   },
   forward(x, base, { A, B, diagonal }, c, use) {
     const low = mul(through(use.dropout(x, c.loraDropout), A), diagonal);
-    return add(base(x), through(times(low, scaling(c) * use.scale), B));
+    return add(base(x), through(times(low, product(scaling(c), use.scale)), B));
   },
-  delta: (_, { A, B, diagonal }, c, scale) => times(matmul(mul(B, reshape(diagonal, [1, diagonal.size])), A), scaling(c) * scale),
+  delta: (_, { A, B, diagonal }, c, scale) =>
+    times(matmul(mul(B, reshape(diagonal, [1, diagonal.size])), A), product(scaling(c), scale)),
 };
 
 /** KaSA: `kasa({ r: 8, targetModules: ["q_proj"] })`, with LoRA's options. */

@@ -15,6 +15,7 @@ import { coreKernel, fromCore, kernelOf } from "../convolution-layer.ts";
 import { rowMask } from "../dropout-mask.ts";
 import { uniform, zeros } from "../init/standard.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
+import { product } from "../scale.ts";
 import { convolutionChange, linearChange, times, type WeightChange } from "../weight-change.ts";
 
 const schema = configSchema("LOHA", "hada_", {
@@ -62,7 +63,7 @@ const change = {
   },
   delta(_, { A1, B1, A2, B2, T1, T2 }, { r, alpha }, scale) {
     const [left, right] = T1 && T2 ? [fromCore(T1, A1, B1), fromCore(T2, A2, B2)] : [matmul(A1, B1), matmul(A2, B2)];
-    return times(mul(left, right), (alpha / r) * scale);
+    return times(mul(left, right), product(alpha / r, scale));
   },
   mask: (base, c, use) => rowMask(base, c, use, true),
 } satisfies WeightChange<Config, Name, Cores>;

@@ -28,6 +28,7 @@ import { coreKernel, fromCore, kernelOf } from "../convolution-layer.ts";
 import { rowMask } from "../dropout-mask.ts";
 import { uniform, zeros } from "../init/standard.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
+import { product } from "../scale.ts";
 import { convolutionChange, linearChange, times, type WeightChange } from "../weight-change.ts";
 
 const schema = configSchema("LOKR", "lokr_", {
@@ -90,7 +91,7 @@ const change = {
     return { values: Object.fromEntries(values) };
   },
   delta(base, { C, Ca, Cb, D, Da, Db, T }, { r, alpha }, scale) {
-    const left = times(C ?? matmul(Ca as Tensor, Cb as Tensor), (alpha / r) * scale);
+    const left = times(C ?? matmul(Ca as Tensor, Cb as Tensor), product(alpha / r, scale));
     // a kernel over one axis stays a block of three axes, before whose first PEFT's product puts C's axes: out and in are mixed
     const block = D && base.kind === "conv2d" ? reshape(D, [D.shape[0] as number, -1]) : D;
     const right = block ?? (T ? fromCore(T, Da as Tensor, Db as Tensor) : matmul(Da as Tensor, Db as Tensor));

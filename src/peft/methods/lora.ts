@@ -18,6 +18,7 @@ import { convolutionOf, kernelOf, perChannel, refuseDilation } from "../convolut
 import { normal, uniform, zeros } from "../init/standard.ts";
 import { findInitialiser, type Given, initialiserOptions, partsOfOthers } from "../initialiser.ts";
 import { type Base, type Calibration, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { product, type Scale } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 
 /** PEFT's keys of LoRA in camelCase. */
@@ -62,16 +63,16 @@ const linear: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
   residual: (base, c) =>
     findInitialiser(c.initLoraWeights).residual === "from the weight" ? initialise(base, c, new TorchGenerator(0)) : undefined,
   forward(x, base, { A, B, bias }, c, use) {
-    const s = scaling(c) * use.scale;
+    const s = product(scaling(c), use.scale);
     // s on the small side, [..., r]: the second product then adds straight onto the first
     const y = add(base(x), through(times(through(use.dropout(x, c.loraDropout), A), s), B));
     return bias ? add(y, times(bias, s)) : y;
   },
   delta(base, { A, B, bias }, c, scale) {
     refuseWithoutBias(base, bias);
-    return times(matmul(B, A), scaling(c) * scale);
+    return times(matmul(B, A), product(scaling(c), scale));
   },
-  biasDelta: (_, { bias }, c, scale) => (bias ? times(bias, scaling(c) * scale) : null),
+  biasDelta: (_, { bias }, c, scale) => (bias ? times(bias, product(scaling(c), scale)) : null),
 };
 
 const embedding: LayerMethod<LoraConfig, "A" | "B"> = {
@@ -87,12 +88,12 @@ const embedding: LayerMethod<LoraConfig, "A" | "B"> = {
   },
   initialise,
   forward: (ids, base, { A, B }, c, use) =>
-    add(base(ids), through(times(take(transpose(A), ids), scaling(c) * use.scale * base.outputScale), B)),
-  delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), scaling(c) * scale), // [rows, C]
+    add(base(ids), through(times(take(transpose(A), ids), product(scaling(c) * base.outputScale, use.scale)), B)),
+  delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), product(scaling(c), scale)), // [rows, C]
 };
 
 /** x through A, a convolution like the layer's to r channels, and s·B, which mixes channels at each place, in the layer's groups. */
-export function lowRankConvolution(x: Tensor, base: Base, A: Tensor, B: Tensor, s: number): Tensor {
+export function lowRankConvolution(x: Tensor, base: Base, A: Tensor, B: Tensor, s: Scale): Tensor {
   const layer = convolutionOf(base);
   const { stride = 1, padding = 0 } = layer.options;
   const inner = times(layer.convolve(x, A, null, { stride, padding }), s);
@@ -131,7 +132,7 @@ const convolution: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
     return { values: loraBias ? { ...values, bias: new Float32Array(base.out) } : values };
   },
   forward(x, base, { A, B, bias }, c, use) {
-    const s = scaling(c) * use.scale;
+    const s = product(scaling(c), use.scale);
     const y = add(base(x), lowRankConvolution(use.dropout(x, c.loraDropout), base, A, B, s));
     return bias ? add(y, times(perChannel(bias, y), s)) : y;
   },
@@ -144,7 +145,7 @@ const convolution: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
         hint: "Use it unmerged.",
       });
     refuseWithoutBias(base, bias);
-    return times(matmul(reshape(B, [base.out, c.r]), reshape(A, [c.r, base.in])), scaling(c) * scale);
+    return times(matmul(reshape(B, [base.out, c.r]), reshape(A, [c.r, base.in])), product(scaling(c), scale));
   },
   biasDelta: linear.biasDelta as NonNullable<typeof linear.biasDelta>,
 };
@@ -176,7 +177,7 @@ const parameter: LayerMethod<LoraConfig, "A" | "B"> = {
   forward: (x, base, p, c, use) =>
     base.run!(cast(add(base.weight, parameter.delta!(base, p, c, use.scale)), base.weight.dtype), x),
   delta(base, { A, B }, c, scale) {
-    const [experts, s] = [expertsOf(base), scaling(c) * scale];
+    const [experts, s] = [expertsOf(base), product(scaling(c), scale)];
     if (base.weight.rank === 2) return times(matmul(B, A), s);
     const [rows, columns] = [reshape(A, [experts, c.r, base.in]), reshape(B, [base.out, c.r, experts])];
     return times(matmul(permute(columns, [2, 0, 1]), rows), s);
@@ -193,8 +194,11 @@ const tiedLinear: LayerMethod<LoraConfig, "A" | "B"> = {
   parameters: ({ in: into, out }, { r }) => ({ A: { shape: [r, out] }, B: { shape: [into, r] } }),
   initialise: () => ({ values: {} }),
   forward: (x, base, { A, B }, c, use) =>
-    add(base(x), through(times(through(use.dropout(x, c.loraDropout), transpose(B)), scaling(c) * use.scale), transpose(A))),
-  delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), scaling(c) * scale),
+    add(
+      base(x),
+      through(times(through(use.dropout(x, c.loraDropout), transpose(B)), product(scaling(c), use.scale)), transpose(A)),
+    ),
+  delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), product(scaling(c), scale)),
 };
 
 /**

@@ -31,6 +31,7 @@ import { convolutionOf, kernelOf, refuseDilation, refuseGroups } from "../convol
 import { blockMask, withoutBlocks } from "../dropout-mask.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig, type Use } from "../method.ts";
 import { skew, turnBlocks } from "../rotation.ts";
+import type { Scale } from "../scale.ts";
 import { times } from "../weight-change.ts";
 
 const schema = configSchema("OFT", "oft_", {
@@ -86,7 +87,7 @@ function nearest(rows: Tensor, eps: number): Tensor {
   return mul(rows, div(limit, max(norms, limit)));
 }
 
-function rotation(rows: Tensor, base: Base, c: Config, scale: number): Tensor {
+function rotation(rows: Tensor, base: Base, c: Config, scale: Scale): Tensor {
   // as if the parameter were there already, which in training it is
   const allowed = c.coft
     ? withVjp(

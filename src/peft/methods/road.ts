@@ -14,6 +14,7 @@ import { expand, reshape, sliceAxis, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { cos } from "../../tensor/math.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import type { Scale } from "../scale.ts";
 import { times } from "../weight-change.ts";
 
 const schema = configSchema("ROAD", "road_", {
@@ -43,7 +44,7 @@ function coefficients({ theta, alpha }: Values, out: number, { variant, groupSiz
 }
 
 /** The last axis, of `out` values, turned. */
-function turn(y: Tensor, p: Values, out: number, config: Config, scale: number): Tensor {
+function turn(y: Tensor, p: Values, out: number, config: Config, scale: Scale): Tensor {
   const [c, d] = coefficients(p, out, config);
   const [groups, , half] = c.shape as [number, number, number];
   const pairs = reshape(y, [y.size / out, groups, 2, half]);

@@ -16,6 +16,7 @@ import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
 import type { LayerKind } from "../layer-kind.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import type { Scale } from "../scale.ts";
 import { inputEmbedding } from "../tied-weight.ts";
 import { through, times } from "../weight-change.ts";
 
@@ -42,7 +43,7 @@ function places(base: Base, ids: readonly number[]): { readonly place: Tensor; r
 }
 
 /** The rows that stand in for the table's: s of the way from these. */
-const scaled = (base: Base, rows: Tensor, { tokenIndices }: Config, scale: number): Tensor => {
+const scaled = (base: Base, rows: Tensor, { tokenIndices }: Config, scale: Scale): Tensor => {
   if (scale === 1) return rows;
   const own = cast(take(base.weight, rowsOf(tokenIndices)), "float32");
   return add(own, times(sub(rows, own), scale));

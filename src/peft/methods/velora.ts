@@ -13,6 +13,7 @@ import type { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
 import { constant } from "../../graph/source.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
+import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
 import { type LoraConfig, lora, scaling } from "./lora.ts";
@@ -67,7 +68,7 @@ const linear: LayerMethod<LoraConfig, "A" | "B" | "direction"> = {
       const share = reshape(through(compressed(rows, direction, c), A), low.shape);
       low = add(low, sub(share, stopGradient(share))); // nothing but the derivative of A
     }
-    return add(base(x), through(times(low, scaling(c) * use.scale), B));
+    return add(base(x), through(times(low, product(scaling(c), use.scale)), B));
   },
   delta: (base, p, c, scale) => lora.layers.linear!.delta!(base, p, c, scale),
 };
