@@ -1,9 +1,10 @@
-// npm run size: lines of code (not blank, not comment) by folder, against the ceilings of size-ceiling.json.
+// npm run size: lines of code (not blank, not comment) by folder, and what imports cost in a browser, against the ceilings of size-ceiling.json.
 // A ceiling is raised on purpose, in a commit that says what the lines are for.
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { bundleSizes } from "./bundle-size.mjs";
 import { linesOfCode } from "./lines-of-code.mjs";
-import { filesBelow, root } from "./prepare.mjs";
+import { build, filesBelow, root } from "./prepare.mjs";
 
 const ceiling = JSON.parse(readFileSync(join(root, "scripts/size-ceiling.json"), "utf8"));
 const groups = { product: ["src", "kernels"], tests: ["test"], tools: ["bench", "examples", "scripts", "web"] };
@@ -31,6 +32,16 @@ for (const [group, folders] of Object.entries(groups)) {
   if (over) withinCeiling = false;
   row(`= ${group}`, total, files, `of ${ceiling[group]}${over ? "  OVER THE CEILING" : ""}`);
 }
+console.log("\nminified and gzipped, kB");
+if (!build()) withinCeiling = false;
+else
+  for (const [name, bytes] of Object.entries(await bundleSizes(Object.keys(ceiling.kilobytes)))) {
+    const [kilobytes, most] = [bytes / 1000, ceiling.kilobytes[name]];
+    if (kilobytes > most) withinCeiling = false;
+    console.log(
+      `${name.padEnd(24)}${kilobytes.toFixed(1).padStart(8)}         of ${most}${kilobytes > most ? "  OVER THE CEILING" : ""}`,
+    );
+  }
 for (const [path, lines] of large) console.log(`${path}: ${lines} lines; above ${ceiling.file}, look for the two ideas in it`);
-if (!withinCeiling) console.log("size: over the ceiling. Remove lines, or raise scripts/size-ceiling.json on purpose.");
+if (!withinCeiling) console.log("size: over the ceiling. Remove something, or raise scripts/size-ceiling.json on purpose.");
 process.exitCode = withinCeiling ? 0 : 1;

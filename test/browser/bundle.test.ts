@@ -14,6 +14,9 @@ const entry = join(import.meta.dirname, "bundle-entry.ts");
 const tiny = join(root, "models/tiny");
 const text = readFileSync(join(root, "CONTRIBUTING.md"), "utf8");
 
+/** Loaded when they are asked for, by who has installed them; the build of the Hub's library that esbuild takes is the one for Node. */
+const optional = ["@huggingface/hub", "gpu.js"];
+
 const withEsbuild = async (file: string, minify: boolean) => {
   const { metafile } = await esbuild({
     entryPoints: [entry],
@@ -22,10 +25,12 @@ const withEsbuild = async (file: string, minify: boolean) => {
     minify,
     format: "esm",
     platform: "browser",
+    external: optional,
     metafile: true,
     logLevel: "error",
   });
-  return Object.values(metafile.outputs).flatMap(({ imports }) => imports.map(({ path }) => path));
+  const imports = Object.values(metafile.outputs).flatMap((output) => output.imports);
+  return imports.filter(({ kind, path }) => kind !== "dynamic-import" || !optional.includes(path)).map(({ path }) => path);
 };
 
 const withVite = async (file: string, minify: boolean) => {
