@@ -122,7 +122,7 @@ export class KernelCache {
 
 /** Identity of a kernel: its source, its sizes, and the lengths of what it reads, which GL kernels are compiled for. */
 const kernelKey = (pass: Pass, args: readonly (Handle | number)[]): string =>
-  `${pass.count}|${args.map((arg) => (typeof arg === "number" ? "n" : arg.count)).join()}|${JSON.stringify(pass.constants)}|${pass.source}`;
+  `${pass.count}|${args.map((arg) => (typeof arg === "number" ? "n" : arg.count)).join()}|${JSON.stringify(pass.constants)}|${pass.wgsl?.code ?? pass.source}`;
 
 /** @throws {DeviceError} when GPU.js took another way than the one that was chosen, which it does without a word */
 export function checkMode({ kernel }: GpuKernel, mode: GpuMode): void {

@@ -1,83 +1,15 @@
-/** Kernel calls as plans: the matrix product as a loop program, the others by the kernels in kernels/gpu. */
+/** Kernel calls as plans. */
 import { scatterAdd, scatterAddInteger, take } from "../../../kernels/gpu/indexing.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../../kernels/gpu/sorting.ts";
 import { ShapeError } from "../../errors.ts";
-import { addOp, mulOp } from "../../graph/elementwise.ts";
-import type { CallGeometry, Operand } from "../../graph/primitive.ts";
-import { sumOp } from "../../graph/reduction.ts";
+import type { CallGeometry } from "../../graph/primitive.ts";
 import { sizeOf } from "../../graph/shape.ts";
 import type { KernelCall } from "../device.ts";
-import type { Geometry, Instruction, LoopProgram, Slot, SlotGeometry } from "../loop-program.ts";
-import { loopPlan } from "./loop-passes.ts";
-import { type Argument, floatsPerElement, type Pass, type Plan } from "./plan.ts";
+import type { Backend } from "./backend.ts";
+import { matmulPlan } from "./matmul-call.ts";
+import { binding, floatsPerElement, kernel, type Pass, type Plan, pass } from "./plan.ts";
 
-type PlanCall = (call: KernelCall, geometry: CallGeometry, inputs: number) => Plan;
-
-const binding = (index: number): Argument => ({ kind: "binding", index });
-const pass = (index: number): Argument => ({ kind: "pass", index });
-
-function kernel(
-  source: (...args: never[]) => number,
-  constants: Record<string, number>,
-  args: readonly Argument[],
-  count: number,
-): Pass {
-  return { source: String(source), functions: [], constants, args, count };
-}
-
-/** Σₖ a[m, k] · b[k, n] (+ start): for every batch, row and column a loop over k. */
-function matmulProgram(start: boolean, batchAxes: number): LoopProgram {
-  const slot = (buffer: number): Slot => ({ buffer, dtype: "float32", inner: "strided", masked: [] });
-  const typed = { dtype: "float32", stage: 0 } as const;
-  const instructions: Instruction[] = [
-    { ...typed, kind: "load", slot: 0, level: "body" },
-    { ...typed, kind: "load", slot: 1, level: "body" },
-    { ...typed, kind: "apply", op: mulOp, args: [0, 1], level: "body" },
-    { ...typed, kind: "reduce", op: sumOp, arg: 2, level: "element" },
-  ];
-  if (start) {
-    instructions.push({ ...typed, kind: "load", slot: 2, level: "element" });
-    instructions.push({ ...typed, kind: "apply", op: addOp, args: [3, 4], level: "element" });
-  }
-  const out = start ? 3 : 2;
-  return {
-    shape: "columns",
-    outer: batchAxes + 1,
-    reduce: 1,
-    stages: 1,
-    instructions,
-    slots: Array.from({ length: out + 1 }, (_, buffer) => slot(buffer)),
-    stores: [{ register: instructions.length - 1, slot: out, stage: 0 }],
-    buffers: out + 1,
-    key: `matmul${start}${batchAxes}`,
-  };
-}
-
-const matmul: PlanCall = (call, { operands, results }, inputs) => {
-  const [a, b, start] = operands as [Operand, Operand, Operand?];
-  const c = results[0]!;
-  const rank = c.shape.length;
-  const walk = ({ strides, offset }: Operand, row: number, column: number, reduce: number): SlotGeometry => ({
-    offset,
-    outer: [...strides.slice(0, rank - 2), row],
-    inner: column,
-    reduce: [reduce],
-    valid: [],
-  });
-  const [row, column] = [rank - 2, rank - 1];
-  const geometry: Geometry = {
-    outer: c.shape.slice(0, -1),
-    inner: c.shape[column]!,
-    reduce: [a.shape[column]!],
-    slots: [
-      walk(a, a.strides[row]!, 0, a.strides[column]!),
-      walk(b, 0, b.strides[column]!, b.strides[row]!),
-      ...(start ? [walk(start, start.strides[row]!, start.strides[column]!, 0)] : []),
-      walk(c, c.strides[row]!, c.strides[column]!, 0),
-    ],
-  };
-  return loopPlan(matmulProgram(call.operands.length > 2, rank - 2), geometry, inputs);
-};
+type PlanCall = (call: KernelCall, geometry: CallGeometry, target: Pick<Backend, "mode" | "inputs">) => Plan;
 
 /** @throws {ShapeError} for an index outside, in the modes whose memory can be looked at; in the others the row is NaN */
 function checkIndices(operation: string, lying: ArrayLike<number>, rows: number, extent: number | undefined): void {
@@ -152,7 +84,7 @@ const argsort: PlanCall = (call, { operands, attributes }) => {
 
 /** By the name of the kernel call. */
 export const callPlans: Readonly<Record<string, PlanCall>> = {
-  matmul,
+  matmul: matmulPlan,
   take: takeRows,
   scatterAdd: scatterAddRows,
   cumulativeSum,

@@ -139,7 +139,7 @@ export class GpuDevice implements Device {
         got: call.operands,
       });
     return this.executable(`${call.name}:${call.operands}>${call.results}`, call.name, (geometry) =>
-      plan(call, geometry as CallGeometry, this.backend.inputs),
+      plan(call, geometry as CallGeometry, this.backend),
     );
   }
 

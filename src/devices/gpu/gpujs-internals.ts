@@ -22,6 +22,9 @@ export interface WebGpuKernel {
   /** Submits at once, though it gives a promise. */
   _runInternal(snapshot: unknown): Promise<BufferResult>;
   _snapshotArguments(args: readonly unknown[]): unknown;
+  /** Gives the shader. */
+  assembleWGSL(): string;
+  workgroupSize: [number, number, number];
   outputBuffer: CountedBuffer | null;
   bindGroupDirty: boolean;
 }

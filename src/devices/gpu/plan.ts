@@ -19,8 +19,10 @@ export interface Pass {
   /** Whole numbers that the source reads as `this.constants`. */
   readonly constants?: Readonly<Record<string, number>>;
   readonly args: readonly Argument[];
-  /** Floats that it writes: one a thread. */
+  /** What it writes: one float a thread, or one texel of four. */
   readonly count: number;
+  /** Mode webgpu runs this shader in place of the source. */
+  readonly wgsl?: { readonly code: string; readonly workgroups: number };
 }
 
 export interface Plan {
@@ -33,3 +35,16 @@ export interface Plan {
 
 /** Floats that a value of a dtype takes per element: an int32 lies as its lower and its upper 16 bits. */
 export const floatsPerElement = (dtype: string): number => (dtype === "int32" ? 2 : 1);
+
+export const binding = (index: number): ArrayArgument => ({ kind: "binding", index });
+export const pass = (index: number): ArrayArgument => ({ kind: "pass", index });
+
+/** A pass that runs a function of kernels/gpu, which GPU.js takes as text. */
+export function kernel(
+  source: (...args: never[]) => number | number[],
+  constants: Readonly<Record<string, number>>,
+  args: readonly Argument[],
+  count: number,
+): Pass {
+  return { source: String(source), functions: [], constants, args, count };
+}

@@ -22,7 +22,17 @@ export async function createWebGpuBackend({ GPU, WebGPUContext, WebGPUBufferResu
   });
   const { device } = context;
   const gpu = new GPU({ mode: "webgpu" });
-  const kernels = new KernelCache(mostKernels, (pass) => gpu.createKernel(pass.source, kernelSettings(pass, functions)));
+  const kernels = new KernelCache(mostKernels, (pass) => {
+    const made = gpu.createKernel(pass.source, kernelSettings(pass, functions)) as GpuKernel & { kernel: WebGpuKernel };
+    const { wgsl, count } = pass;
+    if (wgsl)
+      made.kernel.assembleWGSL = function () {
+        // elements that one workgroup is taken to cover: as many workgroups as the shader needs, or a few more
+        this.workgroupSize = [Math.max(1, Math.floor(count / wgsl.workgroups)), 1, 1];
+        return wgsl.code;
+      };
+    return made;
+  });
   let handles = 0;
   /** Resolves when nothing waits any more; `null` while nothing does. */
   let tail: Promise<void> | null = null;

@@ -1,0 +1,192 @@
+/**
+ * The matrix product y[m, n] = Σₖ a[m, k] · b[k, n] (+ start[m, n]), batched, through any strides: in place of the plain loop over k
+ * of src/devices/gpu/calls.ts, which reads every element of a and b many times.
+ *
+ * WebGPU: a workgroup of 16×16 threads keeps tiles of a and b in its own memory, each thread a square of sums in registers.
+ * WebGL: four neighbouring elements lie in one texel: pack, multiply texels, unpack.
+ */
+import type { Floats, KernelThis } from "./kernel-this.ts";
+
+/** Where one operand lies. */
+export interface MatrixWalk {
+  readonly offset: number;
+  readonly batch: number;
+  readonly row: number;
+  readonly column: number;
+}
+
+export interface MatmulSizes {
+  readonly batches: number;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly a: MatrixWalk;
+  readonly b: MatrixWalk;
+  readonly start?: MatrixWalk;
+}
+
+/** Threads along each side of a workgroup, and steps along k between two fillings of its memory. */
+const side = 16;
+
+/** Shader and number of workgroups. Bindings: parameters of GPU.js, a, b, start if there is one, result. */
+export function matmulWgsl({ batches, M, N, K, a, b, start }: MatmulSizes): { code: string; workgroups: number } {
+  // sums per thread along each side: 4 where there are rows and columns enough to fill tiles of 64
+  const own = Math.min(M, N) >= 48 ? 4 : Math.min(M, N) >= 24 ? 2 : 1;
+  const tile = side * own;
+  const [across, down] = [Math.ceil(N / tile), Math.ceil(M / tile)];
+  const each = Array.from({ length: own }, (_, i) => i);
+  const squares = each.flatMap((i) => each.map((j) => [i, j] as const));
+  const walk = (at: MatrixWalk, row: string, column: string): string =>
+    `batch * ${at.batch}u + ${at.offset}u + (${row}) * ${at.row}u + (${column}) * ${at.column}u`;
+  const arrays = start ? 3 : 2;
+  const binding = (i: number, name: string, access: string): string =>
+    `@group(0) @binding(${i}) var<storage, ${access}> ${name} : array<f32>;`;
+  const code = `struct Params { x : u32, y : u32, z : u32, width : u32, ${Array.from({ length: arrays }, (_, i) => `d${i} : vec4<u32>`).join(", ")} }
+@group(0) @binding(0) var<uniform> params : Params;
+${binding(1, "a", "read")}
+${binding(2, "b", "read")}
+${start ? binding(3, "start", "read") : ""}
+${binding(arrays + 1, "result", "read_write")}
+var<workgroup> tileA : array<f32, ${tile * side}>;
+var<workgroup> tileB : array<f32, ${tile * side}>;
+
+@compute @workgroup_size(${side * side})
+fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) groups : vec3<u32>, @builtin(local_invocation_index) t : u32) {
+  let number = group.y * groups.x + group.x;
+  if (number >= ${batches * across * down}u) { return; }
+  let batch = number / ${across * down}u;
+  let at = number % ${across * down}u;
+  let top = (at / ${across}u) * ${tile}u;
+  let left = (at % ${across}u) * ${tile}u;
+  let y = t / ${side}u;
+  let x = t % ${side}u;
+${squares.map(([i, j]) => `  var s${i}${j} = 0.0;`).join("\n")}
+  for (var k0 = 0u; k0 < ${K}u; k0 += ${side}u) {
+${each
+  .map(
+    (i) => `    {
+      let row = top + y + ${i * side}u;
+      let k = k0 + x;
+      var value = 0.0;
+      if (row < ${M}u && k < ${K}u) { value = a[${walk(a, "row", "k")}]; }
+      tileA[(y + ${i * side}u) * ${side}u + x] = value;
+    }
+    {
+      let k = k0 + y;
+      let column = left + x + ${i * side}u;
+      var value = 0.0;
+      if (k < ${K}u && column < ${N}u) { value = b[${walk(b, "k", "column")}]; }
+      tileB[y * ${tile}u + x + ${i * side}u] = value;
+    }`,
+  )
+  .join("\n")}
+    workgroupBarrier();
+    for (var k = 0u; k < ${side}u; k++) {
+${each.map((i) => `      let a${i} = tileA[(y + ${i * side}u) * ${side}u + k];`).join("\n")}
+${each.map((j) => `      let b${j} = tileB[k * ${tile}u + x + ${j * side}u];`).join("\n")}
+${squares.map(([i, j]) => `      s${i}${j} += a${i} * b${j};`).join("\n")}
+    }
+    workgroupBarrier();
+  }
+${squares
+  .map(
+    ([i, j]) => `  {
+    let row = top + y + ${i * side}u;
+    let column = left + x + ${j * side}u;
+    if (row < ${M}u && column < ${N}u) {
+      result[(batch * ${M}u + row) * ${N}u + column] = s${i}${j}${start ? ` + start[${walk(start, "row", "column")}]` : ""};
+    }
+  }`,
+  )
+  .join("\n")}
+}`;
+  return { code, workgroups: batches * across * down };
+}
+
+/** Four floats of one texel. */
+export type Texels = ArrayLike<readonly [number, number, number, number]>;
+
+/**
+ * Rows of `width` elements as texels of four, the last filled up with zeros, for every batch; `rows` past `height` are zeros.
+ * Thread ((batch · rows) + row) · texels + column. Constants: rows, height, width, texels a row, offset and strides.
+ */
+export function pack(
+  this: KernelThis<"rows" | "height" | "width" | "texels" | "offset" | "batch" | "row" | "column">,
+  a: Floats,
+): number[] {
+  const line = Math.floor((this.thread.x + 0.5) / this.constants.texels);
+  const c = 4 * (this.thread.x - line * this.constants.texels);
+  const batch = Math.floor((line + 0.5) / this.constants.rows);
+  const r = line - batch * this.constants.rows;
+  const base = this.constants.offset + batch * this.constants.batch + r * this.constants.row;
+  let p = 0;
+  let q = 0;
+  let s = 0;
+  let t = 0;
+  if (r < this.constants.height) {
+    p = a[base + c * this.constants.column]!;
+    if (c + 1 < this.constants.width) q = a[base + (c + 1) * this.constants.column]!;
+    if (c + 2 < this.constants.width) s = a[base + (c + 2) * this.constants.column]!;
+    if (c + 3 < this.constants.width) t = a[base + (c + 3) * this.constants.column]!;
+  }
+  return [p, q, s, t];
+}
+
+/** Product of packed matrices: a has `deep` texels a row, b has 4·deep rows of `wide` texels, y as many rows (`rows`) as a. */
+export function multiplyPacked(this: KernelThis<"rows" | "deep" | "wide">, a: Texels, b: Texels): number[] {
+  const line = Math.floor((this.thread.x + 0.5) / this.constants.wide);
+  const c = this.thread.x - line * this.constants.wide;
+  const batch = Math.floor((line + 0.5) / this.constants.rows);
+  const first = batch * 4 * this.constants.deep * this.constants.wide + c;
+  let p = 0;
+  let q = 0;
+  let s = 0;
+  let t = 0;
+  for (let k = 0; k < this.constants.deep; k++) {
+    const x = a[line * this.constants.deep + k]!;
+    const at = first + 4 * k * this.constants.wide;
+    const b0 = b[at]!;
+    const b1 = b[at + this.constants.wide]!;
+    const b2 = b[at + 2 * this.constants.wide]!;
+    const b3 = b[at + 3 * this.constants.wide]!;
+    p = p + x[0] * b0[0] + x[1] * b1[0] + x[2] * b2[0] + x[3] * b3[0];
+    q = q + x[0] * b0[1] + x[1] * b1[1] + x[2] * b2[1] + x[3] * b3[1];
+    s = s + x[0] * b0[2] + x[1] * b1[2] + x[2] * b2[2] + x[3] * b3[2];
+    t = t + x[0] * b0[3] + x[1] * b1[3] + x[2] * b2[3] + x[3] * b3[3];
+  }
+  return [p, q, s, t];
+}
+
+/** Texels as the flat matrix: rows of `width` elements out of `texels` texels each. */
+export function unpack(this: KernelThis<"width" | "texels">, a: Texels): number {
+  const line = Math.floor((this.thread.x + 0.5) / this.constants.width);
+  const c = this.thread.x - line * this.constants.width;
+  const texel = Math.floor(c / 4);
+  const v = a[line * this.constants.texels + texel]!;
+  const part = c - 4 * texel;
+  let y = v[3];
+  if (part < 2.5) y = v[2];
+  if (part < 1.5) y = v[1];
+  if (part < 0.5) y = v[0];
+  return y;
+}
+
+/** `unpack` plus the start of the sums. Constants besides: `rows` of a matrix, offset and strides of the start. */
+export function unpackAdd(
+  this: KernelThis<"width" | "texels" | "rows" | "offset" | "batch" | "row" | "column">,
+  a: Texels,
+  start: Floats,
+): number {
+  const line = Math.floor((this.thread.x + 0.5) / this.constants.width);
+  const c = this.thread.x - line * this.constants.width;
+  const texel = Math.floor(c / 4);
+  const v = a[line * this.constants.texels + texel]!;
+  const part = c - 4 * texel;
+  let y = v[3];
+  if (part < 2.5) y = v[2];
+  if (part < 1.5) y = v[1];
+  if (part < 0.5) y = v[0];
+  const batch = Math.floor((line + 0.5) / this.constants.rows);
+  const r = line - batch * this.constants.rows;
+  return y + start[this.constants.offset + batch * this.constants.batch + r * this.constants.row + c * this.constants.column]!;
+}

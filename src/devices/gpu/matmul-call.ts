@@ -1,0 +1,135 @@
+/** The matrix product as a plan: a loop program everywhere, tuned kernels where the mode has them and the matrices are large. */
+import {
+  type MatmulSizes,
+  type MatrixWalk,
+  matmulWgsl,
+  multiplyPacked,
+  pack,
+  unpack,
+  unpackAdd,
+} from "../../../kernels/gpu/matmul.ts";
+import { addOp, mulOp } from "../../graph/elementwise.ts";
+import type { CallGeometry, Operand } from "../../graph/primitive.ts";
+import { sumOp } from "../../graph/reduction.ts";
+import { sizeOf } from "../../graph/shape.ts";
+import type { KernelCall } from "../device.ts";
+import type { Geometry, Instruction, LoopProgram, Slot, SlotGeometry } from "../loop-program.ts";
+import type { Backend } from "./backend.ts";
+import { loopPlan } from "./loop-passes.ts";
+import { binding, kernel, type Pass, type Plan, pass } from "./plan.ts";
+
+/** Σₖ a[m, k] · b[k, n] (+ start): for every batch, row and column a loop over k. */
+function matmulProgram(start: boolean, batchAxes: number): LoopProgram {
+  const slot = (buffer: number): Slot => ({ buffer, dtype: "float32", inner: "strided", masked: [] });
+  const typed = { dtype: "float32", stage: 0 } as const;
+  const instructions: Instruction[] = [
+    { ...typed, kind: "load", slot: 0, level: "body" },
+    { ...typed, kind: "load", slot: 1, level: "body" },
+    { ...typed, kind: "apply", op: mulOp, args: [0, 1], level: "body" },
+    { ...typed, kind: "reduce", op: sumOp, arg: 2, level: "element" },
+  ];
+  if (start) {
+    instructions.push({ ...typed, kind: "load", slot: 2, level: "element" });
+    instructions.push({ ...typed, kind: "apply", op: addOp, args: [3, 4], level: "element" });
+  }
+  const out = start ? 3 : 2;
+  return {
+    shape: "columns",
+    outer: batchAxes + 1,
+    reduce: 1,
+    stages: 1,
+    instructions,
+    slots: Array.from({ length: out + 1 }, (_, buffer) => slot(buffer)),
+    stores: [{ register: instructions.length - 1, slot: out, stage: 0 }],
+    buffers: out + 1,
+    key: `matmul${start}${batchAxes}`,
+  };
+}
+
+function plainPlan({ operands, results }: CallGeometry, inputs: number): Plan {
+  const [a, b, start] = operands as [Operand, Operand, Operand?];
+  const c = results[0]!;
+  const rank = c.shape.length;
+  const walk = ({ strides, offset }: Operand, row: number, column: number, reduce: number): SlotGeometry => ({
+    offset,
+    outer: [...strides.slice(0, rank - 2), row],
+    inner: column,
+    reduce: [reduce],
+    valid: [],
+  });
+  const [row, column] = [rank - 2, rank - 1];
+  const geometry: Geometry = {
+    outer: c.shape.slice(0, -1),
+    inner: c.shape[column]!,
+    reduce: [a.shape[column]!],
+    slots: [
+      walk(a, a.strides[row]!, 0, a.strides[column]!),
+      walk(b, 0, b.strides[column]!, b.strides[row]!),
+      ...(start ? [walk(start, start.strides[row]!, start.strides[column]!, 0)] : []),
+      walk(c, c.strides[row]!, c.strides[column]!, 0),
+    ],
+  };
+  return loopPlan(matmulProgram(start !== undefined, rank - 2), geometry, inputs);
+}
+
+/** The batch axes as one, when every operand walks them evenly; `null` when not. */
+function sizesOf({ operands, results }: CallGeometry): MatmulSizes | null {
+  const [a, b, start] = operands as [Operand, Operand, Operand?];
+  const { shape } = results[0]!;
+  const rank = shape.length;
+  const axes = shape.flatMap((extent, axis) => (axis < rank - 2 && extent !== 1 ? [axis] : []));
+  const walk = ({ strides, offset }: Operand): MatrixWalk | null => {
+    for (let i = 0; i + 1 < axes.length; i++)
+      if (strides[axes[i]!] !== strides[axes[i + 1]!]! * shape[axes[i + 1]!]!) return null;
+    const batch = axes.length ? strides[axes[axes.length - 1]!]! : 0;
+    return { offset, batch, row: strides[rank - 2]!, column: strides[rank - 1]! };
+  };
+  const walks = [a, b, ...(start ? [start] : [])].map(walk);
+  if (walks.some((each) => each === null)) return null;
+  return {
+    batches: sizeOf(shape.slice(0, -2)),
+    M: shape[rank - 2]!,
+    N: shape[rank - 1]!,
+    K: a.shape[rank - 1]!,
+    a: walks[0]!,
+    b: walks[1]!,
+    ...(start && { start: walks[2]! }),
+  };
+}
+
+function tiledPlan(sizes: MatmulSizes): Plan {
+  const args = [binding(0), binding(1), ...(sizes.start ? [binding(2)] : [])];
+  // GPU.js takes the names of the arguments from a body that never runs
+  const source = `function (a, b${sizes.start ? ", c" : ""}) { return a[0] + b[0]${sizes.start ? " + c[0]" : ""}; }`;
+  const count = sizes.batches * sizes.M * sizes.N;
+  return {
+    passes: [{ source, functions: [], args, count, wgsl: matmulWgsl(sizes) }],
+    results: [{ binding: args.length, pass: 0 }],
+  };
+}
+
+function packedPlan({ batches, M, N, K, a, b, start }: MatmulSizes): Plan {
+  const [deep, wide] = [Math.ceil(K / 4), Math.ceil(N / 4)];
+  const packed = (index: number, walk: MatrixWalk, rows: number, height: number, width: number, texels: number): Pass =>
+    kernel(pack, { rows, height, width, texels, ...walk }, [binding(index)], batches * rows * texels);
+  const passes = [
+    packed(0, a, M, M, K, deep),
+    packed(1, b, 4 * deep, K, N, wide),
+    kernel(multiplyPacked, { rows: M, deep, wide }, [pass(0), pass(1)], batches * M * wide),
+    start
+      ? kernel(unpackAdd, { width: N, texels: wide, rows: M, ...start }, [pass(2), binding(2)], batches * M * N)
+      : kernel(unpack, { width: N, texels: wide }, [pass(2)], batches * M * N),
+  ];
+  return { passes, results: [{ binding: start ? 3 : 2, pass: 3 }] };
+}
+
+/** Sides from which a tuned kernel is the faster one. */
+const least = { webgpu: 8, gl: 16 };
+
+export function matmulPlan(_call: KernelCall, geometry: CallGeometry, { mode, inputs }: Pick<Backend, "mode" | "inputs">): Plan {
+  const gl = mode === "webgl2" || mode === "webgl" || mode === "headlessgl";
+  const sizes = gl || mode === "webgpu" ? sizesOf(geometry) : null;
+  if (sizes && Math.min(sizes.M, sizes.N, sizes.K) >= (gl ? least.gl : least.webgpu))
+    return gl ? packedPlan(sizes) : tiledPlan(sizes);
+  return plainPlan(geometry, inputs);
+}

@@ -1,0 +1,54 @@
+/** The tuned matrix products of webgpu and webgl2 against the reference device: all transpositions, batches, starts, ragged edges. */
+import { afterAll, describe, expect, test } from "vitest";
+import { download, upload, useDevice } from "../../src/compile/program.ts";
+import type { Device } from "../../src/devices/device.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import { matmul } from "../../src/graph/contraction.ts";
+import { add } from "../../src/graph/elementwise.ts";
+import { transpose } from "../../src/graph/movement.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import { sizeOf } from "../../src/graph/shape.ts";
+import { variants } from "../arbitrary/devices.ts";
+import { randomValues } from "../arbitrary/draw.ts";
+
+const opened = await Promise.all(variants.map(async ({ name, open }) => ({ name, device: await open() })));
+const reference = createReference();
+
+const cases = [
+  { name: "full tiles", batch: [], M: 64, K: 32, N: 64 },
+  { name: "ragged edges", batch: [], M: 65, K: 19, N: 130 },
+  { name: "few rows", batch: [], M: 9, K: 70, N: 33 },
+  { name: "a batch", batch: [3], M: 17, K: 21, N: 18 },
+  { name: "two axes of batch", batch: [2, 3], M: 50, K: 16, N: 27 },
+];
+
+describe.each(opened)("$name", ({ device }) => {
+  afterAll(() => device[Symbol.dispose]());
+
+  test.each(cases)("$name", async ({ batch, M, K, N }) => {
+    for (const [left, right, start] of [
+      [false, false, false],
+      [true, false, true],
+      [false, true, false],
+      [true, true, true],
+    ]) {
+      const build = (on: Device): Tensor => {
+        const matrix = (rows: number, columns: number, seed: number): Tensor => {
+          const shape = [...batch, rows, columns];
+          return upload(on, Float32Array.from(randomValues(shape, [-1, 1], seed)), shape, "float32");
+        };
+        const a = left ? transpose(matrix(K, M, 1)) : matrix(M, K, 1);
+        const b = right ? transpose(matrix(N, K, 2)) : matrix(K, N, 2);
+        const y = matmul(a, b);
+        return start ? add(y, matrix(M, N, 3)) : y;
+      };
+      useDevice(reference);
+      const want = await download(build(reference));
+      useDevice(device);
+      const got = await download(build(device));
+      expect(got.length).toBe(sizeOf([...batch, M, N]));
+      const worst = Math.max(...Array.from(want, (value, i) => Math.abs(got[i]! - value)));
+      expect(worst).toBeLessThan(K * 1e-6);
+    }
+  });
+});
