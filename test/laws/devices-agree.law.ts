@@ -84,7 +84,10 @@ async function agree(build: (device: Device) => Tensor[], among = opened): Promi
 
 /** Values as numbers, also of 16-bit floats, which travel as bits. */
 async function floats(x: Tensor): Promise<ArrayLike<number>> {
-  return download(x.dtype === "float16" || x.dtype === "bfloat16" ? cast(x, "float32") : x);
+  const wide = x.dtype === "float16" || x.dtype === "bfloat16" ? cast(x, "float32") : x;
+  realize([wide]);
+  // with all their digits, where memory can be looked at
+  return (wide.storage!.device as Device).downloadSync ? valuesOf(wide) : download(wide);
 }
 
 const floatTypes = ["float32", "float16", "bfloat16"] as const satisfies readonly DType[];
