@@ -41,6 +41,8 @@ export class KeyValueCache implements Disposable {
   readonly #mask: Variable;
   /** []: tokens written so far, padding included. */
   readonly #length: Variable;
+  /** By name, [B]: what others remember of the text in each row. */
+  readonly #notes = new Map<string, Variable>();
   /** Writes what stands in front of every text into the cache while it is empty: virtual tokens. Called by `reset`. */
   front: ((cache: KeyValueCache) => void) | null = null;
   /**
@@ -62,14 +64,26 @@ export class KeyValueCache implements Disposable {
   /** Forgets all tokens, and writes what stands in front of the next ones. */
   reset(): void {
     const empty = (variable: Variable) => [variable, constant(0, variable.shape, variable.dtype)] as const;
-    assignAll([empty(this.#mask), empty(this.#length)]);
+    assignAll([this.#mask, this.#length, ...this.#notes.values()].map(empty));
     this.front?.(this);
   }
 
   /** Gives the memory back; the cache is of no use any more. */
   [Symbol.dispose](): void {
-    const variables = [...this.#layers.flatMap(({ keys, values }) => [keys, values]), this.#mask, this.#length];
+    const variables = [
+      ...this.#layers.flatMap(({ keys, values }) => [keys, values]),
+      this.#mask,
+      this.#length,
+      ...this.#notes.values(),
+    ];
     for (const { stored } of variables) stored.dispose();
+  }
+
+  /** [B] int32: a number for each row that is kept along with the text, and is 0 again once that is forgotten. */
+  note(name: string): Variable {
+    const note = this.#notes.get(name) ?? zeros([this.batch], "int32");
+    this.#notes.set(name, note);
+    return note;
   }
 
   /**

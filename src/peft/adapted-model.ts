@@ -53,7 +53,7 @@ export interface Adapted extends Scope {
   readonly layers: Map<string, AdapterLayer>;
   /** Modules of which some adapter has parameters of its own, by path. */
   readonly saved: Map<string, SavedModule>;
-  /** Where virtual tokens come into the model, if an adapter has some. */
+  /** Where virtual tokens come into the model and its texts are seen, if an adapter has some or looks at them. */
   prompts: PromptPlace | null;
   /** Names of the adapters that act. */
   active: readonly string[];
@@ -86,6 +86,7 @@ export function beginAdapters(model: Module): Adapted {
     active: [],
     off: new Setting(false),
     rows: new Setting<readonly string[] | null>(null),
+    reading: null,
     whole: new KeptWeights(),
     unmerged: new KeptWeights(),
     untrained: new KeptWeights(),
@@ -307,10 +308,7 @@ export function deleteAdapter(model: Module, name: string): void {
   if (residual) adapted.whole.restore();
   adapted.untrained.restore(biases.values());
   for (const bias of biases.values()) bias.requiresGrad = false;
-  if (isPrompt) {
-    adapted.prompts?.remove(name);
-    if (adapted.prompts?.adapters.size === 0) takeOffPrompts(adapted);
-  }
+  if (isPrompt) adapted.prompts?.remove(name);
   for (const [path, module] of saved) {
     module.remove(name);
     if (module.copies.size > 0) continue;
@@ -323,6 +321,8 @@ export function deleteAdapter(model: Module, name: string): void {
     model.replaceModule(path, layer.base_layer);
     adapted.layers.delete(path);
   }
+  const readsText = [...adapted.layers.values()].some((layer) => layer.readsText);
+  if (adapted.prompts?.adapters.size === 0 && !readsText) takeOffPrompts(adapted);
   const left = adapted.active.filter((each) => each !== name);
   const first = (names: Iterable<string>) => [...names].sort().slice(0, 1);
   choose(adapted, left.length > 0 ? left : first(adapted.adapters.keys()));

@@ -5,9 +5,11 @@
 import { add, cast } from "../graph/elementwise.ts";
 import { stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../tensor/random.ts";
+import { alignedWith } from "./invocation.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
 import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
 import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
@@ -115,6 +117,11 @@ export class AdapterLayer extends Module implements Layer {
     return this.#facts.bias(this.base_layer);
   }
 
+  /** Whether some adapter looks at the words of texts. */
+  get readsText(): boolean {
+    return [...this.#adapters.values()].some(({ method }) => method.readsText === true);
+  }
+
   add(name: string, adapter: LayerAdapter): void {
     this.#adapters.set(name, adapter);
   }
@@ -168,7 +175,7 @@ export class AdapterLayer extends Module implements Layer {
         original: () => base.original,
         bias: () => base.bias,
       });
-      return this.#over(under, adapter)(rows);
+      return this.#over(under, adapter, pick)(rows);
     });
   }
 
@@ -192,8 +199,12 @@ export class AdapterLayer extends Module implements Layer {
     return this.#outwards(names).reduce((base, adapter) => this.#over(base, adapter), this.base(more));
   }
 
-  /** The layer with one adapter in place. */
-  #over(base: Base, { method, config, parameters, shared, scale, random }: LayerAdapter): Base {
+  /** The layer with one adapter in place. @param pick takes the rows that it runs on from something of the whole batch */
+  #over(
+    base: Base,
+    { method, config, parameters, shared, scale, random }: LayerAdapter,
+    pick: (whole: Tensor) => Tensor = (whole) => whole,
+  ): Base {
     const values = () =>
       Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, parameter]) => [key, parameter.value]));
     const use: Use = {
@@ -201,6 +212,10 @@ export class AdapterLayer extends Module implements Layer {
       training: this.training,
       dropout: (x, probability) => (this.training ? dropout(random.next(), x, probability) : x),
       uniform: (shape) => uniform(random.next(), shape),
+      since: (tokens, x) => {
+        const found = this.#scope.reading?.since(tokens);
+        return found ? alignedWith(pick(found), x, this.#path) : constant(1, [], "int32");
+      },
     };
     const project = () => {
       const moved = (this.training && method.project?.(base, values(), config)) || {};

@@ -354,6 +354,12 @@ export function install(
     copies.set(path, new Map([...module.namedParameters()].map(([name, each]) => [name, copyOf(name, each)])));
   }
   const prompt = planPrompt(model, plan, starts.prompt);
+  const readsText = plan.layers.some(({ method: of }) => of.readsText) && "backbone" in model;
+  if (readsText && "answering" in model)
+    throw new ConfigError(`${method.peftType} with \`aloraInvocationTokens\` is for models that continue a text.`, {
+      operation: "attach",
+      got: name,
+    });
   const random = new Generator(seed);
   const sharedFiles = method.shared?.files ?? {};
   const adapted = before ?? beginAdapters(model);
@@ -376,10 +382,8 @@ export function install(
     model.replaceModule(path, place);
     adapted.saved.set(path, place);
   }
-  if (prompt) {
-    adapted.prompts ??= new PromptPlace(textModel(model, "attach"), adapted);
-    adapted.prompts.add(name, { ...prompt, trainable, random });
-  }
+  if (prompt || readsText) adapted.prompts ??= new PromptPlace(textModel(model, "attach"), adapted);
+  if (prompt) adapted.prompts?.add(name, { ...prompt, trainable, random });
   for (const [path, bias] of plan.biases) adapted.untrained.change(bias, wholeValue(path, bias));
   structure.value = structure.stored + 1; // an adapter of the same name may have been here before
   const layers = new Map(plan.layers.map(({ path }) => [path, adapted.layers.get(path) as AdapterLayer]));

@@ -71,6 +71,11 @@ export interface Use {
   dropout(x: Tensor, probability: number): Tensor;
   /** Random numbers in [0, 1), others in every call and every replay: for other kinds of dropout, in training only. */
   uniform(shape: Shape): Tensor;
+  /**
+   * 1 for the places of x [B, T, C] from the last one on at which these tokens stand in the text, else 0: [B, T, 1]. In what is written
+   * after a prompt it is as at the prompt's end. 1 everywhere in a layer that runs by itself, or in a model that reads no text.
+   */
+  since(tokens: readonly number[], x: Tensor): Tensor;
 }
 
 /** One parameter of an adapter. */
@@ -119,6 +124,8 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   residual?(base: Base, config: Config): Start | undefined;
   /** The adapted layer's output: `base(x)`, changed. */
   forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
+  /** It uses `Use.since`, for which the model's inputs are looked at. */
+  readonly readsText?: true;
   /** Of several adapters of this kind the later one is nearer to the layer; PEFT's order where its forward pass turns x, one by one. */
   readonly laterIsInner?: true;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */

@@ -2,6 +2,7 @@
 import type { AnyMethod } from "./method.ts";
 import { adalora } from "./methods/adalora.ts";
 import { adaptionPrompt } from "./methods/adaption-prompt.ts";
+import { alora } from "./methods/alora.ts";
 import { bdlora } from "./methods/bdlora.ts";
 import { boft } from "./methods/boft.ts";
 import { c3a } from "./methods/c3a.ts";
@@ -57,6 +58,7 @@ export const methods = {
   bdlora,
   kasa,
   velora,
+  alora,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

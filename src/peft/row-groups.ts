@@ -6,6 +6,7 @@ import { take } from "../graph/indexing.ts";
 import { expand, reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Setting } from "../graph/variable.ts";
+import type { Reading } from "./invocation.ts";
 
 /** In place of an adapter's name: the row is for the base model. */
 export const baseRow = "__base__";
@@ -16,6 +17,8 @@ export interface Scope {
   readonly off: Setting<boolean>;
   /** While there are names, row i of a batch is for the i-th of them, whichever adapters are active. */
   readonly rows: Setting<readonly string[] | null>;
+  /** The texts that the model is reading, while it does. */
+  reading: Reading | null;
 }
 
 /**

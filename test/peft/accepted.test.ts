@@ -63,8 +63,8 @@ const stricter: Readonly<Record<string, (options: Row["options"], row: Row) => b
   "dropout of everything": (options) => options["lora_dropout"] === 1,
   "ranks of 0, used or not": (options) =>
     options["init_r"] === 0 || Object.values((options["rank_pattern"] ?? {}) as object).includes(0),
-  "not implemented": (options) =>
-    options["alora_invocation_tokens"] !== undefined || JSON.stringify(options).includes("average_once"),
+  "no words to act from": (options) => String(options["alora_invocation_tokens"] ?? "none") === "",
+  "not implemented": (options) => JSON.stringify(options).includes("average_once"),
 };
 /** The other way round. */
 const laxer: typeof stricter = {

@@ -24,6 +24,7 @@ import type { Answering, ReadInputs, Seq2SeqLM } from "../../models/seq2seq-lm.t
 import { Module, type Parameter } from "../../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../../tensor/random.ts";
 import { renameKey } from "../adapter-layer.ts";
+import { Reading } from "../invocation.ts";
 import type { AnyConfig, Use } from "../method.ts";
 import type { Scope } from "../row-groups.ts";
 import {
@@ -144,7 +145,20 @@ export class PromptPlace extends Module {
     return off.value || rows.value || name === null ? null : (this.#adapters.get(name) as PromptAdapter);
   }
 
-  #forward({ taskIds, ...inputs }: Inputs): unknown {
+  #forward(inputs: Inputs): unknown {
+    const before = this.#scope.reading;
+    const reading = new Reading(inputs);
+    this.#scope.reading = reading;
+    try {
+      const output = this.#prompted(inputs);
+      reading.keep();
+      return output;
+    } finally {
+      this.#scope.reading = before;
+    }
+  }
+
+  #prompted({ taskIds, ...inputs }: Inputs): unknown {
     const acting = this.#acting();
     // a cache begins with the virtual tokens when it is created
     if (!acting || inputs.cache) return this.#own.forward(inputs);
@@ -241,7 +255,7 @@ export class PromptPlace extends Module {
 
   /** Virtual tokens of the adapter that has most. */
   #most(): number {
-    return Math.max(...[...this.#adapters.values()].map(({ config }) => config.numVirtualTokens));
+    return Math.max(0, ...[...this.#adapters.values()].map(({ config }) => config.numVirtualTokens));
   }
 
   /** Tokens that can be taken in behind the virtual ones. */
@@ -271,6 +285,7 @@ function tablesOf({ method, config, encoder, parameters, random }: PromptAdapter
     training,
     dropout: (x, probability) => (training ? dropout(random.next(), x, probability) : x),
     uniform: (shape) => uniform(random.next(), shape),
+    since: () => constant(1, [], "int32"),
   };
   const values = Object.fromEntries(Object.keys(parameters).map((name) => [name, value(name)]));
   return { prompt_embeddings: encoder.encode(values, use) };
