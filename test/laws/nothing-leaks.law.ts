@@ -212,10 +212,11 @@ describe.each(opened)("$name", ({ open, first }) => {
           shake({ ...built, adapters: [adapter] }, item.seed);
         }
         realize([built.model.forward(built.x)]);
-        merge(built.model);
+        const isChange = method.layers[kind]?.delta !== undefined;
+        if (isChange) merge(built.model);
         realize([built.model.forward(built.x)]);
         unmerge(built.model);
-        if (i % 2) mergeAndUnload(built.model);
+        if (i % 2 && isChange) mergeAndUnload(built.model);
         else detach(built.model);
       });
     });
