@@ -9,6 +9,7 @@
 import { ConfigError } from "../../errors.ts";
 import { add, cast, mul } from "../../graph/elementwise.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
+import { product } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 import { type LoraConfig, lora, scaling } from "./lora.ts";
 
@@ -19,7 +20,7 @@ const linear: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
   readsText: true,
   forward(x, base, { A, B, bias }, c, use) {
     const acts = use.since(c.aloraInvocationTokens ?? [], x);
-    const s = scaling(c) * use.scale;
+    const s = product(scaling(c), use.scale);
     const share = through(times(through(use.dropout(x, c.loraDropout), A), s), B);
     return add(base(x), mul(bias ? add(share, times(bias, s)) : share, cast(acts, share.dtype)));
   },
