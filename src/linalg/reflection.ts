@@ -17,16 +17,21 @@ export interface Reflections {
  * @returns τ (0 where nothing is to do) and β
  */
 export function makeReflection(x: Float64Array, start: number, end: number): { readonly tau: number; readonly beta: number } {
+  let largest = 0;
+  for (let i = start; i < end; i++) largest = Math.max(largest, Math.abs(x[i]!));
+  // squares of values as small or large as these would lose their digits
+  const scale = largest > 0 && (largest < 1e-120 || largest > 1e120) ? largest : 1;
+  if (scale !== 1) for (let i = start; i < end; i++) x[i] = x[i]! / scale;
   const alpha = x[start]!;
   let rest = 0;
   for (let i = start + 1; i < end; i++) rest += x[i]! * x[i]!;
   x[start] = 1;
-  if (rest === 0) return { tau: 0, beta: alpha };
+  if (rest === 0) return { tau: 0, beta: alpha * scale };
   const norm = Math.sqrt(alpha * alpha + rest);
   const beta = alpha >= 0 ? -norm : norm; // as in LAPACK
   const factor = 1 / (alpha - beta);
   for (let i = start + 1; i < end; i++) x[i] = x[i]! * factor;
-  return { tau: (beta - alpha) / beta, beta };
+  return { tau: (beta - alpha) / beta, beta: beta * scale };
 }
 
 /** The upper triangular T of H₀·H₁ ⋯ = I − V·T·Vᵀ for rows `first` … of V, which are the v of each. */

@@ -23,7 +23,7 @@ describe("the import order", () => {
     ["src/graph/node.ts", "src/tensor/tensor.ts", "graph is above tensor"],
     ["src/tensor/tensor.ts", "src/nn/linear.ts", "tensor is above nn"],
     ["src/compile/trace.ts", "src/devices/wasm/pool.ts", "compile is above devices"],
-    ["src/nn/linear.ts", "kernels/wasm/matmul.ts", "devices only"],
+    ["src/nn/linear.ts", "kernels/wasm/matmul.ts", "devices and linalg only"],
     ["kernels/wasm/matmul.ts", "src/tensor/tensor.ts", "a kernel knows only"],
     ["src/random/threefry.ts", "src/graph/node.ts", "nothing of the layers"],
     ["src/formats/safetensors.ts", "src/nn/module.ts", "only types"],

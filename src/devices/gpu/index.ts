@@ -2,8 +2,6 @@
  * The entry `lorikeet/gpu`: the device on GPU.js, an optional dependency that is loaded when a device is opened.
  *
  * @example
- * import { useDevice } from "lorikeet";
- * import { createGpu } from "lorikeet/gpu";
  * useDevice(await createGpu());
  */
 export { type GpuMode, gpuModes } from "./backend.ts";
