@@ -23,9 +23,7 @@ export const isHubId = (text: string): boolean =>
  *
  * @throws {ConfigError} when there is no such repository or revision, it may not be read, or the Hub cannot be reached and the cache has nothing
  * @throws {FormatError} when the Hub's answer is not what it should be
- * @example
- * const folder = await hubFolder("HuggingFaceTB/SmolLM2-135M", { revision: "main" });
- * folder.files.has("config.json")   // true
+ * `await hubFolder("HuggingFaceTB/SmolLM2-135M", { revision: "main" })` gives the folder of that model.
  */
 export async function hubFolder(id: string, options: HubOptions = {}): Promise<Folder> {
   const settings = await hubSettings(options);

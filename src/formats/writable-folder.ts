@@ -51,6 +51,7 @@ export interface MemoryFolder extends WritableFolder {
  * in `contents`, and `loadAdapter` and `loadModel` read it.
  *
  * @example
+ * attach(model, lora({ r: 4 }));
  * const folder = memoryFolder();
  * await saveAdapter(model, folder);
  * folder.contents.get("adapter_config.json")

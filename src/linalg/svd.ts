@@ -48,7 +48,7 @@ export interface MatrixSvd {
  * @throws {ShapeError} when `x` is not one matrix; @throws {ConfigError} for NaN and infinities
  * @example
  * const { U, S, Vt } = svd(tensor([[3, 0], [4, 5]]));
- * S   // [6.71 2.24] float32 [2]
+ * S   // [6.7082 2.2361] float32 [2]
  */
 export function svd(x: Tensor): Svd {
   const A = readMatrix("svd", x);

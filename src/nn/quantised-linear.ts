@@ -87,7 +87,7 @@ function storedOf(weight: QuantisedWeight): Stored {
  * y = x·Wᵀ + b with W [out, in] as codes. Training reaches x and b only.
  *
  * @example
- * const codes = quantiseWeight(values, [32, 64], { type: "nf4", blockSize: 64, doubleQuantise: true });
+ * const codes = quantiseWeight(new Float32Array(32 * 64), [32, 64], { type: "nf4", blockSize: 64, doubleQuantise: true });
  * new QuantisedLinear(codes).forward(ones([2, 64])).shape   // [ 2, 32 ]
  */
 export class QuantisedLinear extends Module {

@@ -45,6 +45,7 @@ export interface MergeOptions {
  * @throws {ConfigError} for a method that is no change of the weight, (safe) values that are not finite, or more rounding than
  *   `maxError` and `maxDifference` allow; nothing is changed then
  * @example
+ * attach(model, lora({ r: 4 }));
  * merge(model, undefined, { report: true, maxError: 0.01, probe: () => model.forward({ inputIds }).logits }).difference
  */
 export function merge(
@@ -233,6 +234,7 @@ function besideWeights(adapted: Adapted, names: readonly string[] | undefined, p
  * @returns as `merge`, with whose options; `keep` is what it was when absent
  * @throws {ConfigError} as `merge`; the same adapters are merged and active then as before
  * @example
+ * for (const name of ["french", "legal"]) attach(model, lora({ r: 4 }), { name });
  * merge(model, ["french"]);
  * switchMerged(model, ["legal"]);
  */

@@ -19,7 +19,9 @@ const operation = "withAdapters";
  *   an adapter's start has taken a part of the weights; @throws {ShapeError} when the batch has another number of rows
  * @see https://arxiv.org/abs/2311.03285, https://arxiv.org/abs/2312.05677
  * @example
- * const { logits } = withAdapters(model, ["french", "__base__", "legal"], () => model.forward({ inputIds }))
+ * for (const name of ["french", "legal"]) attach(model, lora({ r: 4 }), { name });
+ * const rows = tensor([[1, 2], [3, 4], [5, 6]], { dtype: "int32" });
+ * const { logits } = withAdapters(model.eval(), ["french", "__base__", "legal"], () => model.forward({ inputIds: rows }));
  */
 export function withAdapters<T>(model: Module, names: readonly string[], body: () => T): T {
   const { rows, layers, saved, adapters } = adaptedModel(model, operation);

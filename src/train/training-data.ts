@@ -91,10 +91,11 @@ export interface TensorDatasetOptions {
  *   @throws {ShapeError} when columns have different numbers of rows, or values that do not fit their shape
  * @example
  * const data = tensorDataset({
- *   inputIds: { values: ids, shape: [100, 12] },
- *   labels: { values: classes, shape: [100] },
+ *   inputIds: { values: new Int32Array(20 * 12), shape: [20, 12] },
+ *   labels: { values: new Int32Array(20 * 12), shape: [20, 12] },
  * }, { heldOut: 0.1 });
- * await finetune(classifier, data, { steps: 100 });
+ * attach(model, lora({ r: 4 }));
+ * await finetune(model, data, { steps: 2 });
  */
 export function tensorDataset(
   columns: Readonly<Record<string, Column>>,

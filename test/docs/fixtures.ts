@@ -1,5 +1,5 @@
 /** What examples speak of without making it: queries and keys, a model, a dataset, files in the current folder. */
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { arange, createWasm, type Tensor, tensor, useDevice } from "../../src/index.ts";
@@ -25,8 +25,19 @@ process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
 for (const file of ["tokenizer.json", "tokenizer_config.json"])
   cpSync(join(root, "models/tiny", file), join(folder, "models/tiny", file));
 writeFileSync(join(folder, "moby-dick.txt"), "Call me Ishmael. Some years ago I went to sea, and the sea was wide. ".repeat(120));
+writeFileSync(
+  join(folder, "chats.jsonl"),
+  JSON.stringify([
+    { role: "user", content: "Who are you?" },
+    { role: "assistant", content: "Call me Ishmael. ".repeat(100) },
+  ]),
+);
+cpSync(join(root, "test/fixtures/gguf/llama.gguf"), join(folder, "llama-3.2-1b-q4_k_m.gguf"));
 process.chdir(folder);
 
+const settings = JSON.parse(readFileSync("models/tiny/tokenizer_config.json", "utf8"));
+const template = "{% for m in messages %}<{{ m.role }}> {% generation %}{{ m.content }}\n{% endgeneration %}{% endfor %}";
+writeFileSync("models/tiny/tokenizer_config.json", JSON.stringify({ ...settings, chat_template: template }));
 export const tokenizer: Tokenizer = await loadTokenizer("models/tiny");
 export const dataset: TextDataset = textDataset("moby-dick.txt", tokenizer, { window: 32, heldOut: 0.2 });
 const config = {

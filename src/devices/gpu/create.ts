@@ -43,7 +43,7 @@ async function openMode(library: GpuJs, mode: GpuMode): Promise<Backend> {
  *
  * @throws {ConfigError} for a mode that there is not; @throws {DeviceError} when the mode, or every mode, cannot run here: says why
  * @example
- * const device = await createGpu({ mode: "webgl2" });
+ * const device = await createGpu({ mode: "webasm" });
  * useDevice(device);
  */
 export async function createGpu(options: GpuOptions = {}): Promise<GpuDevice> {

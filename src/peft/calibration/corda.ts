@@ -14,7 +14,7 @@ import { type CalibratedModel, calibrated, linearLayers, planCalibration, record
  *
  * @throws {ConfigError} when the config does not fit the model, there are no batches, or a layer's inputs have no positive entry
  * @example
- * const adapter = calibrateCorda(model, lora({ initLoraWeights: "corda", targetModules: ["q_proj"] }), batches);
+ * const adapter = calibrateCorda(model, lora({ initLoraWeights: "corda", targetModules: ["q_proj"] }), [{ inputIds }]);
  * attach(model, adapter);
  */
 export function calibrateCorda<Batch, Config extends AdapterConfig>(

@@ -31,7 +31,7 @@ const mostSteps = 10_000;
  *
  * @throws {ConfigError} when the config does not fit the model, or no batch has as many positions as a layer has components
  * @example
- * attach(model, calibrateEva(model, lora({ initLoraWeights: "eva", evaConfig: { rho: 2 }, targetModules: ["q_proj"] }), batches))
+ * attach(model, calibrateEva(model, lora({ r: 2, initLoraWeights: "eva", evaConfig: { rho: 2 }, targetModules: ["q_proj"] }), [{ inputIds }]))
  */
 export function calibrateEva<Batch extends CalibrationBatch, Config extends AdapterConfig>(
   model: CalibratedModel<Batch>,

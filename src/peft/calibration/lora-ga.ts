@@ -13,7 +13,7 @@ import { type CalibratedModel, calibrated, linearLayers, planCalibration } from 
  * @param loss of a batch; the model's own, for batches with labels, when absent
  * @throws {ConfigError} when the config does not fit the model, a weight has no gradient, or there are no batches
  * @example
- * attach(model, calibrateLoraGa(model, lora({ initLoraWeights: "lora_ga", targetModules: ["q_proj"] }), batches))
+ * attach(model, calibrateLoraGa(model, lora({ r: 2, initLoraWeights: "lora_ga", targetModules: ["q_proj"] }), [{ inputIds, labels: inputIds }]))
  */
 export function calibrateLoraGa<Batch, Config extends AdapterConfig>(
   model: CalibratedModel<Batch>,

@@ -66,6 +66,7 @@ export interface CombineOptions extends NewAdapter, Partial<CombinationSettings>
  * @throws {ConfigError} for adapters that cannot be combined in this way; the model is unchanged then
  * @see https://huggingface.co/docs/peft/developer_guides/model_merging
  * @example
+ * for (const name of ["poet", "lawyer"]) attach(model, lora({ r: 4 }), { name });
  * combineAdapters(model, { adapters: ["poet", "lawyer"], weights: [0.7, 0.3], type: "ties_svd", density: 0.2, name: "both" })
  */
 export function combineAdapters(model: Module, options: CombineOptions): Adapter {

@@ -27,6 +27,7 @@ export interface ConvertOptions extends NewAdapter {
  * @throws {ConfigError} for a method that is no change of the weight; the model is unchanged then
  * @see https://huggingface.co/docs/peft/developer_guides/lora, "Converting to LoRA"
  * @example
+ * attach(model, loha({ r: 2, initWeights: false, targetModules: ["q_proj"] }));
  * convertToLora(model, { adapter: "default", energy: 0.99, name: "as-lora" })
  */
 export function convertToLora(model: Module, options: ConvertOptions): Adapter {
