@@ -52,7 +52,8 @@ export function checkZeroStart(method: AnyMethod, kind: LayerKind, item: Adapter
   const parameters = model.trainableParameters();
   // not the squares, whose sum a rotation does not change
   const energy = reduceSum(
-    mul(adapted, coefficients(adapted, item.seed)),
+    // another stream than the weights': a rotation has no gradient where the two are proportional
+    mul(adapted, coefficients(adapted, item.seed + 1_000_003)),
     adapted.shape.map((_, axis) => axis),
   );
   const gradients = [...gradientsOf(energy, parameters).values()];
