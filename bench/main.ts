@@ -10,6 +10,10 @@ const questions: Readonly<
     about: "a pretrained model, named by LORIKEET_MODEL: loading, generation, LoRA steps, memory, merging",
     run: async (args) => (await import("./real-model.ts")).realModel(args),
   },
+  "lora-promise": {
+    about: "a LoRA step against a full fine-tuning step: work, time and memory, measured and predicted",
+    run: async (args) => (await import("./lora-promise.ts")).loraPromise(args),
+  },
   peers: {
     about: "side by side with tfjs, jax-js, js-pytorch, gpu.js and PyTorch: steps, generation, operations, memory, sizes",
     run: async (args) => (await import("./peers.ts")).peers(args),
@@ -19,8 +23,8 @@ const questions: Readonly<
     run: async (args) => (await import("./factorise.ts")).factorise(args),
   },
   operations: {
-    about: "single operations, with Benchmark.js",
-    run: async (args) => (await import("./operations.ts")).operations(args),
+    about: "single operations with Benchmark.js, each beside the limit of memory or SIMD",
+    run: async (args) => (await import("./operations/run.ts")).operations(args),
   },
 };
 

@@ -76,8 +76,8 @@ function values(name: string, count: number, std: number): Float32Array {
 const set = (parameter: Parameter, data: Float32Array): void =>
   parameter.assign(upload(currentDevice(), data, parameter.shape, "float32"));
 
-/** The frozen model with a LoRA adapter on q, k, v and o, and the adapter's parameters. */
-export function buildModel(): { model: LlamaForCausalLM; parameters: Parameter[] } {
+/** The model with all its weights, and no adapter. */
+export function buildBase(): LlamaForCausalLM {
   const { vocab, dim, layers, heads, ffn, seq, ropeTheta, rmsEps, initStd } = spec.model;
   const model = new LlamaForCausalLM({
     model_type: "llama",
@@ -97,6 +97,13 @@ export function buildModel(): { model: LlamaForCausalLM; parameters: Parameter[]
     if (weight) set(parameter, values(`layers.${weight[1]}.${weight[2]}`, parameter.size, initStd));
     else if (path.includes("embed_tokens")) set(parameter, values("embed", parameter.size, initStd));
   }
+  return model;
+}
+
+/** The frozen model with a LoRA adapter on q, k, v and o, and the adapter's parameters. */
+export function buildModel(): { model: LlamaForCausalLM; parameters: Parameter[] } {
+  const { dim } = spec.model;
+  const model = buildBase();
   attach(model, lora({ r: spec.lora.r, loraAlpha: spec.lora.alpha, targetModules: [...spec.lora.targets] }));
   const parameters: Parameter[] = [];
   for (const [path, parameter] of model.namedParameters()) {

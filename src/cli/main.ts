@@ -4,6 +4,7 @@ import process from "node:process";
 import { Command } from "commander";
 import "../devices/choose.ts";
 import { LorikeetError } from "../errors.ts";
+import { addBench } from "./bench.ts";
 import { addDoctor } from "./doctor.ts";
 import { addFinetune } from "./finetune.ts";
 import { addPretrain } from "./pretrain.ts";
@@ -14,6 +15,7 @@ program.configureOutput({ outputError: (text, write) => write(`${text.trim().rep
 addFinetune(program);
 addPretrain(program);
 addDoctor(program);
+addBench(program);
 
 try {
   await program.parseAsync();

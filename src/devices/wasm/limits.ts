@@ -1,0 +1,270 @@
+/**
+ * What this processor can do at most with 128-bit vectors, measured: arithmetic that never leaves the registers, and plain streaming
+ * through memory. A kernel's time is held against the larger of the two that it cannot do without (the roofline).
+ *
+ * @see Williams, Waterman, Patterson, Roofline: An Insightful Visual Performance Model, CACM 2009
+ */
+import type { Step } from "../../compile/schedule.ts";
+import { sizeOf } from "../../graph/shape.ts";
+import type { Device } from "../device.ts";
+import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
+import { type Expression, FunctionBuilder, load, ModuleBuilder } from "./assembler.ts";
+import { features } from "./features.ts";
+import { LaneMath, type Vector } from "./lanes.ts";
+import { DeviceMemory } from "./memory.ts";
+import type { SimpleOp } from "./opcodes.ts";
+import { Pool } from "./pool.ts";
+
+/** Milliseconds of the best of many short windows: on a shared machine a short window is often undisturbed. */
+export function bestTime(run: () => void, { window = 1, milliseconds = 250, warmUp = 50 } = {}): number {
+  const start = performance.now();
+  // V8's optimising compiler takes over meanwhile
+  do run();
+  while (performance.now() - start < warmUp);
+  let once = performance.now();
+  run();
+  once = performance.now() - once;
+  const inner = Math.max(1, Math.round(window / once));
+  let fastest = Number.POSITIVE_INFINITY;
+  const end = performance.now() + milliseconds;
+  do {
+    const from = performance.now();
+    for (let i = 0; i < inner; i++) run();
+    fastest = Math.min(fastest, (performance.now() - from) / inner);
+  } while (performance.now() < end);
+  return fastest;
+}
+
+/** An arithmetic vector instruction with the kinds of its operands. */
+export interface VectorInstruction {
+  readonly op: SimpleOp;
+  readonly operands: number;
+}
+
+/**
+ * Nanoseconds of one vector instruction of one thread, when many independent ones follow each other in registers: twelve chains of it.
+ * Engines turn some instructions into several of the processor's, and divisions take longer than products, so each kind is measured.
+ */
+export function instructionTime({ op, operands }: VectorInstruction, milliseconds = 30): number {
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
+  const module = new ModuleBuilder({ shared: false });
+  const f = module.function("chains", ["i32"]);
+  const x = f.constant("f32", 1.0000001);
+  const y = f.constant("f32", 1e-9);
+  const chains = Array.from({ length: 12 }, () => f.local("v128", x));
+  const isShift = /\.sh[lr]/.test(op);
+  const value = (chain: (typeof chains)[number]): Expression => {
+    if (operands === 3) return op.includes("madd") ? [op, x, y, chain] : [op, chain, x, y];
+    return operands === 2 ? [op, chain, isShift ? 3 : x] : [op, chain];
+  };
+  f.repeat(f.params[0], () => {
+    for (let unrolled = 0; unrolled < 4; unrolled++) for (const chain of chains) f.set(chain, value(chain));
+  });
+  // consumed, or V8 drops the loop
+  for (const [i, chain] of chains.entries()) f.store("v128.store", 16 * i, chain);
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes()), { env: { memory } });
+  const rounds = 1000;
+  const run = exports["chains"] as (n: number) => void;
+  return (bestTime(() => run(rounds), { window: 0.2, milliseconds, warmUp: 20 }) * 1e6) / (rounds * 48);
+}
+
+/** GFLOP/s of one thread in products of matrices whose operands never leave the registers. */
+export function simdPeak(fused: boolean): number {
+  if (fused) return 8 / instructionTime({ op: "f32x4.relaxed_madd", operands: 3 }, 150);
+  return 8 / (instructionTime({ op: "f32x4.mul", operands: 2 }, 75) + instructionTime({ op: "f32x4.add", operands: 2 }, 75));
+}
+
+/** Reads and writes memory as fast as vectors can, on as many threads as a device has. */
+export class Streams implements Disposable {
+  private readonly memory = new DeviceMemory();
+  private readonly pool: Pool;
+  private readonly kernel: number;
+  private readonly args: number;
+  private readonly measured = new Map<string, number>();
+  private block = { address: 0, bytes: 0 };
+
+  constructor(threads: number) {
+    this.pool = new Pool(this.memory, { threads });
+    const module = new ModuleBuilder({ shared: this.memory.shared, maximumPages: this.memory.maximumPages });
+    const f = module.function("stream", ["i32", "i32", "i32"]);
+    const [task, args] = f.params;
+    const word = (index: number) => load("i32.load", args, 4 * index);
+    /** In units of 64 bytes, of one task: what is read and written, what is only read, what is only written. */
+    const [copied, read, written] = [word(2), word(3), word(4)];
+    const start = (base: Expression, own: Expression): Expression => [
+      "i32.add",
+      base,
+      ["i32.mul", task, ["i32.shl", ["i32.add", copied, own], 6]],
+    ];
+    const from = f.local("i32", start(word(0), read));
+    const to = f.local("i32", start(word(1), written));
+    const sums = Array.from({ length: 4 }, () => f.local("v128"));
+    const vector = (i: number) => load("v128.load", from, 16 * i);
+    f.repeat(copied, () => {
+      for (let i = 0; i < 4; i++) f.store("v128.store", to, vector(i), 16 * i);
+      f.increment(from, 64).increment(to, 64);
+    });
+    f.repeat(read, () => {
+      for (const [i, sum] of sums.entries()) f.set(sum, ["v128.xor", sum, vector(i)]);
+      f.increment(from, 64);
+    });
+    f.repeat(written, () => {
+      for (const [i, sum] of sums.entries()) f.store("v128.store", to, sum, 16 * i);
+      f.increment(to, 64);
+    });
+    // consumed, or V8 drops the loop that only reads
+    for (const [i, sum] of sums.entries()) f.store("v128.store", args, sum, 64 + 16 * i);
+    this.args = this.memory.allocate(128);
+    this.kernel = this.pool.add(module.bytes())["stream"] as number;
+  }
+
+  /** Milliseconds of reading and writing so many bytes, both once. Measured once for sizes that are within a tenth of each other. */
+  time(readBytes: number, writtenBytes: number): number {
+    const total = readBytes + writtenBytes;
+    const rounded = (bytes: number) => Math.round(Math.log(Math.max(bytes, 4096)) / Math.log(1.1));
+    const key = `${rounded(readBytes)}/${rounded(writtenBytes)}`;
+    let rate = this.measured.get(key);
+    if (rate === undefined) this.measured.set(key, (rate = total / this.measure(readBytes, writtenBytes)));
+    return total / rate;
+  }
+
+  private measure(readBytes: number, writtenBytes: number): number {
+    const { memory, pool } = this;
+    const tasks = readBytes + writtenBytes < 65536 ? 1 : pool.threads;
+    const units = (bytes: number) => Math.max(0, Math.round(bytes / tasks / 64));
+    const [read, written] = [units(readBytes), units(writtenBytes)];
+    const copied = Math.min(read, written);
+    const bytes = 64 * tasks * (read + written) + 64;
+    if (this.block.bytes < bytes) {
+      if (this.block.address) memory.free(this.block.address);
+      this.block = { address: memory.allocate(bytes), bytes };
+      memory.u8(this.block.address, bytes).fill(1);
+    }
+    const { address } = this.block;
+    memory.i32(this.args, 5).set([address, address + 64 * tasks * read, copied, read - copied, written - copied]);
+    return bestTime(() => pool.run(this.kernel, tasks, this.args), { window: 0.5, milliseconds: 60, warmUp: 20 });
+  }
+
+  [Symbol.dispose](): void {
+    this.pool.dispose();
+  }
+}
+
+/** Notes the vector instructions that it is given. */
+class VectorCounter extends FunctionBuilder {
+  readonly noted: VectorInstruction[] = [];
+
+  override push(value: Expression): this {
+    if (Array.isArray(value)) this.note(value[0], value.length - 1);
+    return super.push(value);
+  }
+
+  override op(op: SimpleOp, ...operands: Expression[]): this {
+    this.note(op, operands.length);
+    return super.op(op, ...operands);
+  }
+
+  private note(op: SimpleOp, operands: number): void {
+    if (/^(v128|[fi]\d+x\d+)\./.test(op) && !op.endsWith("splat") && operands > 0) this.noted.push({ op, operands });
+  }
+}
+
+/**
+ * Arithmetic vector instructions that a loop program cannot do without, for four elements of its inner loop: every instruction of it
+ * once, a product that is only added to something together with the addition.
+ */
+export function vectorInstructions(
+  { instructions, stores }: Pick<LoopProgram, "instructions" | "stores">,
+  relaxed: boolean,
+): readonly VectorInstruction[] {
+  const f = new VectorCounter(0, []);
+  const simd = new LaneMath(f, relaxed);
+  const vectors: Vector[] = instructions.map((one) =>
+    one.kind === "constant" ? simd.constant(one.value, one.dtype) : { dtype: one.dtype, local: f.local("v128") },
+  );
+  const uses = new Map<Register, number>();
+  const use = (register: Register) => uses.set(register, (uses.get(register) ?? 0) + 1);
+  for (const one of instructions)
+    for (const arg of one.kind === "apply" ? one.args : one.kind === "reduce" ? [one.arg] : []) use(arg);
+  for (const { register } of stores) use(register);
+  const isOnlyUse = (register: Register, name: string): boolean => {
+    const one = instructions[register];
+    return uses.get(register) === 1 && one?.kind === "apply" && one.op.name === name && one.level !== "row";
+  };
+  for (const one of instructions) {
+    if (one.kind === "reduce") {
+      f.noted.push({ op: one.op.name === "sum" ? "f32x4.add" : "f32x4.pmax", operands: 2 });
+      if (relaxed && isOnlyUse(one.arg, "mul")) f.noted.pop(); // one instruction adds the product
+    }
+    if (one.kind !== "apply" || one.level === "row") continue;
+    const before = f.noted.length;
+    one.op.wasm(
+      simd,
+      one.args.map((arg) => vectors[arg] as Vector),
+      one.dtype,
+    );
+    if (relaxed && one.op.name === "add" && one.args.some((arg) => isOnlyUse(arg, "mul"))) f.noted.length = before;
+  }
+  return f.noted;
+}
+
+/** What bounds a launch from below, in milliseconds. */
+export interface Limit {
+  readonly arithmetic: number;
+  readonly memory: number;
+}
+
+/** The processor's limits for the launches of one device. */
+export class Limits implements Disposable {
+  readonly threads: number;
+  /** GFLOP/s of all threads in products of matrices. */
+  readonly peak: number;
+  private readonly times = new Map<string, number>();
+  private readonly streams: Streams;
+  private readonly relaxed = features().relaxedSimd;
+
+  /** @param device a wasm device; its `about` says on how many threads it computes */
+  constructor(device: Device) {
+    this.threads = Number(/(\d+) thread/.exec(device.about)?.[1] ?? 1);
+    this.peak = simdPeak(this.relaxed) * this.threads;
+    this.streams = new Streams(this.threads);
+  }
+
+  /** GB/s of copying that many bytes to another place. */
+  bandwidth(bytes: number): number {
+    return (2 * bytes) / this.streams.time(bytes, bytes) / 1e6;
+  }
+
+  of(step: Step, device: Device): Limit {
+    const bytes = (value: Step["values"][number]) => value.size * device.storageBytes(value.dtype);
+    const outputs = new Set(step.outputs);
+    const sum = (values: Iterable<Step["values"][number]>) => [...values].reduce((total, value) => total + bytes(value), 0);
+    const read = sum(new Set(step.values.filter((value) => !outputs.has(value))));
+    return { arithmetic: this.arithmetic(step), memory: this.streams.time(this.readBytes(step, read), sum(outputs)) };
+  }
+
+  /** Of a table, only the rows that are taken. */
+  private readBytes({ label, outputs }: Step, whole: number): number {
+    const taken = 4 * (outputs[0]?.size ?? 0);
+    return label.startsWith("gather") ? Math.min(whole, 2 * taken) : whole;
+  }
+
+  private arithmetic({ code, geometry, flops }: Step): number {
+    if (!("instructions" in code)) return flops / this.peak / 1e6;
+    const { outer, inner, reduce } = geometry as Geometry;
+    const elements = sizeOf(outer) * inner * sizeOf(reduce);
+    const nanoseconds = vectorInstructions(code, this.relaxed).reduce((sum, one) => sum + this.time(one), 0);
+    return (nanoseconds * elements) / 4 / this.threads / 1e6;
+  }
+
+  private time(instruction: VectorInstruction): number {
+    const key = `${instruction.op}/${instruction.operands}`;
+    let time = this.times.get(key);
+    if (time === undefined) this.times.set(key, (time = instructionTime(instruction)));
+    return time;
+  }
+
+  [Symbol.dispose](): void {
+    this.streams[Symbol.dispose]();
+  }
+}
