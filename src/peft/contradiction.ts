@@ -3,9 +3,6 @@ import { ConfigError, wordJson } from "../errors.ts";
 
 type Config = Readonly<Record<string, unknown>>;
 
-const isNamed = (layersPattern: unknown): boolean =>
-  layersPattern !== null && (layersPattern as string | readonly string[]).length > 0;
-
 /**
  * The layers that are chosen by number have to be chosen by it: a pattern of their names alone, or numbers beside a pattern of whole
  * paths, would do nothing.
@@ -14,10 +11,11 @@ const isNamed = (layersPattern: unknown): boolean =>
  */
 export function checkLayers(operation: string, { targetModules, layersToTransform = null, layersPattern = null }: Config): void {
   const isPattern = typeof targetModules === "string";
+  const named = layersPattern !== null && (layersPattern as string | readonly string[]).length > 0;
   const refuse = (problem: string, got: unknown, hint: string) => {
     throw new ConfigError(problem, { operation, got, hint });
   };
-  if (isNamed(layersPattern) && layersToTransform === null)
+  if (named && layersToTransform === null)
     refuse(
       `\`layersPattern\` (= ${wordJson(layersPattern)}) needs \`layersToTransform\`, the layers' numbers.`,
       layersPattern,
@@ -42,7 +40,7 @@ export function withoutIgnored(
   const { targetModules, layersToTransform = null, layersPattern = null } = config;
   const layers = [
     ...(typeof targetModules === "string" && layersToTransform !== null ? ["layersToTransform"] : []),
-    ...(isNamed(layersPattern) && (typeof targetModules === "string" || layersToTransform === null) ? ["layersPattern"] : []),
+    ...(layersPattern !== null && (typeof targetModules === "string" || layersToTransform === null) ? ["layersPattern"] : []),
   ];
   const all = [...layers, ...unused];
   return {

@@ -23,7 +23,7 @@ async function output(name: string, change: (code: string) => string = (code) =>
 it("the README holds the examples to the letter", () => {
   const readme = readFileSync(join(root, "README.md"), "utf8");
   const shown = [...readme.matchAll(/```ts\n([\s\S]*?)```/g)].map(([, code]) => code);
-  expect(shown).toEqual([source("finetune.ts"), source("tensors.ts")]);
+  expect(shown).toEqual([source("finetune.ts"), source("adapters.ts"), source("tensors.ts")]);
 });
 
 it("the example of fine-tuning has fifteen lines", () => {
@@ -52,4 +52,11 @@ it("examples/finetune.ts lowers the perplexity and writes an adapter", async () 
   const [before, after] = ["before", "after"].map((when) => Number(new RegExp(`perplexity ${when}: (.*)`).exec(printed)?.[1]));
   expect(after).toBeLessThan(before as number);
   expect(readFileSync(join(adapter, "adapter_config.json"), "utf8")).toContain('"peft_type": "LORA"');
+});
+
+it("examples/adapters.ts gives every row its adapter", async () => {
+  const [sea, land, ...rest] = (await output("adapters.ts")).trim().split("\n");
+  expect(sea).toMatch(/^The sea/);
+  expect(land).toMatch(/^The field/);
+  expect(rest).toContain("18 layers merged");
 });

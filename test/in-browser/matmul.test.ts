@@ -27,8 +27,10 @@ describe.each(opened)("$name", ({ device }) => {
 
   test.each(cases)("$name", async ({ batch, M, K, N }) => {
     for (const [left, right, start] of [
-      [false, true, false],
+      [false, false, false],
       [true, false, true],
+      [false, true, false],
+      [true, true, true],
     ]) {
       const build = (on: Device): Tensor => {
         const matrix = (rows: number, columns: number, seed: number): Tensor => {

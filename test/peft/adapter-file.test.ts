@@ -49,23 +49,6 @@ async function rewriteConfig(change: object): Promise<void> {
 
 onEveryDevice(() => {
   describe("an adapter's files", () => {
-    it.each([
-      [{ corda_config: { use_float16_for_covariance: false } }, ["cordaConfig"]],
-      [{ target_modules: ".*[qv]_proj", layers_to_transform: [0] }, ["layersToTransform"]],
-      [{ layers_pattern: ["layers"] }, ["layersPattern"]],
-      [{ layers_pattern: [], loftq_config: {} }, []],
-    ])("may hold what PEFT ignores: %j", async (change, ignored) => {
-      const model = trained();
-      await saveAdapter(model, folder);
-      await rewriteConfig(change);
-      const again = new SmallModel();
-      const { warnings } = await loadAdapter(again, folder);
-      expect(warnings).toEqual(
-        ignored.map((key) => `loadAdapter: \`${key}\` does nothing in this adapter and is ignored, as in PEFT.`),
-      );
-      expect(difference(again.forward(ids(1, 2, 3)), model.forward(ids(1, 2, 3)))).toBe(0);
-    });
-
     it("hold PEFT's names and keys, and give the same model again", async () => {
       const model = trained();
       expect(await saveAdapter(model, folder, { baseModel: "models/tiny" })).toBe(folder);

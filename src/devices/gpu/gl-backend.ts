@@ -55,8 +55,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
   const kernels = new KernelCache(mostKernels, (pass) => gpu.createKernel(pass.source, kernelSettings(pass, functions)));
   let uploader: GpuKernel | null = null;
 
-  const backend: Backend & { readonly gpu: unknown } = {
-    gpu,
+  const backend: Backend = {
     mode,
     // texture units that every device has, less the one that is written
     inputs: mode === "webgl2" ? 15 : 7,
