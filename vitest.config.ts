@@ -10,8 +10,8 @@ export default defineConfig({
     exclude: ["test/fixtures/**", ...slow.filter((folder) => folder !== suite).map((folder) => `test/${folder}/**`)],
     // fixes the seeds of the laws and counts their cases
     setupFiles: ["test/arbitrary/setup.ts"],
-    testTimeout: suite ? 300_000 : 30_000,
-    hookTimeout: suite ? 300_000 : 30_000,
+    testTimeout: suite ? 300_000 : 90_000,
+    hookTimeout: suite ? 300_000 : 90_000,
     // A process for each file: engines set process-wide V8 flags and start worker threads of their own.
     pool: "forks",
     maxWorkers: 2,
