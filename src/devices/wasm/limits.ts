@@ -74,7 +74,10 @@ export function simdPeak(fused: boolean): number {
   return 8 / (instructionTime({ op: "f32x4.mul", operands: 2 }, 75) + instructionTime({ op: "f32x4.add", operands: 2 }, 75));
 }
 
-/** Reads and writes memory as fast as vectors can, on as many threads as a device has. */
+/**
+ * Reads and writes memory as fast as vectors can, on as many threads as a device has. The same bytes again and again: from the cache where
+ * they fit, so that a launch which is the only one to touch its values in a long step cannot come near.
+ */
 export class Streams implements Disposable {
   private readonly memory = new DeviceMemory();
   private readonly pool: Pool;
