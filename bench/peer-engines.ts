@@ -48,13 +48,13 @@ export interface Engine {
 }
 
 const lorikeet = (threads: number): Engine => ({
-  name: `lorikeet, ${threads} thread${threads > 1 ? "s" : ""}`,
+  name: `lorikeet ${threads} thread${threads > 1 ? "s" : ""}`,
   kind: "lorikeet",
   threads,
   script: ["lorikeet.mjs", `threads=${threads}`],
 });
 const pytorch = (threads: number): Engine => ({
-  name: `PyTorch, ${threads} thread${threads > 1 ? "s" : ""}`,
+  name: `PyTorch ${threads} thread${threads > 1 ? "s" : ""}`,
   kind: "pytorch",
   threads,
   script: ["pytorch.py", `threads=${threads}`],
@@ -78,10 +78,10 @@ export const engines: readonly Engine[] = [
   pytorch(1),
   pytorch(2),
   peer("jax-js wasm", ["jax.mjs"]),
-  peer("jax-js wasm, relaxed SIMD", ["jax.mjs"], { relaxedSimd: true }),
-  peer("jax-js wasm, relaxed SIMD, 2 threads", ["jax.mjs", "threads=2"], { relaxedSimd: true, threads: 2 }),
+  peer("jax-js wasm relaxed SIMD", ["jax.mjs"], { relaxedSimd: true }),
+  peer("jax-js wasm relaxed SIMD 2 threads", ["jax.mjs", "threads=2"], { relaxedSimd: true, threads: 2 }),
   peer("tfjs wasm", ["tfjs.mjs", "backend=wasm"], { can: noGeneration }),
-  peer("tfjs wasm, tuned by hand", ["tfjs.mjs", "backend=wasm", "tuned=1"], { can: noGeneration }),
+  peer("tfjs wasm tuned by hand", ["tfjs.mjs", "backend=wasm", "tuned=1"], { can: noGeneration }),
   peer("tfjs cpu", ["tfjs.mjs", "backend=cpu"], { isSlow: true, can: noGeneration }),
   peer("js-pytorch", ["js-pytorch.mjs"], {
     isSlow: true,

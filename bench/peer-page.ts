@@ -102,7 +102,7 @@ const sizeRows = (sizes: readonly PackageSize[], key: "installedBytes" | "bundle
     const bytes = size[key];
     return bytes === undefined
       ? []
-      : [{ name: name === "lorikeet" ? "lorikeet, 2 threads" : name, value: bytes, text: megabytes(bytes) }];
+      : [{ name: name === "lorikeet" ? "lorikeet 2 threads" : name, value: bytes, text: megabytes(bytes) }];
   });
 
 /** The whole page. */

@@ -42,6 +42,10 @@ describe("options", () => {
     expect(peerOptions(["--only", "sizes"])).toMatchObject({ works: [], sizes: true });
   });
 
+  it("have a name for every engine, by its beginning", () => {
+    for (const { name } of engines) expect(peerOptions(["--engines", name]).engines.map((one) => one.name)).toContain(name);
+  });
+
   it.each([
     [["--only", "lora"], /no work "lora".*lora-step/],
     [["--engines", "keras"], /no engine is called "keras…"/],
@@ -58,15 +62,15 @@ describe("processes", () => {
     expect(takesPart(engine("gpu.js cpu"), work("lora-step"))).toBe(false);
     expect(takesPart(engine("tfjs wasm"), work("generate"))).toBe(false);
     expect(takesPart(engine("tfjs cpu"), work("lora-step-4x-width"))).toBe(false);
-    expect(takesPart(engine("lorikeet, 1 thread"), work("generate"))).toBe(true);
+    expect(takesPart(engine("lorikeet 1 thread"), work("generate"))).toBe(true);
   });
 
   it("are told the work, the options and how long", () => {
     const settings = { seconds: 4, python: "/a/python", flags: ["--relaxed"] };
-    const [node, args] = commandOf(engine("jax-js wasm, relaxed SIMD, 2 threads"), work("matmul"), settings);
+    const [node, args] = commandOf(engine("jax-js wasm relaxed SIMD 2 threads"), work("matmul"), settings);
     expect(node).toBe(process.execPath);
     expect(args).toEqual(["--relaxed", join(benchFolder, "peers/jax.mjs"), "matmul", "threads=2", "seconds=4"]);
-    expect(commandOf(engine("PyTorch, 2 threads"), work("softmax"), settings)[0]).toBe("/a/python");
+    expect(commandOf(engine("PyTorch 2 threads"), work("softmax"), settings)[0]).toBe("/a/python");
     expect(commandOf(engine("tfjs cpu"), work("softmax"), settings)[1]).toContain("seconds=1");
   });
 });
@@ -105,19 +109,19 @@ describe("answers", () => {
 
 describe("ratios", () => {
   const entries = [
-    entry("lorikeet, 1 thread", 200),
-    entry("lorikeet, 2 threads", 100),
-    entry("PyTorch, 1 thread", 300),
-    entry("PyTorch, 2 threads", 150),
+    entry("lorikeet 1 thread", 200),
+    entry("lorikeet 2 threads", 100),
+    entry("PyTorch 1 thread", 300),
+    entry("PyTorch 2 threads", 150),
     entry("jax-js wasm", 3000),
-    entry("jax-js wasm, relaxed SIMD, 2 threads", 1300),
+    entry("jax-js wasm relaxed SIMD 2 threads", 1300),
     entry("js-pytorch", null, { problem: "wrong by 4" }),
   ];
 
   it("are above 1 where lorikeet is faster, and compare threads with threads", () => {
     expect(ratiosOf(entries, engines)).toEqual({
       vsFastestJs: 13,
-      fastestJs: "jax-js wasm, relaxed SIMD, 2 threads",
+      fastestJs: "jax-js wasm relaxed SIMD 2 threads",
       vsTorch: 1.5,
       vsFastestJs1Thread: 15,
       vsTorch1Thread: 1.5,
@@ -131,7 +135,7 @@ describe("ratios", () => {
 
   it("are shown with the fastest first and the wrong last", () => {
     const lines = tableOf("a step", entries, engines).split("\n");
-    expect(lines[1]).toMatch(/lorikeet, 2 threads +100 ms +1.00 ×/);
+    expect(lines[1]).toMatch(/lorikeet 2 threads +100 ms +1.00 ×/);
     expect(lines.at(-1)).toMatch(/js-pytorch +wrong by 4/);
   });
 
@@ -148,10 +152,10 @@ describe("ratios", () => {
       versions: { node: "v20" },
       options: { rounds: 1, seconds: 1 },
       ratios: { "lora-step: train": ratiosOf(entries, engines) },
-      entries: [...entries, entry("lorikeet, 2 threads", 400, { work: "lora-step-2x-depth" })],
+      entries: [...entries, entry("lorikeet 2 threads", 400, { work: "lora-step-2x-depth" })],
       sizes: [{ name: "lorikeet", installedBytes: 1e7, bundleBytes: 2e5 }],
     });
-    expect(page).toContain("13.00 times as fast as jax-js wasm, relaxed SIMD, 2 threads");
+    expect(page).toContain("13.00 times as fast as jax-js wasm relaxed SIMD 2 threads");
     expect(page).toContain("How the cost grows");
     expect(page).toContain("&lt;a machine&gt;");
     expect(page.match(/<svg/g)!.length).toBeGreaterThanOrEqual(5);
