@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { scatterAdd, scatterAddInteger, take } from "../../kernels/gpu/indexing.ts";
 import * as math from "../../kernels/gpu/math.ts";
+import { multiplyPacked, pack, unpack, unpackAdd } from "../../kernels/gpu/matmul.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../kernels/gpu/sorting.ts";
 import { helpers } from "../../src/devices/reference/render.ts";
 import { argsortOp } from "../../src/graph/indexing.ts";
@@ -175,4 +176,32 @@ describe("along the last axis", () => {
       ),
     );
   });
+});
+
+test("the matrix product by texels: pack, multiply, unpack", () => {
+  const side = fc.integer({ min: 1, max: 9 });
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 2 }), side, side, side, fc.boolean(), (batches, M, N, K, turned) => {
+      const numbers = (count: number, seed: number) => Array.from({ length: count }, (_, i) => ((i * 7 + seed) % 13) - 6);
+      const [A, B, start] = [numbers(batches * M * K, 1), numbers(batches * K * N, 2), numbers(batches * M * N, 3)];
+      const a = { offset: 0, batch: M * K, row: K, column: 1 };
+      const b = { offset: 0, batch: K * N, row: turned ? 1 : N, column: turned ? K : 1 };
+      const c = { offset: 0, batch: M * N, row: N, column: 1 };
+      const [deep, wide] = [Math.ceil(K / 4), Math.ceil(N / 4)];
+      const texels = (f: unknown, constants: Record<string, number>, count: number, ...args: unknown[]) =>
+        launch(f as typeof unpack, constants, count, ...(args as number[][])) as unknown as number[];
+      const left = texels(pack, { rows: M, height: M, width: K, texels: deep, ...a }, batches * M * deep, A);
+      const right = texels(pack, { rows: 4 * deep, height: K, width: N, texels: wide, ...b }, batches * 4 * deep * wide, B);
+      const product = texels(multiplyPacked, { rows: M, deep, wide }, batches * M * wide, left, right);
+      const want = start.map((_, i) => {
+        const [batch, m, n] = [Math.floor(i / (M * N)), Math.floor(i / N) % M, i % N];
+        let sum = 0;
+        for (let k = 0; k < K; k++) sum += A[batch * M * K + m * K + k]! * B[batch * K * N + k * b.row + n * b.column]!;
+        return sum;
+      });
+      expect(launch(unpack, { width: N, texels: wide }, want.length, product)).toEqual(want);
+      const added = launch(unpackAdd, { width: N, texels: wide, rows: M, ...c }, want.length, product, start);
+      expect(added).toEqual(want.map((sum, i) => sum + start[i]!));
+    }),
+  );
 });
