@@ -59,6 +59,7 @@ function sourceDigest() {
     "tsconfig.json",
     "tsconfig.build.json",
     "package-lock.json",
+    "scripts/kernel-text.mjs",
     ...sourceFolders.flatMap((f) => filesBelow(f, [".ts"])),
   ];
   for (const path of inputs)
@@ -87,7 +88,7 @@ export function build() {
   rmSync(inRoot(stampFile), { force: true });
   const done = runOnStderr(process.execPath, [inRoot("node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json"]);
   removeOrphans();
-  if (done.status !== 0) {
+  if (done.status !== 0 || runOnStderr(process.execPath, [inRoot("scripts/kernel-text.mjs")]).status !== 0) {
     say("lorikeet: the build failed (above).");
     return false;
   }

@@ -10,7 +10,19 @@ import { Run, type Sources } from "./run.ts";
 import { Store } from "./store.ts";
 
 const tell = (event: EngineEvent): void => self.postMessage(event);
-const nothingGiven = { modelFiles: [], textFile: null };
+const nothingGiven = { use, modelFiles: [], textFile: null };
+
+/** The device and what it was asked for as. */
+let current: { readonly wish: DeviceWish; readonly values: number; readonly device: Disposable } | undefined;
+
+async function use(wish: DeviceWish, values: number): Promise<void> {
+  if (current?.wish === wish && current.values === values) return;
+  current?.device[Symbol.dispose]();
+  current = undefined;
+  const device = await makeDevice(wish, values);
+  useDevice(device);
+  current = { wish, values, device };
+}
 
 let store: Store | undefined;
 let run: Run | undefined;
@@ -38,20 +50,10 @@ async function begin(): Promise<void> {
   const settings = await store?.settings();
   if (!settings) return idle();
   tell({ type: "opening", settings });
-  await use(settings.device);
   await open(settings, await store?.checkpoint());
 }
 
 const idle = (): void => tell({ type: "phase", phase: "idle", note: "" });
-
-let device: Disposable | undefined;
-
-async function use(wish: DeviceWish): Promise<void> {
-  device?.[Symbol.dispose]();
-  const made = await makeDevice(wish);
-  useDevice(made);
-  device = made;
-}
 
 /** Reads a run, and shows it when it was kept. */
 async function open(settings: Run["settings"], checkpoint?: Uint8Array): Promise<void> {
@@ -65,9 +67,8 @@ async function obey(command: Exclude<Command, { type: "pause" }>): Promise<void>
     case "start": {
       const { settings, modelFiles, textFile } = command;
       close();
-      sources = { store, modelFiles, textFile };
+      sources = { use, store, modelFiles, textFile };
       tell({ type: "phase", phase: "reading", note: "Reading the files" });
-      await use(settings.device);
       await store?.begin(settings, settings.model === null ? [] : modelFiles, settings.text === null ? null : textFile);
       run = await Run.open(settings, sources, tell);
       return train();

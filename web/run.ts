@@ -18,14 +18,16 @@ import { mergeRefusal } from "../src/peft/merge.ts";
 import { saveTokenizer, type TextDataset, textDataset } from "../src/text/index.ts";
 import { uploadBatch } from "../src/train/batch.ts";
 import { evaluate, finetuning, generateText, type LoadedModel, loadModel, saveModel, type Trainer } from "../src/train/index.ts";
-import type { EngineEvent, KeptRun, Outcome, Settings, Side } from "./protocol.ts";
+import type { DeviceWish, EngineEvent, KeptRun, Outcome, Settings, Side } from "./protocol.ts";
 import { checkModel, givenText, mobyDick, requireRoom, tinyModel } from "./source.ts";
 import { baseName, type Store } from "./store.ts";
 import { ZipFolder } from "./zip.ts";
 
-/** Where a run's files are, besides the page's own. */
+/** Where a run's files are, besides the page's own, and where it computes. */
 export interface Sources {
   readonly store: Store | undefined;
+  /** Makes the engine compute on this device, for a model of so many values. */
+  use(wish: DeviceWish, values: number): Promise<void>;
   /** As the person gave them; used where nothing is kept. */
   readonly modelFiles: readonly File[];
   readonly textFile: File | null;
@@ -85,7 +87,7 @@ export class Run implements Disposable {
     const note = (text: string) => tell({ type: "phase", phase: "reading", note: text });
     note("Reading the model");
     const folder = await modelFolder(settings, sources);
-    if (settings.model !== null) await checkModel(folder);
+    await sources.use(settings.device, await checkModel(folder));
     const loaded = await loadModel(folder);
     const { model, tokenizer } = loaded;
     note("Reading the text");
@@ -217,7 +219,8 @@ export class Run implements Disposable {
     const [batch] = this.#dataset.evaluationBatches({ batchSize: 4 });
     using inputs = uploadBatch(batch as NonNullable<typeof batch>);
     model.eval();
-    const merges = mergeRefusal(model) === null;
+    // measuring reads values at once, which WebGPU cannot
+    const merges = mergeRefusal(model) === null && currentDevice().downloadSync !== undefined;
     const { seconds, tokensPerSecond } = this.#trainer.result();
     const outcome: Outcome = {
       perplexityBefore: this.#notes.perplexityBefore as number,

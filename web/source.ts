@@ -53,9 +53,10 @@ export function memoryLimit(): number {
 /**
  * Looks at a model's files before they are read.
  *
+ * @returns how many values it has
  * @throws {ConfigError} when they are no model, or one that does not fit into memory
  */
-export async function checkModel(folder: Folder): Promise<void> {
+export async function checkModel(folder: Folder): Promise<number> {
   const gguf = [...folder.files].find((file) => file.endsWith(".gguf"));
   if (!gguf && !folder.files.has("config.json"))
     throw new ConfigError(`these files are no model: ${[...folder.files].slice(0, 5).join(", ") || "there are none"}.`, {
@@ -66,6 +67,7 @@ export async function checkModel(folder: Folder): Promise<void> {
   const { tensors } = gguf && !folder.files.has("config.json") ? await openGguf(folder, gguf) : await openCheckpoint(folder);
   const values = [...tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((all, size) => all * size, 1), 0);
   requireRoom(4 * values, "The model's weights take");
+  return values;
 }
 
 /** @throws {ConfigError} when so many bytes are more than there can be */

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { defineConfig, type Plugin } from "vite";
+import { withTexts } from "../scripts/kernel-text.mjs";
 import { loadCorpus } from "../src/text/corpora.ts";
 
 const root = resolve(import.meta.dirname, "..");
@@ -34,11 +35,17 @@ const data = (): Plugin => ({
   },
 });
 
+/** Kernels keep their text, which GPU.js translates, when they are minified. */
+const kernelTexts = (): Plugin => ({
+  name: "texts of kernels",
+  transform: (code, id) => (/\/kernels\/gpu\/[^/]+\.ts$/.test(id) ? { code: withTexts(`${id}.js`, code), map: null } : null),
+});
+
 export default defineConfig(({ mode }) => ({
   root: import.meta.dirname,
   base: "./",
-  plugins: [data()],
-  worker: { format: "es" },
+  plugins: [data(), kernelTexts()],
+  worker: { format: "es", plugins: () => [kernelTexts()] },
   build: { outDir: resolve(root, "dist/web"), emptyOutDir: true, reportCompressedSize: false },
   server: { headers: mode === "plain" ? {} : isolation },
   preview: { headers: mode === "plain" ? {} : isolation },

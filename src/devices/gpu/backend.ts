@@ -1,5 +1,7 @@
 /** GPU.js behind one small interface: values on the device, kernels that make new ones from them. */
+
 import { DeviceError } from "../../errors.ts";
+import { functionSource } from "./function-source.ts";
 import type { BufferResult, WebGpuContext } from "./gpujs-internals.ts";
 import type { Pass } from "./plan.ts";
 
@@ -60,9 +62,6 @@ export interface GpuKernel {
   destroy(removeCanvasReferences?: boolean): void;
 }
 
-/** Text of a function under a name that a bundler may have taken from it. */
-const named = (name: string, source: string): string => source.replace(/^function\s*[\w$]*/, `function ${name}`);
-
 /** Settings of GPU.js for a pass. */
 export function kernelSettings(pass: Pass, functions: Readonly<Record<string, (...args: number[]) => number>>) {
   return {
@@ -75,7 +74,7 @@ export function kernelSettings(pass: Pass, functions: Readonly<Record<string, (.
     functions: pass.functions.map((name) => {
       const source = functions[name]!;
       return {
-        source: named(name, String(source)),
+        source: functionSource(source, name),
         settings: { argumentTypes: new Array(source.length).fill("Number"), returnType: "Number" },
       };
     }),

@@ -3,6 +3,8 @@
  * becomes a plan of one or more passes; values between them are temporaries.
  */
 
+import { functionSource } from "./function-source.ts";
+
 /** What a kernel reads: a binding of the dispatch, what an earlier pass of the plan wrote, or a number. */
 export type Argument = ArrayArgument | { readonly kind: "number"; readonly value: number };
 
@@ -46,5 +48,5 @@ export function kernel(
   args: readonly Argument[],
   count: number,
 ): Pass {
-  return { source: String(source), functions: [], constants, args, count };
+  return { source: functionSource(source), functions: [], constants, args, count };
 }
