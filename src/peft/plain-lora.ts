@@ -15,7 +15,7 @@ import { type LoraConfig, lora } from "./methods/lora.ts";
 /**
  * Config and parameters of the plain adapter: of twice the rank, with the same s.
  *
- * @throws {ConfigError} when the adapter is not LoRA, or DoRA, which is no sum
+ * @throws {ConfigError} when the adapter is not LoRA, or DoRA, which is no sum, or LoftQ, which is made for rounded weights
  */
 export function toPlainLora({ name, method, config, taken, layers }: Adapter): {
   readonly config: AnyConfig;
@@ -25,6 +25,12 @@ export function toPlainLora({ name, method, config, taken, layers }: Adapter): {
     throw new ConfigError(`the adapter "${name}" is not LoRA, which \`plainLora\` makes plain.`, {
       operation: "saveAdapter",
       got: method.peftType,
+    });
+  if (config["initLoraWeights"] === "loftq")
+    throw new ConfigError(`the adapter "${name}" was made for weights that are rounded to codes, not for the original ones.`, {
+      operation: "saveAdapter",
+      got: "loftq",
+      hint: "Save it without `plainLora`.",
     });
   const plain = { ...config, initLoraWeights: true, evaConfig: null, cordaConfig: null, loraGaConfig: null };
   if (taken.size === 0) return { config: plain, value: (_path, _key, now) => now };

@@ -34,7 +34,10 @@ interface Item {
   readonly seed: number;
 }
 
-const names = [...Object.keys(initialisers).filter((name) => name !== "false"), "pissa_niter_2"];
+const names = [
+  ...Object.entries(initialisers).flatMap(([name, { startsAtZero }]) => (startsAtZero ? [name] : [])),
+  "pissa_niter_2",
+];
 
 const items = (name: string) =>
   fc
