@@ -28,6 +28,7 @@ import {
   loraMethod,
   type NewAdapter,
   planFor,
+  refuseOtherThanMatrices,
 } from "./lora-adapter.ts";
 import { clamped, type Factors, svdOfProduct, truncated } from "./low-rank.ts";
 import { maskFrom } from "./prune.ts";
@@ -81,6 +82,7 @@ export function combineAdapters(model: Module, options: CombineOptions): Adapter
     });
   const wholes = refuseUncombinable(adapters);
   if (adapters.every(({ method }) => method === (ia3 as unknown as AnyMethod))) return combineIA3(model, adapters, options);
+  for (const adapter of adapters) refuseOtherThanMatrices(operation, adapter);
   const type = adapters.length === 1 ? "linear" : (options.type ?? "svd");
   const { combination, of } = combinationOf(type);
   const settings = settingsOf(combination, options, seed);

@@ -5,7 +5,15 @@ import { constant } from "../../graph/source.ts";
 import { svd } from "../../linalg/svd.ts";
 import type { Module } from "../../nn/module.ts";
 import { type Adapter, getAdapter } from "../adapted-model.ts";
-import { biasChangeOf, changeOf, installFactors, loraMethod, type NewAdapter, planFor } from "./lora-adapter.ts";
+import {
+  biasChangeOf,
+  changeOf,
+  installFactors,
+  loraMethod,
+  type NewAdapter,
+  planFor,
+  refuseOtherThanMatrices,
+} from "./lora-adapter.ts";
 import { rankOfEnergy, truncated } from "./low-rank.ts";
 
 const operation = "convertToLora";
@@ -48,6 +56,7 @@ export function convertToLora(model: Module, options: ConvertOptions): Adapter {
         hint: "Modules or biases that are trained as they are, and starts that take a part of the weights, cannot be converted.",
       },
     );
+  refuseOtherThanMatrices(operation, getAdapter(model, source, operation));
   const found = [...layers].map(([path, layer]) => {
     const values = svd(changeOf(operation, layer, source));
     const r = rank === undefined ? rankOfEnergy(values.S, energy as number) : Math.min(rank, values.S.size);

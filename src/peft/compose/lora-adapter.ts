@@ -21,6 +21,24 @@ export interface NewAdapter {
   readonly trainable?: boolean;
 }
 
+/** @throws {ConfigError} for adapters whose layers are not matrices of their own weight plus a change, as in PEFT */
+export function refuseOtherThanMatrices(operation: string, { name, method, layers }: Adapter): void {
+  for (const [path, layer] of layers) {
+    const own = layer.adapters.get(name) as LayerAdapter;
+    const problem =
+      layer.base().kind === "parameter"
+        ? `is on ${path}, which \`targetParameters\` has chosen`
+        : own.method.underlay
+          ? `(${method.peftType}) has taken a part of the weight of ${path} away`
+          : null;
+    if (problem !== null)
+      throw new ConfigError(`the adapter "${name}" ${problem}; a LoRA beside the weight cannot say that.`, {
+        operation,
+        got: path,
+      });
+  }
+}
+
 /** Values of an adapter's parameters in one layer. */
 export const valuesOf = ({ parameters, shared }: LayerAdapter): Record<string, Tensor> =>
   Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, parameter]) => [key, parameter.value]));
