@@ -1,7 +1,7 @@
 import { defineConfig } from "vitest/config";
 
-/** Folders of tests that take long; `npm run test:<folder>` runs one of them, and nothing else (scripts/suite.mjs). */
-const slow = ["browser", "end-to-end", "slow"];
+/** Folders of tests that take long; `npm run test:<folder>` runs one of them, and nothing else (scripts/suite.mjs); those in-browser run inside of one (vitest.browser.config.ts). */
+const slow = ["browser", "in-browser", "end-to-end", "slow"];
 const suite = process.env["LORIKEET_SUITE"];
 
 export default defineConfig({
