@@ -122,6 +122,10 @@ describe("other methods", () => {
     road: ["group_size=8"],
     c3a: ["block_size=16"],
     vblora: ["vectorLength=16", "numVectors=20"],
+    trainableTokens: ["tokenIndices=[1,2,30,40,50,60]", "--targets", "embed_tokens"],
+    kasa: ["r=4"],
+    bdlora: ['useBdlora={"target_modules_bd_a":[],"target_modules_bd_b":["_proj"],"nblocks":2}'],
+    alora: ["aloraInvocationTokens=[1]"],
   };
   const without = small.filter((option, i) => option !== "--rank" && small[i - 1] !== "--rank");
   it.each(Object.keys(methods).filter((method) => method !== "lora"))(
@@ -132,8 +136,9 @@ describe("other methods", () => {
       expect(outcome.stderr).toContain("held-out perplexity");
       expect(outcome.code).toBe(0);
       const { perplexityBefore, perplexityAfter, mergeMaxLogitDifference, mergedDir } = lastLine(outcome);
-      expect(perplexityAfter).not.toBe(perplexityBefore);
-      const changesNoWeight = ["adaptionPrompt", "promptTuning", "prefixTuning", "pTuning"].includes(method);
+      // an aLoRA acts behind its words only, which the book may not have
+      if (method !== "alora") expect(perplexityAfter).not.toBe(perplexityBefore);
+      const changesNoWeight = ["alora", "adaptionPrompt", "promptTuning", "prefixTuning", "pTuning"].includes(method);
       expect(mergedDir).toBe(changesNoWeight ? null : join(at(method), "merged"));
       if (changesNoWeight) expect(outcome.stderr).toContain("no change of the weights");
       else expect(mergeMaxLogitDifference).toBeLessThan(1e-3);
