@@ -76,10 +76,10 @@ function values(name: string, count: number, std: number): Float32Array {
 const set = (parameter: Parameter, data: Float32Array): void =>
   parameter.assign(upload(currentDevice(), data, parameter.shape, "float32"));
 
-/** The model with all its weights, and no adapter. */
-export function buildBase(): LlamaForCausalLM {
-  const { vocab, dim, layers, heads, ffn, seq, ropeTheta, rmsEps, initStd } = spec.model;
-  const model = new LlamaForCausalLM({
+/** A Llama of such sizes, all zeros. */
+export function llamaOf(sizes: Omit<typeof spec.model, "batch" | "initStd">): LlamaForCausalLM {
+  const { vocab, dim, layers, heads, ffn, seq, ropeTheta, rmsEps } = sizes;
+  return new LlamaForCausalLM({
     model_type: "llama",
     vocab_size: vocab,
     hidden_size: dim,
@@ -92,6 +92,12 @@ export function buildBase(): LlamaForCausalLM {
     rope_theta: ropeTheta,
     tie_word_embeddings: true,
   });
+}
+
+/** The model with all its weights, and no adapter. */
+export function buildBase(): LlamaForCausalLM {
+  const model = llamaOf(spec.model);
+  const { initStd } = spec.model;
   for (const [path, parameter] of model.namedParameters()) {
     const weight = /layers\.(\d+)\.\w+\.(\w+_proj)\.weight$/.exec(path);
     if (weight) set(parameter, values(`layers.${weight[1]}.${weight[2]}`, parameter.size, initStd));

@@ -1,6 +1,6 @@
 /** One fine-tuning run in the engine's Worker: read, measured, trained, paused and kept, and what is made of it. */
 import { adapterOf, type MethodOptions, withDefaults } from "../src/cli/method-option.ts";
-import { sampling } from "../src/cli/report.ts";
+import { evaluationsOf, sampling } from "../src/cli/report.ts";
 import { ConfigError } from "../src/errors.ts";
 import { type Folder, filesFolder } from "../src/formats/index.ts";
 import { currentDevice } from "../src/index.ts";
@@ -46,7 +46,6 @@ interface Notes {
 const savingShare = 0.05;
 /** Seconds between two checkpoints at least. */
 const savingPause = 2;
-const evaluationTokens = 8192;
 
 export class Run implements Disposable {
   readonly settings: Settings;
@@ -102,8 +101,7 @@ export class Run implements Disposable {
       batchSize: settings.batch,
       learningRate: settings.learningRate,
       seed: settings.seed,
-      evaluateEvery: Math.max(1, Math.ceil(settings.steps / 10)),
-      evaluationTokens,
+      ...evaluationsOf(settings.steps),
     });
     const run = new Run(settings, sources, tell, { folder, loaded, dataset, trainer });
     if (checkpoint) Object.assign(run.#notes, await trainer.load(checkpoint));

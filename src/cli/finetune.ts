@@ -27,7 +27,7 @@ import { nodeDrawing } from "./drawing.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { adapterOf, type MethodOptions, withDefaults } from "./method-option.ts";
 import { nonNegative, positive, whole } from "./option.ts";
-import { renderReport, type Sample, sampling } from "./report.ts";
+import { evaluationsOf, renderReport, type Sample, sampling } from "./report.ts";
 import { RunFolder, type Settings, type Summary } from "./run-folder.ts";
 import { drawSamples, sampleLines } from "./samples.ts";
 import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
@@ -51,8 +51,6 @@ const tinyModel = fileURLToPath(new URL("../../../models/tiny", import.meta.url)
 const prompts = ["The captain", "The whale", "At last the ship"];
 /** Seconds between two checkpoints. */
 const checkpointSeconds = 20;
-/** Tokens of a held-out measurement while training goes on. */
-const evaluationTokens = 8192;
 
 export function addFinetune(program: Command): void {
   const command = program
@@ -134,8 +132,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
       batchSize: options.batch,
       learningRate: options.lr,
       seed: options.seed,
-      evaluateEvery: Math.max(1, Math.ceil(options.steps / 10)),
-      evaluationTokens,
+      ...evaluationsOf(options.steps),
     });
     let planned = 0;
     if (resumed) {

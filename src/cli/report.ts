@@ -4,6 +4,9 @@ import type { History } from "../train/trainer.ts";
 /** How samples are drawn; stated wherever they are shown. */
 export const sampling = { temperature: 0.8, topP: 0.95, maxNewTokens: 48 } as const;
 
+/** How often a run looks at held-out text for its curve, and at how much of it. */
+export const evaluationsOf = (steps: number) => ({ evaluateEvery: Math.max(1, Math.ceil(steps / 10)), evaluationTokens: 8192 });
+
 export interface Sample {
   readonly prompt: string;
   readonly text: string;

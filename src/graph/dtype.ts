@@ -56,6 +56,13 @@ export function requireFloat(operation: string, dtype: DType): void {
 
 const scratch = new DataView(new ArrayBuffer(4));
 
+/** To the nearest integer, the even one halfway. */
+export function roundHalfEven(x: number): number {
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  return rest < 0.5 || (rest === 0.5 && floor % 2 === 0) ? floor : floor + 1;
+}
+
 /** bfloat16 bits of `value`, rounded to nearest, ties to even; NaN stays NaN. */
 export function toBFloat16Bits(value: number): number {
   scratch.setFloat32(0, value);

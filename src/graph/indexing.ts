@@ -16,7 +16,7 @@ const indices = (count: number, rows: number): Tensor => mod(cast(iota([count]),
  * @param extent of the axis that addresses were computed from, as `gather` and `scatter` do; those outside are −1
  * @throws {ShapeError} for an index outside; when the program runs, since its values are not known before
  */
-function checkIndex(operation: string, index: number, rows: number, extent: number | undefined): void {
+export function checkIndex(operation: string, index: number, rows: number, extent: number | undefined): void {
   if (index >= 0 && index < rows) return;
   throw extent === undefined
     ? new ShapeError(`index ${index} is outside a table of ${rows} rows.`, { operation, expected: rows, got: index })

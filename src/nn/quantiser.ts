@@ -6,7 +6,7 @@
  *   https://arxiv.org/abs/2208.07339 (int8 by rows)
  */
 import { ConfigError, ShapeError } from "../errors.ts";
-import { fromFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
+import { fromFloat16Bits, roundHalfEven, toFloat16Bits } from "../graph/dtype.ts";
 
 /** NF4: quantiles of the normal distribution, so that values of a trained weight use all codes alike. Sorted; code 7 is 0. */
 export const nf4 = Float32Array.of(
@@ -150,13 +150,6 @@ export const dequantiseScales = (scales: QuantisedScales): Float32Array =>
 export interface QuantisedInt8 {
   readonly codes: Int8Array;
   readonly absmax: Float32Array;
-}
-
-/** To the nearest integer, the even one halfway. */
-function roundHalfEven(x: number): number {
-  const floor = Math.floor(x);
-  const rest = x - floor;
-  return rest < 0.5 || (rest === 0.5 && floor % 2 === 0) ? floor : floor + 1;
 }
 
 /**

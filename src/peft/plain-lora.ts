@@ -9,6 +9,7 @@ import { neg } from "../graph/elementwise.ts";
 import { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
 import type { Adapter } from "./adapted-model.ts";
+import { findInitialiser } from "./initialiser.ts";
 import type { AnyConfig } from "./method.ts";
 import { type LoraConfig, lora } from "./methods/lora.ts";
 
@@ -26,10 +27,11 @@ export function toPlainLora({ name, method, config, taken, layers }: Adapter): {
       operation: "saveAdapter",
       got: method.peftType,
     });
-  if (config["initLoraWeights"] === "loftq")
+  const start = findInitialiser(config["initLoraWeights"]);
+  if (start.residual && !start.startsAtZero)
     throw new ConfigError(`the adapter "${name}" was made for weights that are rounded to codes, not for the original ones.`, {
       operation: "saveAdapter",
-      got: "loftq",
+      got: config["initLoraWeights"],
       hint: "Save it without `plainLora`.",
     });
   const plain = { ...config, initLoraWeights: true, evaConfig: null, cordaConfig: null, loraGaConfig: null };

@@ -4,7 +4,7 @@
  */
 import { type AlignedText, aligned, normalize, prepended, type Span, slice } from "./aligned-text.ts";
 import { byteLetters } from "./byte-letter.ts";
-import { type LibraryTokenizer, library, type TokenizerDefinition } from "./tokenizer-library.ts";
+import { type LibraryTokenizer, libraryTokenizer, type TokenizerDefinition } from "./tokenizer-library.ts";
 
 /** A text as tokens that know their place. */
 export interface EncodingWithOffsets {
@@ -30,8 +30,7 @@ export class OffsetEncoder {
   readonly #byteLevel: boolean;
 
   constructor(definition: TokenizerDefinition, config: object) {
-    const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
-    this.#library = new library.Tokenizer({ ...parts, ...definition }, config);
+    this.#library = libraryTokenizer(definition, config);
     this.#definition = definition;
     const { pre_tokenizer: pre } = definition;
     this.#byteLevel = [pre, ...(pre?.pretokenizers ?? [])].some((step) => step?.type === "ByteLevel");

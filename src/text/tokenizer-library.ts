@@ -78,6 +78,12 @@ interface PreTokenizer {
 /** The library, with the types that it means to have. */
 export const library = huggingFace as unknown as Library;
 
+/** A tokenizer of the library; parts that the definition leaves out do nothing. */
+export function libraryTokenizer(definition: TokenizerDefinition, config: object): LibraryTokenizer {
+  const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
+  return new library.Tokenizer({ ...parts, ...definition }, config);
+}
+
 const longPiece = 64; // characters
 const memorySize = 1 << 17; // pieces
 /** Stands in the library's list of tokens for the tokens of one section: the text between two special tokens. */

@@ -11,7 +11,13 @@ import {
   renderChat,
 } from "./chat-template.ts";
 import { type EncodingWithOffsets, OffsetEncoder } from "./offsets.ts";
-import { type LibraryEncoding, type LibraryTokenizer, library, Sections, type TokenizerDefinition } from "./tokenizer-library.ts";
+import {
+  type LibraryEncoding,
+  type LibraryTokenizer,
+  libraryTokenizer,
+  Sections,
+  type TokenizerDefinition,
+} from "./tokenizer-library.ts";
 
 export type { TokenizerDefinition } from "./tokenizer-library.ts";
 
@@ -47,9 +53,8 @@ export class Tokenizer {
     checkDefinition(definition);
     this.definition = definition;
     this.config = config;
-    const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
     try {
-      this.#library = new library.Tokenizer({ ...parts, ...definition }, config);
+      this.#library = libraryTokenizer(definition, config);
       this.#sections = new Sections(this.#library, definition);
     } catch (cause) {
       throw unusable("loadTokenizer", cause);

@@ -1,12 +1,12 @@
 // The accounting of LoRA's promise (specs/methods.md §1.9) against the work that the compiler really schedules. No times.
 import { expect, it } from "vitest";
 import { accountFor } from "../../bench/lora-promise.ts";
+import { llamaOf } from "../../bench/spec-model.ts";
 import "../../src/devices/choose.ts";
 import { upload, useDevice } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
 import type { Tensor } from "../../src/graph/node.ts";
-import { LlamaForCausalLM } from "../../src/models/llama.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { attach } from "../../src/peft/attach.ts";
@@ -15,18 +15,8 @@ import { lora } from "../../src/peft/methods/lora.ts";
 const sizes = { vocab: 40, dim: 16, layers: 3, heads: 2, ffn: 24, seq: 8, batch: 2, ropeTheta: 1e4, rmsEps: 1e-5, initStd: 0.05 };
 
 function scheduled(kind: "full" | "lora", targets: readonly string[], r: number) {
-  const { vocab, dim, layers, heads, ffn, seq, batch } = sizes;
-  const model = new LlamaForCausalLM({
-    model_type: "llama",
-    vocab_size: vocab,
-    hidden_size: dim,
-    intermediate_size: ffn,
-    num_hidden_layers: layers,
-    num_attention_heads: heads,
-    num_key_value_heads: heads,
-    max_position_embeddings: seq,
-    tie_word_embeddings: true,
-  });
+  const { seq, batch } = sizes;
+  const model = llamaOf(sizes);
   if (kind === "lora") attach(model, lora({ r, loraAlpha: r, targetModules: [...targets] }));
   model.train();
   const parameters = [...new Set([...model.namedParameters()].map(([, parameter]) => parameter))].filter((p) => p.requiresGrad);

@@ -134,7 +134,9 @@ describe("a page with threads", () => {
     await page.reload();
     await phase(page, /Paused after/);
     expect(await page.locator("#phase").textContent()).toBe(paused);
-    expect(await page.locator("#curve").getAttribute("aria-label")).toMatch(/from \d\.\d+ to \d\.\d+ after [3-7] of 8 steps/);
+    // the curve is drawn when the page has time for it, a little after the words
+    const drawn = () => page.locator("#curve").getAttribute("aria-label");
+    await expect.poll(drawn, wait).toMatch(/from \d\.\d+ to \d\.\d+ after [3-7] of 8 steps/);
     const before = await page.locator(".base p").textContent();
     expect(before?.length).toBeGreaterThan(prompt.length + 20);
 

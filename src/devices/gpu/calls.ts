@@ -1,7 +1,7 @@
 /** Kernel calls as plans. */
 import { scatterAdd, scatterAddInteger, take } from "../../../kernels/gpu/indexing.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../../kernels/gpu/sorting.ts";
-import { ShapeError } from "../../errors.ts";
+import { checkIndex } from "../../graph/indexing.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
 import { sizeOf } from "../../graph/shape.ts";
 import type { KernelCall } from "../device.ts";
@@ -15,14 +15,7 @@ type PlanCall = (call: KernelCall, geometry: CallGeometry, target: Pick<Backend,
 function checkIndices(operation: string, lying: ArrayLike<number>, rows: number, extent: number | undefined): void {
   for (let n = 0; n < lying.length; n += 2) {
     const index = (lying[n + 1]! << 16) | lying[n]! | 0;
-    if (index >= 0 && index < rows) continue;
-    throw extent === undefined
-      ? new ShapeError(`index ${index} is outside a table of ${rows} rows.`, { operation, expected: rows, got: index })
-      : new ShapeError(`an index is outside its axis of ${extent}.`, {
-          operation: operation === "take" ? "gather" : "scatter",
-          expected: extent,
-          hint: "Indices count from 0.",
-        });
+    checkIndex(operation, index, rows, extent);
   }
 }
 

@@ -1,6 +1,7 @@
 /** What EVA wants to know about data: principal components of what goes into each layer, and which layers deserve more of them. */
 import { downloadSync } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";
+import { roundHalfEven } from "../../graph/dtype.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { type Matrix, matrix, readValues } from "../../linalg/matrix.ts";
 import { initialiserOptions } from "../initialiser.ts";
@@ -52,7 +53,7 @@ export function calibrateEva<Batch extends CalibrationBatch, Config extends Adap
   const rho = options.rho > 1000 ? Math.min(options.rho, Math.floor(largest / own.r)) : options.rho;
 
   const { ranks, groups } = recording(model, layers, (run) => {
-    const most = new Map([...configs].map(([path, { r }]) => [path, roundToEven(r * rho)]));
+    const most = new Map([...configs].map(([path, { r }]) => [path, roundHalfEven(r * rho)]));
     const groups = grouped(
       run(first),
       layers.map(({ path }) => path),
@@ -234,10 +235,4 @@ function sharedOut(
     layersPattern: null,
     excludeModules: null,
   };
-}
-
-/** As Python rounds: a half goes to the even number. */
-function roundToEven(value: number): number {
-  const low = Math.floor(value);
-  return value - low === 0.5 ? low + (low % 2) : Math.round(value);
 }

@@ -82,7 +82,6 @@ export function combineAdapters(model: Module, options: CombineOptions): Adapter
     });
   const wholes = refuseUncombinable(adapters);
   if (adapters.every(({ method }) => method === (ia3 as unknown as AnyMethod))) return combineIA3(model, adapters, options);
-  for (const adapter of adapters) refuseOtherThanMatrices(operation, adapter);
   const type = adapters.length === 1 ? "linear" : (options.type ?? "svd");
   const { combination, of } = combinationOf(type);
   const settings = settingsOf(combination, options, seed);
@@ -133,7 +132,9 @@ function refuseUncombinable(adapters: readonly Adapter[]): Map<string, Parameter
   };
   const wholes = new Map<string, Parameter>();
   const owners = new Map<string, string>();
-  for (const { name, method, residual, biases, saved, layers, isPrompt } of adapters) {
+  for (const adapter of adapters) {
+    const { name, method, residual, biases, saved, layers, isPrompt } = adapter;
+    refuseOtherThanMatrices(operation, adapter);
     if (isPrompt) refuse(name, "has virtual tokens, which do not add up", "Keep it beside the others.");
     if (residual)
       refuse(name, "starts from a part of the weights", "Save it, load it on the whole weights, and combine it there.");

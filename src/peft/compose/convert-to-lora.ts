@@ -40,7 +40,8 @@ export interface ConvertOptions extends NewAdapter {
  */
 export function convertToLora(model: Module, options: ConvertOptions): Adapter {
   const { adapter: source, name, rank, energy } = options;
-  const { config, layers, method, saved, residual, biases } = getAdapter(model, source, operation);
+  const adapter = getAdapter(model, source, operation);
+  const { config, layers, method, saved, residual, biases } = adapter;
   if ((rank === undefined) === (energy === undefined))
     throw new ConfigError("give either `rank` or `energy`.", { operation, got: { rank, energy } });
   if (rank !== undefined && !(Number.isInteger(rank) && rank > 0))
@@ -56,7 +57,7 @@ export function convertToLora(model: Module, options: ConvertOptions): Adapter {
         hint: "Modules or biases that are trained as they are, and starts that take a part of the weights, cannot be converted.",
       },
     );
-  refuseOtherThanMatrices(operation, getAdapter(model, source, operation));
+  refuseOtherThanMatrices(operation, adapter);
   const found = [...layers].map(([path, layer]) => {
     const values = svd(changeOf(operation, layer, source));
     const r = rank === undefined ? rankOfEnergy(values.S, energy as number) : Math.min(rank, values.S.size);

@@ -11,7 +11,7 @@ import { add, cast, mul } from "../../graph/elementwise.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, scaling } from "./lora.ts";
+import { type LoraConfig, lora, refuseMica, scaling, variantKeys, variantOfLora } from "./lora.ts";
 
 const { delta: _, biasDelta: __, ...plain } = lora.layers.linear as LayerMethod<LoraConfig, "A" | "B", "bias">;
 
@@ -28,17 +28,12 @@ const linear: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
 
 /** aLoRA: `alora({ r: 32, aloraInvocationTokens: tokenizer.encode("<check>"), targetModules: ["q_proj"] })`, with LoRA's options. */
 export const alora = defineMethod({
-  schema: lora.schema,
-  variantOf: lora,
+  ...variantOfLora,
   variant: { aloraInvocationTokens: [] },
   isMeant: ({ aloraInvocationTokens }) => aloraInvocationTokens !== null,
   papers: ["https://arxiv.org/abs/2504.12397"],
   formula: "W, then W + s·B·A from certain words on",
-  keys: [
-    ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
-    ...["trainableTokenIndices", "layerReplication", "aloraInvocationTokens"],
-  ] as (keyof LoraConfig & string)[],
-  ...(lora.patterns ? { patterns: lora.patterns } : {}),
+  keys: variantKeys("loraBias", "layerReplication", "aloraInvocationTokens"),
   check(config) {
     lora.check?.(config);
     if (!config.aloraInvocationTokens?.length)
@@ -47,11 +42,7 @@ export const alora = defineMethod({
         got: config.aloraInvocationTokens,
         hint: "Write aloraInvocationTokens: tokenizer.encode(words), or call lora.",
       });
-    if (config.initLoraWeights === "mica")
-      throw new ConfigError('`aloraInvocationTokens` does not go with `initLoraWeights` "mica", as in PEFT.', {
-        operation: "alora",
-        got: config.initLoraWeights,
-      });
+    refuseMica("alora", "aloraInvocationTokens", config);
   },
   ...(lora.complete ? { complete: lora.complete } : {}),
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),

@@ -14,7 +14,7 @@ import { type Base, defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, scaling } from "./lora.ts";
+import { type LoraConfig, lora, refuseMadeStarts, scaling, variantKeys, variantOfLora } from "./lora.ts";
 
 const keys = {
   target_modules_bd_a: key(null, texts),
@@ -90,27 +90,16 @@ const linear: LayerMethod<LoraConfig, "A" | "B"> = {
 
 /** BD-LoRA: `bdlora({ r: 8, useBdlora: { target_modules_bd_a: ["o_proj"], target_modules_bd_b: ["q_proj"], nblocks: 2 } })`. */
 export const bdlora = defineMethod({
-  schema: lora.schema,
-  variantOf: lora,
+  ...variantOfLora,
   variant: { useBdlora: {} },
   isMeant: ({ useBdlora }) => useBdlora !== null,
   papers: ["https://arxiv.org/abs/2510.23346"],
   formula: "W + s·B·A, A or B block-diagonal",
-  keys: [
-    ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias"],
-    ...["trainableTokenIndices", "layerReplication", "useBdlora"],
-  ] as (keyof LoraConfig & string)[],
-  ...(lora.patterns ? { patterns: lora.patterns } : {}),
+  keys: variantKeys("layerReplication", "useBdlora"),
   check(config) {
     lora.check?.(config);
     subConfig("useBdlora", config.useBdlora, keys);
-    const { initLoraWeights: init } = config;
-    if (typeof init !== "boolean" && !["gaussian", "orthogonal"].includes(init))
-      throw new ConfigError(`\`useBdlora\` does not go with \`initLoraWeights\` (= ${JSON.stringify(init)}).`, {
-        operation: "bdlora",
-        got: init,
-        hint: 'Use true, false, "gaussian" or "orthogonal".',
-      });
+    refuseMadeStarts("bdlora", "useBdlora", config);
   },
   startsAtZero: (config) => config.initLoraWeights !== "orthogonal" && lora.startsAtZero?.(config) === true,
   complete: (config) => ({ ...config, useBdlora: subConfig("useBdlora", config.useBdlora, keys) }),

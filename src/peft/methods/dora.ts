@@ -7,7 +7,6 @@
  * B·A alone, and with several adapters n is that of the layer's own weight with this adapter only.
  */
 import { currentDevice, upload } from "../../compile/program.ts";
-import { ConfigError } from "../../errors.ts";
 import type { TypedArray } from "../../graph/dtype.ts";
 import { add, cast, div, mul, sqrt, sub } from "../../graph/elementwise.ts";
 import { reshape, stopGradient } from "../../graph/movement.ts";
@@ -18,7 +17,7 @@ import type { Base, LayerMethod } from "../method.ts";
 import { defineMethod } from "../method.ts";
 import { product, type Scale } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, lowRankConvolution, scaling } from "./lora.ts";
+import { type LoraConfig, lora, lowRankConvolution, refuseMica, scaling, variantOfLora } from "./lora.ts";
 
 type Factors = { readonly A: Tensor; readonly B: Tensor };
 type Dora = LayerMethod<LoraConfig, "A" | "B" | "magnitude">;
@@ -107,20 +106,14 @@ const embedding: Dora = {
 
 /** DoRA: `dora({ r: 8, loraAlpha: 16 })`, with LoRA's options. `lora({ useDora: true })` is the same, as are its files. */
 export const dora = defineMethod({
-  schema: lora.schema,
-  variantOf: lora,
+  ...variantOfLora,
   variant: { useDora: true },
   papers: ["https://arxiv.org/abs/2402.09353"],
   formula: "m ⊙ (W + s·B·A) / ‖W + s·B·A‖",
   keys: lora.keys.filter((key) => key !== "loraBias" && key !== "targetParameters"),
-  ...(lora.patterns ? { patterns: lora.patterns } : {}),
   check(config) {
     lora.check?.(config);
-    if (config.initLoraWeights === "mica")
-      throw new ConfigError('`useDora` does not go with `initLoraWeights` "mica", as in PEFT.', {
-        operation: "dora",
-        got: config.initLoraWeights,
-      });
+    refuseMica("dora", "useDora", config);
   },
   ...(lora.complete ? { complete: lora.complete } : {}),
   ...(lora.whenLoaded ? { whenLoaded: lora.whenLoaded } : {}),

@@ -13,7 +13,7 @@ import { defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, scaling } from "./lora.ts";
+import { type LoraConfig, lora, refuseMadeStarts, scaling, variantKeys, variantOfLora } from "./lora.ts";
 
 const keys = { beta: key(1e-4, float(0)), gamma: key(1e-3, float(0)) };
 
@@ -50,29 +50,16 @@ const linear: LayerMethod<LoraConfig, "A" | "B" | "diagonal"> = {
 
 /** KaSA: `kasa({ r: 8, targetModules: ["q_proj"] })`, with LoRA's options. */
 export const kasa = defineMethod({
-  schema: lora.schema,
-  variantOf: lora,
+  ...variantOfLora,
   variant: { kasaConfig: { beta: 1e-4, gamma: 1e-3 } },
   isMeant: ({ kasaConfig }) => kasaConfig !== null,
   papers: ["https://arxiv.org/abs/2412.06071"],
   formula: "W₋ + s·B·diag(d)·A",
-  keys: [
-    ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias"],
-    ...["trainableTokenIndices", "kasaConfig"],
-  ] as (keyof LoraConfig & string)[],
-  ...(lora.patterns ? { patterns: lora.patterns } : {}),
+  keys: variantKeys("kasaConfig"),
   check(config) {
     lora.check?.(config);
     subConfig("kasaConfig", config.kasaConfig, keys);
-    if (typeof config.initLoraWeights !== "boolean" && !["gaussian", "orthogonal"].includes(config.initLoraWeights))
-      throw new ConfigError(
-        `\`kasaConfig\` does not go with \`initLoraWeights\` (= ${JSON.stringify(config.initLoraWeights)}).`,
-        {
-          operation: "kasa",
-          got: config.initLoraWeights,
-          hint: 'Use true, false, "gaussian" or "orthogonal".',
-        },
-      );
+    refuseMadeStarts("kasa", "kasaConfig", config);
   },
   complete: (config) => ({ ...config, kasaConfig: subConfig("kasaConfig", config.kasaConfig, keys) }),
   layers: { linear },

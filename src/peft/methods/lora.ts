@@ -201,6 +201,9 @@ const tiedLinear: LayerMethod<LoraConfig, "A" | "B"> = {
   delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), product(scaling(c), scale)),
 };
 
+/** Options that LoRA and all of its variants have. */
+const options = ["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias"] as const;
+
 /**
  * LoRA: `lora({ r: 8, loraAlpha: 16, targetModules: ["q_proj", "v_proj"] })` is what `attach` takes. Options are PEFT's in
  * camelCase, with PEFT's defaults.
@@ -212,8 +215,7 @@ export const lora = defineMethod({
   papers: ["https://arxiv.org/abs/2106.09685", "https://arxiv.org/abs/2312.03732"],
   formula: "W + s·B·A",
   keys: [
-    ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias", "loraBias"],
-    ...["trainableTokenIndices", "ensureWeightTying", "targetParameters", "layerReplication"],
+    ...[...options, "loraBias", "trainableTokenIndices", "ensureWeightTying", "targetParameters", "layerReplication"],
     ...["evaConfig", "cordaConfig", "loraGaConfig", "loftqConfig"],
   ] as (keyof LoraConfig & string)[],
   patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
@@ -277,3 +279,33 @@ export const lora = defineMethod({
     };
   },
 });
+
+/** What a method begins with that is LoRA in another form, in the same files. */
+export const variantOfLora = {
+  schema: lora.schema,
+  variantOf: lora,
+  patterns: lora.patterns as NonNullable<typeof lora.patterns>,
+};
+
+/** The options of such a method: LoRA's common ones and those named. */
+export const variantKeys = (...own: (keyof LoraConfig & string)[]): (keyof LoraConfig & string)[] => [
+  ...options,
+  "trainableTokenIndices",
+  ...own,
+];
+
+/** @throws {ConfigError} for a start that is made for B·A beside the whole weight: `option` has something else there */
+export function refuseMadeStarts(operation: string, option: string, { initLoraWeights: init }: LoraConfig): void {
+  if (typeof init === "boolean" || ["gaussian", "orthogonal"].includes(init)) return;
+  throw new ConfigError(`\`${option}\` does not go with \`initLoraWeights\` (= ${JSON.stringify(init)}).`, {
+    operation,
+    got: init,
+    hint: 'Use true, false, "gaussian" or "orthogonal".',
+  });
+}
+
+/** @throws {ConfigError} for MiCA, which trains A alone */
+export function refuseMica(operation: string, option: string, { initLoraWeights: init }: LoraConfig): void {
+  if (init !== "mica") return;
+  throw new ConfigError(`\`${option}\` does not go with \`initLoraWeights\` "mica", as in PEFT.`, { operation, got: init });
+}

@@ -16,7 +16,7 @@ import { defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, scaling } from "./lora.ts";
+import { type LoraConfig, lora, scaling, variantKeys, variantOfLora } from "./lora.ts";
 
 const keys = {
   num_groups: key(64, integer(1)),
@@ -75,17 +75,12 @@ const linear: LayerMethod<LoraConfig, "A" | "B" | "direction"> = {
 
 /** VeLoRA: `velora({ r: 8, veloraConfig: { num_groups: 64 } })`, with LoRA's options. */
 export const velora = defineMethod({
-  schema: lora.schema,
-  variantOf: lora,
+  ...variantOfLora,
   variant: { veloraConfig: {} },
   isMeant: ({ veloraConfig }) => veloraConfig !== null,
   papers: ["https://arxiv.org/abs/2405.17991"],
   formula: "W + s·B·A, with ∂A from compressed inputs",
-  keys: [
-    ...["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias"],
-    ...["trainableTokenIndices", "layerReplication", "veloraConfig"],
-  ] as (keyof LoraConfig & string)[],
-  ...(lora.patterns ? { patterns: lora.patterns } : {}),
+  keys: variantKeys("layerReplication", "veloraConfig"),
   check(config) {
     lora.check?.(config);
     const { init_type, scale } = settings(config);

@@ -7,7 +7,7 @@ import { ConfigError, ShapeError } from "../../errors.ts";
 import { integer, key, targetKeys } from "../../formats/peft-config.ts";
 import type { Tensor } from "../../graph/node.ts";
 import type { Shape } from "../../graph/shape.ts";
-import type { ModelSizes, TextModel } from "../../models/causal-lm.ts";
+import type { TextModel } from "../../models/causal-lm.ts";
 import type { Module } from "../../nn/module.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import type { AnyConfig, ParameterSpec, Start, Use } from "../method.ts";
@@ -154,6 +154,3 @@ export function checkTable(file: string, got: Shape, expected: Shape): void {
     hint: "The adapter was made for another base model, or the config is not its own.",
   });
 }
-
-/** The sizes of keys and values of one layer. */
-export type KeySizes = Pick<ModelSizes, "layers" | "heads" | "headDim">;
