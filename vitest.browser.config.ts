@@ -14,7 +14,10 @@ const flags = [
 ];
 
 /** Compiling a kernel takes a tenth of a second on WebGL: fewer cases than in Node. */
-const environment = { LORIKEET_LAW_SCALE: process.env["LORIKEET_LAW_SCALE"] ?? "0.1" };
+const environment = {
+  LORIKEET_LAW_SCALE: process.env["LORIKEET_LAW_SCALE"] ?? "0.1",
+  LORIKEET_LAW_SEED: process.env["LORIKEET_LAW_SEED"] ?? "1",
+};
 
 export default defineConfig({
   define: { "process.env": JSON.stringify(environment) },
@@ -22,7 +25,7 @@ export default defineConfig({
   // one page of the browser a file, one after the other: each opens GPU devices of its own
   test: {
     include: ["test/laws/devices-agree.law.ts", "test/in-browser/**/*.test.ts"],
-    setupFiles: ["test/in-browser/setup.ts"],
+    setupFiles: ["test/arbitrary/seed.ts"],
     testTimeout: 300_000,
     hookTimeout: 120_000,
     fileParallelism: false,

@@ -8,7 +8,7 @@ export default defineConfig({
   test: {
     include: suite ? [`test/${suite}/**/*.test.ts`] : ["test/**/*.test.ts", "test/laws/*.law.ts"],
     exclude: ["test/fixtures/**", ...slow.filter((folder) => folder !== suite).map((folder) => `test/${folder}/**`)],
-    // fixes the seeds of the laws and counts their cases
+    // fixes the seed of all that is drawn, and counts the cases of the laws
     setupFiles: ["test/arbitrary/setup.ts"],
     testTimeout: suite ? 300_000 : 90_000,
     hookTimeout: suite ? 300_000 : 90_000,

@@ -2,9 +2,6 @@
 import fc from "fast-check";
 import type { Matrix } from "../../src/linalg/matrix.ts";
 
-// as in the laws: two runs try the same matrices
-fc.configureGlobal({ seed: Number(process.env["LORIKEET_LAW_SEED"] ?? 1) });
-
 export const filled = (rows: number, columns: number, entry: (i: number, j: number) => number): Matrix => ({
   rows,
   columns,
