@@ -10,6 +10,7 @@ import { attention, attentionBackward } from "./attention-call.ts";
 import { dequantise } from "./dequantise-call.ts";
 import { matmul } from "./matmul-call.ts";
 import type { DeviceMemory } from "./memory.ts";
+import { scatterAdd, take } from "./rows-call.ts";
 
 /** What an entry may use of the device. */
 export interface CallContext {
@@ -28,6 +29,8 @@ export interface Step {
   readonly args: Int32Array;
   /** Scratch memory, the device's to place: `bytes` for every thread, one after the other; `word` of `args` gets the address. */
   readonly scratch?: { readonly word: number; readonly bytes: number };
+  /** What the host does before the launch: it looks at values, and what it throws ends the run. */
+  readonly before?: () => void;
 }
 
 /**
@@ -39,7 +42,14 @@ export type BindCall = (geometry: CallGeometry, addresses: readonly number[]) =>
 /** How one named call runs; `null` where these dtypes have no kernel. */
 export type CallEntry = (call: KernelCall, context: CallContext) => BindCall | null;
 
-export const callEntries: Readonly<Record<string, CallEntry>> = { matmul, attention, attentionBackward, dequantise };
+export const callEntries: Readonly<Record<string, CallEntry>> = {
+  matmul,
+  attention,
+  attentionBackward,
+  dequantise,
+  take,
+  scatterAdd,
+};
 
 const sizeOf = (operand: Operand): number => operand.shape.reduce((product, extent) => product * extent, 1);
 

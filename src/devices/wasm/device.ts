@@ -43,6 +43,7 @@ interface Placed {
   readonly kernel: number;
   readonly tasks: number;
   readonly args: number;
+  readonly before: (() => void) | null;
 }
 
 interface Launch extends Dispatch {
@@ -198,7 +199,11 @@ class WasmDevice implements Device {
     for (const dispatch of queue) {
       const { steps, host } = dispatch as Launch;
       if (host) host();
-      else for (const { kernel, tasks, args } of steps) pool.run(kernel, tasks, args);
+      else
+        for (const { kernel, tasks, args, before } of steps) {
+          before?.();
+          pool.run(kernel, tasks, args);
+        }
     }
   }
 
@@ -235,7 +240,7 @@ class WasmDevice implements Device {
   }
 
   /** Puts a step's args block into wasm memory. */
-  private place({ kernel, tasks, args, scratch }: Step): Placed {
+  private place({ kernel, tasks, args, scratch, before }: Step): Placed {
     if (scratch) this.growScratch(scratch.bytes * this.pool.threads);
     const address = this.memory.allocate(4 * args.length, "internal");
     const words = this.memory.i32(address, args.length);
@@ -244,7 +249,7 @@ class WasmDevice implements Device {
       words[scratch.word] = this.scratch.address;
       this.scratchUsers.set(address, scratch.word);
     }
-    return { kernel, tasks, args: address };
+    return { kernel, tasks, args: address, before: before ?? null };
   }
 
   private growScratch(bytes: number): void {

@@ -249,7 +249,7 @@ export class Limits implements Disposable {
   /** Of a table, only the rows that are taken. */
   private readBytes({ label, outputs }: Step, whole: number): number {
     const taken = 4 * (outputs[0]?.size ?? 0);
-    return label.startsWith("gather") ? Math.min(whole, 2 * taken) : whole;
+    return label.startsWith("take") ? Math.min(whole, 2 * taken) : whole;
   }
 
   private arithmetic({ code, geometry, flops }: Step): number {

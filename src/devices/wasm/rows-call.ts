@@ -1,0 +1,86 @@
+/** `take` and `scatterAdd` as kernel calls. The host looks at the indices first, so that one outside is an error and not a wild read. */
+import { scatterAddModule, scatterArgument, takeArgument, takeModule } from "../../../kernels/wasm/rows.ts";
+import { bytesPerElement } from "../../graph/dtype.ts";
+import { checkIndex } from "../../graph/indexing.ts";
+import type { CallGeometry } from "../../graph/primitive.ts";
+import { sizeOf } from "../../graph/shape.ts";
+import type { CallEntry, Step } from "./calls.ts";
+import type { DeviceMemory } from "./memory.ts";
+
+/** Bytes below which a second thread is not woken. */
+const smallestSplit = 1 << 17;
+/** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
+const tasksPerThread = 3;
+
+/** Throws for the first index that is outside. */
+const checkOf =
+  (operation: string, memory: DeviceMemory, address: number, count: number, rows: number, { attributes }: CallGeometry) =>
+  () => {
+    const index = memory.i32(address, count);
+    for (let i = 0; i < count; i++) if (index[i]! >>> 0 >= rows) checkIndex(operation, index[i]!, rows, attributes["extent"]);
+  };
+
+export const take: CallEntry = ({ operands }, { memory, threads, module }) => {
+  const bytes = bytesPerElement(operands[0]!);
+  return (geometry, addresses) => {
+    const [table, index] = geometry.operands;
+    const [rows, width] = table!.shape as [number, number];
+    const count = sizeOf(index!.shape);
+    const rowBytes = width * bytes;
+    const indexAddress = addresses[1]! + 4 * index!.offset;
+    const isSplit = threads > 1 && count * rowBytes >= smallestSplit;
+    const block = Math.ceil(count / (isSplit ? threads * tasksPerThread : 1));
+    const args = new Int32Array(Object.keys(takeArgument).length);
+    args[takeArgument.table] = addresses[0]! + bytes * table!.offset;
+    args[takeArgument.index] = indexAddress;
+    args[takeArgument.out] = addresses[2]!;
+    args[takeArgument.count] = count;
+    args[takeArgument.rowBytes] = rowBytes;
+    args[takeArgument.block] = block;
+    const kernel = module("take", () => takeModule({ shared: memory.shared }))["take"]!;
+    return [
+      {
+        kernel,
+        tasks: count * rowBytes > 0 ? Math.ceil(count / block) : 0,
+        args,
+        before: checkOf("take", memory, indexAddress, count, rows, geometry),
+      } satisfies Step,
+    ];
+  };
+};
+
+export const scatterAdd: CallEntry = ({ results }, { memory, threads, module }) => {
+  const [type] = results;
+  if (type !== "float32" && type !== "int32") return null;
+  return (geometry, addresses) => {
+    const [index, updates] = geometry.operands;
+    const [rows, width] = geometry.results[0]!.shape as [number, number];
+    const count = sizeOf(index!.shape);
+    const indexAddress = addresses[0]! + 4 * index!.offset;
+    const parts = threads > 1 && 4 * count * Math.max(width, 4) >= smallestSplit ? threads : 1;
+    // whole cache lines of columns where there are enough, else rows: then every thread goes through the indices of all
+    const byColumns = width >= 32 * parts;
+    const columnBlock = byColumns ? 16 * Math.ceil(width / parts / 16) : width;
+    const rowBlock = byColumns ? rows : Math.ceil(rows / parts);
+    const columnBlocks = Math.ceil(width / columnBlock);
+    const args = new Int32Array(Object.keys(scatterArgument).length);
+    args[scatterArgument.index] = indexAddress;
+    args[scatterArgument.updates] = addresses[1]! + 4 * updates!.offset;
+    args[scatterArgument.out] = addresses[2]!;
+    args[scatterArgument.count] = count;
+    args[scatterArgument.rows] = rows;
+    args[scatterArgument.width] = width;
+    args[scatterArgument.rowBlock] = rowBlock;
+    args[scatterArgument.columnBlock] = columnBlock;
+    args[scatterArgument.columnBlocks] = columnBlocks;
+    const kernel = module(`scatterAdd ${type}`, () => scatterAddModule(type, { shared: memory.shared }))["scatterAdd"]!;
+    return [
+      {
+        kernel,
+        tasks: rows * width > 0 ? columnBlocks * Math.ceil(rows / rowBlock) : 0,
+        args,
+        before: checkOf("scatterAdd", memory, indexAddress, count, rows, geometry),
+      } satisfies Step,
+    ];
+  };
+};
