@@ -57,12 +57,13 @@ export const scatterAdd: CallEntry = ({ results }, { memory, threads, module }) 
     const [rows, width] = geometry.results[0]!.shape as [number, number];
     const count = sizeOf(index!.shape);
     const indexAddress = addresses[0]! + 4 * index!.offset;
-    const parts = threads > 1 && 4 * count * Math.max(width, 4) >= smallestSplit ? threads : 1;
-    // whole cache lines of columns where there are enough, else rows: then every thread goes through the indices of all
-    const byColumns = width >= 32 * parts;
-    const columnBlock = byColumns ? 16 * Math.ceil(width / parts / 16) : width;
-    const rowBlock = byColumns ? rows : Math.ceil(rows / parts);
-    const columnBlocks = Math.ceil(width / columnBlock);
+    const isSplit = threads > 1 && 4 * count * Math.max(width, 4) >= smallestSplit;
+    const parts = isSplit ? threads * tasksPerThread : 1;
+    // by rows every task goes through all indices, which is soon done; by columns the processor foresees none of the short reads
+    const byRows = rows >= 4 * parts;
+    const rowBlock = byRows ? Math.ceil(rows / parts) : rows;
+    const columnBlock = byRows ? width : 16 * Math.ceil(width / parts / 16);
+    const columnBlocks = Math.ceil(width / Math.max(1, columnBlock));
     const args = new Int32Array(Object.keys(scatterArgument).length);
     args[scatterArgument.index] = indexAddress;
     args[scatterArgument.updates] = addresses[1]! + 4 * updates!.offset;
@@ -77,7 +78,7 @@ export const scatterAdd: CallEntry = ({ results }, { memory, threads, module }) 
     return [
       {
         kernel,
-        tasks: rows * width > 0 ? columnBlocks * Math.ceil(rows / rowBlock) : 0,
+        tasks: rows * width > 0 ? columnBlocks * Math.ceil(rows / Math.max(1, rowBlock)) : 0,
         args,
         before: checkOf("scatterAdd", memory, indexAddress, count, rows, geometry),
       } satisfies Step,
