@@ -112,14 +112,20 @@ function emitSums(
   sumRows.forEach((sum, m) => f.memoryCopy(rowOf(task.c, m, task.cStride), sum, rowBytes));
 }
 
-/** B with contiguous k: dot products of a few columns of B (rows in memory) with all rows of A at a time. */
+/**
+ * B with contiguous k: dot products of a few columns of B (rows in memory) with all rows of A at a time. The columns that run side
+ * by side come from different parts of the task's block: a processor fetches ahead within a page of memory, so walking several
+ * pages at once keeps several such streams going, where neighbouring columns would share one and wait at the end of each page.
+ */
 function emitDots(f: KernelBuilder, simd: SimdBasics, variant: MatmulVariant, task: Task, aRows: readonly Integer[]): void {
   const { K, columns, bStride } = task;
   const group = variant.rows <= 2 ? 4 : 2;
   // with one row, two sums a dot product, so that enough multiply-adds are under way
   const unroll = variant.rows === 1 ? 2 : 1;
   const column = f.local("i32");
+  const part = f.local("i32", ["i32.div_u", ["i32.add", columns, group - 1], group]);
   const last = f.local("i32", ["i32.sub", columns, 1]);
+  const indices = Array.from({ length: group }, () => f.local("i32"));
   const bRows = Array.from({ length: group }, () => f.local("i32"));
   const aNow = aRows.map((row) => f.local("i32", row));
   // all ones in the lanes of the last vector that k reaches
@@ -142,9 +148,10 @@ function emitDots(f: KernelBuilder, simd: SimdBasics, variant: MatmulVariant, ta
     for (const row of aNow) f.increment(row, 16 * count);
     for (const row of bRows) f.increment(row, 4 * count * bytesOfB(variant));
   };
-  f.for(column, 0, columns, group, () => {
+  f.for(column, 0, part, 1, () => {
     bRows.forEach((row, g) => {
-      const index = f.local("i32", ["i32.add", column, g]);
+      const index = indices[g] as Integer;
+      f.set(index, ["i32.add", column, ["i32.mul", part, g]]);
       f.set(row, ["i32.add", task.b, ["i32.mul", smaller(index, last), bStride]]);
     });
     aNow.forEach((row, m) => f.set(row, aRows[m] as Integer));
@@ -153,11 +160,12 @@ function emitDots(f: KernelBuilder, simd: SimdBasics, variant: MatmulVariant, ta
     if (unroll === 2) f.if(["i32.and", K, 4], () => step(1, false));
     f.if(["i32.and", K, 3], () => step(1, true));
     bRows.forEach((_, g) => {
-      f.if(["i32.lt_s", ["i32.add", column, g], columns], () => {
+      const index = indices[g] as Integer;
+      f.if(["i32.lt_s", index, columns], () => {
         aRows.forEach((_, m) => {
           const parts = sums[g]?.[m] as V128[];
           const sum = simd.sumAcross(parts.reduce((x, y) => simd.add(x, y)));
-          const offset: Expression = ["i32.mul", ["i32.add", column, g], 4];
+          const offset: Expression = ["i32.mul", index, 4];
           const dot: Expression = () => f.lane("f32x4.extract_lane", 0, sum);
           const addendRow = rowOf(task.d, m, task.dStride);
           const addend = load("f32.load", variant.addend === "matrix" ? ["i32.add", addendRow, offset] : addendRow);
