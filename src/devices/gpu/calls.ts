@@ -1,10 +1,12 @@
 /** Kernel calls as plans. */
+import { dequantise4, dequantise8 } from "../../../kernels/gpu/dequantise.ts";
 import { scatterAdd, scatterAddInteger, take } from "../../../kernels/gpu/indexing.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../../kernels/gpu/sorting.ts";
 import { checkIndex } from "../../graph/indexing.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
 import { sizeOf } from "../../graph/shape.ts";
 import type { KernelCall } from "../device.ts";
+import { attentionBackwardPlan, attentionPlan } from "./attention-call.ts";
 import type { Backend } from "./backend.ts";
 import { matmulPlan } from "./matmul-call.ts";
 import { binding, floatsPerElement, kernel, type Pass, type Plan, pass } from "./plan.ts";
@@ -75,6 +77,18 @@ const argsort: PlanCall = (call, { operands, attributes }) => {
   };
 };
 
+const dequantise: PlanCall = (_call, { operands, results, attributes }) => ({
+  passes: [
+    kernel(
+      sizeOf(operands[1]!.shape) === 16 ? dequantise4 : dequantise8,
+      { block: attributes["block"]! },
+      [binding(0), binding(1), binding(2)],
+      sizeOf(results[0]!.shape),
+    ),
+  ],
+  results: [{ binding: 3, pass: 0 }],
+});
+
 /** By the name of the kernel call. */
 export const callPlans: Readonly<Record<string, PlanCall>> = {
   matmul: matmulPlan,
@@ -82,4 +96,7 @@ export const callPlans: Readonly<Record<string, PlanCall>> = {
   scatterAdd: scatterAddRows,
   cumulativeSum,
   argsort,
+  attention: attentionPlan,
+  attentionBackward: attentionBackwardPlan,
+  dequantise,
 };

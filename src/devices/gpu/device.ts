@@ -53,7 +53,7 @@ export interface GpuStatistics extends DeviceStatistics {
 export class GpuDevice implements Device {
   readonly name = "gpu";
   readonly fusion = { elementwise: true, rows: true };
-  readonly kernels: ReadonlySet<string> = new Set<string>();
+  readonly kernels: ReadonlySet<string> = new Set(Object.keys(callPlans));
   readonly widens: ReadonlySet<DType> = new Set(["float16", "bfloat16"] as const);
   readonly about: string;
   readonly downloadSync?: (from: Binding, dtype: DType, count: number) => TypedArray;

@@ -1,0 +1,25 @@
+/** Values from codes of 4 or 8 bits, a thread a value: in place of shifts, a join, a `take` from the table and a product. */
+import type { Floats, KernelThis } from "./kernel-this.ts";
+
+/** y[i] = table[codes[i]] · scales[⌊i / block⌋]: a code a byte. */
+export function dequantise8(this: KernelThis<"block">, codes: Floats, table: Floats, scales: Floats): number {
+  const i = this.thread.x;
+  let scale = Math.floor(i / this.constants.block);
+  if (scale * this.constants.block > i) scale = scale - 1;
+  if (scale * this.constants.block + this.constants.block <= i) scale = scale + 1;
+  return table[codes[i]!]! * scales[scale]!;
+}
+
+/** The same of two codes a byte, the first in its upper half. */
+export function dequantise4(this: KernelThis<"block">, codes: Floats, table: Floats, scales: Floats): number {
+  const i = this.thread.x;
+  const byte = Math.floor(i / 2);
+  const both = codes[byte]!;
+  const upper = Math.floor(both / 16);
+  let code = both - 16 * upper;
+  if (i - 2 * byte < 0.5) code = upper;
+  let scale = Math.floor(i / this.constants.block);
+  if (scale * this.constants.block > i) scale = scale - 1;
+  if (scale * this.constants.block + this.constants.block <= i) scale = scale + 1;
+  return table[code]! * scales[scale]!;
+}
