@@ -1,6 +1,9 @@
 /**
  * Rows by number: `take` and its transpose `scatterAdd`, each a thread per float of the result. An int32 value is two floats
  * (see src/devices/gpu/code.ts), so `take` moves whole numbers and floats alike; adding them up needs a carry.
+ *
+ * There is no atomic addition. `scatterAdd` looks through all indices for every float of the result, which few indices allow; for
+ * more, the indices are sorted (sorting.ts), `segmentStart` finds where those of each row begin, and `segmentSum` adds just these.
  */
 import type { Floats, KernelThis } from "./kernel-this.ts";
 
@@ -72,6 +75,100 @@ export function scatterAddInteger(this: KernelThis<"count" | "width">, index: Fl
         high = high + 1;
       }
       if (high >= 65536) high = high - 65536;
+    }
+  }
+  let y = low;
+  if (part > 0.5) y = high;
+  return y;
+}
+
+/**
+ * The place at which the indices equal to r begin in the order of sorting, or −1, by halving. Constants: `count` of indices and
+ * `steps`, as many halvings as leave one of them.
+ */
+export function segmentStart(this: KernelThis<"count" | "steps">, index: Floats, order: Floats): number {
+  const r = this.thread.x;
+  let from = 0;
+  let to = this.constants.count;
+  for (let s = 0; s < this.constants.steps; s++) {
+    if (from < to) {
+      const middle = Math.floor((from + to) / 2);
+      const n = order[2 * middle + 1]! * 65536 + order[2 * middle]!;
+      let high = index[2 * n + 1]!;
+      if (high >= 32768) high = high - 65536;
+      if (high * 65536 + index[2 * n]! < r) {
+        from = middle + 1;
+      } else {
+        to = middle;
+      }
+    }
+  }
+  let found = -1;
+  if (from < this.constants.count) {
+    const at = order[2 * from + 1]! * 65536 + order[2 * from]!;
+    if (index[2 * at + 1]! * 65536 + index[2 * at]! === r) found = from;
+  }
+  return found;
+}
+
+/** `scatterAdd` from the places where the rows begin: y[r, c] = Σ updates[order[p], c] over the p from starts[r] on that are of row r. */
+export function segmentSum(
+  this: KernelThis<"count" | "width">,
+  index: Floats,
+  order: Floats,
+  starts: Floats,
+  updates: Floats,
+): number {
+  const x = this.thread.x;
+  let r = Math.floor(x / this.constants.width);
+  if (r * this.constants.width > x) r = r - 1;
+  if (r * this.constants.width + this.constants.width <= x) r = r + 1;
+  const c = x - r * this.constants.width;
+  let sum = 0;
+  let p = starts[r]!;
+  if (p >= 0) {
+    for (let s = 0; s < this.constants.count; s++) {
+      if (p >= this.constants.count) break;
+      const n = order[2 * p + 1]! * 65536 + order[2 * p]!;
+      if (index[2 * n + 1]! * 65536 + index[2 * n]! !== r) break;
+      sum = sum + updates[n * this.constants.width + c]!;
+      p = p + 1;
+    }
+  }
+  return sum;
+}
+
+/** `segmentSum` of int32 values: wraps in 32 bits. Threads 2k and 2k + 1 write the limbs of element k. */
+export function segmentSumInteger(
+  this: KernelThis<"count" | "width">,
+  index: Floats,
+  order: Floats,
+  starts: Floats,
+  updates: Floats,
+): number {
+  const k = Math.floor(this.thread.x / 2);
+  const part = this.thread.x - 2 * k;
+  let r = Math.floor(k / this.constants.width);
+  if (r * this.constants.width > k) r = r - 1;
+  if (r * this.constants.width + this.constants.width <= k) r = r + 1;
+  const c = k - r * this.constants.width;
+  let low = 0;
+  let high = 0;
+  let p = starts[r]!;
+  if (p >= 0) {
+    for (let s = 0; s < this.constants.count; s++) {
+      if (p >= this.constants.count) break;
+      const n = order[2 * p + 1]! * 65536 + order[2 * p]!;
+      if (index[2 * n + 1]! * 65536 + index[2 * n]! !== r) break;
+      const at = 2 * (n * this.constants.width + c);
+      low = low + updates[at]!;
+      high = high + updates[at + 1]!;
+      if (low >= 65536) {
+        low = low - 65536;
+        high = high + 1;
+      }
+      if (high >= 65536) high = high - 65536;
+      p = p + 1;
     }
   }
   let y = low;

@@ -1,7 +1,7 @@
 /** The kernels of kernels/gpu as ordinary functions, on ordinary arrays: against the meaning of what each replaces. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { scatterAdd, scatterAddInteger, take } from "../../kernels/gpu/indexing.ts";
+import { scatterAdd, scatterAddInteger, segmentStart, segmentSum, segmentSumInteger, take } from "../../kernels/gpu/indexing.ts";
 import * as math from "../../kernels/gpu/math.ts";
 import { multiplyPacked, pack, unpack, unpackAdd } from "../../kernels/gpu/matmul.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../kernels/gpu/sorting.ts";
@@ -128,6 +128,13 @@ describe("rows by number", () => {
         expect(launch(scatterAdd, constants, rows * width, limbs(index), updates)).toEqual(sums);
         const exact = whole(launch(scatterAddInteger, constants, 2 * rows * width, limbs(index), limbs(updates)));
         expect(exact).toEqual(sums.map((sum) => sum | 0));
+
+        // the same from sorted indices
+        const order = limbs(index.map((_, n) => n).sort((a, b) => index[a]! - index[b]!));
+        const starts = launch(segmentStart, { count: index.length, steps: 4 }, rows, limbs(index), order);
+        expect(launch(segmentSum, constants, rows * width, limbs(index), order, starts, updates)).toEqual(sums);
+        const again = launch(segmentSumInteger, constants, 2 * rows * width, limbs(index), order, starts, limbs(updates));
+        expect(whole(again)).toEqual(exact);
       }),
     );
   });

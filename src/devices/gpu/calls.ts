@@ -1,7 +1,24 @@
 /** Kernel calls as plans. */
 import { dequantise4, dequantise8 } from "../../../kernels/gpu/dequantise.ts";
-import { scatterAdd, scatterAddInteger, take } from "../../../kernels/gpu/indexing.ts";
-import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../../kernels/gpu/sorting.ts";
+import {
+  scatterAdd,
+  scatterAddInteger,
+  segmentStart,
+  segmentSum,
+  segmentSumInteger,
+  take,
+} from "../../../kernels/gpu/indexing.ts";
+import {
+  order,
+  rank,
+  rankInteger,
+  scanStep,
+  scanStepInteger,
+  sortedOrder,
+  sortStart,
+  sortStep,
+  sortStepInteger,
+} from "../../../kernels/gpu/sorting.ts";
 import { checkIndex } from "../../graph/indexing.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
 import { sizeOf } from "../../graph/shape.ts";
@@ -33,16 +50,26 @@ const takeRows: PlanCall = (call, { operands, results, attributes }) => {
   };
 };
 
+/** Indices up to which looking through all of them is faster than sorting them, which takes three passes more. */
+const fewIndices = 32;
+
 const scatterAddRows: PlanCall = (call, { operands, results, attributes }) => {
   const [rows, width] = results[0]!.shape as [number, number];
   const count = operands[0]!.shape[0]!;
   const integer = call.results[0] === "int32";
   const floats = rows * width * floatsPerElement(call.results[0]!);
-  return {
-    passes: [kernel(integer ? scatterAddInteger : scatterAdd, { count, width }, [binding(0), binding(1)], floats)],
-    results: [{ binding: 2, pass: 0 }],
-    check: (read) => checkIndices("scatterAdd", read(0), rows, attributes["extent"]),
-  };
+  const [index, updates] = [binding(0), binding(1)];
+  const check: Plan["check"] = (read) => checkIndices("scatterAdd", read(0), rows, attributes["extent"]);
+  if (count <= fewIndices) {
+    const sums = kernel(integer ? scatterAddInteger : scatterAdd, { count, width }, [index, updates], floats);
+    return { passes: [sums], results: [{ binding: 2, pass: 0 }], check };
+  }
+  const passes = sortPasses(1, count, true, false);
+  const order = pass(passes.length - 1);
+  const starts = passes.push(kernel(segmentStart, { count, steps: Math.ceil(Math.log2(count)) + 1 }, [index, order], rows)) - 1;
+  const sums = integer ? segmentSumInteger : segmentSum;
+  passes.push(kernel(sums, { count, width }, [index, order, pass(starts), updates], floats));
+  return { passes, results: [{ binding: 2, pass: passes.length - 1 }], check };
 };
 
 const cumulativeSum: PlanCall = (call, { operands }) => {
@@ -63,18 +90,35 @@ const cumulativeSum: PlanCall = (call, { operands }) => {
   return { passes, results: [{ binding: 1, pass: passes.length - 1 }] };
 };
 
+/** Rows longer than this are sorted by a network of many passes, others by counting. */
+const longRow = 1024;
+
+/** Passes that sort the rows of binding 0; the last one writes their order as int32. */
+function sortPasses(rows: number, width: number, integer: boolean, isDescending: boolean): Pass[] {
+  const descending = isDescending ? 1 : 0;
+  if (width <= longRow)
+    return [
+      kernel(integer ? rankInteger : rank, { width, descending }, [binding(0)], rows * width),
+      kernel(order, { width }, [pass(0)], 2 * rows * width),
+    ];
+  const padded = 2 ** Math.ceil(Math.log2(width));
+  const passes = [kernel(sortStart, { padded }, [{ kind: "number", value: 0 }], rows * padded)];
+  for (let block = 2; block <= padded; block *= 2)
+    for (let step = block / 2; step >= 1; step /= 2) {
+      // as arguments, so that one kernel does all the steps
+      const numbers = [block, step].map((value) => ({ kind: "number", value }) as const);
+      const args = [binding(0), pass(passes.length - 1), ...numbers];
+      passes.push(kernel(integer ? sortStepInteger : sortStep, { width, padded, descending }, args, rows * padded));
+    }
+  passes.push(kernel(sortedOrder, { width, padded }, [pass(passes.length - 1)], 2 * rows * width));
+  return passes;
+}
+
 const argsort: PlanCall = (call, { operands, attributes }) => {
   const { shape } = operands[0]!;
   const width = shape[shape.length - 1]!;
-  const descending = attributes["descending"] ? 1 : 0;
-  const size = sizeOf(shape);
-  return {
-    passes: [
-      kernel(call.operands[0] === "int32" ? rankInteger : rank, { width, descending }, [binding(0)], size),
-      kernel(order, { width }, [pass(0)], 2 * size),
-    ],
-    results: [{ binding: 1, pass: 1 }],
-  };
+  const passes = sortPasses(sizeOf(shape.slice(0, -1)), width, call.operands[0] === "int32", Boolean(attributes["descending"]));
+  return { passes, results: [{ binding: 1, pass: passes.length - 1 }] };
 };
 
 const dequantise: PlanCall = (_call, { operands, results, attributes }) => ({
