@@ -1,5 +1,5 @@
 /** Where the engine of this page computes. */
-import { type Candidate, type Device, devices, fastestDevice } from "../src/index.ts";
+import { type Candidate, chooseDevice, type Device, devices } from "../src/index.ts";
 import type { DeviceWish } from "./protocol.ts";
 
 /** Modes of the gpu device that are a graphics card's. */
@@ -22,8 +22,8 @@ export const wishes: readonly DeviceWish[] =
  * @throws {DeviceError} when what is wished for cannot run here, saying why
  */
 export async function makeDevice(wish: DeviceWish, values: number): Promise<Device> {
-  if (wish === "gpu") return fastestDevice({ among: graphics });
+  if (wish === "gpu") return chooseDevice({ among: graphics });
   if (wish === "automatic" && values > worthGraphics && "gpu" in navigator)
-    return fastestDevice({ among: [processor, ...graphics.slice(0, 1)] });
+    return chooseDevice({ among: [processor, ...graphics.slice(0, 1)] });
   return devices.wasm();
 }

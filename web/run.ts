@@ -3,7 +3,7 @@ import { adapterOf, type MethodOptions, withDefaults } from "../src/cli/method-o
 import { evaluationsOf, sampling } from "../src/cli/report.ts";
 import { ConfigError } from "../src/errors.ts";
 import { type Folder, filesFolder } from "../src/formats/index.ts";
-import { currentDevice } from "../src/index.ts";
+import { currentDevice, onHost } from "../src/index.ts";
 import {
   attach,
   disabled,
@@ -217,13 +217,13 @@ export class Run implements Disposable {
     const [batch] = this.#dataset.evaluationBatches({ batchSize: 4 });
     using inputs = uploadBatch(batch as NonNullable<typeof batch>);
     model.eval();
-    // measuring reads values at once, which WebGPU cannot
-    const merges = mergeRefusal(model) === null && currentDevice().downloadSync !== undefined;
+    const logits = () => model.forward({ inputIds: inputs.inputIds }).logits;
+    const merges = mergeRefusal(model) === null;
     const { seconds, tokensPerSecond } = this.#trainer.result();
     const outcome: Outcome = {
       perplexityBefore: this.#notes.perplexityBefore as number,
       perplexityAfter: perplexity,
-      mergeDifference: merges ? mergeDifference(model, () => model.forward({ inputIds: inputs.inputIds }).logits) : null,
+      mergeDifference: merges ? await onHost(() => mergeDifference(model, logits)) : null,
       seconds,
       tokensPerSecond,
       peakBytes: currentDevice().statistics.peakBytes,

@@ -43,23 +43,80 @@ export const releaseArena = (device: Device): void => arenas.get(device)?.dispos
 /** Frees device memory that no tensor refers to any more. Several tensors may share one storage. */
 const collected = new FinalizationRegistry<Disposable>((memory) => memory[Symbol.dispose]());
 
-/** Fresh memory for `size` elements, freed when disposed or when nothing refers to the storage. */
-export function newStorage(device: Device, dtype: DType, size: number): Storage {
-  return ownedStorage(device, device.allocate(Math.max(size, 1) * device.storageBytes(dtype)));
+/** What lies on the devices whose values may have to be moved: see devices/host.ts. */
+const movable = new WeakMap<Device, { readonly references: Set<WeakRef<Storage>>; most: number }>();
+
+/** From now on all new storages of a device can be listed. */
+export function listStorages(device: Device): void {
+  if (!movable.has(device)) movable.set(device, { references: new Set(), most: 64 });
 }
 
-/** Storage over memory that exists already and that it is now the owner of. */
-function ownedStorage(device: object, memory: Buffer): Storage {
-  const storage: Storage = { device, buffer: memory, disposed: false };
-  collected.register(storage, memory, storage);
+/** The storages of a listed device that somebody holds. */
+export function storagesOn(device: Device): Storage[] {
+  const found = new Set<Storage>();
+  const listed = movable.get(device);
+  if (!listed) return [];
+  for (const reference of listed.references) {
+    const storage = reference.deref();
+    if (storage && !storage.disposed && storage.device === device && !found.has(storage)) found.add(storage);
+    else listed.references.delete(reference);
+  }
+  listed.most = 64 + 2 * found.size;
+  return [...found];
+}
+
+/** Fresh memory for `size` elements, freed when disposed or when nothing refers to the storage. */
+export function newStorage(device: Device, dtype: DType, size: number): Storage {
+  const storage = programStorage(device, dtype, size);
+  keepListed(storage);
   return storage;
+}
+
+/** Memory that belongs to a program, which does not leave its device. */
+export function programStorage(device: Device, dtype: DType, size: number): Storage {
+  const memory = device.allocate(Math.max(size, 1) * device.storageBytes(dtype));
+  return ownedStorage({ device, buffer: memory, dtype, size, disposed: false });
+}
+
+/** Takes care of the memory of a storage that is owned by nothing else. */
+function ownedStorage(storage: Storage): Storage {
+  collected.register(storage, storage.buffer, storage);
+  return storage;
+}
+
+function keepListed(storage: Storage): void {
+  const device = storage.device as Device;
+  // what cannot be read at once is to be moved where it can
+  if (!device.downloadSync) listStorages(device);
+  const listed = movable.get(device);
+  listed?.references.add(new WeakRef(storage));
+  // those that are gone are struck off now and then
+  if (listed && listed.references.size > listed.most) storagesOn(device);
 }
 
 /** The same memory under a new handle; whoever holds the old one finds it disposed. */
 export function handOver(storage: Storage): Storage {
   collected.unregister(storage);
+  const next = ownedStorage({ ...storage });
+  keepListed(next);
   storage.disposed = true;
-  return ownedStorage(storage.device, storage.buffer as Buffer);
+  return next;
+}
+
+/** Gives the memory back. */
+export function disposeStorage(storage: Storage): void {
+  storage.disposed = true;
+  storage.buffer[Symbol.dispose]();
+}
+
+/** Puts other memory, which has the values already, under a storage, and gives the memory of before back. */
+export function moveStorage(storage: Storage, device: Device, memory: Buffer): void {
+  const before = storage.buffer;
+  collected.unregister(storage);
+  Object.assign(storage, { device, buffer: memory });
+  ownedStorage(storage);
+  keepListed(storage);
+  before[Symbol.dispose]();
 }
 
 /** A tensor with the given values on `device`. Halves are given as bit patterns. */
@@ -247,7 +304,7 @@ export function realize(tensors: readonly Tensor[]): void {
       return storage ? { buffer: storage.buffer as Buffer, offset: 0 } : locateLeaf(device, value);
     });
   } catch (error) {
-    for (const storage of results.values()) storage.buffer[Symbol.dispose]();
+    for (const storage of results.values()) disposeStorage(storage);
     throw error;
   } finally {
     program.release();
@@ -265,7 +322,7 @@ export function downloadSync(tensor: Tensor): TypedArray {
   if (!device.downloadSync)
     throw new DeviceError(`${device.name} can only be read asynchronously.`, {
       operation: "dataSync",
-      hint: "Use await x.data().",
+      hint: "Use await x.data(), or await onHost(() => …) for a function that reads values.",
     });
   return device.downloadSync({ buffer: tensor.storage!.buffer as Buffer, offset: 0 }, tensor.dtype, tensor.size);
 }

@@ -9,7 +9,7 @@ import { checkAlive, type Storage, Tensor } from "../graph/node.ts";
 import { buffer, input } from "../graph/source.ts";
 import { observing, type Setting, structure, Variable, type VariableObserver } from "../graph/variable.ts";
 import { explainSchedule } from "./explain.ts";
-import { currentDevice, handOver, locateLeaf, newStorage, Program, realize } from "./program.ts";
+import { currentDevice, disposeStorage, handOver, locateLeaf, newStorage, Program, programStorage, realize } from "./program.ts";
 import { type Schedule, schedule } from "./schedule.ts";
 
 /** Tensors in lists and objects: what a compiled function may take and give. */
@@ -140,7 +140,7 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
 
 function release({ program, inputs, fixed }: Traced): void {
   program.release();
-  for (const storage of [...inputs.values(), ...fixed.values()]) storage.buffer[Symbol.dispose]();
+  for (const storage of [...inputs.values(), ...fixed.values()]) disposeStorage(storage);
 }
 
 /** Whether the graph would be the same now. */
@@ -198,10 +198,10 @@ function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[]
   const plan = schedule(wanted, device, { donors });
   const program = new Program(plan);
   const inputs = new Map(
-    placeholders.map((placeholder) => [placeholder, newStorage(device, placeholder.dtype, placeholder.size)]),
+    placeholders.map((placeholder) => [placeholder, programStorage(device, placeholder.dtype, placeholder.size)]),
   );
   const fixed = new Map<Tensor, Storage>();
-  for (const root of plan.roots) if (!plan.donated.has(root)) fixed.set(root, newStorage(device, root.dtype, root.size));
+  for (const root of plan.roots) if (!plan.donated.has(root)) fixed.set(root, programStorage(device, root.dtype, root.size));
   return {
     program,
     device,

@@ -1,4 +1,4 @@
-/** The device for people who choose none: the fastest that runs here. Imported for its effect by the entry points. */
+/** Choosing a device, and the one for people who choose none. Imported for its effect by the entry points. */
 import { setDefaultDevice } from "../compile/program.ts";
 import { ConfigError, DeviceError } from "../errors.ts";
 import type { Device, DeviceName } from "./device.ts";
@@ -11,11 +11,12 @@ import { createWasm, type WasmOptions } from "./wasm/device.ts";
 type Tell = (message: string) => void;
 
 /**
- * The wasm device, or the reference device with a message where WebAssembly SIMD is missing.
+ * The device of those who choose none: the wasm device, or the reference device with a message where WebAssembly SIMD is missing. It is
+ * there at once; `chooseDevice` looks at all others, too.
  *
  * @param tell gets the message; a warning on the console when absent
  */
-export function chooseDevice(options: WasmOptions = {}, tell: Tell = (message) => console.warn(message)): Device {
+export function defaultDevice(options: WasmOptions = {}, tell: Tell = (message) => console.warn(message)): Device {
   try {
     return createWasm(options);
   } catch (error) {
@@ -43,7 +44,7 @@ const candidates: readonly Candidate[] = [
   { name: "reference", open: () => devices.reference() },
 ];
 
-export interface FastestDeviceOptions {
+export interface ChooseDeviceOptions {
   /** What may be chosen; everything when absent. */
   readonly among?: readonly Candidate[];
   /** Gets the report of each as it comes. */
@@ -54,7 +55,7 @@ export interface FastestDeviceOptions {
  * Tries every device and every mode of the gpu device with a small forward and gradient pass, and times it.
  * One that is wrong, fails or hangs is reported with the reason.
  */
-export async function probeDevices(options: FastestDeviceOptions = {}): Promise<Probe[]> {
+export async function probeDevices(options: ChooseDeviceOptions = {}): Promise<Probe[]> {
   const reports: Probe[] = [];
   for (const candidate of options.among ?? candidates) {
     const { report, device } = await probe(candidate);
@@ -66,13 +67,14 @@ export async function probeDevices(options: FastestDeviceOptions = {}): Promise<
 }
 
 /**
- * Opens the device whose probe was right and fastest.
+ * Opens the fastest device that computes what it should: each candidate runs a small forward and gradient pass that is compared with
+ * the reference device. One that is wrong, fails or hangs is skipped, and `onProbe` gets the reason.
  *
  * @throws {DeviceError} when none is right, with the reason of each
  * @example
- * useDevice(await fastestDevice());
+ * useDevice(await chooseDevice({ onProbe: ({ name, mode, reason }) => reason && console.warn(name, mode, reason) }));
  */
-export async function fastestDevice(options: FastestDeviceOptions = {}): Promise<Device> {
+export async function chooseDevice(options: ChooseDeviceOptions = {}): Promise<Device> {
   let best: { device: Device; milliseconds: number } | null = null;
   const reasons: string[] = [];
   for (const candidate of options.among ?? candidates) {
@@ -85,8 +87,8 @@ export async function fastestDevice(options: FastestDeviceOptions = {}): Promise
       best = { device, milliseconds: report.milliseconds! };
     }
   }
-  if (!best) throw new DeviceError(`none computes as it should: ${reasons.join("; ")}.`, { operation: "fastestDevice" });
+  if (!best) throw new DeviceError(`none computes as it should: ${reasons.join("; ")}.`, { operation: "chooseDevice" });
   return best.device;
 }
 
-setDefaultDevice(() => chooseDevice());
+setDefaultDevice(() => defaultDevice());

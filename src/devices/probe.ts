@@ -67,7 +67,7 @@ async function check(device: Device): Promise<void> {
       if (!(Math.abs(a[j]! - b[j]!) <= 1e-5 * (1 + Math.abs(b[j]!))))
         throw new DeviceError(`computes ${a[j]} where ${b[j]} is right`, { operation: device.name, expected: b[j], got: a[j] });
   }
-  for (const tensor of [...expected, ...got]) tensor.storage?.buffer[Symbol.dispose]();
+  for (const tensor of [...expected, ...got]) tensor.dispose();
 }
 
 /** Milliseconds from which another run would tell nothing new. */
@@ -87,10 +87,10 @@ async function speed(device: Device): Promise<number> {
     await download(result);
     const milliseconds = performance.now() - start;
     if (run > 0) best = Math.min(best, milliseconds);
-    result.storage!.buffer[Symbol.dispose]();
+    result.dispose();
     if (run > 0 && milliseconds > slow) break;
   }
-  a.storage!.buffer[Symbol.dispose]();
+  a.dispose();
   return best;
 }
 

@@ -11,9 +11,12 @@ import type { Shape } from "./shape.ts";
 
 /** The values of a tensor in the memory of a device. */
 export interface Storage {
-  /** The device that holds the bytes, and the bytes' handle there; graph code looks into neither. */
+  /** The device that holds the bytes, and the bytes' handle there; graph code looks into neither. Other ones once it has been moved. */
   readonly device: object;
   readonly buffer: Disposable;
+  /** What lies there. */
+  readonly dtype: DType;
+  readonly size: number;
   disposed: boolean;
 }
 

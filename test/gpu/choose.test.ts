@@ -1,7 +1,7 @@
 /** Choosing a device by trying it: one that is wrong, fails or hangs is passed over, with the reason. */
 import { expect, test } from "vitest";
 import { type Candidate, probe } from "../../src/devices/probe.ts";
-import { createReference, devices, fastestDevice, type Probe, probeDevices } from "../../src/index.ts";
+import { chooseDevice, createReference, devices, type Probe, probeDevices } from "../../src/index.ts";
 import { broken, bugs } from "../arbitrary/broken-device.ts";
 
 const reference: Candidate = { name: "reference", open: () => createReference() };
@@ -28,7 +28,7 @@ test("a device that takes rows for columns is passed over, and the one that is r
     open: () => broken(createReference({ fuse: true }), bugs["rows of a square factor are taken for columns"]),
   };
   const reports: Probe[] = [];
-  using device = await fastestDevice({ among: [wrong, wasm], onProbe: (report) => reports.push(report) });
+  using device = await chooseDevice({ among: [wrong, wasm], onProbe: (report) => reports.push(report) });
   expect(device.name).toBe("wasm");
   expect(reports[0]).toMatchObject({ mode: "wrong", works: false });
 });
@@ -46,5 +46,5 @@ test("when none works the reasons are all there", async () => {
       throw new Error("driver crashed");
     },
   };
-  await expect(fastestDevice({ among: [refusing] })).rejects.toThrow("gpu broken: driver crashed");
+  await expect(chooseDevice({ among: [refusing] })).rejects.toThrow("gpu broken: driver crashed");
 });

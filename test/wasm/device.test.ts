@@ -1,12 +1,12 @@
 /** Which device people get who choose none, and what it says when it cannot be used. */
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { chooseDevice, createWasm, type Device, DeviceError, tensor, useDevice } from "../../src/index.ts";
+import { createWasm, type Device, DeviceError, defaultDevice, tensor, useDevice } from "../../src/index.ts";
 
 afterEach(() => void vi.unstubAllEnvs());
 
 describe("the device of people who choose none", () => {
   test("is wasm", () => {
-    using device = chooseDevice({ threads: 1 });
+    using device = defaultDevice({ threads: 1 });
     expect(device.about).toBe("wasm: 1 thread, relaxed SIMD, shared memory");
   });
 
@@ -20,7 +20,7 @@ describe("the device of people who choose none", () => {
         "WebAssembly",
         new Proxy(WebAssembly, { get: (target, key) => (key === "Memory" ? undefined : Reflect.get(target, key)) }),
       );
-      device = chooseDevice({}, (message) => told.push(message));
+      device = defaultDevice({}, (message) => told.push(message));
     } finally {
       Reflect.set(globalThis, "WebAssembly", WebAssembly);
     }
@@ -31,7 +31,7 @@ describe("the device of people who choose none", () => {
 
   test("is nothing where the settings are wrong: that is to be mended", () => {
     vi.stubEnv("LORIKEET_THREADS", "two");
-    expect(() => chooseDevice()).toThrow("wasm: LORIKEET_THREADS (= two) must be a positive integer.");
+    expect(() => defaultDevice()).toThrow("wasm: LORIKEET_THREADS (= two) must be a positive integer.");
   });
 });
 

@@ -17,8 +17,22 @@ export interface WebGpuContext {
 
 /** A kernel in mode webgpu. */
 export interface WebGpuKernel {
-  readonly built: boolean;
+  built: boolean;
+  /** Writes the shader, then calls `_buildAsync`. */
   build(...args: unknown[]): Promise<void>;
+  _buildAsync(): Promise<void>;
+  readonly compiledSource: string;
+  readonly paramsLayout: { readonly arrayArgs: readonly unknown[]; readonly byteLength: number };
+  context: WebGpuContext;
+  _device: GPUDevice;
+  bindGroupLayout: GPUBindGroupLayout;
+  computePipeline: GPUComputePipeline;
+  paramsBuffer: GPUBuffer;
+  paramsMirror: ArrayBuffer;
+  paramsU32: Uint32Array;
+  paramsI32: Int32Array;
+  paramsF32: Float32Array;
+  constantBuffers: GPUBuffer[];
   /** Submits at once, though it gives a promise. */
   _runInternal(snapshot: unknown): Promise<BufferResult>;
   _snapshotArguments(args: readonly unknown[]): unknown;

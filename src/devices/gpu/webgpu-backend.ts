@@ -1,27 +1,117 @@
 /**
- * Mode `webgpu`: kernels are built asynchronously, so jobs wait in a queue while one is; otherwise they are submitted at once.
+ * Mode `webgpu`: everything is submitted at once. GPU.js waits for the verdict on a kernel before it runs it for the first time;
+ * here the kernel runs, and its verdict is asked for when values are read.
  * Results are wrapped by ourselves: GPU.js gives them as promises only, and keeps each kernel's last one alive.
  */
 import * as functions from "../../../kernels/gpu/math.ts";
 import { DeviceError } from "../../errors.ts";
 import { type Backend, type GpuJs, type GpuKernel, type Handle, KernelCache, kernelSettings } from "./backend.ts";
-import type { BufferResult, WebGpuKernel } from "./gpujs-internals.ts";
-import type { Pass } from "./plan.ts";
+import type { BufferResult, WebGpuContext, WebGpuKernel } from "./gpujs-internals.ts";
 
 const mostKernels = 2048;
-// numbers of GPUBufferUsage and GPUMapMode, which are globals only where there is WebGPU
-const usage = { mapRead: 1, copySource: 4, copyTarget: 8, storage: 128 };
+// numbers of GPUBufferUsage, GPUShaderStage and GPUMapMode, which are globals only where there is WebGPU
+const usage = { mapRead: 1, copySource: 4, copyTarget: 8, uniform: 64, storage: 128 };
+const computeStage = 4;
 const mapRead = 1;
 
+/** GPU.js asks for large buffers where there are any, but not for kernels that read many arrays. */
+async function acquire({ WebGPUContext }: GpuJs): Promise<WebGpuContext> {
+  const { gpu } = navigator as Navigator & { gpu: GPU };
+  const requestAdapter = gpu.requestAdapter;
+  gpu.requestAdapter = async (options) => {
+    const adapter = await requestAdapter.call(gpu, { powerPreference: "high-performance", ...options });
+    const requestDevice = adapter?.requestDevice;
+    if (adapter && requestDevice)
+      adapter.requestDevice = (wanted) => {
+        const { maxStorageBuffersPerShaderStage } = adapter.limits;
+        return requestDevice.call(adapter, {
+          ...wanted,
+          requiredLimits: { ...wanted?.requiredLimits, maxStorageBuffersPerShaderStage },
+        });
+      };
+    return adapter;
+  };
+  try {
+    return await WebGPUContext.acquire();
+  } finally {
+    gpu.requestAdapter = requestAdapter;
+  }
+}
+
 /** @throws {DeviceError} saying what is missing here */
-export async function createWebGpuBackend({ GPU, WebGPUContext, WebGPUBufferResult }: GpuJs): Promise<Backend> {
+export async function createWebGpuBackend(library: GpuJs): Promise<Backend> {
+  const { GPU, WebGPUContext, WebGPUBufferResult } = library;
   const refuse = (why: string) => new DeviceError(`mode webgpu cannot run: ${why}.`, { operation: "gpu", got: "webgpu" });
   if (!WebGPUContext.isSupported) throw refuse("there is no navigator.gpu");
-  const context = await WebGPUContext.acquire().catch((error: unknown) => {
+  const context = await acquire(library).catch((error: unknown) => {
     throw refuse(String(error instanceof Error ? error.message : error));
   });
   const { device } = context;
   const gpu = new GPU({ mode: "webgpu" });
+  let handles = 0;
+  /** What went wrong on the device: everything after it would be wrong as well. */
+  let failure: DeviceError | null = null;
+  const fail = (problem: string): void => {
+    failure ??= new DeviceError(problem, { operation: "gpu", hint: "Open the device anew, or choose another mode." });
+  };
+  const onError = ({ error }: GPUUncapturedErrorEvent): void => fail(`WebGPU says: ${error.message}`);
+  device.addEventListener?.("uncapturederror", onError as EventListener);
+  let lost = false;
+  void device.lost.then(() => {
+    lost = true;
+  });
+  /** Kernels whose verdict is not known yet. */
+  const unproven = new Set<Promise<void>>();
+
+  const checkAlive = (): void => {
+    if (lost || context.isLost)
+      throw new DeviceError("the WebGPU device was lost.", {
+        operation: "gpu",
+        hint: "Values on it are gone: open the device anew and go on from the last checkpoint.",
+      });
+    if (failure) throw failure;
+  };
+
+  /** What GPU.js does after it has written the shader, without waiting. */
+  const build = (kernel: WebGpuKernel): void => {
+    const entry = (binding: number, type: GPUBufferBindingType) => ({ binding, visibility: computeStage, buffer: { type } });
+    const { arrayArgs, byteLength } = kernel.paramsLayout;
+    device.pushErrorScope("validation");
+    const layout = device.createBindGroupLayout({
+      entries: [
+        entry(0, "uniform"),
+        ...arrayArgs.map((_, i) => entry(1 + i, "read-only-storage")),
+        entry(1 + arrayArgs.length, "storage"),
+      ],
+    });
+    const module = device.createShaderModule({ code: kernel.compiledSource });
+    kernel.computePipeline = device.createComputePipeline({
+      layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+      compute: { module, entryPoint: "main" },
+    });
+    const verdict = device
+      .popErrorScope()
+      .then(
+        (error) => {
+          if (error) fail(`WebGPU refuses a kernel: ${error.message}\n${kernel.compiledSource}`);
+        },
+        () => {}, // the device was lost
+      )
+      .finally(() => unproven.delete(verdict));
+    unproven.add(verdict);
+    kernel.context = context;
+    kernel._device = device;
+    kernel.bindGroupLayout = layout;
+    kernel.paramsBuffer = device.createBuffer({ size: byteLength, usage: usage.uniform | usage.copyTarget });
+    kernel.paramsMirror = new ArrayBuffer(byteLength);
+    kernel.paramsU32 = new Uint32Array(kernel.paramsMirror);
+    kernel.paramsI32 = new Int32Array(kernel.paramsMirror);
+    kernel.paramsF32 = new Float32Array(kernel.paramsMirror);
+    kernel.constantBuffers = [];
+    kernel.bindGroupDirty = true;
+    kernel.built = true;
+  };
+
   const kernels = new KernelCache(mostKernels, (pass) => {
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions)) as GpuKernel & { kernel: WebGpuKernel };
     const { wgsl, count } = pass;
@@ -31,74 +121,15 @@ export async function createWebGpuBackend({ GPU, WebGPUContext, WebGPUBufferResu
         this.workgroupSize = [Math.max(1, Math.floor(count / wgsl.workgroups)), 1, 1];
         return wgsl.code;
       };
+    made.kernel._buildAsync = function () {
+      build(this);
+      return Promise.resolve();
+    };
     return made;
   });
-  let handles = 0;
-  /** Resolves when nothing waits any more; `null` while nothing does. */
-  let tail: Promise<void> | null = null;
-  /** What went wrong in the queue: everything after it would be wrong as well. */
-  let failure: unknown = null;
-
-  const checkAlive = (): void => {
-    if (context.isLost)
-      throw new DeviceError("the WebGPU device was lost.", {
-        operation: "gpu",
-        hint: "Values on it are gone: open the device anew and go on from the last checkpoint.",
-      });
-    if (failure) throw failure;
-  };
-
-  /** Runs a job after all that wait; at once when nothing does. */
-  const schedule = (job: () => Promise<unknown> | undefined): void => {
-    if (tail === null) {
-      const waiting = job();
-      if (waiting) follow(waiting);
-    } else follow(tail.then(() => (failure ? undefined : job())));
-  };
-  const follow = (waiting: Promise<unknown>): void => {
-    const own: Promise<void> = waiting.then(
-      () => {
-        if (tail === own) tail = null;
-      },
-      (error: unknown) => {
-        failure ??= error;
-        if (tail === own) tail = null;
-      },
-    );
-    tail = own;
-  };
 
   const wrapped = (buffer: GPUBuffer, count: number): BufferResult =>
     new WebGPUBufferResult({ buffer, output: [count], componentCount: 1, context, kernel: null });
-
-  const launch = (kernel: WebGpuKernel, args: readonly (Handle | number)[], handle: Handle): void => {
-    checkAlive();
-    const raws = args.map((arg) => (typeof arg === "number" ? arg : arg.raw));
-    const result = kernel._runInternal(kernel._snapshotArguments(raws));
-    const buffer = kernel.outputBuffer!;
-    handle.raw = wrapped(buffer, handle.count);
-    void result.then((own) => own.delete());
-    // the kernel would keep its last result
-    if (--buffer._refs === 0) buffer.destroy();
-    kernel.outputBuffer = null;
-    kernel.bindGroupDirty = true;
-  };
-
-  const run = (pass: Pass, args: readonly (Handle | number)[]): Handle => {
-    checkAlive();
-    const handle: Handle = { count: pass.count, references: 1, raw: null };
-    const kernel = (kernels.get(pass, args) as GpuKernel & { kernel: WebGpuKernel }).kernel;
-    handles++;
-    schedule(() => {
-      if (kernel.built) {
-        launch(kernel, args, handle);
-        return undefined;
-      }
-      const raws = args.map((arg) => (typeof arg === "number" ? arg : arg.raw));
-      return kernel.build(...raws).then(() => launch(kernel, args, handle));
-    });
-    return handle;
-  };
 
   const backend: Backend = {
     mode: "webgpu",
@@ -112,23 +143,42 @@ export async function createWebGpuBackend({ GPU, WebGPUContext, WebGPUBufferResu
       handles++;
       return { count: values.length, references: 1, raw: wrapped(buffer, values.length) };
     },
-    run,
+    run(pass, args): Handle {
+      checkAlive();
+      const { kernel } = kernels.get(pass, args) as GpuKernel & { kernel: WebGpuKernel };
+      const raws = args.map((arg) => (typeof arg === "number" ? arg : arg.raw));
+      if (!kernel.built) void kernel.build(...raws);
+      const result = kernel._runInternal(kernel._snapshotArguments(raws));
+      const buffer = kernel.outputBuffer!;
+      const raw = wrapped(buffer, pass.count);
+      void result.then((own) => own.delete());
+      // the kernel would keep its last result
+      if (--buffer._refs === 0) buffer.destroy();
+      kernel.outputBuffer = null;
+      kernel.bindGroupDirty = true;
+      handles++;
+      return { count: pass.count, references: 1, raw };
+    },
     async read(handle) {
       handle.references++; // may be dropped meanwhile
       try {
-        while (tail) await tail;
         checkAlive();
         const size = handle.count * 4;
         const staging = device.createBuffer({ size, usage: usage.mapRead | usage.copyTarget });
         const encoder = device.createCommandEncoder();
         encoder.copyBufferToBuffer((handle.raw as BufferResult).buffer, 0, staging, 0, size);
         device.queue.submit([encoder.finish()]);
+        const verdicts = Promise.all(unproven);
         try {
           await staging.mapAsync(mapRead);
         } catch (error) {
+          // what is lost is told a little later
+          await Promise.race([device.lost, new Promise((resolve) => setTimeout(resolve, 1000))]);
           checkAlive();
           throw error;
         }
+        await verdicts;
+        checkAlive();
         const values = new Float32Array(staging.getMappedRange().slice(0));
         staging.destroy();
         return values;
@@ -138,17 +188,15 @@ export async function createWebGpuBackend({ GPU, WebGPUContext, WebGPUBufferResu
     },
     free(handle) {
       handles--;
-      schedule(() => {
-        (handle.raw as BufferResult | null)?.delete();
-        handle.raw = null;
-        return undefined;
-      });
+      (handle.raw as BufferResult).delete();
+      handle.raw = null;
     },
     get statistics() {
       return { kernels: kernels.size, compilations: kernels.compilations, handles };
     },
     async destroy() {
-      while (tail) await tail;
+      await Promise.all(unproven);
+      device.removeEventListener?.("uncapturederror", onError as EventListener);
       kernels.clear();
       await gpu.destroy();
     },

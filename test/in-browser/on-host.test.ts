@@ -1,0 +1,2 @@
+/** The same tests with mode webgpu. */
+import "../gpu/on-host.test.ts";
