@@ -2,6 +2,7 @@
 import { ConfigError, checkOptions, DeviceError, LorikeetError } from "../../errors.ts";
 import { createArrayBackend } from "./array-backend.ts";
 import { type Backend, type GpuJs, type GpuMode, gpuModes } from "./backend.ts";
+import { provideWebGpu } from "./dawn.ts";
 import { GpuDevice } from "./device.ts";
 import { createGlBackend } from "./gl-backend.ts";
 import { createWebGpuBackend } from "./webgpu-backend.ts";
@@ -32,6 +33,7 @@ async function openMode(library: GpuJs, mode: GpuMode): Promise<Backend> {
     case "webasm":
       return createArrayBackend(library, mode);
     case "webgpu":
+      await provideWebGpu();
       return createWebGpuBackend(library);
     default:
       return createGlBackend(library, mode);

@@ -1,6 +1,7 @@
 /** Modes `webgl2`, `webgl` and `headlessgl`: handles are textures, calls return at once, reading waits for what it reads. */
 import * as functions from "../../../kernels/gpu/math.ts";
 import { DeviceError } from "../../errors.ts";
+import { nodeModule } from "../wasm/features.ts";
 import {
   type Backend,
   checkMode,
@@ -22,17 +23,39 @@ interface GlTexture {
 /** Every kernel keeps its last result until it runs again, so their number is bounded. */
 const mostKernels = 512;
 
+const whyNoWebGl = (): string =>
+  nodeModule("module")
+    ? "WebGL is of browsers, and in Node of mode headlessgl"
+    : "this browser has no WebGL, or has it switched off";
+
+/** @param load gives the package `gl` as GPU.js finds it */
+export function whyNoHeadlessGl(
+  load: (() => unknown) | undefined = nodeModule<typeof import("node:module")>("module")
+    ? () => nodeModule<typeof import("node:module")>("module")!.createRequire(import.meta.url)("gl")
+    : undefined,
+  display: string | undefined = globalThis.process?.env?.["DISPLAY"],
+): string {
+  if (!load) return "it is for Node; browsers have webgl2";
+  try {
+    if (typeof load() !== "function") return "the package gl is not installed (npm install gl@8.1.6)";
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === "MODULE_NOT_FOUND" && /'gl'/.test(message)) return "the package gl is not installed (npm install gl@8.1.6)";
+    return `the package gl does not load: ${message.split("\n")[0]}`;
+  }
+  return display
+    ? `the package gl gets no OpenGL context from the display ${display}`
+    : "the package gl needs an X display, and there is none (xvfb-run gives one)";
+}
+
 /** @throws {DeviceError} saying what is missing here */
 export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
   const supported = { webgl2: GPU.isWebGL2Supported, webgl: GPU.isWebGLSupported, headlessgl: GPU.isHeadlessGLSupported };
   if (!supported[mode])
-    throw new DeviceError(
-      `mode ${mode} cannot run: ${mode === "headlessgl" ? "package gl or an X display" : "WebGL"} is missing.`,
-      {
-        operation: "gpu",
-        got: mode,
-      },
-    );
+    throw new DeviceError(`mode ${mode} cannot run: ${mode === "headlessgl" ? whyNoHeadlessGl() : whyNoWebGl()}.`, {
+      operation: "gpu",
+      got: mode,
+    });
   if (!GPU.isSinglePrecisionSupported)
     throw new DeviceError(`mode ${mode} cannot run: this GPU writes no 32-bit floats.`, { operation: "gpu", got: mode });
   const gpu = new GPU({ mode });
