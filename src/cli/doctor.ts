@@ -22,6 +22,7 @@ export function addDoctor(program: Command): void {
       process.stdout.write(`Node ${process.version}, ${process.platform} ${process.arch}\n`);
       process.stdout.write(`${"device".padEnd(16)} works  4 products of 256×256\n`);
       const reports = await probeDevices({ onProbe: (report) => process.stdout.write(`${line(report)}\n`) });
-      if (!reports.some(({ works }) => works)) process.exitCode = 1;
+      // what a driver has left running in the background must not keep the answer from ending
+      process.stdout.write("", () => process.exit(reports.some(({ works }) => works) ? 0 : 1));
     });
 }

@@ -126,7 +126,12 @@ export async function probe(candidate: Candidate, patience = 30_000): Promise<{ 
     return { report: await within(patience, attempt()), device };
   } catch (error) {
     (device as Device | null)?.[Symbol.dispose]();
-    const reason = error instanceof LorikeetError ? error.problem : error instanceof Error ? error.message : String(error);
+    const reason =
+      error instanceof LorikeetError
+        ? [error.problem, error.hint].filter(Boolean).join(" ")
+        : error instanceof Error
+          ? error.message
+          : String(error);
     return { report: { ...which, works: false, reason }, device: null };
   }
 }

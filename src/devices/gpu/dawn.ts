@@ -62,7 +62,7 @@ export async function provideWebGpu(load: () => Promise<Dawn> = loadDawn): Promi
 }
 
 /**
- * GPU.js sets `device.onuncapturederror`. webgpu@0.2.9, the version that it depends on, takes no function there, and looks after its
+ * GPU.js sets `device.onuncapturederror`. webgpu@0.2.9, the version that it depends on, takes no functions there, and looks after its
  * queue in the background for as long as there is a `navigator.gpu`.
  */
 function withErrorHandler(adapter: Adapter | null): Adapter | null {
@@ -73,7 +73,10 @@ function withErrorHandler(adapter: Adapter | null): Adapter | null {
     try {
       (device as { onuncapturederror: unknown }).onuncapturederror = () => {};
     } catch {
-      Object.defineProperty(device, "onuncapturederror", { configurable: true, set() {}, get: () => null });
+      Object.defineProperties(device, {
+        onuncapturederror: { configurable: true, set() {}, get: () => null },
+        addEventListener: { configurable: true, value() {} },
+      });
       console.warn(
         "lorikeet: this old version of the package webgpu keeps a process from ending: end it with process.exit(), or npm install webgpu@0.6.2",
       );
