@@ -21,11 +21,19 @@ export interface Cluster {
   readonly kind: "cluster";
   form: "rows" | "columns";
   members: Tensor[];
+  /** The members again, to ask for. */
+  inside: Set<Tensor>;
+  /** What members read that are not members themselves. */
+  outside: Set<Tensor>;
+  /** The views of reads that do not walk in order: those whose axes a new cut has to agree with. */
+  strided: View[];
   size: number;
   bounds: number[];
   /** Length of a row, once a reduction has fixed it. */
   inner: number | null;
   dependencies: Set<Unit>;
+  /** The units that have this one among their dependencies. */
+  dependents: Set<Unit>;
   first: number;
   last: number;
 }
@@ -34,6 +42,7 @@ export interface Call {
   readonly kind: "call";
   readonly node: Tensor;
   dependencies: Set<Unit>;
+  dependents: Set<Unit>;
   first: number;
   last: number;
 }
@@ -105,12 +114,13 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   /** Made of index numbers and constants only, so nothing has to be read to compute it. */
   function generated(node: Tensor, budget: number): number {
     if (isGenerated(node)) return budget;
-    if (isLeaf(node) || node.op.kind !== "elementwise" || node.op.heavy) return -1;
+    if (budget <= 0 || isLeaf(node) || node.op.kind !== "elementwise" || node.op.heavy) return -1;
     let left = budget - 1;
     for (const source of node.sources) {
       const { base, moves } = accessOf(source);
       if (moves.some((move) => move.op.name === "pad")) return -1;
-      left = left < 0 ? left : generated(base, left);
+      left = generated(base, left);
+      if (left < 0) return -1;
     }
     return left;
   }
@@ -172,17 +182,19 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
         unitOf.set(node, unitOf.get(node.sources[0]!)!);
         continue;
       }
-      const call: Call = { kind: "call", node, dependencies: needs, first: index, last: index };
+      const call: Call = { kind: "call", node, dependencies: new Set(), dependents: new Set(), first: index, last: index };
       units.add(call);
       unitOf.set(node, call);
+      waitFor(call, needs);
       continue;
     }
     const target = joinClusters(node, needs, index);
     unitOf.set(node, target);
-    target.members.push(node);
+    admit(target, node);
     target.last = index;
-    // asked again: joining may have merged clusters that were needed one by one
-    for (const need of unitDependencies(node, unitOf, inlined)) if (need !== target) target.dependencies.add(need);
+    // joining may have merged clusters that were needed one by one
+    const isCurrent = [...needs].every((need) => units.has(need));
+    waitFor(target, isCurrent ? needs : unitDependencies(node, unitOf, inlined));
   }
 
   const stored = new Set<Tensor>(roots);
@@ -197,6 +209,23 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   }
   return { units: [...units], unitOf, inlined, stored };
 
+  function waitFor(unit: Unit, needs: Iterable<Unit>): void {
+    for (const need of needs) {
+      if (need === unit) continue;
+      unit.dependencies.add(need);
+      need.dependents.add(unit);
+    }
+  }
+
+  function admit(cluster: Cluster, node: Tensor): void {
+    cluster.members.push(node);
+    cluster.inside.add(node);
+    for (const { base, view } of loopReads(node, inlined)!) {
+      if (!cluster.inside.has(base)) cluster.outside.add(base);
+      if (!isContiguous(view)) cluster.strided.push(view);
+    }
+  }
+
   function newCluster(node: Tensor, index: number): Cluster {
     const columns = node.op.kind === "reduction" && !foldsLastAxis(node);
     const shape = node.op.kind === "reduction" && !columns ? node.sources[0]!.shape : node.shape;
@@ -206,10 +235,14 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
       kind: "cluster",
       form: columns ? "columns" : "rows",
       members: [],
+      inside: new Set(),
+      outside: new Set(),
+      strided: [],
       size,
       bounds: boundsOf(shape),
       inner,
       dependencies: new Set(),
+      dependents: new Set(),
       first: index,
       last: index,
     };
@@ -254,36 +287,46 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     const bounds = refine(a.bounds, b.bounds, a.size);
     const inner = a.inner ?? b.inner;
     if (bounds === null || (inner !== null && refine(bounds, [inner], a.size) === null)) return null;
+    const members = [...a.members, ...b.members].sort((x, y) => position.get(x)! - position.get(y)!);
+    const inside = new Set(members);
     const merged: Cluster = {
       kind: "cluster",
       form: "rows",
-      members: [...a.members, ...b.members].sort((x, y) => position.get(x)! - position.get(y)!),
+      members,
+      inside,
+      outside: new Set([...a.outside, ...b.outside].filter((base) => !inside.has(base))),
+      strided: [...a.strided, ...b.strided],
       size: a.size,
       bounds,
       inner,
       dependencies: new Set([...a.dependencies, ...b.dependencies]),
+      dependents: new Set([...a.dependents, ...b.dependents]),
       first: Math.min(a.first, b.first),
       last: Math.max(a.last, b.last),
     };
-    merged.dependencies.delete(a);
-    merged.dependencies.delete(b);
+    for (const part of [a, b]) {
+      merged.dependencies.delete(part);
+      merged.dependents.delete(part);
+    }
     // one part may read the other, which it did through memory so far
-    const members = new Set(merged.members);
     const holds = merged.members.every((member) => {
       const level = member.op.kind !== "reduction" && isRowLevel(member, merged) ? "row" : "element";
-      return passedOn(members, loopReads(member, inlined)!, level, merged, inner);
+      return passedOn(inside, loopReads(member, inlined)!, level, merged, inner);
     });
-    return holds && sayable(merged) ? merged : null;
+    return holds && sayable(merged, merged.strided) ? merged : null;
   }
 
   function replace(parts: readonly Cluster[], merged: Cluster): void {
     for (const part of parts) units.delete(part);
     units.add(merged);
     for (const member of merged.members) unitOf.set(member, merged);
-    for (const unit of units) {
-      let touched = false;
-      for (const part of parts) touched = unit.dependencies.delete(part) || touched;
-      if (touched && unit !== merged) unit.dependencies.add(merged);
+    for (const unit of merged.dependents) {
+      for (const part of parts) unit.dependencies.delete(part);
+      unit.dependencies.add(merged);
+    }
+    for (const unit of merged.dependencies) {
+      for (const part of parts) unit.dependents.delete(part);
+      unit.dependents.add(merged);
     }
   }
 
@@ -304,11 +347,9 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   /** How the cluster's space changes when `node` joins; `null` if it does not fit. */
   function spaceWith(cluster: Cluster, node: Tensor, reads: readonly Read[]): { bounds: number[]; inner: number | null } | null {
     if (cluster.members.length >= maximumMembers) return null;
-    const inside = new Set(cluster.members);
-    const outside = new Set<Tensor>();
-    for (const member of [...cluster.members, node])
-      for (const { base } of loopReads(member, inlined) ?? []) if (!inside.has(base)) outside.add(base);
-    if (outside.size > maximumReads) return null;
+    const { inside, outside } = cluster;
+    const more = new Set(reads.map(({ base }) => base).filter((base) => !inside.has(base) && !outside.has(base)));
+    if (outside.size + more.size > maximumReads) return null;
     const { size } = cluster;
     let { inner } = cluster;
     let level: "element" | "row";
@@ -337,8 +378,10 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     // a row-level value exists only where rows are: a cut at `inner` must be among the bounds
     if (inner !== null && inner !== size && !bounds.includes(inner)) return null;
     if (!passedOn(inside, reads, level, cluster, inner)) return null;
-    const next = { ...cluster, members: [...cluster.members, node], bounds, inner };
-    return sayable(next) ? { bounds, inner } : null;
+    const strided = reads.map(({ view }) => view).filter((view) => !isContiguous(view));
+    // views that agreed with the cuts still do where there are no new ones
+    const isCutAnew = inner !== cluster.inner || bounds.length !== cluster.bounds.length;
+    return sayable({ size, bounds, inner }, isCutAnew ? [...cluster.strided, ...strided] : strided) ? { bounds, inner } : null;
   }
 
   /** True when what the reader takes from members is in a register when it is needed: its own element, or its own row's value. */
@@ -357,18 +400,13 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     });
   }
 
-  /** Every read can be walked along the axes that lower.ts will give the cluster: its rows, cut at the bounds, and one row whole. */
-  function sayable(cluster: Cluster): boolean {
-    const { size, inner, bounds } = cluster;
+  /** The views can be walked along the axes that lower.ts will give the cluster: its rows, cut at the bounds, and one row whole. */
+  function sayable({ size, inner, bounds }: Pick<Cluster, "size" | "inner" | "bounds">, strided: readonly View[]): boolean {
+    if (strided.length === 0) return true;
     const cuts = inner === null ? [] : bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []));
     const rows = inner === null ? [] : refinedShape(size / inner, cuts).filter((extent) => extent !== 1);
     const full = inner === null ? refinedShape(size, bounds) : [...rows, inner];
-    return cluster.members.every((member) =>
-      (loopReads(member, inlined) ?? []).every(
-        ({ view }) =>
-          isContiguous(view) || reshapeView(view, inner === null || sizeOf(view.shape) === size ? full : rows) !== null,
-      ),
-    );
+    return strided.every((view) => reshapeView(view, inner === null || sizeOf(view.shape) === size ? full : rows) !== null);
   }
 }
 

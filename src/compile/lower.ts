@@ -2,6 +2,7 @@
 import {
   type Geometry,
   type Instruction,
+  instructionKey,
   type Level,
   type LoopProgram,
   loopProgramKey,
@@ -54,15 +55,7 @@ class Builder {
   private readonly known = new Map<string, Register>();
 
   push(instruction: Instruction): Register {
-    const key = JSON.stringify(instruction, (_, value) =>
-      value && typeof value === "object" && "formula" in value
-        ? (value as { name: string }).name
-        : Object.is(value, -0)
-          ? "-0"
-          : typeof value === "number" && !Number.isFinite(value)
-            ? String(value)
-            : value,
-    );
+    const key = instructionKey(instruction);
     const known = this.known.get(key);
     if (known !== undefined) return known;
     this.known.set(key, this.instructions.length);
@@ -356,7 +349,11 @@ function finish(
 
   // an output may take an input's memory when all reads of that input walk like the store, and none comes after it
   const reusable = new Map<Tensor, Tensor[]>();
-  if (shape === "rows")
+  if (shape === "rows") {
+    // equal where two slots walk alike
+    const walkKeys = slotGeometry.map(({ offset, outer, inner, reduce, valid }, i) =>
+      [offset, outer, inner, reduce, slots[i]!.masked, valid, slots[i]!.inner].join("|"),
+    );
     for (const store of stores) {
       const output = builder.slots[store.slot]!.value!;
       if (store.stage !== stages - 1 || builder.slots[store.slot]!.rowLevel) continue;
@@ -364,15 +361,11 @@ function finish(
         (value) =>
           !outputs.includes(value) &&
           value.dtype === output.dtype &&
-          builder.slots.every(
-            (slot, i) =>
-              slot.value !== value ||
-              (JSON.stringify(slotGeometry[i]) === JSON.stringify(slotGeometry[store.slot]) &&
-                slots[i]!.inner === slots[store.slot]!.inner),
-          ),
+          builder.slots.every((slot, i) => slot.value !== value || walkKeys[i] === walkKeys[store.slot]),
       );
       reusable.set(output, inputs);
     }
+  }
   return {
     program,
     geometry: { outer: sizes.slice(0, innerAxis), inner: innerSize, reduce: sizes.slice(innerAxis + 1), slots: slotGeometry },

@@ -27,21 +27,24 @@ export function planMemory(lifetimes: readonly Lifetime[]): MemoryPlan {
     .map((_, i) => i)
     .sort((a, b) => lifetimes[b]!.bytes - lifetimes[a]!.bytes || lifetimes[a]!.from - lifetimes[b]!.from);
   const offsets = new Array<number>(lifetimes.length).fill(0);
-  const placed: number[] = [];
+  /** What has a place, from the lowest. */
+  const placed: { readonly from: number; readonly to: number; readonly start: number; readonly end: number }[] = [];
   let bytes = 0;
   for (const index of order) {
-    const life = lifetimes[index]!;
-    const neighbours = placed
-      .filter((other) => lifetimes[other]!.from <= life.to && life.from <= lifetimes[other]!.to)
-      .sort((a, b) => offsets[a]! - offsets[b]!);
-    let offset = 0;
-    for (const other of neighbours) {
-      if (offset + aligned(life.bytes) <= offsets[other]!) break;
-      offset = Math.max(offset, offsets[other]! + aligned(lifetimes[other]!.bytes));
+    const { from, to, bytes: size } = lifetimes[index]!;
+    const length = aligned(size);
+    let start = 0;
+    for (const other of placed) {
+      if (other.from > to || from > other.to) continue;
+      if (start + length <= other.start) break;
+      start = Math.max(start, other.end);
     }
-    offsets[index] = offset;
-    placed.push(index);
-    bytes = Math.max(bytes, offset + aligned(life.bytes));
+    offsets[index] = start;
+    const end = start + length;
+    let at = placed.length;
+    while (at > 0 && placed[at - 1]!.start > start) at--;
+    placed.splice(at, 0, { from, to, start, end });
+    bytes = Math.max(bytes, end);
   }
   return { offsets, bytes };
 }

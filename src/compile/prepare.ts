@@ -27,8 +27,11 @@ export const isLeaf = (node: Tensor): boolean => node.storage !== null || node.o
 const isGenerated = (node: Tensor): boolean => !isLeaf(node) && (node.op.name === "constant" || node.op.name === "iota");
 const isAlias = (node: Tensor): boolean => node.op === stopGradientOp || node.op === afterOp || node.op === customOp;
 
+const noMoves: readonly Tensor[] = [];
+
 /** Follows movements back to the base. Items of fused nodes are bases. */
 export function accessOf(node: Tensor): Access {
+  if (node.op.kind !== "movement" || isItem(node) || isLeaf(node)) return { base: node, moves: noMoves };
   const moves: Tensor[] = [];
   let at = node;
   while (!isLeaf(at) && at.op.kind === "movement" && !isItem(at)) {

@@ -65,8 +65,9 @@ export function schedule(wanted: readonly Tensor[], device: Device, options: Sch
     return copy(node);
   });
   const fusion = fuse(roots, device.fusion);
+  const items = itemsOf(fusion);
   const steps = inOrder(fusion, age).map((unit) =>
-    unit.kind === "call" ? callStep(unit.node, fusion) : clusterStep(unit, fusion),
+    unit.kind === "call" ? callStep(unit.node, items.get(unit.node) ?? []) : clusterStep(unit, fusion),
   );
   return { device, steps, roots, ...placeValues(steps, roots, device, options.donors ?? new Map()) };
 }
@@ -121,11 +122,23 @@ function operandOf(source: Tensor): { value: Tensor; operand: Operand } {
   return { value: base, operand: { shape: view.shape, strides: view.strides, offset: view.offset } };
 }
 
-function callStep(node: Tensor, fusion: Fusion): Step {
+/** The results of fused operations that somebody reads, by operation. */
+function itemsOf(fusion: Fusion): Map<Tensor, Tensor[]> {
+  const items = new Map<Tensor, Tensor[]>();
+  for (const item of fusion.unitOf.keys()) {
+    if (!isItem(item)) continue;
+    const fused = item.sources[0]!;
+    const list = items.get(fused);
+    if (list) list.push(item);
+    else items.set(fused, [item]);
+  }
+  return items;
+}
+
+function callStep(node: Tensor, items: readonly Tensor[]): Step {
   const op = node.op as KernelOperation | Fused;
   const operands = node.sources.map(operandOf);
   const whole = (shape: readonly number[]): Operand => ({ shape, strides: contiguousStrides(shape), offset: 0 });
-  const items = op.kind === "fused" ? [...fusion.unitOf.keys()].filter((item) => isItem(item) && item.sources[0] === node) : [];
   const types = op.kind === "fused" ? resultTypes(node) : [node];
   // a result that nobody reads still needs somewhere to go
   const outputs =

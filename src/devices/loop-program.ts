@@ -96,27 +96,29 @@ export interface Geometry {
 
 /** Makes the key: everything a code generator looks at. */
 export function loopProgramKey(program: Omit<LoopProgram, "key">): string {
-  const instruction = (i: Instruction): string => {
-    const head = `${i.level[0]}${i.stage}${i.dtype}`;
-    switch (i.kind) {
-      case "load":
-        return `${head}L${i.slot}`;
-      case "index":
-        return `${head}I${i.slot}`;
-      case "constant":
-        return `${head}C${Object.is(i.value, -0) ? "-0" : i.value}`;
-      case "apply":
-        return `${head}A${i.op.name}(${i.args.join()})`;
-      case "reduce":
-        return `${head}R${i.op.name}(${i.arg})`;
-    }
-  };
   return [
     program.shape,
     program.outer,
     program.reduce,
-    program.instructions.map(instruction).join(";"),
+    program.instructions.map(instructionKey).join(";"),
     program.slots.map((s) => `${s.buffer}${s.dtype}${s.inner}${s.masked.join()}`).join(";"),
     program.stores.map((s) => `${s.register}>${s.slot}@${s.stage}`).join(";"),
   ].join("|");
+}
+
+/** The same text for equal instructions, and only for them. */
+export function instructionKey(i: Instruction): string {
+  const head = `${i.level[0]}${i.stage}${i.dtype}`;
+  switch (i.kind) {
+    case "load":
+      return `${head}L${i.slot}`;
+    case "index":
+      return `${head}I${i.slot}`;
+    case "constant":
+      return `${head}C${Object.is(i.value, -0) ? "-0" : i.value}`;
+    case "apply":
+      return `${head}A${i.op.name}(${i.args.join()})`;
+    case "reduce":
+      return `${head}R${i.op.name}(${i.arg})`;
+  }
 }
