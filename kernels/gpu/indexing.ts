@@ -5,13 +5,13 @@
  * There is no atomic addition. `scatterAdd` looks through all indices for every float of the result, which few indices allow; for
  * more, the indices are sorted (sorting.ts), `segmentStart` finds where those of each row begin, and `segmentSum` adds just these.
  */
-import type { Floats, KernelThis } from "./kernel-this.ts";
+import type { Floats, KernelThis, Rows } from "./kernel-this.ts";
 
 /**
  * y[n, c] = table[index[n], c]. Constants: `rows` of the table, `width` floats a row.
  * `poison` is what a row that is not there gives: a kernel cannot throw.
  */
-export function take(this: KernelThis<"rows" | "width">, table: Floats, index: Floats, poison: number): number {
+export function take(this: KernelThis<"rows" | "width">, table: Rows, index: Floats, poison: number): number {
   const x = this.thread.x;
   let n = Math.floor(x / this.constants.width);
   let c = x - n * this.constants.width;
@@ -25,7 +25,7 @@ export function take(this: KernelThis<"rows" | "width">, table: Floats, index: F
   }
   const row = index[2 * n + 1]! * 65536 + index[2 * n]!;
   let y = poison;
-  if (row < this.constants.rows) y = table[row * this.constants.width + c]!;
+  if (row < this.constants.rows) y = table[row]![c]!;
   return y;
 }
 

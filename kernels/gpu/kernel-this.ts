@@ -6,3 +6,6 @@ export interface KernelThis<Size extends string> {
 
 /** Flat, in row-major order. An int32 lies as two floats, its lower and its upper 16 bits. */
 export type Floats = ArrayLike<number>;
+
+/** By row and column: whole numbers find any element, where a flat index is a float and exact up to 2²⁴ only. */
+export type Rows = ArrayLike<Floats>;

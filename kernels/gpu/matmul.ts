@@ -3,9 +3,9 @@
  * of src/devices/gpu/calls.ts, which reads every element of a and b many times.
  *
  * WebGPU: a workgroup of 16×16 threads keeps tiles of a and b in its own memory, each thread a square of sums in registers.
- * WebGL: four neighbouring elements lie in one texel: pack, multiply texels, unpack.
+ * WebGL: four neighbouring elements lie in one texel: pack, multiply texels, unpack. A quotient of floats may be off by one, which is mended.
  */
-import type { Floats, KernelThis } from "./kernel-this.ts";
+import type { Floats, KernelThis, Rows } from "./kernel-this.ts";
 
 /** Where one operand lies. */
 export interface MatrixWalk {
@@ -114,9 +114,13 @@ export function pack(
   this: KernelThis<"rows" | "height" | "width" | "texels" | "offset" | "batch" | "row" | "column">,
   a: Floats,
 ): number[] {
-  const line = Math.floor((this.thread.x + 0.5) / this.constants.texels);
+  let line = Math.floor(this.thread.x / this.constants.texels);
+  if (line * this.constants.texels > this.thread.x) line = line - 1;
+  if (line * this.constants.texels + this.constants.texels <= this.thread.x) line = line + 1;
   const c = 4 * (this.thread.x - line * this.constants.texels);
-  const batch = Math.floor((line + 0.5) / this.constants.rows);
+  let batch = Math.floor(line / this.constants.rows);
+  if (batch * this.constants.rows > line) batch = batch - 1;
+  if (batch * this.constants.rows + this.constants.rows <= line) batch = batch + 1;
   const r = line - batch * this.constants.rows;
   const base = this.constants.offset + batch * this.constants.batch + r * this.constants.row;
   let p = 0;
@@ -132,11 +136,53 @@ export function pack(
   return [p, q, s, t];
 }
 
+/** `pack` of one matrix that lies as a table of rows. */
+export function packRows(this: KernelThis<"height" | "width" | "texels">, a: Rows): number[] {
+  let r = Math.floor(this.thread.x / this.constants.texels);
+  if (r * this.constants.texels > this.thread.x) r = r - 1;
+  if (r * this.constants.texels + this.constants.texels <= this.thread.x) r = r + 1;
+  const c = 4 * (this.thread.x - r * this.constants.texels);
+  let p = 0;
+  let q = 0;
+  let s = 0;
+  let t = 0;
+  if (r < this.constants.height) {
+    p = a[r]![c]!;
+    if (c + 1 < this.constants.width) q = a[r]![c + 1]!;
+    if (c + 2 < this.constants.width) s = a[r]![c + 2]!;
+    if (c + 3 < this.constants.width) t = a[r]![c + 3]!;
+  }
+  return [p, q, s, t];
+}
+
+/** `pack` of one matrix whose columns are the rows of a table. */
+export function packColumns(this: KernelThis<"height" | "width" | "texels">, a: Rows): number[] {
+  let r = Math.floor(this.thread.x / this.constants.texels);
+  if (r * this.constants.texels > this.thread.x) r = r - 1;
+  if (r * this.constants.texels + this.constants.texels <= this.thread.x) r = r + 1;
+  const c = 4 * (this.thread.x - r * this.constants.texels);
+  let p = 0;
+  let q = 0;
+  let s = 0;
+  let t = 0;
+  if (r < this.constants.height) {
+    p = a[c]![r]!;
+    if (c + 1 < this.constants.width) q = a[c + 1]![r]!;
+    if (c + 2 < this.constants.width) s = a[c + 2]![r]!;
+    if (c + 3 < this.constants.width) t = a[c + 3]![r]!;
+  }
+  return [p, q, s, t];
+}
+
 /** Product of packed matrices: a has `deep` texels a row, b has 4·deep rows of `wide` texels, y as many rows (`rows`) as a. */
 export function multiplyPacked(this: KernelThis<"rows" | "deep" | "wide">, a: Texels, b: Texels): number[] {
-  const line = Math.floor((this.thread.x + 0.5) / this.constants.wide);
+  let line = Math.floor(this.thread.x / this.constants.wide);
+  if (line * this.constants.wide > this.thread.x) line = line - 1;
+  if (line * this.constants.wide + this.constants.wide <= this.thread.x) line = line + 1;
   const c = this.thread.x - line * this.constants.wide;
-  const batch = Math.floor((line + 0.5) / this.constants.rows);
+  let batch = Math.floor(line / this.constants.rows);
+  if (batch * this.constants.rows > line) batch = batch - 1;
+  if (batch * this.constants.rows + this.constants.rows <= line) batch = batch + 1;
   const first = batch * 4 * this.constants.deep * this.constants.wide + c;
   let p = 0;
   let q = 0;
@@ -159,7 +205,9 @@ export function multiplyPacked(this: KernelThis<"rows" | "deep" | "wide">, a: Te
 
 /** Texels as the flat matrix: rows of `width` elements out of `texels` texels each. */
 export function unpack(this: KernelThis<"width" | "texels">, a: Texels): number {
-  const line = Math.floor((this.thread.x + 0.5) / this.constants.width);
+  let line = Math.floor(this.thread.x / this.constants.width);
+  if (line * this.constants.width > this.thread.x) line = line - 1;
+  if (line * this.constants.width + this.constants.width <= this.thread.x) line = line + 1;
   const c = this.thread.x - line * this.constants.width;
   const texel = Math.floor(c / 4);
   const v = a[line * this.constants.texels + texel]!;
@@ -177,7 +225,9 @@ export function unpackAdd(
   a: Texels,
   start: Floats,
 ): number {
-  const line = Math.floor((this.thread.x + 0.5) / this.constants.width);
+  let line = Math.floor(this.thread.x / this.constants.width);
+  if (line * this.constants.width > this.thread.x) line = line - 1;
+  if (line * this.constants.width + this.constants.width <= this.thread.x) line = line + 1;
   const c = this.thread.x - line * this.constants.width;
   const texel = Math.floor(c / 4);
   const v = a[line * this.constants.texels + texel]!;
@@ -186,7 +236,9 @@ export function unpackAdd(
   if (part < 2.5) y = v[2];
   if (part < 1.5) y = v[1];
   if (part < 0.5) y = v[0];
-  const batch = Math.floor((line + 0.5) / this.constants.rows);
+  let batch = Math.floor(line / this.constants.rows);
+  if (batch * this.constants.rows > line) batch = batch - 1;
+  if (batch * this.constants.rows + this.constants.rows <= line) batch = batch + 1;
   const r = line - batch * this.constants.rows;
   return y + start[this.constants.offset + batch * this.constants.batch + r * this.constants.row + c * this.constants.column]!;
 }

@@ -15,7 +15,7 @@ function launch(
   kernel: (this: any, ...args: any[]) => number,
   constants: Record<string, number>,
   count: number,
-  ...args: readonly (ArrayLike<number> | number)[]
+  ...args: readonly (ArrayLike<number> | ArrayLike<ArrayLike<number>> | number)[]
 ): number[] {
   return Array.from({ length: count }, (_, x) => kernel.call({ thread: { x }, constants }, ...args));
 }
@@ -104,15 +104,21 @@ describe("rows by number", () => {
     values: fc.array(int32, { minLength: 24, maxLength: 24 }),
   });
 
+  const tableOf = (values: readonly number[], width: number) =>
+    Array.from({ length: Math.floor(values.length / width) }, (_, row) => values.slice(row * width, (row + 1) * width));
+
   test("take", () => {
     fc.assert(
       fc.property(rows, ({ rows, width, picks, values }) => {
         const index = picks.map((pick) => pick % rows);
-        const got = launch(take, { rows, width }, index.length * width, values, limbs(index), Number.NaN);
+        const got = launch(take, { rows, width }, index.length * width, tableOf(values, width), limbs(index), Number.NaN);
         expect(got).toEqual(index.flatMap((row) => values.slice(row * width, (row + 1) * width)));
       }),
     );
-    expect(launch(take, { rows: 2, width: 1 }, 2, [1, 2], limbs([2, -1]), Number.NaN)).toEqual([Number.NaN, Number.NaN]);
+    expect(launch(take, { rows: 2, width: 1 }, 2, tableOf([1, 2], 1), limbs([2, -1]), Number.NaN)).toEqual([
+      Number.NaN,
+      Number.NaN,
+    ]);
   });
 
   test("scatterAdd", () => {

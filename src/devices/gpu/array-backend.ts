@@ -1,11 +1,21 @@
 /** Modes `cpu` and `webasm`: GPU.js without a GPU. Handles are Float32Arrays, every call is done when it returns. */
 import * as functions from "../../../kernels/gpu/math.ts";
-import { type Backend, checkMode, type GpuJs, type GpuMode, type Handle, KernelCache, kernelSettings } from "./backend.ts";
+import {
+  type Backend,
+  called,
+  checkMode,
+  type GpuJs,
+  type GpuMode,
+  type Handle,
+  KernelCache,
+  kernelSettings,
+} from "./backend.ts";
+import { exactIn32Bits } from "./limits.ts";
 
 /** Each kernel of mode webasm reserves memory of its own. */
 const mostKernels = { cpu: 4096, webasm: 256 };
 
-export function createArrayBackend({ GPU }: GpuJs, mode: GpuMode & ("cpu" | "webasm")): Backend {
+export function createArrayBackend({ GPU, input }: GpuJs, mode: GpuMode & ("cpu" | "webasm")): Backend {
   const gpu = new GPU({ mode });
   const kernels = new KernelCache(mostKernels[mode], (pass) => gpu.createKernel(pass.source, kernelSettings(pass, functions)));
   let handles = 0;
@@ -17,12 +27,16 @@ export function createArrayBackend({ GPU }: GpuJs, mode: GpuMode & ("cpu" | "web
   const backend: Backend = {
     mode,
     inputs: 16,
-    limit: 2 ** 24,
+    // what the largest Float32Array holds, and what WebAssembly's memory of 4 GB does
+    limit: mode === "cpu" ? 2 ** 31 : 2 ** 28,
+    exact: mode === "cpu" ? Number.MAX_SAFE_INTEGER : exactIn32Bits,
     visible: true,
     upload: (values) => made(values.slice()),
     run(pass, args) {
       const kernel = kernels.get(pass, args);
-      const raw = kernel(...args.map((arg) => (typeof arg === "number" ? arg : arg.raw))) as Float32Array;
+      const raw = kernel(
+        ...called(pass, args, (values, row, rows) => input((values as Float32Array).subarray(0, row * rows), [row, rows])),
+      ) as Float32Array;
       checkMode(kernel, mode);
       return made(raw);
     },

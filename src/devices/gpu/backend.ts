@@ -3,7 +3,7 @@
 import { DeviceError } from "../../errors.ts";
 import { functionSource } from "./function-source.ts";
 import type { BufferResult, WebGpuContext } from "./gpujs-internals.ts";
-import type { Pass } from "./plan.ts";
+import type { ArrayArgument, Pass } from "./plan.ts";
 
 /** The ways in which GPU.js can run a kernel, the fastest first. */
 export const gpuModes = ["webgpu", "webgl2", "webgl", "headlessgl", "webasm", "cpu"] as const;
@@ -23,6 +23,8 @@ export interface Backend {
   readonly inputs: number;
   /** Floats that one handle may hold. */
   readonly limit: number;
+  /** Floats that a kernel can tell apart by an index that it computes. */
+  readonly exact: number;
   /** Handles are ordinary arrays. */
   readonly visible: boolean;
   upload(values: Float32Array): Handle;
@@ -46,11 +48,14 @@ export interface GpuJs {
   };
   readonly WebGPUContext: { readonly isSupported: boolean; acquire(): Promise<WebGpuContext> };
   readonly WebGPUBufferResult: new (settings: Record<string, unknown>) => BufferResult;
+  /** An array of so many columns and rows, flat. */
+  readonly input: (values: Float32Array, size: readonly [columns: number, rows: number]) => unknown;
 }
 
 export interface GpuInstance {
   createKernel(source: string, settings: Record<string, unknown>): GpuKernel;
   destroy(): Promise<void> | void;
+  readonly Kernel: { readonly testContext?: WebGLRenderingContext | null };
   readonly context?: unknown;
   readonly canvas?: Partial<EventTarget> | null;
 }
@@ -80,6 +85,18 @@ export function kernelSettings(pass: Pass, functions: Readonly<Record<string, (.
     }),
   };
 }
+
+/** What a kernel is called with. `shaped` makes a value one of rows, for kernels that read it so. */
+export const called = (
+  { args: wanted }: Pass,
+  args: readonly (Handle | number)[],
+  shaped: (raw: unknown, row: number, rows: number) => unknown,
+): unknown[] =>
+  args.map((arg, i) => {
+    if (typeof arg === "number") return arg;
+    const { row } = wanted[i] as ArrayArgument;
+    return row === undefined ? arg.raw : shaped(arg.raw, row, Math.floor(arg.count / row));
+  });
 
 /** Kernels by what they are made of; the one used longest ago makes room. */
 export class KernelCache {

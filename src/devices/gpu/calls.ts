@@ -26,7 +26,7 @@ import type { KernelCall } from "../device.ts";
 import { attentionBackwardPlan, attentionPlan } from "./attention-call.ts";
 import type { Backend } from "./backend.ts";
 import { matmulPlan } from "./matmul-call.ts";
-import { binding, floatsPerElement, kernel, type Pass, type Plan, pass } from "./plan.ts";
+import { binding, floatsPerElement, kernel, type Pass, type Plan, pass, rowsOf } from "./plan.ts";
 
 type PlanCall = (call: KernelCall, geometry: CallGeometry, target: Pick<Backend, "mode" | "inputs">) => Plan;
 
@@ -41,7 +41,7 @@ function checkIndices(operation: string, lying: ArrayLike<number>, rows: number,
 const takeRows: PlanCall = (call, { operands, results, attributes }) => {
   const [rows, elements] = operands[0]!.shape as [number, number];
   const width = elements * floatsPerElement(call.operands[0]!);
-  const args = [binding(0), binding(1), { kind: "number", value: Number.NaN } as const];
+  const args = [rowsOf(0, width), binding(1), { kind: "number", value: Number.NaN } as const];
   const count = sizeOf(results[0]!.shape) * floatsPerElement(call.results[0]!);
   return {
     passes: [kernel(take, { rows, width }, args, count)],

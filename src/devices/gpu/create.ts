@@ -17,8 +17,8 @@ async function loadGpuJs(): Promise<GpuJs> {
   try {
     const module = (await import("gpu.js")) as unknown as Partial<GpuJs> & { default?: Partial<GpuJs> };
     // the browser's build exports one class with everything on it
-    const { GPU, WebGPUContext, WebGPUBufferResult } = module.GPU ? module : module.default!;
-    return { GPU, WebGPUContext, WebGPUBufferResult } as GpuJs;
+    const { GPU, WebGPUContext, WebGPUBufferResult, input } = module.GPU ? module : module.default!;
+    return { GPU, WebGPUContext, WebGPUBufferResult, input } as GpuJs;
   } catch (error) {
     throw new DeviceError(`cannot load gpu.js: ${error instanceof Error ? error.message : String(error)}.`, {
       operation: "gpu",

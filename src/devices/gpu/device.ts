@@ -5,13 +5,14 @@
  * What is written at an offset takes the place of all that overlapped it; nothing is moved, and a copy is one more reference.
  * The compiler reads every value as a whole and as it was written, with its strides in the kernel, so that is enough.
  */
-import { DeviceError, DTypeError } from "../../errors.ts";
+import { DTypeError } from "../../errors.ts";
 import { type DType, dtypes, type TypedArray, toBFloat16Bits, toFloat16Bits, toFloat32 } from "../../graph/dtype.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
 import type { Binding, Buffer, Device, DeviceStatistics, Dispatch, Executable, KernelCall } from "../device.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import type { Backend, GpuMode, Handle } from "./backend.ts";
 import { callPlans } from "./calls.ts";
+import { callReach, checkHeld, checkLimits, loopReach } from "./limits.ts";
 import { loopPlan } from "./loop-passes.ts";
 import { floatsPerElement, type Plan } from "./plan.ts";
 
@@ -22,6 +23,8 @@ interface GpuBuffer extends Buffer {
 
 interface GpuExecutable extends Executable {
   plan(geometry: Geometry | CallGeometry): Plan;
+  /** Floats of each binding that it reads or writes. */
+  reach(geometry: Geometry | CallGeometry): readonly number[];
 }
 
 interface Launch extends Dispatch {
@@ -109,7 +112,7 @@ export class GpuDevice implements Device {
   }
 
   upload(values: TypedArray, dtype: DType, to: Binding): void {
-    this.checkSize(values.length, dtype);
+    checkHeld((values.length * this.storageBytes(dtype)) / bytesPerFloat, this.backend, "upload");
     this.place(to, values.length ? this.backend.upload(toFloats(values, dtype)) : null);
   }
 
@@ -126,9 +129,10 @@ export class GpuDevice implements Device {
   }
 
   compile(program: LoopProgram): Executable {
-    return this.executable(program.key, program.shape, (geometry) =>
-      loopPlan(program, geometry as Geometry, this.backend.inputs),
-    );
+    return this.executable(program.key, program.shape, {
+      plan: (geometry) => loopPlan(program, geometry as Geometry, this.backend.inputs),
+      reach: (geometry) => loopReach(program, geometry as Geometry),
+    });
   }
 
   compileCall(call: KernelCall): Executable {
@@ -138,20 +142,22 @@ export class GpuDevice implements Device {
         operation: call.name,
         got: call.operands,
       });
-    return this.executable(`${call.name}:${call.operands}>${call.results}`, call.name, (geometry) =>
-      plan(call, geometry as CallGeometry, this.backend),
-    );
+    return this.executable(`${call.name}:${call.operands}>${call.results}`, call.name, {
+      plan: (geometry) => plan(call, geometry as CallGeometry, this.backend),
+      reach: (geometry) => callReach(call, geometry as CallGeometry),
+    });
   }
 
-  private executable(key: string, name: string, plan: GpuExecutable["plan"]): GpuExecutable {
+  private executable(key: string, name: string, code: Omit<GpuExecutable, "name">): GpuExecutable {
     let executable = this.executables.get(key);
-    if (!executable) this.executables.set(key, (executable = { name, plan }));
+    if (!executable) this.executables.set(key, (executable = { name, ...code }));
     return executable;
   }
 
   bind(executable: Executable, geometry: Geometry | CallGeometry, bindings: readonly Binding[], label: string): Launch {
-    const plan = (executable as GpuExecutable).plan(geometry);
-    for (const { count } of plan.passes) this.checkCount(count, label);
+    const code = executable as GpuExecutable;
+    const plan = code.plan(geometry);
+    checkLimits(plan, code.reach(geometry), this.backend, label);
     return { executable, label, plan, bindings, done: lastReads(plan) };
   }
 
@@ -194,21 +200,6 @@ export class GpuDevice implements Device {
   [Symbol.dispose](): void {
     this.executables.clear();
     void this.backend.destroy();
-  }
-
-  private checkSize(elements: number, dtype: DType): void {
-    this.checkCount((elements * this.storageBytes(dtype)) / bytesPerFloat, "upload");
-  }
-
-  private checkCount(floats: number, operation: string): void {
-    const { limit, mode } = this.backend;
-    if (floats <= limit) return;
-    throw new DeviceError(`a value takes ${floats} floats, mode ${mode} of the gpu device holds ${limit} in one array.`, {
-      operation,
-      expected: limit,
-      got: floats,
-      hint: "Use a smaller batch, or the wasm device.",
-    });
   }
 
   /** What lies at a binding. */

@@ -4,6 +4,7 @@ import { DeviceError } from "../../errors.ts";
 import { nodeModule } from "../wasm/features.ts";
 import {
   type Backend,
+  called,
   checkMode,
   type GpuJs,
   type GpuKernel,
@@ -12,10 +13,12 @@ import {
   KernelCache,
   kernelSettings,
 } from "./backend.ts";
+import { exactIn32Bits } from "./limits.ts";
 
 type GlMode = GpuMode & ("webgl2" | "webgl" | "headlessgl");
 
 interface GlTexture {
+  readonly type: string;
   delete(): void;
   toArray(): Float32Array;
 }
@@ -59,6 +62,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
   if (!GPU.isSinglePrecisionSupported)
     throw new DeviceError(`mode ${mode} cannot run: this GPU writes no 32-bit floats.`, { operation: "gpu", got: mode });
   const gpu = new GPU({ mode });
+  const asked = gpu.Kernel.testContext;
   let lost = false;
   gpu.canvas?.addEventListener?.("webglcontextlost", () => {
     lost = true;
@@ -70,6 +74,13 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
         hint: "Values on it are gone: open the device anew and go on from the last checkpoint.",
       });
   };
+  /** The same texture, indexed by row and column. */
+  const shaped = (raw: unknown, row: number, rows: number): unknown =>
+    Object.assign(Object.create(raw as GlTexture), {
+      type: (raw as GlTexture).type,
+      output: [row, rows],
+      dimensions: [row, rows, 1],
+    });
   let handles = 0;
   const made = (raw: unknown, count: number): Handle => {
     handles++;
@@ -80,9 +91,11 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
 
   const backend: Backend = {
     mode,
-    // texture units that every device has, less the one that is written
-    inputs: mode === "webgl2" ? 15 : 7,
-    limit: 2 ** 24,
+    // texture units, less the one that is written; every device has these where it cannot be asked
+    inputs: (asked?.getParameter(asked.MAX_TEXTURE_IMAGE_UNITS) ?? (mode === "webgl2" ? 16 : 8)) - 1,
+    // a value is a texture that is nearly a square; whole numbers are floats in WebGL 1
+    limit: mode === "webgl2" && asked ? asked.getParameter(asked.MAX_TEXTURE_SIZE) ** 2 : exactIn32Bits,
+    exact: exactIn32Bits,
     visible: false,
     upload(values) {
       checkAlive();
@@ -102,7 +115,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
     run(pass, args) {
       checkAlive();
       const kernel = kernels.get(pass, args);
-      const raw = kernel(...args.map((arg) => (typeof arg === "number" ? arg : arg.raw)));
+      const raw = kernel(...called(pass, args, shaped));
       checkMode(kernel, mode);
       return made(raw, pass.count);
     },

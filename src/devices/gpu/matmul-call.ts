@@ -5,6 +5,8 @@ import {
   matmulWgsl,
   multiplyPacked,
   pack,
+  packColumns,
+  packRows,
   unpack,
   unpackAdd,
 } from "../../../kernels/gpu/matmul.ts";
@@ -15,8 +17,9 @@ import { sizeOf } from "../../graph/shape.ts";
 import type { KernelCall } from "../device.ts";
 import type { Geometry, Instruction, LoopProgram, Slot, SlotGeometry } from "../loop-program.ts";
 import type { Backend } from "./backend.ts";
+import { exactIn32Bits } from "./limits.ts";
 import { loopPlan } from "./loop-passes.ts";
-import { binding, kernel, type Pass, type Plan, pass } from "./plan.ts";
+import { binding, kernel, type Pass, type Plan, pass, rowsOf } from "./plan.ts";
 
 /** Σₖ a[m, k] · b[k, n] (+ start): for every batch, row and column a loop over k. */
 function matmulProgram(start: boolean, batchAxes: number): LoopProgram {
@@ -110,8 +113,15 @@ function tiledPlan(sizes: MatmulSizes): Plan {
 
 function packedPlan({ batches, M, N, K, a, b, start }: MatmulSizes): Plan {
   const [deep, wide] = [Math.ceil(K / 4), Math.ceil(N / 4)];
-  const packed = (index: number, walk: MatrixWalk, rows: number, height: number, width: number, texels: number): Pass =>
-    kernel(pack, { rows, height, width, texels, ...walk }, [binding(index)], batches * rows * texels);
+  const packed = (index: number, walk: MatrixWalk, rows: number, height: number, width: number, texels: number): Pass => {
+    const { offset, row, column } = walk;
+    // a flat index would be too large for a float
+    const large = offset + (height - 1) * row + (width - 1) * column >= exactIn32Bits;
+    const pitch = column === 1 ? row : row === 1 ? column : 0;
+    if (large && batches === 1 && offset === 0 && pitch >= (column === 1 ? width : height))
+      return kernel(column === 1 ? packRows : packColumns, { height, width, texels }, [rowsOf(index, pitch)], rows * texels);
+    return kernel(pack, { rows, height, width, texels, ...walk }, [binding(index)], batches * rows * texels);
+  };
   const passes = [
     packed(0, a, M, M, K, deep),
     packed(1, b, 4 * deep, K, N, wide),

@@ -11,6 +11,8 @@ export type Argument = ArrayArgument | { readonly kind: "number"; readonly value
 export interface ArrayArgument {
   readonly kind: "binding" | "pass";
   readonly index: number;
+  /** Floats in a row of a value that the kernel reads as `value[row][column]`, which any number of floats allows. */
+  readonly row?: number;
 }
 
 export interface Pass {
@@ -39,6 +41,8 @@ export interface Plan {
 export const floatsPerElement = (dtype: string): number => (dtype === "int32" ? 2 : 1);
 
 export const binding = (index: number): ArrayArgument => ({ kind: "binding", index });
+/** Read by row and column. */
+export const rowsOf = (index: number, row: number): ArrayArgument => ({ kind: "binding", index, row });
 export const pass = (index: number): ArrayArgument => ({ kind: "pass", index });
 
 /** A pass that runs a function of kernels/gpu, which GPU.js takes as text. */

@@ -5,8 +5,9 @@
  */
 import * as functions from "../../../kernels/gpu/math.ts";
 import { DeviceError } from "../../errors.ts";
-import { type Backend, type GpuJs, type GpuKernel, type Handle, KernelCache, kernelSettings } from "./backend.ts";
+import { type Backend, called, type GpuJs, type GpuKernel, type Handle, KernelCache, kernelSettings } from "./backend.ts";
 import type { BufferResult, WebGpuContext, WebGpuKernel } from "./gpujs-internals.ts";
+import { exactIn32Bits } from "./limits.ts";
 
 const mostKernels = 2048;
 // numbers of GPUBufferUsage, GPUShaderStage and GPUMapMode, which are globals only where there is WebGPU
@@ -131,10 +132,15 @@ export async function createWebGpuBackend(library: GpuJs): Promise<Backend> {
   const wrapped = (buffer: GPUBuffer, count: number): BufferResult =>
     new WebGPUBufferResult({ buffer, output: [count], componentCount: 1, context, kernel: null });
 
+  /** The same buffer, indexed by row and column. */
+  const shaped = (raw: unknown, row: number, rows: number): unknown =>
+    Object.assign(Object.create(raw as BufferResult), { type: "WebGPUBuffer", output: [row, rows] });
+
   const backend: Backend = {
     mode: "webgpu",
     inputs: device.limits.maxStorageBuffersPerShaderStage - 1,
-    limit: 2 ** 24,
+    limit: Math.floor(Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize) / 4),
+    exact: exactIn32Bits,
     visible: false,
     upload(values) {
       checkAlive();
@@ -146,7 +152,7 @@ export async function createWebGpuBackend(library: GpuJs): Promise<Backend> {
     run(pass, args): Handle {
       checkAlive();
       const { kernel } = kernels.get(pass, args) as GpuKernel & { kernel: WebGpuKernel };
-      const raws = args.map((arg) => (typeof arg === "number" ? arg : arg.raw));
+      const raws = called(pass, args, shaped);
       if (!kernel.built) void kernel.build(...raws);
       const result = kernel._runInternal(kernel._snapshotArguments(raws));
       const buffer = kernel.outputBuffer!;
