@@ -18,17 +18,17 @@ import { realize, useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { attention } from "../../src/graph/attention.ts";
 import { isFloat } from "../../src/graph/dtype.ts";
-import { add, bitcastOp, cast, expOp, mul, mulOp, recip, sqrtOp, sub, tanhOp } from "../../src/graph/elementwise.ts";
+import { add, expOp, mul, mulOp, recip, sqrtOp, sub, tanhOp } from "../../src/graph/elementwise.ts";
 import { stopGradient } from "../../src/graph/movement.ts";
 import { Tensor } from "../../src/graph/node.ts";
-import type { Draw, Elementwise, Interval, Primitive, Sample } from "../../src/graph/primitive.ts";
+import type { Elementwise, Interval, Sample } from "../../src/graph/primitive.ts";
 import { primitives } from "../../src/graph/primitives.ts";
 import { constant } from "../../src/graph/source.ts";
 import { square } from "../../src/tensor/math.ts";
 import { cases } from "../arbitrary/cases.ts";
 import { composites, exempt, modules } from "../arbitrary/composites.ts";
+import { differentiable, samplesOf } from "../arbitrary/derivative-samples.ts";
 import { draws, randomTensor } from "../arbitrary/draw.ts";
-import { elementwiseFunction } from "../arbitrary/graph.ts";
 import { errorBounds } from "../arbitrary/rounding.ts";
 import { valuesOf } from "../arbitrary/values.ts";
 
@@ -95,29 +95,7 @@ function derivativesHold({ inputs, apply }: Sample, seed: number): void {
   checkDerivative("second order", gradient, [...x, g], seed + 400);
 }
 
-/** An elementwise entry on random shapes that broadcast. */
-function elementwiseSamples(name: string, op: Elementwise, draw: Draw): Sample[] {
-  const shape = draw.shape(3, 4);
-  const inputs = op.domain.map((domain) => ({
-    shape: shape
-      .map((extent) => (op.arity > 1 && draw.integer(0, 3) === 0 ? 1 : extent))
-      .slice(op.arity > 1 ? draw.integer(0, shape.length) : 0),
-    domain,
-  }));
-  // what takes a dtype is tried with its own and with a narrower one
-  return name === "cast"
-    ? (["float64", "float32"] as const).map((dtype) => ({ inputs, apply: (x) => cast(x!, dtype) }))
-    : [{ inputs, apply: (...xs) => elementwiseFunction(name)(...xs) }];
-}
-/** Entries without a derivative to compare: their results, or their sources, are no real numbers. */
-const discrete: ReadonlySet<Primitive> = new Set([bitcastOp]);
-const samplesOf = (name: string, op: Primitive, draw: Draw): Sample[] =>
-  op.kind === "elementwise" ? elementwiseSamples(name, op, draw) : (op.samples?.(draw) ?? []);
-
 describe("primitives", () => {
-  const differentiable = (Object.entries(primitives) as [string, Primitive][]).filter(
-    ([, op]) => !discrete.has(op) && (op.kind === "elementwise" ? op.takes !== "integer" : op.samples !== undefined),
-  );
   test.each(differentiable)("%s", (name, op) => {
     fc.assert(
       fc.property(draws(), fc.nat(1e6), (draw, seed) => {
