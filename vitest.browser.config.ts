@@ -24,7 +24,12 @@ export default defineConfig({
   optimizeDeps: { include: ["gpu.js", "fast-check", "typed-function"] },
   // one page of the browser a file, one after the other: each opens GPU devices of its own
   test: {
-    include: ["test/laws/devices-agree.law.ts", "test/laws/gradients-on-gpu.law.ts", "test/in-browser/**/*.test.ts"],
+    include: [
+      "test/laws/devices-agree.law.ts",
+      "test/laws/gradients-on-gpu.law.ts",
+      "test/gpu/pitfalls.test.ts",
+      "test/in-browser/**/*.test.ts",
+    ],
     setupFiles: ["test/arbitrary/seed.ts"],
     testTimeout: 300_000,
     hookTimeout: 120_000,

@@ -1,4 +1,4 @@
-/** Parts of GPU.js 2.24.1 that it does not document. The exact version is pinned; test/in-browser/pitfalls.test.ts would show one that is missing. */
+/** Parts of GPU.js 2.24.1 that it does not document. The exact version is pinned; every test in mode webgpu would show one that is missing. */
 
 /** GPU.js counts references on the buffers themselves. */
 export type CountedBuffer = GPUBuffer & { _refs: number };
