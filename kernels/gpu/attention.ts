@@ -46,21 +46,24 @@ export function attentionScores(
 }
 
 /**
- * log Σ exp of pieces of rows: y[r, p] over x[r, p·size …] up to the row's end. Done once more to its own results it gives that of
- * the whole rows, which is how few long rows become work for many threads. −1e20 where nothing is seen, so that weights are 0 there.
- * Replaces the largest, exp, the sum and log, two of them folds. Constants: `width` of a row, `size` of a piece, `pieces` a row.
+ * log Σ exp of pieces of rows, a piece being every `pieces`-th element: y[r, p] over x[r, p], x[r, p + pieces] … Done once more to
+ * its own results it gives that of the whole rows, which is how few long rows become work for many threads. −1e20 where nothing is
+ * seen, so that weights are 0 there. Replaces the largest, exp, the sum and log, two of them folds. Constants: `width` of a row,
+ * `pieces` of it and their `size`.
  */
 export function logSums(this: KernelThis<"width" | "size" | "pieces">, x: Floats): number {
   const r = Math.floor((this.thread.x + 0.5) / this.constants.pieces);
-  const first = (this.thread.x - r * this.constants.pieces) * this.constants.size;
+  const first = this.thread.x - r * this.constants.pieces;
   const start = r * this.constants.width;
   let top = -1e20;
   for (let n = 0; n < this.constants.size; n++) {
-    if (first + n < this.constants.width) top = Math.max(top, x[start + first + n]!);
+    const i = first + n * this.constants.pieces;
+    if (i < this.constants.width) top = Math.max(top, x[start + i]!);
   }
   let sum = 0;
   for (let n = 0; n < this.constants.size; n++) {
-    if (first + n < this.constants.width) sum = sum + Math.exp(x[start + first + n]! - top);
+    const j = first + n * this.constants.pieces;
+    if (j < this.constants.width) sum = sum + Math.exp(x[start + j]! - top);
   }
   return top + Math.log(Math.max(sum, 1e-30));
 }

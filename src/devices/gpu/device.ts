@@ -130,7 +130,7 @@ export class GpuDevice implements Device {
 
   compile(program: LoopProgram): Executable {
     return this.executable(program.key, program.shape, {
-      plan: (geometry) => loopPlan(program, geometry as Geometry, this.backend.inputs),
+      plan: (geometry) => loopPlan(program, geometry as Geometry, this.backend.inputs, this.mode === "webgpu"),
       reach: (geometry) => loopReach(program, geometry as Geometry),
     });
   }

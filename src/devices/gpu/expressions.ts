@@ -32,8 +32,11 @@ const called =
   (code, x) =>
     code.call(name, ...x);
 
+/** Condition that `x` is NaN: neither at most 0 nor above it. (WGSL's compilers take `x != x` for false.) */
+export const isNaNText = (x: string): string => `!(${x} <= 0 || ${x} > 0)`;
+
 /** The larger of the two; NaN when either is, as Math.max has it. */
-const larger = (code: Code, x: string, y: string): string => code.choose(`${y} > ${x} || ${y} !== ${y}`, y, x);
+const larger = (code: Code, x: string, y: string): string => code.choose(`${y} > ${x} || ${isNaNText(y)}`, y, x);
 
 const onSingles: Record<string, OnSingles> = {
   neg: formula(([x]) => `0 - ${x}`),
@@ -147,7 +150,7 @@ export function writeFoldStep(code: Code, op: Reduction, fold: { value: Value; s
     const { name } = x as Single;
     if (op.name === "sum") code.line(`${value.name} = ${value.name} + ${name};`);
     else if (op.name === "product") code.line(`${value.name} = ${value.name} * ${name};`);
-    else code.line(`if (${started} < 0.5 || ${name} > ${value.name} || ${name} !== ${name}) { ${value.name} = ${name}; }`);
+    else code.line(`if (${started} < 0.5 || ${name} > ${value.name} || ${isNaNText(name)}) { ${value.name} = ${name}; }`);
   }
   if (started) code.line(`${started} = 1;`);
 }

@@ -1,8 +1,10 @@
 /**
  * A loop program becomes passes: one a fold, one a stored value. A GPU.js kernel writes one value, so what several stores
  * need is computed in each, and only folds, and what would need more inputs than a kernel may have, go through memory.
+ * On webgpu a value that needs folds of rows is one pass with all of them (loop-shader.ts).
  */
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
+import { renderShader } from "./loop-shader.ts";
 import { type Chunks, neededFor, renderChunkFold, renderFold, renderValue, valuesAt } from "./loop-source.ts";
 import type { Pass, Plan } from "./plan.ts";
 
@@ -16,8 +18,11 @@ function chunksOf(program: LoopProgram, geometry: Geometry): Chunks | null {
   return { size, count: Math.ceil(geometry.inner / size) };
 }
 
-/** @param inputs arrays that one kernel of the mode may read */
-export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number): Plan {
+/**
+ * @param inputs  arrays that one kernel of the mode may read
+ * @param shaders whether rows may be done by shaders of our own
+ */
+export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, shaders = false): Plan {
   const passes: Pass[] = [];
   /** The pass that wrote a register to memory. */
   const known = new Map<Register, number>();
@@ -82,9 +87,18 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
     return size > inputs ? null : passes.push(renderFold(program, geometry, fold!, known, null, root)) - 1;
   };
 
+  /** All the folds of a rows program and what comes after them, in one shader. */
+  const shaded = (root: Register): number | null => {
+    const shader = shaders ? renderShader(program, geometry, root, known, inputs) : null;
+    if (shader === null) return null;
+    const pass = passes.push(shader) - 1;
+    known.set(root, pass);
+    return pass;
+  };
+
   const results = program.stores.map(({ register, slot }) => ({
     binding: program.slots[slot]!.buffer,
-    pass: known.get(register) ?? folded(register) ?? written(register),
+    pass: known.get(register) ?? folded(register) ?? shaded(register) ?? written(register),
   }));
   return { passes, results };
 }

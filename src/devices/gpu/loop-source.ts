@@ -14,7 +14,10 @@ export function valuesAt(level: "body" | "element" | "row", geometry: Geometry):
   return rows * geometry.inner * (level === "body" ? product(geometry.reduce) : 1);
 }
 
-/** Part of a fold that a pass does: rows are cut into chunks where there are few of them, so that there is work for many threads. */
+/**
+ * Part of a fold that a pass does: rows are cut into chunks where there are few of them, so that there is work for many threads.
+ * A chunk is every `count`-th element, at most `size` of them.
+ */
 export interface Chunks {
   readonly count: number;
   readonly size: number;
@@ -37,7 +40,7 @@ export function neededFor(program: LoopProgram, root: Register, known: ReadonlyM
 const nameOf = ({ kind, index }: ArrayArgument): string => `${kind === "binding" ? "b" : "p"}${index}`;
 
 /** A kernel being written: its indices and what it reads. */
-class LoopWriter {
+export class LoopWriter {
   readonly code = new Code();
   private readonly args: ArrayArgument[] = [];
   private readonly values = new Map<Register, Value>();
@@ -193,6 +196,30 @@ class LoopWriter {
     }
   }
 
+  /** Registers computed so far, for `forget`. */
+  remember(): ReadonlySet<Register> {
+    return new Set(this.values.keys());
+  }
+
+  /** Takes back what was computed since: its variables go out of scope. */
+  forget(before: ReadonlySet<Register>): void {
+    for (const register of this.values.keys()) if (!before.has(register)) this.values.delete(register);
+  }
+
+  /** Names of the arrays that it reads. */
+  get arrays(): string[] {
+    return this.args.map(nameOf);
+  }
+
+  /** What it takes as arguments: arrays, then numbers. */
+  reads(): { names: string[]; args: Argument[] } {
+    const { numbers } = this.code;
+    return {
+      names: [...this.arrays, ...numbers.keys()],
+      args: [...this.args, ...[...numbers.values()].map((value): Argument => ({ kind: "number", value }))],
+    };
+  }
+
   get(register: Register): Value {
     return this.values.get(register)!;
   }
@@ -208,14 +235,9 @@ class LoopWriter {
     else code.line(`return ${value.name};`);
     // GPU.js takes a function without parameters for one with a parameter
     if (this.args.length + code.numbers.size === 0) code.numbers.set("n0", 0);
-    const names = this.args.map(nameOf);
-    const source = `function (${[...names, ...code.numbers.keys()].join(", ")}) {\n${code.lines.join("\n")}\n}`;
-    return {
-      source,
-      functions: [...code.functions],
-      args: [...this.args, ...[...code.numbers.values()].map((value): Argument => ({ kind: "number", value }))],
-      count: count * (value.kind === "limbs" ? 2 : 1),
-    };
+    const { names, args } = this.reads();
+    const source = `function (${names.join(", ")}) {\n${code.lines.join("\n")}\n}`;
+    return { source, functions: [...code.functions], args, count: count * (value.kind === "limbs" ? 2 : 1) };
   }
 }
 
@@ -276,9 +298,8 @@ export function renderFold(
   let first = "0";
   if (rows) {
     if (chunks) {
-      const [row, chunk] = writer.split(x, chunks.count);
-      first = code.let(`${chunk} * ${chunks.size}`);
-      x = row;
+      // neighbours in memory are the work of neighbouring threads
+      [x, first] = writer.split(x, chunks.count);
     }
     writer.atRow(x);
     // what is the same along the row is computed once
@@ -288,7 +309,7 @@ export function renderFold(
   if (rows) {
     const extent = chunks?.size ?? geometry.inner;
     code.line(`for (let k0 = 0; k0 < ${extent}; k0++) {`);
-    const i = chunks ? code.let(`${first} + k0`) : "k0";
+    const i = chunks ? code.let(`${first} + k0 * ${chunks.count}`) : "k0";
     writer.inner = i;
     if (chunks) code.line(`if (${i} < ${geometry.inner}) {`);
   } else {
