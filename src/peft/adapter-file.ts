@@ -20,10 +20,18 @@ import { type Shape, sameShape } from "../graph/shape.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, baseModules, getAdapter } from "./adapted-model.ts";
-import { type LayerAdapter, liveName } from "./adapter-layer.ts";
+import type { LayerAdapter } from "./adapter-layer.ts";
 import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach, type Starts } from "./attach.ts";
 import { withoutIgnored } from "./contradiction.ts";
-import { type AnyConfig, type AnyLayerMethod, type AnyMethod, type ParameterSpec, toCamel, toFileConfig } from "./method.ts";
+import {
+  type AnyConfig,
+  type AnyLayerMethod,
+  type AnyMethod,
+  fileOf,
+  type ParameterSpec,
+  toCamel,
+  toFileConfig,
+} from "./method.ts";
 import { methods } from "./methods.ts";
 import { toPlainLora } from "./plain-lora.ts";
 import { checkTable } from "./prompt/prompt-method.ts";
@@ -71,8 +79,9 @@ export async function saveAdapter(
   const tensors = new Map<string, TensorToWrite>();
   const now = (parameter: Parameter) => unmerged.get(parameter) ?? parameter.stored;
   const put = async (path: string, file: string, value: Tensor, part: SavedPart | null = null) => {
-    const data = toFloat32(await download(value), value.dtype);
-    tensors.set(fileKeyOf(path, file), { dtype: "float32", ...cut(data, value.shape, part) });
+    const data = await download(value);
+    if (value.dtype === "int32") tensors.set(fileKeyOf(path, file), { dtype: value.dtype, shape: value.shape, data });
+    else tensors.set(fileKeyOf(path, file), { dtype: "float32", ...cut(toFloat32(data, value.dtype), value.shape, part) });
   };
   for (const [path, layer] of layers) {
     const { method: of, parameters } = layer.adapters.get(name) as LayerAdapter;
@@ -81,7 +90,7 @@ export async function saveAdapter(
     for (const [key, parameter] of Object.entries(parameters))
       await put(
         path,
-        of.files[key] as string,
+        fileOf(of.files, key),
         turned(plain?.value(path, key, now(parameter)) ?? now(parameter)),
         of.savedPart?.(key, path, config),
       );
@@ -92,7 +101,7 @@ export async function saveAdapter(
   }
   if (method.shared?.saved?.(config) ?? true)
     for (const [key, parameter] of Object.entries(shared))
-      await put(sharedPath, method.shared?.files[key] as string, now(parameter));
+      await put(sharedPath, fileOf(method.shared!.files, key), now(parameter));
   if (isPrompt)
     for (const [file, table] of Object.entries((prompts as PromptPlace).tables(name)))
       tensors.set(file, { dtype: "float32", shape: table.shape, data: toFloat32(await download(table), table.dtype) });
@@ -127,7 +136,7 @@ const sharedPath = "base_model";
 const doubledBias = /\.(modules_to_save|original_module)\.(.+\.)?bias$/;
 
 /** The name in the file, which does not tell the adapter's. */
-const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${liveName(file, "_")}`, "_");
+const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${file}`, "");
 
 /** Where the parameters of a module stand in the file: PEFT wraps a model once less where no layer is changed. */
 const wholePath = ({ prompt }: AnyMethod, path: string): string => (prompt ? `${sharedPath}.${path}` : path);
@@ -290,12 +299,12 @@ function findValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>)
   const wanted = plan.layers.flatMap(({ path, method, specs, config, tied }): Wanted[] =>
     tied !== undefined
       ? []
-      : Object.entries(specs).map(([key, spec]) => ({ path, key, file: method.files[key] as string, spec, config })),
+      : Object.entries(specs).map(([key, spec]) => ({ path, key, file: fileOf(method.files, key), spec, config })),
   );
   const { shared } = plan.method;
   if (shared && (shared.saved?.(plan.config) ?? true))
     for (const [key, spec] of Object.entries(plan.shared))
-      wanted.push({ path: sharedPath, key, file: shared.files[key] as string, spec, config: plan.config });
+      wanted.push({ path: sharedPath, key, file: fileOf(shared.files, key), spec, config: plan.config });
   const found = new Map<Wanted, StoredTensor>();
   for (const each of wanted) {
     const name = fileKeyOf(each.path, each.file);
@@ -339,7 +348,7 @@ async function readValues(found: ReadonlyMap<Wanted, StoredTensor>) {
 function* tiedParameters({ layers }: AttachPlan, stored: ReadonlyMap<string, StoredTensor>) {
   for (const { path, tied, method, specs } of layers)
     for (const [key, spec] of tied === undefined || method.inFile === "absent" ? [] : Object.entries(specs)) {
-      const name = fileKeyOf(path, method.files[key] as string);
+      const name = fileKeyOf(path, fileOf(method.files, key));
       const tensor = stored.get(name);
       if (tensor) yield { name, tensor, key, spec, path, tied: tied as string, turned: method.inFile === "transposed" };
     }

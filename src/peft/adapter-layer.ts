@@ -11,7 +11,7 @@ import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../tensor/random.ts";
 import { alignedWith } from "./invocation.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
-import type { AnyConfig, AnyLayerMethod, Base, Use } from "./method.ts";
+import { type AnyConfig, type AnyLayerMethod, type Base, fileOf, type Use } from "./method.ts";
 import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 import type { LayerScale } from "./scale.ts";
 
@@ -138,8 +138,8 @@ export class AdapterLayer extends Module implements Layer {
 
   override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
     for (const [name, { method, parameters, shared, sharedFiles }] of this.#adapters) {
-      for (const [key, parameter] of Object.entries(parameters)) yield [liveName(method.files[key] as string, name), parameter];
-      for (const [key, parameter] of Object.entries(shared)) yield [liveName(sharedFiles[key] as string, name), parameter];
+      for (const [key, parameter] of Object.entries(parameters)) yield [liveName(fileOf(method.files, key), name), parameter];
+      for (const [key, parameter] of Object.entries(shared)) yield [liveName(fileOf(sharedFiles, key), name), parameter];
     }
   }
 
@@ -251,7 +251,7 @@ export class AdapterLayer extends Module implements Layer {
     const own = names.filter((name) => !this.#adapters.get(name)?.tied);
     if (own.length === 0) return new Map();
     const { weight, bias } = this.#with(own);
-    const changed = new Map(this.valuesFor(weight));
+    const changed = new Map(own.some((name) => this.#adapters.get(name)?.method.delta) ? this.valuesFor(weight) : []);
     if (this.bias && bias && bias !== this.bias.value) changed.set(this.bias, cast(bias, this.bias.dtype));
     return changed;
   }

@@ -427,8 +427,11 @@ function makeParameters(
   { facts, module }: PlannedLayer,
 ): Record<string, Parameter> {
   const device = facts.weight(module).stored.storage?.device as Device;
-  const make = (start: Start["values"][string], { shape }: ParameterSpec) =>
-    new Parameter(start instanceof Tensor ? start : upload(device, start, shape, "float32"), { requiresGrad: false });
+  const make = (start: Start["values"][string], { shape, dtype }: ParameterSpec) => {
+    const values = start instanceof Tensor || !dtype ? start : Int32Array.from(start);
+    const value = values instanceof Tensor ? values : upload(device, values, shape, dtype ?? "float32");
+    return new Parameter(value, { requiresGrad: false });
+  };
   return Object.fromEntries(Object.entries(specs).map(([key, spec]) => [key, make(values[key] as Float32Array, spec)]));
 }
 

@@ -176,7 +176,14 @@ export function mergeRefusal(model: Module, names?: readonly string[]): ConfigEr
 function refuseUnmergeable(model: Module, layer: AdapterLayer, names: readonly string[], keep: boolean): void {
   for (const name of names) {
     const { peftType } = getAdapter(model, name).method;
-    if (!layer.adapters.get(name)?.method.delta)
+    const own = layer.adapters.get(name)?.method;
+    if (own?.biasDelta && !own.delta && !layer.bias)
+      throw new ConfigError(`the adapter "${name}" (${peftType}) is no change of the weight, and ${layer.path} has no bias.`, {
+        operation,
+        got: name,
+        hint: "Use it unmerged.",
+      });
+    if (!own?.delta && !own?.biasDelta)
       throw new ConfigError(`the adapter "${name}" (${peftType}) is no change of the weight.`, {
         operation,
         got: name,

@@ -85,6 +85,8 @@ export interface ParameterSpec {
   readonly orShape?: Shape;
   /** Whether training changes it; true when absent. */
   readonly trainable?: boolean;
+  /** Whole numbers, such as places in the weight: integers in the file, too. Floats when absent. */
+  readonly dtype?: "int32";
 }
 
 /** What a pass over data has found about layers, by path: a matrix that the initialiser knows the meaning of. */
@@ -107,8 +109,8 @@ export interface Start {
  * @typeParam Shared   of the parameters that all layers share, those that this one reads
  */
 export interface LayerMethod<Config, Name extends string, Optional extends string = never, Shared extends string = never> {
-  /** Key of each parameter in adapter_model.safetensors, after the module's path. */
-  readonly files: { readonly [K in Name | Optional]: string };
+  /** Key of each parameter in adapter_model.safetensors, after the module's path; a `*` stands for the numbers of numbered ones. */
+  readonly files: { readonly [K in Name | Optional as Unnumbered<K>]: string };
   /** @throws {ConfigError} when the config does not fit the layer */
   parameters(base: Base, config: Config): { readonly [K in Name]: ParameterSpec } & { readonly [K in Optional]?: ParameterSpec };
   /** What the layer's weight becomes, disabled or not, for as long as there are adapters on the model; from `base.original`. */
@@ -147,6 +149,7 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
 
 /** Parameters that all layers of an adapter share. In the file they stand directly under `base_model.`. */
 export interface SharedParameters<Config> {
+  /** As those of a layer. */
   readonly files: Readonly<Record<string, string>>;
   /** @param bases the layers that are adapted */
   parameters(bases: readonly Base[], config: Config): Readonly<Record<string, ParameterSpec>>;
@@ -158,6 +161,15 @@ export interface SharedParameters<Config> {
 type Values<Name extends string, Optional extends string> = { readonly [K in Name]: Tensor } & {
   readonly [K in Optional]?: Tensor;
 };
+
+/** `encoder.*` for the names `encoder.0`, `encoder.1` …, of which the config says how many there are. */
+type Unnumbered<Name extends string> = Name extends `${infer Before}.${number}` ? `${Before}.*` : Name;
+
+/** What a parameter is called in the file, after the path: the entry of its name, or that of `encoder.*` for `encoder.2`. */
+export function fileOf(files: Readonly<Record<string, string>>, name: string): string {
+  const [, before, number] = /^(.*\.)(\d+)$/.exec(name) ?? [];
+  return (number === undefined ? files[name] : files[`${before}*`]?.replace("*", number)) as string;
+}
 
 /** A layer method whose names are not known to the type system. */
 export type AnyLayerMethod = LayerMethod<AnyConfig, string>;

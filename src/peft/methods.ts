@@ -4,11 +4,14 @@ import { adalora } from "./methods/adalora.ts";
 import { adaptionPrompt } from "./methods/adaption-prompt.ts";
 import { alora } from "./methods/alora.ts";
 import { bdlora } from "./methods/bdlora.ts";
+import { beft } from "./methods/beft.ts";
 import { boft } from "./methods/boft.ts";
 import { c3a } from "./methods/c3a.ts";
+import { deft } from "./methods/deft.ts";
 import { delora } from "./methods/delora.ts";
 import { dora } from "./methods/dora.ts";
 import { fourierft } from "./methods/fourierft.ts";
+import { glora } from "./methods/glora.ts";
 import { gralora } from "./methods/gralora.ts";
 import { hira } from "./methods/hira.ts";
 import { hra } from "./methods/hra.ts";
@@ -21,9 +24,13 @@ import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
 import { oft } from "./methods/oft.ts";
 import { pTuning } from "./methods/p-tuning.ts";
+import { peanut } from "./methods/peanut.ts";
 import { prefixTuning } from "./methods/prefix-tuning.ts";
 import { promptTuning } from "./methods/prompt-tuning.ts";
+import { pvera } from "./methods/pvera.ts";
+import { randlora } from "./methods/randlora.ts";
 import { road } from "./methods/road.ts";
+import { shira } from "./methods/shira.ts";
 import { trainableTokens } from "./methods/trainable-tokens.ts";
 import { vblora } from "./methods/vblora.ts";
 import { velora } from "./methods/velora.ts";
@@ -59,6 +66,13 @@ export const methods = {
   kasa,
   velora,
   alora,
+  beft,
+  deft,
+  glora,
+  peanut,
+  pvera,
+  randlora,
+  shira,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

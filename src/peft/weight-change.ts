@@ -5,7 +5,7 @@
 import { concatenate } from "../graph/composite.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, cast, mul, sub } from "../graph/elementwise.ts";
-import { take } from "../graph/indexing.ts";
+import { scatterAdd, take } from "../graph/indexing.ts";
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
@@ -32,6 +32,10 @@ export function through(x: Tensor, M: Tensor): Tensor {
   const [out, into] = M.shape as [number, number];
   return reshape(matmul(reshape(x, [x.size / into, into]), transpose(M)), [...x.shape.slice(0, -1), out]);
 }
+
+/** A matrix of this shape, zero but for values [n] at places [n] that count its elements row by row. */
+export const sparse = (values: Tensor, places: Tensor, [rows, columns]: readonly [number, number]): Tensor =>
+  reshape(scatterAdd(places, reshape(values, [values.size, 1]), rows * columns), [rows, columns]);
 
 /** All of a layer method but its forward pass, which follows from `delta`. */
 export type WeightChange<Config, Name extends string, Optional extends string = never, Shared extends string = never> = Omit<

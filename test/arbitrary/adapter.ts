@@ -269,7 +269,8 @@ export function shake({ adapters }: Built, seed: number): void {
   const random = new TorchGenerator(seed + 1);
   for (const adapter of adapters)
     for (const { parameters } of layerAdapters(adapter))
-      for (const parameter of Object.values(parameters)) parameter.assign(floats(random, parameter.shape, "float32"));
+      for (const parameter of Object.values(parameters))
+        if (parameter.dtype !== "int32") parameter.assign(floats(random, parameter.shape, "float32"));
 }
 
 export const layerAdapters = ({ name, layers }: Adapter): LayerAdapter[] =>

@@ -7,9 +7,8 @@ import { createModel, models } from "../../src/models/registry.ts";
 import { taskOf } from "../../src/models/task.ts";
 import type { Module, Parameter } from "../../src/nn/module.ts";
 import { wholeFile } from "../../src/peft/adapter-file.ts";
-import { liveName } from "../../src/peft/adapter-layer.ts";
 import { type Adapter, methods } from "../../src/peft/index.ts";
-import { type AnyMethod, camel, toCamel } from "../../src/peft/method.ts";
+import { type AnyMethod, camel, fileOf, toCamel } from "../../src/peft/method.ts";
 import { loadWeights } from "../../src/train/load-weights.ts";
 import { ConvNetwork, type ConvNetworkJson } from "./conv-network.ts";
 import { type GoldenCase, goldenFolder, goldenTensors, readGolden, toTensor } from "./suite.ts";
@@ -101,12 +100,12 @@ export function logitMask(
 export function fileParameters(adapter: Adapter): Map<string, Parameter> {
   const { name, method: whole, layers, shared, saved, biases } = adapter;
   const found = new Map<string, Parameter>();
-  for (const [key, parameter] of Object.entries(shared)) found.set(`base_model.${whole.shared?.files[key]}`, parameter);
+  for (const [key, parameter] of Object.entries(shared)) found.set(`base_model.${fileOf(whole.shared!.files, key)}`, parameter);
   for (const [path, layer] of layers) {
     const { method, parameters } = layer.adapters.get(name)!;
     if (method.inFile === "absent") continue;
     for (const [key, parameter] of Object.entries(parameters))
-      found.set(toFileKey(`${path}.${liveName(method.files[key]!, name)}`, name), parameter);
+      found.set(toFileKey(`${path}.${fileOf(method.files, key)}`, ""), parameter);
   }
   for (const [path, { copies }] of saved)
     for (const [key, parameter] of copies.get(name)!)

@@ -31,26 +31,31 @@ type Config = MethodConfig<typeof schema>;
 
 const largest = (bases: readonly Base[], side: "in" | "out"): number => Math.max(...bases.map((base) => base[side]));
 
-const shared: SharedParameters<Config> = {
-  files: { A: "vera_A", B: "vera_B" },
-  parameters: (bases, { r }) => ({
-    A: { shape: [r, largest(bases, "in")], trainable: false },
-    B: { shape: [largest(bases, "out"), r], trainable: false },
+/** The random matrices A [rowsOf, in] and B [out, r] of all layers, for VeRA and its kin. */
+export const projections = <C extends Pick<Config, "r" | "projectionPrngKey" | "saveProjection">>(
+  files: { readonly A: string; readonly B: string },
+  rowsOf: (config: C) => number,
+): SharedParameters<C> => ({
+  files,
+  parameters: (bases, c) => ({
+    A: { shape: [rowsOf(c), largest(bases, "in")], trainable: false },
+    B: { shape: [largest(bases, "out"), c.r], trainable: false },
   }),
-  initialise(bases, { r, projectionPrngKey }) {
-    const random = new TorchGenerator(projectionPrngKey);
+  initialise(bases, c) {
+    const random = new TorchGenerator(c.projectionPrngKey);
     const draw = (count: number, fanIn: number) => {
       const bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt(fanIn));
       return random.uniform(count, -bound, bound);
     };
-    const A = draw(r * largest(bases, "in"), largest(bases, "in"));
-    return { A, B: draw(largest(bases, "out") * r, r) };
+    const A = draw(rowsOf(c) * largest(bases, "in"), largest(bases, "in"));
+    return { A, B: draw(largest(bases, "out") * c.r, c.r) };
   },
   saved: ({ saveProjection }) => saveProjection,
-};
+});
 
-const columns = (A: Tensor, { in: into }: Base): Tensor => sliceAxis(A, 1, 0, into);
-const rows = (B: Tensor, { out }: Base): Tensor => sliceAxis(B, 0, 0, out);
+/** What a layer uses of them. */
+export const columns = (A: Tensor, { in: into }: Base): Tensor => sliceAxis(A, 1, 0, into);
+export const rows = (B: Tensor, { out }: Base): Tensor => sliceAxis(B, 0, 0, out);
 
 const linear: LayerMethod<Config, "b" | "d", never, "A" | "B"> = {
   files: { b: "vera_lambda_b", d: "vera_lambda_d" },
@@ -75,7 +80,7 @@ export const vera = defineMethod({
   formula: "W + diag(b)·B·diag(d)·A",
   keys: ["r", "projectionPrngKey", "saveProjection", "veraDropout", "dInitial", "bias", "initWeights"],
   startsAtZero: ({ initWeights }) => initWeights,
-  shared,
+  shared: projections({ A: "vera_A", B: "vera_B" }, ({ r }) => r),
   layers: { linear },
   samples: (draw) => ({
     r: draw.integer(1, 6),
