@@ -150,11 +150,11 @@ function callStep(node: Tensor, items: readonly Tensor[]): Step {
         )
       : [node];
   const attributes = op.kind === "fused" ? op.numbers(node.attributes) : (node.attributes as Record<string, number>);
-  const overwritten = op.kind === "kernel" && op.overwrites !== undefined ? operands[op.overwrites] : undefined;
+  const overwritten = op.overwrites === undefined ? undefined : operands[op.overwrites];
   const reusable = new Map<Tensor, Tensor[]>();
   const readOnce = overwritten && operands.filter(({ value }) => value === overwritten.value).length === 1;
-  if (readOnce && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === node.size)
-    reusable.set(node, [overwritten.value]);
+  if (readOnce && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === outputs[0]!.size)
+    reusable.set(outputs[0]!, [overwritten.value]);
   const [a] = operands;
   const flops =
     op.kind === "fused"

@@ -140,6 +140,8 @@ export interface Fused extends Common {
   /** Numbers for the kernel call. */
   numbers(attributes: Readonly<Record<string, unknown>>): Record<string, number>;
   readonly strided?: readonly number[];
+  /** Source that the first result's memory may be, when its values are not needed afterwards. */
+  readonly overwrites?: number;
   /** What kernels of it are made for: dtypes of the sources; float32 when absent. Of others the composition runs. */
   readonly operands?: readonly DType[];
   /** Floating-point operations of its matrix products, for reports. */

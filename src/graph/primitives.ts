@@ -5,6 +5,7 @@ import { dequantiseOp } from "./dequantise.ts";
 import { elementwise } from "./elementwise.ts";
 import { indexing } from "./indexing.ts";
 import { movements } from "./movement.ts";
+import { placeOp } from "./placement.ts";
 import type { Primitive } from "./primitive.ts";
 import { reductions } from "./reduction.ts";
 import { sources } from "./source.ts";
@@ -18,4 +19,5 @@ export const primitives = {
   ...indexing,
   ...fusedOperations,
   dequantise: dequantiseOp,
+  place: placeOp,
 } as const satisfies Record<string, Primitive>;

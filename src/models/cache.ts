@@ -5,13 +5,13 @@
 import { currentDevice, upload } from "../compile/program.ts";
 import { ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
-import { add, and, cast, less, max, neg, sub, where } from "../graph/elementwise.ts";
-import { take } from "../graph/indexing.ts";
-import { expand, permute, reshape, slice } from "../graph/movement.ts";
+import { add, cast, max, sub } from "../graph/elementwise.ts";
+import { permute } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { extent, place } from "../graph/placement.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant } from "../graph/source.ts";
 import { assignAll, Setting, Variable } from "../graph/variable.ts";
 import { cumsum } from "../tensor/statistics.ts";
 
@@ -24,8 +24,6 @@ export interface CacheSizes {
 }
 
 const whole = (value: number): Tensor => constant(value, [], "int32");
-/** A size as the last of so many index numbers: an argument of the code that uses it, where `whole` would be a part of it. */
-const extent = (value: number): Tensor => reshape(slice(iota([value + 1]), [value], [value + 1]), []);
 const zeros = (shape: readonly number[], dtype: "float32" | "int32"): Variable =>
   new Variable(upload(currentDevice(), new dtypes[dtype].array(sizeOf(shape)), shape, dtype), { requiresGrad: false });
 
@@ -122,7 +120,7 @@ export class KeyValueCache implements Disposable {
         expected: [this.batch, this.size],
         got: [B, T],
       });
-    return new CacheUpdate(this.#layers, this.#mask, this.#length, this.size, cast(mask, "int32"));
+    return new CacheUpdate(this.#layers, this.#mask, this.#length, cast(mask, "int32"));
   }
 }
 
@@ -136,17 +134,14 @@ export class CacheUpdate {
   readonly positions: Tensor;
   readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
   readonly #writes: [Variable, Tensor][] = [];
-  readonly #size: number;
 
   constructor(
     layers: readonly { keys: Variable; values: Variable }[],
     seen: Variable,
     length: Variable,
-    size: number,
     mask: Tensor,
   ) {
     this.#layers = layers;
-    this.#size = size;
     this.offset = length.value;
     const before = reduceSum(seen.value, [1]); // [B, 1]
     this.positions = max(sub(add(before, cumsum(mask, 1)), whole(1)), whole(0));
@@ -171,22 +166,7 @@ export class CacheUpdate {
 
   /** `variable` [B, S, ...] with `next` [B, T, ...] from `offset` on. */
   #write(variable: Variable, next: Tensor): Tensor {
-    const [S, T] = [this.#size, next.shape[1] as number];
-    const row = next.shape.slice(2);
-    const index = add(iota([S]), neg(this.offset)); // place among the new tokens
-    const inside = and(less(whole(-1), index), less(index, extent(T)));
-    let placed = next;
-    if (T > 1) {
-      // rows are taken from the front, so time goes there and back
-      const front = [1, 0, ...row.map((_, i) => i + 2)];
-      const clamped = where(inside, index, whole(0));
-      placed = permute(take(permute(next, front), clamped), front);
-    }
-    const written = where(
-      reshape(inside, [1, S, ...row.map(() => 1)]),
-      expand(placed, [next.shape[0] as number, S, ...row]),
-      variable.value,
-    );
+    const written = place(variable.value, cast(next, variable.dtype), this.offset);
     this.#writes.push([variable, written]);
     return written;
   }

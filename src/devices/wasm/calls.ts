@@ -10,6 +10,7 @@ import { attention, attentionBackward } from "./attention-call.ts";
 import { dequantise } from "./dequantise-call.ts";
 import { matmul } from "./matmul-call.ts";
 import type { DeviceMemory } from "./memory.ts";
+import { place } from "./place-call.ts";
 import { scatterAdd, take } from "./rows-call.ts";
 
 /** What an entry may use of the device. */
@@ -46,6 +47,7 @@ export const callEntries: Readonly<Record<string, CallEntry>> = {
   matmul,
   attention,
   attentionBackward,
+  place,
   dequantise,
   take,
   scatterAdd,
