@@ -6,7 +6,7 @@ import { currentDevice, upload } from "../compile/program.ts";
 import { ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
-import { permute } from "../graph/movement.ts";
+import { permute, reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { extent, place } from "../graph/placement.ts";
 import { reduceSum } from "../graph/reduction.ts";
@@ -33,8 +33,10 @@ export class KeyValueCache implements Disposable {
   readonly batch: number;
   /** Tokens that fit: S. */
   readonly size: number;
-  /** Per layer [B, S, G, D]. */
+  /** Per layer [B·G, S, D]: what one query of a head looks at lies together. */
   readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
+  /** G */
+  readonly #heads: number;
   /** [B, S]: 1 where a token stands, 0 for padding and what is still empty. */
   readonly #mask: Variable;
   /** []: tokens written so far, padding included. */
@@ -53,7 +55,8 @@ export class KeyValueCache implements Disposable {
     this.batch = batch;
     this.size = size;
     this.reach = new Setting(size);
-    const shape = [batch, size, heads, headDim];
+    this.#heads = heads;
+    const shape = [batch * heads, size, headDim];
     this.#layers = Array.from({ length: layers }, () => ({ keys: zeros(shape, "float32"), values: zeros(shape, "float32") }));
     this.#mask = zeros([batch, size], "int32");
     this.#length = zeros([], "int32");
@@ -92,12 +95,12 @@ export class KeyValueCache implements Disposable {
    */
   begin(past: readonly { readonly keys: Tensor; readonly values: Tensor }[]): void {
     const [B, G, n, D] = past[0]?.keys.shape ?? [];
-    const { shape } = this.#layers[0]!.keys;
-    const fits = (x: Tensor) => sameShape(x.shape, [this.batch, shape[2]!, n!, shape[3]!]);
+    const size = this.#layers[0]!.keys.shape[2] as number;
+    const fits = (x: Tensor) => sameShape(x.shape, [this.batch, this.#heads, n!, size]);
     if (past.length !== this.#layers.length || !past.every(({ keys, values }) => fits(keys) && fits(values)))
       throw new ShapeError(`a past of ${past.length} times ${wordShape([B!, G!, n!, D!])} does not fit.`, {
         operation: "KeyValueCache",
-        expected: [this.#layers.length, this.batch, shape[2], "n", shape[3]],
+        expected: [this.#layers.length, this.batch, this.#heads, "n", size],
         got: past.map(({ keys }) => keys.shape),
       });
     const update = this.append(constant(1, [this.batch, n!], "int32"));
@@ -135,12 +138,7 @@ export class CacheUpdate {
   readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
   readonly #writes: [Variable, Tensor][] = [];
 
-  constructor(
-    layers: readonly { keys: Variable; values: Variable }[],
-    seen: Variable,
-    length: Variable,
-    mask: Tensor,
-  ) {
+  constructor(layers: readonly { keys: Variable; values: Variable }[], seen: Variable, length: Variable, mask: Tensor) {
     this.#layers = layers;
     this.offset = length.value;
     const before = reduceSum(seen.value, [1]); // [B, 1]
@@ -152,7 +150,18 @@ export class CacheUpdate {
   /** Keys and values of one layer, [B, T, G, D] each, put behind those before; gives all of them, [B, S, G, D]. */
   write(layer: number, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
     const own = this.#layers[layer]!;
-    return { keys: this.#write(own.keys, keys), values: this.#write(own.values, values) };
+    const [B, T, G, D] = keys.shape as [number, number, number, number];
+    const turn = [0, 2, 1, 3];
+    const [k, v] = (
+      [
+        [own.keys, keys],
+        [own.values, values],
+      ] as const
+    ).map(([variable, next]) => {
+      const written = this.#write(variable, reshape(permute(next, turn), [B * G, T, D]));
+      return permute(reshape(written, [B, G, -1, D]), turn);
+    }) as [Tensor, Tensor];
+    return { keys: k, values: v };
   }
 
   /** All new contents, for whoever wants to compute them together with something else. */
