@@ -6,7 +6,7 @@
 import { parseArgs } from "node:util";
 import { downloadSync, Program, realize, upload } from "../src/compile/program.ts";
 import { schedule } from "../src/compile/schedule.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Buffer, Device } from "../src/devices/device.ts";
 import { createWasm } from "../src/devices/wasm/device.ts";
 import { features } from "../src/devices/wasm/features.ts";
 import { attentionBackwardOp, attentionOp } from "../src/graph/attention.ts";
@@ -45,7 +45,7 @@ function time(device: Device, wanted: readonly Tensor[]): number {
   const { roots } = program.schedule;
   const results = new Map(roots.map((root) => [root, upload(device, new Float32Array(root.size), root.shape, root.dtype)]));
   const milliseconds = best(
-    () => program.run((value) => ({ buffer: (value.storage ?? results.get(value)!.storage)!.buffer as never, offset: 0 })),
+    () => program.run((value) => (value.storage ?? results.get(value)!.storage)!.buffer as Buffer),
     0.5,
     300,
   );

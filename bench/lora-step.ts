@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 import { downloadSync, Program, realize, upload, useDevice } from "../src/compile/program.ts";
 import { type Schedule, schedule } from "../src/compile/schedule.ts";
 import { compile } from "../src/compile/trace.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Buffer, Device } from "../src/devices/device.ts";
 import { createWasm } from "../src/devices/wasm/device.ts";
 import { features } from "../src/devices/wasm/features.ts";
 import { profile, profileTable } from "../src/devices/wasm/profile.ts";
@@ -24,7 +24,7 @@ function gemmRate(device: Device, size = 512): number {
   const [a, b] = [upload(device, values, [size, size], "float32"), upload(device, values, [size, size], "float32")];
   const program = new Program(schedule([matmul(a, b)], device));
   const out = upload(device, new Float32Array(size * size), [size, size], "float32");
-  const run = () => program.run((value) => ({ buffer: (value.storage ?? out.storage)!.buffer as never, offset: 0 }));
+  const run = () => program.run((value) => (value.storage ?? out.storage)!.buffer as Buffer);
   const milliseconds = best(run, 0, 600);
   program.release();
   return (2 * size ** 3) / milliseconds / 1e6;

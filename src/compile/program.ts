@@ -147,12 +147,15 @@ const dropped = new FinalizationRegistry<Launches>((launches) => launches.releas
 /** A schedule bound to memory. */
 export class Program {
   readonly schedule: Schedule;
+  /** Values that lie in memory of somebody else's. */
+  readonly outside: readonly Tensor[];
   private readonly launches: Launches;
   private boundGeneration = -1;
-  private boundBuffers: (object | null)[] = [];
+  private boundBuffers: readonly Buffer[] = [];
 
   constructor(schedule: Schedule) {
     this.schedule = schedule;
+    this.outside = [...schedule.places].flatMap(([value, { kind }]) => (kind === "outside" ? [value] : []));
     this.launches = new Launches(schedule.device);
     dropped.register(this, this.launches);
   }
@@ -161,24 +164,21 @@ export class Program {
     return this.schedule.device;
   }
 
-  /** Runs once, with outside values where `locate` says. Addresses are fixed anew only when one has changed. */
-  run(locate: (value: Tensor) => Binding): void {
+  /**
+   * Runs once. Addresses are fixed anew only when one has changed.
+   *
+   * @param locate where the values of `outside` lie, given with their numbers
+   */
+  run(locate: (value: Tensor, index: number) => Buffer): void {
     const { device, steps, places, arenaBytes } = this.schedule;
     if (steps.length === 0) return;
     const arena = arenaOf(device);
     const block = arena.take(device, arenaBytes);
-    const outside: Binding[] = [];
-    for (const [value, place] of places) if (place.kind === "outside") outside.push(locate(value));
-    const stale =
-      this.boundGeneration !== arena.generation ||
-      outside.length !== this.boundBuffers.length ||
-      outside.some((binding, i) => binding.buffer !== this.boundBuffers[i]);
-    if (stale) {
+    const buffers = this.outside.map(locate);
+    if (this.boundGeneration !== arena.generation || buffers.some((buffer, i) => buffer !== this.boundBuffers[i])) {
       this.release();
-      const at = new Map<Tensor, Binding>();
-      let next = 0;
-      for (const [value, place] of places)
-        at.set(value, place.kind === "outside" ? outside[next++]! : { buffer: block, offset: place.offset });
+      const at = new Map<Tensor, Binding>(this.outside.map((value, i) => [value, { buffer: buffers[i]!, offset: 0 }]));
+      for (const [value, place] of places) if (place.kind === "arena") at.set(value, { buffer: block, offset: place.offset });
       this.launches.dispatches = steps.map((step) => {
         const executable =
           "instructions" in step.code ? device.compile(step.code as LoopProgram) : device.compileCall(step.code as KernelCall);
@@ -190,13 +190,13 @@ export class Program {
         );
       });
       this.boundGeneration = arena.generation;
-      this.boundBuffers = outside.map((binding) => binding.buffer);
+      this.boundBuffers = buffers;
     }
     device.run(this.launches.dispatches);
   }
 
   /** Runs step by step and reports how long each took, in milliseconds. For profiles, not for speed. */
-  profile(locate: (value: Tensor) => Binding, report: (step: number, milliseconds: number) => void): void {
+  profile(locate: (value: Tensor, index: number) => Buffer, report: (step: number, milliseconds: number) => void): void {
     this.run(locate);
     this.launches.dispatches.forEach((dispatch, i) => {
       const start = performance.now();
@@ -216,7 +216,7 @@ export class Program {
 const wordDevice = (device: Device): string => `${device === current ? "the current" : "another"} ${device.name} device`;
 
 /** @throws {DeviceError} when the values of a leaf lie on another device; @throws {ConfigError} for an argument of a function being traced */
-export function locateLeaf(device: Device, value: Tensor): Binding {
+export function locateLeaf(device: Device, value: Tensor): Buffer {
   const { storage } = value;
   if (storage === null)
     throw new ConfigError(`the values of ${wordShape(value.shape)} are not known while a function is traced.`, {
@@ -232,7 +232,7 @@ export function locateLeaf(device: Device, value: Tensor): Binding {
         hint: "Move it with x.to(device).",
       },
     );
-  return { buffer: storage.buffer as Buffer, offset: 0 };
+  return storage.buffer as Buffer;
 }
 
 /** @throws {DeviceError} when something else was given, such as the name of a device */
@@ -301,7 +301,7 @@ export function realize(tensors: readonly Tensor[]): void {
   try {
     program.run((value) => {
       const storage = results.get(value);
-      return storage ? { buffer: storage.buffer as Buffer, offset: 0 } : locateLeaf(device, value);
+      return storage ? (storage.buffer as Buffer) : locateLeaf(device, value);
     });
   } catch (error) {
     for (const storage of results.values()) disposeStorage(storage);

@@ -38,8 +38,8 @@ interface Traced {
   readonly settings: ReadonlyMap<Setting<unknown>, unknown>;
   readonly inputs: Map<Tensor, Storage>;
   readonly placeholders: readonly Tensor[];
-  /** Stand-ins of variables in the graph. */
-  readonly variables: ReadonlyMap<Tensor, Variable>;
+  /** Who has each of the program's outside values: a variable, the program itself, or a tensor that the function closes over. */
+  readonly owners: readonly (Variable | Storage | Tensor)[];
   readonly assigned: readonly { readonly variable: Variable; readonly root: Tensor; readonly donated: boolean }[];
   /** What each result was computed as, and its shape: a reshape at the end is free. */
   readonly outputs: readonly { readonly root: Tensor; readonly shape: readonly number[] }[];
@@ -202,13 +202,16 @@ function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[]
   );
   const fixed = new Map<Tensor, Storage>();
   for (const root of plan.roots) if (!plan.donated.has(root)) fixed.set(root, programStorage(device, root.dtype, root.size));
+  const variables = new Map([...readers].map(([variable, placeholder]) => [placeholder, variable]));
   return {
     program,
     device,
     settings,
     inputs,
     placeholders,
-    variables: new Map([...readers].map(([variable, placeholder]) => [placeholder, variable])),
+    owners: program.outside.map(
+      (value) => variables.get(plan.donated.get(value) ?? value) ?? inputs.get(value) ?? fixed.get(value) ?? value,
+    ),
     assigned: targets.map((variable, i) => {
       const root = plan.roots[outputs.length + i]!;
       return { variable, root, donated: plan.donated.has(root) };
@@ -220,20 +223,19 @@ function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[]
 }
 
 function replay(traced: Traced, leaves: readonly Tensor[], profile?: (step: number, milliseconds: number) => void): TensorTree {
-  const { program, device, inputs, placeholders, variables, assigned, fixed } = traced;
-  const { donated } = program.schedule;
+  const { program, device, inputs, placeholders, owners, assigned, fixed } = traced;
   realize(leaves);
   placeholders.forEach((placeholder, i) => {
     const leaf = leaves[i]!;
     checkAlive("run", leaf);
     const bytes = placeholder.size * device.storageBytes(placeholder.dtype);
-    device.copy(locateLeaf(device, leaf), { buffer: inputs.get(placeholder)!.buffer as Buffer, offset: 0 }, bytes);
+    const from = { buffer: locateLeaf(device, leaf), offset: 0 };
+    device.copy(from, { buffer: inputs.get(placeholder)!.buffer as Buffer, offset: 0 }, bytes);
   });
-  const locate = (value: Tensor) => {
-    const variable = variables.get(value) ?? variables.get(donated.get(value) as Tensor);
-    if (variable) return locateLeaf(device, variable.stored);
-    const own = inputs.get(value) ?? fixed.get(value);
-    return own ? { buffer: own.buffer as Buffer, offset: 0 } : locateLeaf(device, value);
+  const locate = (_: Tensor, index: number) => {
+    const owner = owners[index]!;
+    if (owner instanceof Variable) return locateLeaf(device, owner.stored);
+    return owner instanceof Tensor ? locateLeaf(device, owner) : (owner.buffer as Buffer);
   };
   if (profile) program.profile(locate, profile);
   else program.run(locate);
