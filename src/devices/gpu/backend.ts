@@ -55,7 +55,11 @@ export interface GpuJs {
 export interface GpuInstance {
   createKernel(source: string, settings: Record<string, unknown>): GpuKernel;
   destroy(): Promise<void> | void;
-  readonly Kernel: { readonly testContext?: WebGLRenderingContext | null };
+  readonly Kernel: {
+    /** What GPU.js has asked once, also of a context that is lost by now. */
+    readonly features: { readonly maxTextureSize: number };
+    readonly testContext?: WebGLRenderingContext | null;
+  };
   readonly context?: unknown;
   readonly canvas?: Partial<EventTarget> | null;
 }

@@ -62,7 +62,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
   if (!GPU.isSinglePrecisionSupported)
     throw new DeviceError(`mode ${mode} cannot run: this GPU writes no 32-bit floats.`, { operation: "gpu", got: mode });
   const gpu = new GPU({ mode });
-  const asked = gpu.Kernel.testContext;
+  const { testContext, features } = gpu.Kernel;
   let lost = false;
   gpu.canvas?.addEventListener?.("webglcontextlost", () => {
     lost = true;
@@ -91,10 +91,10 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
 
   const backend: Backend = {
     mode,
-    // texture units, less the one that is written; every device has these where it cannot be asked
-    inputs: (asked?.getParameter(asked.MAX_TEXTURE_IMAGE_UNITS) ?? (mode === "webgl2" ? 16 : 8)) - 1,
+    // texture units, less the one that is written; every device has these, if the context that was asked is lost
+    inputs: (testContext?.getParameter(testContext.MAX_TEXTURE_IMAGE_UNITS) || (mode === "webgl2" ? 16 : 8)) - 1,
     // a value is a texture that is nearly a square; whole numbers are floats in WebGL 1
-    limit: mode === "webgl2" && asked ? asked.getParameter(asked.MAX_TEXTURE_SIZE) ** 2 : exactIn32Bits,
+    limit: mode === "webgl2" ? features.maxTextureSize ** 2 : exactIn32Bits,
     exact: exactIn32Bits,
     visible: false,
     upload(values) {
