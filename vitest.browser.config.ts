@@ -1,17 +1,7 @@
 /** `npm run test:browser`: laws and tests that need a browser, in headless Chromium with its software devices. */
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
-
-/** Both WebGL 2 and WebGPU on SwiftShader; findings/gpujs.md has what other flags do. */
-const flags = [
-  "--no-sandbox",
-  "--disable-gpu-sandbox",
-  "--use-gl=angle",
-  "--use-angle=swiftshader",
-  "--enable-unsafe-swiftshader",
-  "--enable-unsafe-webgpu",
-  "--use-webgpu-adapter=swiftshader",
-];
+import { softwareGraphics } from "./bench/chromium.ts";
 
 /** Compiling a kernel takes a tenth of a second on WebGL: fewer cases than in Node. */
 const environment = {
@@ -39,7 +29,10 @@ export default defineConfig({
       headless: true,
       screenshotFailures: false,
       provider: playwright({
-        launchOptions: { executablePath: process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium", args: flags },
+        launchOptions: {
+          executablePath: process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium",
+          args: ["--no-sandbox", "--disable-gpu-sandbox", ...softwareGraphics],
+        },
       }),
       instances: [{ browser: "chromium" }],
     },

@@ -18,6 +18,10 @@ const questions: Readonly<
     about: "side by side with tfjs, jax-js, js-pytorch, gpu.js and PyTorch: steps, generation, operations, memory, sizes",
     run: async (args) => (await import("./peers.ts")).peers(args),
   },
+  gpu: {
+    about: "the gpu device in each of its modes, side by side with tfjs and jax-js in the same Chromium",
+    run: async (args) => (await import("./gpu.ts")).gpu(args),
+  },
   factorise: {
     about: "SVD, eigendecomposition, QR and inverse of a matrix in float64",
     run: async (args) => (await import("./factorise.ts")).factorise(args),

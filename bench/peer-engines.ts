@@ -37,6 +37,8 @@ export interface Engine {
   readonly name: string;
   readonly kind: "lorikeet" | "javascript" | "pytorch";
   readonly threads: number;
+  /** What it computes with in a page, where that is not the processor. */
+  readonly api?: "webgpu" | "webgl";
   /** In bench/peers, with its options. */
   readonly script: readonly string[];
   /** Whether Node must be told to take relaxed SIMD, where it knows but does not enable it. */
@@ -123,7 +125,7 @@ export function installPeers(say: (text: string) => void): string {
   });
   if (status !== 0) {
     rmSync(draft, { recursive: true, force: true });
-    throw new Error("bench: npm could not install the peers (above); choose others with --engines lorikeet,pytorch");
+    throw new Error("bench: npm could not install the peers (above); choose others with --engines lorikeet");
   }
   renameSync(draft, folder);
   return folder;
@@ -145,18 +147,28 @@ export function relaxedSimdFlags(): readonly string[] {
   return known.status === 0 && !known.stderr.includes("unrecognized") ? [flag] : [];
 }
 
+/** How long an engine's script measures, as its options. */
+export const paceOf = (isSlow: boolean, seconds: number): readonly string[] =>
+  isSlow ? ["seconds=1", "least=1"] : [`seconds=${seconds}`];
+
 /** Program and arguments of an engine's process. */
 export function commandOf(
   engine: Engine,
   work: Work,
   {
     seconds,
+    case: start = "",
     python,
     flags,
-  }: { readonly seconds: number; readonly python: string | undefined; readonly flags: readonly string[] },
+  }: {
+    readonly seconds: number;
+    readonly case?: string;
+    readonly python: string | undefined;
+    readonly flags: readonly string[];
+  },
 ): readonly [program: string, args: readonly string[]] {
   const [script, ...options] = engine.script as [string, ...string[]];
-  const pace = engine.isSlow ? ["seconds=1", "least=1"] : [`seconds=${seconds}`];
-  const args = [join(benchFolder, "peers", script), work.name, ...options, ...pace];
+  const pace = paceOf(engine.isSlow ?? false, seconds);
+  const args = [join(benchFolder, "peers", script), work.name, ...options, ...(start ? [`case=${start}`] : []), ...pace];
   return script.endsWith(".py") ? [python as string, args] : [process.execPath, [...(engine.relaxedSimd ? flags : []), ...args]];
 }

@@ -1,10 +1,8 @@
-/** The page of `npm run bench -- peers`: one HTML file with charts, drawn by Observable Plot as the report of a run is. */
+/** The page of `npm run bench -- peers` and `-- gpu`: one HTML file with charts, drawn by Observable Plot as the report of a run is. */
 import { nodeDrawing } from "../src/cli/drawing.ts";
 import { type Drawing, escapeHtml, htmlPage } from "../src/cli/report.ts";
 import type { PackageSize } from "./package-sizes.ts";
-import { engines } from "./peer-engines.ts";
 import { cases, type Entry, megabytes, milliseconds, type Ratios } from "./peer-results.ts";
-import type { Comparison } from "./peers.ts";
 
 interface Bar {
   readonly name: string;
@@ -12,7 +10,19 @@ interface Bar {
   readonly text: string;
 }
 
-const kindOf = (engine: string) => engines.find(({ name }) => name === engine)?.kind ?? "javascript";
+/** What the page tells of. */
+export interface Compared {
+  readonly date: string;
+  readonly machine: string;
+  readonly load: number;
+  readonly versions: Readonly<Record<string, string>>;
+  readonly options: { readonly rounds: number; readonly seconds: number };
+  readonly entries: readonly Entry[];
+  readonly sizes?: readonly PackageSize[];
+}
+
+/** By the beginning of its name: packages and engines. */
+const isOwn = (name: string): boolean => name.startsWith("lorikeet");
 
 /** Bars from the smallest value, on a logarithmic scale, since engines differ by thousands. */
 function bars({ Plot, document }: Drawing, rows: readonly Bar[], label: string): string {
@@ -32,7 +42,7 @@ function bars({ Plot, document }: Drawing, rows: readonly Bar[], label: string):
         x1: () => least,
         x2: "value",
         y: "name",
-        fill: ({ name }: Bar) => (kindOf(name) === "lorikeet" ? "var(--held-out)" : "var(--train)"),
+        fill: ({ name }: Bar) => (isOwn(name) ? "var(--held-out)" : "var(--train)"),
         insetTop: 2,
         insetBottom: 2,
       }),
@@ -62,7 +72,7 @@ function growthChart({ Plot, document }: Drawing, entries: readonly Entry[]): st
         x: "work",
         y: "ms",
         z: "engine",
-        stroke: ({ engine }: Entry) => (kindOf(engine) === "lorikeet" ? "var(--held-out)" : "var(--train)"),
+        stroke: ({ engine }: Entry) => (isOwn(engine) ? "var(--held-out)" : "var(--train)"),
         sort: ({ work }: Entry) => names.indexOf(work),
       }),
       Plot.text(grown, Plot.selectMaxX({ x: "work", y: "ms", z: "engine", text: "engine", dx: 8, textAnchor: "start" })),
@@ -100,14 +110,20 @@ const facts = (rows: readonly (readonly [string, string])[]): string =>
 const sizeRows = (sizes: readonly PackageSize[], key: "installedBytes" | "bundleBytes"): Bar[] =>
   sizes.flatMap(({ name, ...size }) => {
     const bytes = size[key];
-    return bytes === undefined
-      ? []
-      : [{ name: name === "lorikeet" ? "lorikeet 2 threads" : name, value: bytes, text: megabytes(bytes) }];
+    return bytes === undefined ? [] : [{ name, value: bytes, text: megabytes(bytes) }];
   });
 
-/** The whole page. */
-export async function comparisonPage(comparison: Comparison): Promise<string> {
-  const { entries, ratios, sizes, machine, load, versions, date, options } = comparison;
+/** Ratios of the training step and of generation, in words. */
+export const wordedRatios = (ratios: Readonly<Record<string, Ratios>>): [string, string][] =>
+  Object.entries(ratios).flatMap(([title, ratio]) =>
+    /^(lora-step|generate):/.test(title) ? wordRatios(title.split(":")[0]!, ratio) : [],
+  );
+
+/** The whole page. @param headline what it says first, as rows of two */
+export async function comparisonPage(
+  { entries, sizes = [], machine, load, versions, date, options }: Compared,
+  headline: readonly (readonly [string, string])[],
+): Promise<string> {
   const drawing = await nodeDrawing();
   const sections = [...cases(entries)].map(([title, group]) => {
     const timed = group.flatMap(({ engine, ms }) =>
@@ -124,9 +140,6 @@ export async function comparisonPage(comparison: Comparison): Promise<string> {
   );
   const chart = (title: string, rows: readonly Bar[], label: string) =>
     rows.length ? `<h2>${title}</h2><figure>${bars(drawing, rows, label)}</figure>` : "";
-  const headline = Object.entries(ratios).flatMap(([title, ratio]) =>
-    /^(lora-step|generate):/.test(title) ? wordRatios(title.split(":")[0]!, ratio) : [],
-  );
   return htmlPage(
     "lorikeet beside its peers",
     `<section class="results" aria-label="Results">${facts(headline)}</section>

@@ -1,42 +1,19 @@
 /**
- * jax-js on its wasm device. `threads=2` gives it a Worker, which Node has under another name: a shim, not something that it ships.
- * Run by peers.ts with PEERS_DIR: node [--experimental-wasm-relaxed-simd] jax.mjs WORK [threads=N]
+ * jax-js on its wasm device, or another. `threads=2` gives it a Worker, which Node has under another name: a shim, not something that it
+ * ships. Run by peers.ts with PEERS_DIR: node [--experimental-wasm-relaxed-simd] jax.mjs WORK [threads=N], and in a page by gpu.ts with
+ * device=webgpu
  */
-import { resolveObjectURL } from "node:buffer";
-import { performance } from "node:perf_hooks";
-import { pathToFileURL } from "node:url";
-import { Worker as NodeWorker } from "node:worker_threads";
+import { load } from "./node.mjs";
 import { buildBatch, buildParams, causalMask, compete, model, option, rope, spec } from "./workload.mjs";
 
+const device = option("device", "wasm");
 const threads = Number(option("threads", 1));
-if (threads > 1) {
-  if (globalThis.navigator?.hardwareConcurrency !== threads)
-    Object.defineProperty(globalThis, "navigator", { value: { hardwareConcurrency: threads }, configurable: true });
-  const prelude =
-    "const {parentPort}=require('node:worker_threads');globalThis.self=globalThis;globalThis.postMessage=(m)=>parentPort.postMessage(m);parentPort.on('message',(data)=>self.onmessage({data}));\n";
-  globalThis.Worker = class {
-    waiting = [];
-    constructor(url) {
-      resolveObjectURL(String(url))
-        .text()
-        .then((source) => {
-          this.worker = new NodeWorker(prelude + source, { eval: true });
-          this.worker.on("message", (data) => this.onmessage?.({ data }));
-          this.worker.on("error", (error) => this.onerror?.(error));
-          for (const message of this.waiting) this.worker.postMessage(message);
-          this.waiting = null;
-        });
-    }
-    postMessage(message) {
-      if (this.waiting) this.waiting.push(message);
-      else this.worker.postMessage(message);
-    }
-  };
-}
+if (threads > 1) (await import("./node-workers.mjs")).provideWorkers(threads);
 const start = performance.now();
-const jax = await import(pathToFileURL(`${process.env.PEERS_DIR}/node_modules/@jax-js/jax/dist/index.js`).href);
-await jax.init("wasm");
-jax.defaultDevice("wasm");
+const jax = await load("@jax-js/jax");
+const usable = await jax.init(device);
+if (!usable.includes(device)) throw new Error(`jax-js has no ${device} here`);
+jax.defaultDevice(device);
 const importMs = performance.now() - start;
 
 const { numpy: np, nn } = jax;
@@ -248,13 +225,16 @@ await compete({
   measured(f, tensors) {
     const compiled = jax.jit(f);
     const call = () => compiled(...tensors.map((tensor) => tensor.ref));
+    // what is disposed of before somebody waits for it is never computed
+    const waiting = [];
     return {
       async run() {
-        const result = call();
-        await jax.blockUntilReady(result.ref);
-        result.dispose();
+        const done = jax.blockUntilReady(call()).then((result) => result.dispose());
+        if (device === "wasm") await done;
+        else waiting.push(done);
       },
       read: () => call().data(),
+      ...(device !== "wasm" && { complete: () => Promise.all(waiting.splice(0)) }),
     };
   },
 });

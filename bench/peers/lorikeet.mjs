@@ -1,11 +1,14 @@
-/** lorikeet itself, through its entry points, as somebody would write it who installed the package. Run by peers.ts: node lorikeet.mjs WORK [threads=N] */
-import { performance } from "node:perf_hooks";
+/**
+ * lorikeet itself, through its entry points, as somebody would write it who installed the package. Run by peers.ts:
+ * node lorikeet.mjs WORK [threads=N], and in a page by gpu.ts with mode=MODE of its gpu device
+ */
+import { entry } from "./node.mjs";
 import { buildBatch, buildParams, compete, model, option, spec, work } from "./workload.mjs";
 
 const start = performance.now();
-const entry = (name) => import(new URL(`../../dist/src/${name}`, import.meta.url).href);
 const lorikeet = await entry("index.js");
-const device = lorikeet.devices.wasm({ threads: Number(option("threads", 2)) });
+const mode = option("mode", "");
+const device = mode ? await lorikeet.devices.gpu({ mode }) : lorikeet.devices.wasm({ threads: Number(option("threads", 2)) });
 lorikeet.useDevice(device);
 const isModel = work.startsWith("lora-step") || work === "generate";
 const [{ LlamaForCausalLM }, { attach, lora }, { AdamW, gradientsOf }, { complete }] = isModel
@@ -69,9 +72,9 @@ function trainer() {
   const { x, y } = buildBatch();
   const [ids, targets] = [x, y].map((list) => fromTypedArray(list, [model.batch, model.seq]));
   return {
-    step() {
+    async step() {
       const loss = update(ids, targets);
-      const [value] = loss.dataSync();
+      const [value] = await loss.data();
       loss.dispose();
       return value;
     },
@@ -90,6 +93,7 @@ await compete({
   operations,
   trainer,
   generator,
+  compilations: () => device.statistics.compilations,
   tensor: (data, shape) => fromTypedArray(data, shape),
   measured(f, tensors) {
     // into a cell: the same memory at every call
@@ -98,12 +102,14 @@ await compete({
       out.assign(f(...tensors));
       return [];
     });
+    const head = compile(() => out.value.reshape([-1]).slice("0:1"));
     return {
       run: () => call(),
       read() {
         call();
-        return out.value.dataSync();
+        return out.value.data();
       },
+      ...(mode && { complete: () => head().data() }),
     };
   },
 });

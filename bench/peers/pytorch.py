@@ -33,13 +33,14 @@ GROWTH = {
     "lora-step-4x-tokens": {"batch": 4},
     "lora-step-4x-width": {"dim": 4, "ffn": 4, "heads": 4},
     "lora-step-2x-depth": {"layers": 2},
+    "lora-step-small": {"layers": 1 / 6, "batch": 1 / 4, "vocab": 1 / 4},
 }
 
 
 def spec_of(work):
     spec = read("../spec.json")
     for key, factor in GROWTH.get(work, {}).items():
-        spec["model"][key] *= factor
+        spec["model"][key] = round(spec["model"][key] * factor)
     return spec
 
 

@@ -1,20 +1,20 @@
 /**
  * TensorFlow.js. `tuned`: derivatives written by hand so that no product takes a transposed operand, which the wasm backend does slowly;
- * without it, what a user of it would write. Run by peers.ts with PEERS_DIR: node tfjs.mjs WORK backend=wasm|cpu [tuned=1]
+ * without it, what a user of it would write. Run by peers.ts with PEERS_DIR: node tfjs.mjs WORK backend=wasm|cpu [tuned=1], and in a page by
+ * gpu.ts with backend=webgl|webgpu
  */
-import { createRequire } from "node:module";
-import { performance } from "node:perf_hooks";
+import { load } from "./node.mjs";
 import { buildBatch, buildParams, causalMask, compete, model, option, rope, spec } from "./workload.mjs";
 
 const backend = option("backend", "wasm");
 const tuned = option("tuned", "") === "1";
 const start = performance.now();
-const require = createRequire(`${process.env.PEERS_DIR}/x.js`);
-const tf = require("@tensorflow/tfjs"); // tfjs-core alone has no gradients registered in Node
-if (backend === "wasm") require("@tensorflow/tfjs-backend-wasm");
+const tf = await load("@tensorflow/tfjs"); // tfjs-core alone has no gradients registered in Node
+if (backend === "wasm" || backend === "webgpu") await load(`@tensorflow/tfjs-backend-${backend}`);
 await tf.setBackend(backend);
 await tf.ready();
 const importMs = performance.now() - start;
+const onCard = backend === "webgl" || backend === "webgpu";
 
 const { layers, heads, dim, vocab, batch, seq, rmsEps } = model;
 const size = dim / heads;
@@ -40,6 +40,14 @@ const operations = {
   },
   embedding: (table, ids) => tf.gather(table, ids),
 };
+
+/** One element: the rest is done then, too. */
+async function head(tensor) {
+  const first = tf.tidy(() => tf.slice(tf.reshape(tensor, [-1]), [0], [1]));
+  const data = await first.data();
+  first.dispose();
+  return data;
+}
 
 function trainer() {
   const [params, variables, turned] = [{}, {}, {}];
@@ -109,10 +117,8 @@ function trainer() {
   const names = Object.keys(variables);
   const moments = Object.fromEntries(names.map((name) => [name, [0, 1].map(() => tf.zerosLike(variables[name]))]));
   return {
-    step(i) {
+    async step(i) {
       const { value, grads } = tf.variableGrads(loss, Object.values(variables));
-      const [number] = value.dataSync();
-      value.dispose();
       const [first, second] = [lr / (1 - beta1 ** (i + 1)), 1 / Math.sqrt(1 - beta2 ** (i + 1))];
       for (const name of names) {
         const g = grads[name];
@@ -128,6 +134,9 @@ function trainer() {
         variables[name].assign(next);
         next.dispose();
       }
+      await head(variables[names.at(-1)]);
+      const [number] = await value.data();
+      value.dispose();
       return number;
     },
   };
@@ -140,13 +149,15 @@ await compete({
   tensor: (data, shape, dtype) => tf.tensor(data, shape, dtype),
   measured(f, tensors) {
     const call = () => tf.tidy(() => f(...tensors));
+    let result;
     return {
       run() {
-        const result = call();
-        result.dataSync();
-        result.dispose();
+        result?.dispose();
+        result = call();
+        if (!onCard) result.dataSync();
       },
-      read: () => call().dataSync(),
+      read: () => call().data(),
+      ...(onCard && { complete: () => head(result) }),
     };
   },
 });

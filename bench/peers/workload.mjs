@@ -1,11 +1,8 @@
 /**
- * The work that every engine does in `npm run bench -- peers`: the same numbers, the same checks, the same clock. An engine's script
- * calls `compete` with what it can do; each run of a script does one piece of work and prints one line of JSON for each result.
+ * The work that every engine does in `npm run bench -- peers` and `-- gpu`: the same numbers, the same checks, the same clock. An engine's
+ * script calls `compete` with what it can do; each run of a script does one piece of work and prints one line of JSON for each result.
  */
-import { readFileSync } from "node:fs";
-import { performance } from "node:perf_hooks";
-
-const json = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"));
+import { finish, now, peakMemory, reference, say, spec, words } from "./node.mjs";
 
 /** How the step of spec.json grows. */
 const growth = {
@@ -13,21 +10,19 @@ const growth = {
   "lora-step-4x-tokens": { batch: 4 },
   "lora-step-4x-width": { dim: 4, ffn: 4, heads: 4 },
   "lora-step-2x-depth": { layers: 2 },
+  "lora-step-small": { layers: 1 / 6, batch: 1 / 4, vocab: 1 / 4 },
 };
 
-/** The work, then options as `name=value`. */
-const [work = "lora-step", ...options] = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
+const [work = "lora-step", ...options] = words;
 const option = (name, otherwise) => options.find((text) => text.startsWith(`${name}=`))?.slice(name.length + 1) ?? otherwise;
 
-export { option, work };
+export { option, spec, work };
 
 /** Seconds of measuring, about; a piece of work that takes longer is done once. */
 const seconds = Number(option("seconds", 10));
 
-export const spec = json("../spec.json");
-for (const [key, factor] of Object.entries(growth[work] ?? {})) spec.model[key] *= factor;
+for (const [key, factor] of Object.entries(growth[work] ?? {})) spec.model[key] = Math.round(spec.model[key] * factor);
 export const model = spec.model;
-const reference = { ...json("../expected.json"), growth: json("./expected-growth.json") };
 
 function fnv1a(text) {
   let hash = 0x811c9dc5;
@@ -138,16 +133,19 @@ function matmulProblem(name, M, K, N, { turnA = false, turnB = false } = {}) {
 }
 
 const n = spec.elementwise.n;
-const rowwise = (name, operation, inputs, expectRow) => ({
+const rowwise = (name, operation, inputs, expectRow, length = n) => ({
   name,
   operation,
-  inputs: [{ name: "a", shape: [n, n] }, ...inputs],
-  size: n * n,
+  inputs: [{ name: "a", shape: [length, length] }, ...inputs],
+  size: length * length,
   expect:
     ([x, ...rest]) =>
-    (index) =>
-      expectRow(Float64Array.from(x.subarray(n * Math.floor(index / n), n * (Math.floor(index / n) + 1))), index % n, rest),
+    (index) => {
+      const row = Math.floor(index / length);
+      return expectRow(Float64Array.from(x.subarray(length * row, length * (row + 1))), index % length, rest);
+    },
 });
+const softmaxOf = (row, j) => Math.exp(row[j]) / row.reduce((sum, value) => sum + Math.exp(value), 0);
 const mean = (row, f) => row.reduce((sum, value) => sum + f(value), 0) / row.length;
 
 /** Of each piece of work, the problems in it. `expect` gives the right value at an index, in float64. */
@@ -173,9 +171,7 @@ export const problems = {
           Math.tanh(x[i] * 1.5 + 0.3) / (1 + Math.exp(-x[i])) - x[i] * x[i],
     },
   ],
-  softmax: [
-    rowwise("rows of 1024", "softmax", [], (row, j) => Math.exp(row[j]) / row.reduce((sum, value) => sum + Math.exp(value), 0)),
-  ],
+  softmax: [rowwise("rows of 1024", "softmax", [], softmaxOf), rowwise("256 rows of 256", "softmax", [], softmaxOf, 256)],
   norm: [
     rowwise(
       "layer norm",
@@ -247,20 +243,11 @@ function attentionProblem(B, T, H, D) {
 export const inputOf = ({ name, shape, integers }) =>
   integers ? Int32Array.from(uniform(name, product(shape)), (u) => Math.floor(u * integers)) : values(name, product(shape), 1);
 
-export const now = () => performance.now();
 export const median = (list) => {
   const sorted = [...list].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 };
-export const peakMemory = () => {
-  try {
-    return Number(/VmHWM:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))[1]) * 1024;
-  } catch {
-    return process.resourceUsage().maxRSS * 1024;
-  }
-};
-const say = (result) => console.log(JSON.stringify(result));
 
 /** The largest distance from the right values, over 997 places spread across the result, relative to the largest of them. */
 export function errorOf(problem, inputs, result) {
@@ -278,11 +265,11 @@ export function errorOf(problem, inputs, result) {
 
 async function repeat(run, { forMs, least = 3, most = 2000 }) {
   const times = [];
-  const start = now();
-  while (times.length < least || (now() - start < forMs && times.length < most)) {
-    const from = now();
+  const start = performance.now();
+  while (times.length < least || (performance.now() - start < forMs && times.length < most)) {
+    const from = await now();
     await run();
-    times.push(now() - from);
+    times.push((await now()) - from);
   }
   return times;
 }
@@ -290,20 +277,30 @@ async function repeat(run, { forMs, least = 3, most = 2000 }) {
 async function micro(engine) {
   for (const problem of problems[work]) {
     const operation = engine.operations?.[problem.operation];
-    if (!operation) continue;
+    if (!operation || !problem.name.startsWith(option("case", ""))) continue;
     const label = { case: problem.name, ...(problem.flops && { flops: problem.flops }), elements: problem.size };
     try {
       const inputs = problem.inputs.map(inputOf);
       const tensors = problem.inputs.map(({ shape, integers }, i) =>
         engine.tensor(inputs[i], shape, integers ? "int32" : "float32"),
       );
-      const { run, read } = engine.measured((...x) => operation(...x, problem.attributes), tensors);
+      const { run, read, complete } = engine.measured((...x) => operation(...x, problem.attributes), tensors);
       const error = errorOf(problem, inputs, await read());
-      const warm = now();
-      do await run();
-      while (now() - warm < 100);
-      const times = await repeat(run, { forMs: (seconds * 1000) / problems[work].length });
-      say({ ...label, ms: median(times), bestMs: Math.min(...times), runs: times.length, error });
+      // waiting for a graphics card takes a time of its own: as many at once as make it small
+      let together = 1;
+      const once = async () => {
+        for (let i = 0; i < together; i++) await run();
+        await complete?.();
+      };
+      const warm = performance.now();
+      do await once();
+      while (performance.now() - warm < 100);
+      const start = performance.now();
+      await once();
+      if (complete) together = Math.min(50, Math.ceil(200 / (performance.now() - start)));
+      const times = await repeat(once, { forMs: (seconds * 1000) / problems[work].length });
+      const [ms, bestMs] = [median(times), Math.min(...times)].map((time) => time / together);
+      say({ ...label, ms, bestMs, runs: times.length * together, error });
     } catch (error) {
       say({ ...label, failed: String(error?.stack ?? error).slice(0, 300) });
     }
@@ -312,16 +309,16 @@ async function micro(engine) {
 
 /** Steps until the time is up; their losses are compared with PyTorch's. */
 async function train(engine) {
-  const start = now();
+  const start = performance.now();
   const { step, tokens = model.batch * model.seq, losses: right = reference.growth[work] } = await engine.trainer();
   const expected = right ?? reference.train.losses;
   const [losses, times] = [[], []];
   const most = work === "lora-step" ? spec.train.steps : 6;
   for (let i = 0; i < most; i++) {
-    const from = now();
+    const from = await now();
     losses.push(await step(i));
-    times.push(now() - from);
-    if (now() - start > seconds * 1000 && i >= Number(option("least", 3)) - 1) break;
+    times.push((await now()) - from);
+    if (performance.now() - start > seconds * 1000 && i >= Number(option("least", 3)) - 1) break;
   }
   const steady = times.slice(Math.min(spec.train.warmup, times.length - 1));
   const error = Math.max(...losses.slice(0, expected.length).map((loss, i) => Math.abs(loss - expected[i])));
@@ -337,6 +334,7 @@ async function train(engine) {
     losses,
     error: Number.isFinite(error) ? error : 1e30,
     peakBytes: peakMemory(),
+    compilations: engine.compilations?.(),
     ...(scale !== 1 && { scaledFrom: tokens }),
   });
 }
@@ -363,7 +361,8 @@ async function generate(engine) {
 /**
  * Does the work that the command line names, and prints its results.
  *
- * An engine has: `importMs`; `tensor(data, shape, dtype)`, `measured(f, tensors)` giving `{ run, read }` and `operations` by name;
+ * An engine has: `importMs`; `tensor(data, shape, dtype)`, `measured(f, tensors)` giving `{ run, read }`, and `complete` where `run` only
+ * begins the work, and `operations` by name;
  * `trainer()` giving `{ step(i) → loss }`; `generator()` giving a function that returns the new token ids. It may leave out what it cannot.
  */
 export async function compete(engine) {
@@ -374,5 +373,5 @@ export async function compete(engine) {
   } catch (error) {
     say({ case: work, failed: String(error?.stack ?? error).slice(0, 400) });
   }
-  process.exit(0);
+  finish();
 }

@@ -1,9 +1,9 @@
 /**
  * The matrix product y[m, n] = Σₖ a[m, k] · b[k, n] (+ start[m, n]), batched, through any strides: in place of the plain loop over k
- * of src/devices/gpu/calls.ts, which reads every element of a and b many times.
+ * of src/devices/gpu/matmul-call.ts, which reads every element of a and b many times.
  *
- * WebGPU: a workgroup of 16×16 threads keeps tiles of a and b in its own memory, each thread a square of sums in registers.
- * WebGL: four neighbouring elements lie in one texel: pack, multiply texels, unpack. A quotient of floats may be off by one, which is mended.
+ * WebGL 1: four neighbouring elements lie in one texel: pack, multiply texels, unpack. matmul-glsl.ts and matmul-wgsl.ts have the forms
+ * of WebGL 2 and of WebGPU. A quotient of floats may be off by one, which is mended.
  */
 import type { Floats, KernelThis, Rows } from "./kernel-this.ts";
 
@@ -23,84 +23,6 @@ export interface MatmulSizes {
   readonly a: MatrixWalk;
   readonly b: MatrixWalk;
   readonly start?: MatrixWalk;
-}
-
-/** Threads along each side of a workgroup, and steps along k between two fillings of its memory. */
-const side = 16;
-
-/** Shader and number of workgroups. Bindings: parameters of GPU.js, a, b, start if there is one, result. */
-export function matmulWgsl({ batches, M, N, K, a, b, start }: MatmulSizes): { code: string; workgroups: number } {
-  // sums per thread along each side: 4 where there are rows and columns enough to fill tiles of 64
-  const own = Math.min(M, N) >= 48 ? 4 : Math.min(M, N) >= 24 ? 2 : 1;
-  const tile = side * own;
-  const [across, down] = [Math.ceil(N / tile), Math.ceil(M / tile)];
-  const each = Array.from({ length: own }, (_, i) => i);
-  const squares = each.flatMap((i) => each.map((j) => [i, j] as const));
-  const walk = (at: MatrixWalk, row: string, column: string): string =>
-    `batch * ${at.batch}u + ${at.offset}u + (${row}) * ${at.row}u + (${column}) * ${at.column}u`;
-  const arrays = start ? 3 : 2;
-  const binding = (i: number, name: string, access: string): string =>
-    `@group(0) @binding(${i}) var<storage, ${access}> ${name} : array<f32>;`;
-  const code = `struct Params { x : u32, y : u32, z : u32, width : u32, ${Array.from({ length: arrays }, (_, i) => `d${i} : vec4<u32>`).join(", ")} }
-@group(0) @binding(0) var<uniform> params : Params;
-${binding(1, "a", "read")}
-${binding(2, "b", "read")}
-${start ? binding(3, "start", "read") : ""}
-${binding(arrays + 1, "result", "read_write")}
-var<workgroup> tileA : array<f32, ${tile * side}>;
-var<workgroup> tileB : array<f32, ${tile * side}>;
-
-@compute @workgroup_size(${side * side})
-fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) groups : vec3<u32>, @builtin(local_invocation_index) t : u32) {
-  let number = group.y * groups.x + group.x;
-  if (number >= ${batches * across * down}u) { return; }
-  let batch = number / ${across * down}u;
-  let at = number % ${across * down}u;
-  let top = (at / ${across}u) * ${tile}u;
-  let left = (at % ${across}u) * ${tile}u;
-  let y = t / ${side}u;
-  let x = t % ${side}u;
-${squares.map(([i, j]) => `  var s${i}${j} = 0.0;`).join("\n")}
-  for (var k0 = 0u; k0 < ${K}u; k0 += ${side}u) {
-${each
-  .map(
-    (i) => `    {
-      let row = top + y + ${i * side}u;
-      let k = k0 + x;
-      var value = 0.0;
-      if (row < ${M}u && k < ${K}u) { value = a[${walk(a, "row", "k")}]; }
-      tileA[(y + ${i * side}u) * ${side}u + x] = value;
-    }
-    {
-      let k = k0 + y;
-      let column = left + x + ${i * side}u;
-      var value = 0.0;
-      if (k < ${K}u && column < ${N}u) { value = b[${walk(b, "k", "column")}]; }
-      tileB[y * ${tile}u + x + ${i * side}u] = value;
-    }`,
-  )
-  .join("\n")}
-    workgroupBarrier();
-    for (var k = 0u; k < ${side}u; k++) {
-${each.map((i) => `      let a${i} = tileA[(y + ${i * side}u) * ${side}u + k];`).join("\n")}
-${each.map((j) => `      let b${j} = tileB[k * ${tile}u + x + ${j * side}u];`).join("\n")}
-${squares.map(([i, j]) => `      s${i}${j} += a${i} * b${j};`).join("\n")}
-    }
-    workgroupBarrier();
-  }
-${squares
-  .map(
-    ([i, j]) => `  {
-    let row = top + y + ${i * side}u;
-    let column = left + x + ${j * side}u;
-    if (row < ${M}u && column < ${N}u) {
-      result[(batch * ${M}u + row) * ${N}u + column] = s${i}${j}${start ? ` + start[${walk(start, "row", "column")}]` : ""};
-    }
-  }`,
-  )
-  .join("\n")}
-}`;
-  return { code, workgroups: batches * across * down };
 }
 
 /** Four floats of one texel. */

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { benchFolder, commandOf, type Engine, engines, takesPart, type Work, works } from "../../bench/peer-engines.ts";
-import { comparisonPage } from "../../bench/peer-page.ts";
+import { comparisonPage, wordedRatios } from "../../bench/peer-page.ts";
 import { cases, type Entry, entryOf, linesIn, problemOf, ratiosOf, tableOf } from "../../bench/peer-results.ts";
 import { peerOptions } from "../../bench/peers.ts";
 
@@ -24,22 +24,22 @@ describe("options", () => {
     const options = peerOptions([]);
     expect(options.works).toEqual(works);
     expect(options.engines).toEqual(engines);
-    expect(options).toMatchObject({ rounds: 3, sizes: true });
+    expect(options).toMatchObject({ rounds: 3, extras: ["sizes"] });
   });
 
   it("leave out what is long and slow with --quick", () => {
     const options = peerOptions(["--quick"]);
     expect(options.works.map(({ name }) => name)).not.toContain("lora-step-4x-width");
     expect(options.engines.map(({ name }) => name)).not.toContain("js-pytorch");
-    expect(options).toMatchObject({ rounds: 1, sizes: false });
+    expect(options).toMatchObject({ rounds: 1, extras: [] });
   });
 
   it("take what is named", () => {
     const options = peerOptions(["--only", "lora-step,matmul", "--engines", "Lorikeet, jax-js", "--rounds=2", "--budget", "9"]);
     expect(options.works.map(({ name }) => name)).toEqual(["lora-step", "matmul"]);
     expect(new Set(options.engines.map(({ kind }) => kind))).toEqual(new Set(["lorikeet", "javascript"]));
-    expect(options).toMatchObject({ rounds: 2, budget: 9, sizes: false });
-    expect(peerOptions(["--only", "sizes"])).toMatchObject({ works: [], sizes: true });
+    expect(options).toMatchObject({ rounds: 2, budget: 9, extras: [] });
+    expect(peerOptions(["--only", "sizes"])).toMatchObject({ works: [], extras: ["sizes"] });
   });
 
   it("have a name for every engine, by its beginning", () => {
@@ -145,16 +145,16 @@ describe("ratios", () => {
   });
 
   it("are drawn on a page that stands alone", async () => {
-    const page = await comparisonPage({
+    const compared = {
       date: "2026-01-01",
       machine: "<a machine>",
       load: 0,
       versions: { node: "v20" },
       options: { rounds: 1, seconds: 1 },
-      ratios: { "lora-step: train": ratiosOf(entries, engines) },
       entries: [...entries, entry("lorikeet 2 threads", 400, { work: "lora-step-2x-depth" })],
       sizes: [{ name: "lorikeet", installedBytes: 1e7, bundleBytes: 2e5 }],
-    });
+    };
+    const page = await comparisonPage(compared, wordedRatios({ "lora-step: train": ratiosOf(entries, engines) }));
     expect(page).toContain("13.00 times as fast as jax-js wasm relaxed SIMD 2 threads");
     expect(page).toContain("How the cost grows");
     expect(page).toContain("&lt;a machine&gt;");

@@ -5,7 +5,7 @@ import { build as esbuild } from "esbuild";
 import type { Browser, Page } from "playwright-core";
 import { build as vite } from "vite";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openChromium, type ServedFolder, serveFolder } from "./chromium.ts";
+import { openChromium, type ServedFolder, serveFolder } from "../../bench/chromium.ts";
 import { type TrainingSample, trainingSample } from "./training-sample.ts";
 
 const root = resolve(import.meta.dirname, "../..");

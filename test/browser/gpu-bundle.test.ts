@@ -6,7 +6,7 @@ import type { Probe } from "lorikeet";
 import type { Browser } from "playwright-core";
 import { build as vite } from "vite";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { openChromium, type ServedFolder, serveFolder } from "./chromium.ts";
+import { openChromium, type ServedFolder, serveFolder } from "../../bench/chromium.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const folder = join(root, ".cache/gpu-bundles");

@@ -10,7 +10,7 @@ import { completeText, finetuning, type LoadedModel, loadModel } from "lorikeet/
 import type { Browser, BrowserContext, Page } from "playwright-core";
 import { build } from "vite";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openChromium, type ServedFolder, serveFolder } from "./chromium.ts";
+import { openChromium, type ServedFolder, serveFolder } from "../../bench/chromium.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const outDir = join(root, ".cache/web");

@@ -2,6 +2,7 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { download, upload, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
+import { createGpu } from "../../src/devices/gpu/index.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add } from "../../src/graph/elementwise.ts";
@@ -11,7 +12,19 @@ import { sizeOf } from "../../src/graph/shape.ts";
 import { variants } from "../arbitrary/devices.ts";
 import { randomValues } from "../arbitrary/draw.ts";
 
-const opened = await Promise.all(variants.map(async ({ name, open }) => ({ name, device: await open() })));
+/** The products of graphics cards, which software adapters would not be given. */
+async function openAsCard(): Promise<Device> {
+  const device = await createGpu({ mode: "webgpu" });
+  Object.assign((device as unknown as { readonly backend: object }).backend, { software: false });
+  return device;
+}
+
+const opened = await Promise.all(
+  [...variants, { name: "webgpu, as on a card", open: openAsCard }].map(async ({ name, open }) => ({
+    name,
+    device: await open(),
+  })),
+);
 const reference = createReference();
 
 const cases = [
@@ -19,6 +32,8 @@ const cases = [
   { name: "ragged edges", batch: [], M: 65, K: 19, N: 130 },
   { name: "few rows", batch: [], M: 9, K: 70, N: 33 },
   { name: "a batch", batch: [3], M: 17, K: 21, N: 18 },
+  { name: "an adapter's rank", batch: [], M: 68, K: 8, N: 6 },
+  { name: "one row", batch: [2], M: 1, K: 12, N: 8 },
   { name: "two axes of batch", batch: [2, 3], M: 50, K: 16, N: 27 },
 ];
 

@@ -27,6 +27,8 @@ export interface Backend {
   readonly exact: number;
   /** Handles are ordinary arrays. */
   readonly visible: boolean;
+  /** The processor computes what a graphics card would: the memory of a workgroup is no faster than any other there. */
+  readonly software?: boolean;
   upload(values: Float32Array): Handle;
   run(pass: Pass, args: readonly (Handle | number)[]): Handle;
   read(handle: Handle): Promise<Float32Array>;
@@ -74,7 +76,7 @@ export interface GpuKernel {
 /** Settings of GPU.js for a pass. */
 export function kernelSettings(pass: Pass, functions: Readonly<Record<string, (...args: number[]) => number>>) {
   return {
-    output: [pass.count],
+    output: pass.size ? [...pass.size] : [pass.count],
     precision: "single",
     tactic: "precision",
     pipeline: true,
@@ -107,6 +109,9 @@ export class KernelCache {
   private readonly kernels = new Map<string, GpuKernel>();
   private readonly most: number;
   private readonly make: (pass: Pass) => GpuKernel;
+  /** A number for each different kernel, lengths of what it reads aside: its text is too long to be compared at every call. */
+  private readonly texts = new Map<string, number>();
+  private readonly numbers = new WeakMap<Pass, number>();
   compilations = 0;
 
   constructor(most: number, make: (pass: Pass) => GpuKernel) {
@@ -119,7 +124,7 @@ export class KernelCache {
   }
 
   get(pass: Pass, args: readonly (Handle | number)[]): GpuKernel {
-    const key = kernelKey(pass, args);
+    const key = this.key(pass, args);
     let kernel = this.kernels.get(key);
     if (kernel) this.kernels.delete(key);
     else {
@@ -138,11 +143,21 @@ export class KernelCache {
   clear(): void {
     this.kernels.clear();
   }
-}
 
-/** Identity of a kernel: its source, its sizes, and the lengths of what it reads, which GL kernels are compiled for. */
-const kernelKey = (pass: Pass, args: readonly (Handle | number)[]): string =>
-  `${pass.count}|${args.map((arg) => (typeof arg === "number" ? "n" : arg.count)).join()}|${JSON.stringify(pass.constants)}|${pass.wgsl?.code ?? pass.source}`;
+  /** Identity of a kernel: its source, its sizes, and the lengths of what it reads, which GL kernels are compiled for. */
+  private key(pass: Pass, args: readonly (Handle | number)[]): string {
+    let number = this.numbers.get(pass);
+    if (number === undefined) {
+      const text = `${pass.size ?? pass.count}|${JSON.stringify(pass.constants)}|${pass.wgsl?.code ?? pass.glsl ?? pass.source}`;
+      number = this.texts.get(text);
+      if (number === undefined) this.texts.set(text, (number = this.texts.size));
+      this.numbers.set(pass, number);
+    }
+    let key = String(number);
+    for (const arg of args) key += typeof arg === "number" ? ",n" : `,${arg.count}`;
+    return key;
+  }
+}
 
 /** @throws {DeviceError} when GPU.js took another way than the one that was chosen, which it does without a word */
 export function checkMode({ kernel }: GpuKernel, mode: GpuMode): void {

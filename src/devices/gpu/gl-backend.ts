@@ -13,6 +13,7 @@ import {
   KernelCache,
   kernelSettings,
 } from "./backend.ts";
+import type { GlKernel } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
 
 type GlMode = GpuMode & ("webgl2" | "webgl" | "headlessgl");
@@ -51,6 +52,28 @@ export function whyNoHeadlessGl(
     : "the package gl needs an X display, and there is none (xvfb-run gives one)";
 }
 
+/** What GPU.js reads a texture with: two divisions of whole numbers, which graphics cards do slowly, and SwiftShader very slowly. */
+const slowRead = /vec4 getImage2D\(sampler2D tex[^}]*}/;
+const quickRead = `vec4 getImage2D(sampler2D tex, ivec2 texSize, ivec3 texDim, int z, int y, int x) {
+  int index = x + texDim.x * (y + texDim.y * z);
+  int row = int(float(index) / float(texSize.x));
+  int column = index - row * texSize.x;
+  if (column < 0) { column += texSize.x; row--; }
+  if (column >= texSize.x) { column -= texSize.x; row++; }
+  return texture(tex, (vec2(column, row) + 0.5) / vec2(texSize));
+}`;
+
+/** Gives a kernel a shader of ours, or mends GPU.js's where it is slow. */
+function setShader(kernel: GlKernel, glsl: string | undefined): void {
+  const write = kernel.getFragmentShader;
+  kernel.getFragmentShader = function (args) {
+    const code = glsl
+      ? glsl.replace("#version 300 es", `#version 300 es\n#define WIDTH ${this.texSize[0]}`)
+      : write.call(this, args).replace(slowRead, quickRead);
+    return (this.compiledFragmentShader = code);
+  };
+}
+
 /** @throws {DeviceError} saying what is missing here */
 export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
   const supported = { webgl2: GPU.isWebGL2Supported, webgl: GPU.isWebGLSupported, headlessgl: GPU.isHeadlessGLSupported };
@@ -86,7 +109,11 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
     handles++;
     return { count, references: 1, raw };
   };
-  const kernels = new KernelCache(mostKernels, (pass) => gpu.createKernel(pass.source, kernelSettings(pass, functions)));
+  const kernels = new KernelCache(mostKernels, (pass) => {
+    const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
+    if (mode === "webgl2") setShader(made.kernel as unknown as GlKernel, pass.glsl);
+    return made;
+  });
   let uploader: GpuKernel | null = null;
 
   const backend: Backend = {

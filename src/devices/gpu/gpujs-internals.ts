@@ -11,6 +11,7 @@ export interface BufferResult {
 
 /** The one device of the page. */
 export interface WebGpuContext {
+  readonly adapter?: GPUAdapter;
   readonly device: GPUDevice;
   readonly isLost: boolean;
 }
@@ -41,4 +42,13 @@ export interface WebGpuKernel {
   workgroupSize: [number, number, number];
   outputBuffer: CountedBuffer | null;
   bindGroupDirty: boolean;
+}
+
+/** A kernel in the modes of WebGL. */
+export interface GlKernel {
+  /** Width and height of the texture that it writes. */
+  readonly texSize: ArrayLike<number>;
+  compiledFragmentShader: string | null;
+  /** Gives the shader, once. */
+  getFragmentShader(args: unknown): string;
 }

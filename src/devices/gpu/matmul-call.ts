@@ -2,7 +2,6 @@
 import {
   type MatmulSizes,
   type MatrixWalk,
-  matmulWgsl,
   multiplyPacked,
   pack,
   packColumns,
@@ -10,6 +9,8 @@ import {
   unpack,
   unpackAdd,
 } from "../../../kernels/gpu/matmul.ts";
+import { type Drawing, multiplySquares, packSquares, unpackSquares } from "../../../kernels/gpu/matmul-glsl.ts";
+import { registerWgsl, tiledWgsl } from "../../../kernels/gpu/matmul-wgsl.ts";
 import { addOp, mulOp } from "../../graph/elementwise.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
 import { sumOp } from "../../graph/reduction.ts";
@@ -100,13 +101,13 @@ function sizesOf({ operands, results }: CallGeometry): MatmulSizes | null {
   };
 }
 
-function tiledPlan(sizes: MatmulSizes): Plan {
+function shaderPlan(sizes: MatmulSizes, software: boolean): Plan {
   const args = [binding(0), binding(1), ...(sizes.start ? [binding(2)] : [])];
   // GPU.js takes the names of the arguments from a body that never runs
   const source = `function (a, b${sizes.start ? ", c" : ""}) { return a[0] + b[0]${sizes.start ? " + c[0]" : ""}; }`;
   const count = sizes.batches * sizes.M * sizes.N;
   return {
-    passes: [{ source, functions: [], args, count, wgsl: matmulWgsl(sizes) }],
+    passes: [{ source, functions: [], args, count, wgsl: software ? registerWgsl(sizes) : tiledWgsl(sizes) }],
     results: [{ binding: args.length, pass: 0 }],
   };
 }
@@ -133,13 +134,53 @@ function packedPlan({ batches, M, N, K, a, b, start }: MatmulSizes): Plan {
   return { passes, results: [{ binding: start ? 3 : 2, pass: 3 }] };
 }
 
-/** Sides from which a tuned kernel is the faster one. */
-const least = { webgpu: 8, gl: 16 };
+/** The longest side of a texture that every device has. */
+const mostTexels = 4096;
 
-export function matmulPlan(_call: KernelCall, geometry: CallGeometry, { mode, inputs }: Pick<Backend, "mode" | "inputs">): Plan {
-  const gl = mode === "webgl2" || mode === "webgl" || mode === "headlessgl";
-  const sizes = gl || mode === "webgpu" ? sizesOf(geometry) : null;
-  if (sizes && Math.min(sizes.M, sizes.N, sizes.K) >= (gl ? least.gl : least.webgpu))
-    return gl ? packedPlan(sizes) : tiledPlan(sizes);
+/** Squares of elements in textures of their own shape; `null` where one would be too large. */
+function squaresPlan(sizes: MatmulSizes): Plan | null {
+  const { batches, M, N, K, a, b, start } = sizes;
+  // bodies that never run: GPU.js takes from them the names of the arguments and whether texels are read and written
+  const drawn = (source: string, { code, size }: Drawing, args: Pass["args"]): Pass => ({
+    source,
+    functions: [],
+    args,
+    count: size[0] * size[1],
+    glsl: code,
+    size,
+  });
+  const packing = "function (a) { return [a[0], 0, 0, 0]; }";
+  const multiplying = "function (a, b) { const x = a[0]; const y = b[0]; return [x[0] + y[0], 0, 0, 0]; }";
+  const passes = [
+    drawn(packing, packSquares(batches, M, K, a), [binding(0)]),
+    drawn(packing, packSquares(batches, K, N, b), [binding(1)]),
+    drawn(multiplying, multiplySquares(sizes), [pass(0), pass(1)]),
+  ];
+  if (passes.some(({ size }) => Math.max(...size!) > mostTexels)) return null;
+  passes.push({
+    source: `function (a${start ? ", start" : ""}) { const x = a[0]; return x[0]${start ? " + start[0]" : ""}; }`,
+    functions: [],
+    args: [pass(2), ...(start ? [binding(2)] : [])],
+    count: batches * M * N,
+    glsl: unpackSquares(sizes),
+  });
+  return { passes, results: [{ binding: start ? 3 : 2, pass: 3 }] };
+}
+
+/** Sides from which a tuned kernel is the faster one. */
+const least = { tiled: 8, squares: 4, packed: 16 };
+
+export function matmulPlan(
+  _call: KernelCall,
+  geometry: CallGeometry,
+  { mode, inputs, software = false }: Pick<Backend, "mode" | "inputs" | "software">,
+): Plan {
+  const gl = mode === "webgl" || mode === "headlessgl";
+  const sizes = gl || mode === "webgl2" || mode === "webgpu" ? sizesOf(geometry) : null;
+  const side = sizes ? Math.min(sizes.M, sizes.N, sizes.K) : 0;
+  if (sizes && mode === "webgpu" && side >= (software ? 1 : least.tiled)) return shaderPlan(sizes, software);
+  const squares = sizes && mode === "webgl2" && side >= least.squares ? squaresPlan(sizes) : null;
+  if (squares) return squares;
+  if (sizes && mode !== "webgpu" && side >= least.packed) return packedPlan(sizes);
   return plainPlan(geometry, inputs);
 }

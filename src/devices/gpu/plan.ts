@@ -27,6 +27,10 @@ export interface Pass {
   readonly count: number;
   /** Mode webgpu runs this shader in place of the source. */
   readonly wgsl?: { readonly code: string; readonly workgroups: number };
+  /** Mode webgl2 runs this fragment shader in place of the source, which still says what is read and whether texels are written. */
+  readonly glsl?: string;
+  /** The texture that is written, where a shader depends on it; GPU.js chooses one otherwise. */
+  readonly size?: readonly [width: number, height: number];
 }
 
 export interface Plan {

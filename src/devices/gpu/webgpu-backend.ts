@@ -15,6 +15,13 @@ const usage = { mapRead: 1, copySource: 4, copyTarget: 8, uniform: 64, storage: 
 const computeStage = 4;
 const mapRead = 1;
 
+/** Names of adapters that compute on the processor. */
+const software = /swiftshader|llvmpipe|lavapipe|basic render/i;
+const isSoftware = (info: GPUAdapterInfo | undefined): boolean =>
+  info !== undefined &&
+  ((info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true ||
+    [info.vendor, info.architecture, info.device, info.description].some((name) => software.test(name)));
+
 /** GPU.js asks for large buffers where there are any, but not for kernels that read many arrays. */
 async function acquire({ WebGPUContext }: GpuJs): Promise<WebGpuContext> {
   const { gpu } = navigator as Navigator & { gpu: GPU };
@@ -142,6 +149,7 @@ export async function createWebGpuBackend(library: GpuJs): Promise<Backend> {
     limit: Math.floor(Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize) / 4),
     exact: exactIn32Bits,
     visible: false,
+    software: isSoftware(device.adapterInfo ?? context.adapter?.info),
     upload(values) {
       checkAlive();
       const buffer = device.createBuffer({ size: values.byteLength, usage: usage.storage | usage.copyTarget | usage.copySource });

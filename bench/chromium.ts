@@ -17,8 +17,8 @@ const quiet = [
   "--disable-sync",
 ];
 
-/** WebGL2 and WebGPU computed by the processor, for machines without a graphics card. */
-const softwareGraphics = [
+/** WebGL2 and WebGPU computed by the processor, for machines without a graphics card; findings/gpujs.md has what other flags do. */
+export const softwareGraphics: readonly string[] = [
   "--use-gl=angle",
   "--use-angle=swiftshader",
   "--enable-unsafe-swiftshader",
@@ -26,11 +26,20 @@ const softwareGraphics = [
   "--use-webgpu-adapter=swiftshader",
 ];
 
-/** A browser with a profile of its own. @throws when there is none, saying how one comes here */
-export async function openChromium({ graphics = false } = {}): Promise<Browser> {
+/** WebGPU on the machine's own card, where Chromium does not offer it by itself. */
+const hardwareGraphics = ["--enable-unsafe-webgpu", "--ignore-gpu-blocklist", "--enable-features=Vulkan"];
+
+/**
+ * A browser with a profile of its own.
+ *
+ * @param graphics `true`: by the processor; `"hardware"`: by the machine's graphics card
+ * @throws when there is none, saying how one comes here
+ */
+export async function openChromium({ graphics = false as boolean | "hardware" } = {}): Promise<Browser> {
   if (!existsSync(executablePath))
     throw new Error(`There is no Chromium at ${executablePath}: apt-get install -y chromium, or set CHROMIUM_PATH.`);
-  return chromium.launch({ executablePath, headless: true, args: [...quiet, ...(graphics ? softwareGraphics : [])] });
+  const flags = graphics === "hardware" ? hardwareGraphics : graphics ? softwareGraphics : [];
+  return chromium.launch({ executablePath, headless: true, args: [...quiet, ...flags] });
 }
 
 const mediaTypes: Readonly<Record<string, string>> = {
@@ -52,9 +61,22 @@ export interface ServedFolder extends AsyncDisposable {
   readonly url: string;
 }
 
-/** Serves the files of a folder. @param isolated whether pages of it may share memory between threads */
-export async function serveFolder(folder: string, { isolated = true } = {}): Promise<ServedFolder> {
+/**
+ * Serves the files of a folder.
+ *
+ * @param isolated whether pages of it may share memory between threads
+ * @param answers texts that are made when somebody asks, by path
+ */
+export async function serveFolder(
+  folder: string,
+  { isolated = true, answers = {} as Readonly<Record<string, () => string>> } = {},
+): Promise<ServedFolder> {
   const server: Server = createServer((request, response) => {
+    const answer = answers[request.url ?? ""];
+    if (answer) {
+      response.writeHead(200, { "Content-Type": "text/plain", "Cache-Control": "no-store" }).end(answer());
+      return;
+    }
     const path = normalize(decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname));
     const file = join(folder, path.endsWith("/") ? `${path}index.html` : path);
     if (!existsSync(file) || !statSync(file).isFile()) {

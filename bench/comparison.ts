@@ -1,0 +1,151 @@
+/** What the questions `peers` and `gpu` share: their options, engines taking turns, and where results are kept. */
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpus, loadavg, release, totalmem } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { benchFolder, type Engine, takesPart, type Work } from "./peer-engines.ts";
+import { type Entry, entryOf, type Line, linesIn } from "./peer-results.ts";
+
+export interface ComparisonOptions {
+  readonly works: readonly Work[];
+  readonly engines: readonly Engine[];
+  readonly rounds: number;
+  /** Of measuring, in one process or page. */
+  readonly seconds: number;
+  /** After so many a process or page is ended. */
+  readonly budget: number;
+  /** How the names of the cases begin that are measured. */
+  readonly case: string;
+  /** Names among `--only` that are no work of engines, and all of them where nothing was named. */
+  readonly extras: readonly string[];
+}
+
+export interface Field {
+  readonly works: readonly Work[];
+  readonly engines: readonly Engine[];
+  readonly extras: readonly string[];
+  /** Where no option says otherwise; the second with `--quick`. */
+  readonly rounds: readonly [number, number];
+  readonly seconds: readonly [number, number];
+  readonly budget: readonly [number, number];
+}
+
+/**
+ * Options of a comparison: `[--quick] [--only WORK,…] [--case START] [--engines NAME,…] [--rounds N] [--seconds S] [--budget S]`.
+ *
+ * @throws {Error} for an option or a name that there is not
+ */
+export function comparisonOptions(args: readonly string[], { works, engines, extras, ...usual }: Field): ComparisonOptions {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      quick: { type: "boolean", default: false },
+      only: { type: "string" },
+      case: { type: "string", default: "" },
+      engines: { type: "string" },
+      rounds: { type: "string" },
+      seconds: { type: "string" },
+      budget: { type: "string" },
+    },
+  });
+  const { quick, only } = values;
+  const number = (name: "rounds" | "seconds" | "budget"): number => {
+    const value = values[name] === undefined ? usual[name][quick ? 1 : 0] : Number(values[name]);
+    if (!(value > 0)) throw new Error(`bench: --${name} must be a number above 0, not "${values[name]}"`);
+    return value;
+  };
+  const wanted = only?.split(",").map((name) => name.trim());
+  const names = [...works.map(({ name }) => name), ...extras];
+  for (const name of wanted ?? [])
+    if (!names.includes(name)) throw new Error(`bench: there is no work "${name}". There is: ${names.join(", ")}`);
+  const chosen = values.engines?.split(",").map((name) => name.trim().toLowerCase());
+  for (const name of chosen ?? [])
+    if (!engines.some((engine) => engine.name.toLowerCase().startsWith(name)))
+      throw new Error(`bench: no engine is called "${name}…". There are: ${engines.map((engine) => engine.name).join("; ")}`);
+  return {
+    works: works.filter((work) => (wanted ? wanted.includes(work.name) : !(quick && work.isLong))),
+    engines: engines.filter(({ name, isSlow }) =>
+      chosen ? chosen.some((start) => name.toLowerCase().startsWith(start)) : !(quick && isSlow),
+    ),
+    rounds: Math.round(number("rounds")),
+    seconds: number("seconds"),
+    budget: number("budget"),
+    case: values.case,
+    extras: extras.filter((name) => (wanted ? wanted.includes(name) : !quick)),
+  };
+}
+
+/** What an engine printed, and why it ended where it did not end well. */
+export interface Output {
+  readonly text: string;
+  readonly note?: string;
+}
+
+/** Engines take turns at a piece of work, `rounds` times; one that had nothing to show is not asked again. */
+export async function takeTurns(
+  work: Work,
+  engines: readonly Engine[],
+  rounds: number,
+  outputOf: (engine: Engine) => Promise<Output>,
+): Promise<Entry[]> {
+  const lines = new Map<Engine, Line[]>();
+  const notes = new Map<Engine, string>();
+  const present = engines.filter((engine) => takesPart(engine, work));
+  for (let round = 0; round < rounds; round++)
+    for (const engine of present) {
+      if (notes.has(engine) || (engine.isSlow && round > 0)) continue;
+      process.stderr.write(`${work.name}, round ${round + 1}: ${engine.name}\n`);
+      const { text, note } = await outputOf(engine);
+      const found = linesIn(text);
+      lines.set(engine, [...(lines.get(engine) ?? []), ...found]);
+      if (found.length === 0) notes.set(engine, note ?? "has nothing for it");
+    }
+  return entriesOf(work, present, lines, notes);
+}
+
+/** Entries of one piece of work, case by case; an engine that printed nothing has one that says why. */
+function entriesOf(
+  work: Work,
+  present: readonly Engine[],
+  lines: ReadonlyMap<Engine, readonly Line[]>,
+  notes: ReadonlyMap<Engine, string>,
+): Entry[] {
+  const names = new Set([...lines.values()].flat().map((line) => line.case));
+  return [...names].flatMap((name) =>
+    present.flatMap((engine) => {
+      const own = (lines.get(engine) ?? []).filter((line) => line.case === name);
+      if (own.length) return [entryOf(engine, work, own)];
+      const problem = notes.get(engine);
+      if (problem === undefined) return [];
+      return [{ engine: engine.name, work: work.name, case: name, ms: null, bestMs: null, rounds: 0, problem }];
+    }),
+  );
+}
+
+/** The machine, in words, and how busy it is; says so where it is too busy. */
+export function describeMachine(say: (text: string) => void): { readonly machine: string; readonly load: number } {
+  const machine = `${cpus()[0]?.model.trim()}, ${cpus().length} threads, ${Math.round(totalmem() / 1e9)} GB, ${process.platform} ${release()}`;
+  const load = loadavg()[0] as number;
+  say(`${machine}; node ${process.version}; load ${load.toFixed(1)}`);
+  if (load > cpus().length / 2) say("Other programs are running: look at ratios only, and at them with care.");
+  return { machine, load };
+}
+
+/** Versions of lorikeet and Node, and of packages in the peers' folder. */
+export function packageVersions(folder: string, names: readonly string[]): Record<string, string> {
+  const version = (path: string) => JSON.parse(readFileSync(path, "utf8")).version as string;
+  return {
+    node: process.version,
+    lorikeet: version(join(benchFolder, "../package.json")),
+    ...(folder && Object.fromEntries(names.map((name) => [name, version(join(folder, "node_modules", name, "package.json"))]))),
+  };
+}
+
+/** Keeps a result and its page in bench/results. */
+export function keepResults(name: string, result: unknown, page: string, say: (text: string) => void): void {
+  const folder = join(benchFolder, "results");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, `${name}.json`), `${JSON.stringify(result, null, 1)}\n`);
+  writeFileSync(join(folder, `${name}.html`), page);
+  say(`\nwritten: ${join(folder, `${name}.json`)} and ${name}.html`);
+}

@@ -1,0 +1,94 @@
+/**
+ * How fast is the gpu device beside tfjs and jax-js on the same interface of the same Chromium? Operations stay on the device and are
+ * waited for; only right answers count; the engines take turns. Leaves gpu.json, and a page with charts, in bench/results.
+ * Run: `npm run bench -- gpu [--hardware] [--processor-time] [--quick] [--only WORK,…] [--case START]
+ * [--engines NAME,…] [--rounds N] [--seconds S] [--budget S]`
+ */
+import {
+  type ComparisonOptions,
+  comparisonOptions,
+  describeMachine,
+  keepResults,
+  packageVersions,
+  takeTurns,
+} from "./comparison.ts";
+import { type GpuRatios, gpuEngines, gpuRatiosOf, gpuWorks } from "./gpu-engines.ts";
+import { openPages } from "./gpu-pages.ts";
+import { type Engine, installPeers, paceOf } from "./peer-engines.ts";
+import { comparisonPage } from "./peer-page.ts";
+import { cases, type Entry, tableOf } from "./peer-results.ts";
+
+export interface GpuOptions extends ComparisonOptions {
+  /** On the machine's graphics card; the browser's software adapters without it. */
+  readonly hardware: boolean;
+  /** Times are what the browser's processes compute (Linux), not what passes: for software adapters on a machine with other work. */
+  readonly processorTime: boolean;
+}
+
+/** @throws {Error} for an option or a name that there is not */
+export function gpuOptions(args: readonly string[]): GpuOptions {
+  const own = ["--hardware", "--processor-time"];
+  const others = args.filter((argument) => !own.includes(argument));
+  const field = { works: gpuWorks, engines: gpuEngines, extras: [] };
+  return {
+    ...comparisonOptions(others, { ...field, rounds: [3, 1], seconds: [10, 3], budget: [300, 120] }),
+    hardware: args.includes("--hardware"),
+    processorTime: args.includes("--processor-time"),
+  };
+}
+
+const apiNames = { webgpu: "WebGPU", webgl: "WebGL", processor: "processor" } as const;
+
+/** Tables of one case: engines that compute with the same interface side by side. */
+function tablesOf(title: string, entries: readonly Entry[], engines: readonly Engine[]): string {
+  const apiOf = (name: string) => engines.find((engine) => engine.name === name)?.api ?? "processor";
+  const tables = (Object.keys(apiNames) as (keyof typeof apiNames)[]).map((api) => {
+    const group = entries.filter(({ engine }) => apiOf(engine) === api);
+    return group.length ? tableOf(`${title}, ${apiNames[api]}`, group, engines) : "";
+  });
+  return tables.filter(Boolean).join("\n");
+}
+
+const worded = (ratios: Readonly<Record<string, GpuRatios>>): [string, string][] =>
+  Object.entries(ratios).flatMap(([title, modes]) =>
+    Object.entries(modes).map(([mode, { ratio, against }]): [string, string] => [
+      `${title}, ${mode}`,
+      `${ratio.toFixed(2)} times as fast as ${against}`,
+    ]),
+  );
+
+export async function gpu(args: readonly string[]): Promise<Record<string, unknown>> {
+  const { works, engines, case: start, rounds, seconds, budget, hardware, processorTime } = gpuOptions(args);
+  const say = (text: string) => console.log(text);
+  const folder = installPeers((text) => process.stderr.write(`${text}\n`));
+  const { machine, load } = describeMachine(say);
+  await using pages = await openPages(engines, folder, hardware);
+  say(Object.entries(pages.about).map(([name, text]) => `${name}: ${text}`).join("; ")); // biome-ignore format: one sentence
+  const common = [...(processorTime ? ["clock=processor"] : []), ...(start ? [`case=${start}`] : [])];
+  const entries: Entry[] = [];
+  for (const work of works) {
+    const outputOf = ({ script: [file, ...words], isSlow = false }: Engine) =>
+      pages.run(file!, [work.name, ...words, ...common, ...paceOf(isSlow, seconds), "least=2"], budget);
+    entries.push(...(await takeTurns(work, engines, rounds, outputOf)));
+    for (const [title, group] of cases(entries.filter((entry) => entry.work === work.name)))
+      say(`\n${tablesOf(`${work.about} (${title})`, group, engines)}`);
+  }
+  const ratios = Object.fromEntries([...cases(entries)].map(([title, group]) => [title, gpuRatiosOf(group, engines)]));
+  say(`\nagainst the faster peer on the same interface:`);
+  for (const [name, text] of worded(ratios)) say(`  ${name.padEnd(46)}${text}`);
+  const result = {
+    date: new Date().toISOString(),
+    machine,
+    load,
+    versions: {
+      ...packageVersions(folder, ["@jax-js/jax", "@tensorflow/tfjs", "@tensorflow/tfjs-backend-webgpu"]),
+      ...pages.about,
+    },
+    options: { rounds, seconds, hardware, processorTime },
+    ratios,
+    entries,
+  };
+  keepResults("gpu", result, await comparisonPage(result, worded(ratios)), say);
+  const { entries: _, ...summary } = result;
+  return { bench: "gpu", ...summary };
+}

@@ -1,0 +1,39 @@
+/** What the engines' scripts need of the place where they run: here Node, a process for each piece of work. browser.mjs is the same for a page. */
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+const json = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"));
+
+export const spec = json("../spec.json");
+export const reference = { ...json("../expected.json"), growth: json("./expected-growth.json") };
+
+/** The work, then options as `name=value`. */
+export const words = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
+
+/** A peer's package, from the folder that peers.ts installed them in. */
+export async function load(name) {
+  const folder = process.env.PEERS_DIR;
+  if (name === "@jax-js/jax") return import(pathToFileURL(`${folder}/node_modules/${name}/dist/index.js`).href);
+  return createRequire(`${folder}/x.js`)(name);
+}
+
+/** An entry point of lorikeet. */
+export const entry = (name) => import(new URL(`../../dist/src/${name}`, import.meta.url).href);
+
+export const say = (result) => console.log(JSON.stringify(result));
+
+/** Milliseconds of the clock that is measured with. */
+export const now = () => performance.now();
+
+/** The most memory that the process held, in bytes. */
+export function peakMemory() {
+  try {
+    return Number(/VmHWM:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))[1]) * 1024;
+  } catch {
+    return process.resourceUsage().maxRSS * 1024;
+  }
+}
+
+/** After the last result. */
+export const finish = () => process.exit(0);

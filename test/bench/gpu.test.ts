@@ -1,0 +1,96 @@
+// The comparison of the gpu device with peers in Chromium: what it runs and how it divides. No times are measured here.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { gpuOptions } from "../../bench/gpu.ts";
+import { gpuEngines, gpuRatiosOf, gpuWorks } from "../../bench/gpu-engines.ts";
+import { benchFolder, paceOf } from "../../bench/peer-engines.ts";
+import type { Entry } from "../../bench/peer-results.ts";
+import { gpuModes } from "../../src/devices/gpu/backend.ts";
+
+describe("options", () => {
+  it("take everything when nothing is said", () => {
+    expect(gpuOptions([])).toMatchObject({
+      works: gpuWorks,
+      engines: gpuEngines,
+      rounds: 3,
+      hardware: false,
+      processorTime: false,
+    });
+  });
+
+  it("take what is named", () => {
+    const options = gpuOptions([
+      "--hardware",
+      "--only",
+      "matmul,softmax",
+      "--case",
+      "512",
+      "--engines",
+      "tfjs",
+      "--processor-time",
+    ]);
+    expect(options.works.map(({ name }) => name)).toEqual(["matmul", "softmax"]);
+    expect(options.engines.map(({ name }) => name)).toEqual(["tfjs webgpu", "tfjs webgl"]);
+    expect(options).toMatchObject({ hardware: true, processorTime: true, case: "512" });
+  });
+
+  it("leave out what is slow with --quick", () => {
+    expect(gpuOptions(["--quick"]).engines.map(({ name }) => name)).not.toContain("lorikeet cpu");
+  });
+
+  it.each([
+    [["--only", "generate"], /no work "generate".*lora-step/],
+    [["--engines", "PyTorch"], /no engine is called "pytorch…"/],
+    [["--seconds", "0"], /--seconds must be a number above 0/],
+    [["--fast"], /--fast/],
+  ])("refuse %j", (args, message) => {
+    expect(() => gpuOptions(args)).toThrow(message);
+  });
+});
+
+describe("engines", () => {
+  it("are every mode that a browser has, and scripts that there are", () => {
+    const names = gpuEngines.map(({ name }) => name);
+    for (const mode of gpuModes) expect(names.includes(`lorikeet ${mode}`), mode).toBe(mode !== "headlessgl");
+    for (const { script } of gpuEngines) expect(existsSync(join(benchFolder, "peers", script[0]!)), script[0]).toBe(true);
+  });
+
+  it("do one step where they are slow", () => {
+    expect(paceOf(true, 8)).toEqual(["seconds=1", "least=1"]);
+    expect(paceOf(false, 8)).toEqual(["seconds=8"]);
+  });
+});
+
+describe("ratios", () => {
+  const entry = (engine: string, ms: number | null): Entry => ({
+    engine,
+    work: "matmul",
+    case: "256³",
+    ms,
+    bestMs: ms,
+    rounds: 1,
+  });
+
+  it("compare with the faster peer on the same interface only", () => {
+    const entries = [
+      entry("lorikeet webgpu", 10),
+      entry("tfjs webgpu", 30),
+      entry("jax-js webgpu", 20),
+      entry("lorikeet webgl2", 40),
+      entry("lorikeet webgl", 80),
+      entry("tfjs webgl", 20),
+      entry("lorikeet wasm", 1),
+    ];
+    expect(gpuRatiosOf(entries, gpuEngines)).toEqual({
+      webgpu: { ratio: 2, against: "jax-js webgpu" },
+      webgl2: { ratio: 0.5, against: "tfjs webgl" },
+      webgl: { ratio: 0.25, against: "tfjs webgl" },
+    });
+  });
+
+  it("leave out whose answer was wrong", () => {
+    expect(gpuRatiosOf([entry("lorikeet webgpu", 10), entry("jax-js webgpu", null)], gpuEngines)).toEqual({});
+    expect(gpuRatiosOf([entry("lorikeet webgpu", null), entry("jax-js webgpu", 5)], gpuEngines)).toEqual({});
+  });
+});
