@@ -36,7 +36,7 @@ function draw({ loss, evaluations }: History, steps: number): void {
   const chart = Plot.plot({
     width,
     height: Math.max(240, Math.min(360, width * 0.42)),
-    marginLeft: 44,
+    marginLeft: 54,
     marginBottom: 36,
     x: { ...axis, label: "step", domain: [0, steps] },
     y: { ...axis, label: "loss", nice: true, zero: false },

@@ -89,10 +89,13 @@ function chosen(): Extract<Command, { type: "start" }> | string {
 
 /** What a person calls these files. */
 function wordFiles(files: readonly File[]): string {
-  const folder = files[0]?.webkitRelativePath?.split("/")[0];
+  const folder = files[0]?.webkitRelativePath?.split("/")[0] || droppedFolders.get(files[0] as File);
   const main = files.find(({ name }) => /\.(gguf|safetensors)$/.test(name)) ?? files[0];
   return folder || (files.length > 1 ? `${main?.name} and ${files.length - 1} more` : (main?.name ?? ""));
 }
+
+/** The folder that a file was dropped in: browsers tell it of files that are chosen only. */
+const droppedFolders = new WeakMap<File, string>();
 
 /** Files that are chosen, or dropped on the fieldset; of a dropped folder the files right in it. */
 function takeFiles(fieldset: string, picker: string, take: (files: readonly File[]) => void): void {
@@ -109,7 +112,7 @@ function takeFiles(fieldset: string, picker: string, take: (files: readonly File
     event.preventDefault();
     drop.classList.remove("over");
     const entries = [...(event.dataTransfer?.items ?? [])].flatMap((item) => item.webkitGetAsEntry() ?? []);
-    const files = (await Promise.all(entries.map(filesOf))).flat();
+    const files = (await Promise.all(entries.map((entry) => filesOf(entry)))).flat();
     if (files.length === 0) return;
     const own = area.querySelector<HTMLInputElement>('[value="given"]');
     if (own) own.checked = true;
@@ -128,5 +131,7 @@ async function filesOf(entry: FileSystemEntry, depth = 0): Promise<File[]> {
     if (some.length === 0) break;
     all.push(...some);
   }
-  return (await Promise.all(all.map((each) => filesOf(each, depth + 1)))).flat();
+  const files = (await Promise.all(all.map((each) => filesOf(each, depth + 1)))).flat();
+  for (const file of files) droppedFolders.set(file, entry.name);
+  return files;
 }

@@ -1,5 +1,5 @@
 /** The web page as a person uses it, in Chromium: train, reload in the middle, go on, download, and the files in Node. */
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { unzipSync } from "fflate";
 import { tensor } from "lorikeet";
@@ -54,8 +54,21 @@ async function openPage(context: BrowserContext, url: string): Promise<{ page: P
 
 /** Fills in the form, all but the files. */
 async function fill(page: Page, values: Readonly<Record<string, string | number>>): Promise<void> {
-  await page.locator("summary").click();
+  if (!(await page.locator("[name=seed]").isVisible())) await page.locator("summary").click();
   for (const [name, value] of Object.entries(values)) await page.locator(`[name=${name}]`).fill(String(value));
+}
+
+/** Drops files or folders of this machine on an element, as a file manager does. */
+async function drop(page: Page, target: string, paths: readonly string[]): Promise<void> {
+  await page.locator(target).scrollIntoViewIfNeeded();
+  const box = await page.locator(target).boundingBox();
+  if (!box) throw new Error(`${target} is not on the page`);
+  const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+  const devtools = await page.context().newCDPSession(page);
+  const data = { items: [], files: [...paths], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"] as const)
+    await devtools.send("Input.dispatchDragEvent", { type, x, y, data });
+  await devtools.detach();
 }
 
 async function giveText(page: Page): Promise<void> {
@@ -223,6 +236,60 @@ describe("a page that may not share memory", () => {
     await second.close();
     await page.reload();
     await phase(page, /Finished/);
+    expect(problems).toEqual([]);
+    await context.close();
+  });
+});
+
+describe("files that are dropped", () => {
+  it("trains a GGUF file on JSON lines with another method, then a folder", async () => {
+    const context = await browser.newContext();
+    const { page, problems } = await openPage(context, isolated.url);
+    const lines = join(root, ".cache/notes.jsonl");
+    writeFileSync(
+      lines,
+      text
+        .split("\n\n")
+        .map((part) => JSON.stringify({ text: part }))
+        .join("\n"),
+    );
+    await drop(page, "#model", [join(root, "test/fixtures/gguf/llama.gguf")]);
+    await page.locator("#model-files", { hasText: "llama.gguf, 0.1 MB" }).waitFor(wait);
+    await drop(page, "#text", [lines]);
+    await page.locator("#text-file", { hasText: "notes.jsonl" }).waitFor(wait);
+    for (const name of ["model", "text"]) expect(await page.locator(`#${name} [value=given]`).isChecked()).toBe(true);
+
+    // a method has the fields that it has
+    const method = page.locator("[name=method]");
+    await method.selectOption("ia3");
+    expect(await page.locator("[name=rank]").isDisabled()).toBe(true);
+    await method.selectOption("loha");
+    expect(await page.locator("[name=rank]").isDisabled()).toBe(false);
+    const { dropout: _, ...fields } = small;
+    expect(await page.locator("[name=dropout]").isDisabled()).toBe(true);
+    await fill(page, { ...fields, steps: 3, window: 16, rank: 2 });
+    await page.locator("button[type=submit]").first().click();
+    await phase(page, /Finished/);
+    expect(await page.locator("#about").textContent()).toMatch(
+      /^llama\.gguf, 134,400 values · notes\.jsonl · loha, rank 2, alpha 8: [\d,]+ values to train$/,
+    );
+    const [inUse, planned] = ((await page.locator("#memory").textContent()) ?? "")
+      .split(" MB")
+      .map((part) => Number(part.replace("/", "")));
+    expect(inUse).toBeGreaterThan(0.5); // the weights alone
+    expect(Math.abs((inUse as number) / (planned as number) - 1)).toBeLessThan(0.25);
+    const { "adapter_config.json": config } = unzipSync(await download(page, "#get-adapter"));
+    expect(JSON.parse(new TextDecoder().decode(config))).toMatchObject({ peft_type: "LOHA", r: 2, alpha: 8 });
+
+    page.on("dialog", (dialog) => void dialog.accept());
+    await page.locator("#discard").click();
+    await page.locator("#setup").waitFor(wait);
+    await drop(page, "#model", [tiny]);
+    await page.locator("#model-files", { hasText: "tiny" }).waitFor(wait);
+    await fill(page, { steps: 1 });
+    await page.locator("button[type=submit]").first().click();
+    await phase(page, /Finished/);
+    expect(await page.locator("#about").textContent()).toMatch(/^tiny, 2,[\d,]+ values · notes\.jsonl · loha/);
     expect(problems).toEqual([]);
     await context.close();
   });
