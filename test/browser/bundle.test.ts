@@ -1,5 +1,6 @@
 /** The packed library, bundled as people bundle it, computes in Chromium what it computes in Node. */
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { builtinModules } from "node:module";
 import { join, resolve } from "node:path";
 import { build as esbuild } from "esbuild";
 import type { Browser, Page } from "playwright-core";
@@ -129,4 +130,26 @@ it("works on a page that may not share memory, and in the page's own thread", as
   await page.goto(isolated.url);
   expectSame(await inPage(page, file));
   await page.close();
+});
+
+/** Every entry of the package, but for the file that describes it. */
+const entries = Object.keys(JSON.parse(readFileSync(join(root, "package.json"), "utf8")).exports)
+  .filter((name) => name !== "./package.json")
+  .map((name) => `lorikeet${name.slice(1)}`);
+
+it.each(entries)("%s pulls nothing of Node into a page", async (name) => {
+  const { metafile } = await esbuild({
+    stdin: { contents: `export * from "${name}"`, resolveDir: root },
+    bundle: true,
+    minify: true,
+    format: "esm",
+    platform: "browser",
+    external: [...optional, "node:*", ...builtinModules],
+    metafile: true,
+    write: false,
+    logLevel: "error",
+  });
+  const imports = Object.values(metafile.outputs).flatMap((output) => output.imports);
+  expect(imports.filter(({ path }) => !optional.includes(path))).toEqual([]);
+  expect(imports.filter(({ kind }) => kind !== "dynamic-import")).toEqual([]);
 });

@@ -27,39 +27,44 @@ afterAll(async () => {
   await served?.[Symbol.asyncDispose]();
 });
 
+const withEsbuild = (outfile: string, minify: boolean) =>
+  esbuild({ entryPoints: [entry], outfile, bundle: true, minify, format: "esm", platform: "browser", logLevel: "error" });
+
+const withVite = (outfile: string, minify: boolean) =>
+  vite({
+    configFile: false,
+    root: import.meta.dirname,
+    logLevel: "error",
+    build: {
+      outDir: folder,
+      emptyOutDir: false,
+      minify,
+      modulePreload: false,
+      rollupOptions: { input: entry, output: { entryFileNames: outfile.slice(folder.length + 1) } },
+    },
+  });
+
 it.each([
-  [
-    "esbuild",
-    (outfile: string) => esbuild({ entryPoints: [entry], outfile, bundle: true, minify: true, format: "esm", logLevel: "error" }),
-  ],
-  [
-    "Vite",
-    (outfile: string) =>
-      vite({
-        configFile: false,
-        root: import.meta.dirname,
-        logLevel: "error",
-        build: {
-          outDir: folder,
-          emptyOutDir: false,
-          modulePreload: false,
-          rollupOptions: { input: entry, output: { entryFileNames: outfile.slice(folder.length + 1) } },
-        },
-      }),
-  ],
-])("minified by %s, WebGPU and WebGL 2 compute what the reference device computes", async (name, bundle) => {
-  const file = `${name}.js`;
-  await bundle(join(folder, file));
-  const page = await browser.newPage();
-  const problems: string[] = [];
-  page.on("console", (message) => void (message.type() === "error" && problems.push(message.text())));
-  await page.goto(served.url);
-  await page.addScriptTag({ url: file, type: "module" });
-  const reports = await page.evaluate(() => (globalThis as unknown as { probe(): Promise<Probe[]> }).probe());
-  expect(reports.map(({ mode, works, reason }) => ({ mode, works, reason }))).toEqual([
-    { mode: "webgpu", works: true, reason: undefined },
-    { mode: "webgl2", works: true, reason: undefined },
-  ]);
-  expect(problems).toEqual([]);
-  await page.close();
-});
+  ["esbuild", false, withEsbuild],
+  ["esbuild", true, withEsbuild],
+  ["Vite", false, withVite],
+  ["Vite", true, withVite],
+] as const)(
+  "bundled by %s (minified: %s), WebGPU and WebGL 2 compute what the reference device computes",
+  async (name, minify, bundle) => {
+    const file = `${name}-${minify}.js`;
+    await bundle(join(folder, file), minify);
+    const page = await browser.newPage();
+    const problems: string[] = [];
+    page.on("console", (message) => void (message.type() === "error" && problems.push(message.text())));
+    await page.goto(served.url);
+    await page.addScriptTag({ url: file, type: "module" });
+    const reports = await page.evaluate(() => (globalThis as unknown as { probe(): Promise<Probe[]> }).probe());
+    expect(reports.map(({ mode, works, reason }) => ({ mode, works, reason }))).toEqual([
+      { mode: "webgpu", works: true, reason: undefined },
+      { mode: "webgl2", works: true, reason: undefined },
+    ]);
+    expect(problems).toEqual([]);
+    await page.close();
+  },
+);

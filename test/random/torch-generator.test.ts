@@ -89,9 +89,9 @@ describe("uniform", () => {
   });
 
   it("draws 10 million values in about a second at most", () => {
-    const start = performance.now();
+    const start = process.cpuUsage(); // not the clock: other programs may have the core
     new TorchGenerator(1).uniform(1e7, -0.1, 0.1);
-    expect(performance.now() - start).toBeLessThan(3000); // 0.25 s alone; wide, since test machines are shared
+    expect(process.cpuUsage(start).user / 1000).toBeLessThan(3000); // 0.25 s alone
   });
 });
 

@@ -86,9 +86,9 @@ describe.each(names)("%s", (name) => {
   it("encodes a megabyte in seconds", () => {
     const text = cases.map(({ text }) => text).join(" and so on, and so on;\n");
     const megabyte = text.repeat(Math.ceil(1e6 / text.length));
-    const begin = performance.now();
+    const begin = process.cpuUsage(); // not the clock: other programs may have the core
     expect(tokenizer.encode(megabyte).length).toBeGreaterThan(1e5);
-    expect(performance.now() - begin).toBeLessThan(10_000); // 0.3 to 0.9 s on an idle core
+    expect(process.cpuUsage(begin).user / 1000).toBeLessThan(10_000); // 0.3 to 0.9 s on an idle core
   });
 
   it("streams the same text that it decodes at once", () => {
