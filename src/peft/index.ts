@@ -27,6 +27,7 @@ export { type CombineOptions, combineAdapters } from "./compose/combine-adapters
 export { type ConvertOptions, convertToLora } from "./compose/convert-to-lora.ts";
 export { type HotSwapOptions, hotSwap, prepareHotSwap } from "./hot-swap.ts";
 export type { InitialiserName } from "./initialiser.ts";
+export { LoraFA, type LoraFAOptions, type LoraPlusOptions, loraPlusGroups, riemannian } from "./lora-optimizer.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference, mergeRefusal, switchMerged } from "./merge.ts";
 export type { MergedLayer, MergeReport } from "./merge-report.ts";
 export type { AdapterConfig, Calibration, Method, MethodConfig, MethodDefinition } from "./method.ts";

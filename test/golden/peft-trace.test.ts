@@ -9,9 +9,21 @@ import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { add } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { assignAll } from "../../src/graph/variable.ts";
+import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
-import { adalora, adapterPenalty, attach, beginSchedules, loadAdapter, saveAdapter } from "../../src/peft/index.ts";
+import {
+  adalora,
+  adapterPenalty,
+  attach,
+  beginSchedules,
+  LoraFA,
+  loadAdapter,
+  lora,
+  loraPlusGroups,
+  riemannian,
+  saveAdapter,
+} from "../../src/peft/index.ts";
 import { type AnyConfig, toCamel } from "../../src/peft/method.ts";
 import { budgetAt } from "../../src/peft/schedules/rank-budget.ts";
 import { fileParameters, loadBase, logitMask, logits, losses, peftCases, type Tensors } from "./peft-case.ts";
@@ -111,12 +123,76 @@ const statisticOf = (kept: ReadonlyMap<string, Tensor>, name: string, kind: stri
 const shapesOf = (tensors: ReadonlyMap<string, { readonly shape: readonly number[] }>): AnyConfig =>
   Object.fromEntries([...tensors].map(([name, { shape }]) => [name, shape]).sort());
 
+interface OptimizerCase {
+  readonly name: string;
+  readonly base: string;
+  readonly r: number;
+  readonly lora_alpha: number;
+  readonly target_modules: readonly string[];
+  readonly settings: {
+    readonly lr: number;
+    readonly betas: [number, number];
+    readonly eps: number;
+    readonly weight_decay?: number;
+    readonly reg?: number;
+    readonly loraplus_lr_ratio?: number;
+    readonly loraplus_weight_decay?: number;
+    readonly loraplus_lr_embedding?: number;
+  };
+  readonly groups: readonly { readonly lr: number; readonly weight_decay: number; readonly count: number }[];
+  readonly losses: readonly number[];
+}
+
+/** One step from gradients, as the case's optimiser does it. */
+function stepOf({ name, settings, groups }: OptimizerCase, model: CausalLM): (loss: Tensor) => void {
+  const { lr, betas, eps, weight_decay: weightDecay = 0, reg } = settings;
+  const { loraplus_lr_ratio: ratio, loraplus_weight_decay: decay, loraplus_lr_embedding: embeddingLr } = settings;
+  if (ratio !== undefined) {
+    const own = loraPlusGroups(model, { lr, ratio, weightDecay: decay!, embeddingLr: embeddingLr! });
+    const counted = own.map((group) => ({ lr: group.lr, weight_decay: group.weightDecay, count: group.parameters.length }));
+    const wanted = groups.filter(({ count }) => count > 0);
+    expect(counted).toEqual(wanted.map((group) => ({ lr: group.lr, weight_decay: group.weight_decay, count: group.count })));
+    const optimizer = new AdamW(own, { betas, eps });
+    return (loss) => optimizer.step(gradientsOf(loss, model.trainableParameters()));
+  }
+  if (name.includes("lorafa")) {
+    const optimizer = new LoraFA(model, { lr, betas, eps, weightDecay });
+    return (loss) => optimizer.step(gradientsOf(loss, model.trainableParameters()));
+  }
+  const trained = model.trainableParameters();
+  const optimizer = new AdamW(trained, { lr, betas, eps, weightDecay });
+  return (loss) => optimizer.step(riemannian(model, gradientsOf(loss, trained), { reg: reg! }));
+}
+
+async function optimizerTrace(item: OptimizerCase): Promise<void> {
+  const expected = await goldenTensors("peft", item.name, "expected.safetensors");
+  const { model, inputs } = await loadBase(item.base);
+  const config = { r: item.r, loraAlpha: item.lora_alpha, targetModules: item.target_modules, taskType: "CAUSAL_LM" } as const;
+  const parameters = fileParameters(attach(model, lora(config)));
+  assignAll(tensorsUnder(expected, "init.").map(([name, value]) => [parameters.get(name)!, toTensor(value)]));
+  const update = stepOf(item, model);
+  model.train();
+  const step = compile(() => {
+    const loss = model.forward(inputs).loss as Tensor;
+    update(loss);
+    return loss;
+  });
+  const got: number[] = [];
+  while (got.length + 1 < item.losses.length) got.push(...(await download(step())));
+  got.push(...(await download(model.eval().forward(inputs).loss as Tensor)));
+  expect(step.traces).toBe(1);
+  step.dispose();
+  expectValuesClose("losses of five steps", got, item.losses, losses);
+  for (const [name, value] of tensorsUnder(expected, "final."))
+    await expectClose(name, parameters.get(name)!.stored, value, { rtol: 1e-3, atol: 1e-5 });
+}
+
 goldenSuite(
   "peft/trace",
   peftCases(
     ({ name, kind }) => {
       if (kind === "adalora_trace") return () => budgetTrace(readGolden<BudgetCase>("peft", name, "case.json")!);
-      return undefined;
+      return () => optimizerTrace(readGolden<OptimizerCase>("peft", name, "case.json")!);
     },
     "adalora_trace",
     "optimizer_trace",
