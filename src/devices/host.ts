@@ -47,6 +47,7 @@ async function move(storages: readonly Storage[], to: Device): Promise<void> {
  * @returns what `work` gives
  * @throws {DeviceError} when the device was lost; whatever `work` throws, with the tensors back on the device
  * @example
+ * attach(model, lora({ r: 4 }));
  * await onHost(() => merge(model, undefined, { report: true }));
  */
 export async function onHost<T>(work: () => T | Promise<T>): Promise<T> {

@@ -69,7 +69,7 @@ export interface LoraPlusOptions {
  * @throws {ConfigError} when nothing of the model is trained
  * @see https://arxiv.org/abs/2402.12354, section 5
  * @example
- * attach(model, lora({ r: 4, targetModules: ["layer"] }));
+ * attach(model, lora({ r: 4 }));
  * const optimizer = new AdamW(loraPlusGroups(model, { lr: 1e-4, ratio: 16 }));
  */
 export function loraPlusGroups(
@@ -122,9 +122,10 @@ function inverseGram(M: Tensor, reg: number): Tensor {
  * @throws {ConfigError} when no active adapter is a LoRA on linear layers
  * @see https://arxiv.org/abs/2402.02347, equation 3
  * @example
- * attach(model, lora({ r: 4, targetModules: ["layer"] }));
+ * attach(model, lora({ r: 4 }));
  * const parameters = model.trainableParameters();
- * new AdamW(parameters).step(riemannian(model, gradientsOf(sum(model.forward(x)), parameters)));
+ * const { loss } = model.forward({ inputIds, labels: inputIds });
+ * new AdamW(parameters).step(riemannian(model, gradientsOf(loss!, parameters)));
  */
 export function riemannian(model: Module, gradients: Gradients, { reg = 1e-2 }: { readonly reg?: number } = {}): Gradients {
   const changed = new Map(gradients);
@@ -147,7 +148,7 @@ export type LoraFAOptions = Omit<AdamOptions, "amsgrad">;
  *
  * @see https://arxiv.org/abs/2308.03303; https://arxiv.org/abs/2407.18242, theorem 2.1, for the factor
  * @example
- * attach(model, lora({ r: 4, targetModules: ["layer"] }));
+ * attach(model, lora({ r: 4 }));
  * const optimizer = new LoraFA(model, { lr: 1e-3 });
  */
 export class LoraFA extends Optimizer<LoraFAOptions> {
