@@ -32,7 +32,9 @@ import {
   unmerge,
 } from "../../src/peft/index.ts";
 import "../../src/tensor/methods.ts";
+import { Trainer } from "../../src/train/trainer.ts";
 import { ids, SmallModel, shake } from "../peft/small-model.ts";
+import { smallDataset, smallModel } from "../train/small-run.ts";
 
 /** A device that gives its values to those who wait only. */
 async function openDevice(): Promise<Device> {
@@ -167,6 +169,23 @@ describe("onHost", () => {
     expect(seen).toEqual([36, 100, 196]);
     expect(Array.from(await download(step(two)))).toEqual([144, 400, 784]);
     expect(Array.from(await download(weight.stored))).toEqual([12, 20, 28]);
+  });
+
+  test("a run of training goes on as if nothing had been measured in between", async () => {
+    const losses = async (measure: boolean): Promise<readonly number[]> => {
+      const model = smallModel();
+      attach(model, lora({ r: 2, loraAlpha: 4, targetModules: ["q_proj"] }), { seed: 0 });
+      const options = { steps: 4, batchSize: 2, learningRate: 0.01 };
+      using trainer = new Trainer(model, smallDataset(), options);
+      const onStep = async ({ step }: { step: number }) => {
+        if (step !== 2 || !measure) return;
+        const difference = await onHost(() => mergeDifference(model, () => model.forward({ inputIds: ids(1, 2, 3) }).logits));
+        expect(difference).toBeLessThan(1e-5);
+        model.train();
+      };
+      return (await trainer.run({ onStep })).history.loss;
+    };
+    expect(await losses(true)).toEqual(await losses(false));
   });
 
   test("what work throws comes through, and everything is on the device again", async () => {
