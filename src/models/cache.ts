@@ -3,6 +3,7 @@
  * position that is a variable too, so that one compiled step serves every token.
  */
 import { currentDevice, upload } from "../compile/program.ts";
+import { type CompiledFunction, compile } from "../compile/trace.ts";
 import { ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
@@ -43,6 +44,8 @@ export class KeyValueCache implements Disposable {
   readonly #length: Variable;
   /** By name, [B]: what others remember of the text in each row. */
   readonly #notes = new Map<string, Variable>();
+  /** Writes zeros where they belong: in the memory that is there, so that the programs which use it need no new addresses. */
+  #clear: CompiledFunction<[], never[]> | null = null;
   /** Writes what stands in front of every text into the cache while it is empty: virtual tokens. Called by `reset`. */
   front: ((cache: KeyValueCache) => void) | null = null;
   /**
@@ -64,8 +67,12 @@ export class KeyValueCache implements Disposable {
 
   /** Forgets all tokens, and writes what stands in front of the next ones. */
   reset(): void {
-    const empty = (variable: Variable) => [variable, constant(0, variable.shape, variable.dtype)] as const;
-    assignAll([this.#mask, this.#length, ...this.#notes.values()].map(empty));
+    this.#clear ??= compile(() => {
+      const empty = (variable: Variable) => [variable, constant(0, variable.shape, variable.dtype)] as const;
+      assignAll([this.#mask, this.#length, ...this.#notes.values()].map(empty));
+      return [];
+    });
+    this.#clear();
     this.front?.(this);
   }
 
@@ -78,12 +85,21 @@ export class KeyValueCache implements Disposable {
       ...this.#notes.values(),
     ];
     for (const { stored } of variables) stored.dispose();
+    this.#forgetClear();
+  }
+
+  #forgetClear(): void {
+    this.#clear?.dispose();
+    this.#clear = null;
   }
 
   /** [B] int32: a number for each row that is kept along with the text, and is 0 again once that is forgotten. */
   note(name: string): Variable {
-    const note = this.#notes.get(name) ?? zeros([this.batch], "int32");
+    const known = this.#notes.get(name);
+    if (known) return known;
+    const note = zeros([this.batch], "int32");
     this.#notes.set(name, note);
+    this.#forgetClear();
     return note;
   }
 

@@ -76,7 +76,7 @@ export function processLogits(
   { tokens = [], forbidden = [] }: SamplingContext = {},
 ): Float64Array {
   const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, noRepeatNgramSize = 0, logitBias = {} } = options;
-  const scores = Float64Array.from(logits);
+  const scores = new Float64Array(logits);
   const temperature = temperatureOf(options);
   for (const [token, bias] of biases(logitBias)) if (token < scores.length) scores[token]! += bias;
   if (repetitionPenalty !== 1) penalizeRepetition(scores, tokens, repetitionPenalty);
@@ -153,6 +153,12 @@ function argmax(values: ArrayLike<number>): number {
   return best;
 }
 
+/** As `values.some(Number.isNaN)`, without a call for each of a whole vocabulary. */
+function hasNaN(values: Scores): boolean {
+  for (let i = 0; i < values.length; i++) if (Number.isNaN(values[i])) return true;
+  return false;
+}
+
 /**
  * One token number. Equal logits, settings, context and `uniform` give the same one; of equally likely tokens the first comes first.
  *
@@ -168,7 +174,7 @@ export function sampleToken(
 ): number {
   const scores = processLogits(logits, options, context);
   const best = argmax(scores);
-  if (!Number.isFinite(scores[best]!) || scores.some(Number.isNaN))
+  if (!Number.isFinite(scores[best]!) || hasNaN(scores))
     throw new ConfigError(
       Array.prototype.some.call(logits, (x: number) => !(x < Number.POSITIVE_INFINITY))
         ? "the model's logits are not all numbers."
