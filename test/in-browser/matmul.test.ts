@@ -1,8 +1,8 @@
 /** The tuned matrix products of webgpu and webgl2 against the reference device: all transpositions, batches, starts, ragged edges. */
 import { afterAll, describe, expect, test } from "vitest";
-import { download, upload, useDevice } from "../../src/compile/program.ts";
+import { download, releaseArena, upload, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
-import { createGpu } from "../../src/devices/gpu/index.ts";
+import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add } from "../../src/graph/elementwise.ts";
@@ -65,5 +65,35 @@ describe.each(opened)("$name", ({ device }) => {
       const worst = Math.max(...Array.from(want, (value, i) => Math.abs(got[i]! - value)));
       expect(worst).toBeLessThan(K * 1e-6);
     }
+  });
+
+  test("an operand that stays is made ready once, and what was made of it goes with it", async () => {
+    useDevice(device);
+    const handles = (): number => (device as GpuDevice).statistics.handles;
+    const matrix = (rows: number, columns: number, seed: number): Tensor =>
+      upload(device, Float32Array.from(randomValues([rows, columns], [-1, 1], seed)), [rows, columns], "float32");
+    const product = async (weight: Tensor, seed: number): Promise<Float32Array> => {
+      const x = matrix(12, 20, seed);
+      const y = matmul(x, weight);
+      const values = (await download(y)) as Float32Array;
+      for (const tensor of [x, y]) tensor.dispose();
+      releaseArena(device);
+      return values;
+    };
+    const unused = matrix(20, 16, 9);
+    await product(unused, 9); // makes what the device keeps
+    unused.dispose();
+    const before = handles();
+    const weight = matrix(20, 16, 2);
+    const first = await product(weight, 1);
+    await product(weight, 3);
+    const held = handles();
+    expect(await product(weight, 1)).toEqual(first);
+    await product(weight, 4);
+    expect(handles()).toBe(held);
+    const other = matrix(20, 16, 5);
+    expect(await product(other, 1)).not.toEqual(first);
+    for (const tensor of [weight, other]) tensor.dispose();
+    expect(handles()).toBe(before);
   });
 });

@@ -13,6 +13,8 @@ export type GpuMode = (typeof gpuModes)[number];
 export interface Handle {
   readonly count: number;
   references: number;
+  /** What has been made of it and is kept, by the name of that; `null` for what was made once and is not. */
+  kept?: Map<string, Handle | null>;
   /** GPU.js's own handle; `null` before it is written and once it is freed. */
   raw: unknown;
 }

@@ -14,7 +14,7 @@ import type { Backend, GpuMode, Handle } from "./backend.ts";
 import { callPlans } from "./calls.ts";
 import { callReach, checkHeld, checkLimits, loopReach } from "./limits.ts";
 import { loopPlan } from "./loop-passes.ts";
-import { floatsPerElement, type Plan } from "./plan.ts";
+import { floatsPerElement, type Pass, type Plan } from "./plan.ts";
 
 interface GpuBuffer extends Buffer {
   readonly held: Map<number, { readonly handle: Handle; readonly end: number }>;
@@ -179,7 +179,7 @@ export class GpuDevice implements Device {
             ? this.orNothing(made[arg.index]!)
             : this.at(bindings[arg.index]!),
       );
-      made.push(pass.count === 0 ? null : backend.run(pass, args));
+      made.push(pass.count === 0 ? null : this.result(pass, args));
       for (const index of done[i]!) this.drop(made[index]!);
     });
     const given = new Set<number>();
@@ -189,6 +189,22 @@ export class GpuDevice implements Device {
       given.add(pass);
       this.place(bindings[binding]!, handle);
     }
+  }
+
+  /** Runs a pass, or finds what it gave before: values never change. */
+  private result(pass: Pass, args: readonly (Handle | number)[]): Handle {
+    const { kept } = pass;
+    if (kept === undefined) return this.backend.run(pass, args);
+    const of = args[0] as Handle;
+    of.kept ??= new Map();
+    const known = of.kept.get(kept);
+    const handle = known ?? this.backend.run(pass, args);
+    if (known === undefined) of.kept.set(kept, null);
+    else {
+      handle.references++;
+      of.kept.set(kept, handle);
+    }
+    return handle;
   }
 
   get statistics(): GpuStatistics {
@@ -225,7 +241,9 @@ export class GpuDevice implements Device {
   }
 
   private drop(handle: Handle | null): void {
-    if (handle && --handle.references === 0) this.backend.free(handle);
+    if (!handle || --handle.references > 0) return;
+    for (const kept of handle.kept?.values() ?? []) this.drop(kept);
+    this.backend.free(handle);
   }
 }
 

@@ -141,7 +141,7 @@ const mostTexels = 4096;
 function squaresPlan(sizes: MatmulSizes): Plan | null {
   const { batches, M, N, K, a, b, start } = sizes;
   // bodies that never run: GPU.js takes from them the names of the arguments and whether texels are read and written
-  const drawn = (source: string, { code, size }: Drawing, args: Pass["args"]): Pass => ({
+  const drawn = (source: string, { code, size }: Drawing, args: Pass["args"]) => ({
     source,
     functions: [],
     args,
@@ -149,13 +149,14 @@ function squaresPlan(sizes: MatmulSizes): Plan | null {
     glsl: code,
     size,
   });
+  const packed = (index: number, rows: number, columns: number, at: MatrixWalk): Pass => ({
+    ...drawn(packing, packSquares(batches, rows, columns, at), [binding(index)]),
+    // a frozen weight is packed once, not at every step
+    kept: [batches, rows, columns, at.offset, at.batch, at.row, at.column].join(),
+  });
   const packing = "function (a) { return [a[0], 0, 0, 0]; }";
   const multiplying = "function (a, b) { const x = a[0]; const y = b[0]; return [x[0] + y[0], 0, 0, 0]; }";
-  const passes = [
-    drawn(packing, packSquares(batches, M, K, a), [binding(0)]),
-    drawn(packing, packSquares(batches, K, N, b), [binding(1)]),
-    drawn(multiplying, multiplySquares(sizes), [pass(0), pass(1)]),
-  ];
+  const passes: Pass[] = [packed(0, M, K, a), packed(1, K, N, b), drawn(multiplying, multiplySquares(sizes), [pass(0), pass(1)])];
   if (passes.some(({ size }) => Math.max(...size!) > mostTexels)) return null;
   passes.push({
     source: `function (a${start ? ", start" : ""}) { const x = a[0]; return x[0]${start ? " + start[0]" : ""}; }`,

@@ -29,6 +29,8 @@ export interface Pass {
   readonly wgsl?: { readonly code: string; readonly workgroups: number };
   /** Mode webgl2 runs this fragment shader in place of the source, which still says what is read and whether texels are written. */
   readonly glsl?: string;
+  /** What it makes of its one array is kept with that array under this name, from the second time on, for whoever asks for the same. */
+  readonly kept?: string;
   /** The texture that is written, where a shader depends on it; GPU.js chooses one otherwise. */
   readonly size?: readonly [width: number, height: number];
 }
