@@ -11,16 +11,19 @@ precision highp float;
 precision highp int;
 precision highp sampler2D;
 ${arrays.map((name) => `uniform sampler2D user_${name};`).join("\n")}
-out vec4 data0;`;
+out vec4 data0;
+// a quotient of floats, which is quicker than one of whole numbers, mended where it is inexact
+int over(int i, int n) {
+  int q = int(float(i) / float(n));
+  int rest = i - q * n;
+  return rest < 0 ? q - 1 : rest >= n ? q + 1 : q;
+}`;
 
-/** Reads an element of an array whose texture is filled row by row; a division of floats, which is quicker, mended where it is inexact. */
+/** Reads an element of an array, whose texture is filled row by row. */
 const readFlat = (name: string): string => `float at_${name}(int i) {
-  int width = textureSize(user_${name}, 0).x;
-  int y = int(float(i) / float(width));
-  int x = i - y * width;
-  if (x < 0) { x += width; y--; }
-  if (x >= width) { x -= width; y++; }
-  return texture(user_${name}, (vec2(x, y) + 0.5) / vec2(textureSize(user_${name}, 0))).x;
+  ivec2 size = textureSize(user_${name}, 0);
+  int y = over(i, size.x);
+  return texture(user_${name}, (vec2(i - y * size.x, y) + 0.5) / vec2(size)).x;
 }`;
 
 const half = (extent: number): number => Math.ceil(extent / 2);
@@ -42,7 +45,7 @@ export function packSquares(batches: number, rows: number, columns: number, at: 
 ${readFlat("a")}
 void main() {
   ivec2 p = ivec2(gl_FragCoord.xy);
-  int batch = p.y / ${half(rows)};
+  int batch = ${batches === 1 ? "0" : `over(p.y, ${half(rows)})`};
   int r = 2 * (p.y - batch * ${half(rows)});
   int c = 2 * p.x;
   int first = ${at.offset} + batch * ${at.batch} + r * ${at.row} + c * ${at.column};
@@ -62,7 +65,7 @@ export function multiplySquares({ batches, M, N, K }: MatmulSizes): Drawing {
   const unrolled = deep % 4 === 0 ? 4 : deep % 2 === 0 ? 2 : 1;
   const code = `${header(["a", "b"])}
 void main() {
-  float first = float((int(gl_FragCoord.y) / ${rows}) * ${deep});
+  float first = ${batches === 1 ? "0.0" : `float(over(int(gl_FragCoord.y), ${rows}) * ${deep})`};
   float row = gl_FragCoord.y / ${batches * rows}.0;
   float column = gl_FragCoord.x / ${half(N)}.0;
   vec4 s = vec4(0.0);
@@ -81,11 +84,11 @@ ${start ? readFlat("start") : ""}
 void main() {
   ivec2 p = ivec2(gl_FragCoord.xy);
   int i = p.y * WIDTH + p.x;
-  int line = i / ${N};
+  int line = over(i, ${N});
   int c = i - line * ${N};
-  int batch = line / ${M};
+  int batch = ${batches === 1 ? "0" : `over(line, ${M})`};
   int r = line - batch * ${M};
-  if (batch >= ${batches}) { data0 = vec4(0.0); return; }
+  if (line >= ${batches * M}) { data0 = vec4(0.0); return; }
   ivec2 at = ivec2(c / 2, batch * ${half(M)} + r / 2);
   vec4 square = texture(user_a, (vec2(at) + 0.5) / vec2(${half(N)}, ${batches * half(M)}));
   vec2 pair = (r & 1) == 0 ? square.xy : square.zw;
