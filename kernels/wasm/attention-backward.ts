@@ -28,7 +28,7 @@ import { type Integer, smaller } from "./matmul-arguments.ts";
 import { emitTile, panelColumns, tileRows } from "./matmul-tiles.ts";
 import { SimdMath } from "./simd-math.ts";
 
-/** Regions of scratch, by number: zeros and a row of constants, packed operands, two blocks of scores, row sums, results. */
+/** Regions of scratch, by number: a row of constants, packed operands, two blocks of scores, row sums, results. */
 export const backwardRegions = {
   constants: 0,
   keyColumns: 1,
@@ -73,9 +73,7 @@ function emitBackward(module: ModuleBuilder, blocks: Blocks, fused: boolean): vo
   const scale = load("f32.load", f.params[1], 4 * argument.scale);
   const strideD = integer(product(roundUpTo8(D), 4));
   const strideE = integer(product(roundUpTo8(E), 4));
-  const zeros = place.constants;
-  f.memoryFill(zeros, 0, 64);
-  const factors = integer(sum(place.constants, 64));
+  const factors = place.constants;
   f.store("f32.store", factors, () => f.f32(1));
   f.store("f32.store", factors, scale, 4);
 
@@ -112,8 +110,8 @@ function emitBackward(module: ModuleBuilder, blocks: Blocks, fused: boolean): vo
         const g = integer(sum(x.g.at(head), product(row, x.g.time)));
         const [weights, slope] = [place.weights, place.slopes];
         f.call(rowDots, g, x.g.time, sum(x.y.at(head), product(row, x.y.time)), x.y.time, rows, E, place.deltas);
-        f.call(blocks.scores, q, x.q.time, place.keyColumns, panelD, D, weights, blockStride, rows, ...band, zeros);
-        f.call(blocks.scores, g, x.g.time, place.valueColumns, panelE, E, slope, blockStride, rows, ...band, zeros);
+        f.call(blocks.scores, q, x.q.time, place.keyColumns, panelD, D, weights, blockStride, rows, ...band);
+        f.call(blocks.scores, g, x.g.time, place.valueColumns, panelE, E, slope, blockStride, rows, ...band);
         const logSums = sum(x.logSum.at(head), product(row, 4));
         f.call(slopes, weights, slope, blockStride, rows, ...band, logSums, place.deltas);
         f.if(wantsKeys, () => {

@@ -26,7 +26,7 @@ export interface Blocks {
   readonly packColumns: FunctionBuilder;
   /** (panels, panelBytes, depth, columns, factor): multiplies what is packed. */
   readonly scale: FunctionBuilder;
-  /** (a, aStride, panels, panelBytes, depth, block, blockStride, rows, keys, low, high, zeros): block = a · panels. */
+  /** (a, aStride, panels, panelBytes, depth, block, blockStride, rows, keys, low, high): block = a · panels. */
   readonly scores: FunctionBuilder;
   /** (block, blockStride, panels, panelBytes, out, outStride, rows, columns, keys, low, high): out += block · panels. */
   readonly weighted: FunctionBuilder;
@@ -59,8 +59,8 @@ export function callTile(f: FunctionBuilder, tiles: Tiles, rows: Integer, ...ope
 }
 
 function emitScores(module: ModuleBuilder, tiles: Tiles): FunctionBuilder {
-  const f = module.function(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"]);
-  const [a, aStride, panels, panelBytes, depth, block, blockStride, rows, keys, low, high, zeros] = f.params;
+  const f = module.function(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"]);
+  const [a, aStride, panels, panelBytes, depth, block, blockStride, rows, keys, low, high] = f.params;
   const [panel, column, out, end, here] = [
     f.local("i32", panels),
     f.local("i32"),
@@ -79,7 +79,7 @@ function emitScores(module: ModuleBuilder, tiles: Tiles): FunctionBuilder {
     f.set(aRow, sum(a, product(row, aStride))).set(outRow, sum(out, product(row, blockStride)));
     f.while(["i32.lt_s", row, end], () => {
       f.set(here, ["i32.sub", end, row]).set(here, smaller(here, tileRows));
-      callTile(f, tiles, here, aRow, aStride, panel, depth, zeros, 0, outRow, blockStride);
+      callTile(f, tiles, here, aRow, aStride, panel, depth, 0, 0, outRow, blockStride);
       f.increment(row, tileRows).increment(aRow, aStep).increment(outRow, outStep);
     });
     f.increment(panel, panelBytes).increment(out, panelRowBytes);

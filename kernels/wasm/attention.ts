@@ -16,7 +16,7 @@ import { type Integer, smaller } from "./matmul-arguments.ts";
 import { SimdMath } from "./simd-math.ts";
 
 /** Regions of scratch, by number. */
-export const forwardRegions = { zeros: 0, keys: 1, values: 2, scores: 3, tops: 4, sums: 5, out: 6 } as const;
+export const forwardRegions = { keys: 0, values: 1, scores: 2, tops: 3, sums: 4, out: 5 } as const;
 /** Whether keys and values are read in place, for a few queries, or packed. */
 export const forwardSwitches = { inPlace: 0 } as const;
 const tensor = { q: 0, k: 1, v: 2, y: 3, logSum: 4 } as const;
@@ -39,7 +39,7 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
   const { D, E, group, firstUnit, endUnit, firstKey, endKey, rowBlock, keyBlock, blockStride } = task;
   const integer = (value: Expression = 0): Integer => f.local("i32", value);
   const { q, k, v, y, logSum } = task.operands(tensor);
-  const { zeros, keys: keyPanels, values: valuePanels, scores, tops, sums, out } = task.regions(forwardRegions);
+  const { keys: keyPanels, values: valuePanels, scores, tops, sums, out } = task.regions(forwardRegions);
   const panelD = integer(task.word(argument.panelD));
   // weights are powers of 2
   const scale: Expression = ["f32.mul", load("f32.load", f.params[1], 4 * argument.scale), () => f.f32(Math.LOG2E)];
@@ -49,7 +49,6 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
   const rowBytes = integer(product(rowBlock, 4));
   const units = integer(["i32.sub", endUnit, firstUnit]);
 
-  f.memoryFill(zeros, 0, 64);
   f.memoryFill(sums, 0, product(units, rowBytes));
   f.memoryFill(out, 0, product(units, outBytes));
   const top = integer(tops);
@@ -81,7 +80,7 @@ function emitAttention(module: ModuleBuilder, blocks: Blocks, fused: boolean): v
         f.if(
           inPlace,
           () => f.call(fewScores, queries, q.time, kHere, k.time, D, scale, scores, blockStride, rows, ...band),
-          () => f.call(blocks.scores, queries, q.time, keyPanels, panelD, D, scores, blockStride, rows, ...band, zeros),
+          () => f.call(blocks.scores, queries, q.time, keyPanels, panelD, D, scores, blockStride, rows, ...band),
         );
         f.call(softmax, scores, blockStride, rows, ...band, unitRows(tops, unit), unitRows(sums, unit), here, outStride);
         f.if(

@@ -29,9 +29,8 @@ const stripRows = 48;
 const shallowDepth = 32;
 
 const panelRowBytes = 4 * panelColumns;
-/** Scratch: a row of zeros, one tile, then packed B, then packed A. */
-const tileOffset = 64;
-const packedOffset = tileOffset + tileRows * panelRowBytes;
+/** Scratch: one tile, then packed B, then packed A. */
+const packedOffset = tileRows * panelRowBytes;
 
 /** Added to the distance of panels and of packed rows: at a power of two all of them would compete for the same lines of the cache. */
 const lineBytes = 64;
@@ -54,7 +53,6 @@ const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", col
 /** Adds the kernel to a module. */
 export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {
   const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused));
-  const addTile = emitAddTile(module);
   const transposeA = emitTranspose(module, 4, (simd, address) => simd.load(address), fused);
   const packB = variant.b === "rows" ? emitPackRows(module, variant, fused) : emitPackColumns(module, variant, fused);
 
@@ -62,7 +60,6 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
   const task = beginTask(f, variant);
   const { K, depthBlock, rows, columns, scratch } = task;
   const integer = () => f.local("i32");
-  f.memoryFill(scratch, 0, tileOffset);
   if (variant.addend === "column") fillFromColumn(f, task);
 
   const first = f.local("i32");
@@ -82,7 +79,7 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
     if (variant.addend !== "column")
       f.if(["i32.eqz", first], () => {
         if (variant.addend === "matrix") f.set(start.pointer, task.d).set(start.stride, task.dStride);
-        else f.set(start.pointer, scratch).set(start.stride, 0);
+        else f.set(start.pointer, 0).set(start.stride, 0);
       });
     /** Where k = first begins. */
     const atDepth = (pointer: Integer, step: Integer | number): Expression => ["i32.add", pointer, ["i32.mul", first, step]];
@@ -95,16 +92,12 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
       f.call(transposeA, a.pointer, task.aStride, depth, rows, packedA, a.stride);
       f.set(a.pointer, packedA);
     }
-    emitPanels(f, task, { tiles, addTile }, a, start, packedB, panelBytes, depth);
+    emitPanels(f, task, tiles, a, start, packedB, panelBytes, depth);
     f.increment(first, depth);
     f.brIf(nextDepth, ["i32.lt_s", first, K]);
   });
 }
 
-interface Tiles {
-  readonly tiles: readonly FunctionBuilder[];
-  readonly addTile: ReturnType<typeof emitAddTile>;
-}
 interface Start {
   readonly pointer: Integer;
   readonly stride: Integer;
@@ -118,7 +111,7 @@ type A = Start;
 function emitPanels(
   f: FunctionBuilder,
   task: Task,
-  { tiles, addTile }: Tiles,
+  tiles: readonly FunctionBuilder[],
   a: A,
   start: Start,
   packedB: Integer,
@@ -127,7 +120,7 @@ function emitPanels(
 ): void {
   const { columns, cStride } = task;
   const integer = (value: Expression = 0) => f.local("i32", value);
-  const tile = integer(["i32.add", task.scratch, tileOffset]);
+  const tile = integer(task.scratch);
   const [aRow, cRow, startRow, rowsLeft] = [integer(), integer(), integer(), integer()];
   const steps: [pointer: Integer, stride: Integer][] = [
     [aRow, a.stride],
@@ -139,32 +132,16 @@ function emitPanels(
     for (const [pointer, step] of tileSteps) f.increment(pointer, step);
     f.increment(rowsLeft, -tileRows);
   };
-  // a sum that begins at a large addend is rounded like the addend in every step: deep ones begin at 0 and are added at the end
-  const isZero = integer(["i32.eq", start.pointer, task.scratch]);
-  const isShallow = integer(["i32.le_s", depth, shallowDepth]);
-  const addsLater = integer(["i32.eqz", ["i32.or", isZero, isShallow]]);
-  const begin = { row: integer(), stride: integer(["select", 0, start.stride, addsLater]) };
-  const compute = (rows: number, out: Integer, outStride: Integer | number) => {
-    f.set(begin.row, ["select", task.scratch, startRow, addsLater]);
-    f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, begin.row, begin.stride, out, outStride);
-  };
-  const computeInC = (rows: number) =>
-    f.if(
-      addsLater,
-      () => {
-        compute(rows, tile, panelRowBytes);
-        f.call(addTile, tile, startRow, start.stride, cRow, cStride, rows);
-      },
-      () => compute(rows, cRow, cStride),
-    );
+  const compute = (rows: number, out: Integer, outStride: Integer | number) =>
+    f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, startRow, start.stride, out, outStride);
+  const computeInC = (rows: number) => compute(rows, cRow, cStride);
 
   // deep tiles pay for themselves; for shallow ones the time is in C, which is then best written row by row
-  const strip = integer(["select", tileRows, stripRows, isShallow]);
+  const strip = integer(["select", tileRows, stripRows, ["i32.le_s", depth, shallowDepth]]);
   const [row, column, rowsHere, left] = [integer(), integer(), integer(), integer()];
   const [panel, cPanel, startPanel] = [integer(), integer(), integer()];
   const offsetOf = (pointer: Integer, stride: Integer): Expression => ["i32.add", pointer, ["i32.mul", row, stride]];
-  // a row of zeros is as wide as one panel
-  const startStep = integer(["select", 0, panelRowBytes, isZero]);
+  const startStep = integer(["select", panelRowBytes, 0, start.pointer]);
   f.for(row, 0, task.rows, strip, () => {
     f.set(rowsHere, smaller(strip, integer(["i32.sub", task.rows, row])));
     f.set(panel, packedB).set(cPanel, offsetOf(task.c, cStride)).set(startPanel, offsetOf(start.pointer, start.stride));
@@ -185,7 +162,6 @@ function emitPanels(
             const rows = integer(smaller(rowsLeft, tileRows));
             for (let count = 1; count <= tileRows; count++)
               f.if(["i32.eq", rows, count], () => compute(count, tile, panelRowBytes));
-            f.if(addsLater, () => f.call(addTile, tile, startRow, start.stride, tile, panelRowBytes, rows));
             copyColumns(f, tile, cRow, cStride, rows, left);
             advance();
           });
@@ -194,21 +170,6 @@ function emitPanels(
       f.increment(panel, panelBytes).increment(cPanel, panelRowBytes).increment(startPanel, startStep);
     });
   });
-}
-
-/**
- * addTile(tile, start, startStride, out, outStride, rows): out = start + tile, 8 columns wide; `out` may be either. In the tile's
- * own code V8 would run out of registers for it, and the whole product would take twice as long.
- */
-function emitAddTile(module: ModuleBuilder): FunctionBuilder<readonly ["i32", "i32", "i32", "i32", "i32", "i32"]> {
-  const f = module.function(null, ["i32", "i32", "i32", "i32", "i32", "i32"]);
-  const [tile, start, startStride, out, outStride, rows] = f.params;
-  f.repeat(rows, () => {
-    for (let at = 0; at < panelRowBytes; at += 16)
-      f.store("v128.store", out, ["f32x4.add", load("v128.load", start, at), load("v128.load", tile, at)], at);
-    f.increment(tile, panelRowBytes).increment(start, startStride).increment(out, outStride);
-  });
-  return f;
 }
 
 /** Copies the first `columns` columns of a tile to C. */
@@ -224,8 +185,8 @@ function copyColumns(f: FunctionBuilder, tile: Integer, c: Integer, cStride: Int
 }
 
 /**
- * tile(a, aStride, panel, depth, start, startStride, out, outStride): out = start + a · panel for `rows` rows of 8 columns, the sum
- * beginning at `start`.
+ * tile(a, aStride, panel, depth, start, startStride, out, outStride): out = a · panel + start for `rows` rows of 8 columns; `start` is
+ * an address, 0 where nothing is added. It comes last: a sum that begins at a large value is rounded like that in every step.
  *
  * @param layout "rows": k is the contiguous axis of A and `aStride` lies between rows; "columns": the other way round
  */
@@ -245,10 +206,8 @@ export function emitTile(
   const pointers = [a];
   if (layout === "rows")
     for (let i = 1; i < rows; i++) pointers.push(f.local("i32", ["i32.add", pointers[i - 1] as Integer, aStride]));
-  accumulators.forEach((row, i) => {
-    row.forEach((accumulator, v) => f.set(accumulator, load("v128.load", start, 16 * v)));
-    if (i < rows - 1) f.increment(start, startStride);
-  });
+  const zero = f.constant("f32", 0);
+  for (const accumulator of accumulators.flat()) f.set(accumulator, zero);
   f.repeat(depth, () => {
     b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
     accumulators.forEach((row, i) => {
@@ -262,10 +221,16 @@ export function emitTile(
     f.increment(panel, panelRowBytes);
     for (const pointer of pointers) f.increment(pointer, layout === "rows" ? 4 : aStride);
   });
-  accumulators.forEach((row, i) => {
-    row.forEach((accumulator, v) => f.store("v128.store", out, accumulator, 16 * v));
-    if (i < rows - 1) f.increment(out, outStride);
-  });
+  /** Two branches: with one end only V8 orders the loop above by the reads of `start`, and it takes twice as long. */
+  const finish = (adds: boolean) => () =>
+    accumulators.forEach((row, i) => {
+      row.forEach((sum, v) =>
+        f.store("v128.store", out, adds ? ["f32x4.add", sum, load("v128.load", start, 16 * v)] : sum, 16 * v),
+      );
+      if (i < rows - 1) f.increment(out, outStride);
+      if (i < rows - 1 && adds) f.increment(start, startStride);
+    });
+  f.if(start, finish(true), finish(false));
   return f;
 }
 

@@ -56,7 +56,6 @@ export const attention: CallEntry = ({ operands, results }, { memory, threads, r
     const cut: Cut = { unitsInTask, unitParts: Math.ceil(units / unitsInTask), keysInTask: Tk, keyParts: 1 };
     const stride = blockStride(blocks);
     const regions: Record<keyof typeof forwardRegions, number> = {
-      zeros: 64,
       keys: panels(blocks.keys, D),
       values: panels(E, blocks.keys),
       scores: blocks.rows * stride,
