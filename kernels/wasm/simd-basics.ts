@@ -73,10 +73,19 @@ export class SimdBasics {
     return this.fused ? this.apply("f32x4.relaxed_madd", x, y, z) : this.add(this.mul(x, y), z);
   }
 
-  /** Horner's rule: c₀ xⁿ + c₁ xⁿ⁻¹ + … + cₙ. */
-  polynomial(x: V128, coefficients: readonly number[]): V128 {
-    const [first = 0, ...rest] = coefficients;
-    return rest.reduce<V128>((sum, c) => this.madd(sum, x, c), this.f32(first));
+  /**
+   * c₀ xⁿ + c₁ xⁿ⁻¹ + … + cₙ, by Horner's rule in x² over pairs of coefficients: half as long a chain of sums that wait for each other.
+   *
+   * @param square x², if it is there already
+   */
+  polynomial(x: V128, coefficients: readonly number[], square?: V128): V128 {
+    const first = coefficients.length % 2;
+    const pairs: (V128 | number)[] = first ? [coefficients[0]!] : [];
+    for (let i = first; i < coefficients.length; i += 2) pairs.push(this.madd(x, coefficients[i]!, coefficients[i + 1]!));
+    const [start = 0, ...rest] = pairs;
+    if (rest.length === 0) return typeof start === "number" ? this.f32(start) : start;
+    const squared = square ?? this.mul(x, x);
+    return rest.reduce<V128>((sum, pair) => this.madd(sum, squared, pair), typeof start === "number" ? this.f32(start) : start);
   }
 
   neg(x: Operand): V128 {

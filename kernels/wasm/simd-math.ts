@@ -48,6 +48,7 @@ export class SimdMath extends SimdBasics {
         7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
         -2.4999993993e-1, 3.3333331174e-1,
       ],
+      square,
     );
     const small = this.madd(e, ln2Low, this.mul(this.mul(tail, square), r));
     const result = this.madd(e, ln2High, this.add(this.madd(square, -0.5, small), r));
@@ -147,11 +148,13 @@ export class SimdMath extends SimdBasics {
     const shifted = this.madd(x, Math.LOG2E, roundToInteger);
     const n = this.sub(shifted, roundToInteger);
     const r = this.madd(n, -ln2Low, this.madd(n, -ln2High, x)); // |r| ≤ ½ ln 2
+    const square = this.mul(r, r);
     const tail = this.polynomial(
       r,
       [1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1],
+      square,
     );
-    const mantissa = this.add(this.madd(tail, this.mul(r, r), r), 1);
+    const mantissa = this.add(this.madd(tail, square, r), 1);
     return { mantissa, exponent: this.i32Sub(shifted, 0x4b400000) }; // the bits of roundToInteger
   }
 

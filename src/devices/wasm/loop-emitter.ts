@@ -19,6 +19,8 @@ import { LoopValues } from "./loop-values.ts";
 
 /** A long sum is added up in blocks of this many terms, so that its error grows with the number of blocks only. */
 const blockLength = 256;
+/** Above this cost of an element neighbouring vectors do not go through the loop together: the code would only get longer. */
+const longestDoubled = 64;
 
 export interface EmitOptions {
   readonly shared: boolean;
@@ -138,11 +140,14 @@ class LoopEmitter {
     });
   }
 
-  /** Neighbouring vectors that go through the loop together: a fold that waits for itself leaves most of the processor idle. */
+  /**
+   * Neighbouring vectors that go through the loop together: a fold that waits for itself, and the long chain of an elementary function,
+   * leave most of the processor idle.
+   */
   private unrollOf(pass: Pass): number {
     if ([...pass.computed].some((register) => this.isIrregular(register))) return 1;
     if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
-    return pass.cost <= 12 ? 2 : 1;
+    return pass.cost <= longestDoubled ? 2 : 1;
   }
 
   private isIrregular(register: Register): boolean {
