@@ -12,8 +12,8 @@ export interface MatmulVariant {
   readonly method: "tiles" | "vector";
   /** Rows of A, for "vector". */
   readonly rows: number;
-  /** "rows": k is the contiguous axis of A; "columns": m is (A is stored transposed). */
-  readonly a: "rows" | "columns";
+  /** "rows": k is the contiguous axis of A; "columns": m is (A is stored transposed); "narrow": m too, and few columns, so that turning A does not pay. */
+  readonly a: "rows" | "columns" | "narrow";
   /** "rows": n is the contiguous axis of B; "columns": k is (B is stored transposed). */
   readonly b: "rows" | "columns";
   readonly bType: "float32" | "float16" | "bfloat16";

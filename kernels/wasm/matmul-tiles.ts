@@ -52,7 +52,8 @@ const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", col
 
 /** Adds the kernel to a module. */
 export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {
-  const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused));
+  const layout = variant.a === "narrow" ? "columns" : "rows";
+  const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused, layout));
   const transposeA = emitTranspose(module, 4, (simd, address) => simd.load(address), fused);
   const packB = variant.b === "rows" ? emitPackRows(module, variant, fused) : emitPackColumns(module, variant, fused);
 
@@ -68,7 +69,8 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
   const panelBytes = integer();
   const packedB = f.local("i32", ["i32.add", scratch, packedOffset]);
   const start: Start = { pointer: integer(), stride: integer() };
-  const a: A = { pointer: f.local("i32", task.a), stride: f.local("i32", task.aStride) };
+  const aStride = f.local("i32", task.aStride);
+  const a: A = { pointer: f.local("i32", task.a), stride: aStride, rowStep: layout === "rows" ? aStride : 4 };
   // at least one round, which for K = 0 only copies the addend or zeros
   f.loop((nextDepth) => {
     f.set(depth, smaller(depthBlock, f.local("i32", ["i32.sub", K, first])));
@@ -102,7 +104,10 @@ interface Start {
   readonly pointer: Integer;
   readonly stride: Integer;
 }
-type A = Start;
+/** `stride` as the tile takes it; `rowStep` from one row to the next. */
+interface A extends Start {
+  readonly rowStep: Integer | number;
+}
 
 /**
  * Strip by strip of rows, each packed panel with the rows of the strip. The last panel goes through a tile in scratch, so that
@@ -122,50 +127,50 @@ function emitPanels(
   const integer = (value: Expression = 0) => f.local("i32", value);
   const tile = integer(task.scratch);
   const [aRow, cRow, startRow, rowsLeft] = [integer(), integer(), integer(), integer()];
-  const steps: [pointer: Integer, stride: Integer][] = [
-    [aRow, a.stride],
+  const steps: [pointer: Integer, stride: Integer | number][] = [
+    [aRow, a.rowStep],
     [cRow, cStride],
     [startRow, start.stride],
   ];
   const tileSteps = steps.map(([pointer, stride]) => [pointer, integer(["i32.mul", stride, tileRows])] as const);
-  const advance = () => {
-    for (const [pointer, step] of tileSteps) f.increment(pointer, step);
-    f.increment(rowsLeft, -tileRows);
-  };
   const compute = (rows: number, out: Integer, outStride: Integer | number) =>
     f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, startRow, start.stride, out, outStride);
-  const computeInC = (rows: number) => compute(rows, cRow, cStride);
+  /** Two tiles of nearly equal height rather than a high one and one whose few sums wait for themselves. */
+  const mostForTwo = 2 * tileRows - 2;
+  const computeRest = (out: Integer, outStride: Integer | number, after: (rows: Integer) => void) =>
+    f.while(["i32.gt_s", rowsLeft, 0], () => {
+      const half: Expression = ["i32.shr_u", ["i32.add", rowsLeft, 1], 1];
+      const rows = integer(smaller(rowsLeft, tileRows));
+      f.if(["i32.and", ["i32.gt_s", rowsLeft, tileRows], ["i32.le_s", rowsLeft, mostForTwo]], () => f.set(rows, half));
+      for (let count = tileRows; count > 0; count--) f.if(["i32.eq", rows, count], () => compute(count, out, outStride));
+      after(rows);
+      for (const [pointer, stride] of steps) f.increment(pointer, ["i32.mul", stride, rows]);
+      f.increment(rowsLeft, ["i32.sub", 0, rows]);
+    });
 
   // deep tiles pay for themselves; for shallow ones the time is in C, which is then best written row by row
   const strip = integer(["select", tileRows, stripRows, ["i32.le_s", depth, shallowDepth]]);
   const [row, column, rowsHere, left] = [integer(), integer(), integer(), integer()];
   const [panel, cPanel, startPanel] = [integer(), integer(), integer()];
-  const offsetOf = (pointer: Integer, stride: Integer): Expression => ["i32.add", pointer, ["i32.mul", row, stride]];
+  const offsetOf = (pointer: Integer, stride: Integer | number): Expression => ["i32.add", pointer, ["i32.mul", row, stride]];
   const startStep = integer(["select", panelRowBytes, 0, start.pointer]);
   f.for(row, 0, task.rows, strip, () => {
     f.set(rowsHere, smaller(strip, integer(["i32.sub", task.rows, row])));
     f.set(panel, packedB).set(cPanel, offsetOf(task.c, cStride)).set(startPanel, offsetOf(start.pointer, start.stride));
     f.for(column, 0, columns, panelColumns, () => {
       f.set(left, ["i32.sub", columns, column]);
-      f.set(aRow, offsetOf(a.pointer, a.stride)).set(cRow, cPanel).set(startRow, startPanel).set(rowsLeft, rowsHere);
+      f.set(aRow, offsetOf(a.pointer, a.rowStep)).set(cRow, cPanel).set(startRow, startPanel).set(rowsLeft, rowsHere);
       f.if(
         ["i32.ge_s", left, panelColumns],
         () => {
-          f.while(["i32.ge_s", rowsLeft, tileRows], () => {
-            computeInC(tileRows);
-            advance();
+          f.while(["i32.gt_s", rowsLeft, mostForTwo], () => {
+            compute(tileRows, cRow, cStride);
+            for (const [pointer, step] of tileSteps) f.increment(pointer, step);
+            f.increment(rowsLeft, -tileRows);
           });
-          for (let rows = 1; rows < tileRows; rows++) f.if(["i32.eq", rowsLeft, rows], () => computeInC(rows));
+          computeRest(cRow, cStride, () => {});
         },
-        () => {
-          f.while(["i32.gt_s", rowsLeft, 0], () => {
-            const rows = integer(smaller(rowsLeft, tileRows));
-            for (let count = 1; count <= tileRows; count++)
-              f.if(["i32.eq", rows, count], () => compute(count, tile, panelRowBytes));
-            copyColumns(f, tile, cRow, cStride, rows, left);
-            advance();
-          });
-        },
+        () => computeRest(tile, panelRowBytes, (rows) => copyColumns(f, tile, cRow, cStride, rows, left)),
       );
       f.increment(panel, panelBytes).increment(cPanel, panelRowBytes).increment(startPanel, startStep);
     });
@@ -194,7 +199,7 @@ export function emitTile(
   module: ModuleBuilder,
   rows: number,
   fused: boolean,
-  layout: MatmulVariant["a"] = "rows",
+  layout: "rows" | "columns" = "rows",
 ): FunctionBuilder<typeof tileParameters> {
   const f = module.function(null, tileParameters);
   const [a, aStride, panel, depth, start, startStride, out, outStride] = f.params;

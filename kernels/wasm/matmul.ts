@@ -75,8 +75,10 @@ const smallProduct = 1 << 16;
 /** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
 const tasksPerThread = 3;
 /** Blocks of packed B (and A) that stay in a second-level cache. */
-const columnBlockLimit = { rows: 128, columns: 256 } as const;
-const rowBlockLimit = { rows: 480, columns: 192 } as const;
+const columnBlockLimit = { rows: 128, columns: 256, narrow: 128 } as const;
+const rowBlockLimit = { rows: 480, columns: 192, narrow: 480 } as const;
+/** Up to so many columns of C a transposed A is read as it lies. */
+const narrowColumns = 8;
 
 /** How to compute a product, or `undefined` when no axis of A or B is contiguous, or C's or the addend's columns are not. */
 export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan | undefined {
@@ -94,7 +96,7 @@ export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan 
   const variant: MatmulVariant = {
     method: vector ? "vector" : "tiles",
     rows: vector ? Math.max(1, M) : 0,
-    a: aLayout,
+    a: aLayout === "columns" && !vector && N <= narrowColumns ? "narrow" : aLayout,
     b: bLayout,
     bType,
     addend: addendLayout,
