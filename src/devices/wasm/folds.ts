@@ -22,6 +22,9 @@ const instructions: Readonly<Record<string, { readonly float: SimpleOp; readonly
     maxReduce: { float: "f32x4.pmax", integer: "i32x4.max_s", bool: "v128.or" },
   };
 
+/** The maximum of floats keeps a second vector for each of its accumulators. */
+export const notesNaN = ({ op, dtype }: Fold): boolean => op.name === "maxReduce" && isFloat(dtype);
+
 export class Folds {
   private readonly simd: LaneMath;
 
@@ -39,7 +42,7 @@ export class Folds {
     return {
       fold,
       value: f.local("v128", simd.constant(identity, isFloat(dtype) ? "float32" : dtype).local),
-      nan: op.name === "maxReduce" && isFloat(dtype) ? f.local("v128", simd.math.i32(0)) : null,
+      nan: notesNaN(fold) ? f.local("v128", simd.math.i32(0)) : null,
       blocks: op.name === "sum" && isFloat(dtype) ? f.local("v128", simd.math.f32(0)) : null,
     };
   }
