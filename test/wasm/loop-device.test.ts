@@ -8,7 +8,7 @@ import { planLoop } from "../../src/devices/wasm/loop-plan.ts";
 import { matmulOp } from "../../src/graph/contraction.ts";
 import type { DType, TypedArray } from "../../src/graph/dtype.ts";
 import { elementwise } from "../../src/graph/elementwise.ts";
-import { takeOp } from "../../src/graph/indexing.ts";
+import { cumulativeSumOp, takeOp } from "../../src/graph/indexing.ts";
 import type { CallGeometry, Operand } from "../../src/graph/primitive.ts";
 import { reductions } from "../../src/graph/reduction.ts";
 import { largeLoopCases } from "./loop-arbitrary.ts";
@@ -107,6 +107,13 @@ describe("kernel calls on wasm", () => {
   });
 
   test("a call without a kernel runs its plain meaning, at the operands' offsets", () => {
+    const x = { ...dense(2, 3), offset: 2 };
+    const values = Float32Array.of(9, 9, 1, 2, 3, 4, 5, 6);
+    const got = call("cumulativeSum", cumulativeSumOp.host, [[x, values, "float32"]], { ...dense(2, 3), offset: 1 });
+    expect([...got]).toEqual([1, 3, 6, 4, 9, 15]);
+  });
+
+  test("rows are taken from and put at the operands' offsets", () => {
     const table = { ...dense(3, 2), offset: 4 };
     const values = Float32Array.of(9, 9, 9, 9, 1, 2, 3, 4, 5, 6);
     const got = call(

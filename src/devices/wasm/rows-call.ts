@@ -33,7 +33,7 @@ export const take: CallEntry = ({ operands }, { memory, threads, module }) => {
     const args = new Int32Array(Object.keys(takeArgument).length);
     args[takeArgument.table] = addresses[0]! + bytes * table!.offset;
     args[takeArgument.index] = indexAddress;
-    args[takeArgument.out] = addresses[2]!;
+    args[takeArgument.out] = addresses[2]! + bytes * geometry.results[0]!.offset;
     args[takeArgument.count] = count;
     args[takeArgument.rowBytes] = rowBytes;
     args[takeArgument.block] = block;
@@ -67,7 +67,7 @@ export const scatterAdd: CallEntry = ({ results }, { memory, threads, module }) 
     const args = new Int32Array(Object.keys(scatterArgument).length);
     args[scatterArgument.index] = indexAddress;
     args[scatterArgument.updates] = addresses[1]! + 4 * updates!.offset;
-    args[scatterArgument.out] = addresses[2]!;
+    args[scatterArgument.out] = addresses[2]! + 4 * geometry.results[0]!.offset;
     args[scatterArgument.count] = count;
     args[scatterArgument.rows] = rows;
     args[scatterArgument.width] = width;
