@@ -22,9 +22,6 @@ const instructions: Readonly<Record<string, { readonly float: SimpleOp; readonly
     maxReduce: { float: "f32x4.pmax", integer: "i32x4.max_s", bool: "v128.or" },
   };
 
-/** The maximum of floats keeps a second vector for each of its accumulators. */
-export const notesNaN = ({ op, dtype }: Fold): boolean => op.name === "maxReduce" && isFloat(dtype);
-
 export class Folds {
   private readonly simd: LaneMath;
 
@@ -42,7 +39,7 @@ export class Folds {
     return {
       fold,
       value: f.local("v128", simd.constant(identity, isFloat(dtype) ? "float32" : dtype).local),
-      nan: notesNaN(fold) ? f.local("v128", simd.math.i32(0)) : null,
+      nan: op.name === "maxReduce" && isFloat(dtype) ? f.local("v128", simd.math.i32(0)) : null,
       blocks: op.name === "sum" && isFloat(dtype) ? f.local("v128", simd.math.f32(0)) : null,
     };
   }

@@ -10,7 +10,7 @@ import { DTypeError } from "../../errors.ts";
 import type { LoopProgram, Register, Store } from "../loop-program.ts";
 import { type FunctionBuilder, type Local, ModuleBuilder } from "./assembler.ts";
 import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
-import { type Accumulator, Folds, notesNaN } from "./folds.ts";
+import { type Accumulator, Folds } from "./folds.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
 import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-arguments.ts";
 import { LoopFrame, lanePositions, smaller } from "./loop-frame.ts";
@@ -146,7 +146,7 @@ class LoopEmitter {
    */
   private unrollOf(pass: Pass): number {
     if ([...pass.computed].some((register) => this.isIrregular(register))) return 1;
-    if (pass.folds.length > 0) return pass.cost > 8 ? 2 : pass.cost > 4 || pass.folds.some(notesNaN) ? 4 : 8;
+    if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
     return pass.cost <= longestDoubled ? 2 : 1;
   }
 
