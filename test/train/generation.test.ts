@@ -1,5 +1,6 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
+import { currentDevice } from "../../src/compile/program.ts";
 import { ConfigError } from "../../src/errors.ts";
 import { GPT2LMHeadModel } from "../../src/models/gpt2.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
@@ -114,6 +115,22 @@ onReference("programs and caches", () => {
     expect(traced).toBe(3); // prompts of 3 and 4 tokens
     await complete(model, [1, 2, 3, 4, 5], { maxNewTokens: 300 });
     expect(traced).toBe(5); // a larger cache
+  });
+
+  test("the next text finds every launch where it was: a cache is emptied and written in place", async () => {
+    const model = makeModel();
+    for (const prompt of [
+      [3, 1, 4],
+      [1, 5, 9],
+    ])
+      await complete(model, prompt, { maxNewTokens: 4 });
+    const bind = vi.spyOn(currentDevice(), "bind");
+    try {
+      expect(await complete(model, [2, 6, 5], { maxNewTokens: 4 })).toHaveLength(4);
+      expect(bind).not.toHaveBeenCalled();
+    } finally {
+      bind.mockRestore();
+    }
   });
 
   test("two texts at once do not disturb each other, nor does one that was broken off the next one", async () => {
