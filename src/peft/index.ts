@@ -62,6 +62,7 @@ export { pvera } from "./methods/pvera.ts";
 export { randlora } from "./methods/randlora.ts";
 export { road } from "./methods/road.ts";
 export { shira } from "./methods/shira.ts";
+export { supertuning } from "./methods/supertuning.ts";
 export { trainableTokens } from "./methods/trainable-tokens.ts";
 export { vblora } from "./methods/vblora.ts";
 export { velora } from "./methods/velora.ts";

@@ -31,6 +31,7 @@ import { pvera } from "./methods/pvera.ts";
 import { randlora } from "./methods/randlora.ts";
 import { road } from "./methods/road.ts";
 import { shira } from "./methods/shira.ts";
+import { supertuning } from "./methods/supertuning.ts";
 import { trainableTokens } from "./methods/trainable-tokens.ts";
 import { vblora } from "./methods/vblora.ts";
 import { velora } from "./methods/velora.ts";
@@ -73,6 +74,7 @@ export const methods = {
   pvera,
   randlora,
   shira,
+  supertuning,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

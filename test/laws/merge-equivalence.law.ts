@@ -67,7 +67,8 @@ function sizeOfChange({ adapters }: Built): number {
 function sensitivity({ adapters, model, x }: Built, output: Tensor, seed: number): number {
   const step = 2 ** -10;
   const random = new TorchGenerator(seed);
-  const parameters = adapters.flatMap((adapter) => layerAdapters(adapter).flatMap((own) => Object.values(own.parameters)));
+  const all = adapters.flatMap((adapter) => layerAdapters(adapter).flatMap((own) => Object.values(own.parameters)));
+  const parameters = all.filter(({ dtype }) => dtype !== "int32");
   const values = parameters.map((parameter) => parameter.stored);
   const moved = [0, 1].map(() => {
     for (const [i, parameter] of parameters.entries()) {
