@@ -8,7 +8,9 @@ import type { Floats, KernelThis } from "./kernel-this.ts";
 /** One step of the running sum: y[i] = x[i] + x[i − step] within the row. Constant `step`: 1, 2, 4, … */
 export function scanStep(this: KernelThis<"step" | "width">, x: Floats): number {
   const i = this.thread.x;
-  const row = Math.floor((i + 0.5) / this.constants.width);
+  let row = Math.floor(i / this.constants.width);
+  if (row * this.constants.width > i) row = row - 1;
+  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
   const column = i - row * this.constants.width;
   let y = x[i]!;
   if (column >= this.constants.step) y = y + x[i - this.constants.step]!;
@@ -19,7 +21,9 @@ export function scanStep(this: KernelThis<"step" | "width">, x: Floats): number 
 export function scanStepInteger(this: KernelThis<"step" | "width">, x: Floats): number {
   const i = Math.floor(this.thread.x / 2);
   const part = this.thread.x - 2 * i;
-  const row = Math.floor((i + 0.5) / this.constants.width);
+  let row = Math.floor(i / this.constants.width);
+  if (row * this.constants.width > i) row = row - 1;
+  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
   const column = i - row * this.constants.width;
   let low = x[2 * i]!;
   let high = x[2 * i + 1]!;
@@ -43,7 +47,9 @@ export function scanStepInteger(this: KernelThis<"step" | "width">, x: Floats): 
  */
 export function rank(this: KernelThis<"descending" | "width">, x: Floats): number {
   const i = this.thread.x;
-  const row = Math.floor((i + 0.5) / this.constants.width);
+  let row = Math.floor(i / this.constants.width);
+  if (row * this.constants.width > i) row = row - 1;
+  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
   const start = row * this.constants.width;
   const own = x[i]!;
   let ownNaN = 1;
@@ -73,7 +79,9 @@ export function rank(this: KernelThis<"descending" | "width">, x: Floats): numbe
 /** `rank` of int32 values. */
 export function rankInteger(this: KernelThis<"descending" | "width">, x: Floats): number {
   const i = this.thread.x;
-  const row = Math.floor((i + 0.5) / this.constants.width);
+  let row = Math.floor(i / this.constants.width);
+  if (row * this.constants.width > i) row = row - 1;
+  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
   const start = row * this.constants.width;
   let ownHigh = x[2 * i + 1]!;
   if (ownHigh >= 32768) ownHigh = ownHigh - 65536;
@@ -105,7 +113,9 @@ export function rankInteger(this: KernelThis<"descending" | "width">, x: Floats)
 export function order(this: KernelThis<"width">, ranks: Floats): number {
   const p = Math.floor(this.thread.x / 2);
   const part = this.thread.x - 2 * p;
-  const row = Math.floor((p + 0.5) / this.constants.width);
+  let row = Math.floor(p / this.constants.width);
+  if (row * this.constants.width > p) row = row - 1;
+  if (row * this.constants.width + this.constants.width <= p) row = row + 1;
   const start = row * this.constants.width;
   const place = p - start;
   let found = 0;

@@ -4,7 +4,7 @@ import { download, realize, upload, useDevice } from "../../src/compile/program.
 import { devices } from "../../src/devices/choose.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { mul, sub } from "../../src/graph/elementwise.ts";
-import { take } from "../../src/graph/indexing.ts";
+import { cumulativeSum, take } from "../../src/graph/indexing.ts";
 import { transpose } from "../../src/graph/movement.ts";
 
 const [rows, width] = [49_153, 576]; // 28 million
@@ -50,4 +50,17 @@ describe.each(["webgpu", "webgl2"] as const)("mode %s", (mode) => {
     table.dispose();
     device[Symbol.dispose]();
   });
+});
+
+test("mode webgl2 finds the rows of nine million elements", async () => {
+  const device = await devices.gpu({ mode: "webgl2" });
+  useDevice(device);
+  const [count, long] = [150, 60_001];
+  const ones = upload(device, new Float32Array(count * long).fill(1), [count, long], "float32");
+  const sums = await download(cumulativeSum(ones));
+  for (let row = 0; row < count; row++)
+    for (const column of [0, 1, 2, long - 2, long - 1])
+      if (sums[row * long + column] !== column + 1)
+        throw new Error(`row ${row}, column ${column}: ${sums[row * long + column]} instead of ${column + 1}`);
+  device[Symbol.dispose]();
 });
