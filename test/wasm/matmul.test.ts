@@ -208,7 +208,7 @@ test("random products of all layouts agree with the definition, and threads do n
     fc.property(shape, (drawn) => check(...build(drawn))),
     { numRuns: 400 },
   );
-}, 60_000);
+}, 180_000);
 
 describe("larger products, split over threads and over the depth", () => {
   const sizes: [M: number, N: number, K: number][] = [
