@@ -12,8 +12,10 @@ export interface ComparisonOptions {
   readonly rounds: number;
   /** Of measuring, in one process or page. */
   readonly seconds: number;
-  /** After so many a process or page is ended. */
+  /** After so many seconds a process or page is ended. */
   readonly budget: number;
+  /** After so many nothing more is started. */
+  readonly minutes: number;
   /** How the names of the cases begin that are measured. */
   readonly case: string;
   /** Names among `--only` that are no work of engines, and all of them where nothing was named. */
@@ -28,10 +30,12 @@ export interface Field {
   readonly rounds: readonly [number, number];
   readonly seconds: readonly [number, number];
   readonly budget: readonly [number, number];
+  readonly minutes: readonly [number, number];
 }
 
 /**
- * Options of a comparison: `[--quick] [--only WORK,…] [--case START] [--engines NAME,…] [--rounds N] [--seconds S] [--budget S]`.
+ * Options of a comparison: `[--quick] [--only WORK,…] [--case START] [--engines NAME,…] [--rounds N] [--seconds S] [--budget S]
+ * [--minutes M]`.
  *
  * @throws {Error} for an option or a name that there is not
  */
@@ -46,10 +50,11 @@ export function comparisonOptions(args: readonly string[], { works, engines, ext
       rounds: { type: "string" },
       seconds: { type: "string" },
       budget: { type: "string" },
+      minutes: { type: "string" },
     },
   });
   const { quick, only } = values;
-  const number = (name: "rounds" | "seconds" | "budget"): number => {
+  const number = (name: "rounds" | "seconds" | "budget" | "minutes"): number => {
     const value = values[name] === undefined ? usual[name][quick ? 1 : 0] : Number(values[name]);
     if (!(value > 0)) throw new Error(`bench: --${name} must be a number above 0, not "${values[name]}"`);
     return value;
@@ -64,12 +69,13 @@ export function comparisonOptions(args: readonly string[], { works, engines, ext
       throw new Error(`bench: no engine is called "${name}…". There are: ${engines.map((engine) => engine.name).join("; ")}`);
   return {
     works: works.filter((work) => (wanted ? wanted.includes(work.name) : !(quick && work.isLong))),
-    engines: engines.filter(({ name, isSlow }) =>
-      chosen ? chosen.some((start) => name.toLowerCase().startsWith(start)) : !(quick && isSlow),
+    engines: engines.filter(({ name, isSlow, isPlain }) =>
+      chosen ? chosen.some((start) => name.toLowerCase().startsWith(start)) : !(quick && (isSlow || isPlain)),
     ),
-    rounds: Math.round(number("rounds")),
+    rounds: Math.max(1, Math.round(number("rounds"))),
     seconds: number("seconds"),
     budget: number("budget"),
+    minutes: number("minutes"),
     case: values.case,
     extras: extras.filter((name) => (wanted ? wanted.includes(name) : !quick)),
   };
@@ -81,26 +87,46 @@ export interface Output {
   readonly note?: string;
 }
 
-/** Engines take turns at a piece of work, `rounds` times; one that had nothing to show is not asked again. */
+/**
+ * Engines take turns: a round of all the work, then the next, so that a machine's moods fall on all alike. Slow engines and long works
+ * have one turn; an engine that had nothing to show is not asked again; what would begin after `end` (of `performance.now`) is left out.
+ *
+ * @param outputOf runs an engine, for at most so many seconds
+ */
 export async function takeTurns(
-  work: Work,
+  works: readonly Work[],
   engines: readonly Engine[],
-  rounds: number,
-  outputOf: (engine: Engine) => Promise<Output>,
+  { rounds, budget }: Pick<ComparisonOptions, "rounds" | "budget">,
+  outputOf: (engine: Engine, work: Work, seconds: number) => Promise<Output>,
+  end = Number.POSITIVE_INFINITY,
 ): Promise<Entry[]> {
-  const lines = new Map<Engine, Line[]>();
-  const notes = new Map<Engine, string>();
-  const present = engines.filter((engine) => takesPart(engine, work));
+  const found = works.map((work) => ({ work, lines: new Map<Engine, Line[]>(), notes: new Map<Engine, string>() }));
+  let left = 0;
   for (let round = 0; round < rounds; round++)
-    for (const engine of present) {
-      if (notes.has(engine) || (engine.isSlow && round > 0)) continue;
-      process.stderr.write(`${work.name}, round ${round + 1}: ${engine.name}\n`);
-      const { text, note } = await outputOf(engine);
-      const found = linesIn(text);
-      lines.set(engine, [...(lines.get(engine) ?? []), ...found]);
-      if (found.length === 0) notes.set(engine, note ?? "has nothing for it");
-    }
-  return entriesOf(work, present, lines, notes);
+    for (const { work, lines, notes } of found)
+      for (const engine of engines.filter((one) => takesPart(one, work))) {
+        if (notes.has(engine) || (round > 0 && (engine.isSlow || work.isLong))) continue;
+        const seconds = Math.min(budget, (end - performance.now()) / 1000);
+        if (seconds < 5 && seconds < budget) {
+          left++;
+          if (!lines.has(engine)) notes.set(engine, "left out: the time was up");
+          continue;
+        }
+        process.stderr.write(`round ${round + 1}, ${work.name}: ${engine.name}\n`);
+        const { text, note } = await outputOf(engine, work, Math.ceil(seconds));
+        const printed = linesIn(text);
+        if (printed.length) lines.set(engine, [...(lines.get(engine) ?? []), ...printed]);
+        else if (!lines.has(engine)) notes.set(engine, note ?? "has nothing for it");
+      }
+  if (left) process.stderr.write(`bench: the time was up: ${left} turns were left out\n`);
+  return found.flatMap(({ work, lines, notes }) =>
+    entriesOf(
+      work,
+      engines.filter((engine) => takesPart(engine, work)),
+      lines,
+      notes,
+    ),
+  );
 }
 
 /** Entries of one piece of work, case by case; an engine that printed nothing has one that says why. */

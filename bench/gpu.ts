@@ -31,7 +31,7 @@ export function gpuOptions(args: readonly string[]): GpuOptions {
   const others = args.filter((argument) => !own.includes(argument));
   const field = { works: gpuWorks, engines: gpuEngines, extras: [] };
   return {
-    ...comparisonOptions(others, { ...field, rounds: [3, 1], seconds: [10, 3], budget: [300, 120] }),
+    ...comparisonOptions(others, { ...field, rounds: [3, 1], seconds: [10, 3], budget: [300, 120], minutes: [600, 60] }),
     hardware: args.includes("--hardware"),
     processorTime: args.includes("--processor-time"),
   };
@@ -67,9 +67,9 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
   const common = [...(processorTime ? ["clock=processor"] : []), ...(start ? [`case=${start}`] : [])];
   const entries: Entry[] = [];
   for (const work of works) {
-    const outputOf = ({ script: [file, ...words], isSlow = false }: Engine) =>
-      pages.run(file!, [work.name, ...words, ...common, ...paceOf(isSlow, seconds), "least=2"], budget);
-    entries.push(...(await takeTurns(work, engines, rounds, outputOf)));
+    const outputOf = ({ script: [file, ...words], isSlow = false }: Engine, _work: unknown, limit: number) =>
+      pages.run(file!, [work.name, ...words, ...common, ...paceOf(isSlow, seconds), "least=2"], limit);
+    entries.push(...(await takeTurns([work], engines, { rounds, budget }, outputOf)));
     for (const [title, group] of cases(entries.filter((entry) => entry.work === work.name)))
       say(`\n${tablesOf(`${work.about} (${title})`, group, engines)}`);
   }

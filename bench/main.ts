@@ -1,6 +1,14 @@
 /** `npm run bench -- NAME [OPTIONS]`: one question a file; the last line printed is the answer as JSON. Without a name: operations. */
 const questions: Readonly<
-  Record<string, { readonly about: string; run(args: readonly string[]): Promise<Record<string, unknown>> }>
+  Record<
+    string,
+    {
+      readonly about: string;
+      /** What `--help` prints, where there is more to say than `about`. */
+      usage?(): Promise<string>;
+      run(args: readonly string[]): Promise<Record<string, unknown>>;
+    }
+  >
 > = {
   "lora-step": {
     about: "one LoRA training step of spec.json, against PyTorch's losses",
@@ -16,6 +24,7 @@ const questions: Readonly<
   },
   peers: {
     about: "side by side with tfjs, jax-js, js-pytorch, gpu.js and PyTorch: steps, generation, operations, memory, sizes",
+    usage: async () => (await import("./peers.ts")).usage,
     run: async (args) => (await import("./peers.ts")).peers(args),
   },
   gpu: {
@@ -38,13 +47,34 @@ const tables: Readonly<Record<string, { readonly about: string; load(): Promise<
   "matmul-peak": { about: "how close the matrix product comes to the processor's limit", load: () => import("./matmul-peak.ts") },
 };
 
+const list = (): string =>
+  Object.entries({ ...questions, ...tables })
+    .map(([key, { about }]) => `  ${key.padEnd(14)}${about}`)
+    .join("\n");
+
+/** An option or a name that there is not, or something missing: one line says it, without where in the code it was noticed. */
+const isForPeople = (error: unknown): error is Error =>
+  error instanceof Error &&
+  (/^bench: /.test(error.message) || String((error as { code?: unknown }).code).startsWith("ERR_PARSE_ARGS"));
+
 // the last line is JSON in any case
-const [name = "operations", ...args] = process.argv.slice(2).filter((argument) => argument !== "--json");
-const question = questions[name];
-const table = tables[name];
-if (table) await table.load();
-else if (!question) {
-  const list = Object.entries({ ...questions, ...tables }).map(([key, { about }]) => `  ${key.padEnd(12)} ${about}`);
-  console.error(`bench: there is no question "${name}". There are:\n${list.join("\n")}`);
+const words = process.argv.slice(2).filter((argument) => argument !== "--json");
+const wantsHelp = words.some((word) => word === "--help" || word === "-h");
+const [name = wantsHelp ? undefined : "operations", ...args] = words.filter((word) => word !== "--help" && word !== "-h");
+const question = name === undefined ? undefined : questions[name];
+const table = name === undefined ? undefined : tables[name];
+try {
+  if (wantsHelp && (question || table))
+    console.log((await question?.usage?.()) ?? `Usage: npm run bench -- ${name}\n\n${(question ?? table)!.about}`);
+  else if (wantsHelp) console.log(`Usage: npm run bench -- [NAME] [OPTIONS]\n\n${list()}`);
+  else if (table) await table.load();
+  else if (question) console.log(JSON.stringify(await question.run(args)));
+  else throw new Error(`bench: there is no question "${name}". There are:\n${list()}`);
+} catch (error) {
+  if (!isForPeople(error)) throw error;
+  const { message } = error;
+  console.error(
+    message.startsWith("bench: ") ? message : `bench: ${message.split(". To specify")[0]}. --help lists the options.`,
+  );
   process.exit(1);
-} else console.log(JSON.stringify(await question.run(args)));
+}

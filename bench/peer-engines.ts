@@ -11,7 +11,7 @@ export interface Work {
   readonly name: string;
   readonly about: string;
   readonly kind: "operation" | "training" | "generation";
-  /** Left out with `--quick`. */
+  /** Done once, by engines that are quick enough; left out with `--quick`. */
   readonly isLong?: boolean;
 }
 
@@ -45,6 +45,8 @@ export interface Engine {
   readonly relaxedSimd?: boolean;
   /** Takes half a minute and more for a step: one is enough, and the larger ones are left out. */
   readonly isSlow?: boolean;
+  /** Another engine here is the same one set up to be faster: long works and `--quick` leave this one out. */
+  readonly isPlain?: boolean;
   /** Work that it can do; all when absent. */
   readonly can?: (work: Work) => boolean;
 }
@@ -79,10 +81,10 @@ export const engines: readonly Engine[] = [
   lorikeet(2),
   pytorch(1),
   pytorch(2),
-  peer("jax-js wasm", ["jax.mjs"]),
+  peer("jax-js wasm", ["jax.mjs"], { isPlain: true }),
   peer("jax-js wasm relaxed SIMD", ["jax.mjs"], { relaxedSimd: true }),
   peer("jax-js wasm relaxed SIMD 2 threads", ["jax.mjs", "threads=2"], { relaxedSimd: true, threads: 2 }),
-  peer("tfjs wasm", ["tfjs.mjs", "backend=wasm"], { can: noGeneration }),
+  peer("tfjs wasm", ["tfjs.mjs", "backend=wasm"], { isPlain: true, can: noGeneration }),
   peer("tfjs wasm tuned by hand", ["tfjs.mjs", "backend=wasm", "tuned=1"], { can: noGeneration }),
   peer("tfjs cpu", ["tfjs.mjs", "backend=cpu"], { isSlow: true, can: noGeneration }),
   peer("js-pytorch", ["js-pytorch.mjs"], {
@@ -94,7 +96,11 @@ export const engines: readonly Engine[] = [
 ];
 
 /** Whether an engine has a part in a piece of work. */
-export const takesPart = (engine: Engine, work: Work): boolean => (engine.can?.(work) ?? true) && !(engine.isSlow && work.isLong);
+export const takesPart = (engine: Engine, work: Work): boolean =>
+  (engine.can?.(work) ?? true) && !(work.isLong && (engine.isSlow || engine.isPlain));
+
+/** Seconds of measuring in one process: single operations come to rest sooner than a step does. */
+export const secondsFor = (work: Work, seconds: number): number => (work.kind === "operation" ? seconds / 4 : seconds);
 
 /** Where bench/ lies, whether this file runs compiled or not. */
 export const benchFolder = ["./", "../../bench/"]
@@ -147,7 +153,7 @@ export function relaxedSimdFlags(): readonly string[] {
   return known.status === 0 && !known.stderr.includes("unrecognized") ? [flag] : [];
 }
 
-/** How long an engine's script measures, as its options. */
+/** How long an engine's script measures, as its options: one step of a slow one has to do, as of a large model. */
 export const paceOf = (isSlow: boolean, seconds: number): readonly string[] =>
   isSlow ? ["seconds=1", "least=1"] : [`seconds=${seconds}`];
 
@@ -168,7 +174,7 @@ export function commandOf(
   },
 ): readonly [program: string, args: readonly string[]] {
   const [script, ...options] = engine.script as [string, ...string[]];
-  const pace = paceOf(engine.isSlow ?? false, seconds);
+  const pace = [...paceOf(engine.isSlow ?? false, secondsFor(work, seconds)), ...(work.isLong ? ["least=1"] : [])];
   const args = [join(benchFolder, "peers", script), work.name, ...options, ...(start ? [`case=${start}`] : []), ...pace];
   return script.endsWith(".py") ? [python as string, args] : [process.execPath, [...(engine.relaxedSimd ? flags : []), ...args]];
 }

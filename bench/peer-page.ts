@@ -17,6 +17,8 @@ export interface Compared {
   readonly load: number;
   readonly versions: Readonly<Record<string, string>>;
   readonly options: { readonly rounds: number; readonly seconds: number };
+  /** How long all of it took. */
+  readonly minutes?: number;
   readonly entries: readonly Entry[];
   readonly sizes?: readonly PackageSize[];
 }
@@ -94,13 +96,17 @@ function table(entries: readonly Entry[]): string {
   return `<details><summary>Numbers</summary><table><thead><tr><th scope="col">Engine</th><th scope="col">Median</th><th scope="col">Best</th><th scope="col">Error</th></tr></thead><tbody>${rows.join("")}</tbody></table></details>`;
 }
 
-const wordRatio = (name: string, ratio: number | undefined, against: string): [string, string][] =>
-  ratio === undefined ? [] : [[name, `${ratio.toFixed(2)} times as fast as ${against}`]];
+const wordRatio = (name: string, ratio: number | undefined, against: string, best?: number): [string, string][] => {
+  const ofBest = best === undefined ? "" : ` (${best.toFixed(2)} by the best times)`;
+  return ratio === undefined ? [] : [[name, `${ratio.toFixed(2)} times as fast as ${against}${ofBest}`]];
+};
 
-function wordRatios(title: string, { vsFastestJs, fastestJs = "", vsTorch }: Ratios): [string, string][] {
+function wordRatios(title: string, ratios: Ratios): [string, string][] {
+  const { vsFastestJs, fastestJs = "", vsTorch1Thread, vsTorch2Threads, bestVsTorch1Thread, bestVsTorch2Threads } = ratios;
   return [
     ...wordRatio(`${title}, JavaScript`, vsFastestJs, fastestJs),
-    ...wordRatio(`${title}, PyTorch`, vsTorch, "PyTorch on the same threads"),
+    ...wordRatio(`${title}, one thread`, vsTorch1Thread, "PyTorch", bestVsTorch1Thread),
+    ...wordRatio(`${title}, two threads`, vsTorch2Threads, "PyTorch", bestVsTorch2Threads),
   ];
 }
 
@@ -121,7 +127,7 @@ export const wordedRatios = (ratios: Readonly<Record<string, Ratios>>): [string,
 
 /** The whole page. @param headline what it says first, as rows of two */
 export async function comparisonPage(
-  { entries, sizes = [], machine, load, versions, date, options }: Compared,
+  { entries, sizes = [], machine, load, versions, date, options, minutes }: Compared,
   headline: readonly (readonly [string, string])[],
 ): Promise<string> {
   const drawing = await nodeDrawing();
@@ -151,6 +157,6 @@ ${chart("Import and first step", cold, "milliseconds")}
 ${chart("Installed", sizeRows(sizes, "installedBytes"), "bytes")}
 ${chart("Bundled", sizeRows(sizes, "bundleBytes"), "bytes")}
 <h2>Settings</h2>
-${facts([["Machine", machine], ["Load when it began", load.toFixed(1)], ["Date", date], ["Rounds", `${options.rounds}, ${options.seconds} s of measuring each`], ...Object.entries(versions)])}`,
+${facts([["Machine", machine], ["Load when it began", load.toFixed(1)], ["Date", date], ["Rounds", `${options.rounds}, ${options.seconds} s of measuring each`], ...(minutes === undefined ? [] : [["Took", `${minutes} minutes`] as const]), ...Object.entries(versions)])}`,
   );
 }

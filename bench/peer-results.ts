@@ -14,6 +14,7 @@ export interface Line {
   readonly tokens?: number;
   readonly peakBytes?: number;
   readonly importAndFirstStepMs?: number;
+  readonly planRatio?: number;
   readonly scaledFrom?: number;
 }
 
@@ -22,6 +23,7 @@ export interface Entry {
   readonly engine: string;
   readonly work: string;
   readonly case: string;
+  /** The median of its rounds' medians, and the best single time of all rounds. */
   readonly ms: number | null;
   readonly bestMs: number | null;
   readonly rounds: number;
@@ -31,6 +33,9 @@ export interface Entry {
   readonly rate?: { readonly value: number; readonly unit: string };
   readonly peakBytes?: number;
   readonly importAndFirstStepMs?: number;
+  readonly bestImportAndFirstStepMs?: number;
+  /** Memory of a device while it trains, over what was planned for it. */
+  readonly planRatio?: number;
   readonly scaledFrom?: number;
 }
 
@@ -73,6 +78,7 @@ export function entryOf(engine: Engine, work: Work, lines: readonly Line[]): Ent
   const ms = problem === undefined ? median(known("ms")) : null;
   const cold = known("importAndFirstStepMs");
   const peakBytes = most(lines.map((one) => one.peakBytes));
+  const planRatio = most(lines.map((one) => one.planRatio));
   const error = most(lines.map((one) => one.error));
   return {
     engine: engine.name,
@@ -85,7 +91,8 @@ export function entryOf(engine: Engine, work: Work, lines: readonly Line[]): Ent
     ...(error !== undefined && { error }),
     ...(ms !== null && rateOf(line, ms)),
     ...(peakBytes !== undefined && { peakBytes }),
-    ...(cold.length > 0 && { importAndFirstStepMs: median(cold) }),
+    ...(cold.length > 0 && { importAndFirstStepMs: median(cold), bestImportAndFirstStepMs: Math.min(...cold) }),
+    ...(planRatio !== undefined && { planRatio }),
     ...(line.scaledFrom !== undefined && { scaledFrom: line.scaledFrom }),
   };
 }
@@ -103,34 +110,108 @@ export interface Ratios {
   readonly fastestJs?: string;
   /** Against PyTorch, both on the most threads that both were run with. */
   readonly vsTorch?: number;
+  readonly vsTorch1Thread?: number;
+  readonly vsTorch2Threads?: number;
   /** Both on one thread. */
   readonly vsFastestJs1Thread?: number;
-  readonly vsTorch1Thread?: number;
+  /** The same of the best times: what is left of the ratios when other programs disturb nobody. */
+  readonly bestVsFastestJs?: number;
+  readonly bestVsTorch?: number;
+  readonly bestVsTorch1Thread?: number;
+  readonly bestVsTorch2Threads?: number;
+}
+
+type Amount = (entry: Entry) => number | null | undefined;
+
+/** Finds the engine that needs least of something. */
+function leastOf(entries: readonly Entry[], engines: readonly Engine[], amount: Amount) {
+  const known = entries.flatMap((entry) => {
+    const engine = engines.find(({ name }) => name === entry.engine);
+    const value = amount(entry);
+    return engine && entry.ms !== null && typeof value === "number" ? [{ value, ...engine }] : [];
+  });
+  return (kind: Engine["kind"], threads?: number) =>
+    known
+      .filter((one) => one.kind === kind && (threads === undefined || one.threads === threads))
+      .sort((a, b) => a.value - b.value)
+      .at(0);
+}
+
+const against = (ours: { value: number } | undefined, theirs: { value: number } | undefined): number | undefined =>
+  ours && theirs ? Number((theirs.value / ours.value).toPrecision(4)) : undefined;
+
+const withoutHoles = <T extends object>(record: T): { [Key in keyof T]: NonNullable<T[Key]> } =>
+  Object.fromEntries(Object.entries(record).filter(([, value]) => value !== undefined)) as never;
+
+function ratiosBy(entries: readonly Entry[], engines: readonly Engine[], amount: Amount) {
+  const least = leastOf(entries, engines, amount);
+  const onThreads = (threads: number | undefined) => threads && against(least("lorikeet", threads), least("pytorch", threads));
+  return {
+    js: against(least("lorikeet"), least("javascript")),
+    js1: against(least("lorikeet", 1), least("javascript", 1)),
+    fastestJs: least("javascript")?.name,
+    torch: onThreads([2, 1].find(onThreads)),
+    torch1: onThreads(1),
+    torch2: onThreads(2),
+  };
 }
 
 /** @param entries of one case */
 export function ratiosOf(entries: readonly Entry[], engines: readonly Engine[]): Ratios {
-  const timed = entries.flatMap((entry) => {
-    const engine = engines.find(({ name }) => name === entry.engine);
-    return engine && entry.ms !== null ? [{ ms: entry.ms, ...engine }] : [];
-  });
-  const fastest = (kind: Engine["kind"], threads?: number) =>
-    timed
-      .filter((one) => one.kind === kind && (threads === undefined || one.threads === threads))
-      .sort((a, b) => a.ms - b.ms)
-      .at(0);
-  const against = (ours: { ms: number } | undefined, theirs: { ms: number } | undefined): number | undefined =>
-    ours && theirs ? Number((theirs.ms / ours.ms).toPrecision(4)) : undefined;
-  const shared = [2, 1].find((threads) => fastest("lorikeet", threads) && fastest("pytorch", threads));
-  const js = fastest("javascript");
-  const ratios = {
-    vsFastestJs: against(fastest("lorikeet"), js),
-    fastestJs: js?.name,
-    vsTorch: shared && against(fastest("lorikeet", shared), fastest("pytorch", shared)),
-    vsFastestJs1Thread: against(fastest("lorikeet", 1), fastest("javascript", 1)),
-    vsTorch1Thread: against(fastest("lorikeet", 1), fastest("pytorch", 1)),
-  };
-  return Object.fromEntries(Object.entries(ratios).filter(([, value]) => value !== undefined)) as Ratios;
+  const [typical, best] = [ratiosBy(entries, engines, ({ ms }) => ms), ratiosBy(entries, engines, ({ bestMs }) => bestMs)];
+  return withoutHoles({
+    vsFastestJs: typical.js,
+    fastestJs: typical.fastestJs,
+    vsTorch: typical.torch,
+    vsTorch1Thread: typical.torch1,
+    vsTorch2Threads: typical.torch2,
+    vsFastestJs1Thread: typical.js1,
+    bestVsFastestJs: best.js,
+    bestVsTorch: best.torch,
+    bestVsTorch1Thread: best.torch1,
+    bestVsTorch2Threads: best.torch2,
+  }) as Ratios;
+}
+
+/** Milliseconds from the start of importing to the end of the first step, and how many times as long others need. */
+export interface ColdStart {
+  readonly ms?: number;
+  readonly bestMs?: number;
+  readonly vsTorch?: number;
+  readonly bestVsTorch?: number;
+  readonly vsFastestJs?: number;
+}
+
+/** @param entries of the step */
+export function coldStartOf(entries: readonly Entry[], engines: readonly Engine[]): ColdStart {
+  const typical: Amount = ({ importAndFirstStepMs }) => importAndFirstStepMs;
+  const best: Amount = ({ bestImportAndFirstStepMs }) => bestImportAndFirstStepMs;
+  const { js, torch } = ratiosBy(entries, engines, typical);
+  return withoutHoles({
+    ms: leastOf(entries, engines, typical)("lorikeet")?.value,
+    bestMs: leastOf(entries, engines, best)("lorikeet")?.value,
+    vsTorch: torch,
+    bestVsTorch: ratiosBy(entries, engines, best).torch,
+    vsFastestJs: js,
+  }) as ColdStart;
+}
+
+/** How many times as many bytes others need at their peak. */
+export interface MemoryNeed {
+  readonly vsTorch?: number;
+  readonly vsFastestJs?: number;
+  /** Memory of our device over the plan of it; see `Entry`. */
+  readonly planRatio?: number;
+}
+
+/** @param entries of the step */
+export function memoryOf(entries: readonly Entry[], engines: readonly Engine[]): MemoryNeed {
+  const { js, torch } = ratiosBy(entries, engines, ({ peakBytes }) => peakBytes);
+  return withoutHoles({
+    vsTorch: torch,
+    vsFastestJs: js,
+    planRatio: most(entries.map(({ planRatio }) => planRatio)),
+  }) as MemoryNeed;
 }
 
 /** Entries by work and case, in the order in which they came. */
@@ -160,6 +241,7 @@ export function tableOf(title: string, entries: readonly Entry[], engines: reado
     return [
       name,
       `${milliseconds(entry.ms)} ms`.padStart(11),
+      `best ${milliseconds(entry.bestMs!)}`.padStart(13),
       Number.isFinite(own) ? `${(entry.ms / own).toFixed(2)} ×`.padStart(10) : "",
       rate ? `${rate.value.toPrecision(3)} ${rate.unit}`.padStart(20) : "",
       importAndFirstStepMs === undefined ? "" : `  import + first step ${(importAndFirstStepMs / 1e3).toFixed(2)} s`,

@@ -1,7 +1,7 @@
 /**
  * How fast is lorikeet beside what else a person would use, on the same work? Every measurement is a fresh process; the engines take turns,
  * several rounds of them; only right answers count. Leaves results.json, and a page with charts, in bench/results.
- * Run: `npm run bench -- peers [--quick] [--only WORK,…] [--case START] [--engines NAME,…] [--rounds N] [--seconds S] [--budget S]`
+ * Run: `npm run bench -- peers [--quick] [--only WORK,…] [--case START] [--engines NAME,…] [--rounds N] [--seconds S] [--budget S] [--minutes M]`
  */
 import { spawn } from "node:child_process";
 import { join } from "node:path";
@@ -15,13 +15,46 @@ import {
   takeTurns,
 } from "./comparison.ts";
 import { ownSize, type PackageSize, peerSizes } from "./package-sizes.ts";
-import { benchFolder, commandOf, engines, findPython, installPeers, relaxedSimdFlags, works } from "./peer-engines.ts";
+import {
+  benchFolder,
+  commandOf,
+  type Engine,
+  engines,
+  findPython,
+  installPeers,
+  relaxedSimdFlags,
+  type Work,
+  works,
+} from "./peer-engines.ts";
 import { comparisonPage, wordedRatios } from "./peer-page.ts";
-import { cases, type Entry, megabytes, type Ratios, ratiosOf, tableOf } from "./peer-results.ts";
+import { cases, coldStartOf, type Entry, megabytes, memoryOf, type Ratios, ratiosOf, tableOf } from "./peer-results.ts";
+
+/** What `--help` prints. */
+export const usage = `Usage: npm run bench -- peers [OPTIONS]
+
+  --quick            the step, generation and single operations once, without slow engines; at most 3 minutes
+  --only WORK,…      ${works.map(({ name }) => name).join(", ")}, sizes
+  --case START       how the names of the cases begin
+  --engines NAME,…   by the beginning of their names: ${engines.map(({ name }) => name).join(", ")}
+  --rounds N         how often the engines take turns (3; long works and slow engines once)
+  --seconds S        of measuring in one process (4; a quarter of it for single operations)
+  --budget S         after which a process is ended (60)
+  --minutes M        after which no more processes are started (20)
+
+All of it takes at most 20 minutes on two cores. The last line is the answer as JSON; ratios above 1 mean that lorikeet is faster or smaller.
+LORIKEET_PYTHON names a Python with PyTorch. Leaves peers.json and peers.html in bench/results.`;
 
 /** @throws {Error} for an option or a name that there is not */
 export const peerOptions = (args: readonly string[]): ComparisonOptions =>
-  comparisonOptions(args, { works, engines, extras: ["sizes"], rounds: [3, 1], seconds: [8, 2], budget: [150, 60] });
+  comparisonOptions(args, {
+    works,
+    engines,
+    extras: ["sizes"],
+    rounds: [3, 1],
+    seconds: [4, 2],
+    budget: [60, 30],
+    minutes: [20, 3],
+  });
 
 /** What a process prints until it ends or its time is up. */
 function outputOf(program: string, args: readonly string[], peersFolder: string, seconds: number): Promise<Output> {
@@ -52,6 +85,8 @@ export interface Comparison {
   readonly load: number;
   readonly versions: Readonly<Record<string, string>>;
   readonly options: { readonly rounds: number; readonly seconds: number };
+  /** How long all of it took. */
+  readonly minutes: number;
   readonly ratios: Readonly<Record<string, Ratios>>;
   readonly entries: readonly Entry[];
   readonly sizes: readonly PackageSize[];
@@ -59,9 +94,11 @@ export interface Comparison {
 
 export async function peers(args: readonly string[]): Promise<Record<string, unknown>> {
   const options = peerOptions(args);
+  const start = performance.now();
   const say = (text: string) => console.log(text);
-  const python = options.engines.some(({ kind }) => kind === "pytorch") ? findPython() : undefined;
-  if (!python) say("There is no Python with PyTorch (LORIKEET_PYTHON names one): without it.");
+  const wantsPython = options.engines.some(({ kind }) => kind === "pytorch");
+  const python = wantsPython ? findPython() : undefined;
+  if (wantsPython && !python) say("There is no Python with PyTorch (LORIKEET_PYTHON names one): without it.");
   const taking = options.engines.filter(({ kind }) => kind !== "pytorch" || python !== undefined);
   const withSizes = options.extras.includes("sizes");
   const needsPeers = withSizes || taking.some(({ kind }) => kind === "javascript");
@@ -69,17 +106,18 @@ export async function peers(args: readonly string[]): Promise<Record<string, unk
   const flags = relaxedSimdFlags();
   const { machine, load } = describeMachine(say);
 
-  const entries: Entry[] = [];
-  for (const work of options.works) {
-    const outputs = takeTurns(work, taking, options.rounds, (engine) => {
-      const [program, words] = commandOf(engine, work, { seconds: options.seconds, case: options.case, python, flags });
-      return outputOf(program, words, folder, options.budget);
-    });
-    entries.push(...(await outputs));
+  say(`At most ${options.minutes} minutes.`);
+  // before the engines: bundling takes both cores
+  const sizes = withSizes ? [await ownSize(join(benchFolder, "..")), ...(await peerSizes(folder))] : [];
+  const { seconds, case: begin } = options;
+  const outputs = (engine: Engine, work: Work, limit: number) => {
+    const [program, words] = commandOf(engine, work, { seconds, case: begin, python, flags });
+    return outputOf(program, words, folder, limit);
+  };
+  const entries = await takeTurns(options.works, taking, options, outputs, start + options.minutes * 60_000);
+  for (const work of options.works)
     for (const [title, group] of cases(entries.filter((entry) => entry.work === work.name)))
       say(`\n${tableOf(`${work.about} (${title})`, group, engines)}`);
-  }
-  const sizes = withSizes ? [await ownSize(join(benchFolder, "..")), ...(await peerSizes(folder))] : [];
   if (sizes.length) say(`\n${sizesTable(sizes)}`);
   const ratios = Object.fromEntries([...cases(entries)].map(([title, group]) => [title, ratiosOf(group, engines)]));
   const result: Comparison = {
@@ -87,35 +125,39 @@ export async function peers(args: readonly string[]): Promise<Record<string, unk
     machine,
     load,
     versions: await versionsOf(folder, python),
-    options: { rounds: options.rounds, seconds: options.seconds },
+    options: { rounds: options.rounds, seconds },
+    minutes: Number(((performance.now() - start) / 60_000).toFixed(1)),
     ratios,
     entries,
     sizes,
   };
-  keepResults("peers", result, await comparisonPage(result, wordedRatios(ratios)), say);
-  return summaryOf(result);
+  const summary = summaryOf(result);
+  keepResults("peers", { ...result, summary }, await comparisonPage(result, wordedRatios(ratios)), say);
+  say(`It took ${result.minutes} minutes.`);
+  return summary;
 }
 
-/** The answer in short, for the last line. */
-function summaryOf({ date, machine, load, versions, ratios, entries, sizes }: Comparison): Record<string, unknown> {
-  const own = entries.filter(({ engine, ms }) => engine.startsWith("lorikeet") && ms !== null);
-  const times = Object.fromEntries(
-    entries.flatMap(({ engine, work, ms }) => (work === "lora-step" && ms !== null ? [[engine, Number(ms.toPrecision(4))]] : [])),
-  );
+/** The answer in short, for the last line: ratios above 1 mean that lorikeet is faster, or needs less. */
+export function summaryOf(comparison: Comparison): Record<string, unknown> {
+  const { ratios, entries, sizes, ...about } = comparison;
+  const of = (name: string) => entries.filter(({ work, ms }) => work === name && ms !== null);
+  const speeds = (name: string) => {
+    const times = (key: "ms" | "bestMs") =>
+      Object.fromEntries(of(name).map((entry) => [entry.engine, Number(entry[key]!.toPrecision(4))]));
+    return { ...ratios[`${name}: ${name === "generate" ? name : "train"}`], ms: times("ms"), bestMs: times("bestMs") };
+  };
+  const memory = memoryOf(of("lora-step"), engines);
+  const peaks = of("lora-step").flatMap(({ engine, peakBytes }) => (peakBytes === undefined ? [] : [[engine, peakBytes]]));
   return {
     bench: "peers",
-    loraStep: { ...ratios["lora-step: train"], ms: times },
-    generate: ratios["generate: generate"] ?? {},
+    loraStep: speeds("lora-step"),
+    generation: speeds("generate"),
+    coldStart: coldStartOf(of("lora-step"), engines),
+    memory: { ...memory, peakBytes: Object.fromEntries(peaks) },
+    planRatio: memory.planRatio,
     ratios,
-    coldStartMs: own.find(({ work }) => work === "lora-step")?.importAndFirstStepMs,
-    peakBytes: Object.fromEntries(
-      entries.flatMap(({ engine, work, peakBytes }) => (work === "lora-step" && peakBytes ? [[engine, peakBytes]] : [])),
-    ),
     sizes,
-    date,
-    machine,
-    load,
-    versions,
+    ...about,
   };
 }
 

@@ -36,3 +36,6 @@ export const peakMemory = () => undefined;
 
 /** What gpu-pages.ts waits for. */
 export const finish = () => console.log("finished");
+
+/** A page cannot ask for it. */
+export const collectGarbage = undefined;

@@ -2,7 +2,7 @@
  * lorikeet itself, through its entry points, as somebody would write it who installed the package. Run by peers.ts:
  * node lorikeet.mjs WORK [threads=N], and in a page by gpu.ts with mode=MODE of its gpu device
  */
-import { entry } from "./node.mjs";
+import { collectGarbage, entry } from "./node.mjs";
 import { buildBatch, buildParams, compete, model, option, spec, work } from "./workload.mjs";
 
 const start = performance.now();
@@ -77,6 +77,16 @@ function trainer() {
       const [value] = await loss.data();
       loss.dispose();
       return value;
+    },
+    /** Device memory while it trains, over what the plan says: weights, moments, batch, and the program's own. */
+    async planRatio() {
+      if (!collectGarbage) return undefined;
+      await collectGarbage(); // first values of parameters, which the given ones have replaced
+      const weights = [...llama.namedParameters()].reduce((sum, [, { size }]) => sum + 4 * size, 0);
+      const moments = parameters.reduce((sum, { size }) => sum + 8 * size, 0);
+      const { arenaBytes, outsideBytes } = update.memory();
+      const plan = weights + moments + 4 * (ids.size + targets.size) + arenaBytes + outsideBytes;
+      return device.statistics.bytesInUse / plan;
     },
   };
 }

@@ -227,20 +227,26 @@ def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def warm_up_of(times, milliseconds):
+    """As in workload.mjs: how many of the first steps to leave out."""
+    count, spent = 0, 0.0
+    while count < 6 and count < len(times) - 1 and spent < milliseconds:
+        spent += times[count]
+        count += 1
+    return count
+
+
 def train():
     spec = spec_of(work)
-    begin = now()
     step = Model(spec).trainer()
     losses, times = [], []
-    most = spec["train"]["steps"] if work == "lora-step" else 6
-    for i in range(most):
+    begin = now()
+    while len(losses) < spec["train"]["steps"] and (len(losses) < int(options.get("least", 3)) or now() - begin < seconds):
         at = now()
         losses.append(step())
         times.append((now() - at) * 1e3)
-        if now() - begin > seconds and i >= int(options.get("least", 3)) - 1:
-            break
     expected = read("expected-growth.json").get(work) or read("../expected.json")["train"]["losses"]
-    steady = times[min(spec["train"]["warmup"], len(times) - 1) :]
+    steady = times[warm_up_of(times, seconds * 500) :]
     error = max(abs(a - b) for a, b in zip(losses, expected))
     say(case="train", ms=float(np.median(steady)), bestMs=min(steady), firstStepMs=times[0], importAndFirstStepMs=import_ms + times[0], runs=len(steady), losses=losses, error=error, peakBytes=peak_bytes())
 
@@ -248,6 +254,7 @@ def train():
 def generate():
     model = Model(spec_of(work))
     tokens = model.generate()
+    model.generate()
     times = repeat(model.generate, seconds, least=2)
     right = read("../expected.json")["generate"]["tokens"]
     wrong = sum(a != b for a, b in zip(tokens, right))

@@ -307,20 +307,31 @@ async function micro(engine) {
   }
 }
 
+/** Engines of machine code compile again what runs often: so many steps, or so many seconds of them, do not count. */
+const warmSteps = 6;
+
+/** How many of the first steps to leave out: all that warm up, but never so many that nothing is left. */
+export function warmUpOf(times, milliseconds) {
+  let [count, spent] = [0, 0];
+  while (count < warmSteps && count < times.length - 1 && spent < milliseconds) spent += times[count++];
+  return count;
+}
+
 /** Steps until the time is up; their losses are compared with PyTorch's. */
 async function train(engine) {
-  const start = performance.now();
-  const { step, tokens = model.batch * model.seq, losses: right = reference.growth[work] } = await engine.trainer();
+  const { step, tokens = model.batch * model.seq, losses: right = reference.growth[work], planRatio } = await engine.trainer();
   const expected = right ?? reference.train.losses;
   const [losses, times] = [[], []];
-  const most = work === "lora-step" ? spec.train.steps : 6;
-  for (let i = 0; i < most; i++) {
+  const least = Number(option("least", 3));
+  const most = work === "lora-step" ? spec.train.steps : 6 + 3;
+  const start = performance.now();
+  while (losses.length < most && (losses.length < least || performance.now() - start < seconds * 1000)) {
     const from = await now();
-    losses.push(await step(i));
+    losses.push(await step(losses.length));
     times.push((await now()) - from);
-    if (performance.now() - start > seconds * 1000 && i >= Number(option("least", 3)) - 1) break;
   }
-  const steady = times.slice(Math.min(spec.train.warmup, times.length - 1));
+  const peakBytes = peakMemory();
+  const steady = times.slice(warmUpOf(times, (seconds * 1000) / 2));
   const error = Math.max(...losses.slice(0, expected.length).map((loss, i) => Math.abs(loss - expected[i])));
   const scale = (model.batch * model.seq) / tokens;
   say({
@@ -333,8 +344,9 @@ async function train(engine) {
     runs: steady.length,
     losses,
     error: Number.isFinite(error) ? error : 1e30,
-    peakBytes: peakMemory(),
+    peakBytes,
     compilations: engine.compilations?.(),
+    planRatio: await planRatio?.(),
     ...(scale !== 1 && { scaledFrom: tokens }),
   });
 }
@@ -343,6 +355,7 @@ async function train(engine) {
 async function generate(engine) {
   const write = await engine.generator();
   const first = await write();
+  await write(); // the first two run code that has not been compiled for good
   const times = await repeat(write, { forMs: seconds * 1000, least: 2 });
   const { tokens } = reference.generate;
   const wrong = first.filter((token, i) => token !== tokens[i]).length;
@@ -363,7 +376,7 @@ async function generate(engine) {
  *
  * An engine has: `importMs`; `tensor(data, shape, dtype)`, `measured(f, tensors)` giving `{ run, read }`, and `complete` where `run` only
  * begins the work, and `operations` by name;
- * `trainer()` giving `{ step(i) → loss }`; `generator()` giving a function that returns the new token ids. It may leave out what it cannot.
+ * `trainer()` giving `{ step(i) → loss }`, and `planRatio()` where the engine plans its memory; `generator()` giving a function that returns the new token ids. It may leave out what it cannot.
  */
 export async function compete(engine) {
   try {

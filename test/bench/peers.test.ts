@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { benchFolder, commandOf, type Engine, engines, takesPart, type Work, works } from "../../bench/peer-engines.ts";
 import { comparisonPage, wordedRatios } from "../../bench/peer-page.ts";
 import { cases, type Entry, entryOf, linesIn, problemOf, ratiosOf, tableOf } from "../../bench/peer-results.ts";
-import { peerOptions } from "../../bench/peers.ts";
+import { peerOptions, summaryOf, usage } from "../../bench/peers.ts";
 
 const work = (name: string): Work => works.find((one) => one.name === name)!;
 const engine = (name: string): Engine => engines.find((one) => one.name === name)!;
@@ -24,14 +24,15 @@ describe("options", () => {
     const options = peerOptions([]);
     expect(options.works).toEqual(works);
     expect(options.engines).toEqual(engines);
-    expect(options).toMatchObject({ rounds: 3, extras: ["sizes"] });
+    expect(options).toMatchObject({ rounds: 3, minutes: 20, extras: ["sizes"] });
   });
 
   it("leave out what is long and slow with --quick", () => {
     const options = peerOptions(["--quick"]);
     expect(options.works.map(({ name }) => name)).not.toContain("lora-step-4x-width");
     expect(options.engines.map(({ name }) => name)).not.toContain("js-pytorch");
-    expect(options).toMatchObject({ rounds: 1, extras: [] });
+    expect(options.engines.map(({ name }) => name)).not.toContain("jax-js wasm");
+    expect(options).toMatchObject({ rounds: 1, minutes: 3, extras: [] });
   });
 
   it("take what is named", () => {
@@ -39,11 +40,18 @@ describe("options", () => {
     expect(options.works.map(({ name }) => name)).toEqual(["lora-step", "matmul"]);
     expect(new Set(options.engines.map(({ kind }) => kind))).toEqual(new Set(["lorikeet", "javascript"]));
     expect(options).toMatchObject({ rounds: 2, budget: 9, extras: [] });
+    expect(peerOptions(["--minutes=0.5"]).minutes).toBe(0.5);
     expect(peerOptions(["--only", "sizes"])).toMatchObject({ works: [], extras: ["sizes"] });
   });
 
   it("have a name for every engine, by its beginning", () => {
     for (const { name } of engines) expect(peerOptions(["--engines", name]).engines.map((one) => one.name)).toContain(name);
+  });
+
+  it("are explained, all of them", () => {
+    for (const option of ["quick", "only", "engines", "rounds", "seconds", "budget", "minutes"])
+      expect(usage).toContain(`--${option}`);
+    for (const { name } of [...works, ...engines]) expect(usage).toContain(name);
   });
 
   it.each([
@@ -69,9 +77,11 @@ describe("processes", () => {
     const settings = { seconds: 4, python: "/a/python", flags: ["--relaxed"] };
     const [node, args] = commandOf(engine("jax-js wasm relaxed SIMD 2 threads"), work("matmul"), settings);
     expect(node).toBe(process.execPath);
-    expect(args).toEqual(["--relaxed", join(benchFolder, "peers/jax.mjs"), "matmul", "threads=2", "seconds=4"]);
+    expect(args).toEqual(["--relaxed", join(benchFolder, "peers/jax.mjs"), "matmul", "threads=2", "seconds=1"]);
+    expect(commandOf(engine("lorikeet 2 threads"), work("lora-step"), settings)[1]).toContain("seconds=4");
+    expect(commandOf(engine("lorikeet 2 threads"), work("lora-step-4x-width"), settings)[1]).toContain("least=1");
     expect(commandOf(engine("PyTorch 2 threads"), work("softmax"), settings)[0]).toBe("/a/python");
-    expect(commandOf(engine("tfjs cpu"), work("softmax"), settings)[1]).toContain("seconds=1");
+    expect(commandOf(engine("tfjs cpu"), work("softmax"), settings)[1]).toContain("seconds=0");
   });
 });
 
@@ -110,9 +120,9 @@ describe("answers", () => {
 describe("ratios", () => {
   const entries = [
     entry("lorikeet 1 thread", 200),
-    entry("lorikeet 2 threads", 100),
-    entry("PyTorch 1 thread", 300),
-    entry("PyTorch 2 threads", 150),
+    entry("lorikeet 2 threads", 100, { bestMs: 50, peakBytes: 250, importAndFirstStepMs: 900, planRatio: 1.01 }),
+    entry("PyTorch 1 thread", 300, { peakBytes: 500, importAndFirstStepMs: 2000 }),
+    entry("PyTorch 2 threads", 150, { peakBytes: 1000, importAndFirstStepMs: 1800 }),
     entry("jax-js wasm", 3000),
     entry("jax-js wasm relaxed SIMD 2 threads", 1300),
     entry("js-pytorch", null, { problem: "wrong by 4" }),
@@ -123,19 +133,47 @@ describe("ratios", () => {
       vsFastestJs: 13,
       fastestJs: "jax-js wasm relaxed SIMD 2 threads",
       vsTorch: 1.5,
-      vsFastestJs1Thread: 15,
       vsTorch1Thread: 1.5,
+      vsTorch2Threads: 1.5,
+      vsFastestJs1Thread: 15,
+      bestVsFastestJs: 26,
+      bestVsTorch: 3,
+      bestVsTorch1Thread: 1.5,
+      bestVsTorch2Threads: 3,
     });
   });
 
   it("fall back on one thread where PyTorch had no two, and leave out what is unknown", () => {
-    expect(ratiosOf([entries[0]!, entries[1]!, entries[2]!], engines)).toEqual({ vsTorch: 1.5, vsTorch1Thread: 1.5 });
+    expect(ratiosOf([entries[0]!, entries[1]!, entries[2]!], engines)).toEqual({
+      vsTorch: 1.5,
+      vsTorch1Thread: 1.5,
+      bestVsTorch: 1.5,
+      bestVsTorch1Thread: 1.5,
+    });
     expect(ratiosOf([entries[4]!], engines)).toEqual({ fastestJs: "jax-js wasm" });
+  });
+
+  it("are put together in the last line, with cold start, memory and the plan", () => {
+    const about = { date: "", machine: "", load: 0, versions: {}, options: { rounds: 1, seconds: 1 }, minutes: 1, sizes: [] };
+    const ratios = { "lora-step: train": ratiosOf(entries, engines) };
+    expect(summaryOf({ ...about, ratios, entries })).toMatchObject({
+      loraStep: {
+        vsFastestJs: 13,
+        vsTorch: 1.5,
+        bestVsTorch: 3,
+        ms: { "lorikeet 2 threads": 100 },
+        bestMs: { "lorikeet 2 threads": 50 },
+      },
+      generation: {},
+      coldStart: { ms: 900, vsTorch: 2 },
+      memory: { vsTorch: 4, planRatio: 1.01, peakBytes: { "lorikeet 2 threads": 250, "PyTorch 2 threads": 1000 } },
+      planRatio: 1.01,
+    });
   });
 
   it("are shown with the fastest first and the wrong last", () => {
     const lines = tableOf("a step", entries, engines).split("\n");
-    expect(lines[1]).toMatch(/lorikeet 2 threads +100 ms +1.00 ×/);
+    expect(lines[1]).toMatch(/lorikeet 2 threads +100 ms +best 50.0 +1.00 ×/);
     expect(lines.at(-1)).toMatch(/js-pytorch +wrong by 4/);
   });
 
@@ -151,6 +189,7 @@ describe("ratios", () => {
       load: 0,
       versions: { node: "v20" },
       options: { rounds: 1, seconds: 1 },
+      minutes: 3,
       entries: [...entries, entry("lorikeet 2 threads", 400, { work: "lora-step-2x-depth" })],
       sizes: [{ name: "lorikeet", installedBytes: 1e7, bundleBytes: 2e5 }],
     };
@@ -165,12 +204,19 @@ describe("ratios", () => {
 
 describe("the work", async () => {
   // @ts-expect-error: the engines' scripts are plain JavaScript
-  const { errorOf, inputOf, problems, values } = await import("../../bench/peers/workload.mjs");
+  const { errorOf, inputOf, problems, values, warmUpOf } = await import("../../bench/peers/workload.mjs");
 
   it("has the values of spec-model.ts", () => {
     const list = values("layers.0.q_proj", 3, 0.05);
     expect(list).toHaveLength(3);
     expect(Math.max(...list.map(Math.abs))).toBeLessThanOrEqual(Math.sqrt(3) * 0.05);
+  });
+
+  it("leaves six steps out, fewer where steps take long, and never all", () => {
+    expect(warmUpOf(new Array(20).fill(100), 2000)).toBe(6);
+    expect(warmUpOf(new Array(20).fill(900), 2000)).toBe(3);
+    expect(warmUpOf(new Array(4).fill(100), 2000)).toBe(3);
+    expect(warmUpOf([30_000], 2000)).toBe(0);
   });
 
   it("covers the operations that are compared", () => {
