@@ -4,6 +4,7 @@
  */
 import { createRequire } from "node:module";
 import { performance } from "node:perf_hooks";
+import { reference } from "./node.mjs";
 import { buildBatch, buildParams, causalMask, compete, model, rope, spec, work } from "./workload.mjs";
 
 const start = performance.now();
@@ -84,7 +85,7 @@ function trainer() {
   );
   return {
     tokens: T,
-    losses: [],
+    losses: reference.growth["first-32-tokens"],
     step() {
       const loss = forward();
       loss.backward();

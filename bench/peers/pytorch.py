@@ -268,6 +268,12 @@ def write_expected():
             continue
         step = Model(spec_of(name)).trainer()
         losses[name] = [step() for _ in range(3)]
+    # js-pytorch trains on the first 32 tokens of the first row only
+    model, vocab = Model(spec_of("lora-step")), spec_of("lora-step")["model"]["vocab"]
+    tokens = torch.from_numpy(np.floor(uniform("tokens", model.m["batch"] * (model.m["seq"] + 1)) * vocab).astype(np.int64))
+    with torch.no_grad():
+        logits = model.forward(tokens[:32].view(1, -1))[0]
+        losses["first-32-tokens"] = [F.cross_entropy(logits, tokens[1:33]).item()]
     with open(os.path.join(here, "expected-growth.json"), "w") as file:
         json.dump(losses, file, indent=2)
         file.write("\n")

@@ -332,7 +332,9 @@ async function train(engine) {
   }
   const peakBytes = peakMemory();
   const steady = times.slice(warmUpOf(times, (seconds * 1000) / 2));
-  const error = Math.max(...losses.slice(0, expected.length).map((loss, i) => Math.abs(loss - expected[i])));
+  const error = expected
+    .slice(0, losses.length)
+    .reduce((most, loss, i) => Math.max(most, Math.abs(losses[i] - loss)), expected.length ? 0 : Number.NaN);
   const scale = (model.batch * model.seq) / tokens;
   say({
     case: "train",
