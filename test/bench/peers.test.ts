@@ -81,7 +81,7 @@ describe("processes", () => {
     expect(commandOf(engine("lorikeet 2 threads"), work("lora-step"), settings)[1]).toContain("seconds=4");
     expect(commandOf(engine("lorikeet 2 threads"), work("lora-step-4x-width"), settings)[1]).toContain("least=1");
     expect(commandOf(engine("PyTorch 2 threads"), work("softmax"), settings)[0]).toBe("/a/python");
-    expect(commandOf(engine("tfjs cpu"), work("softmax"), settings)[1]).toContain("seconds=0");
+    expect(commandOf(engine("tfjs cpu"), work("softmax"), settings)[1]).toContain("seconds=1");
   });
 });
 
