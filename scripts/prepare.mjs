@@ -86,7 +86,15 @@ export function build() {
   if (existsSync(inRoot(stampFile)) && readFileSync(inRoot(stampFile), "utf8") === digest) return true;
   say("lorikeet: building ...");
   rmSync(inRoot(stampFile), { force: true });
-  const done = runOnStderr(process.execPath, [inRoot("node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json"]);
+  const compile = () => runOnStderr(process.execPath, [inRoot("node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json"]);
+  let done = compile();
+  // what an incremental build remembers can be wrong: TypeScript 7 then finds no Symbol.dispose in classes that have one
+  const memory = inRoot("dist/.tsbuildinfo");
+  if (done.status !== 0 && existsSync(memory)) {
+    rmSync(memory);
+    say("lorikeet: building all of it again ...");
+    done = compile();
+  }
   removeOrphans();
   if (done.status !== 0 || runOnStderr(process.execPath, [inRoot("scripts/kernel-text.mjs")]).status !== 0) {
     say("lorikeet: the build failed (above).");
