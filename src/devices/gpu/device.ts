@@ -56,7 +56,7 @@ export interface GpuStatistics extends DeviceStatistics {
 export class GpuDevice implements Device {
   readonly name = "gpu";
   readonly fusion = { elementwise: true, rows: true };
-  readonly kernels: ReadonlySet<string> = new Set(Object.keys(callPlans));
+  readonly kernels: ReadonlySet<string>;
   readonly widens: ReadonlySet<DType> = new Set(["float16", "bfloat16"] as const);
   readonly about: string;
   readonly downloadSync?: (from: Binding, dtype: DType, count: number) => TypedArray;
@@ -71,6 +71,9 @@ export class GpuDevice implements Device {
   constructor(backend: Backend, about: string) {
     this.backend = backend;
     this.about = about;
+    // composed of products, which are tuned in this mode, attention takes half the time of its own passes
+    const composed = backend.mode === "webgl2" ? ["attention", "attentionBackward"] : [];
+    this.kernels = new Set(Object.keys(callPlans).filter((name) => !composed.includes(name)));
     const { readSync } = backend;
     if (readSync)
       this.downloadSync = (from, dtype, count) =>
