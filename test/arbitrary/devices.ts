@@ -30,4 +30,18 @@ const inBrowser = modes
   .split(",")
   .map((mode): Variant => ({ name: `gpu, ${mode}`, open: () => createGpu({ mode: mode as GpuMode }), unit: float32 }));
 
-export const variants: readonly Variant[] = typeof window === "undefined" ? inNode : inBrowser;
+/** What kernels would be on a graphics card; the browser's own adapter is software. */
+const onCard: Variant = {
+  name: "gpu, webgpu as on a card",
+  open: () => createGpu({ mode: "webgpu", adapter: "card" }),
+  unit: float32,
+};
+
+const isNode = typeof window === "undefined";
+const isWebGpu = ({ name }: Variant): boolean => name === "gpu, webgpu";
+
+/** The gpu device as it is opened here. */
+export const gpuVariants: readonly Variant[] = isNode ? inNode.filter(({ name }) => name.startsWith("gpu")) : inBrowser;
+
+/** All devices; of webgpu the kernels for cards, which are the more of them. */
+export const variants: readonly Variant[] = isNode ? inNode : inBrowser.map((each) => (isWebGpu(each) ? onCard : each));

@@ -1,5 +1,5 @@
 /** Attention's passes without a GPU. */
 import { attentionOn } from "../arbitrary/attention.ts";
-import { variants } from "../arbitrary/devices.ts";
+import { gpuVariants } from "../arbitrary/devices.ts";
 
-attentionOn(variants.filter(({ name }) => name.startsWith("gpu")));
+attentionOn(gpuVariants);

@@ -2,25 +2,18 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { download, releaseArena, upload, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
-import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
+import type { GpuDevice } from "../../src/devices/gpu/index.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add } from "../../src/graph/elementwise.ts";
 import { transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { sizeOf } from "../../src/graph/shape.ts";
-import { variants } from "../arbitrary/devices.ts";
+import { gpuVariants, variants } from "../arbitrary/devices.ts";
 import { randomValues } from "../arbitrary/draw.ts";
 
-/** The products of graphics cards, which software adapters would not be given. */
-async function openAsCard(): Promise<Device> {
-  const device = await createGpu({ mode: "webgpu" });
-  Object.assign((device as unknown as { readonly backend: object }).backend, { software: false });
-  return device;
-}
-
 const opened = await Promise.all(
-  [...variants, { name: "webgpu, as on a card", open: openAsCard }].map(async ({ name, open }) => ({
+  [...gpuVariants, ...variants.filter((each) => !gpuVariants.includes(each))].map(async ({ name, open }) => ({
     name,
     device: await open(),
   })),

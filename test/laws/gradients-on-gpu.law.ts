@@ -25,14 +25,14 @@ import { broken, bugs } from "../arbitrary/broken-device.ts";
 import { cases } from "../arbitrary/cases.ts";
 import { composites } from "../arbitrary/composites.ts";
 import { differentiable, samplesOf } from "../arbitrary/derivative-samples.ts";
-import { variants } from "../arbitrary/devices.ts";
+import { gpuVariants } from "../arbitrary/devices.ts";
 import { draws, randomValues, repeating } from "../arbitrary/draw.ts";
 import { errorBounds, tolerances } from "../arbitrary/rounding.ts";
 import { valuesOf } from "../arbitrary/values.ts";
 
 const reference = createReference();
 const opened: readonly { readonly name: string; readonly device: Device }[] = await Promise.all(
-  variants.filter(({ name }) => name.startsWith("gpu")).map(async ({ name, open }) => ({ name, device: await open() })),
+  gpuVariants.map(async ({ name, open }) => ({ name, device: await open() })),
 );
 beforeAll(() => void useDevice(reference));
 afterAll(() => {

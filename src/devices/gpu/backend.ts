@@ -9,6 +9,9 @@ import type { ArrayArgument, Pass } from "./plan.ts";
 export const gpuModes = ["webgpu", "webgl2", "webgl", "headlessgl", "webasm", "cpu"] as const;
 export type GpuMode = (typeof gpuModes)[number];
 
+/** What runs the kernels of mode `webgpu`. */
+export type AdapterKind = "card" | "software";
+
 /** Floats on the device: never changed once they are written, freed when nobody refers to them any more. */
 export interface Handle {
   readonly count: number;

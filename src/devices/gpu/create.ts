@@ -1,7 +1,7 @@
 /** Choosing a mode of GPU.js and opening the gpu device in it. */
 import { ConfigError, checkOptions, DeviceError, LorikeetError } from "../../errors.ts";
 import { createArrayBackend } from "./array-backend.ts";
-import { type Backend, type GpuJs, type GpuMode, gpuModes } from "./backend.ts";
+import { type AdapterKind, type Backend, type GpuJs, type GpuMode, gpuModes } from "./backend.ts";
 import { provideWebGpu } from "./dawn.ts";
 import { GpuDevice } from "./device.ts";
 import { createGlBackend } from "./gl-backend.ts";
@@ -10,6 +10,8 @@ import { createWebGpuBackend } from "./webgpu-backend.ts";
 export interface GpuOptions {
   /** How GPU.js runs the kernels; the first that works when absent. */
   readonly mode?: GpuMode;
+  /** In mode `webgpu`, what kernels are chosen for: a card, or a processor that plays one. As the adapter says when absent. */
+  readonly adapter?: AdapterKind;
 }
 
 /** @throws {DeviceError} when gpu.js, which is an optional dependency, is not installed */
@@ -27,14 +29,14 @@ async function loadGpuJs(): Promise<GpuJs> {
   }
 }
 
-async function openMode(library: GpuJs, mode: GpuMode): Promise<Backend> {
+async function openMode(library: GpuJs, mode: GpuMode, adapter: AdapterKind | undefined): Promise<Backend> {
   switch (mode) {
     case "cpu":
     case "webasm":
       return createArrayBackend(library, mode);
     case "webgpu":
       await provideWebGpu();
-      return createWebGpuBackend(library);
+      return createWebGpuBackend(library, adapter);
     default:
       return createGlBackend(library, mode);
   }
@@ -49,8 +51,8 @@ async function openMode(library: GpuJs, mode: GpuMode): Promise<Backend> {
  * useDevice(device);
  */
 export async function createGpu(options: GpuOptions = {}): Promise<GpuDevice> {
-  checkOptions("gpu", options, ["mode"]);
-  const { mode } = options;
+  checkOptions("gpu", options, ["mode", "adapter"]);
+  const { mode, adapter } = options;
   if (mode !== undefined && !gpuModes.includes(mode))
     throw new ConfigError(`there is no mode ${JSON.stringify(mode)}.`, {
       operation: "gpu",
@@ -62,7 +64,7 @@ export async function createGpu(options: GpuOptions = {}): Promise<GpuDevice> {
   const refused: string[] = [];
   for (const each of mode === undefined ? gpuModes : [mode])
     try {
-      const backend = await openMode(library, each);
+      const backend = await openMode(library, each, adapter);
       return new GpuDevice(backend, `gpu: GPU.js, mode ${each}${refused.length ? ` (${refused.join("; ")})` : ""}`);
     } catch (error) {
       if (mode !== undefined) throw error;

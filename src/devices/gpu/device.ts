@@ -71,8 +71,8 @@ export class GpuDevice implements Device {
   constructor(backend: Backend, about: string) {
     this.backend = backend;
     this.about = about;
-    // composed of products, which are tuned in this mode, attention takes half the time of its own passes
-    const composed = backend.mode === "webgl2" ? ["attention", "attentionBackward"] : [];
+    // composed of products, which are tuned there, attention takes half the time of its own passes or of shaders on a processor
+    const composed = backend.mode === "webgl2" || backend.software ? ["attention", "attentionBackward"] : [];
     this.kernels = new Set(Object.keys(callPlans).filter((name) => !composed.includes(name)));
     const { readSync } = backend;
     if (readSync)
@@ -133,7 +133,8 @@ export class GpuDevice implements Device {
 
   compile(program: LoopProgram): Executable {
     return this.executable(program.key, program.shape, {
-      plan: (geometry) => loopPlan(program, geometry as Geometry, this.backend.inputs, this.mode === "webgpu"),
+      plan: (geometry) =>
+        loopPlan(program, geometry as Geometry, this.backend.inputs, this.mode === "webgpu" && !this.backend.software),
       reach: (geometry) => loopReach(program, geometry as Geometry),
     });
   }

@@ -5,7 +5,16 @@
  */
 import * as functions from "../../../kernels/gpu/math.ts";
 import { DeviceError } from "../../errors.ts";
-import { type Backend, called, type GpuJs, type GpuKernel, type Handle, KernelCache, kernelSettings } from "./backend.ts";
+import {
+  type AdapterKind,
+  type Backend,
+  called,
+  type GpuJs,
+  type GpuKernel,
+  type Handle,
+  KernelCache,
+  kernelSettings,
+} from "./backend.ts";
 import type { BufferResult, WebGpuContext, WebGpuKernel } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
 
@@ -47,7 +56,7 @@ async function acquire({ WebGPUContext }: GpuJs): Promise<WebGpuContext> {
 }
 
 /** @throws {DeviceError} saying what is missing here */
-export async function createWebGpuBackend(library: GpuJs): Promise<Backend> {
+export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind): Promise<Backend> {
   const { GPU, WebGPUContext, WebGPUBufferResult } = library;
   const refuse = (why: string) => new DeviceError(`mode webgpu cannot run: ${why}.`, { operation: "gpu", got: "webgpu" });
   if (!WebGPUContext.isSupported) throw refuse("there is no navigator.gpu");
@@ -149,7 +158,7 @@ export async function createWebGpuBackend(library: GpuJs): Promise<Backend> {
     limit: Math.floor(Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize) / 4),
     exact: exactIn32Bits,
     visible: false,
-    software: isSoftware(device.adapterInfo ?? context.adapter?.info),
+    software: adapter ? adapter === "software" : isSoftware(device.adapterInfo ?? context.adapter?.info),
     upload(values) {
       checkAlive();
       const buffer = device.createBuffer({ size: values.byteLength, usage: usage.storage | usage.copyTarget | usage.copySource });
