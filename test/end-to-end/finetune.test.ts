@@ -126,6 +126,7 @@ describe("other methods", () => {
     kasa: ["r=4"],
     bdlora: ['useBdlora={"target_modules_bd_a":[],"target_modules_bd_b":["_proj"],"nblocks":2}'],
     alora: ["aloraInvocationTokens=[1]"],
+    shira: ["r=4"],
   };
   const without = small.filter((option, i) => option !== "--rank" && small[i - 1] !== "--rank");
   it.each(Object.keys(methods).filter((method) => method !== "lora"))(
@@ -138,7 +139,7 @@ describe("other methods", () => {
       const { perplexityBefore, perplexityAfter, mergeMaxLogitDifference, mergedDir } = lastLine(outcome);
       // an aLoRA acts behind its words only, which the book may not have
       if (method !== "alora") expect(perplexityAfter).not.toBe(perplexityBefore);
-      const changesNoWeight = ["alora", "adaptionPrompt", "promptTuning", "prefixTuning", "pTuning"].includes(method);
+      const changesNoWeight = ["alora", "beft", "adaptionPrompt", "promptTuning", "prefixTuning", "pTuning"].includes(method);
       expect(mergedDir).toBe(changesNoWeight ? null : join(at(method), "merged"));
       if (changesNoWeight) expect(outcome.stderr).toContain("no change of the weights");
       else expect(mergeMaxLogitDifference).toBeLessThan(1e-3);
