@@ -59,7 +59,9 @@ function sourceDigest() {
     "tsconfig.json",
     "tsconfig.build.json",
     "package-lock.json",
+    "package.json",
     "scripts/kernel-text.mjs",
+    "scripts/node-bundle.mjs",
     ...sourceFolders.flatMap((f) => filesBelow(f, [".ts"])),
   ];
   for (const path of inputs)
@@ -96,7 +98,8 @@ export function build() {
     done = compile();
   }
   removeOrphans();
-  if (done.status !== 0 || runOnStderr(process.execPath, [inRoot("scripts/kernel-text.mjs")]).status !== 0) {
+  const steps = ["scripts/kernel-text.mjs", "scripts/node-bundle.mjs"];
+  if (done.status !== 0 || steps.some((script) => runOnStderr(process.execPath, [inRoot(script)]).status !== 0)) {
     say("lorikeet: the build failed (above).");
     return false;
   }

@@ -15,7 +15,7 @@ const packages = {
 export const load = (name) => packages[name]();
 
 const entries = {
-  "index.js": () => import("../../dist/src/index.js"),
+  "": () => import("../../dist/src/index.js"),
   "models/index.js": () => import("../../dist/src/models/index.js"),
   "nn/index.js": () => import("../../dist/src/nn/index.js"),
   "optim/index.js": () => import("../../dist/src/optim/index.js"),

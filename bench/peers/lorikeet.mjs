@@ -6,15 +6,15 @@ import { collectGarbage, entry } from "./node.mjs";
 import { buildBatch, buildParams, compete, model, option, spec, work } from "./workload.mjs";
 
 const start = performance.now();
-const lorikeet = await entry("index.js");
+const lorikeet = await entry("");
 const mode = option("mode", "");
 const device = mode ? await lorikeet.devices.gpu({ mode }) : lorikeet.devices.wasm({ threads: Number(option("threads", 2)) });
 lorikeet.useDevice(device);
 const isModel = work.startsWith("lora-step") || work === "generate";
 const [{ LlamaForCausalLM }, { attach, lora }, { AdamW, gradientsOf }, { complete }] = isModel
-  ? await Promise.all(["models/index.js", "peft/index.js", "optim/index.js", "train/index.js"].map(entry))
+  ? await Promise.all(["models", "peft", "optim", "train"].map(entry))
   : [{}, {}, {}, {}];
-const nn = isModel ? {} : await entry("nn/index.js");
+const nn = isModel ? {} : await entry("nn");
 const importMs = performance.now() - start;
 
 const { attention, compile, fromTypedArray, matmul, softmax, Variable } = lorikeet;

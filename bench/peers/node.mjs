@@ -21,8 +21,9 @@ export async function load(name) {
   return createRequire(`${folder}/x.js`)(name);
 }
 
-/** An entry point of lorikeet. */
-export const entry = (name) => import(new URL(`../../dist/src/${name}`, import.meta.url).href);
+/** An entry point of lorikeet, such as "peft", as Node finds it in the package. */
+const inPackage = createRequire(new URL("../../package.json", import.meta.url));
+export const entry = (name) => import(pathToFileURL(inPackage.resolve(["lorikeet", name].filter(Boolean).join("/"))).href);
 
 export const say = (result) => console.log(JSON.stringify(result));
 

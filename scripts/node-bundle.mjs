@@ -1,0 +1,24 @@
+// node scripts/node-bundle.mjs: the entry points once more, for Node, in few files below dist/node. Node takes about a millisecond for
+// each file that it imports, and there are hundreds of them. Bundlers get the single files of dist/src, of which they leave out what is not used.
+import { readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { build } from "esbuild";
+import { root } from "./prepare.mjs";
+
+const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const entries = Object.values(exports).flatMap((entry) => (entry.node ? [entry] : []));
+rmSync(join(root, "dist/node"), { recursive: true, force: true });
+await build({
+  absWorkingDir: root,
+  entryPoints: entries.map((entry) => ({ in: entry.default, out: entry.node.replace(/^\.\/dist\/node\/(.*)\.js$/, "$1") })),
+  outdir: "dist/node",
+  bundle: true,
+  splitting: true,
+  format: "esm",
+  platform: "node",
+  target: "node20.19",
+  packages: "external",
+  sourcemap: "linked",
+  sourcesContent: false,
+  logLevel: "warning",
+});
