@@ -16,11 +16,11 @@ export const load = (name) => packages[name]();
 
 const entries = {
   "": () => import("../../dist/src/index.js"),
-  "models/index.js": () => import("../../dist/src/models/index.js"),
-  "nn/index.js": () => import("../../dist/src/nn/index.js"),
-  "optim/index.js": () => import("../../dist/src/optim/index.js"),
-  "peft/index.js": () => import("../../dist/src/peft/index.js"),
-  "train/index.js": () => import("../../dist/src/train/index.js"),
+  models: () => import("../../dist/src/models/index.js"),
+  nn: () => import("../../dist/src/nn/index.js"),
+  optim: () => import("../../dist/src/optim/index.js"),
+  peft: () => import("../../dist/src/peft/index.js"),
+  train: () => import("../../dist/src/train/index.js"),
 };
 export const entry = (name) => entries[name]();
 
