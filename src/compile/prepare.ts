@@ -284,5 +284,3 @@ function absorbAddends(roots: readonly Tensor[], inherit: Inherit): Tensor[] {
     return reshape(next, node.shape);
   }
 }
-
-export const isCopy = (node: Tensor): boolean => node.op === copyOp;

@@ -3,6 +3,7 @@ import { upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError } from "../errors.ts";
 import { type ConfigSchema, checkAdapterName, defaultAdapterName } from "../formats/peft-adapter.ts";
+import type { TypedArray } from "../graph/dtype.ts";
 import { cast, copy } from "../graph/elementwise.ts";
 import { Tensor } from "../graph/node.ts";
 import { structure } from "../graph/variable.ts";
@@ -428,9 +429,8 @@ function makeParameters(
 ): Record<string, Parameter> {
   const device = facts.weight(module).stored.storage?.device as Device;
   const make = (start: Start["values"][string], { shape, dtype }: ParameterSpec) => {
-    const values = start instanceof Tensor || !dtype ? start : Int32Array.from(start);
-    const value = values instanceof Tensor ? values : upload(device, values, shape, dtype ?? "float32");
-    return new Parameter(value, { requiresGrad: false });
+    const place = (values: TypedArray) => upload(device, dtype ? Int32Array.from(values) : values, shape, dtype ?? "float32");
+    return new Parameter(start instanceof Tensor ? start : place(start), { requiresGrad: false });
   };
   return Object.fromEntries(Object.entries(specs).map(([key, spec]) => [key, make(values[key] as Float32Array, spec)]));
 }

@@ -9,7 +9,6 @@ import { add, div, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
-import type { Variable } from "../graph/variable.ts";
 import { identity, inverseByHalves } from "../linalg/cayley.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
@@ -186,16 +185,19 @@ export class LoraFA extends Optimizer<LoraFAOptions> {
     };
   }
 
-  override step(gradients?: Gradients): void {
-    const changed = new Map<Variable, Tensor>(gradients);
+  override step(gradients: Gradients = this.#left()): void {
+    const changed = new Map(gradients);
     for (const { A, B, scaling: s } of this.#pairs) {
-      const gradient = gradients ? gradients.get(B) : B.grad;
+      const gradient = gradients.get(B);
       if (gradient) changed.set(B, mul(matmul(gradient, inverseGram(A.value, 1e-8)), constant(1 / s ** 2)));
     }
-    if (!gradients)
-      for (const { parameters } of this.groups)
-        for (const parameter of parameters) if (parameter.grad && !changed.has(parameter)) changed.set(parameter, parameter.grad);
     super.step(changed);
+  }
+
+  /** What `backward()` left in `.grad`. */
+  #left(): Gradients {
+    const parameters = this.groups.flatMap((group) => group.parameters);
+    return new Map(parameters.flatMap((parameter) => (parameter.grad ? [[parameter, parameter.grad] as const] : [])));
   }
 
   protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<LoraFAOptions>): UpdateResult {

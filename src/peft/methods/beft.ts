@@ -23,7 +23,11 @@ const linear: LayerMethod<Config, "bias"> = {
 };
 
 const value = ["value"];
-const vProj = ["v_proj"];
+/** Models whose projection to values has this name. */
+const valueModels = [
+  ...["opt", "gptj", "gpt_neo", "bart", "llama", "llama4", "mistral", "mixtral", "phi"],
+  ...["gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"],
+];
 
 /** BEFT: `beft()`, or `beft({ targetModules: ["v_proj"] })`. */
 export const beft = defineMethod({
@@ -37,13 +41,7 @@ export const beft = defineMethod({
     bert: value,
     roberta: value,
     "deberta-v2": ["value_proj"],
-    ...Object.fromEntries(
-      ["opt", "gptj", "gpt_neo", "bart", "llama", "llama4", "mistral", "mixtral", "phi", "gemma", "gemma2", "gemma3_text"].map(
-        (type) => [type, vProj],
-      ),
-    ),
-    qwen2: vProj,
-    qwen3: vProj,
+    ...Object.fromEntries(valueModels.map((type) => [type, ["v_proj"]])),
   },
   startsAtZero: ({ initWeights }) => initWeights,
   layers: { linear },

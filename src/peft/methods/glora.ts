@@ -11,6 +11,7 @@ import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { addAll } from "../../graph/reduction.ts";
 import type { Shape } from "../../graph/shape.ts";
+import { constant } from "../../graph/source.ts";
 import { type Draw, normal, uniform, zeros } from "../init/standard.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
 import type { Scale } from "../scale.ts";
@@ -78,9 +79,9 @@ const sumOf = (...terms: readonly (Tensor | null)[]): Tensor | null => {
 };
 
 function change(base: Base, p: Values): Tensor {
-  const W = cast(base.original, "float32");
   const [A, B] = [made(p, "A"), made(p, "B")];
-  return sumOf(A && mul(W, A), B && (B.shape.join() === W.shape.join() ? B : add(times(W, 0), B))) ?? times(W, 0);
+  const scaled = A ? mul(cast(base.original, "float32"), A) : constant(0, [base.out, base.in]);
+  return B ? add(scaled, B) : scaled;
 }
 
 function biasChange(base: Base, p: Values, scale: Scale): Tensor | null {
