@@ -84,16 +84,18 @@ export async function saveAdapter(
     else tensors.set(fileKeyOf(path, file), { dtype: "float32", ...cut(toFloat32(data, value.dtype), value.shape, part) });
   };
   for (const [path, layer] of layers) {
-    const { method: of, parameters } = layer.adapters.get(name) as LayerAdapter;
+    const { method: of, parameters, config: own } = layer.adapters.get(name) as LayerAdapter;
     if (of.inFile === "absent") continue;
     const turned = of.inFile === "transposed" ? transpose : (value: Tensor) => value;
+    const specs = of.parameters(layer.base(), own);
     for (const [key, parameter] of Object.entries(parameters))
-      await put(
-        path,
-        fileOf(of.files, key),
-        turned(plain?.value(path, key, now(parameter)) ?? now(parameter)),
-        of.savedPart?.(key, path, config),
-      );
+      if (!specs[key]?.derived)
+        await put(
+          path,
+          fileOf(of.files, key),
+          turned(plain?.value(path, key, now(parameter)) ?? now(parameter)),
+          of.savedPart?.(key, path, config),
+        );
   }
   for (const [key, parameter] of whole) {
     const weight = now(parameter);
@@ -213,9 +215,10 @@ export async function readFor(
   const warnings = [...read.warnings, ...ignored, ...plan.warnings, ...[method.whenLoaded?.(checked.config) ?? []].flat()];
   const starts: Starts = {
     shared: () => values.get(sharedPath) ?? initialiseShared(plan, new TorchGenerator(seed)),
-    layer({ path, method: of, base: layer, config: own }) {
+    layer({ path, method: of, base: layer, config: own }, shared) {
       const start = of.residual?.(layer, own);
-      return { ...start, values: values.get(path) ?? {}, ...(start ? { taken: start.values } : {}) };
+      const all = { ...values.get(path), ...of.derive?.(layer, own, shared) };
+      return { ...start, values: all, ...(start ? { taken: start.values } : {}) };
     },
     prompt: () => ({ values: Object.fromEntries(rows), encoder: null }),
     whole: (path) => whole.get(path),
@@ -299,7 +302,9 @@ function findValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>)
   const wanted = plan.layers.flatMap(({ path, method, specs, config, tied }): Wanted[] =>
     tied !== undefined
       ? []
-      : Object.entries(specs).map(([key, spec]) => ({ path, key, file: fileOf(method.files, key), spec, config })),
+      : Object.entries(specs).flatMap(([key, spec]) =>
+          spec.derived ? [] : [{ path, key, file: fileOf(method.files, key), spec, config }],
+        ),
   );
   const { shared } = plan.method;
   if (shared && (shared.saved?.(plan.config) ?? true))

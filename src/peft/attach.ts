@@ -72,7 +72,7 @@ export interface AttachPlan {
 /** Where the first values come from: the method, or a file. */
 export interface Starts {
   shared(): Start["values"];
-  layer(layer: PlannedLayer): Start;
+  layer(layer: PlannedLayer, shared: Start["values"]): Start;
   /** Of virtual tokens: the method's, with its encoder; or tables as a file has them. */
   prompt?(): PromptStart;
   /** Value of a parameter of the model that is trained as it is; the one that it has when absent. */
@@ -99,7 +99,10 @@ export function attach<Schema extends ConfigSchema>(
   const random = new TorchGenerator(options.seed ?? 0);
   return install(model, plan, options, {
     shared: () => initialiseShared(plan, random),
-    layer: (layer) => layer.method.initialise(layer.base, layer.config, random, adapter.calibration),
+    layer({ method, base, config }, shared) {
+      const start = method.initialise(base, config, random, adapter.calibration, shared);
+      return { ...start, values: { ...start.values, ...method.derive?.(base, config, shared) } };
+    },
     prompt: () => startPrompt(model, plan, random, options.tokenizer),
   });
 }
@@ -194,8 +197,11 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
       },
     );
   const patterns = new Patterns(method, config);
+  const describedAt = (path: string) =>
+    describe(modules.get(path) as Layer, kindOf(modules.get(path) as Layer) as KindOfLayer, path);
+  const own = method.perLayer?.(paths.map(describedAt), config) ?? [];
   const layers = [
-    ...paths.map((path) => planLayer(path, method.layers, patterns.at(path))),
+    ...paths.map((path, i) => planLayer(path, method.layers, { ...patterns.at(path), ...own[i] })),
     ...tied.map((path) => planLayer(path, method.tied!.layers, patterns.at(embedding!.path), embedding!.path)),
     ...parameters.map(({ path, parameterPath, module, facts }) =>
       planLayer(path, method.layers, patterns.at(parameterPath), undefined, module as Layer, facts),
@@ -324,11 +330,19 @@ export function install(
   const before = adaptersOf(model);
   // everything that may fail comes before the first change
   const [first] = plan.layers; // none where whole modules are trained
-  const shared = first ? makeParameters(plan.shared, starts.shared(), first) : {};
-  const starting = plan.layers.filter(({ tied }) => tied === undefined).map((layer) => ({ layer, start: starts.layer(layer) }));
-  const own = new Map(
-    starting.map(({ layer, start }) => [layer.path, makeParameters(layer.specs, start.values, layer)] as const),
-  );
+  const sharedValues = first ? starts.shared() : {};
+  const shared = first ? makeParameters(plan.shared, sharedValues, first) : {};
+  const starting = plan.layers
+    .filter(({ tied }) => tied === undefined)
+    .map((layer) => ({ layer, start: starts.layer(layer, sharedValues) }));
+  const own = new Map<string, Record<string, Parameter>>();
+  for (const { layer, start } of starting) {
+    const borrowed = Object.entries(layer.specs).flatMap(([key, { of }]) => {
+      const other = of === undefined ? undefined : own.get(of)?.[key];
+      return other ? [[key, other] as const] : [];
+    });
+    own.set(layer.path, { ...makeParameters(layer.specs, start.values, layer), ...Object.fromEntries(borrowed) });
+  }
   const made = plan.layers.map((layer) => ({
     layer,
     parameters: own.get(layer.tied ?? layer.path) as Record<string, Parameter>,
@@ -428,12 +442,14 @@ function makeParameters(
   { facts, module }: PlannedLayer,
 ): Record<string, Parameter> {
   const device = facts.weight(module).stored.storage?.device as Device;
-  const make = (start: Start["values"][string], { shape, dtype }: ParameterSpec) => {
-    const place = (values: TypedArray) => upload(device, dtype ? Int32Array.from(values) : values, shape, dtype ?? "float32");
-    return new Parameter(start instanceof Tensor ? start : place(start), { requiresGrad: false });
-  };
+  const make = (start: Start["values"][string], spec: ParameterSpec) =>
+    new Parameter(startTensor(device, start, spec), { requiresGrad: false });
   return Object.fromEntries(Object.entries(specs).map(([key, spec]) => [key, make(values[key] as Float32Array, spec)]));
 }
+
+/** A parameter's value as it is kept. */
+export const startTensor = (device: Device, value: TypedArray | Tensor, { shape, dtype }: ParameterSpec): Tensor =>
+  value instanceof Tensor ? value : upload(device, dtype ? Int32Array.from(value) : value, shape, dtype ?? "float32");
 
 /** The model type that the model's config.json names. */
 function modelTypeOf(model: Module): string | undefined {

@@ -3,6 +3,7 @@ import { upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, wordJson } from "../errors.ts";
 import { defaultAdapterName } from "../formats/peft-adapter.ts";
+import type { TypedArray } from "../graph/dtype.ts";
 import { Tensor } from "../graph/node.ts";
 import { assignAll, structure } from "../graph/variable.ts";
 import { type Module, Parameter } from "../nn/module.ts";
@@ -10,8 +11,8 @@ import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, getAdapter } from "./adapted-model.ts";
 import { readFor } from "./adapter-file.ts";
 import type { AdapterLayer, LayerAdapter } from "./adapter-layer.ts";
-import type { PlannedLayer } from "./attach.ts";
-import type { AnyConfig, Start } from "./method.ts";
+import { type PlannedLayer, startTensor } from "./attach.ts";
+import type { AnyConfig, ParameterSpec, Start } from "./method.ts";
 import { type LoraConfig, scaling } from "./methods/lora.ts";
 import { filled, times } from "./weight-change.ts";
 
@@ -104,11 +105,13 @@ export async function hotSwap(model: Module, folder: string, { name = defaultAda
   const pairs: [Parameter, Tensor][] = [];
   const put = (parameters: Readonly<Record<string, Parameter>>, values: Start["values"], shapes: Shapes) => {
     for (const [key, parameter] of Object.entries(parameters)) {
-      const value = values[key] as Start["values"][string];
-      pairs.push([parameter, value instanceof Tensor ? value : upload(device, value, shapes[key]?.shape ?? [], "float32")]);
+      const { shape, ...spec } = shapes[key] ?? { shape: [] };
+      // a parameter of several layers gets its value with the first of them
+      if (spec.of === undefined) pairs.push([parameter, startTensor(device, values[key] as TypedArray, { ...spec, shape })]);
     }
   };
   const planned = new Map(plan.layers.map((layer) => [layer.path, layer]));
+  const shared = starts.shared();
   for (const [path, layer] of adapter.layers) {
     const own = layer.adapters.get(name) as LayerAdapter;
     if (own.tied) continue;
@@ -119,18 +122,18 @@ export async function hotSwap(model: Module, folder: string, { name = defaultAda
     }
     const differing = differences(adapter, own, there);
     if (differing) refuse(`has another \`${differing}\` for ${path} than "${name}".`, there.config[differing]);
-    const { values } = starts.layer(there);
+    const { values } = starts.layer(there, shared);
     if (adapter.method.peftType !== loraType || !own.parameters["A"]) put(own.parameters, values, there.specs);
     else put(own.parameters, scaledValues(path, values, there, own, device), {});
   }
-  put(adapter.shared, starts.shared(), plan.shared);
+  put(adapter.shared, shared, plan.shared);
   for (const [path, { copies }] of adapter.saved)
     for (const [key, parameter] of copies.get(name) as ReadonlyMap<string, Parameter>)
       pairs.push([parameter, starts.whole?.(`${path}.${key}`) as Tensor]);
   assignAll(pairs);
 }
 
-type Shapes = Readonly<Record<string, { readonly shape: readonly number[] }>>;
+type Shapes = Readonly<Record<string, ParameterSpec>>;
 
 function refuseMerged({ name, layers, saved }: Adapter, by: string): void {
   const merged = [...layers.values(), ...saved.values()].some(({ merged }) => merged?.includes(name));
@@ -185,9 +188,10 @@ function scaledValues(
 function nothing({ method, config }: Adapter, layer: AdapterLayer, own: LayerAdapter): Start["values"] {
   // what all methods call `init…Weights` is at true the start that does nothing, where they have one
   const fresh = Object.fromEntries(Object.keys(config).flatMap((key) => (/^init.*Weights$/.test(key) ? [[key, true]] : [])));
-  const found = method.startsAtZero?.({ ...config, ...fresh })
-    ? own.method.initialise(layer.base(), { ...own.config, ...fresh }, new TorchGenerator(0))
-    : undefined;
+  const found =
+    !method.perLayer && method.startsAtZero?.({ ...config, ...fresh })
+      ? own.method.initialise(layer.base(), { ...own.config, ...fresh }, new TorchGenerator(0))
+      : undefined;
   if (found && !found.weight) return found.values;
   throw new ConfigError(
     `the file has nothing for ${layer.path}, and no values of ${method.peftType} with this config do nothing.`,

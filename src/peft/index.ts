@@ -67,6 +67,7 @@ export { trainableTokens } from "./methods/trainable-tokens.ts";
 export { vblora } from "./methods/vblora.ts";
 export { velora } from "./methods/velora.ts";
 export { vera } from "./methods/vera.ts";
+export { waveft } from "./methods/waveft.ts";
 export { type MethodName, methods } from "./methods.ts";
 export { withAdapters } from "./mixed-batch.ts";
 export { adapterPenalty } from "./penalty.ts";

@@ -87,6 +87,10 @@ export interface ParameterSpec {
   readonly trainable?: boolean;
   /** Whole numbers, such as places in the weight: integers in the file, too. Floats when absent. */
   readonly dtype?: "int32";
+  /** Not in the file: `derive` makes it again. */
+  readonly derived?: boolean;
+  /** Path of the layer before whose parameter it is, where layers share one; the file has it under each of them. */
+  readonly of?: string;
 }
 
 /** What a pass over data has found about layers, by path: a matrix that the initialiser knows the meaning of. */
@@ -117,8 +121,10 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   underlay?(base: Base, config: Config): Tensor;
   /** Where the parameters are another layer's (`tied`): how the file has them a second time; as they are when absent. */
   readonly inFile?: "transposed" | "absent";
-  /** First values; `config` has this layer's rank and alpha in it. */
-  initialise(base: Base, config: Config, random: TorchGenerator, calibration?: Calibration): Start;
+  /** First values but those of `derive`; `config` has this layer's rank and alpha in it. @param shared those of what all layers share */
+  initialise(base: Base, config: Config, random: TorchGenerator, calibration?: Calibration, shared?: Start["values"]): Start;
+  /** The parameters that no file has, from the weight, from numbers of the config or from what all layers share. */
+  derive?(base: Base, config: Config, shared: Start["values"]): Start["values"];
   /**
    * For an adapter from a file, which has the values only: its first values and the weight without what those took out of it.
    * `undefined` where the start leaves the weight alone, or what it took can not be told any more.
@@ -216,6 +222,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** What is added to the loss. @param layers the values of each adapted layer */
   penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;
+  /** What the config of each layer has besides or in place of the adapter's, where that depends on the other layers or on the weight. */
+  perLayer?(bases: readonly Base[], config: Config): readonly AnyConfig[];
   readonly packed?: PackedFile<Config>;
   /** What changes it during training besides the optimiser. */
   readonly schedule?: MethodSchedule;

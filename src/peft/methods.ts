@@ -36,6 +36,7 @@ import { trainableTokens } from "./methods/trainable-tokens.ts";
 import { vblora } from "./methods/vblora.ts";
 import { velora } from "./methods/velora.ts";
 import { vera } from "./methods/vera.ts";
+import { waveft } from "./methods/waveft.ts";
 
 /** By the name that people call a method. */
 export const methods = {
@@ -75,6 +76,7 @@ export const methods = {
   randlora,
   shira,
   supertuning,
+  waveft,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */
