@@ -53,6 +53,7 @@ export { loha } from "./methods/loha.ts";
 export { lokr } from "./methods/lokr.ts";
 export { type LoraConfig, lora } from "./methods/lora.ts";
 export { miss } from "./methods/miss.ts";
+export { multitaskPrompt } from "./methods/multitask-prompt.ts";
 export { oft } from "./methods/oft.ts";
 export { pTuning } from "./methods/p-tuning.ts";
 export { peanut } from "./methods/peanut.ts";

@@ -22,6 +22,7 @@ import { loha } from "./methods/loha.ts";
 import { lokr } from "./methods/lokr.ts";
 import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
+import { multitaskPrompt } from "./methods/multitask-prompt.ts";
 import { oft } from "./methods/oft.ts";
 import { pTuning } from "./methods/p-tuning.ts";
 import { peanut } from "./methods/peanut.ts";
@@ -63,6 +64,7 @@ export const methods = {
   promptTuning,
   prefixTuning,
   pTuning,
+  multitaskPrompt,
   trainableTokens,
   bdlora,
   kasa,

@@ -141,6 +141,8 @@ const prompts: Readonly<Record<string, object>> = {
   p_tuning_t5: { method: "pTuning", numVirtualTokens: 2, base: "t5", taskType: "SEQ_2_SEQ_LM" },
   prefix_tuning: { method: "prefixTuning", numVirtualTokens: 4 },
   prefix_tuning_gpt2: { method: "prefixTuning", numVirtualTokens: 3, prefixProjection: true, encoderHiddenSize: 6, base: "gpt2" },
+  multitask_prompt: { method: "multitaskPrompt", numVirtualTokens: 3, numRanks: 2 },
+  multitask_prompt_t5: { method: "multitaskPrompt", numVirtualTokens: 2, base: "t5", taskType: "SEQ_2_SEQ_LM" },
   prefix_tuning_t5: { method: "prefixTuning", numVirtualTokens: 3, base: "t5", taskType: "SEQ_2_SEQ_LM" },
 };
 const cases: Readonly<Record<string, Options & Case>> = {
@@ -260,7 +262,7 @@ const logitsOf = (model: Module): Float32Array => {
     ? { pixelValues: upload(currentDevice(), pixels, shapes.pixels, "float32") }
     : {
         inputIds: upload(currentDevice(), ids, shapes.ids, "int32"),
-        ...("answering" in model ? { decoderInputIds: upload(currentDevice(), ids, shapes.ids, "int32") } : {}),
+        ...("answering" in model ? { labels: upload(currentDevice(), ids, shapes.ids, "int32") } : {}),
       };
   return downloadSync((model as CausalLM).forward(inputs as { inputIds: Tensor }).logits) as Float32Array;
 };
@@ -337,7 +339,6 @@ beforeAll(async () => {
   ] as const)
     await writeSafetensors(join(folder, `${name}.safetensors`), {
       input_ids: { dtype: "int32", shape: shapes.ids, data: ids },
-      ...(name === "t5" ? { decoder_input_ids: { dtype: "int32", shape: shapes.ids, data: ids } } : {}),
       labels,
     });
   const list: object[] = [];

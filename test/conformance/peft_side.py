@@ -32,20 +32,26 @@ def base_model(folder):
 
 @torch.no_grad()
 def logits(model, inputs):
-    return model(**{name: value for name, value in inputs.items() if name != "labels"}).logits.contiguous().clone()
+    # a model that answers takes the answer from its labels
+    answers = model.config.is_encoder_decoder
+    return model(**{name: value for name, value in inputs.items() if answers or name != "labels"}).logits.contiguous().clone()
+
+
+def tasks(inputs, rows):
+    return {"task_ids": inputs["task_ids"][:rows]} if "task_ids" in inputs else {}
 
 
 def three_ways(model, inputs, case):
     found = {"beside": logits(model, inputs)}
     if case["writes"]:
         ids = inputs["input_ids"][:1, :4]
-        text = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=0)
+        text = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=0, **tasks(inputs, 1))
         found["written"] = text[0, 4:].int()
     if case["inputs"] == "bert":  # peft fails to disable prompts of classifiers
         found["disabled"] = logits(base_model(case["folder"]), inputs)
     else:
         with model.disable_adapter():
-            found["disabled"] = logits(model, inputs)
+            found["disabled"] = logits(model, {name: value for name, value in inputs.items() if name != "task_ids"})
     if not case["merges"]:
         return found
     found["merged"] = logits(model.merge_and_unload().eval(), inputs)
@@ -86,7 +92,10 @@ def main(root):
         tensors = load_file(os.path.join(root, f"{kind}.safetensors"))
         inputs[kind] = {name: value if value.is_floating_point() else value.long() for name, value in tensors.items()}
     for case in cases:
-        run(root, case, inputs[case["inputs"]])
+        given = inputs[case["inputs"]]
+        if case["type"] == "MULTITASK_PROMPT_TUNING":
+            given = dict(given, task_ids=torch.zeros(len(given["input_ids"]), dtype=torch.long))
+        run(root, case, given)
 
 
 if __name__ == "__main__":

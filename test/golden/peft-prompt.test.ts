@@ -16,6 +16,7 @@ import { attach, baseStateDict, detach, disabled, loadAdapter, merge, saveAdapte
 import { type AnyMethod, toCamel } from "../../src/peft/method.ts";
 import { methods } from "../../src/peft/methods.ts";
 import {
+  type Golden,
   gradients,
   implemented,
   inputsFrom,
@@ -85,7 +86,7 @@ async function promptCase(item: PeftCase): Promise<void> {
     await expectClose("loss", loss!, expected.get("loss")!, logits);
     const found = gradientsOf(loss!, own);
     for (const [parameter, key, want] of named("grad."))
-      await expectClose(key, found.get(parameter) ?? constant(0, parameter.shape), want, gradients);
+      await expectClose(key, found.get(parameter) ?? constant(0, parameter.shape), want, closeness(item, want));
     expectValuesClose("losses of five steps", await fiveSteps(live.model, inputs, item), wanted, losses);
     for (const [parameter, key, want] of named("encoder."))
       await expectClose(key, parameter.stored, want, { rtol: 1e-3, atol: 1e-4 });
@@ -122,6 +123,15 @@ async function fiveSteps(model: CausalLM, inputs: CausalLMInputs, item: PeftCase
   got.push(...(await download(model.eval().forward(inputs).loss!)));
   step.dispose();
   return got;
+}
+
+/**
+ * How close a gradient has to be. T5's attention is not scaled, so that float32 determines small values among larger ones no better than
+ * to a thousandth of those: PyTorch's own differ by as much from what it gives in float64.
+ */
+function closeness({ base }: PeftCase, want: Golden): typeof gradients {
+  const largest = Math.max(...Array.from(want.data as ArrayLike<number>, Math.abs));
+  return base.endsWith("/t5") ? { ...gradients, atol: Math.max(gradients.atol, gradients.rtol * largest) } : gradients;
 }
 
 /** A mask with ones in front, as long as the logits. */

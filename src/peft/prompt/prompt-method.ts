@@ -71,6 +71,8 @@ export interface PromptInputs {
 export interface PromptMethod<Config> {
   /** As vectors before those of the words, or as keys and values before those of every layer. */
   readonly place: "inputs" | "cache";
+  /** With two submodules, the last n rows stand in front of answers that are learned, too. */
+  readonly inAnswers?: true;
   /** What the file holds: `prompt_embeddings` and perhaps more. */
   tables(config: Config & PromptConfig): { readonly prompt_embeddings: Shape; readonly [file: string]: Shape };
   /** What is trained in place of `prompt_embeddings`; `null`, or absent, where that is trained itself. */

@@ -20,7 +20,7 @@ import {
   textShape,
 } from "../../models/causal-lm.ts";
 import { onesBefore } from "../../models/decoder.ts";
-import type { Answering, ReadInputs, Seq2SeqLM } from "../../models/seq2seq-lm.ts";
+import { type Answering, type ReadInputs, type Seq2SeqInputs, type Seq2SeqLM, shiftRight } from "../../models/seq2seq-lm.ts";
 import { Module, type Parameter } from "../../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../../tensor/random.ts";
 import { renameKey } from "../adapter-layer.ts";
@@ -50,7 +50,9 @@ export interface PromptAdapter {
 }
 
 /** What models take beside tokens and what is one value for each token, as far as it matters here. */
-type Inputs = TextInputs & PromptInputs & { readonly tokenTypeIds?: Tensor; readonly labels?: Tensor; readonly targets?: Tensor };
+type Inputs = TextInputs &
+  Pick<Seq2SeqInputs, "decoderInputIds" | "decoderInputsEmbeds" | "decoderAttentionMask"> &
+  PromptInputs & { readonly tokenTypeIds?: Tensor; readonly labels?: Tensor; readonly targets?: Tensor };
 
 /** The methods of a model that are stood in for. */
 interface Own {
@@ -63,7 +65,7 @@ const ignored = -100;
 
 /** Stands in for the methods of a model. Its parameters are those of all adapters: `prompt_encoder.<adapter>.embedding.weight`. */
 export class PromptPlace extends Module {
-  readonly #model: TextModel;
+  readonly #model: TextModel & { readonly config?: AnyConfig };
   readonly #adapters = new Map<string, PromptAdapter>();
   readonly #active = new Setting<string | null>(null);
   readonly #scope: Scope;
@@ -71,7 +73,7 @@ export class PromptPlace extends Module {
   /** What was there before under the names that are stood in for; mostly nothing, as methods are the class's. */
   readonly #before = new Map<string, PropertyDescriptor | undefined>();
 
-  constructor(model: TextModel, scope: Scope) {
+  constructor(model: TextModel & { readonly config?: AnyConfig }, scope: Scope) {
     super();
     this.#model = model;
     this.#scope = scope;
@@ -177,6 +179,13 @@ export class PromptPlace extends Module {
     const { inputIds: _, positionIds: __, attentionMask, tokenTypeIds, labels, targets, ...rest } = inputs;
     const words = embedTokens(inputs, this.#model.backbone.wordEmbedding);
     const inputsEmbeds = concatenate([cast(this.#rows(acting, B, told), words.dtype), words], 1);
+    const inAnswers = answers(this.#model) && acting.method.inAnswers && acting.config.numTransformerSubmodules === 2;
+    if (inAnswers && (inputs.labels || inputs.decoderInputIds))
+      return {
+        ...this.#answerBehind(inputs, this.#rows(acting, B, told, 1)),
+        inputsEmbeds,
+        ...(attentionMask && { attentionMask: onesBefore(attentionMask, n) }),
+      };
     const behind = (x: Tensor, value: number) => concatenate([constant(value, [B, n], "int32"), cast(x, "int32")], 1);
     return {
       ...rest,
@@ -185,6 +194,21 @@ export class PromptPlace extends Module {
       ...(tokenTypeIds && { tokenTypeIds: behind(tokenTypeIds, 0) }),
       ...(labels && { labels: this.#judgesTokens(inputs, acting) ? behind(labels, ignored) : labels }),
       ...(targets && { targets: behind(targets, ignored) }),
+    };
+  }
+
+  /** An answer that is learned, behind virtual tokens [B, n, C]. */
+  #answerBehind(inputs: Inputs, tokens: Tensor): Inputs {
+    const { inputIds: _, inputsEmbeds: __, attentionMask: ___, labels, decoderInputIds, decoderAttentionMask, ...rest } = inputs;
+    const { decoderStartTokenId: start, padTokenId } = this.#model.config as { decoderStartTokenId: number; padTokenId: number };
+    const ids = decoderInputIds ?? shiftRight(labels as Tensor, start, padTokenId);
+    const [B, n] = tokens.shape as [number, number];
+    const words = this.#model.backbone.wordEmbedding.forward(ids);
+    return {
+      ...rest,
+      decoderInputsEmbeds: concatenate([cast(tokens, words.dtype), words], 1),
+      ...(decoderAttentionMask && { decoderAttentionMask: onesBefore(decoderAttentionMask, n) }),
+      ...(labels && { labels: concatenate([constant(ignored, [B, n], "int32"), cast(labels, "int32")], 1) }),
     };
   }
 
@@ -197,11 +221,12 @@ export class PromptPlace extends Module {
     return config["taskType"] !== "SEQ_CLS" && shape.length === 2 && shape[0] === B && shape[1] === T;
   }
 
-  /** [B, n, C] */
-  #rows({ method, config, ...adapter }: PromptAdapter, batch: number, told: PromptInputs): Tensor {
+  /** The tokens of one submodule, [B, n, C]. */
+  #rows({ method, config, ...adapter }: PromptAdapter, batch: number, told: PromptInputs, submodule = 0): Tensor {
     const tables = tablesOf({ method, config, ...adapter }, this.training);
     const rows = method.rows?.(tables, config, told) ?? (tables["prompt_embeddings"] as Tensor);
-    const first = sliceAxis(rows, rows.rank - 2, 0, config.numVirtualTokens);
+    const n = config.numVirtualTokens;
+    const first = sliceAxis(rows, rows.rank - 2, submodule * n, (submodule + 1) * n);
     return rows.rank === 3 ? first : expand(reshape(first, [1, ...first.shape]), [batch, ...first.shape]);
   }
 
