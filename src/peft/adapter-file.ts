@@ -35,6 +35,7 @@ import {
 import { methods } from "./methods.ts";
 import { toPlainLora } from "./plain-lora.ts";
 import { checkTable } from "./prompt/prompt-method.ts";
+import { resumePrompt } from "./prompt/prompt-start.ts";
 import type { PromptPlace } from "./prompt/prompted-model.ts";
 import { findWeights, readWeights, type SaveEmbeddingLayers, vocabularyWeights } from "./vocabulary-weight.ts";
 
@@ -220,7 +221,7 @@ export async function readFor(
       const all = { ...values.get(path), ...of.derive?.(layer, own, shared) };
       return { ...start, values: all, ...(start ? { taken: start.values } : {}) };
     },
-    prompt: () => ({ values: Object.fromEntries(rows), encoder: null }),
+    prompt: () => resumePrompt(model, plan, Object.fromEntries(rows), trainable),
     whole: (path) => whole.get(path),
     base,
   };

@@ -38,6 +38,8 @@ export { bdlora } from "./methods/bdlora.ts";
 export { beft } from "./methods/beft.ts";
 export { boft } from "./methods/boft.ts";
 export { c3a } from "./methods/c3a.ts";
+export { cartridge } from "./methods/cartridge.ts";
+export { cpt } from "./methods/cpt.ts";
 export { deft } from "./methods/deft.ts";
 export { delora } from "./methods/delora.ts";
 export { dora } from "./methods/dora.ts";

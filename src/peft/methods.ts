@@ -7,6 +7,8 @@ import { bdlora } from "./methods/bdlora.ts";
 import { beft } from "./methods/beft.ts";
 import { boft } from "./methods/boft.ts";
 import { c3a } from "./methods/c3a.ts";
+import { cartridge } from "./methods/cartridge.ts";
+import { cpt } from "./methods/cpt.ts";
 import { deft } from "./methods/deft.ts";
 import { delora } from "./methods/delora.ts";
 import { dora } from "./methods/dora.ts";
@@ -65,6 +67,8 @@ export const methods = {
   prefixTuning,
   pTuning,
   multitaskPrompt,
+  cartridge,
+  cpt,
   trainableTokens,
   bdlora,
   kasa,

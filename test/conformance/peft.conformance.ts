@@ -143,6 +143,9 @@ const prompts: Readonly<Record<string, object>> = {
   prefix_tuning_gpt2: { method: "prefixTuning", numVirtualTokens: 3, prefixProjection: true, encoderHiddenSize: 6, base: "gpt2" },
   multitask_prompt: { method: "multitaskPrompt", numVirtualTokens: 3, numRanks: 2 },
   multitask_prompt_t5: { method: "multitaskPrompt", numVirtualTokens: 2, base: "t5", taskType: "SEQ_2_SEQ_LM" },
+  cartridge: { method: "cartridge", numVirtualTokens: 4, numFrozenTokens: 2 },
+  cartridge_gpt2: { method: "cartridge", numVirtualTokens: 3, numFrozenTokens: 0, base: "gpt2" },
+  cpt: { method: "cpt", cptTokenIds: [5, 9, 30, 2, 8], cptTokensTypeMask: [1, 2, 3, 4, 4], optProjectionEpsilon: 3 },
   prefix_tuning_t5: { method: "prefixTuning", numVirtualTokens: 3, base: "t5", taskType: "SEQ_2_SEQ_LM" },
 };
 const cases: Readonly<Record<string, Options & Case>> = {

@@ -127,6 +127,7 @@ describe("other methods", () => {
     bdlora: ['useBdlora={"target_modules_bd_a":[],"target_modules_bd_b":["_proj"],"nblocks":2}'],
     alora: ["aloraInvocationTokens=[1]"],
     shira: ["r=4"],
+    cpt: ["cptTokenIds=[3,40,41,5]", "cptTokensTypeMask=[1,2,2,4]"],
   };
   const without = small.filter((option, i) => option !== "--rank" && small[i - 1] !== "--rank");
   it.each(Object.keys(methods).filter((method) => method !== "lora"))(
@@ -147,6 +148,8 @@ describe("other methods", () => {
         "prefixTuning",
         "pTuning",
         "multitaskPrompt",
+        "cartridge",
+        "cpt",
       ].includes(method);
       expect(mergedDir).toBe(changesNoWeight ? null : join(at(method), "merged"));
       if (changesNoWeight) expect(outcome.stderr).toContain("no change of the weights");

@@ -69,7 +69,7 @@ async function promptCase(item: PeftCase): Promise<void> {
   expect(trained.reduce((sum, { size }) => sum + size, 0)).toBe(item.trainable_count);
   expect(new Set(named("encoder.").map(([parameter]) => parameter))).toEqual(new Set(trained));
   const wanted = item.train!.losses;
-  if (method.prompt!.encoder?.(filled)) {
+  if (method.prompt!.encoder?.(filled) && !method.prompt!.decode) {
     assignAll(named("encoder.").map(([parameter, , value]) => [parameter, toTensor(value)]));
     await expectClose(
       "loss of the network",
@@ -87,9 +87,14 @@ async function promptCase(item: PeftCase): Promise<void> {
     const found = gradientsOf(loss!, own);
     for (const [parameter, key, want] of named("grad."))
       await expectClose(key, found.get(parameter) ?? constant(0, parameter.shape), want, closeness(item, want));
+    const compared = async () => {
+      for (const [parameter, key, want] of named("encoder."))
+        await expectClose(key, parameter.stored, want, { rtol: 1e-3, atol: 1e-4 });
+    };
+    // PEFT's CPT gives its parameter another tensor in every pass, so that the one that was noted is still as it began
+    if (item.peft_type === "CPT") await compared();
     expectValuesClose("losses of five steps", await fiveSteps(live.model, inputs, item), wanted, losses);
-    for (const [parameter, key, want] of named("encoder."))
-      await expectClose(key, parameter.stored, want, { rtol: 1e-3, atol: 1e-4 });
+    if (item.peft_type !== "CPT") await compared();
   }
 
   const own = mkdtempSync(join(tmpdir(), "lorikeet-prompt-"));

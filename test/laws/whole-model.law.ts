@@ -178,7 +178,7 @@ const wholes = (Object.entries(methods) as [string, AnyMethod][])
   .filter(([, method]) => method.prompt || "attention" in method.layers)
   .flatMap(([name, method]) =>
     (Object.keys(families) as Family[])
-      .filter((family) => method.prompt || family !== "t5")
+      .filter((family) => family !== "t5" || (method.prompt && !method.prompt.judge))
       .map((family) => ({ name, method, family })),
   );
 

@@ -23,7 +23,7 @@ const schema = configSchema("PREFIX_TUNING", "prefix_tuning_", {
 type Config = MethodConfig<typeof schema>;
 
 /** Values of a virtual token: keys and values of all layers. */
-const width = ({ numLayers, tokenDim }: PromptConfig): number => 2 * numLayers * tokenDim;
+export const width = ({ numLayers, tokenDim }: PromptConfig): number => 2 * numLayers * tokenDim;
 
 const prompt: PromptMethod<Config> = {
   place: "cache",

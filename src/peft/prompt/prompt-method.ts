@@ -59,12 +59,24 @@ export interface PromptEncoder {
   readonly parameters: Readonly<Record<string, ParameterSpec>>;
   /** The table `prompt_embeddings`. */
   encode(p: Readonly<Record<string, Tensor>>, use: Use): Tensor;
+  /** Values that parameters are moved to whenever they are used in training, without a gradient: the nearest that are allowed. */
+  project?(p: Readonly<Record<string, Tensor>>): Readonly<Record<string, Tensor>>;
 }
 
 /** What runs with the tokens may be told beside them. */
 export interface PromptInputs {
   /** [B] int32: which task each text is for. */
   readonly taskIds?: Tensor;
+  /** [B, T] int32: what part each token has in an example; see cpt.ts. */
+  readonly inputTypeMask?: Tensor;
+}
+
+/** By what text and virtual tokens in front of it are judged. */
+export interface Judgement {
+  /** [B, n + T] int32: the token that each position should give; −100 is not judged. */
+  readonly targets: Tensor;
+  /** [B, n + T]: how much each position counts; all the same when absent. The mean divides by their number, not by this. */
+  readonly weights?: Tensor;
 }
 
 /** The part of a method that puts virtual tokens in front. */
@@ -77,10 +89,21 @@ export interface PromptMethod<Config> {
   tables(config: Config & PromptConfig): { readonly prompt_embeddings: Shape; readonly [file: string]: Shape };
   /** What is trained in place of `prompt_embeddings`; `null`, or absent, where that is trained itself. */
   encoder?(config: Config & PromptConfig): PromptEncoder | null;
+  /**
+   * The encoder's parameters that give the tables of a file, for those who train on; where it is absent, only the tables are left.
+   */
+  decode?(tables: Readonly<Record<string, Float32Array>>, config: Config & PromptConfig, words: Words): Start["values"];
   /** First values, by the names of the encoder's parameters, or of the tables. */
   initialise(config: Config & PromptConfig, random: TorchGenerator, words: Words): Start["values"];
   /** Rows as they are used, [q·n, C] or [B, q·n, C], where they are not `prompt_embeddings` as it is. */
   rows?(tables: Readonly<Record<string, Tensor>>, config: Config & PromptConfig, inputs: PromptInputs): Tensor;
+  /**
+   * Where virtual tokens are judged, too: what becomes of the text's targets.
+   *
+   * @param targets [B, T], each position's next token
+   * @param first   [B, 1], the text's first token, −100 where it is not to be judged
+   */
+  judge?(targets: Tensor, first: Tensor, config: Config & PromptConfig, inputs: PromptInputs): Judgement;
 }
 
 /** A prompt method whose config is not known to the type system. */
@@ -106,13 +129,21 @@ export function textModel(model: Module, operation: string): TextModel & { reado
  * The config with what depends on the model filled in, as PEFT fills it. Keys and values are as wide as the model's, which with grouped
  * queries is less than its vectors; the number of heads is then that of keys.
  *
- * @throws {ConfigError} when the number of virtual tokens is missing, or what is given does not fit the model
+ * @throws {ConfigError} when the number of virtual tokens is missing, or what is given or the method does not fit the model
  */
-export function fillPromptConfig(model: Module, config: AnyConfig, { place }: AnyPromptMethod): AnyConfig & PromptConfig {
+export function fillPromptConfig(model: Module, config: AnyConfig, { place, judge }: AnyPromptMethod): AnyConfig & PromptConfig {
   const operation = "attach";
   const { backbone, config: own = {} } = textModel(model, operation);
   const { sizes } = backbone;
   const asked = (...names: string[]) => names.map((name) => own[name]).find((value) => typeof value === "number") as number;
+  if (judge && answers(model))
+    throw new ConfigError(
+      "virtual tokens that are judged, too, stand in front of a text that goes on, not of one that is answered.",
+      {
+        operation,
+        got: model.constructor.name,
+      },
+    );
   const inCache = place === "cache";
   const heads = inCache ? sizes.heads : (asked("numAttentionHeads", "nHead", "numHeads", "nHeads") ?? sizes.heads);
   const width = inCache ? sizes.heads * sizes.headDim : sizes.width;

@@ -46,6 +46,19 @@ export function startPrompt(
   return { values: initialise(filled, random, wordsOf(model, tokenizer)), encoder: encoder?.(filled) ?? null };
 }
 
+/** As a file has them: the tables, or if they are trained further what gives them. */
+export function resumePrompt(
+  model: Module,
+  { method, config }: Plan,
+  tables: Readonly<Record<string, Float32Array>>,
+  trainable: boolean,
+): PromptStart {
+  const { decode, encoder } = method.prompt as AnyPromptMethod;
+  if (!trainable || !decode) return { values: tables, encoder: null };
+  const filled = config as AnyConfig & PromptConfig;
+  return { values: decode(tables, filled, wordsOf(model, undefined)), encoder: encoder?.(filled) ?? null };
+}
+
 function wordsOf(model: Module, tokenizer: TextEncoding | undefined): Words {
   const { wordEmbedding } = textModel(model, "attach").backbone;
   return {

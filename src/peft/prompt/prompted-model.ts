@@ -5,24 +5,28 @@
  */
 import { realize } from "../../compile/program.ts";
 import { concatenate } from "../../graph/composite.ts";
-import { add, cast } from "../../graph/elementwise.ts";
-import { expand, pad, permute, reshape, sliceAxis } from "../../graph/movement.ts";
+import { add, cast, div, less, mul } from "../../graph/elementwise.ts";
+import { expand, pad, permute, reshape, sliceAxis, stopGradient } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
 import { Setting, structure } from "../../graph/variable.ts";
 import type { KeyValueCache } from "../../models/cache.ts";
 import {
   type CausalLM,
+  type CausalLMOutput,
   embedTokens,
   type PastLayer,
+  shiftLabels,
   type TextInputs,
   type TextModel,
   textShape,
 } from "../../models/causal-lm.ts";
 import { onesBefore } from "../../models/decoder.ts";
 import { type Answering, type ReadInputs, type Seq2SeqInputs, type Seq2SeqLM, shiftRight } from "../../models/seq2seq-lm.ts";
+import { crossEntropy } from "../../nn/loss.ts";
 import { Module, type Parameter } from "../../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../../tensor/random.ts";
+import { sum } from "../../tensor/statistics.ts";
 import { renameKey } from "../adapter-layer.ts";
 import { Reading } from "../invocation.ts";
 import type { AnyConfig, Use } from "../method.ts";
@@ -30,6 +34,7 @@ import type { Scope } from "../row-groups.ts";
 import {
   type AnyPromptMethod,
   answers,
+  type Judgement,
   liveTable,
   type PromptConfig,
   type PromptEncoder,
@@ -126,8 +131,9 @@ export class PromptPlace extends Module {
   activate(names: readonly string[]): void {
     const acting = names.find((name) => this.#adapters.has(name)) ?? null;
     this.#active.value = acting;
-    for (const [name, { parameters, trainable }] of this.#adapters)
-      for (const parameter of Object.values(parameters)) parameter.requiresGrad = trainable && name === acting;
+    for (const [name, { encoder, parameters, trainable }] of this.#adapters)
+      for (const [key, parameter] of Object.entries(parameters))
+        parameter.requiresGrad = trainable && name === acting && encoder?.parameters[key]?.trainable !== false;
   }
 
   override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
@@ -160,11 +166,26 @@ export class PromptPlace extends Module {
     }
   }
 
-  #prompted({ taskIds, ...inputs }: Inputs): unknown {
+  #prompted({ taskIds, inputTypeMask, ...inputs }: Inputs): unknown {
     const acting = this.#acting();
     // a cache begins with the virtual tokens when it is created
     if (!acting || inputs.cache) return this.#own.forward(inputs);
-    return this.#own.forward(this.#withTokens(inputs, acting, taskIds ? { taskIds } : {}));
+    const told = { ...(taskIds && { taskIds }), ...(inputTypeMask && { inputTypeMask }) };
+    const begun = this.#withTokens(inputs, acting, told);
+    const judgement = this.#judge(inputs, acting, told);
+    if (!judgement) return this.#own.forward(begun);
+    const { targets, weights } = judgement;
+    const { labels: _, ...rest } = begun;
+    const output = this.#own.forward({ ...rest, targets } as Inputs) as CausalLMOutput;
+    return weights ? { ...output, loss: weighted(output.logits, targets, weights) } : output;
+  }
+
+  /** By what texts are judged where their virtual tokens are, too. */
+  #judge({ labels, targets, ...inputs }: Inputs, { method, config }: PromptAdapter, told: PromptInputs): Judgement | null {
+    if (!method.judge || !(labels || targets)) return null;
+    const [B] = textShape(inputs);
+    const first = labels ? sliceAxis(cast(labels, "int32"), 1, 0, 1) : constant(ignored, [B, 1], "int32");
+    return method.judge(targets ?? shiftLabels(labels as Tensor), first, config, told);
   }
 
   /** Inputs that begin with the virtual tokens. */
@@ -302,6 +323,12 @@ function filledUp(inputs: ReadInputs, size: number, { backbone }: TextModel): Re
   };
 }
 
+/** Σ weight · loss of each judged position / their number. */
+function weighted(logits: Tensor, targets: Tensor, weights: Tensor): Tensor {
+  const kept = cast(less(constant(ignored, [], "int32"), targets), logits.dtype);
+  return div(sum(mul(crossEntropy(logits, targets, { reduction: "none" }), weights)), sum(kept));
+}
+
 function tablesOf({ method, config, encoder, parameters, random }: PromptAdapter, training: boolean): Record<string, Tensor> {
   const value = (name: string) => (parameters[name] as Parameter).value;
   if (!encoder) return Object.fromEntries(Object.keys(method.tables(config)).map((file) => [file, value(liveTable(file))]));
@@ -312,6 +339,9 @@ function tablesOf({ method, config, encoder, parameters, random }: PromptAdapter
     uniform: (shape) => uniform(random.next(), shape),
     since: () => constant(1, [], "int32"),
   };
-  const values = Object.fromEntries(Object.keys(parameters).map((name) => [name, value(name)]));
+  const all = () => Object.fromEntries(Object.keys(parameters).map((name) => [name, value(name)]));
+  for (const [key, next] of Object.entries((training && encoder.project?.(all())) || {}))
+    if (parameters[key]?.requiresGrad) parameters[key].assign(stopGradient(next));
+  const values = all();
   return { prompt_embeddings: encoder.encode(values, use) };
 }
