@@ -86,6 +86,7 @@ export function beginAdapters(model: Module): Adapted {
     active: [],
     off: new Setting(false),
     rows: new Setting<readonly string[] | null>(null),
+    tasks: new Setting<readonly number[] | null>(null),
     reading: null,
     whole: new KeptWeights(),
     unmerged: new KeptWeights(),

@@ -12,7 +12,7 @@ import { dropout, type Generator as KeyGenerator, uniform } from "../tensor/rand
 import { alignedWith } from "./invocation.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
 import { type AnyConfig, type AnyLayerMethod, type Base, fileOf, type Use } from "./method.ts";
-import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
+import { baseRow, batchOf, byRow, type Scope, saidTasks, severalInputs } from "./row-groups.ts";
 import type { LayerScale } from "./scale.ts";
 
 /** One adapter's share of one layer. */
@@ -117,9 +117,9 @@ export class AdapterLayer extends Module implements Layer {
     return this.#facts.bias(this.base_layer);
   }
 
-  /** Whether some adapter looks at the words of texts. */
+  /** Whether some adapter looks at the model's inputs. */
   get readsText(): boolean {
-    return [...this.#adapters.values()].some(({ method }) => method.readsText === true);
+    return [...this.#adapters.values()].some(({ method }) => method.readsText !== undefined);
   }
 
   add(name: string, adapter: LayerAdapter): void {
@@ -215,6 +215,10 @@ export class AdapterLayer extends Module implements Layer {
       since: (tokens, x) => {
         const found = this.#scope.reading?.since(tokens);
         return found ? alignedWith(pick(found), x, this.#path) : constant(1, [], "int32");
+      },
+      tasks: () => {
+        const tasks = this.#scope.reading?.taskIds ?? saidTasks(this.#scope);
+        return tasks && pick(tasks);
       },
     };
     const project = () => {

@@ -369,8 +369,9 @@ export function install(
     copies.set(path, new Map([...module.namedParameters()].map(([name, each]) => [name, copyOf(name, each)])));
   }
   const prompt = planPrompt(model, plan, starts.prompt);
-  const readsText = plan.layers.some(({ method: of }) => of.readsText) && "backbone" in model;
-  if (readsText && "answering" in model)
+  const reads = "backbone" in model ? plan.layers.map(({ method: of }) => of.readsText) : [];
+  const readsText = reads.some((what) => what !== undefined);
+  if (reads.includes("words") && "answering" in model)
     throw new ConfigError(`${method.peftType} with \`aloraInvocationTokens\` is for models that continue a text.`, {
       operation: "attach",
       got: name,

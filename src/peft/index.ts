@@ -59,6 +59,7 @@ export { multitaskPrompt } from "./methods/multitask-prompt.ts";
 export { oft } from "./methods/oft.ts";
 export { pTuning } from "./methods/p-tuning.ts";
 export { peanut } from "./methods/peanut.ts";
+export { poly } from "./methods/poly.ts";
 export { prefixTuning } from "./methods/prefix-tuning.ts";
 export { promptTuning } from "./methods/prompt-tuning.ts";
 export { pvera } from "./methods/pvera.ts";
@@ -78,3 +79,4 @@ export { prepareForKbitTraining, type QuantiseOptions, type QuantiseReport, quan
 export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./quant/replace-loftq.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";
 export { beginSchedules, type MethodSchedule, type RunningSchedule, type Schedules } from "./schedule.ts";
+export { withTasks } from "./task.ts";

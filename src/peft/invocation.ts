@@ -18,11 +18,14 @@ const [fresh, absent, invoked] = [0, 1, 2];
 /** One pass of a model over texts, for the adapters that look at the words. */
 export class Reading {
   readonly #inputs: TextInputs;
+  /** [B] int32: which task each text is for, if that stands beside it. */
+  readonly taskIds: Tensor | undefined;
   readonly #found = new Map<string, Tensor>();
   readonly #kept: (() => void)[] = [];
 
-  constructor(inputs: TextInputs) {
+  constructor(inputs: TextInputs & { readonly taskIds?: Tensor }) {
     this.#inputs = inputs;
+    this.taskIds = inputs.taskIds;
   }
 
   /**

@@ -76,6 +76,8 @@ export interface Use {
    * after a prompt it is as at the prompt's end. 1 everywhere in a layer that runs by itself, or in a model that reads no text.
    */
   since(tokens: readonly number[], x: Tensor): Tensor;
+  /** [rows of the batch] int32: which task each is for; `null` where nobody says. */
+  tasks(): Tensor | null;
 }
 
 /** One parameter of an adapter. */
@@ -132,8 +134,8 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   residual?(base: Base, config: Config): Start | undefined;
   /** The adapted layer's output: `base(x)`, changed. */
   forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
-  /** It uses `Use.since`, for which the model's inputs are looked at. */
-  readonly readsText?: true;
+  /** What of the model's inputs is looked at, for `Use.since` or `Use.tasks`. */
+  readonly readsText?: "words" | "tasks";
   /** Of several adapters of this kind the later one is nearer to the layer; PEFT's order where its forward pass turns x, one by one. */
   readonly laterIsInner?: true;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */

@@ -28,6 +28,7 @@ import { multitaskPrompt } from "./methods/multitask-prompt.ts";
 import { oft } from "./methods/oft.ts";
 import { pTuning } from "./methods/p-tuning.ts";
 import { peanut } from "./methods/peanut.ts";
+import { poly } from "./methods/poly.ts";
 import { prefixTuning } from "./methods/prefix-tuning.ts";
 import { promptTuning } from "./methods/prompt-tuning.ts";
 import { pvera } from "./methods/pvera.ts";
@@ -78,6 +79,7 @@ export const methods = {
   deft,
   glora,
   peanut,
+  poly,
   pvera,
   randlora,
   shira,

@@ -17,8 +17,16 @@ export interface Scope {
   readonly off: Setting<boolean>;
   /** While there are names, row i of a batch is for the i-th of them, whichever adapters are active. */
   readonly rows: Setting<readonly string[] | null>;
+  /** While there are numbers, the i-th of them is the task of row i of a batch. */
+  readonly tasks: Setting<readonly number[] | null>;
   /** The texts that the model is reading, while it does. */
   reading: Reading | null;
+}
+
+/** [rows] int32; `null` where nothing was said. */
+export function saidTasks({ tasks }: Scope): Tensor | null {
+  const said = tasks.value;
+  return said && upload(currentDevice(), Int32Array.from(said), [said.length], "int32");
 }
 
 /**

@@ -117,7 +117,7 @@ const onPatches = mergeable
     const options = { ...sampled(name, { in: 48, out: 24, groups: 1, places: 16 }), ...possible[name] };
     return [`patches_${name}`, { ...options, targetModules: ["projection"], base: "vit" }] as const;
   });
-/** Virtual tokens, and adapters on whole attentions. */
+/** Virtual tokens, adapters on whole attentions, and others that are no change of the weight. */
 const prompts: Readonly<Record<string, object>> = {
   adaption_prompt: { method: "adaptionPrompt", adapterLen: 3, adapterLayers: 1 },
   adaption_prompt_gpt2: { method: "adaptionPrompt", adapterLen: 2, adapterLayers: 2, base: "gpt2" },
@@ -146,6 +146,7 @@ const prompts: Readonly<Record<string, object>> = {
   cartridge: { method: "cartridge", numVirtualTokens: 4, numFrozenTokens: 2 },
   cartridge_gpt2: { method: "cartridge", numVirtualTokens: 3, numFrozenTokens: 0, base: "gpt2" },
   cpt: { method: "cpt", cptTokenIds: [5, 9, 30, 2, 8], cptTokensTypeMask: [1, 2, 3, 4, 4], optProjectionEpsilon: 3 },
+  poly: { method: "poly", r: 3, nSkills: 2, nSplits: 2, targetModules: qv },
   prefix_tuning_t5: { method: "prefixTuning", numVirtualTokens: 3, base: "t5", taskType: "SEQ_2_SEQ_LM" },
 };
 const cases: Readonly<Record<string, Options & Case>> = {

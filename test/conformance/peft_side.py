@@ -93,7 +93,7 @@ def main(root):
         inputs[kind] = {name: value if value.is_floating_point() else value.long() for name, value in tensors.items()}
     for case in cases:
         given = inputs[case["inputs"]]
-        if case["type"] == "MULTITASK_PROMPT_TUNING":
+        if case["type"] in ("MULTITASK_PROMPT_TUNING", "POLY"):
             given = dict(given, task_ids=torch.zeros(len(given["input_ids"]), dtype=torch.long))
         run(root, case, given)
 

@@ -150,6 +150,7 @@ describe("other methods", () => {
         "multitaskPrompt",
         "cartridge",
         "cpt",
+        "poly",
       ].includes(method);
       expect(mergedDir).toBe(changesNoWeight ? null : join(at(method), "merged"));
       if (changesNoWeight) expect(outcome.stderr).toContain("no change of the weights");

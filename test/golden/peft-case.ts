@@ -68,7 +68,7 @@ const makeBase = (config: BaseJson): Module =>
 const convolutional = "convnet";
 
 export function inputsFrom(stored: Tensors, prefix = ""): CausalLMInputs {
-  const names = ["input_ids", "attention_mask", "token_type_ids", "pixel_values", "x", "labels", "input_type_mask"];
+  const names = ["input_ids", "attention_mask", "token_type_ids", "pixel_values", "x", "labels", "input_type_mask", "task_ids"];
   const found = names.flatMap((name) => {
     const tensor = stored.get(prefix + name);
     return tensor ? [[camel(name), toTensor(tensor)]] : [];

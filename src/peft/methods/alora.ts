@@ -17,7 +17,7 @@ const { delta: _, biasDelta: __, ...plain } = lora.layers.linear as LayerMethod<
 
 const linear: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
   ...plain,
-  readsText: true,
+  readsText: "words",
   forward(x, base, { A, B, bias }, c, use) {
     const acts = use.since(c.aloraInvocationTokens ?? [], x);
     const s = product(scaling(c), use.scale);

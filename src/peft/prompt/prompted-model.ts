@@ -4,6 +4,7 @@
  * nothing. Taking the last such adapter off gives the model its own methods back.
  */
 import { realize } from "../../compile/program.ts";
+import { ShapeError } from "../../errors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { add, cast, div, less, mul } from "../../graph/elementwise.ts";
 import { expand, pad, permute, reshape, sliceAxis, stopGradient } from "../../graph/movement.ts";
@@ -30,7 +31,7 @@ import { sum } from "../../tensor/statistics.ts";
 import { renameKey } from "../adapter-layer.ts";
 import { Reading } from "../invocation.ts";
 import type { AnyConfig, Use } from "../method.ts";
-import type { Scope } from "../row-groups.ts";
+import { type Scope, saidTasks } from "../row-groups.ts";
 import {
   type AnyPromptMethod,
   answers,
@@ -245,10 +246,20 @@ export class PromptPlace extends Module {
   /** The tokens of one submodule, [B, n, C]. */
   #rows({ method, config, ...adapter }: PromptAdapter, batch: number, told: PromptInputs, submodule = 0): Tensor {
     const tables = tablesOf({ method, config, ...adapter }, this.training);
-    const rows = method.rows?.(tables, config, told) ?? (tables["prompt_embeddings"] as Tensor);
+    const said = told.taskIds ? null : saidTasks(this.#scope);
+    const rows =
+      method.rows?.(tables, config, said ? { ...told, taskIds: said } : told) ?? (tables["prompt_embeddings"] as Tensor);
     const n = config.numVirtualTokens;
     const first = sliceAxis(rows, rows.rank - 2, submodule * n, (submodule + 1) * n);
-    return rows.rank === 3 ? first : expand(reshape(first, [1, ...first.shape]), [batch, ...first.shape]);
+    const each = rows.rank === 3 ? first : reshape(first, [1, ...first.shape]);
+    const [count, ...row] = each.shape;
+    if (count !== 1 && count !== batch)
+      throw new ShapeError(`the model runs on ${batch} rows, but ${count} tasks were given.`, {
+        operation: "withTasks",
+        expected: batch,
+        got: count,
+      });
+    return count === batch ? each : expand(each, [batch, ...row]);
   }
 
   /**
@@ -338,6 +349,7 @@ function tablesOf({ method, config, encoder, parameters, random }: PromptAdapter
     dropout: (x, probability) => (training ? dropout(random.next(), x, probability) : x),
     uniform: (shape) => uniform(random.next(), shape),
     since: () => constant(1, [], "int32"),
+    tasks: () => null,
   };
   const all = () => Object.fromEntries(Object.keys(parameters).map((name) => [name, value(name)]));
   for (const [key, next] of Object.entries((training && encoder.project?.(all())) || {}))
