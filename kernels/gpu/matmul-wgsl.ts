@@ -3,7 +3,7 @@
  * thread a square of sums in registers. Where the processor computes, such memory is no nearer than any other and waiting for each other
  * costs most: there each thread reads for itself, four floats at once, and keeps a larger block of sums.
  */
-import type { MatmulSizes, MatrixWalk } from "./matmul.ts";
+import { batchOffset, type MatmulSizes, type MatrixWalk } from "./matmul.ts";
 
 /** A shader and its number of workgroups. */
 export interface Shader {
@@ -15,6 +15,10 @@ export interface Shader {
 const parameters = (arrays: number): string =>
   `struct Params { x : u32, y : u32, z : u32, width : u32, ${Array.from({ length: arrays }, (_, i) => `d${i} : vec4<u32>`).join(", ")} }
 @group(0) @binding(0) var<uniform> params : Params;`;
+
+/** Where the matrix of `batch` begins. */
+const begin = ({ batch, offset }: MatrixWalk): string =>
+  `${batchOffset(batch, (n) => (n === 1 ? "batch" : `batch / ${n}u`), "u")} + ${offset}u`;
 
 /** Threads along each side of a workgroup, and steps along k between two fillings of its memory. */
 const side = 16;
@@ -28,7 +32,7 @@ export function tiledWgsl({ batches, M, N, K, a, b, start }: MatmulSizes): Shade
   const each = Array.from({ length: own }, (_, i) => i);
   const squares = each.flatMap((i) => each.map((j) => [i, j] as const));
   const walk = (at: MatrixWalk, row: string, column: string): string =>
-    `batch * ${at.batch}u + ${at.offset}u + (${row}) * ${at.row}u + (${column}) * ${at.column}u`;
+    `${begin(at)} + (${row}) * ${at.row}u + (${column}) * ${at.column}u`;
   const arrays = start ? 3 : 2;
   const binding = (i: number, name: string, access: string): string =>
     `@group(0) @binding(${i}) var<storage, ${access}> ${name} : array<f32>;`;
@@ -96,7 +100,7 @@ ${squares
 /** Whether rows and columns of an operand lie so that four neighbours along one of the two are one vec4. */
 const isVector = (at: MatrixWalk, along: "row" | "column", extent: number): boolean => {
   const other = along === "row" ? at.column : at.row;
-  return at[along] === 1 && [extent, other, at.batch, at.offset].every((size) => size % 4 === 0);
+  return at[along] === 1 && [extent, other, at.offset, ...at.batch.map(({ stride }) => stride)].every((size) => size % 4 === 0);
 };
 
 const parts = ["x", "y", "z", "w"] as const;
@@ -151,8 +155,7 @@ export function registerWgsl({ batches, M, N, K, a, b, start }: MatmulSizes, row
 
   const write = each.map((i) => {
     const row = `(top + ${i}u)`;
-    const at = (n: number): string =>
-      `start[batch * ${start!.batch}u + ${start!.offset}u + ${row} * ${start!.row}u + column${n} * ${start!.column}u]`;
+    const at = (n: number): string => `start[${begin(start!)} + ${row} * ${start!.row}u + column${n} * ${start!.column}u]`;
     const lines = start ? [`s${i} += vec4<f32>(${four.map(at).join(", ")});`] : [];
     if (wide) lines.push(`result[((batch * ${M}u + ${row}) * ${N}u + left) / 4u] = s${i};`);
     else
@@ -174,8 +177,8 @@ fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) group
   let at = number % ${down * across}u;
   let top = (at / ${across}u) * ${rows}u;
   let left = (at % ${across}u) * 4u;
-  let baseA = batch * ${a.batch}u + ${a.offset}u;
-  let baseB = batch * ${b.batch}u + ${b.offset}u;
+  let baseA = ${begin(a)};
+  let baseB = ${begin(b)};
 ${each.map((i) => `  let row${i} = min(top + ${i}u, ${M - 1}u);\n  var s${i} = vec4<f32>();`).join("\n")}
 ${four.map((n) => `  let column${n} = min(left + ${n}u, ${N - 1}u);`).join("\n")}
   for (var k = 0u; k < ${K}u; k += 4u) {

@@ -7,10 +7,17 @@
  */
 import type { Floats, KernelThis, Rows } from "./kernel-this.ts";
 
+/** An axis of the batch, as one operand walks it. */
+export interface BatchAxis {
+  readonly extent: number;
+  readonly stride: number;
+}
+
 /** Where one operand lies. */
 export interface MatrixWalk {
   readonly offset: number;
-  readonly batch: number;
+  /** The outermost first; heads of a token-major operand are two, the products of one head after the other. */
+  readonly batch: readonly BatchAxis[];
   readonly row: number;
   readonly column: number;
 }
@@ -23,6 +30,23 @@ export interface MatmulSizes {
   readonly a: MatrixWalk;
   readonly b: MatrixWalk;
   readonly start?: MatrixWalk;
+}
+
+/**
+ * Where the matrix of a batch begins, in a shader.
+ *
+ * @param over writes the quotient of the batch's number and `n`, in whole numbers
+ */
+export function batchOffset(axes: readonly BatchAxis[], over: (n: number) => string, unit: "" | "u" = ""): string {
+  let inner = 1;
+  const terms: string[] = [];
+  for (let axis = axes.length - 1; axis >= 0; axis--) {
+    const { extent, stride } = axes[axis]!;
+    const index = axis === 0 ? over(inner) : `(${over(inner)} - ${over(inner * extent)} * ${extent}${unit})`;
+    if (stride !== 0) terms.push(`${index} * ${stride}${unit}`);
+    inner *= extent;
+  }
+  return terms.length ? terms.join(" + ") : `0${unit}`;
 }
 
 /** Four floats of one texel. */

@@ -24,11 +24,14 @@ const inNode = [
   { name: "gpu, webasm", open: () => createGpu({ mode: "webasm" }), unit: float32 },
 ] as const satisfies readonly Variant[];
 
-/** VITE_GPU_MODES (a list with commas) leaves some out. */
-const modes = (import.meta as { env?: Record<string, string> }).env?.["VITE_GPU_MODES"] ?? "webgl2,webgpu";
-const inBrowser = modes
-  .split(",")
-  .map((mode): Variant => ({ name: `gpu, ${mode}`, open: () => createGpu({ mode: mode as GpuMode }), unit: float32 }));
+const inMode = (mode: string): Variant => ({
+  name: `gpu, ${mode}`,
+  open: () => createGpu({ mode: mode as GpuMode }),
+  unit: float32,
+});
+/** VITE_GPU_MODES (a list with commas) names others, such as headlessgl in Node. */
+const modes = (import.meta as { env?: Record<string, string> }).env?.["VITE_GPU_MODES"]?.split(",");
+const inBrowser = (modes ?? ["webgl2", "webgpu"]).map(inMode);
 
 /** What kernels would be on a graphics card; the browser's own adapter is software. */
 const onCard: Variant = {
@@ -41,7 +44,11 @@ const isNode = typeof window === "undefined";
 const isWebGpu = ({ name }: Variant): boolean => name === "gpu, webgpu";
 
 /** The gpu device as it is opened here. */
-export const gpuVariants: readonly Variant[] = isNode ? inNode.filter(({ name }) => name.startsWith("gpu")) : inBrowser;
+export const gpuVariants: readonly Variant[] = isNode
+  ? (modes?.map(inMode) ?? inNode.filter(({ name }) => name.startsWith("gpu")))
+  : inBrowser;
 
 /** All devices; of webgpu the kernels for cards, which are the more of them. */
-export const variants: readonly Variant[] = isNode ? inNode : inBrowser.map((each) => (isWebGpu(each) ? onCard : each));
+export const variants: readonly Variant[] = isNode
+  ? (modes?.map(inMode) ?? inNode)
+  : inBrowser.map((each) => (isWebGpu(each) ? onCard : each));

@@ -6,7 +6,7 @@ import type { GpuDevice } from "../../src/devices/gpu/index.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add } from "../../src/graph/elementwise.ts";
-import { transpose } from "../../src/graph/movement.ts";
+import { expand, permute, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { sizeOf } from "../../src/graph/shape.ts";
 import { gpuVariants, variants } from "../arbitrary/devices.ts";
@@ -28,12 +28,15 @@ const cases = [
   { name: "an adapter's rank", batch: [], M: 68, K: 8, N: 6 },
   { name: "one row", batch: [2], M: 1, K: 12, N: 8 },
   { name: "two axes of batch", batch: [2, 3], M: 50, K: 16, N: 27 },
+  { name: "heads beside each other, as attention has them", batch: [3, 2], M: 9, K: 10, N: 12, heads: true },
+  { name: "a shared head", batch: [2, 3], M: 10, K: 8, N: 7, heads: true, shared: true },
+  { name: "more matrices than fit below each other", batch: [2, 34], M: 260, K: 5, N: 4, heads: true },
 ];
 
 describe.each(opened)("$name", ({ device }) => {
   afterAll(() => device[Symbol.dispose]());
 
-  test.each(cases)("$name", async ({ batch, M, K, N }) => {
+  test.each(cases)("$name", async ({ batch, M, K, N, heads = false, shared = false }) => {
     for (const [left, right, start] of [
       [false, false, false],
       [true, false, true],
@@ -42,8 +45,10 @@ describe.each(opened)("$name", ({ device }) => {
     ]) {
       const build = (on: Device): Tensor => {
         const matrix = (rows: number, columns: number, seed: number): Tensor => {
-          const shape = [...batch, rows, columns];
-          return upload(on, Float32Array.from(randomValues(shape, [-1, 1], seed)), shape, "float32");
+          const [B, H] = [batch[0]!, shared && seed === 2 ? 1 : batch[1]!];
+          const shape = heads ? [B, rows, H, columns] : [...batch, rows, columns];
+          const x = upload(on, Float32Array.from(randomValues(shape, [-1, 1], seed)), shape, "float32");
+          return heads ? expand(permute(x, [0, 2, 1, 3]), [...batch, rows, columns]) : x;
         };
         const a = left ? transpose(matrix(K, M, 1)) : matrix(M, K, 1);
         const b = right ? transpose(matrix(N, K, 2)) : matrix(K, N, 2);
@@ -55,7 +60,7 @@ describe.each(opened)("$name", ({ device }) => {
       useDevice(device);
       const got = await download(build(device));
       expect(got.length).toBe(sizeOf([...batch, M, N]));
-      const worst = Math.max(...Array.from(want, (value, i) => Math.abs(got[i]! - value)));
+      const worst = Array.from(want, (value, i) => Math.abs(got[i]! - value)).reduce((most, error) => Math.max(most, error));
       expect(worst).toBeLessThan(K * 1e-6);
     }
   });

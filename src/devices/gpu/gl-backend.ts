@@ -13,6 +13,7 @@ import {
   KernelCache,
   kernelSettings,
 } from "./backend.ts";
+import { fragmentShader } from "./gl-shader.ts";
 import type { GlKernel } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
 
@@ -52,25 +53,11 @@ export function whyNoHeadlessGl(
     : "the package gl needs an X display, and there is none (xvfb-run gives one)";
 }
 
-/** What GPU.js reads a texture with: two divisions of whole numbers, which graphics cards do slowly, and SwiftShader very slowly. */
-const slowRead = /vec4 getImage2D\(sampler2D tex[^}]*}/;
-const quickRead = `vec4 getImage2D(sampler2D tex, ivec2 texSize, ivec3 texDim, int z, int y, int x) {
-  int index = x + texDim.x * (y + texDim.y * z);
-  int row = int(float(index) / float(texSize.x));
-  int column = index - row * texSize.x;
-  if (column < 0) { column += texSize.x; row--; }
-  if (column >= texSize.x) { column -= texSize.x; row++; }
-  return texture(tex, (vec2(column, row) + 0.5) / vec2(texSize));
-}`;
-
 /** Gives a kernel a shader of ours, or mends GPU.js's where it is slow. */
 function setShader(kernel: GlKernel, glsl: string | undefined): void {
   const write = kernel.getFragmentShader;
   kernel.getFragmentShader = function (args) {
-    const code = glsl
-      ? glsl.replace("#version 300 es", `#version 300 es\n#define WIDTH ${this.texSize[0]}`)
-      : write.call(this, args).replace(slowRead, quickRead);
-    return (this.compiledFragmentShader = code);
+    return (this.compiledFragmentShader = fragmentShader(write.call(this, args), this.texSize, glsl));
   };
 }
 

@@ -1,5 +1,6 @@
 /** The matrix product as a plan: a loop program everywhere, tuned kernels where the mode has them and the matrices are large. */
 import {
+  type BatchAxis,
   type MatmulSizes,
   type MatrixWalk,
   multiplyPacked,
@@ -9,7 +10,7 @@ import {
   unpack,
   unpackAdd,
 } from "../../../kernels/gpu/matmul.ts";
-import { type Drawing, multiplySquares, packSquares, unpackSquares } from "../../../kernels/gpu/matmul-glsl.ts";
+import { type Drawing, gridOf, multiplySquares, packSquares, unpackSquares } from "../../../kernels/gpu/matmul-glsl.ts";
 import { registerWgsl, tiledWgsl } from "../../../kernels/gpu/matmul-wgsl.ts";
 import { addOp, mulOp } from "../../graph/elementwise.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
@@ -76,20 +77,23 @@ function plainPlan({ operands, results }: CallGeometry, inputs: number): Plan {
   return loopPlan(matmulProgram(start !== undefined, rank - 2), geometry, inputs);
 }
 
-/** The batch axes as one, when every operand walks them evenly; `null` when not. */
-function sizesOf({ operands, results }: CallGeometry): MatmulSizes | null {
+/** Sizes and walks; neighbouring axes of the batch are one where the operand walks them evenly. */
+function sizesOf({ operands, results }: CallGeometry): MatmulSizes {
   const [a, b, start] = operands as [Operand, Operand, Operand?];
   const { shape } = results[0]!;
   const rank = shape.length;
-  const axes = shape.flatMap((extent, axis) => (axis < rank - 2 && extent !== 1 ? [axis] : []));
-  const walk = ({ strides, offset }: Operand): MatrixWalk | null => {
-    for (let i = 0; i + 1 < axes.length; i++)
-      if (strides[axes[i]!] !== strides[axes[i + 1]!]! * shape[axes[i + 1]!]!) return null;
-    const batch = axes.length ? strides[axes[axes.length - 1]!]! : 0;
+  const walk = ({ strides, offset }: Operand): MatrixWalk => {
+    const batch: BatchAxis[] = [];
+    for (let axis = 0; axis < rank - 2; axis++) {
+      const [extent, stride] = [shape[axis]!, strides[axis]!];
+      if (extent === 1) continue;
+      const before = batch.at(-1);
+      if (before?.stride === stride * extent) batch[batch.length - 1] = { extent: before.extent * extent, stride };
+      else batch.push({ extent, stride });
+    }
     return { offset, batch, row: strides[rank - 2]!, column: strides[rank - 1]! };
   };
   const walks = [a, b, ...(start ? [start] : [])].map(walk);
-  if (walks.some((each) => each === null)) return null;
   return {
     batches: sizeOf(shape.slice(0, -2)),
     M: shape[rank - 2]!,
@@ -112,7 +116,10 @@ function shaderPlan(sizes: MatmulSizes, software: boolean): Plan {
   };
 }
 
-function packedPlan({ batches, M, N, K, a, b, start }: MatmulSizes): Plan {
+/** `null` where an operand walks the batch by more than one stride. */
+function packedPlan({ batches, M, N, K, a, b, start }: MatmulSizes): Plan | null {
+  if ([a, b, start].some((operand) => operand && operand.batch.length > 1)) return null;
+  const constantsOf = ({ offset, batch, row, column }: MatrixWalk) => ({ offset, batch: batch[0]?.stride ?? 0, row, column });
   const [deep, wide] = [Math.ceil(K / 4), Math.ceil(N / 4)];
   const packed = (index: number, walk: MatrixWalk, rows: number, height: number, width: number, texels: number): Pass => {
     const { offset, row, column } = walk;
@@ -121,14 +128,14 @@ function packedPlan({ batches, M, N, K, a, b, start }: MatmulSizes): Plan {
     const pitch = column === 1 ? row : row === 1 ? column : 0;
     if (large && batches === 1 && offset === 0 && pitch >= (column === 1 ? width : height))
       return kernel(column === 1 ? packRows : packColumns, { height, width, texels }, [rowsOf(index, pitch)], rows * texels);
-    return kernel(pack, { rows, height, width, texels, ...walk }, [binding(index)], batches * rows * texels);
+    return kernel(pack, { rows, height, width, texels, ...constantsOf(walk) }, [binding(index)], batches * rows * texels);
   };
   const passes = [
     packed(0, a, M, M, K, deep),
     packed(1, b, 4 * deep, K, N, wide),
     kernel(multiplyPacked, { rows: M, deep, wide }, [pass(0), pass(1)], batches * M * wide),
     start
-      ? kernel(unpackAdd, { width: N, texels: wide, rows: M, ...start }, [pass(2), binding(2)], batches * M * N)
+      ? kernel(unpackAdd, { width: N, texels: wide, rows: M, ...constantsOf(start) }, [pass(2), binding(2)], batches * M * N)
       : kernel(unpack, { width: N, texels: wide }, [pass(2)], batches * M * N),
   ];
   return { passes, results: [{ binding: start ? 3 : 2, pass: 3 }] };
@@ -140,6 +147,8 @@ const mostTexels = 4096;
 /** Squares of elements in textures of their own shape; `null` where one would be too large. */
 function squaresPlan(sizes: MatmulSizes): Plan | null {
   const { batches, M, N, K, a, b, start } = sizes;
+  const grid = gridOf(sizes, mostTexels);
+  if (!grid) return null;
   // bodies that never run: GPU.js takes from them the names of the arguments and whether texels are read and written
   const drawn = (source: string, { code, size }: Drawing, args: Pass["args"]) => ({
     source,
@@ -150,20 +159,23 @@ function squaresPlan(sizes: MatmulSizes): Plan | null {
     size,
   });
   const packed = (index: number, rows: number, columns: number, at: MatrixWalk): Pass => ({
-    ...drawn(packing, packSquares(batches, rows, columns, at), [binding(index)]),
+    ...drawn(packing, packSquares(batches, rows, columns, at, grid), [binding(index)]),
     // a frozen weight is packed once, not at every step
-    kept: [batches, rows, columns, at.offset, at.batch, at.row, at.column].join(),
+    kept: JSON.stringify([batches, rows, columns, at, grid]),
   });
   const packing = "function (a) { return [a[0], 0, 0, 0]; }";
   const multiplying = "function (a, b) { const x = a[0]; const y = b[0]; return [x[0] + y[0], 0, 0, 0]; }";
-  const passes: Pass[] = [packed(0, M, K, a), packed(1, K, N, b), drawn(multiplying, multiplySquares(sizes), [pass(0), pass(1)])];
-  if (passes.some(({ size }) => Math.max(...size!) > mostTexels)) return null;
+  const passes: Pass[] = [
+    packed(0, M, K, a),
+    packed(1, K, N, b),
+    drawn(multiplying, multiplySquares(sizes, grid), [pass(0), pass(1)]),
+  ];
   passes.push({
     source: `function (a${start ? ", start" : ""}) { const x = a[0]; return x[0]${start ? " + start[0]" : ""}; }`,
     functions: [],
     args: [pass(2), ...(start ? [binding(2)] : [])],
     count: batches * M * N,
-    glsl: unpackSquares(sizes),
+    glsl: unpackSquares(sizes, grid),
   });
   return { passes, results: [{ binding: start ? 3 : 2, pass: 3 }] };
 }
@@ -176,12 +188,11 @@ export function matmulPlan(
   geometry: CallGeometry,
   { mode, inputs, software = false }: Pick<Backend, "mode" | "inputs" | "software">,
 ): Plan {
-  const gl = mode === "webgl" || mode === "headlessgl";
-  const sizes = gl || mode === "webgl2" || mode === "webgpu" ? sizesOf(geometry) : null;
-  const side = sizes ? Math.min(sizes.M, sizes.N, sizes.K) : 0;
-  if (sizes && mode === "webgpu" && side >= (software ? 1 : least.tiled)) return shaderPlan(sizes, software);
-  const squares = sizes && mode === "webgl2" && side >= least.squares ? squaresPlan(sizes) : null;
-  if (squares) return squares;
-  if (sizes && mode !== "webgpu" && side >= least.packed) return packedPlan(sizes);
-  return plainPlan(geometry, inputs);
+  if (mode === "cpu" || mode === "webasm") return plainPlan(geometry, inputs);
+  const sizes = sizesOf(geometry);
+  const side = Math.min(sizes.M, sizes.N, sizes.K);
+  if (mode === "webgpu" && side >= (software ? 1 : least.tiled)) return shaderPlan(sizes, software);
+  const squares = mode === "webgl2" && side >= least.squares ? squaresPlan(sizes) : null;
+  const packed = mode !== "webgpu" && side >= least.packed ? packedPlan(sizes) : null;
+  return squares ?? packed ?? plainPlan(geometry, inputs);
 }
