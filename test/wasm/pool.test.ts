@@ -115,6 +115,84 @@ test("a trap on the calling thread or on a worker is an error here, and the pool
   expect(() => pool.run(trap!, 50, args)).toThrow('wasm: kernel "trap" stopped with "unreachable".');
 });
 
+describe.each([
+  ["process.exit()", "process.exit(3);"],
+  ["the end of its memory", "const all = []; for (;;) all.push(new Array(1e5).fill({}));"],
+])("a worker that dies by %s", (_, death) => {
+  /** Pools from here on have workers that die when they take task 7; what they tell about it is not shown. */
+  function mortalPool(threads: number): [Pool, DeviceMemory] {
+    const builtin = process.getBuiltinModule.bind(process);
+    const real = builtin("node:worker_threads");
+    class Mortal extends real.Worker {
+      constructor(source: string, options: ConstructorParameters<typeof real.Worker>[1]) {
+        const dies = `const add = Atomics.add;
+          Atomics.add = (words, at, by) => {
+            const before = add(words, at, by);
+            if (at === ${control.nextTask} && before === 7) { ${death} }
+            return before;
+          };`;
+        super(dies + source, { ...options, resourceLimits: { maxOldGenerationSizeMb: 8 } });
+      }
+    }
+    vi.spyOn(process, "getBuiltinModule").mockImplementation(((name: string) =>
+      name === "node:worker_threads" ? { ...real, Worker: Mortal } : builtin(name)) as typeof process.getBuiltinModule);
+    vi.spyOn(console, "warn").mockImplementation(() => {});
+    return makePool(threads);
+  }
+  afterEach(async () => {
+    await new Promise((resolve) => setTimeout(resolve, 20)); // until the worker's end has been told
+    vi.restoreAllMocks();
+  });
+
+  test("inside of a job: an error, now and at every later job; what is in memory stays", async () => {
+    const [pool, memory] = mortalPool(2);
+    const module = new ModuleBuilder({ shared: true });
+    const f = module.function("upTo7", ["i32", "i32", "i32"]);
+    const [task, args, thread] = f.params;
+    // the calling thread stays in its task until the worker has come to the seventh
+    f.if(["i32.eqz", thread], () =>
+      f.loop((again) => f.brIf(again, ["i32.lt_s", load("i32.atomic.load", 4 * control.nextTask), 8])),
+    );
+    f.store("i32.store", ["i32.add", load("i32.load", args), ["i32.mul", task, 4]], ["i32.add", task, 1]);
+    const { upTo7 } = pool.add(module.bytes());
+    const out = memory.allocate(4 * 16);
+    const argumentBlock = memory.allocate(64);
+    memory.i32(argumentBlock, 1)[0] = out;
+    await pool.ready();
+    const dead = /^wasm: worker thread 1 ended inside of kernel "upTo7": .* make the device anew/;
+    expect(() => pool.run(upTo7!, 9, argumentBlock)).toThrow(dead);
+    expect(() => pool.run(upTo7!, 9, argumentBlock)).toThrow(DeviceError);
+    expect(() => pool.run(upTo7!, 1, argumentBlock)).toThrow(dead);
+    expect([...memory.i32(out, 9)].filter((value, i) => i !== 7 && value !== i + 1)).toEqual([]);
+    expect(memory.i32(out, 9)[7]).toBe(0);
+  });
+});
+
+test("a worker that ends between two jobs is not waited for", async () => {
+  const builtin = process.getBuiltinModule.bind(process);
+  const real = builtin("node:worker_threads");
+  const started: InstanceType<typeof real.Worker>[] = [];
+  class Watched extends real.Worker {
+    constructor(...words: ConstructorParameters<typeof real.Worker>) {
+      super(...words);
+      started.push(this);
+    }
+  }
+  vi.spyOn(process, "getBuiltinModule").mockImplementation(((name: string) =>
+    name === "node:worker_threads" ? { ...real, Worker: Watched } : builtin(name)) as typeof process.getBuiltinModule);
+  const [pool, memory] = makePool(3);
+  await pool.ready();
+  vi.restoreAllMocks();
+  await started[0]!.terminate();
+  const out = memory.allocate(4 * 64);
+  const args = memory.allocate(64);
+  memory.i32(args, 1)[0] = out;
+  const { count } = pool.add(countingModule(true, 3, 10_000));
+  for (let i = 0; i < 3; i++) pool.run(count!, 64, args);
+  expect(memory.i32(out, 64)[63]).toBe(66);
+  await pool.ready();
+});
+
 test("threads come from the option, then from LORIKEET_THREADS, then from the number of cores", () => {
   const before = process.env["LORIKEET_THREADS"];
   process.env["LORIKEET_THREADS"] = "3";
@@ -166,6 +244,7 @@ test("a program with idle workers ends by itself", () => {
 test("where no thread may be started the calling one does all the work, and says so once", () => {
   const builtin = process.getBuiltinModule.bind(process);
   const refusing = {
+    ...builtin("node:worker_threads"),
     Worker: class {
       constructor() {
         throw new Error("Access to this API has been restricted");

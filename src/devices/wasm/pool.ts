@@ -5,22 +5,24 @@
  * How a job runs: the calling thread writes the job into the control block, opens the gate and wakes sleepers; every thread, the
  * calling one included, takes task numbers from a shared counter; when they are used up the caller closes the gate and waits for
  * the workers inside to leave. A worker that comes late finds the gate closed and goes back to waiting, so nobody ever waits for a
- * thread that has not begun. Idle workers spin for a while and then sleep.
+ * thread that has not begun. Idle workers spin for a while and then sleep. A worker that dies inside of a job would leave the caller
+ * waiting for ever; the caller finds that out, and the pool runs nothing any more.
  */
 import { ConfigError, DeviceError } from "../../errors.ts";
 import { nodeModule } from "./features.ts";
 import type { DeviceMemory } from "./memory.ts";
-import { control, moduleHeaderWords, workerSource } from "./worker.ts";
+import { control, insideBit, moduleHeaderWords } from "./worker.ts";
+import { startWorker, tellOfFewerThreads, type WorkerThread } from "./worker-thread.ts";
 
 export type Kernel = (task: number, args: number, thread: number) => void;
 /** Names a kernel of a pool; from `add`. */
 export type KernelId = number;
 
 const gateOpen = -0x80000000;
-/** How often a worker looks for the next job before it sleeps: some hundred microseconds. */
-const workerSpins = 20_000;
 /** How often the caller looks for the last worker before it sleeps, where it may. */
 const callerSpins = 5_000;
+/** After so many sleeps, of a millisecond at most, the caller asks whether the workers it waits for are still alive. */
+const sleepsBetweenLooks = 50;
 
 export interface PoolOptions {
   /** Threads that compute, the calling one included; see `defaultThreads`. */
@@ -37,8 +39,10 @@ export class Pool {
   /** Address of the word that will hold the next module's address. */
   private lastModule: number = 4 * control.firstModule;
   private readonly published: number[] = [];
-  private workers: { dispose(): void }[] | undefined;
+  private workers: WorkerThread[] | undefined;
   private disposed = false;
+  /** Why no job can run any more. */
+  private broken: DeviceError | undefined;
 
   /** Starts no thread yet: workers start with the first job that has two tasks. A memory has one pool. */
   constructor(memory: DeviceMemory, options: PoolOptions = {}) {
@@ -75,9 +79,10 @@ export class Pool {
   /**
    * Runs one job to its end.
    *
-   * @throws {DeviceError} when a kernel trapped, on whichever thread
+   * @throws {DeviceError} when a kernel trapped, on whichever thread; when a worker died in this job or in one before
    */
   run(kernel: KernelId, tasks: number, args: number): void {
+    if (this.broken) throw this.broken;
     const call = this.kernels[kernel] as Kernel;
     if (tasks <= 1 || this.threads === 1) {
       try {
@@ -95,8 +100,9 @@ export class Pool {
   async ready(): Promise<void> {
     if (this.threads === 1) return;
     this.workers ??= this.start();
-    const { length } = this.workers;
-    while (this.workersReady < length && !this.disposed) await new Promise((resolve) => setTimeout(resolve, 1));
+    const { workers } = this;
+    while (this.workersReady < workers.filter((worker) => !worker.ended()).length && !this.disposed)
+      await new Promise((resolve) => setTimeout(resolve, 1));
   }
 
   /** Stops the workers and frees what was published to them. */
@@ -130,18 +136,37 @@ export class Pool {
       Atomics.store(words, control.nextTask, 0x3fffffff); // workers inside need not go on
     }
     Atomics.and(words, control.gate, ~gateOpen);
-    this.waitForWorkers();
+    this.waitForWorkers(kernel);
     if (problem !== undefined) throw this.trapped(kernel, problem);
     if (Atomics.load(words, control.failed) !== 0) throw this.trapped(kernel, this.takeMessage());
   }
 
-  private waitForWorkers(): void {
+  /** @throws {DeviceError} when one of them has died inside of the job: it will never leave */
+  private waitForWorkers(kernel: KernelId): void {
     for (let spins = 0; ; spins++) {
       const inside = Atomics.load(this.words, control.gate);
       if (inside === 0) return;
+      if (spins <= callerSpins || !canWait()) continue;
       // the time limit is only a net: the last worker to leave notifies
-      if (spins > callerSpins && canWait()) Atomics.wait(this.words, control.gate, inside, 1);
+      Atomics.wait(this.words, control.gate, inside, 1);
+      if (spins % sleepsBetweenLooks === 0) this.lookAfterWorkers(kernel);
     }
+  }
+
+  private lookAfterWorkers(kernel: KernelId): void {
+    const dead = this.workers!.findIndex((worker, i) => this.isInside(i + 1) && worker.ended());
+    if (dead < 0) return;
+    // the others may still be in the job, which will end for them; nothing may start beside it
+    this.broken = new DeviceError(
+      `worker thread ${dead + 1} ended inside of kernel "${this.names[kernel]}": out of memory, stopped, or process.exit() in it.`,
+      { operation: "wasm", hint: "Values on the device can still be read; make the device anew to compute." },
+    );
+    throw this.broken;
+  }
+
+  private isInside(thread: number): boolean {
+    const { word, bit } = insideBit(thread);
+    return (Atomics.load(this.words, word) & bit) !== 0;
   }
 
   private takeMessage(): string {
@@ -168,8 +193,8 @@ export class Pool {
   }
 
   /** Where threads may not be started (permissions, a page's content policy) the calling thread does all the work. */
-  private start(): { dispose(): void }[] {
-    const workers: { dispose(): void }[] = [];
+  private start(): WorkerThread[] {
+    const workers: WorkerThread[] = [];
     try {
       for (let thread = 1; thread < this.threads; thread++) workers.push(startWorker(this.memory.memory, thread));
     } catch (error) {
@@ -208,31 +233,4 @@ function canWait(): boolean {
     }
   }
   return waitAllowed;
-}
-
-/** Nothing is wrong with the results, but somebody may wonder why they take so long. */
-const tellOfFewerThreads = (error: unknown): void =>
-  console.warn(`lorikeet: computing with fewer threads: ${error instanceof Error ? error.message : String(error)}`);
-
-function startWorker(memory: WebAssembly.Memory, thread: number): { dispose(): void } {
-  const threads = nodeModule<typeof import("node:worker_threads")>("node:worker_threads");
-  if (threads !== undefined) {
-    const source = `const { memory, thread } = require("node:worker_threads").workerData;(${workerSource})(memory, thread, ${workerSpins})`;
-    // no execArgv: loaders and inspectors of the main program are none of the worker's business
-    const worker = new threads.Worker(source, { eval: true, workerData: { memory, thread }, execArgv: [] });
-    worker.on("error", tellOfFewerThreads);
-    worker.unref(); // an idle worker does not keep the program running
-    return { dispose() {} }; // ends by itself once told to stop
-  }
-  const source = `onmessage = ({ data: { memory, thread } }) => (${workerSource})(memory, thread, ${workerSpins})`;
-  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  const worker = new Worker(url, { name: `lorikeet ${thread}` });
-  worker.onerror = (event) => tellOfFewerThreads(event.message ?? "a worker could not start");
-  worker.postMessage({ memory, thread });
-  return {
-    dispose() {
-      worker.terminate();
-      URL.revokeObjectURL(url);
-    },
-  };
 }

@@ -28,7 +28,17 @@ export const control = {
   failed: 10,
   messageBytes: 11,
   message: 64,
+  /** A bit a thread, see `insideBit`: it is in the job, or about to enter it. */
+  inside: 192,
 } as const;
+/** Words from `inside` on: bits of 1024 threads. */
+const insideWords = 32;
+
+/** Where the control block says that a thread is inside of the job. */
+export const insideBit = (thread: number): { readonly word: number; readonly bit: number } => ({
+  word: control.inside + ((thread >>> 5) % insideWords),
+  bit: 1 << (thread & 31),
+});
 
 /** The control block takes the addresses below `reservedBytes` of `memory.ts`; this much of it is for a message. */
 export const messageCapacity = 512;
@@ -70,6 +80,8 @@ export const workerSource = `(memory, thread, spins) => {
     Atomics.store(words, ${control.messageBytes}, bytes.length);
   };
 
+  const insideWord = ${control.inside} + ((thread >>> 5) % ${insideWords}), insideBit = 1 << (thread & 31);
+
   // The count of workers inside goes up only while the gate is open: afterwards the job cannot change until this worker leaves.
   const enter = () => {
     for (;;) {
@@ -110,6 +122,8 @@ export const workerSource = `(memory, thread, spins) => {
     }
     seen = Atomics.load(words, ${control.job});
     if (Atomics.load(words, ${control.stop}) !== 0) return;
+    Atomics.or(words, insideWord, insideBit);
     if (enter()) work();
+    Atomics.and(words, insideWord, ~insideBit);
   }
 }`;
