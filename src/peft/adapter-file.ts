@@ -71,7 +71,7 @@ export async function saveAdapter(
 ): Promise<string> {
   const operation = "saveAdapter";
   const adapter = getAdapter(model, name, operation);
-  const { method, layers, shared, saved, biases, isPrompt } = adapter;
+  const { method, layers, shared, sharedSpecs, saved, biases, isPrompt } = adapter;
   const plain = plainLora ? toPlainLora(adapter) : undefined;
   const config = plain?.config ?? adapter.config;
   const { unmerged, prompts } = adaptedModel(model, operation);
@@ -79,9 +79,11 @@ export async function saveAdapter(
   const whole = await vocabularyWeights(model, { method, config }, saveEmbeddingLayers, base);
   const tensors = new Map<string, TensorToWrite>();
   const now = (parameter: Parameter) => unmerged.get(parameter) ?? parameter.stored;
-  const put = async (path: string, file: string, value: Tensor, part: SavedPart | null = null) => {
+  const put = async (path: string, file: string, value: Tensor, spec?: ParameterSpec, part: SavedPart | null = null) => {
     const data = await download(value);
-    if (value.dtype === "int32") tensors.set(fileKeyOf(path, file), { dtype: value.dtype, shape: value.shape, data });
+    const { storedDType } = spec ?? {};
+    if (value.dtype === "int32")
+      tensors.set(fileKeyOf(path, file), { dtype: value.dtype, shape: value.shape, data, ...(storedDType && { storedDType }) });
     else tensors.set(fileKeyOf(path, file), { dtype: "float32", ...cut(toFloat32(data, value.dtype), value.shape, part) });
   };
   for (const [path, layer] of layers) {
@@ -89,14 +91,11 @@ export async function saveAdapter(
     if (of.inFile === "absent") continue;
     const turned = of.inFile === "transposed" ? transpose : (value: Tensor) => value;
     const specs = of.parameters(layer.base(), own);
-    for (const [key, parameter] of Object.entries(parameters))
-      if (!specs[key]?.derived)
-        await put(
-          path,
-          fileOf(of.files, key),
-          turned(plain?.value(path, key, now(parameter)) ?? now(parameter)),
-          of.savedPart?.(key, path, config),
-        );
+    for (const [key, parameter] of Object.entries(parameters)) {
+      if (specs[key]?.derived) continue;
+      const value = turned(plain?.value(path, key, now(parameter)) ?? now(parameter));
+      await put(path, fileOf(of.files, key), value, specs[key], of.savedPart?.(key, path, config));
+    }
   }
   for (const [key, parameter] of whole) {
     const weight = now(parameter);
@@ -104,7 +103,7 @@ export async function saveAdapter(
   }
   if (method.shared?.saved?.(config) ?? true)
     for (const [key, parameter] of Object.entries(shared))
-      await put(sharedPath, fileOf(method.shared!.files, key), now(parameter));
+      await put(sharedPath, fileOf(method.shared!.files, key), now(parameter), sharedSpecs[key]);
   if (isPrompt)
     for (const [file, table] of Object.entries((prompts as PromptPlace).tables(name)))
       tensors.set(file, { dtype: "float32", shape: table.shape, data: toFloat32(await download(table), table.dtype) });

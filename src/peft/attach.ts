@@ -99,9 +99,10 @@ export function attach<Schema extends ConfigSchema>(
   const random = new TorchGenerator(options.seed ?? 0);
   return install(model, plan, options, {
     shared: () => initialiseShared(plan, random),
-    layer({ method, base, config }, shared) {
+    layer({ method, base, config, specs }, shared) {
       const start = method.initialise(base, config, random, adapter.calibration, shared);
-      return { ...start, values: { ...start.values, ...method.derive?.(base, config, shared) } };
+      const missing = Object.keys(specs).some((key) => !(key in start.values));
+      return missing ? { ...start, values: { ...start.values, ...method.derive?.(base, config, shared) } } : start;
     },
     prompt: () => startPrompt(model, plan, random, options.tokenizer),
   });

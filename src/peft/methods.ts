@@ -26,6 +26,7 @@ import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
 import { multitaskPrompt } from "./methods/multitask-prompt.ts";
 import { oft } from "./methods/oft.ts";
+import { osf } from "./methods/osf.ts";
 import { pTuning } from "./methods/p-tuning.ts";
 import { peanut } from "./methods/peanut.ts";
 import { poly } from "./methods/poly.ts";
@@ -36,7 +37,9 @@ import { randlora } from "./methods/randlora.ts";
 import { road } from "./methods/road.ts";
 import { shira } from "./methods/shira.ts";
 import { supertuning } from "./methods/supertuning.ts";
+import { tinylora } from "./methods/tinylora.ts";
 import { trainableTokens } from "./methods/trainable-tokens.ts";
+import { unilora } from "./methods/unilora.ts";
 import { vblora } from "./methods/vblora.ts";
 import { velora } from "./methods/velora.ts";
 import { vera } from "./methods/vera.ts";
@@ -85,6 +88,9 @@ export const methods = {
   shira,
   supertuning,
   waveft,
+  tinylora,
+  unilora,
+  osf,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

@@ -8,6 +8,13 @@ export function fullMatch(pattern: string, operation: string, option: string): (
   return (text) => regex.test(text);
 }
 
+/** @returns a pattern that matches within texts, as `re.search` */
+export function searchMatch(pattern: string, operation: string, option: string): (text: string) => boolean {
+  const { source, flags } = translate(pattern, operation, option);
+  const regex = new RegExp(source, flags);
+  return (text) => regex.test(text);
+}
+
 /** The pattern that matches just this text, in Python's spelling: `re.escape`. */
 export const literal = (text: string): string => text.replace(/[()[\]{}?*+\-|^$\\.&~# \t\n\r\v\f]/g, "\\$&");
 

@@ -268,9 +268,12 @@ export function buildAdapted(method: AnyMethod, kind: LayerKind, item: AdapterCa
 export function shake({ adapters }: Built, seed: number): void {
   const random = new TorchGenerator(seed + 1);
   for (const adapter of adapters)
-    for (const { parameters } of layerAdapters(adapter))
-      for (const parameter of Object.values(parameters))
-        if (parameter.dtype !== "int32") parameter.assign(floats(random, parameter.shape, "float32"));
+    for (const layer of adapter.layers.values()) {
+      const { method, config, parameters } = layer.adapters.get(adapter.name)!;
+      const specs = method.parameters(layer.base(), config);
+      for (const [key, parameter] of Object.entries(parameters))
+        if (parameter.dtype !== "int32" && !specs[key]?.derived) parameter.assign(floats(random, parameter.shape, "float32"));
+    }
 }
 
 export const layerAdapters = ({ name, layers }: Adapter): LayerAdapter[] =>

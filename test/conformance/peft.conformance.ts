@@ -104,7 +104,20 @@ const ofMethods = mergeable
   .filter(([name]) => name !== "lora")
   .map(([name]) => [name, { ...sampled(name, { in: 24, out: 12 }), targetModules: qv, ...possible[name] }] as const);
 /** Those that PEFT lets adapt GPT-2's layers, which keep their weights the other way round. */
-const turned: readonly MethodName[] = ["lora", "dora", "adalora", "ia3", "vera", "fourierft", "hira", "gralora", "vblora"];
+const turned: readonly MethodName[] = [
+  "lora",
+  "dora",
+  "adalora",
+  "ia3",
+  "vera",
+  "fourierft",
+  "hira",
+  "gralora",
+  "vblora",
+  "waveft",
+  "tinylora",
+  "unilora",
+];
 const onTurned = turned.map((name) => {
   // PEFT corrects `fan_in_fan_out` in what it saves, but not HiRA's
   const options = { ...sampled(name, { in: 24, out: 24 }), ...(name === "hira" ? { fanInFanOut: true } : {}) };

@@ -102,9 +102,10 @@ export function fileParameters(adapter: Adapter): Map<string, Parameter> {
   const found = new Map<string, Parameter>();
   for (const [key, parameter] of Object.entries(shared)) found.set(`base_model.${fileOf(whole.shared!.files, key)}`, parameter);
   for (const [path, layer] of layers) {
-    const { method, parameters } = layer.adapters.get(name)!;
+    const { method, config, parameters } = layer.adapters.get(name)!;
     if (method.inFile === "absent") continue;
-    for (const [key, parameter] of Object.entries(parameters))
+    const specs = method.parameters(layer.base(), config);
+    for (const [key, parameter] of Object.entries(parameters).filter(([key]) => !specs[key]?.derived))
       found.set(toFileKey(`${path}.${fileOf(method.files, key)}`, ""), parameter);
   }
   for (const [path, { copies }] of saved)
