@@ -7,6 +7,8 @@ export type V128 = Local<"v128">;
 /** A vector, or a number for four equal lanes: a float where the method works on floats, an integer where on integers. */
 export type Operand = V128 | number;
 
+const signBit = -0x80000000;
+
 /**
  * Emits f32x4 and i32x4 code into one function. Constants are put into locals at the function's entry (`FunctionBuilder.constant`).
  * Masks are lanes of all ones or all zeros.
@@ -73,6 +75,11 @@ export class SimdBasics {
     return this.fused ? this.apply("f32x4.relaxed_madd", x, y, z) : this.add(this.mul(x, y), z);
   }
 
+  /** z − x · y, rounded once where fused, else twice. */
+  nmadd(x: Operand, y: Operand, z: Operand): V128 {
+    return this.fused ? this.apply("f32x4.relaxed_nmadd", x, y, z) : this.sub(z, this.mul(x, y));
+  }
+
   /**
    * c₀ xⁿ + c₁ xⁿ⁻¹ + … + cₙ, by Horner's rule in x² over pairs of coefficients: half as long a chain of sums that wait for each other.
    *
@@ -88,12 +95,14 @@ export class SimdBasics {
     return rest.reduce<V128>((sum, pair) => this.madd(sum, squared, pair), typeof start === "number" ? this.f32(start) : start);
   }
 
+  // V8 makes three instructions of `f32x4.neg` and `f32x4.abs`, with a mask that it builds each time
+
   neg(x: Operand): V128 {
-    return this.apply("f32x4.neg", x);
+    return this.xor(this.float(x), this.i32(signBit));
   }
 
   abs(x: Operand): V128 {
-    return this.apply("f32x4.abs", x);
+    return this.andNot(this.float(x), this.i32(signBit));
   }
 
   /** Correctly rounded. */
@@ -127,7 +136,7 @@ export class SimdBasics {
 
   /** |x| with the sign of `sign`. */
   copySign(magnitude: V128, sign: V128): V128 {
-    return this.select(this.i32(-0x80000000), sign, magnitude);
+    return this.apply("v128.bitselect", sign, magnitude, this.i32(signBit));
   }
 
   // --- masks and bits
@@ -144,9 +153,9 @@ export class SimdBasics {
     return this.apply("f32x4.le", x, y);
   }
 
-  /** Bits of `x` where the mask has ones, else of `y`. */
+  /** `x` in the lanes where the mask is all ones, `y` where it is all zeros. */
   select(mask: V128, x: Operand, y: Operand): V128 {
-    return this.apply("v128.bitselect", this.float(x), this.float(y), mask);
+    return this.apply(this.fused ? "i32x4.relaxed_laneselect" : "v128.bitselect", this.float(x), this.float(y), mask);
   }
 
   and(x: V128, y: V128): V128 {

@@ -14,6 +14,7 @@ const ln2High = 0.693359375;
 const ln2Low = Math.LN2 - ln2High;
 /** Adding and subtracting it rounds to an integer, which then stands in the low bits. */
 const roundToInteger = 1.5 * 2 ** 23;
+const signBit = -0x80000000;
 
 /** 1/1!, 1/2!, … lowest power last, for exp(x) − 1 = x · (…) in float64. */
 const exponentialSeries = Array.from({ length: 12 }, (_, i) => 1 / factorial(12 - i));
@@ -23,16 +24,12 @@ const logarithmSeries = Array.from({ length: 9 }, (_, i) => 2 / (17 - 2 * i));
 export class SimdMath extends SimdBasics {
   /** eˣ: 0 below −104, ∞ above 88.73, subnormal results kept, NaN stays NaN. Error < 1.5 ulp. */
   exp(x: V128): V128 {
-    const { mantissa, exponent } = this.expParts(this.clamp(x, -105, 90));
+    // n + 254 in the low bits: twice the bias of an exponent
+    const { power, shifted } = this.reducedPower(this.clamp(x, -105, 90), roundToInteger + 254);
     // two factors, since 2ⁿ alone would leave the range where the result is subnormal or infinite
-    const half = this.shift("shr_s", exponent, 1);
-    return this.mul(this.mul(mantissa, this.powerOfTwo(half)), this.powerOfTwo(this.i32Sub(exponent, half)));
-  }
-
-  /** eˣ for −87 ≤ x ≤ 88, a little cheaper than `exp`; larger |x| must be clamped by the caller. Error < 1.5 ulp. */
-  expBounded(x: V128): V128 {
-    const { mantissa, exponent } = this.expParts(x);
-    return this.mul(mantissa, this.powerOfTwo(exponent)); // adding to the exponent's bits would be cheaper and lose NaN
+    const half = this.and(this.shift("shl", shifted, 22), this.i32(-0x800000));
+    const rest = this.i32Sub(this.shift("shl", shifted, 23), half);
+    return this.mul(this.madd(power, half, half), rest);
   }
 
   /** ln x: −∞ at 0, NaN below, ∞ at ∞; subnormals taken. Error < 1.5 ulp. */
@@ -57,43 +54,44 @@ export class SimdMath extends SimdBasics {
     return this.select(this.lessOrEqual(x, 0), belowZero, finite);
   }
 
-  /** Hyperbolic tangent. Error < 2 ulp. */
+  /** Hyperbolic tangent. Error < 2 ulp, near 0 too. */
   tanh(x: V128): V128 {
     const magnitude = this.abs(x);
-    const square = this.mul(x, x);
-    const series = this.polynomial(
+    const z = this.mul(x, x);
+    const series = this.polynomial(z, [-4.915931075811386e-2, 1.3300010561943054e-1, -3.3332669734954834e-1]);
+    const nearZero = this.madd(series, this.mul(z, x), x);
+    // h / (h + 1) with h = ½(e²ᵃ − 1), which is 1 in float32 from 9.02 on; e²ᵃ = 2ⁿ·e²ʳ with |r| ≤ ¼ ln 2
+    const a = this.apply("f32x4.pmin", magnitude, 10);
+    const shifted = this.madd(a, 2 * Math.LOG2E, roundToInteger + 127);
+    const r = this.madd(this.sub(shifted, roundToInteger + 127), -Math.LN2 / 2, a);
+    const square = this.mul(r, r);
+    const tail = this.polynomial(
+      r,
+      [4.4643159955739975e-2, 1.3390681147575378e-1, 3.3332958817481995e-1, 6.666606664657593e-1, 1],
       square,
-      [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1],
     );
-    const nearZero = this.madd(this.mul(series, square), x, x);
-    // 1 − 2 / (e²ˣ + 1), which is 1 in float32 from 9.02 on
-    const doubled = this.clamp(this.add(magnitude, magnitude), 0, 40);
-    const far = this.copySign(this.sub(1, this.div(2, this.add(this.expBounded(doubled), 1))), x);
-    return this.select(this.less(magnitude, 0.625), nearZero, far);
+    const factor = this.shift("shl", shifted, 23);
+    const h = this.madd(this.madd(tail, square, r), factor, this.madd(factor, 0.5, -0.5));
+    const far = this.or(this.div(h, this.add(h, 1)), this.and(x, this.i32(signBit)));
+    return this.select(this.less(magnitude, 0.35), nearZero, far);
   }
 
   /** Error function. Error < 2 ulp, near 0 too. */
   erf(x: V128): V128 {
-    // both polynomials fitted by Remez exchange: erf(x)/x − 1 in x² below 0.92; ln(erfc(x))/x + 1 in x from 0.92 to 4
-    const square = this.mul(x, x);
-    const series = this.polynomial(
-      square,
-      [
-        8.382390706602735e-5, -8.145597593799055e-4, 5.201286089496823e-3, -2.685950011060293e-2, 1.1283697325210425e-1,
-        -3.761263385425815e-1, 1.283791666498312e-1,
-      ],
-    );
-    const nearZero = this.madd(series, x, x);
-    const t = this.clamp(this.abs(x), 0, 4);
+    const sign = this.and(x, this.i32(signBit));
+    const t = this.apply("f32x4.pmax", this.or(x, this.i32(signBit)), -3.93); // −|x|; erf is ±1 in float32 beyond
+    // erfc(|x|) = e^(t + t·slope), fitted so that the error of erf is even relative to erf
     const slope = this.polynomial(
       t,
       [
-        2.135319824743914e-4, -3.211310490665491e-3, 2.2878588886825424e-2, -1.0524462987635143e-1, -6.357309539499497e-1,
-        -1.2851075486643204e-1,
+        -9.25626591197215e-6, -1.1764127702917904e-4, -6.328368908725679e-4, -1.66702747810632e-3, -1.603961136424914e-4,
+        1.9153064116835594e-2, 1.0277783125638962e-1, -6.366193890571594e-1, 1.2837916612625122e-1,
       ],
     );
-    const far = this.copySign(this.sub(1, this.expBounded(this.sub(this.mul(slope, t), t))), x);
-    return this.select(this.less(t, 0.92), nearZero, far);
+    const { power, shifted } = this.reducedPower(this.madd(slope, t, t), roundToInteger + 127);
+    // 1 − 2ⁿ·eʳ as (1 − 2ⁿ) − 2ⁿ·(eʳ − 1), so that nothing is lost near 0
+    const factor = this.shift("shl", shifted, 23);
+    return this.or(this.nmadd(power, factor, this.sub(1, factor)), sign);
   }
 
   /** Error < 2 ulp for |x| ≤ 2²⁰, then growing by |x| · 2⁻⁵³ absolute; always within [−1, 1]; NaN at ±∞. */
@@ -143,24 +141,17 @@ export class SimdMath extends SimdBasics {
     return this.select(infiniteY, this.select(oppositeSigns, y, x), finite);
   }
 
-  /** eˣ = mantissa · 2^exponent with mantissa in [√½, √2]. */
-  private expParts(x: V128): { mantissa: V128; exponent: V128 } {
-    const shifted = this.madd(x, Math.LOG2E, roundToInteger);
-    const n = this.sub(shifted, roundToInteger);
+  /**
+   * eˣ = 2ⁿ·(1 + power) with |power| < 0.42, known to all digits near 0. The low bits of `shifted` are n plus what `magic` has beyond
+   * `roundToInteger`; shifted into the place of an exponent they lose all others.
+   */
+  private reducedPower(x: V128, magic: number): { power: V128; shifted: V128 } {
+    const shifted = this.madd(x, Math.LOG2E, magic);
+    const n = this.sub(shifted, magic);
     const r = this.madd(n, -ln2Low, this.madd(n, -ln2High, x)); // |r| ≤ ½ ln 2
     const square = this.mul(r, r);
-    const tail = this.polynomial(
-      r,
-      [1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1],
-      square,
-    );
-    const mantissa = this.add(this.madd(tail, square, r), 1);
-    return { mantissa, exponent: this.i32Sub(shifted, 0x4b400000) }; // the bits of roundToInteger
-  }
-
-  /** 2ⁿ for integer lanes −126 ≤ n ≤ 127. */
-  private powerOfTwo(n: V128): V128 {
-    return this.shift("shl", this.i32Add(n, 127), 23);
+    const tail = this.polynomial(r, [1.381402718834579e-3, 8.368992246687412e-3, 4.166841506958008e-2, 1.66665181517601e-1, 4.999999403953552e-1], square);
+    return { power: this.madd(tail, square, r), shifted };
   }
 
   /** x = fraction · 2^exponent with fraction in [√½, √2), for normal x > 0. */

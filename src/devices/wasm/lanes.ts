@@ -77,7 +77,7 @@ export class LaneMath implements Simd {
   madd = (x: Lanes, y: Lanes, z: Lanes): Vector => this.float(z.dtype, this.math.madd(of(x), of(y), of(z)));
   /** z − x · y, rounded once; only where `fused`. */
   nmadd = (x: Lanes, y: Lanes, z: Lanes): Vector =>
-    this.float(z.dtype, this.math.apply("f32x4.relaxed_nmadd", of(x), of(y), of(z)));
+    this.float(z.dtype, this.math.nmadd(of(x), of(y), of(z)));
 
   neg(x: Lanes): Vector {
     if (isFloat(x.dtype)) return { dtype: x.dtype, local: this.math.neg(of(x)) };
