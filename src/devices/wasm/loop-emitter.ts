@@ -125,13 +125,16 @@ class LoopEmitter {
     this.openKept(pass);
     this.vectorLoop(unroll > 1 ? [unroll] : [], stores, parts.flat(), (copies, valid) => {
       values.begin();
-      for (let copy = 0; copy < copies; copy++) {
-        values.copy = copy;
+      // all reads first, all writes last: V8 then mixes the copies' instructions, so that the processor sees several chains at a time
+      this.forEachCopy(copies, () => {
+        for (const register of [...pass.restored, ...pass.computed]) if (this.isRead(register)) values.get(register);
+      });
+      this.forEachCopy(copies, (copy) => {
         for (const accumulator of parts[copy]!) this.take(accumulator, valid);
         this.store(stores, copy);
         for (const { register, restored, pointer } of this.keptCursors)
           if (!restored) this.simd.math.store(pointer, values.get(register).local, 16 * copy);
-      }
+      });
     });
     this.cursors = new Map();
     this.keptCursors = [];
@@ -148,6 +151,10 @@ class LoopEmitter {
     if ([...pass.computed].some((register) => this.isIrregular(register))) return 1;
     if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
     return pass.cost <= longestDoubled ? 2 : 1;
+  }
+
+  private isRead(register: Register): boolean {
+    return this.program.instructions[register]!.kind === "load" || this.keptCursors.some((kept) => kept.restored && kept.register === register);
   }
 
   private isIrregular(register: Register): boolean {
@@ -171,12 +178,7 @@ class LoopEmitter {
     const columns = this.cursors;
     this.vectorLoop(unroll, stores, [], (copies) => {
       values.begin();
-      const each = (run: (copy: number) => void) => {
-        for (let copy = 0; copy < copies; copy++) {
-          values.copy = copy;
-          run(copy);
-        }
-      };
+      const each = (run: (copy: number) => void) => this.forEachCopy(copies, run);
       each(() => {
         for (const register of body.hoisted) values.get(register);
       });
@@ -235,6 +237,13 @@ class LoopEmitter {
   }
 
   // --- loops over the inner axis
+
+  private forEachCopy(copies: number, run: (copy: number) => void): void {
+    for (let copy = 0; copy < copies; copy++) {
+      this.values.copy = copy;
+      run(copy);
+    }
+  }
 
   /** Emits `group` for vectors in groups of the sizes in `unroll`, then one at a time, the last one perhaps partial. */
   private vectorLoop(
