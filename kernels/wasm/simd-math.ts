@@ -15,6 +15,11 @@ const ln2Low = Math.LN2 - ln2High;
 /** Adding and subtracting it rounds to an integer, which then stands in the low bits. */
 const roundToInteger = 1.5 * 2 ** 23;
 const signBit = -0x80000000;
+/** (eʳ − 1 − r) / r² for |r| ≤ ½ ln 2: so that the error of eʳ is even, and that of eʳ − 1 relative to itself. */
+const tailAroundOne = [
+  1.381402718834579e-3, 8.368992246687412e-3, 4.166841506958008e-2, 1.66665181517601e-1, 4.999999403953552e-1,
+];
+const tailAroundZero = [0.0001991473836824298, 0.0013941415818408132, 0.00833327230066061, 0.04166635125875473, 0.1666666716337204, 0.5];
 
 /** 1/1!, 1/2!, … lowest power last, for exp(x) − 1 = x · (…) in float64. */
 const exponentialSeries = Array.from({ length: 12 }, (_, i) => 1 / factorial(12 - i));
@@ -25,7 +30,7 @@ export class SimdMath extends SimdBasics {
   /** eˣ: 0 below −104, ∞ above 88.73, subnormal results kept, NaN stays NaN. Error < 1.5 ulp. */
   exp(x: V128): V128 {
     // n + 254 in the low bits: twice the bias of an exponent
-    const { power, shifted } = this.reducedPower(this.clamp(x, -105, 90), roundToInteger + 254);
+    const { power, shifted } = this.reducedPower(this.clamp(x, -105, 90), roundToInteger + 254, [ln2High, ln2Low], tailAroundOne);
     // two factors, since 2ⁿ alone would leave the range where the result is subnormal or infinite
     const half = this.and(this.shift("shl", shifted, 22), this.i32(-0x800000));
     const rest = this.i32Sub(this.shift("shl", shifted, 23), half);
@@ -88,7 +93,7 @@ export class SimdMath extends SimdBasics {
         1.9153064116835594e-2, 1.0277783125638962e-1, -6.366193890571594e-1, 1.2837916612625122e-1,
       ],
     );
-    const { power, shifted } = this.reducedPower(this.madd(slope, t, t), roundToInteger + 127);
+    const { power, shifted } = this.reducedPower(this.madd(slope, t, t), roundToInteger + 127, [Math.LN2], tailAroundZero);
     // 1 − 2ⁿ·eʳ as (1 − 2ⁿ) − 2ⁿ·(eʳ − 1), so that nothing is lost near 0
     const factor = this.shift("shl", shifted, 23);
     return this.or(this.nmadd(power, factor, this.sub(1, factor)), sign);
@@ -142,16 +147,23 @@ export class SimdMath extends SimdBasics {
   }
 
   /**
-   * eˣ = 2ⁿ·(1 + power) with |power| < 0.42, known to all digits near 0. The low bits of `shifted` are n plus what `magic` has beyond
-   * `roundToInteger`; shifted into the place of an exponent they lose all others.
+   * eˣ = 2ⁿ·(1 + power) with |power| < 0.42. The low bits of `shifted` are n plus what `magic` has beyond `roundToInteger`; shifted into
+   * the place of an exponent they lose all others.
+   *
+   * @param ln2 in parts; where n ≤ 0 one is enough, since the error grows with n and 2ⁿ does not
+   * @param tail coefficients of (eʳ − 1 − r) / r²
    */
-  private reducedPower(x: V128, magic: number): { power: V128; shifted: V128 } {
+  private reducedPower(
+    x: V128,
+    magic: number,
+    ln2: readonly number[],
+    tail: readonly number[],
+  ): { readonly power: V128; readonly shifted: V128 } {
     const shifted = this.madd(x, Math.LOG2E, magic);
     const n = this.sub(shifted, magic);
-    const r = this.madd(n, -ln2Low, this.madd(n, -ln2High, x)); // |r| ≤ ½ ln 2
+    const r = ln2.reduce((rest, part) => this.madd(n, -part, rest), x); // |r| ≤ ½ ln 2
     const square = this.mul(r, r);
-    const tail = this.polynomial(r, [1.381402718834579e-3, 8.368992246687412e-3, 4.166841506958008e-2, 1.66665181517601e-1, 4.999999403953552e-1], square);
-    return { power: this.madd(tail, square, r), shifted };
+    return { power: this.madd(this.polynomial(r, tail, square), square, r), shifted };
   }
 
   /** x = fraction · 2^exponent with fraction in [√½, √2), for normal x > 0. */
