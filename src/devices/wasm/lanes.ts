@@ -76,8 +76,7 @@ export class LaneMath implements Simd {
   /** x · y + z, rounded once where the engine can. */
   madd = (x: Lanes, y: Lanes, z: Lanes): Vector => this.float(z.dtype, this.math.madd(of(x), of(y), of(z)));
   /** z − x · y, rounded once; only where `fused`. */
-  nmadd = (x: Lanes, y: Lanes, z: Lanes): Vector =>
-    this.float(z.dtype, this.math.nmadd(of(x), of(y), of(z)));
+  nmadd = (x: Lanes, y: Lanes, z: Lanes): Vector => this.float(z.dtype, this.math.nmadd(of(x), of(y), of(z)));
 
   neg(x: Lanes): Vector {
     if (isFloat(x.dtype)) return { dtype: x.dtype, local: this.math.neg(of(x)) };

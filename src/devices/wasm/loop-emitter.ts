@@ -154,7 +154,10 @@ class LoopEmitter {
   }
 
   private isRead(register: Register): boolean {
-    return this.program.instructions[register]!.kind === "load" || this.keptCursors.some((kept) => kept.restored && kept.register === register);
+    return (
+      this.program.instructions[register]!.kind === "load" ||
+      this.keptCursors.some((kept) => kept.restored && kept.register === register)
+    );
   }
 
   private isIrregular(register: Register): boolean {
