@@ -13,9 +13,10 @@ import { AdapterLayer, type LayerAdapter, renamed, renameKey } from "./adapter-l
 import { KeptWeights } from "./kept-weight.ts";
 import type { Replication } from "./layer-replication.ts";
 import type { AnyConfig, AnyMethod, ParameterSpec, Start } from "./method.ts";
-import { PromptPlace } from "./prompt/prompted-model.ts";
+import type { PromptPlace } from "./prompt/prompted-model.ts";
 import type { Scope } from "./row-groups.ts";
 import { SavedModule } from "./saved-module.ts";
+import { StandIn } from "./stand-in.ts";
 
 /** An adapter on a model. */
 export interface Adapter {
@@ -87,6 +88,7 @@ export function beginAdapters(model: Module): Adapted {
     off: new Setting(false),
     rows: new Setting<readonly string[] | null>(null),
     tasks: new Setting<readonly number[] | null>(null),
+    router: null,
     reading: null,
     whole: new KeptWeights(),
     unmerged: new KeptWeights(),
@@ -106,7 +108,7 @@ export function baseModules(model: Module): Map<string, Module> {
     while (module instanceof AdapterLayer) module = module.base_layer; // of parameters of one module, one is around the other
     found.set(path, module);
     for (const [name, child] of module.children())
-      if (!(child instanceof PromptPlace)) visit(path === "" ? name : `${path}.${name}`, child);
+      if (!(child instanceof StandIn)) visit(path === "" ? name : `${path}.${name}`, child);
   };
   visit("", model);
   return found;
@@ -140,7 +142,7 @@ export const activeAdapters = (model: Module): readonly string[] => models.get(m
 
 /**
  * Makes these adapters the ones that act, in this order; their shares add up. Training reaches them and no others.
- * A merged adapter is taken out of the weights first.
+ * A merged adapter is taken out of the weights first; a mixture of adapters (Arrow, X-LoRA) ends.
  *
  * @throws {ConfigError} when there is no such adapter, or two of them have parameters of their own for the same module
  */
@@ -160,7 +162,27 @@ export function setActive(model: Module, names: string | readonly string[]): voi
     list.filter((name) => adapted.prompts?.adapters.has(name)),
   );
   unmerge(model);
+  endRouting(adapted);
   choose(adapted, list);
+}
+
+/** Adapters that were mixed act on their own again. */
+function endRouting(adapted: Adapted): void {
+  if (!adapted.router) return;
+  adapted.router.end?.();
+  adapted.router = null;
+  structure.value = structure.stored + 1;
+}
+
+/** @throws {ConfigError} when something mixes one of these adapters */
+export function refuseRouted({ router }: Scope, operation: string, names: readonly string[]): void {
+  const name = router && names.find((each) => router.names.includes(each));
+  if (name)
+    throw new ConfigError(`the adapter "${name}" is one of those that ${router.word} mixes.`, {
+      operation,
+      got: name,
+      hint: "Call setActive first, which ends the mixture.",
+    });
 }
 
 /** @throws {ConfigError} when several adapters would stand in for one module, whose parameters do not add up */
@@ -276,6 +298,7 @@ export function renameAdapter(model: Module, name: string, next: string): void {
   const adapted = adaptedModel(model, operation);
   checkAdapterName(next, adapter.method.schema, operation);
   if (next === name) return;
+  refuseRouted(adapted, operation, [name]);
   if (adapted.adapters.has(next)) throw new ConfigError(`this model has an adapter "${next}" already.`, { operation, got: next });
   renameKey(adapted.adapters, name, next);
   // in every layer: lists of active ones name adapters that are in other layers only
@@ -300,6 +323,7 @@ export function deleteAdapter(model: Module, name: string): void {
         got: name,
         hint: "Call unmerge first.",
       });
+  refuseRouted(adapted, "deleteAdapter", [name]);
   if (adapted.adapters.size === 1) {
     detach(model);
     return;
@@ -356,6 +380,7 @@ function takeOffPrompts(adapted: Adapted): void {
 export function release(model: Module, adapted: Adapted): void {
   const { layers, saved, trainable, replication } = adapted;
   takeOffPrompts(adapted);
+  endRouting(adapted);
   for (const [path, layer] of layers) model.replaceModule(path, layer.base_layer);
   for (const [parameter, flag] of trainable) parameter.requiresGrad = flag;
   for (const [path, module] of saved) {

@@ -14,6 +14,7 @@ import type { KindOfLayer } from "./layer-kind.ts";
 import { type AnyConfig, type AnyLayerMethod, type Base, fileOf, type Use } from "./method.ts";
 import { baseRow, batchOf, byRow, type Scope, saidTasks, severalInputs } from "./row-groups.ts";
 import type { LayerScale } from "./scale.ts";
+import { times } from "./weight-change.ts";
 
 /** One adapter's share of one layer. */
 export interface LayerAdapter {
@@ -150,7 +151,7 @@ export class AdapterLayer extends Module implements Layer {
 
   forward(x: Tensor, ...more: unknown[]): Tensor {
     const { off, rows } = this.#scope;
-    if (off.value) return this.base(more)(x);
+    if (off.value || this.#scope.router?.rests) return this.base(more)(x);
     if (rows.value) return this.#byRow(x, rows.value, more);
     return this.#with(
       this.active.filter((name) => !this.merged.includes(name)),
@@ -175,7 +176,7 @@ export class AdapterLayer extends Module implements Layer {
         original: () => base.original,
         bias: () => base.bias,
       });
-      return this.#over(under, adapter, pick)(rows);
+      return this.#over(under, adapter, null, pick)(rows);
     });
   }
 
@@ -190,19 +191,27 @@ export class AdapterLayer extends Module implements Layer {
     return here.map((name) => (isInner(name) ? (inner.pop() as string) : name));
   }
 
-  #outwards(names: readonly string[]): LayerAdapter[] {
-    return this.outwards(names).map((name) => this.#adapters.get(name) as LayerAdapter);
+  #outwards(names: readonly string[]): [name: string, adapter: LayerAdapter][] {
+    return this.outwards(names).map((name) => [name, this.#adapters.get(name) as LayerAdapter]);
   }
 
   /** The layer with these adapters in place. */
   #with(names: readonly string[], more: readonly unknown[] = []): Base {
-    return this.#outwards(names).reduce((base, adapter) => this.#over(base, adapter), this.base(more));
+    const { router } = this.#scope;
+    const routed = (name: string) => router && ((x: Tensor) => router.weight(this.#path, name, x));
+    return this.#outwards(names).reduce((base, [name, adapter]) => this.#over(base, adapter, routed(name)), this.base(more));
   }
 
-  /** The layer with one adapter in place. @param pick takes the rows that it runs on from something of the whole batch */
+  /**
+   * The layer with one adapter in place.
+   *
+   * @param routed how much of it acts on each token of x
+   * @param pick   takes the rows that it runs on from something of the whole batch
+   */
   #over(
     base: Base,
     { method, config, parameters, shared, scale, random }: LayerAdapter,
+    routed: ((x: Tensor) => Tensor) | null = null,
     pick: (whole: Tensor) => Tensor = (whole) => whole,
   ): Base {
     const values = () =>
@@ -228,7 +237,8 @@ export class AdapterLayer extends Module implements Layer {
     };
     const forward = (x: Tensor) => {
       project();
-      return method.forward(x, base, values(), config, use);
+      const used = routed ? { ...use, scale: times(routed(x), scale.value) } : use;
+      return method.forward(x, base, values(), config, used);
     };
     return makeBase(forward, base, {
       weight: () => (method.delta ? add(base.weight, method.delta(base, values(), config, scale.value)) : base.weight),
@@ -271,8 +281,8 @@ export class AdapterLayer extends Module implements Layer {
   } {
     const [weights, biases]: [Tensor[], Tensor[]] = [[], []];
     let fromWeight = false;
-    const adapters = this.#outwards(names).filter(({ tied }) => !tied);
-    adapters.reduce((under, own) => {
+    const adapters = this.#outwards(names).filter(([, { tied }]) => !tied);
+    adapters.reduce((under, [, own]) => {
       const { method, config, parameters, shared, scale } = own;
       const values = Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, each]) => [key, each.value]));
       const look = <T>(value: T): T => {

@@ -144,6 +144,12 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
       got: name,
       hint: "Give another `name`, or take it off with deleteAdapter.",
     });
+  if (adapted?.router)
+    throw new ConfigError(`${adapted.router.word} mixes the adapters of this model, among which another one has no place.`, {
+      operation: "attach",
+      got: name,
+      hint: "Call setActive first, which ends the mixture.",
+    });
   if (adapted && [...adapted.layers.values()].some((layer) => layer.merged.length > 0))
     throw new ConfigError("adapters are merged into this model's weights.", { operation: "attach", hint: "Call unmerge first." });
   const modules = baseModules(model);

@@ -81,5 +81,15 @@ export { adapterPenalty } from "./penalty.ts";
 export { prepareForKbitTraining, type QuantiseOptions, type QuantiseReport, quantise } from "./quant/quantise.ts";
 export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./quant/replace-loftq.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";
+export { type ArrowOptions, loadArrow } from "./router/arrow.ts";
+export {
+  createXlora,
+  loadXlora,
+  saveXlora,
+  type XloraConfig,
+  type XloraLoadOptions,
+  type XloraOptions,
+  xloraScalings,
+} from "./router/xlora.ts";
 export { beginSchedules, type MethodSchedule, type RunningSchedule, type Schedules } from "./schedule.ts";
 export { withTasks } from "./task.ts";

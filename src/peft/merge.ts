@@ -5,7 +5,17 @@ import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../g
 import { cast, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module, Parameter } from "../nn/module.ts";
-import { type Adapted, adaptedModel, choose, getAdapter, refuseTwo, release, setActive, unmerge } from "./adapted-model.ts";
+import {
+  type Adapted,
+  adaptedModel,
+  choose,
+  getAdapter,
+  refuseRouted,
+  refuseTwo,
+  release,
+  setActive,
+  unmerge,
+} from "./adapted-model.ts";
 import type { AdapterLayer } from "./adapter-layer.ts";
 import { type MergedLayer, type MergeReport, measured, recorded } from "./merge-report.ts";
 
@@ -150,6 +160,7 @@ function refuseAll(model: Module, names: readonly string[] | undefined, keep: bo
         hint: "Use it unmerged.",
       },
     );
+  refuseRouted(adaptedModel(model, operation), operation, names ?? active);
   for (const name of names ?? active)
     if (getAdapter(model, name, operation).isPrompt)
       throw new ConfigError(`the adapter "${name}" (${getAdapter(model, name).method.peftType}) is no change of the weight.`, {

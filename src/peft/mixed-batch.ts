@@ -24,7 +24,12 @@ const operation = "withAdapters";
  * const { logits } = withAdapters(model.eval(), ["french", "__base__", "legal"], () => model.forward({ inputIds: rows }));
  */
 export function withAdapters<T>(model: Module, names: readonly string[], body: () => T): T {
-  const { rows, layers, saved, adapters } = adaptedModel(model, operation);
+  const { rows, layers, saved, adapters, router } = adaptedModel(model, operation);
+  if (router)
+    throw new ConfigError(`${router.word} mixes the adapters of this model, for every row.`, {
+      operation,
+      hint: "Call setActive first, which ends the mixture.",
+    });
   if (names.length === 0) throw new ConfigError("got no names.", { operation, hint: "Give one for each row of the batch." });
   for (const name of names)
     if (name !== baseRow && getAdapter(model, name, operation).isPrompt)

@@ -7,6 +7,7 @@ import { expand, reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Setting } from "../graph/variable.ts";
 import type { Reading } from "./invocation.ts";
+import type { Router } from "./router/router.ts";
 
 /** In place of an adapter's name: the row is for the base model. */
 export const baseRow = "__base__";
@@ -19,6 +20,8 @@ export interface Scope {
   readonly rows: Setting<readonly string[] | null>;
   /** While there are numbers, the i-th of them is the task of row i of a batch. */
   readonly tasks: Setting<readonly number[] | null>;
+  /** What mixes the adapters that act, if something does. */
+  router: Router | null;
   /** The texts that the model is reading, while it does. */
   reading: Reading | null;
 }

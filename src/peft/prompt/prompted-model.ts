@@ -10,7 +10,7 @@ import { add, cast, div, less, mul } from "../../graph/elementwise.ts";
 import { expand, pad, permute, reshape, sliceAxis, stopGradient } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
-import { Setting, structure } from "../../graph/variable.ts";
+import { Setting } from "../../graph/variable.ts";
 import type { KeyValueCache } from "../../models/cache.ts";
 import {
   type CausalLM,
@@ -25,13 +25,14 @@ import {
 import { onesBefore } from "../../models/decoder.ts";
 import { type Answering, type ReadInputs, type Seq2SeqInputs, type Seq2SeqLM, shiftRight } from "../../models/seq2seq-lm.ts";
 import { crossEntropy } from "../../nn/loss.ts";
-import { Module, type Parameter } from "../../nn/module.ts";
+import type { Parameter } from "../../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../../tensor/random.ts";
 import { sum } from "../../tensor/statistics.ts";
 import { renameKey } from "../adapter-layer.ts";
 import { Reading } from "../invocation.ts";
 import type { AnyConfig, Use } from "../method.ts";
 import { type Scope, saidTasks } from "../row-groups.ts";
+import { StandIn } from "../stand-in.ts";
 import {
   type AnyPromptMethod,
   answers,
@@ -70,45 +71,27 @@ interface Own {
 const ignored = -100;
 
 /** Stands in for the methods of a model. Its parameters are those of all adapters: `prompt_encoder.<adapter>.embedding.weight`. */
-export class PromptPlace extends Module {
+export class PromptPlace extends StandIn {
   readonly #model: TextModel & { readonly config?: AnyConfig };
   readonly #adapters = new Map<string, PromptAdapter>();
   readonly #active = new Setting<string | null>(null);
   readonly #scope: Scope;
   readonly #own: Own;
-  /** What was there before under the names that are stood in for; mostly nothing, as methods are the class's. */
-  readonly #before = new Map<string, PropertyDescriptor | undefined>();
 
   constructor(model: TextModel & { readonly config?: AnyConfig }, scope: Scope) {
-    super();
+    super(model, "prompt_encoder");
     this.#model = model;
     this.#scope = scope;
-    this.training = model.training;
     const { forward, createCache, answering } = model as unknown as Own;
     this.#own = {
       forward: forward.bind(model),
       ...(createCache && { createCache: createCache.bind(model) }),
       ...(answering && { answering: answering.bind(model) }),
     };
-    const stand = (name: string, descriptor: PropertyDescriptor) => {
-      this.#before.set(name, Object.getOwnPropertyDescriptor(model, name));
-      Object.defineProperty(model, name, { ...descriptor, configurable: true });
-    };
-    stand("prompt_encoder", { value: this, enumerable: true }); // where modules are looked for
-    stand("forward", { value: (inputs: Inputs) => this.#forward(inputs) });
-    if (createCache) stand("createCache", { value: (batch: number, size: number) => this.#createCache(batch, size) });
-    if (answering) stand("answering", { value: (batch: number, size: number) => this.#answering(batch, size) });
-    if ("maxLength" in model) stand("maxLength", { get: () => this.#maxLength() });
-    structure.value = structure.stored + 1;
-  }
-
-  /** Gives the model its own methods back. */
-  takeOff(): void {
-    for (const [name, descriptor] of this.#before) {
-      delete (this.#model as unknown as Record<string, unknown>)[name];
-      if (descriptor) Object.defineProperty(this.#model, name, descriptor);
-    }
-    structure.value = structure.stored + 1;
+    this.stand("forward", { value: (inputs: Inputs) => this.#forward(inputs) });
+    if (createCache) this.stand("createCache", { value: (batch: number, size: number) => this.#createCache(batch, size) });
+    if (answering) this.stand("answering", { value: (batch: number, size: number) => this.#answering(batch, size) });
+    if ("maxLength" in model) this.stand("maxLength", { get: () => this.#maxLength() });
   }
 
   get adapters(): ReadonlyMap<string, PromptAdapter> {
