@@ -72,6 +72,9 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
     entries.push(...(await takeTurns([work], engines, { rounds, budget }, outputOf)));
     for (const [title, group] of cases(entries.filter((entry) => entry.work === work.name)))
       say(`\n${tablesOf(`${work.about} (${title})`, group, engines)}`);
+    for (const { engine, compilations, problem, work: name } of entries)
+      if (name === work.name && compilations !== undefined && problem === undefined)
+        say(`  ${engine}: ${compilations} kernels compiled, all of them in the first step`);
   }
   const ratios = Object.fromEntries([...cases(entries)].map(([title, group]) => [title, gpuRatiosOf(group, engines)]));
   say(`\nagainst the faster peer on the same interface:`);

@@ -16,6 +16,9 @@ export interface Line {
   readonly importAndFirstStepMs?: number;
   readonly planRatio?: number;
   readonly scaledFrom?: number;
+  /** Kernels that the gpu device compiled, and how many of them after the first step. */
+  readonly compilations?: number;
+  readonly lateCompilations?: number;
 }
 
 /** What an engine needed for one case, over all rounds. */
@@ -37,6 +40,8 @@ export interface Entry {
   /** Memory of a device while it trains, over what was planned for it. */
   readonly planRatio?: number;
   readonly scaledFrom?: number;
+  /** Kernels that were compiled, all of them in the first step. */
+  readonly compilations?: number;
 }
 
 /** How far an answer may be off: relative for an operation, of the loss for training, of tokens for generation. */
@@ -46,6 +51,7 @@ const tolerance: Readonly<Record<Work["kind"], number>> = { operation: 1e-3, tra
 export function problemOf(line: Line, work: Work): string | undefined {
   if (line.failed !== undefined) return line.failed;
   if (line.ms === undefined || !(line.ms > 0)) return "no time";
+  if (line.lateCompilations) return `compiled ${line.lateCompilations} kernels after its first step`;
   const { error } = line;
   if (error === undefined || !(error <= tolerance[work.kind])) return `wrong by ${error?.toPrecision(2) ?? "an unknown amount"}`;
   return undefined;
@@ -93,6 +99,7 @@ export function entryOf(engine: Engine, work: Work, lines: readonly Line[]): Ent
     ...(peakBytes !== undefined && { peakBytes }),
     ...(cold.length > 0 && { importAndFirstStepMs: median(cold), bestImportAndFirstStepMs: Math.min(...cold) }),
     ...(planRatio !== undefined && { planRatio }),
+    ...(line.compilations !== undefined && { compilations: line.compilations }),
     ...(line.scaledFrom !== undefined && { scaledFrom: line.scaledFrom }),
   };
 }

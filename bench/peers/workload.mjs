@@ -321,7 +321,7 @@ export function warmUpOf(times, milliseconds) {
 async function train(engine) {
   const { step, tokens = model.batch * model.seq, losses: right = reference.growth[work], planRatio } = await engine.trainer();
   const expected = right ?? reference.train.losses;
-  const [losses, times] = [[], []];
+  const [losses, times, compilations] = [[], [], []];
   const least = Number(option("least", 3));
   const most = work === "lora-step" ? spec.train.steps : 6 + 3;
   const start = performance.now();
@@ -329,6 +329,7 @@ async function train(engine) {
     const from = await now();
     losses.push(await step(losses.length));
     times.push((await now()) - from);
+    compilations.push(engine.compilations?.());
   }
   const peakBytes = peakMemory();
   const steady = times.slice(warmUpOf(times, (seconds * 1000) / 2));
@@ -347,7 +348,9 @@ async function train(engine) {
     losses,
     error: Number.isFinite(error) ? error : 1e30,
     peakBytes,
-    compilations: engine.compilations?.(),
+    compilations: compilations.at(-1),
+    // the first step is to compile everything
+    lateCompilations: compilations.at(-1) - compilations[0] || undefined,
     planRatio: await planRatio?.(),
     ...(scale !== 1 && { scaledFrom: tokens }),
   });

@@ -27,9 +27,13 @@ export function attentionScores(
   if (line * this.constants.Tk > x) line = line - 1;
   if (line * this.constants.Tk + this.constants.Tk <= x) line = line + 1;
   const j = x - line * this.constants.Tk;
-  const head = Math.floor((line + 0.5) / this.constants.Tq);
+  let head = Math.floor(line / this.constants.Tq);
+  if (head * this.constants.Tq > line) head = head - 1;
+  if (head * this.constants.Tq + this.constants.Tq <= line) head = head + 1;
   const i = line - head * this.constants.Tq;
-  const b = Math.floor((head + 0.5) / this.constants.H);
+  let b = Math.floor(head / this.constants.H);
+  if (b * this.constants.H > head) b = b - 1;
+  if (b * this.constants.H + this.constants.H <= head) b = b + 1;
   const h = head - b * this.constants.H;
   const g = Math.floor((h + 0.5) / this.constants.share);
   let score = -1e30;
@@ -52,7 +56,9 @@ export function attentionScores(
  * `pieces` of it and their `size`.
  */
 export function logSums(this: KernelThis<"width" | "size" | "pieces">, x: Floats): number {
-  const r = Math.floor((this.thread.x + 0.5) / this.constants.pieces);
+  let r = Math.floor(this.thread.x / this.constants.pieces);
+  if (r * this.constants.pieces > this.thread.x) r = r - 1;
+  if (r * this.constants.pieces + this.constants.pieces <= this.thread.x) r = r + 1;
   const first = this.thread.x - r * this.constants.pieces;
   const start = r * this.constants.width;
   let top = -1e20;
@@ -87,9 +93,13 @@ export function attentionByQueries(this: KernelThis<Square | "size" | Walk<"x">>
   if (token * this.constants.size > thread) token = token - 1;
   if (token * this.constants.size + this.constants.size <= thread) token = token + 1;
   const e = thread - token * this.constants.size;
-  const time = Math.floor((token + 0.5) / this.constants.H);
+  let time = Math.floor(token / this.constants.H);
+  if (time * this.constants.H > token) time = time - 1;
+  if (time * this.constants.H + this.constants.H <= token) time = time + 1;
   const h = token - time * this.constants.H;
-  const b = Math.floor((time + 0.5) / this.constants.Tq);
+  let b = Math.floor(time / this.constants.Tq);
+  if (b * this.constants.Tq > time) b = b - 1;
+  if (b * this.constants.Tq + this.constants.Tq <= time) b = b + 1;
   const i = time - b * this.constants.Tq;
   const g = Math.floor((h + 0.5) / this.constants.share);
   const row = ((b * this.constants.H + h) * this.constants.Tq + i) * this.constants.Tk;
@@ -111,9 +121,13 @@ export function attentionByKeys(this: KernelThis<Square | "G" | "size" | Walk<"x
   if (token * this.constants.size > thread) token = token - 1;
   if (token * this.constants.size + this.constants.size <= thread) token = token + 1;
   const e = thread - token * this.constants.size;
-  const time = Math.floor((token + 0.5) / this.constants.G);
+  let time = Math.floor(token / this.constants.G);
+  if (time * this.constants.G > token) time = time - 1;
+  if (time * this.constants.G + this.constants.G <= token) time = time + 1;
   const g = token - time * this.constants.G;
-  const b = Math.floor((time + 0.5) / this.constants.Tk);
+  let b = Math.floor(time / this.constants.Tk);
+  if (b * this.constants.Tk > time) b = b - 1;
+  if (b * this.constants.Tk + this.constants.Tk <= time) b = b + 1;
   const j = time - b * this.constants.Tk;
   let sum = 0;
   for (let n = 0; n < this.constants.share; n++) {
@@ -129,9 +143,13 @@ export function attentionByKeys(this: KernelThis<Square | "G" | "size" | Walk<"x
 
 /** δ[b, h, i] = Σ_e g[b, i, h, e] · y[b, i, h, e]. Replaces a product and its fold. Constants besides: E of `size`. */
 export function attentionDeltas(this: KernelThis<"Tq" | "H" | "size" | Walk<"g"> | Walk<"y">>, g: Floats, y: Floats): number {
-  const head = Math.floor((this.thread.x + 0.5) / this.constants.Tq);
+  let head = Math.floor(this.thread.x / this.constants.Tq);
+  if (head * this.constants.Tq > this.thread.x) head = head - 1;
+  if (head * this.constants.Tq + this.constants.Tq <= this.thread.x) head = head + 1;
   const i = this.thread.x - head * this.constants.Tq;
-  const b = Math.floor((head + 0.5) / this.constants.H);
+  let b = Math.floor(head / this.constants.H);
+  if (b * this.constants.H > head) b = b - 1;
+  if (b * this.constants.H + this.constants.H <= head) b = b + 1;
   const h = head - b * this.constants.H;
   const left = this.constants.gOffset + b * this.constants.gBatch + i * this.constants.gTime + h * this.constants.gHead;
   const right = this.constants.yOffset + b * this.constants.yBatch + i * this.constants.yTime + h * this.constants.yHead;
@@ -159,9 +177,13 @@ export function attentionSlopes(
   if (line * this.constants.Tk > x) line = line - 1;
   if (line * this.constants.Tk + this.constants.Tk <= x) line = line + 1;
   const j = x - line * this.constants.Tk;
-  const head = Math.floor((line + 0.5) / this.constants.Tq);
+  let head = Math.floor(line / this.constants.Tq);
+  if (head * this.constants.Tq > line) head = head - 1;
+  if (head * this.constants.Tq + this.constants.Tq <= line) head = head + 1;
   const i = line - head * this.constants.Tq;
-  const b = Math.floor((head + 0.5) / this.constants.H);
+  let b = Math.floor(head / this.constants.H);
+  if (b * this.constants.H > head) b = b - 1;
+  if (b * this.constants.H + this.constants.H <= head) b = b + 1;
   const h = head - b * this.constants.H;
   const shared = Math.floor((h + 0.5) / this.constants.share);
   const left = this.constants.gOffset + b * this.constants.gBatch + i * this.constants.gTime + h * this.constants.gHead;

@@ -13,9 +13,9 @@ export function dequantise8(this: KernelThis<"block">, codes: Floats, table: Flo
 /** The same of two codes a byte, the first in its upper half. */
 export function dequantise4(this: KernelThis<"block">, codes: Floats, table: Floats, scales: Floats): number {
   const i = this.thread.x;
-  const byte = Math.floor(i / 2);
+  const byte = Math.floor(i * 0.5);
   const both = codes[byte]!;
-  const upper = Math.floor(both / 16);
+  const upper = Math.floor(both * 0.0625);
   let code = both - 16 * upper;
   if (i - 2 * byte < 0.5) code = upper;
   let scale = Math.floor(i / this.constants.block);

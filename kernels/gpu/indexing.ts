@@ -51,7 +51,7 @@ export function scatterAdd(this: KernelThis<"count" | "width">, index: Floats, u
 
 /** `scatterAdd` of int32 values: wraps in 32 bits. Threads 2k and 2k + 1 write the limbs of element k. */
 export function scatterAddInteger(this: KernelThis<"count" | "width">, index: Floats, updates: Floats): number {
-  const k = Math.floor(this.thread.x / 2);
+  const k = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * k;
   let r = Math.floor(k / this.constants.width);
   let c = k - r * this.constants.width;
@@ -92,7 +92,7 @@ export function segmentStart(this: KernelThis<"count" | "steps">, index: Floats,
   let to = this.constants.count;
   for (let s = 0; s < this.constants.steps; s++) {
     if (from < to) {
-      const middle = Math.floor((from + to) / 2);
+      const middle = Math.floor((from + to) * 0.5);
       const n = order[2 * middle + 1]! * 65536 + order[2 * middle]!;
       let high = index[2 * n + 1]!;
       if (high >= 32768) high = high - 65536;
@@ -146,7 +146,7 @@ export function segmentSumInteger(
   starts: Floats,
   updates: Floats,
 ): number {
-  const k = Math.floor(this.thread.x / 2);
+  const k = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * k;
   let r = Math.floor(k / this.constants.width);
   if (r * this.constants.width > k) r = r - 1;

@@ -59,11 +59,14 @@ export function errorFunction(x: number): number {
   return y;
 }
 
+// NaN is found as what is neither at most 0 nor above it, ∞ as what is 2⁶⁴ when divided by 2⁶⁴, and NaN is made as the root of a number
+// below 0: compilers of shaders that take no NaN for granted make false of `x != x` and 0 of `x - x`.
+
 /** xʸ with JavaScript's meaning for bases below 0: built-in ones are undefined there. */
 export function power(x: number, y: number): number {
   const a = Math.abs(x);
   let r = 1;
-  if (x !== x || y !== y) {
+  if (!(x <= 0 || x > 0) || !(y <= 0 || y > 0)) {
     r = x + y;
     if (y === 0) r = 1;
   } else if (y !== 0) {
@@ -76,7 +79,7 @@ export function power(x: number, y: number): number {
     if (x < 0) {
       const half = Math.floor(y * 0.5);
       if (Math.floor(y) !== y) {
-        r = (x - x) / (x - x);
+        r = Math.sqrt(x);
       } else if (y - 2 * half > 0.5) {
         r = -r;
       }
@@ -145,7 +148,8 @@ export function roundFloat16(x: number): number {
   let y = x;
   if (a >= 65520) {
     // ±∞, which has no literal
-    if (a * 0.5 < a) y = x / (a - a);
+    const s = 0.0000152587890625;
+    if (a * s * s * s * s < 18446744073709552000) y = x / (a - a);
   } else if (a > 0) {
     // the power of two at or below |x|, but at least 2⁻¹⁴
     for (let i = 0; i < 30; i++) {
@@ -171,9 +175,10 @@ export function floatBits(x: number, upper: number): number {
   if (x < 0) sign = 32768;
   let high = 0;
   let low = 0;
-  if (x !== x) {
+  const p = 0.0000152587890625;
+  if (!(x <= 0 || x > 0)) {
     high = 32704;
-  } else if (a > 0 && a * 0.5 === a) {
+  } else if (a * p * p * p * p >= 18446744073709552000) {
     high = 32640;
   } else if (a > 0) {
     for (let i = 0; i < 127; i++) {
@@ -212,7 +217,7 @@ export function bitsFloat(high: number, low: number): number {
   let y = 0;
   if (e > 254.5) {
     y = 1 / y;
-    if (fraction > 0) y = y - y;
+    if (fraction > 0) y = Math.sqrt(0 - fraction);
   } else if (e > 0) {
     y = 1 + fraction / 8388608;
     for (let i = 0; i < 127; i++) {

@@ -155,7 +155,7 @@ export function unpack(this: KernelThis<"width" | "texels">, a: Texels): number 
   if (line * this.constants.width > this.thread.x) line = line - 1;
   if (line * this.constants.width + this.constants.width <= this.thread.x) line = line + 1;
   const c = this.thread.x - line * this.constants.width;
-  const texel = Math.floor(c / 4);
+  const texel = Math.floor(c * 0.25);
   const v = a[line * this.constants.texels + texel]!;
   const part = c - 4 * texel;
   let y = v[3];
@@ -175,7 +175,7 @@ export function unpackAdd(
   if (line * this.constants.width > this.thread.x) line = line - 1;
   if (line * this.constants.width + this.constants.width <= this.thread.x) line = line + 1;
   const c = this.thread.x - line * this.constants.width;
-  const texel = Math.floor(c / 4);
+  const texel = Math.floor(c * 0.25);
   const v = a[line * this.constants.texels + texel]!;
   const part = c - 4 * texel;
   let y = v[3];

@@ -19,7 +19,7 @@ export function scanStep(this: KernelThis<"step" | "width">, x: Floats): number 
 
 /** `scanStep` of int32 values: threads 2k and 2k + 1 write the limbs of element k. */
 export function scanStepInteger(this: KernelThis<"step" | "width">, x: Floats): number {
-  const i = Math.floor(this.thread.x / 2);
+  const i = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * i;
   let row = Math.floor(i / this.constants.width);
   if (row * this.constants.width > i) row = row - 1;
@@ -111,7 +111,7 @@ export function rankInteger(this: KernelThis<"descending" | "width">, x: Floats)
 
 /** The element whose rank is p, at place p of its row, as int32. */
 export function order(this: KernelThis<"width">, ranks: Floats): number {
-  const p = Math.floor(this.thread.x / 2);
+  const p = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * p;
   let row = Math.floor(p / this.constants.width);
   if (row * this.constants.width > p) row = row - 1;
@@ -122,7 +122,7 @@ export function order(this: KernelThis<"width">, ranks: Floats): number {
   for (let k = 0; k < this.constants.width; k++) {
     if (ranks[start + k]! === place) found = k;
   }
-  const high = Math.floor(found / 65536);
+  const high = Math.floor(found * 0.0000152587890625);
   let y = found - high * 65536;
   if (part > 0.5) y = high;
   return y;
@@ -152,8 +152,8 @@ export function sortStep(
   const turned = Math.floor(place / block);
   const half = Math.floor(place / step);
   // 1 for the lower of the two places, whose partner is above
-  const lower = 1 - (half - 2 * Math.floor(half / 2));
-  const ascending = 1 - (turned - 2 * Math.floor(turned / 2));
+  const lower = 1 - (half - 2 * Math.floor(half * 0.5));
+  const ascending = 1 - (turned - 2 * Math.floor(turned * 0.5));
   const own = numbers[i]!;
   const other = numbers[i + step * (2 * lower - 1)]!;
   let first = 0;
@@ -200,8 +200,8 @@ export function sortStepInteger(
   const place = i - row * this.constants.padded;
   const turned = Math.floor(place / block);
   const half = Math.floor(place / step);
-  const lower = 1 - (half - 2 * Math.floor(half / 2));
-  const ascending = 1 - (turned - 2 * Math.floor(turned / 2));
+  const lower = 1 - (half - 2 * Math.floor(half * 0.5));
+  const ascending = 1 - (turned - 2 * Math.floor(turned * 0.5));
   const own = numbers[i]!;
   const other = numbers[i + step * (2 * lower - 1)]!;
   let first = 0;
@@ -231,13 +231,13 @@ export function sortStepInteger(
 
 /** The numbers of the network's rows, without what they were filled up with, as int32. */
 export function sortedOrder(this: KernelThis<"width" | "padded">, numbers: Floats): number {
-  const p = Math.floor(this.thread.x / 2);
+  const p = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * p;
   let row = Math.floor(p / this.constants.width);
   if (row * this.constants.width > p) row = row - 1;
   if (row * this.constants.width + this.constants.width <= p) row = row + 1;
   const found = numbers[row * this.constants.padded + p - row * this.constants.width]!;
-  const high = Math.floor(found / 65536);
+  const high = Math.floor(found * 0.0000152587890625);
   let y = found - high * 65536;
   if (part > 0.5) y = high;
   return y;

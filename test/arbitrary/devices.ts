@@ -24,14 +24,16 @@ const inNode = [
   { name: "gpu, webasm", open: () => createGpu({ mode: "webasm" }), unit: float32 },
 ] as const satisfies readonly Variant[];
 
-const inMode = (mode: string): Variant => ({
+const inMode = (mode: GpuMode): Variant => ({
   name: `gpu, ${mode}`,
-  open: () => createGpu({ mode: mode as GpuMode }),
+  open: () => createGpu({ mode }),
   unit: float32,
 });
 /** VITE_GPU_MODES (a list with commas) names others, such as headlessgl in Node. */
-const modes = (import.meta as { env?: Record<string, string> }).env?.["VITE_GPU_MODES"]?.split(",");
-const inBrowser = (modes ?? ["webgl2", "webgpu"]).map(inMode);
+export const modes = (import.meta as { env?: Record<string, string> }).env?.["VITE_GPU_MODES"]?.split(",") as
+  | GpuMode[]
+  | undefined;
+const inBrowser = (modes ?? (["webgl2", "webgpu"] as const)).map(inMode);
 
 /** What kernels would be on a graphics card; the browser's own adapter is software. */
 const onCard: Variant = {

@@ -94,6 +94,12 @@ describe("answers", () => {
     [{ case: "512³", ms: 5, error: 2e-3 }, "matmul", "wrong by 0.0020"],
     [{ case: "512³", ms: 5 }, "matmul", "wrong by an unknown amount"],
     [{ case: "generate", ms: 5, error: 1 / 64 }, "generate", "wrong by 0.016"],
+    [{ case: "train", ms: 5, error: 0, compilations: 97 }, "lora-step", undefined],
+    [
+      { case: "train", ms: 5, error: 0, compilations: 98, lateCompilations: 1 },
+      "lora-step",
+      "compiled 1 kernels after its first step",
+    ],
     [{ case: "512³", failed: "no kernel" }, "matmul", "no kernel"],
     [{ case: "512³", error: 0 }, "matmul", "no time"],
   ])("%j of %s: %s", (line, name, problem) => {

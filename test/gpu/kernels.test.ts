@@ -1,9 +1,14 @@
 /** The kernels of kernels/gpu as ordinary functions, on ordinary arrays: against the meaning of what each replaces. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import * as attention from "../../kernels/gpu/attention.ts";
+import * as dequantise from "../../kernels/gpu/dequantise.ts";
+import * as indexing from "../../kernels/gpu/indexing.ts";
 import { scatterAdd, scatterAddInteger, segmentStart, segmentSum, segmentSumInteger, take } from "../../kernels/gpu/indexing.ts";
 import * as math from "../../kernels/gpu/math.ts";
+import * as matmul from "../../kernels/gpu/matmul.ts";
 import { multiplyPacked, pack, unpack, unpackAdd } from "../../kernels/gpu/matmul.ts";
+import * as sorting from "../../kernels/gpu/sorting.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../kernels/gpu/sorting.ts";
 import { helpers } from "../../src/devices/reference/render.ts";
 import { argsortOp } from "../../src/graph/indexing.ts";
@@ -93,6 +98,72 @@ describe("functions of generated kernels", () => {
       }),
       { numRuns: 500 },
     );
+  });
+});
+
+describe("texts of kernels", () => {
+  const modules = { ...attention, ...dequantise, ...indexing, ...math, ...matmul, ...sorting };
+  const all = Object.entries(modules).filter((entry): entry is [string, () => number] => typeof entry[1] === "function");
+
+  test("nothing is compared with itself or taken from itself to find NaN, which a compiler of shaders may drop", () => {
+    for (const [name, kernel] of all) expect(`${name}: ${kernel}`).not.toMatch(/\b(\w+) (!==|===) \1\b/);
+    for (const kernel of [math.power, math.bitsFloat, math.floatBits]) expect(`${kernel}`).not.toMatch(/(?<![.\w])(\w+) - \1\b/);
+  });
+
+  // sizes at which the last threads are close to 2²⁴, which is as many as there may be
+  const square = { H: 3, share: 1, Tq: 1021, low: -1e6, high: 1e6 };
+  const heads = (name: string) => ({ [`${name}Offset`]: 0, [`${name}Batch`]: 1e7, [`${name}Time`]: 3, [`${name}Head`]: 1 });
+  const sizes = {
+    ...square,
+    D: 3,
+    size: 3,
+    ...heads("q"),
+    ...heads("k"),
+    ...heads("x"),
+    ...heads("g"),
+    ...heads("y"),
+    ...heads("v"),
+  };
+  const cases = [
+    ["attentionScores", attention.attentionScores, { ...sizes, Tk: 3 }, 2],
+    ["attentionByQueries", attention.attentionByQueries, { ...sizes, Tk: 1 }, 2],
+    ["attentionByKeys", attention.attentionByKeys, { ...sizes, Tq: 1, Tk: 1021, G: 3 }, 2],
+    ["attentionDeltas", attention.attentionDeltas, sizes, 2],
+    ["attentionSlopes", attention.attentionSlopes, { ...sizes, Tk: 3 }, 4],
+    ["rowWeights", attention.rowWeights, { width: 3 }, 2],
+    ["logSums", attention.logSums, { width: 3, size: 1, pieces: 3 }, 1],
+    ["pack", matmul.pack, { rows: 7, height: 7, width: 12, texels: 3, offset: 0, batch: 84, row: 12, column: 1 }, 1],
+    ["multiplyPacked", matmul.multiplyPacked, { rows: 7, deep: 1, wide: 3 }, 2],
+    ["unpack", matmul.unpack, { width: 11, texels: 3 }, 1],
+    ["segmentSum", indexing.segmentSum, { count: 3, width: 7 }, 4],
+    ["dequantise8", dequantise.dequantise8, { block: 48 }, 3],
+  ] as const;
+
+  test.each(cases)("%s reads the same elements where quotients are wrong in their last bits", (_, kernel, constants, arrays) => {
+    /** The elements that a thread reads, where each quotient is so many times too large. */
+    const readsOf = (x: number, factor: number): string => {
+      const reads: string[] = [];
+      const array = (name: number) =>
+        new Proxy([] as number[], {
+          get(_target, key) {
+            reads.push(`${name}:${String(key)}`);
+            return Object.assign(new Number(1), [1, 1, 1, 1]); // a number, and a texel
+          },
+        });
+      const text = kernel
+        .toString()
+        .replace(/Math\.floor\(([^()]+|\([^()]*\)) \/ ([^()]+)\)/g, `Math.floor((($1) / ($2)) * ${factor})`);
+      const run = new Function(`return ${text.replace(/^(?!function)/, "function ")}`)() as typeof kernel;
+      (run as (...all: unknown[]) => unknown).call(
+        { thread: { x }, constants },
+        ...Array.from({ length: arrays }, (_, i) => array(i)),
+        1,
+      );
+      return reads.join(" ");
+    };
+    for (let at = 2 ** 23; at < 2 ** 24; at += 1_000_003)
+      for (let x = at; x < at + 40; x++)
+        for (const factor of [1 - 2 ** -23, 1 + 2 ** -23]) expect(readsOf(x, factor)).toBe(readsOf(x, 1));
   });
 });
 

@@ -11,15 +11,16 @@ import { checkMode, type GpuKernel, type GpuMode, kernelSettings } from "../../s
 import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
 import { DeviceError, DisposedError } from "../../src/errors.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { add, equal, erf, exp, less, max, mul, sub, tanh } from "../../src/graph/elementwise.ts";
+import { add, bitcast, cast, equal, erf, exp, less, max, mul, pow, sub, tanh } from "../../src/graph/elementwise.ts";
 import { scatterAdd } from "../../src/graph/indexing.ts";
 import { expand, reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { reduceMax, reduceSum } from "../../src/graph/reduction.ts";
 import { constant } from "../../src/graph/source.ts";
+import { modes as namedModes } from "../arbitrary/devices.ts";
 
 const inBrowser = typeof window !== "undefined";
-const modes: readonly GpuMode[] = inBrowser ? ["webgl2", "webgl", "webgpu"] : ["cpu", "webasm"];
+const modes: readonly GpuMode[] = namedModes ?? (inBrowser ? ["webgl2", "webgl", "webgpu"] : ["cpu", "webasm"]);
 const opened = await Promise.all(modes.map(async (mode) => ({ mode, device: await createGpu({ mode }) })));
 
 describe.each(opened)("mode $mode", ({ mode, device }) => {
@@ -88,6 +89,24 @@ describe.each(opened)("mode $mode", ({ mode, device }) => {
     const scores = () => floats([1, Number.NEGATIVE_INFINITY, 1], [1, 3]);
     const weights = () => exp(sub(scores(), expand(reduceMax(scores(), [1]), [1, 3])));
     expect(await read(weights)).toEqual([1, 0, 1]);
+  });
+
+  test("5: NaN and infinities are told from numbers by powers, bits and casts", async () => {
+    const { NaN: none, POSITIVE_INFINITY: all } = Number;
+    const x = () => floats([none, all, -all, -8, 2]);
+    expect(await read(() => pow(x(), constant(2)))).toEqual([none, all, all, 64, 4]);
+    expect(await read(() => pow(floats([2, none, -8]), floats([none, 0, 0.5])))).toEqual([none, 1, none]);
+    expect(await read(() => bitcast(x(), "int32"))).toEqual([0x7fc00000, 0x7f800000, -0x800000, -0x3f000000, 0x40000000]);
+    const bits = () => upload(device, Int32Array.of(0x7fc00000, 0x7f800001, 0x7f800000, -0x800000), [4], "int32");
+    expect(await read(() => bitcast(bits(), "float32"))).toEqual([none, none, all, -all]);
+    expect(await read(() => cast(x(), "int32"))).toEqual([0, 0, 0, -8, 2]);
+    expect(await read(() => cast(cast(floats([none, all, -all, 70000, 1.5]), "float16"), "float32"))).toEqual([
+      none,
+      all,
+      -all,
+      all,
+      1.5,
+    ]);
   });
 
   test("6: a constant compares as the float32 that it is", async () => {

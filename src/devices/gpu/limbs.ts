@@ -10,7 +10,7 @@ export const limbsConstant = (value: number): Limbs => limbs(String((value >>> 1
 export const limbsFromSmall = (name: string): Limbs => limbs("0", name);
 
 /** Remainder by 65,536 of a whole number that is not negative. */
-const wrapped = (code: Code, x: string): string => code.let(`${x} - Math.floor(${x} / 65536) * 65536`);
+const wrapped = (code: Code, x: string): string => code.let(`${x} - Math.floor(${x} * 0.0000152587890625) * 65536`);
 
 /** The upper limb as a signed number. */
 const signed = (code: Code, { high }: Limbs): string => {
@@ -37,12 +37,12 @@ export function negLimbs(code: Code, x: Limbs): Limbs {
 
 /** Product of two limbs: its upper and lower 16 bits, by bytes. */
 function wideProduct(code: Code, x: string, y: string): { high: string; low: string } {
-  const [x1, y1] = [code.let(`Math.floor(${x} / 256)`), code.let(`Math.floor(${y} / 256)`)];
+  const [x1, y1] = [code.let(`Math.floor(${x} * 0.00390625)`), code.let(`Math.floor(${y} * 0.00390625)`)];
   const [x0, y0] = [code.let(`${x} - ${x1} * 256`), code.let(`${y} - ${y1} * 256`)];
   const middle = code.let(`${x1} * ${y0} + ${x0} * ${y1}`);
-  const over = code.let(`Math.floor(${middle} / 256)`);
+  const over = code.let(`Math.floor(${middle} * 0.00390625)`);
   const sum = code.let(`${x0} * ${y0} + (${middle} - ${over} * 256) * 256`);
-  const carry = code.let(`Math.floor(${sum} / 65536)`);
+  const carry = code.let(`Math.floor(${sum} * 0.0000152587890625)`);
   return { high: code.let(`${x1} * ${y1} + ${over} + ${carry}`), low: code.let(`${sum} - ${carry} * 65536`) };
 }
 
@@ -54,6 +54,7 @@ export function mulLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
 
 /** 1 where x < y, else 0. */
 export function lessLimbs(code: Code, x: Limbs, y: Limbs): Single {
+  if (x.high === "0" && y.high === "0") return single(code.choose(`${x.low} < ${y.low}`, "1", "0"));
   const [p, q] = [signed(code, x), signed(code, y)];
   return single(code.choose(`${p} < ${q} || (${p} === ${q} && ${x.low} < ${y.low})`, "1", "0"));
 }
@@ -78,7 +79,7 @@ export const bitwiseLimbs = (code: Code, operator: string, x: Limbs, y: Limbs): 
 function shiftOf(code: Code, y: Limbs): { power: string; far: string } {
   const constant = Number(y.low);
   if (Number.isFinite(constant)) return { power: String(2 ** (constant & 15)), far: constant & 16 ? "1" : "0" };
-  let rest = code.let(`${y.low} - Math.floor(${y.low} / 32) * 32`);
+  let rest = code.let(`${y.low} - Math.floor(${y.low} * 0.03125) * 32`);
   const far = code.choose(`${rest} >= 16`, "1", "0");
   rest = code.let(`${rest} - 16 * ${far}`);
   const power = code.let("1");
@@ -91,7 +92,7 @@ export function shiftLeftLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
   const { power, far } = shiftOf(code, y);
   // whole numbers of 16 bits times a power of two are exact
   const [low, high] = [code.let(`${x.low} * ${power}`), code.let(`${x.high} * ${power}`)];
-  const carry = code.let(`Math.floor(${low} / 65536)`);
+  const carry = code.let(`Math.floor(${low} * 0.0000152587890625)`);
   const near = limbs(code.let(`${wrapped(code, high)} + ${carry}`), code.let(`${low} - ${carry} * 65536`));
   return far === "0" ? near : chooseLimbs(code, `${far} > 0.5`, limbs(near.low, "0"), near);
 }
@@ -136,11 +137,21 @@ export function modLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
 /** The int32 as a float, rounded once. */
 export const floatFromLimbs = (code: Code, x: Limbs): Single => single(code.let(`${signed(code, x)} * 65536 + ${x.low}`));
 
+/** A whole number between `least` and `most`, which a float holds exactly, in 32 bits. */
+export function limbsFromIndex(code: Code, x: string, least: number, most: number): Limbs {
+  if (least < 0) return limbsFromFloat(code, x);
+  if (most < 65536) return limbsFromSmall(x);
+  const upper = code.let(`Math.floor(${x} * 0.0000152587890625)`);
+  return limbs(upper, code.let(`${x} - ${upper} * 65536`));
+}
+
 /** A float cut to a whole number, in 32 bits; 0 for what is not finite. */
 export function limbsFromFloat(code: Code, x: string): Limbs {
   const whole = code.let(`Math.floor(Math.abs(${x}))`);
-  code.line(`if (${x} - ${x} !== 0) { ${whole} = 0; }`);
-  const upper = code.let(`Math.floor(${whole} / 65536)`);
+  // ∞ divided by 2⁶⁴ is still 2⁶⁴ (`x - x` may be taken for 0, and what follows from NaN for false)
+  const scaled = code.let(`${whole}${" * 0.0000152587890625".repeat(4)}`);
+  code.line(`if (${scaled} >= 18446744073709552000 || !(${x} <= 0 || ${x} > 0)) { ${whole} = 0; }`);
+  const upper = code.let(`Math.floor(${whole} * 0.0000152587890625)`);
   const low = code.let(`${whole} - ${upper} * 65536`);
   const y = limbs(wrapped(code, upper), low);
   return chooseLimbs(code, `${x} < 0`, negLimbs(code, y), y);

@@ -15,6 +15,15 @@ function reach(offset: number, axes: readonly (readonly [extent: number, stride:
   return axes.reduce((last, [extent, stride]) => last + Math.max(0, (extent - 1) * stride), offset) + 1;
 }
 
+/** The least and the largest address of a slot. */
+export function rangeOf({ outer, inner, reduce, slots }: Geometry, slot: number): [least: number, most: number] {
+  const at = slots[slot]!;
+  const extents = [...outer, inner, ...reduce];
+  const ends = [...at.outer, at.inner, ...at.reduce].map((stride, axis) => (extents[axis]! - 1) * stride);
+  const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, at.offset);
+  return [sum(ends.map((end) => Math.min(0, end))), sum(ends.map((end) => Math.max(0, end)))];
+}
+
 /** By binding. */
 export function loopReach({ slots }: LoopProgram, geometry: Geometry): number[] {
   const reaches: number[] = [];

@@ -2,10 +2,14 @@
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import { Code, single, type Value } from "./code.ts";
 import { writeElementwise, writeFoldStart, writeFoldStep } from "./expressions.ts";
-import { limbsConstant, limbsFromFloat } from "./limbs.ts";
+import { limbsConstant, limbsFromIndex } from "./limbs.ts";
+import { rangeOf } from "./limits.ts";
 import { type Argument, type ArrayArgument, floatsPerElement, type Pass } from "./plan.ts";
 
 const product = (sizes: readonly number[]): number => sizes.reduce((a, b) => a * b, 1);
+
+/** Whole numbers below this are split by a product that needs no mending. */
+const fewEnough = 2 ** 20;
 
 /** Values of a level that a program has: body, element or row. */
 export function valuesAt(level: "body" | "element" | "row", geometry: Geometry): number {
@@ -48,6 +52,8 @@ export class LoopWriter {
   private readonly geometry: Geometry;
   /** Registers that lie in memory, by the pass that wrote them. */
   private readonly known: ReadonlyMap<Register, number>;
+  /** The element's number, where the kernel is at one. */
+  private element = "";
   private indices: { outer: string[]; inner: string; reduce: string[]; row: string } = {
     outer: [],
     inner: "0",
@@ -61,14 +67,22 @@ export class LoopWriter {
     this.known = known;
   }
 
-  /** Splits `x` into x / n and x mod n; mends what an inexact division gives. */
-  split(x: string, n: number): [quotient: string, rest: string] {
+  /**
+   * Splits `x`, a whole number below `most`, into x / n and x mod n, by a product: where `most` is small, x + ½ keeps it away from
+   * whole quotients by more than it is wrong by; elsewhere it is mended.
+   */
+  split(x: string, n: number, most: number): [quotient: string, rest: string] {
     const { code } = this;
     if (n === 1) return [x, "0"];
-    const quotient = code.let(`Math.floor(${x} / ${n})`);
+    // GPU.js writes an exponent as it stands, and not every language takes it
+    const inverse = (1 / n).toFixed(24).replace(/0+$/, "");
+    const isSmall = most <= fewEnough;
+    const quotient = code.let(`Math.floor(${isSmall ? `(${x} + 0.5)` : x} * ${inverse})`);
     const rest = code.let(`${x} - ${quotient} * ${n}`);
-    code.line(`if (${rest} < 0) { ${quotient} = ${quotient} - 1; ${rest} = ${rest} + ${n}; }`);
-    code.line(`if (${rest} >= ${n}) { ${quotient} = ${quotient} + 1; ${rest} = ${rest} - ${n}; }`);
+    if (!isSmall) {
+      code.line(`if (${rest} < 0) { ${quotient} = ${quotient} - 1; ${rest} = ${rest} + ${n}; }`);
+      code.line(`if (${rest} >= ${n}) { ${quotient} = ${quotient} + 1; ${rest} = ${rest} - ${n}; }`);
+    }
     return [quotient, rest];
   }
 
@@ -77,20 +91,51 @@ export class LoopWriter {
     const { outer } = this.geometry;
     const names = new Array<string>(outer.length).fill("0");
     let rest = row;
+    let rows = product(outer);
     const last = outer.findIndex((extent) => extent !== 1);
     for (let axis = outer.length - 1; axis >= 0; axis--) {
       if (outer[axis] === 1) continue;
       if (axis === last) names[axis] = rest;
-      else [rest, names[axis]] = this.split(rest, outer[axis]!) as [string, string];
+      else {
+        [rest, names[axis]] = this.split(rest, outer[axis]!, rows) as [string, string];
+        rows /= outer[axis]!;
+      }
     }
     this.indices = { ...this.indices, outer: names, row };
   }
 
-  atElement(x: string): void {
+  /** At element `x` of all rows; `apart` says whether anything asks for its indices. */
+  atElement(x: string, apart = true): void {
+    this.element = x;
+    if (!apart) return;
     const { inner, outer } = this.geometry;
-    const [row, i] = product(outer) === 1 ? ["0", x] : this.split(x, inner);
+    const rows = product(outer);
+    const [row, i] = rows === 1 ? ["0", x] : this.split(x, inner, rows * inner);
     this.atRow(row);
     this.indices.inner = i;
+  }
+
+  /** Whether the address of a slot is the element's own number. */
+  private isInOrder(slot: number): boolean {
+    const { outer, inner, slots } = this.geometry;
+    const at = slots[slot]!;
+    const extents = [...outer, inner];
+    const strides = [...at.outer, at.inner];
+    let next = 1;
+    for (let axis = extents.length - 1; axis >= 0; axis--) {
+      if (extents[axis] !== 1 && strides[axis] !== next) return false;
+      next *= extents[axis]!;
+    }
+    return at.offset === 0 && at.reduce.every((stride) => stride === 0);
+  }
+
+  /** Whether an element can compute a register from its own number alone. */
+  isFlat(register: Register): boolean {
+    const instruction = this.program.instructions[register]!;
+    if (this.known.has(register)) return instruction.level === "element";
+    if (instruction.kind === "load")
+      return this.program.slots[instruction.slot]!.masked.length === 0 && this.isInOrder(instruction.slot);
+    return instruction.kind === "index" ? this.isInOrder(instruction.slot) : true;
   }
 
   set inner(name: string) {
@@ -109,11 +154,13 @@ export class LoopWriter {
 
   /** Address of a slot at the current indices. */
   private address(slot: number): string {
+    if (this.element && this.isInOrder(slot)) return this.element;
     const at = this.geometry.slots[slot]!;
     const terms = this.indices.outer.flatMap((name, axis) => this.term(name, at.outer[axis]!));
     terms.push(...this.term(this.indices.inner, at.inner));
     terms.push(...this.indices.reduce.flatMap((name, axis) => this.term(name, at.reduce[axis]!)));
     if (at.offset !== 0 || terms.length === 0) terms.unshift(String(at.offset));
+    if (terms.length === 1) return terms[0]!;
     return this.code.let(terms.join(" + "));
   }
 
@@ -157,8 +204,8 @@ export class LoopWriter {
   private recall(register: Register, pass: number): Value {
     const { level, dtype } = this.program.instructions[register]!;
     const { row, inner, reduce } = this.indices;
-    let address = row;
-    if (level !== "row") address = this.code.let([...this.term(row, this.geometry.inner), inner].join(" + "));
+    let address = level === "row" ? row : this.element;
+    if (!address) address = this.code.let([...this.term(row, this.geometry.inner), inner].join(" + "));
     if (level === "body")
       reduce.forEach((name, axis) => {
         address = this.code.let(`${address} * ${this.geometry.reduce[axis]} + ${name}`);
@@ -178,7 +225,7 @@ export class LoopWriter {
       case "load":
         return this.load(instruction.slot);
       case "index":
-        return limbsFromFloat(this.code, this.address(instruction.slot));
+        return limbsFromIndex(this.code, this.address(instruction.slot), ...rangeOf(this.geometry, instruction.slot));
       case "constant":
         return instruction.dtype === "int32"
           ? limbsConstant(instruction.value)
@@ -242,10 +289,10 @@ export class LoopWriter {
 }
 
 /** The thread's number, halved where two threads share an int32: which of its limbs the thread writes. */
-function start(writer: LoopWriter, dtype: string): { x: string; part: string } {
+function start(writer: LoopWriter, dtype: string, count: number): { x: string; part: string } {
   const x = writer.code.let("this.thread.x");
   if (floatsPerElement(dtype) === 1) return { x, part: "0" };
-  const [half, part] = writer.split(x, 2);
+  const [half, part] = writer.split(x, 2, 2 * count);
   return { x: half, part };
 }
 
@@ -258,21 +305,27 @@ export function renderValue(
 ): Pass {
   const { level, dtype } = program.instructions[root]!;
   const writer = new LoopWriter(program, geometry, known);
-  let { x, part } = start(writer, dtype);
+  let most = valuesAt(level, geometry);
+  let { x, part } = start(writer, dtype, most);
+  const needed = neededFor(program, root, known);
   if (level === "row") writer.atRow(x);
   else {
     if (level === "body") {
       const names: string[] = [];
       for (let axis = geometry.reduce.length - 1; axis >= 0; axis--) {
-        const [rest, name] = writer.split(x, geometry.reduce[axis]!);
+        const [rest, name] = writer.split(x, geometry.reduce[axis]!, most);
         names.unshift(name);
         x = rest;
+        most /= geometry.reduce[axis]!;
       }
       writer.reduce = names;
     }
-    writer.atElement(x);
+    writer.atElement(
+      x,
+      needed.some((register) => !writer.isFlat(register)),
+    );
   }
-  writer.compute(neededFor(program, root, known));
+  writer.compute(needed);
   return writer.finish(writer.get(root), part, valuesAt(level, geometry));
 }
 
@@ -292,14 +345,15 @@ export function renderFold(
   if (instruction.kind !== "reduce") throw new Error("gpu: not a fold");
   const writer = new LoopWriter(program, geometry, known);
   const { code } = writer;
-  let { x, part } = start(writer, program.instructions[root]!.dtype);
-  const needed = neededFor(program, instruction.arg, known);
   const rows = program.shape === "rows";
+  const count = rows ? valuesAt("row", geometry) * (chunks?.count ?? 1) : valuesAt("element", geometry);
+  let { x, part } = start(writer, program.instructions[root]!.dtype, count);
+  const needed = neededFor(program, instruction.arg, known);
   let first = "0";
   if (rows) {
     if (chunks) {
       // neighbours in memory are the work of neighbouring threads
-      [x, first] = writer.split(x, chunks.count);
+      [x, first] = writer.split(x, chunks.count, count);
     }
     writer.atRow(x);
     // what is the same along the row is computed once
@@ -321,7 +375,6 @@ export function renderFold(
   writer.compute(needed);
   writeFoldStep(code, instruction.op, acc, writer.get(instruction.arg));
   code.line("}".repeat(rows ? (chunks ? 2 : 1) : geometry.reduce.length));
-  const count = rows ? valuesAt("row", geometry) * (chunks?.count ?? 1) : valuesAt("element", geometry);
   writer.set(fold, acc.value);
   writer.compute(neededFor(program, root, known).filter((register) => program.instructions[register]!.level === "element"));
   return writer.finish(writer.get(root), part, count);
@@ -333,7 +386,7 @@ export function renderChunkFold(program: LoopProgram, geometry: Geometry, fold: 
   if (instruction.kind !== "reduce") throw new Error("gpu: not a fold");
   const writer = new LoopWriter(program, geometry, new Map());
   const { code } = writer;
-  const { x, part } = start(writer, instruction.dtype);
+  const { x, part } = start(writer, instruction.dtype, valuesAt("row", geometry));
   const acc = writeFoldStart(code, instruction.op, instruction.dtype);
   code.line(`for (let k0 = 0; k0 < ${chunks.count}; k0++) {`);
   const value = writer.partial(partial, code.let(`${x} * ${chunks.count} + k0`), instruction.dtype === "int32");

@@ -1,0 +1,1 @@
+import "../gpu/compilations.test.ts";
