@@ -53,7 +53,7 @@ test("a training run compiles nothing more once it has seen every shape", async 
     [2, 12],
   ] as const;
   const model = smallModel();
-  attach(model, lora({ r: 2, loraAlpha: 4, targetModules: "all-linear", loraDropout: 0.1 }));
+  attach(model, lora({ r: 2, loraAlpha: 4, targetModules: inBrowser ? ["q_proj"] : "all-linear", loraDropout: 0.1 }));
   const steps = 4 * shapes.length;
   using trainer = new Trainer(model, varied(shapes), {
     steps,
@@ -66,7 +66,7 @@ test("a training run compiles nothing more once it has seen every shape", async 
   await trainer.run({ onStep: () => void compiled.push(device.statistics.compilations) });
   expect(compiled).toHaveLength(steps);
   // every shape has its own kernels, the first step most of them
-  expect(compiled[0]).toBeGreaterThan(50);
+  expect(compiled[0]).toBeGreaterThan(30);
   expect(compiled[1]).toBeGreaterThan(compiled[0]!);
   const [first, ...later] = compiled.slice(shapes.length);
   expect(later).toEqual(later.map(() => first));

@@ -160,7 +160,8 @@ export class LoopWriter {
     terms.push(...this.term(this.indices.inner, at.inner));
     terms.push(...this.indices.reduce.flatMap((name, axis) => this.term(name, at.reduce[axis]!)));
     if (at.offset !== 0 || terms.length === 0) terms.unshift(String(at.offset));
-    if (terms.length === 1) return terms[0]!;
+    // a variable; GPU.js does not take a number of numbers for an index
+    if (terms.length === 1 && /^\w*[a-z]\w*$/.test(terms[0]!)) return terms[0]!;
     return this.code.let(terms.join(" + "));
   }
 
