@@ -206,7 +206,7 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
   const patterns = new Patterns(method, config);
   const describedAt = (path: string) =>
     describe(modules.get(path) as Layer, kindOf(modules.get(path) as Layer) as KindOfLayer, path);
-  const own = method.perLayer?.(paths.map(describedAt), config) ?? [];
+  const own = method.perLayer?.(paths.map(describedAt), { ...config, targetModules: targets.targetModules }) ?? [];
   const layers = [
     ...paths.map((path, i) => planLayer(path, method.layers, { ...patterns.at(path), ...own[i] })),
     ...tied.map((path) => planLayer(path, method.tied!.layers, patterns.at(embedding!.path), embedding!.path)),

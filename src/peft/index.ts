@@ -50,6 +50,7 @@ export { hira } from "./methods/hira.ts";
 export { hra } from "./methods/hra.ts";
 export { ia3 } from "./methods/ia3.ts";
 export { kasa } from "./methods/kasa.ts";
+export { lily } from "./methods/lily.ts";
 export { lnTuning } from "./methods/ln-tuning.ts";
 export { loha } from "./methods/loha.ts";
 export { lokr } from "./methods/lokr.ts";

@@ -226,6 +226,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** What is added to the loss. @param layers the values of each adapted layer */
   penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;
+  /** What comes out for one row of a batch depends on the others, so that rows cannot have adapters of their own. */
+  readonly mixesRows?: true;
   /** What the config of each layer has besides or in place of the adapter's, where that depends on the other layers or on the weight. */
   perLayer?(bases: readonly Base[], config: Config): readonly AnyConfig[];
   readonly packed?: PackedFile<Config>;

@@ -19,6 +19,7 @@ import { hira } from "./methods/hira.ts";
 import { hra } from "./methods/hra.ts";
 import { ia3 } from "./methods/ia3.ts";
 import { kasa } from "./methods/kasa.ts";
+import { lily } from "./methods/lily.ts";
 import { lnTuning } from "./methods/ln-tuning.ts";
 import { loha } from "./methods/loha.ts";
 import { lokr } from "./methods/lokr.ts";
@@ -91,6 +92,7 @@ export const methods = {
   tinylora,
   unilora,
   osf,
+  lily,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

@@ -31,12 +31,12 @@ export function withAdapters<T>(model: Module, names: readonly string[], body: (
       hint: "Call setActive first, which ends the mixture.",
     });
   if (names.length === 0) throw new ConfigError("got no names.", { operation, hint: "Give one for each row of the batch." });
-  for (const name of names)
-    if (name !== baseRow && getAdapter(model, name, operation).isPrompt)
-      throw new ConfigError(`the adapter "${name}" puts virtual tokens in front, which single rows of a batch cannot have.`, {
-        operation,
-        got: name,
-      });
+  for (const name of names) {
+    const own = name === baseRow ? undefined : getAdapter(model, name, operation);
+    const does = own?.isPrompt ? "puts virtual tokens in front" : own?.method.mixesRows ? "looks at the whole batch" : undefined;
+    if (does)
+      throw new ConfigError(`the adapter "${name}" ${does}, which single rows of a batch cannot have.`, { operation, got: name });
+  }
   const places = [...layers.values(), ...saved.values()];
   if (places.some(({ training }) => training))
     throw new ConfigError("rows have adapters of their own in evaluation mode only.", { operation, hint: "Call model.eval()." });

@@ -165,6 +165,7 @@ const prompts: Readonly<Record<string, object>> = {
 const cases: Readonly<Record<string, Options & Case>> = {
   ...Object.fromEntries(Object.entries(prompts).map(([name, item]) => [name, { ...item, unmergeable: true }])),
   ...Object.fromEntries([...ofMethods, ...onTurned, ...onPatches]),
+  lily: { method: "lily", r: 3, strideA: 2, numB: 3, targetModules: ["q_proj", "v_proj", "up_proj"], unmergeable: true },
   combined_cat: { made: combinedBy("cat") },
   combined_dare_ties: { made: combinedBy("dare_ties") },
   combined_ties_svd: { made: combinedBy("ties_svd") },

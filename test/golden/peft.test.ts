@@ -53,9 +53,9 @@ async function adapterCase(item: PeftCase): Promise<void> {
   const expected = await goldenTensors("peft", item.name, "expected.safetensors");
   const own = await loadBase(item.base);
   const given = expected.has("in.input_ids") ? inputsFrom(expected, "in.") : own.inputs;
-  // VeLoRA's direction is a mean over padding, too, whose states depend on positions; transformers counts them on behind the text
+  // VeLoRA's direction and Lily's mixture are means over padding, too, whose states depend on positions; transformers counts them on behind the text
   const { veloraConfig } = readConfig(item.name);
-  const inputs = veloraConfig ? { ...given, positionIds: countedOn(given.inputIds as Tensor) } : given;
+  const inputs = veloraConfig || item.peft_type === "LILY" ? { ...given, positionIds: countedOn(given.inputIds as Tensor) } : given;
   const maskOf = expected.get("in.attention_mask") ?? own.mask;
   const close = async (what: string, got: Tensor, want = expected.get(what)!) =>
     expectClose(what, got, want, { ...logits, mask: logitMask(maskOf, want) });
