@@ -44,6 +44,7 @@ export { deft } from "./methods/deft.ts";
 export { delora } from "./methods/delora.ts";
 export { dora } from "./methods/dora.ts";
 export { fourierft } from "./methods/fourierft.ts";
+export { frod } from "./methods/frod.ts";
 export { glora } from "./methods/glora.ts";
 export { gralora } from "./methods/gralora.ts";
 export { hira } from "./methods/hira.ts";

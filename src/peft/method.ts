@@ -177,8 +177,8 @@ type Unnumbered<Name extends string> = Name extends `${infer Before}.${number}` 
 
 /** What a parameter is called in the file, after the path: the entry of its name, or that of `encoder.*` for `encoder.2`. */
 export function fileOf(files: Readonly<Record<string, string>>, name: string): string {
-  const [, before, number] = /^(.*\.)(\d+)$/.exec(name) ?? [];
-  return (number === undefined ? files[name] : files[`${before}*`]?.replace("*", number)) as string;
+  const [, before, last = ""] = /^(.*\.)([^.]+)$/.exec(name) ?? [];
+  return (files[name] ?? files[`${before}*`]?.replace("*", last)) as string;
 }
 
 /** A layer method whose names are not known to the type system. */

@@ -13,6 +13,7 @@ import { deft } from "./methods/deft.ts";
 import { delora } from "./methods/delora.ts";
 import { dora } from "./methods/dora.ts";
 import { fourierft } from "./methods/fourierft.ts";
+import { frod } from "./methods/frod.ts";
 import { glora } from "./methods/glora.ts";
 import { gralora } from "./methods/gralora.ts";
 import { hira } from "./methods/hira.ts";
@@ -93,6 +94,7 @@ export const methods = {
   unilora,
   osf,
   lily,
+  frod,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */
