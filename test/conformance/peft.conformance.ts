@@ -117,6 +117,7 @@ const turned: readonly MethodName[] = [
   "waveft",
   "tinylora",
   "unilora",
+  "frod",
 ];
 const onTurned = turned.map((name) => {
   // PEFT corrects `fan_in_fan_out` in what it saves, but not HiRA's
