@@ -32,6 +32,7 @@ export { type MergeOptions, merge, mergeAndUnload, mergeDifference, mergeRefusal
 export type { MergedLayer, MergeReport } from "./merge-report.ts";
 export type { AdapterConfig, Calibration, Method, MethodConfig, MethodDefinition } from "./method.ts";
 export { adalora } from "./methods/adalora.ts";
+export { adamss } from "./methods/adamss.ts";
 export { adaptionPrompt } from "./methods/adaption-prompt.ts";
 export { alora } from "./methods/alora.ts";
 export { bdlora } from "./methods/bdlora.ts";

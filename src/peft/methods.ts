@@ -1,6 +1,7 @@
 /** The adapter methods: one line each. Being listed here is being tested, saved, loaded, merged and documented. */
 import type { AnyMethod } from "./method.ts";
 import { adalora } from "./methods/adalora.ts";
+import { adamss } from "./methods/adamss.ts";
 import { adaptionPrompt } from "./methods/adaption-prompt.ts";
 import { alora } from "./methods/alora.ts";
 import { bdlora } from "./methods/bdlora.ts";
@@ -95,6 +96,7 @@ export const methods = {
   osf,
   lily,
   frod,
+  adamss,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

@@ -6,7 +6,8 @@
  * V comes from the weights W₁ … Wₙ of the category (layers whose paths end alike): Q·R are their QR factors one above the other, Z the
  * eigenvectors of the mean of (QᵢᵀQᵢ + α·I)⁻¹, V = Rᵀ·Z. With fewer rows than columns V is the basis of the singular vectors instead. V
  * and the places are in the file; U, λ's start and W are the base model's. PEFT may leave V out (`saveProjection: false`) and find it
- * again, with signs that depend on the library of linear algebra: such files are refused.
+ * again, with signs that depend on the library of linear algebra: such files are refused. When PEFT reads a file that has V, it takes U
+ * from the basis that it finds itself all the same, so that it misreads the files of others, ours and those from other machines.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";

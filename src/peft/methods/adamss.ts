@@ -1,0 +1,188 @@
+/**
+ * Adaptive multi-subspace adaptation: the rows of W are put into clusters, and those of cluster k are changed by Bₖ·Aₖ·P: W′ = W + Π·[Bₖ·Aₖ]·P.
+ * P [q, in] are the first right singular vectors of the weight, with the bias as a last column where there is one: then b changes, too. The
+ * clusters are those of the rows of the left singular vectors. Trained are Aₖ [rₖ, q] and Bₖ [rows of k, rₖ], of rank `subspaceRank` or
+ * less; Aₖ starts with the directions that the cluster's rows have, Bₖ at zero.
+ *
+ * Vectors come from a randomised decomposition seeded with `randomSeed`, clusters from k-means with a fixed seed. The file has A, B and P;
+ * which row is in which cluster is found again in the weight. PEFT's allocation of subspaces during training (`useAsa`) is not done
+ * here: files that were trained so are used as they are.
+ */
+import { ConfigError } from "../../errors.ts";
+import { boolean, configSchema, float, integer, type Kind, key, targetKeys } from "../../formats/peft-config.ts";
+import { concatenate } from "../../graph/composite.ts";
+import { matmul } from "../../graph/contraction.ts";
+import { add } from "../../graph/elementwise.ts";
+import { take } from "../../graph/indexing.ts";
+import { reshape, sliceAxis } from "../../graph/movement.ts";
+import type { Tensor } from "../../graph/node.ts";
+import { kMeans } from "../../linalg/k-means.ts";
+import { type Matrix, matrix, readValues } from "../../linalg/matrix.ts";
+import { svdMatrix } from "../../linalg/svd.ts";
+import { svdLowrankMatrix } from "../../linalg/svd-lowrank.ts";
+import { TorchGenerator } from "../../random/torch-generator.ts";
+import { defaultTargets } from "../default-target.ts";
+import { weightOf } from "../init/factors.ts";
+import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import type { Scale } from "../scale.ts";
+import { through, times } from "../weight-change.ts";
+
+/** PEFT writes null for false. */
+const orthogonalOrNot: Kind<"orthogonal" | false | null> = {
+  expects: '"orthogonal", false or null',
+  accepts: (x) => x === "orthogonal" || x === false || x === null,
+};
+const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
+const schema = configSchema("ADAMSS", "adamss_", {
+  ...ownTargetKeys,
+  r: key(100, integer(1)),
+  num_subspaces: key(5, integer(1)),
+  subspace_rank: key(1, integer(1)),
+  init_weights: key("orthogonal", orthogonalOrNot),
+  use_asa: key(false, boolean),
+  asa_target_subspaces: key(50, integer(1)),
+  init_warmup: key(50, integer(0)),
+  final_warmup: key(1000, integer(0)),
+  mask_interval: key(100, integer(1)),
+  asa_importance_beta: key(0.85, float(0, 1)),
+  asa_uncertainty_beta: key(0.85, float(0, 1)),
+  asa_schedule_exponent: key(3, float(0)),
+  use_dynamic_rank: key(false, boolean),
+  svd_threshold: key(0.1, float()),
+  random_seed: key(0, integer()),
+});
+
+/** What the weight says: P, and of each cluster its rows and the directions that they have. */
+type Found = {
+  readonly projection: Matrix;
+  readonly clusters: readonly { readonly rows: readonly number[]; readonly directions: Matrix }[];
+};
+type Config = MethodConfig<typeof schema> & Found;
+type Name = `A.${number}` | `B.${number}`;
+
+const clusterSeed = 123_456_789;
+
+/** W, with the bias as a last column. */
+function widened(base: Base): Matrix {
+  const W = weightOf(base);
+  if (!base.bias) return W;
+  const bias = readValues(base.bias);
+  const wide = matrix(W.rows, W.columns + 1);
+  for (let i = 0; i < W.rows; i++) {
+    wide.values.set(W.values.subarray(i * W.columns, (i + 1) * W.columns), i * wide.columns);
+    wide.values[(i + 1) * wide.columns - 1] = bias[i] as number;
+  }
+  return wide;
+}
+
+function find(base: Base, c: MethodConfig<typeof schema>): Found {
+  const W = widened(base);
+  const q = Math.min(c.r, W.rows, W.columns);
+  const { U, Vt } = svdLowrankMatrix(W, q, { niter: 2, random: new TorchGenerator(c.randomSeed) });
+  const count = Math.min(c.numSubspaces, W.rows);
+  const labels = kMeans(U, count, { iterations: 10, random: new TorchGenerator(clusterSeed) });
+  const clusters = Array.from({ length: count }, (_, k) => {
+    const rows = Array.from(labels.keys()).filter((row) => labels[row] === k);
+    if (rows.length === 0)
+      throw new ConfigError(`\`numSubspaces\` (= ${c.numSubspaces}) are more than ${base.path} has different rows.`, {
+        operation: "attach",
+        got: c.numSubspaces,
+      });
+    const own = matrix(rows.length, q);
+    for (const [i, row] of rows.entries()) own.values.set(U.values.subarray(row * q, (row + 1) * q), i * q);
+    const { S, Vt: directions } = svdMatrix(own);
+    // of the Gram matrix, whose singular values are the squares
+    const large = c.useDynamicRank
+      ? S.filter((value) => value ** 2 > c.svdThreshold * (S[0] as number) ** 2).length
+      : rows.length;
+    const rank = Math.max(1, Math.min(large, c.subspaceRank, directions.rows));
+    return { rows, directions: matrix(rank, q, directions.values.subarray(0, rank * q)) };
+  });
+  return { projection: Vt, clusters };
+}
+
+/** Π·[Bₖ·Aₖ]: [out, q]. */
+function factor(p: { readonly order: Tensor }, { clusters }: Config): Tensor {
+  const of = (name: Name) => (p as Readonly<Record<string, Tensor>>)[name] as Tensor;
+  const parts = clusters.map((_, k) => matmul(of(`B.${k}`), of(`A.${k}`)));
+  return take(concatenate(parts, 0), p.order);
+}
+
+const weightPart = (P: Tensor, { in: into }: Base): Tensor => sliceAxis(P, 1, 0, into);
+const biasPart = (P: Tensor, { in: into }: Base): Tensor => sliceAxis(P, 1, into, into + 1);
+
+const linear: LayerMethod<Config, "P" | "order" | Name> = {
+  files: { P: "adamss_newB", order: "adamss_scatter_index", "A.*": "adamss_A.*", "B.*": "adamss_B.*" },
+  parameters: (base, { projection, clusters }) => ({
+    ...Object.fromEntries(
+      clusters.flatMap(({ rows, directions }, k) => [
+        [`A.${k}`, { shape: [directions.rows, projection.rows] }],
+        [`B.${k}`, { shape: [rows.length, directions.rows] }],
+      ]),
+    ),
+    P: { shape: [projection.rows, projection.columns], trainable: false },
+    order: { shape: [base.out], trainable: false, dtype: "int32", derived: true },
+  }),
+  initialise: (base, c, random) => ({
+    values: {
+      ...Object.fromEntries(
+        c.clusters.flatMap(({ rows, directions }, k) => {
+          const count = rows.length * directions.rows;
+          return [
+            [`A.${k}`, new Float32Array(directions.values)],
+            [`B.${k}`, c.initWeights === "orthogonal" ? new Float32Array(count) : random.normal(count, 0, 0.01)],
+          ];
+        }),
+      ),
+      P: new Float32Array(c.projection.values),
+      ...order(base, c),
+    },
+  }),
+  derive: order,
+  forward(x, base, p, c, use) {
+    const inner = through(x, weightPart(p.P, base));
+    const whole = base.bias ? add(inner, reshape(biasPart(p.P, base), [p.P.shape[0] as number])) : inner;
+    return add(base(x), times(through(whole, factor(p, c)), use.scale));
+  },
+  delta: (base, p, c, scale) => times(matmul(factor(p, c), weightPart(p.P, base)), scale),
+  biasDelta: (base, p, c, scale: Scale) => times(reshape(matmul(factor(p, c), biasPart(p.P, base)), [base.out]), scale),
+};
+
+/** Where each row of W is among those of all clusters, one cluster after the other. */
+function order(base: Base, { clusters }: Config): { readonly order: Int32Array } {
+  const places = new Int32Array(base.out);
+  for (const [place, row] of clusters.flatMap(({ rows }) => rows).entries()) places[row] = place;
+  return { order: places };
+}
+
+/** AdaMSS: `adamss({ r: 100, numSubspaces: 5, subspaceRank: 1, targetModules: ["q_proj", "v_proj"] })`. */
+export const adamss = defineMethod({
+  schema,
+  papers: ["https://openreview.net/forum?id=8ZdWmpYxT0"],
+  formula: "W + Π·[Bₖ·Aₖ]·P, rows in clusters k",
+  keys: [
+    ...(["r", "numSubspaces", "subspaceRank", "initWeights", "useDynamicRank", "svdThreshold", "randomSeed"] as const),
+    ...(["useAsa", "asaTargetSubspaces", "initWarmup", "finalWarmup", "maskInterval"] as const),
+    ...(["asaImportanceBeta", "asaUncertaintyBeta", "asaScheduleExponent"] as const),
+  ],
+  check({ useAsa, inferenceMode }) {
+    if (useAsa && !inferenceMode)
+      throw new ConfigError("`useAsa` is not implemented: all subspaces are trained.", {
+        operation: "adamss",
+        got: useAsa,
+        hint: "Leave it out, or load the adapter without training it.",
+      });
+  },
+  startsAtZero: ({ initWeights }) => initWeights === "orthogonal",
+  targets: { ...defaultTargets, vit: ["query", "value"] },
+  perLayer: (bases, c) => bases.map((base) => find(base, c)),
+  layers: { linear },
+  samples: (draw) => ({
+    r: draw.integer(1, 6),
+    numSubspaces: draw.integer(1, 4),
+    subspaceRank: draw.integer(1, 3),
+    useDynamicRank: draw.integer(0, 2) === 0,
+    randomSeed: draw.integer(0, 99),
+    initWeights: draw.integer(0, 2) > 0 ? ("orthogonal" as const) : null,
+  }),
+});
