@@ -9,7 +9,7 @@
  * here: files that were trained so are used as they are.
  */
 import { ConfigError } from "../../errors.ts";
-import { boolean, configSchema, float, integer, type Kind, key, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, type Kind, key, targetKeys } from "../../formats/peft-config.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add } from "../../graph/elementwise.ts";
@@ -27,18 +27,14 @@ import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "..
 import type { Scale } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 
-/** PEFT writes null for false. */
-const orthogonalOrNot: Kind<"orthogonal" | false | null> = {
-  expects: '"orthogonal", false or null',
-  accepts: (x) => x === "orthogonal" || x === false || x === null,
-};
+const off: Kind<false> = { expects: "false", accepts: (x) => x === false };
 const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("ADAMSS", "adamss_", {
   ...ownTargetKeys,
   r: key(100, integer(1)),
   num_subspaces: key(5, integer(1)),
   subspace_rank: key(1, integer(1)),
-  init_weights: key("orthogonal", orthogonalOrNot),
+  init_weights: key("orthogonal", choice("orthogonal"), off),
   use_asa: key(false, boolean),
   asa_target_subspaces: key(50, integer(1)),
   init_warmup: key(50, integer(0)),
@@ -183,6 +179,6 @@ export const adamss = defineMethod({
     subspaceRank: draw.integer(1, 3),
     useDynamicRank: draw.integer(0, 2) === 0,
     randomSeed: draw.integer(0, 99),
-    initWeights: draw.integer(0, 2) > 0 ? ("orthogonal" as const) : null,
+    initWeights: draw.integer(0, 2) > 0 ? ("orthogonal" as const) : (false as const),
   }),
 });
