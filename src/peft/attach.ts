@@ -225,7 +225,12 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
     saved,
     tiedSaved: new Map((tying?.saved ?? []).map((path) => [path, embedding!.path])),
     biases: trainedBiases(modules, config["bias"], paths, [...saved.keys()], adapted),
-    warnings: [...(tying?.warnings ?? []), ...targets.warnings, ...patterns.warnings()],
+    warnings: [
+      ...(tying?.warnings ?? []),
+      ...targets.warnings,
+      ...patterns.warnings(),
+      ...own.flatMap(({ warning }) => (warning as string | undefined) ?? []),
+    ],
   };
 }
 

@@ -228,7 +228,10 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly shared?: SharedParameters<Config>;
   /** What comes out for one row of a batch depends on the others, so that rows cannot have adapters of their own. */
   readonly mixesRows?: true;
-  /** What the config of each layer has besides or in place of the adapter's, where that depends on the other layers or on the weight. */
+  /**
+   * What the config of each layer has besides or in place of the adapter's, where that depends on the other layers or on the weight; as
+   * `warning` what is odd about the layer.
+   */
   perLayer?(bases: readonly Base[], config: Config): readonly AnyConfig[];
   readonly packed?: PackedFile<Config>;
   /** What changes it during training besides the optimiser. */

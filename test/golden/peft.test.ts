@@ -55,7 +55,8 @@ async function adapterCase(item: PeftCase): Promise<void> {
   const given = expected.has("in.input_ids") ? inputsFrom(expected, "in.") : own.inputs;
   // VeLoRA's direction and Lily's mixture are means over padding, too, whose states depend on positions; transformers counts them on behind the text
   const { veloraConfig } = readConfig(item.name);
-  const inputs = veloraConfig || item.peft_type === "LILY" ? { ...given, positionIds: countedOn(given.inputIds as Tensor) } : given;
+  const inputs =
+    veloraConfig || item.peft_type === "LILY" ? { ...given, positionIds: countedOn(given.inputIds as Tensor) } : given;
   const maskOf = expected.get("in.attention_mask") ?? own.mask;
   const close = async (what: string, got: Tensor, want = expected.get(what)!) =>
     expectClose(what, got, want, { ...logits, mask: logitMask(maskOf, want) });

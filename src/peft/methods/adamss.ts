@@ -5,7 +5,8 @@
  * less; Aₖ starts with the directions that the cluster's rows have, Bₖ at zero.
  *
  * Vectors come from a randomised decomposition seeded with `randomSeed`, clusters from k-means with a fixed seed. The file has A, B and P;
- * which row is in which cluster is found again in the weight. PEFT's allocation of subspaces during training (`useAsa`) is not done
+ * which row is in which cluster is found again in the weight. In a layer with no more than `r` outputs all rows are equally far from each
+ * other, so that rounding errors make the clusters and only the machine that wrote a file can read it; a warning says so. PEFT's allocation of subspaces during training (`useAsa`) is not done
  * here: files that were trained so are used as they are.
  */
 import { ConfigError } from "../../errors.ts";
@@ -51,6 +52,7 @@ const schema = configSchema("ADAMSS", "adamss_", {
 /** What the weight says: P, and of each cluster its rows and the directions that they have. */
 type Found = {
   readonly projection: Matrix;
+  readonly warning?: string;
   readonly clusters: readonly { readonly rows: readonly number[]; readonly directions: Matrix }[];
 };
 type Config = MethodConfig<typeof schema> & Found;
@@ -94,7 +96,8 @@ function find(base: Base, c: MethodConfig<typeof schema>): Found {
     const rank = Math.max(1, Math.min(large, c.subspaceRank, directions.rows));
     return { rows, directions: matrix(rank, q, directions.values.subarray(0, rank * q)) };
   });
-  return { projection: Vt, clusters };
+  const warning = `attach: ${base.path} has no more outputs (${W.rows}) than \`r\` (= ${c.r}): its clusters are made by rounding errors, and its file means others elsewhere.`;
+  return { projection: Vt, clusters, ...(q === W.rows && count > 1 && count < q ? { warning } : {}) };
 }
 
 /** Π·[Bₖ·Aₖ]: [out, q]. */
@@ -173,8 +176,8 @@ export const adamss = defineMethod({
   targets: { ...defaultTargets, vit: ["query", "value"] },
   perLayer: (bases, c) => bases.map((base) => find(base, c)),
   layers: { linear },
-  samples: (draw) => ({
-    r: draw.integer(1, 6),
+  samples: (draw, { out }) => ({
+    r: draw.integer(1, Math.max(1, Math.min(6, out - 1))),
     numSubspaces: draw.integer(1, 4),
     subspaceRank: draw.integer(1, 3),
     useDynamicRank: draw.integer(0, 2) === 0,
