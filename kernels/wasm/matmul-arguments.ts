@@ -19,6 +19,8 @@ export interface MatmulVariant {
   readonly bType: "float32" | "float16" | "bfloat16";
   /** "matrix": n is the contiguous axis of the addend; "column": it is the same for every n. */
   readonly addend: "none" | "matrix" | "column";
+  /** Whether a second, shallow pair of factors is added, and how its B is stored, as for `b`. Its A has k contiguous, as that of the first. */
+  readonly update: "none" | "rows" | "columns";
 }
 
 /** The argument block: number of each 32-bit word. Strides are in bytes; `…Batch` are three words, outermost batch axis first. */
@@ -52,9 +54,17 @@ export const argument = {
   dBatch: 28,
   /** Values of k that are packed at once. */
   depthBlock: 31,
+  /** The second pair: its depth, and then as for the first. */
+  updateK: 32,
+  updateA: 33,
+  updateAStride: 34,
+  updateB: 35,
+  updateBStride: 36,
+  updateABatch: 37,
+  updateBBatch: 40,
 } as const;
 
-export const argumentWords = 32;
+export const argumentWords = 43;
 
 /** One task's part of the product; pointers stand at its first element. */
 export interface Task {
@@ -71,6 +81,8 @@ export interface Task {
   readonly d: Integer;
   readonly dStride: Integer;
   readonly scratch: Integer;
+  /** The second pair of factors; `undefined` where the variant has none. */
+  readonly update: Pick<Task, "K" | "a" | "aStride" | "b" | "bStride"> | undefined;
 }
 
 export const bytesOfB = (variant: MatmulVariant): 2 | 4 => (variant.bType === "float32" ? 4 : 2);
@@ -111,6 +123,16 @@ export function beginTask(f: KernelBuilder, variant: MatmulVariant): Task {
   const cStride = integer(word(argument.cStride));
   const dStride = integer(word(argument.dStride));
   const inRow = (stride: Integer): Expression => ["i32.add", ["i32.mul", row, stride], ["i32.mul", column, 4]];
+  const secondPair = (): Task["update"] => {
+    const [aStride, bStride] = [integer(word(argument.updateAStride)), integer(word(argument.updateBStride))];
+    return {
+      K: integer(word(argument.updateK)),
+      a: pointer(argument.updateA, argument.updateABatch, ["i32.mul", row, aStride]),
+      aStride,
+      b: pointer(argument.updateB, argument.updateBBatch, ["i32.mul", column, variant.update === "rows" ? 4 : bStride]),
+      bStride,
+    };
+  };
   return {
     K: integer(word(argument.K)),
     depthBlock: integer(word(argument.depthBlock)),
@@ -125,6 +147,7 @@ export function beginTask(f: KernelBuilder, variant: MatmulVariant): Task {
     d: pointer(argument.d, argument.dBatch, variant.addend === "column" ? ["i32.mul", row, dStride] : inRow(dStride)),
     dStride,
     scratch: integer(["i32.add", word(argument.scratch), ["i32.mul", thread, word(argument.scratchStride)]]),
+    update: variant.update === "none" ? undefined : secondPair(),
   };
 }
 

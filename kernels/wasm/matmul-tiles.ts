@@ -41,8 +41,14 @@ const roundUp = (value: number, step: number): number => Math.ceil(value / step)
 export const depthBlockOf = (K: number): number => roundUp(Math.ceil(K / Math.max(1, Math.ceil(K / depthLimit))), 4);
 
 /** Bytes of scratch that a thread needs for blocks of these sizes. */
-export function tileScratchBytes(variant: MatmulVariant, rowBlock: number, columnBlock: number, K: number): number {
-  const depth = depthBlockOf(K);
+export function tileScratchBytes(
+  variant: MatmulVariant,
+  rowBlock: number,
+  columnBlock: number,
+  K: number,
+  updateK: number,
+): number {
+  const depth = depthBlockOf(K) + roundUp(updateK, 4);
   const packedA = variant.a === "columns" ? roundUp(rowBlock, 4) * (depth * 4 + lineBytes) : 0;
   return packedOffset + Math.ceil(columnBlock / panelColumns) * (depth * panelRowBytes + lineBytes) + packedA;
 }
@@ -53,9 +59,11 @@ const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", col
 /** Adds the kernel to a module. */
 export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {
   const layout = variant.a === "narrow" ? "columns" : "rows";
-  const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused, layout));
+  const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused, layout, variant.update !== "none"));
   const transposeA = emitTranspose(module, 4, (simd, address) => simd.load(address), fused);
-  const packB = variant.b === "rows" ? emitPackRows(module, variant, fused) : emitPackColumns(module, variant, fused);
+  const packOf = (which: MatmulVariant) => (which.b === "rows" ? emitPackRows : emitPackColumns)(module, which, fused);
+  const packB = packOf(variant);
+  const packUpdate = variant.update === "none" ? undefined : packOf({ ...variant, b: variant.update, bType: "float32" });
 
   const f = module.function(name, ["i32", "i32", "i32"]);
   const task = beginTask(f, variant);
@@ -71,10 +79,13 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
   const start: Start = { pointer: integer(), stride: integer() };
   const aStride = f.local("i32", task.aStride);
   const a: A = { pointer: f.local("i32", task.a), stride: aStride, rowStep: layout === "rows" ? aStride : 4 };
+  const padded = (rows: Integer): Expression => ["i32.and", ["i32.add", rows, 3], -4];
+  const { update } = task;
+  const tail: Tail | undefined = update && { pointer: update.a, stride: update.aStride, depth: f.local("i32", update.K) };
   // at least one round, which for K = 0 only copies the addend or zeros
   f.loop((nextDepth) => {
     f.set(depth, smaller(depthBlock, f.local("i32", ["i32.sub", K, first])));
-    f.set(paddedDepth, ["i32.and", ["i32.add", depth, 3], -4]);
+    f.set(paddedDepth, tail ? ["i32.add", padded(tail.depth), padded(depth)] : padded(depth));
     f.set(panelBytes, ["i32.add", ["i32.mul", paddedDepth, panelRowBytes], lineBytes]);
     // added to the addend, later to what the rounds before left in C
     f.set(start.pointer, task.c).set(start.stride, task.cStride);
@@ -87,6 +98,12 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
     const atDepth = (pointer: Integer, step: Integer | number): Expression => ["i32.add", pointer, ["i32.mul", first, step]];
     const bStart = atDepth(task.b, variant.b === "rows" ? task.bStride : bytesOfB(variant));
     f.call(packB, bStart, task.bStride, packedB, depth, columns, panelBytes);
+    // over what packing has written past the last row
+    if (update && tail && packUpdate)
+      f.if(tail.depth, () => {
+        const packedTail: Expression = ["i32.add", packedB, ["i32.mul", depth, panelRowBytes]];
+        f.call(packUpdate, update.b, update.bStride, packedTail, tail.depth, columns, panelBytes);
+      });
     f.set(a.pointer, atDepth(task.a, variant.a === "rows" ? 4 : task.aStride));
     if (variant.a === "columns") {
       const packedA = f.local("i32", ["i32.add", packedB, ["i32.mul", panelBytes, panelsOf(columns)]]);
@@ -94,7 +111,8 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
       f.call(transposeA, a.pointer, task.aStride, depth, rows, packedA, a.stride);
       f.set(a.pointer, packedA);
     }
-    emitPanels(f, task, tiles, a, start, packedB, panelBytes, depth);
+    emitPanels(f, task, tiles, a, tail, start, packedB, panelBytes, depth);
+    if (tail) f.set(tail.depth, 0);
     f.increment(first, depth);
     f.brIf(nextDepth, ["i32.lt_s", first, K]);
   });
@@ -103,6 +121,10 @@ export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVa
 interface Start {
   readonly pointer: Integer;
   readonly stride: Integer;
+}
+/** A of the second pair, which the first round adds after its part of the first. */
+interface Tail extends Start {
+  readonly depth: Integer;
 }
 /** `stride` as the tile takes it; `rowStep` from one row to the next. */
 interface A extends Start {
@@ -118,6 +140,7 @@ function emitPanels(
   task: Task,
   tiles: readonly FunctionBuilder[],
   a: A,
+  tail: Tail | undefined,
   start: Start,
   packedB: Integer,
   panelBytes: Integer,
@@ -126,15 +149,21 @@ function emitPanels(
   const { columns, cStride } = task;
   const integer = (value: Expression = 0) => f.local("i32", value);
   const tile = integer(task.scratch);
-  const [aRow, cRow, startRow, rowsLeft] = [integer(), integer(), integer(), integer()];
+  const [aRow, cRow, startRow, rowsLeft, tailRow] = [integer(), integer(), integer(), integer(), integer()];
   const steps: [pointer: Integer, stride: Integer | number][] = [
     [aRow, a.rowStep],
     [cRow, cStride],
     [startRow, start.stride],
+    ...(tail ? [[tailRow, tail.stride] as [Integer, Integer]] : []),
   ];
   const tileSteps = steps.map(([pointer, stride]) => [pointer, integer(["i32.mul", stride, tileRows])] as const);
+  const tailOperands = tail ? [tailRow, tail.stride, tail.depth] : [];
   const compute = (rows: number, out: Integer, outStride: Integer | number) =>
-    f.call(tiles[rows - 1] as FunctionBuilder, aRow, a.stride, panel, depth, startRow, start.stride, out, outStride);
+    f.call(
+      tiles[rows - 1] as FunctionBuilder,
+      ...[aRow, a.stride, panel, depth, startRow, start.stride, out, outStride],
+      ...tailOperands,
+    );
   /** Two tiles of nearly equal height rather than a high one and one whose few sums wait for themselves. */
   const mostForTwo = 2 * tileRows - 2;
   const computeRest = (out: Integer, outStride: Integer | number, after: (rows: Integer) => void) =>
@@ -160,6 +189,7 @@ function emitPanels(
     f.for(column, 0, columns, panelColumns, () => {
       f.set(left, ["i32.sub", columns, column]);
       f.set(aRow, offsetOf(a.pointer, a.rowStep)).set(cRow, cPanel).set(startRow, startPanel).set(rowsLeft, rowsHere);
+      if (tail) f.set(tailRow, offsetOf(tail.pointer, tail.stride));
       f.if(
         ["i32.ge_s", left, panelColumns],
         () => {
@@ -194,38 +224,52 @@ function copyColumns(f: FunctionBuilder, tile: Integer, c: Integer, cStride: Int
  * an address, 0 where nothing is added. It comes last: a sum that begins at a large value is rounded like that in every step.
  *
  * @param layout "rows": k is the contiguous axis of A and `aStride` lies between rows; "columns": the other way round
+ * @param withUpdate the tile takes three more: (update, updateStride, updateDepth), another A, whose B follows in the panel
  */
 export function emitTile(
   module: ModuleBuilder,
   rows: number,
   fused: boolean,
   layout: "rows" | "columns" = "rows",
-): FunctionBuilder<typeof tileParameters> {
-  const f = module.function(null, tileParameters);
-  const [a, aStride, panel, depth, start, startStride, out, outStride] = f.params;
+  withUpdate = false,
+): FunctionBuilder {
+  const f = module.function(null, withUpdate ? [...tileParameters, ...updateParameters] : tileParameters);
+  const [a, aStride, panel, depth, start, startStride, out, outStride, update, updateStride, updateDepth] =
+    f.params as readonly Integer[] as TileLocals;
   const vectors = panelColumns / 4;
   const accumulators = Array.from({ length: rows }, () => Array.from({ length: vectors }, () => f.local("v128")));
   const b = Array.from({ length: vectors }, () => f.local("v128"));
   const aValue = f.local("v128");
 
-  const pointers = [a];
-  if (layout === "rows")
-    for (let i = 1; i < rows; i++) pointers.push(f.local("i32", ["i32.add", pointers[i - 1] as Integer, aStride]));
   const zero = f.constant("f32", 0);
   for (const accumulator of accumulators.flat()) f.set(accumulator, zero);
-  f.repeat(depth, () => {
-    b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
-    accumulators.forEach((row, i) => {
-      f.set(aValue, layout === "rows" ? load("v128.load32_splat", pointers[i] as Integer) : load("v128.load32_splat", a, 4 * i));
-      row.forEach((accumulator, v) => {
-        const bValue = b[v] as typeof aValue;
-        if (fused) f.set(accumulator, ["f32x4.relaxed_madd", aValue, bValue, accumulator]);
-        else f.set(accumulator, ["f32x4.add", accumulator, ["f32x4.mul", aValue, bValue]]);
+  const pointers = Array.from({ length: layout === "rows" ? rows : 1 }, (_, i) => (i === 0 ? a : f.local("i32")));
+  const sumUp = () => {
+    for (let i = 1; i < pointers.length; i++) f.set(pointers[i] as Integer, ["i32.add", pointers[i - 1] as Integer, aStride]);
+    f.repeat(depth, () => {
+      b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
+      accumulators.forEach((row, i) => {
+        f.set(
+          aValue,
+          layout === "rows" ? load("v128.load32_splat", pointers[i] as Integer) : load("v128.load32_splat", a, 4 * i),
+        );
+        row.forEach((accumulator, v) => {
+          const bValue = b[v] as typeof aValue;
+          if (fused) f.set(accumulator, ["f32x4.relaxed_madd", aValue, bValue, accumulator]);
+          else f.set(accumulator, ["f32x4.add", accumulator, ["f32x4.mul", aValue, bValue]]);
+        });
       });
+      f.increment(panel, panelRowBytes);
+      for (const pointer of pointers) f.increment(pointer, layout === "rows" ? 4 : aStride);
     });
-    f.increment(panel, panelRowBytes);
-    for (const pointer of pointers) f.increment(pointer, layout === "rows" ? 4 : aStride);
-  });
+  };
+  // the same code for both pairs: of two loops one after the other V8 spoils the first
+  if (withUpdate)
+    f.loop((again) => {
+      sumUp();
+      f.if(updateDepth, () => f.set(a, update).set(aStride, updateStride).set(depth, updateDepth).set(updateDepth, 0).br(again));
+    });
+  else sumUp();
   /** Two branches: with one end only V8 orders the loop above by the reads of `start`, and it takes twice as long. */
   const finish = (adds: boolean) => () =>
     accumulators.forEach((row, i) => {
@@ -240,6 +284,8 @@ export function emitTile(
 }
 
 const tileParameters = ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"] as const;
+const updateParameters = ["i32", "i32", "i32"] as const;
+type TileLocals = [Integer, Integer, Integer, Integer, Integer, Integer, Integer, Integer, Integer, Integer, Integer];
 const packParameters = ["i32", "i32", "i32", "i32", "i32", "i32"] as const;
 
 /** pack(b, bStride, packed, depth, columns, panelBytes) for B with contiguous n. Columns past the end take what lies there; nobody uses them. */

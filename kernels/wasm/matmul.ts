@@ -42,6 +42,8 @@ export interface MatmulProblem {
   readonly c: MatmulOperand;
   /** [M, N], float32, added to the product. */
   readonly addend?: MatmulOperand;
+  /** A second product of the same batch, M and N, added too: float32, at most `updateDepth` deep. */
+  readonly update?: { readonly K: number; readonly a: MatmulOperand; readonly b: MatmulOperand };
 }
 
 export interface MatmulPlan {
@@ -64,6 +66,7 @@ export interface MatmulAddresses {
   readonly b: number;
   readonly c: number;
   readonly addend?: number;
+  readonly update?: { readonly a: number; readonly b: number };
   /** Of `threads × plan.scratchBytes` bytes. */
   readonly scratch: number;
 }
@@ -77,10 +80,15 @@ const tasksPerThread = 3;
 /** Blocks of packed B (and A) that stay in a second-level cache. */
 const columnBlockLimit = { rows: 128, columns: 256, narrow: 128 } as const;
 const rowBlockLimit = { rows: 480, columns: 192, narrow: 480 } as const;
+/** Depth of a second product that is still added in the tiles of the first: both panels fit into a first-level cache. */
+export const updateDepth = 64;
 /** Up to so many columns of C a transposed A is read as it lies. */
 const narrowColumns = 8;
 
-/** How to compute a product, or `undefined` when no axis of A or B is contiguous, or C's or the addend's columns are not. */
+/**
+ * How to compute a product, or `undefined` when no axis of A or B is contiguous, or C's or the addend's columns are not. With an
+ * update also where the two cannot share their tiles: then it is a product of its own, before or after.
+ */
 export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan | undefined {
   const exchanged = exchange(problem);
   const { batch, M, N, K, a, b, c, addend, bType = "float32" } = exchanged ?? problem;
@@ -93,6 +101,11 @@ export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan 
   if (aLayout === undefined || bLayout === undefined || addendLayout === undefined || !cContiguous) return undefined;
 
   const vector = M <= vectorRows;
+  const { update } = problem;
+  const updateLayout =
+    update === undefined ? "none" : update.b.column === 1 ? "rows" : update.b.row === 1 ? "columns" : undefined;
+  const joins = !vector && exchanged === undefined && aLayout === "rows" && updateLayout !== undefined;
+  if (update && !(joins && update.K <= updateDepth && (update.a.column === 1 || update.K <= 1))) return undefined;
   const variant: MatmulVariant = {
     method: vector ? "vector" : "tiles",
     rows: vector ? Math.max(1, M) : 0,
@@ -100,15 +113,19 @@ export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan 
     b: bLayout,
     bType,
     addend: addendLayout,
+    update: updateLayout ?? "none",
   };
   const batches = batch[0] * batch[1] * batch[2];
-  const work = batches * M * N * K;
+  const updateK = update?.K ?? 0;
+  const work = batches * M * N * (K + updateK);
   const { rowBlock, columnBlock } = vector
     ? { rowBlock: Math.max(1, M), columnBlock: vectorBlock(variant, N, K, batches, threads) }
     : tileBlocks(variant, M, N, K, batches, threads);
   const rowBlocks = Math.ceil(M / rowBlock);
   const columnBlocks = Math.ceil(N / columnBlock);
-  const scratch = vector ? vectorScratchBytes(variant, columnBlock, K) : tileScratchBytes(variant, rowBlock, columnBlock, K);
+  const scratch = vector
+    ? vectorScratchBytes(variant, columnBlock, K)
+    : tileScratchBytes(variant, rowBlock, columnBlock, K, updateK);
   const scratchBytes = Math.ceil(scratch / 64) * 64;
 
   const words = new Int32Array(argumentWords);
@@ -126,6 +143,14 @@ export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan 
   set(argument.cBatch, ...c.batch.map((stride) => 4 * stride));
   set(argument.dBatch, ...(addend?.batch ?? [0, 0, 0]).map((stride) => 4 * stride));
   set(argument.depthBlock, depthBlockOf(K));
+  if (update) {
+    const { a, b } = update;
+    set(argument.updateK, updateK);
+    set(argument.updateAStride, 4 * a.row);
+    set(argument.updateBStride, 4 * (updateLayout === "rows" ? b.row : b.column));
+    set(argument.updateABatch, ...a.batch.map((stride) => 4 * stride));
+    set(argument.updateBBatch, ...b.batch.map((stride) => 4 * stride));
+  }
   return {
     variant,
     key: Object.values(variant).join(" "),
@@ -157,6 +182,8 @@ export function writeMatmulArguments(words: Int32Array, plan: MatmulPlan, addres
   words[argument.c] = addresses.c;
   words[argument.d] = addresses.addend ?? 0;
   words[argument.scratch] = addresses.scratch;
+  words[argument.updateA] = addresses.update?.a ?? 0;
+  words[argument.updateB] = addresses.update?.b ?? 0;
 }
 
 /** A · x with x a column is the row xᵀ · Aᵀ, which the vector method computes without packing; `undefined` where that does not apply. */

@@ -10,7 +10,7 @@ import { isItem, itemOp } from "../graph/fused.ts";
 import { afterOp, customOp, moveView, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
 import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
 import type { Fused, KernelOperation } from "../graph/primitive.ts";
-import { sizeOf } from "../graph/shape.ts";
+import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant } from "../graph/source.ts";
 import { contiguousView, isContiguous, type View } from "../graph/view.ts";
 
@@ -77,7 +77,8 @@ export function prepare(roots: readonly Tensor[], device: Device): Prepared {
     if (next !== from && !ages.has(next)) ages.set(next, ages.get(from) ?? from.id);
     return next;
   };
-  return { roots: absorbAddends(simplify(roots, device, inherit), inherit), age: (node) => ages.get(node) ?? node.id };
+  const absorbed = absorbAddends(simplify(roots, device, inherit), inherit);
+  return { roots: joinUpdates(absorbed, device.updateDepth ?? 0, inherit), age: (node) => ages.get(node) ?? node.id };
 }
 
 /** Tells that a new node stands for an old one; gives the new one back. */
@@ -283,4 +284,48 @@ function absorbAddends(roots: readonly Tensor[], inherit: Inherit): Tensor[] {
     readers.set(next, 1);
     return reshape(next, node.shape);
   }
+}
+
+/**
+ * A product that starts from another one, of which one is at most `depth` deep, as in x·Wᵀ + (x·Aᵀ)·Bᵀ, becomes one with two pairs
+ * of factors, so that what the other adds is not written and read again. Only where nobody else reads the one inside.
+ */
+function joinUpdates(roots: readonly Tensor[], depth: number, inherit: Inherit): Tensor[] {
+  if (depth === 0) return [...roots];
+  const order = topologicalOrder(roots, isLeaf);
+  const readers = new Map<Tensor, number>();
+  const count = (node: Tensor) => readers.set(node, (readers.get(node) ?? 0) + 1);
+  for (const node of order) for (const source of dependencies(node)) count(source);
+  for (const root of roots) count(root);
+
+  const depthOf = ({ sources }: Tensor): number => sources[0]!.shape[sources[0]!.rank - 1]!;
+  /** The product that this one starts from. */
+  const startOf = (node: Tensor): Tensor | null => {
+    if (node.op !== matmulOp || isLeaf(node) || node.sources.length !== 3) return null;
+    let at = node.sources[2]!;
+    while (at.op === reshapeOp && !isLeaf(at) && readers.get(at) === 1) at = at.sources[0]!;
+    const isOwn = at.op === matmulOp && !isLeaf(at) && readers.get(at) === 1;
+    return isOwn && at.sources.length <= 3 && sameShape(at.shape, node.shape) ? at : null;
+  };
+  const join = (node: Tensor): Tensor => {
+    const start = startOf(node);
+    if (start === null) return node;
+    const [update, main] = depthOf(start) < depthOf(node) ? [start, node] : [node, start];
+    const [c, d] = update.sources as [Tensor, Tensor];
+    if (depthOf(update) > depth || c.dtype !== "float32" || d.dtype !== "float32") return node;
+    const sources = [...main.sources.slice(0, 2), c, d, ...start.sources.slice(2)];
+    return new Tensor(matmulOp, sources, node.shape, node.dtype);
+  };
+
+  const done = new Map<Tensor, Tensor>();
+  for (const node of order) {
+    const sources = isLeaf(node) ? node.sources : node.sources.map((source) => done.get(source) ?? source);
+    const same = sources.every((source, i) => source === node.sources[i]);
+    const moved = same ? node : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+    readers.set(moved, readers.get(node) ?? 0);
+    const next = join(moved);
+    readers.set(next, readers.get(node) ?? 0);
+    done.set(node, inherit(next, node));
+  }
+  return roots.map((root) => done.get(root) ?? root);
 }

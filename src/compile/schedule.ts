@@ -150,22 +150,22 @@ function callStep(node: Tensor, items: readonly Tensor[]): Step {
         )
       : [node];
   const attributes = op.kind === "fused" ? op.numbers(node.attributes) : (node.attributes as Record<string, number>);
-  const overwritten = op.overwrites === undefined ? undefined : operands[op.overwrites];
+  const overwritten = operands[op.overwrites?.(operands.length) ?? -1];
   const reusable = new Map<Tensor, Tensor[]>();
   const readOnce = overwritten && operands.filter(({ value }) => value === overwritten.value).length === 1;
   if (readOnce && isContiguous({ ...overwritten.operand, valid: null }) && overwritten.value.size === outputs[0]!.size)
     reusable.set(outputs[0]!, [overwritten.value]);
-  const [a] = operands;
+  const pairs = operands.flatMap(({ operand }, i) => (i % 2 === 1 ? [[operands[i - 1]!.operand, operand] as const] : []));
   const flops =
     op.kind === "fused"
       ? (op.flops?.(node.sources) ?? 0)
       : op.name === "matmul"
-        ? 2 * node.size * a!.operand.shape[a!.operand.shape.length - 1]!
+        ? 2 * node.size * pairs.reduce((sum, [a]) => sum + a.shape[a.shape.length - 1]!, 0)
         : 0;
   return {
     label:
       op.name === "matmul"
-        ? `matmul [${a!.operand.shape}]·[${operands[1]!.operand.shape}]${operands[2] ? " + start" : ""}`
+        ? `matmul ${pairs.map(([a, b]) => `[${a.shape}]·[${b.shape}]`).join(" + ")}${operands.length % 2 ? " + start" : ""}`
         : `${op.name} [${types[0]!.shape}]`,
     code: {
       name: op.name,

@@ -12,9 +12,8 @@ export const matmulOp: KernelOperation = {
   kind: "kernel",
   name: "matmul",
   formula: "Σₖ a[m, k] · b[k, n]",
-  // a third operand, put there by the compiler, is where the sum starts
-  strided: [0, 1, 2],
-  overwrites: 2,
+  // The compiler adds operands: a last one by itself is where the sum starts, and a second pair is a product that is added.
+  overwrites: (operands) => (operands % 2 === 1 ? operands - 1 : undefined),
   host: matmulHost,
   vjp: (g, _y, a, b) => [matmul(g, transpose(b!)), matmul(transpose(a!), g)],
   samples: (draw: Draw): Sample[] => {
@@ -48,14 +47,14 @@ export const matmulOp: KernelOperation = {
   tolerance: 1e-5,
 };
 
+/** C = start + Σ over pairs A · B. Operands: A, B, perhaps a second pair, perhaps the start. */
 function matmulHost(operands: readonly TypedArray[], results: readonly TypedArray[], geometry: CallGeometry): void {
-  const [A, B, D] = operands as [TypedArray, TypedArray, TypedArray?];
   const C = results[0]!;
-  const [a, b, d] = geometry.operands as [Operand, Operand, Operand?];
   const c = geometry.results[0]!;
   const rank = c.shape.length;
-  const [M, N, K] = [c.shape[rank - 2]!, c.shape[rank - 1]!, a.shape[rank - 1]!];
+  const [M, N] = [c.shape[rank - 2]!, c.shape[rank - 1]!];
   const batches = sizeOf(c.shape.slice(0, -2));
+  const pairs = operands.length >> 1;
   for (let batch = 0; batch < batches; batch++) {
     const start = (operand: Operand): number => {
       let rest = batch;
@@ -66,13 +65,22 @@ function matmulHost(operands: readonly TypedArray[], results: readonly TypedArra
       }
       return address;
     };
-    const [a0, b0, c0] = [start(a), start(b), start(c)];
-    const d0 = d ? start(d) : 0;
-    const [am, ak, bk, bn] = [a.strides[rank - 2]!, a.strides[rank - 1]!, b.strides[rank - 2]!, b.strides[rank - 1]!];
+    const c0 = start(c);
+    const starts = geometry.operands.map(start);
     for (let m = 0; m < M; m++)
       for (let n = 0; n < N; n++) {
-        let sum = d && D ? D[d0 + m * d.strides[rank - 2]! + n * d.strides[rank - 1]!]! : 0;
-        for (let k = 0; k < K; k++) sum += A[a0 + m * am + k * ak]! * B[b0 + k * bk + n * bn]!;
+        const at = (operand: number): number => {
+          const { strides } = geometry.operands[operand]!;
+          return operands[operand]![starts[operand]! + m * strides[rank - 2]! + n * strides[rank - 1]!]!;
+        };
+        let sum = operands.length % 2 === 1 ? at(operands.length - 1) : 0;
+        for (let pair = 0; pair < pairs; pair++) {
+          const [A, B] = [operands[2 * pair]!, operands[2 * pair + 1]!];
+          const [a, b] = [geometry.operands[2 * pair]!, geometry.operands[2 * pair + 1]!];
+          const [K, ak, bk] = [a.shape[rank - 1]!, a.strides[rank - 1]!, b.strides[rank - 2]!];
+          let [i, j] = [starts[2 * pair]! + m * a.strides[rank - 2]!, starts[2 * pair + 1]! + n * b.strides[rank - 1]!];
+          for (let k = 0; k < K; k++, i += ak, j += bk) sum += A[i]! * B[j]!;
+        }
         C[c0 + m * c.strides[rank - 2]! + n * c.strides[rank - 1]!] = sum;
       }
   }

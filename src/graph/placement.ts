@@ -22,7 +22,7 @@ export const placeOp: Fused = {
   name: "place",
   formula: "x, with y from a position on",
   operands: ["float32", "float32", "int32"],
-  overwrites: 0,
+  overwrites: () => 0,
   numbers: () => ({}),
   compose([table, rows, offset]: readonly [Tensor, Tensor, Tensor]) {
     const [B, S] = table.shape as [number, number];

@@ -124,8 +124,8 @@ export interface KernelOperation extends Common {
   host(operands: readonly TypedArray[], results: readonly TypedArray[], geometry: CallGeometry): void;
   /** Operands that the kernel can read through any strides; the others are made contiguous first. */
   readonly strided?: readonly number[];
-  /** Operand that the first result may overwrite, when its values are not needed afterwards. */
-  readonly overwrites?: number;
+  /** Operand that the first result may overwrite, when its values are not needed afterwards; `operands` is how many there are. */
+  overwrites?(operands: number): number | undefined;
 }
 
 /**
@@ -141,7 +141,7 @@ export interface Fused extends Common {
   numbers(attributes: Readonly<Record<string, unknown>>): Record<string, number>;
   readonly strided?: readonly number[];
   /** Source that the first result's memory may be, when its values are not needed afterwards. */
-  readonly overwrites?: number;
+  overwrites?(operands: number): number | undefined;
   /** What kernels of it are made for: dtypes of the sources; float32 when absent. Of others the composition runs. */
   readonly operands?: readonly DType[];
   /** Floating-point operations of its matrix products, for reports. */

@@ -82,29 +82,42 @@ describe("kernel calls on wasm", () => {
     { batch: [2, 3], M: 4, K: 3, N: 5 },
     { batch: [2, 1, 2, 3], M: 3, K: 4, N: 2 },
     { batch: [], M: 64, K: 33, N: 65 },
-  ])("a matrix product %o equals its plain meaning, with and without something to start from", ({ batch, M, K, N }) => {
-    const size = (operand: Operand) => operand.shape.reduce((a, b) => a * b, 1);
-    const a = dense(...batch, M, K);
-    const b = dense(...batch, N, K);
-    const turned: Operand = {
-      ...b,
-      shape: [...batch, K, N],
-      strides: [...b.strides.slice(0, -2), b.strides.at(-1)!, b.strides.at(-2)!],
-    };
-    const bias: Operand = { ...dense(...batch, M, N), strides: [...batch.map(() => 0), 0, 1] };
-    const c = dense(...batch, M, N);
-    const [A, B, D] = [random(size(a)), random(size(b)), random(N)];
-    for (const operands of [
-      [a, turned],
-      [a, turned, bias],
-    ]) {
-      const expected = new Float32Array(size(c));
-      matmulOp.host([A, B, D].slice(0, operands.length), [expected], { operands, results: [c], attributes: {} });
-      const inputs = operands.map((operand, i): [Operand, TypedArray, DType] => [operand, [A, B, D][i]!, "float32"]);
-      const got = call("matmul", matmulOp.host, inputs, c);
-      for (let i = 0; i < got.length; i++) expect(got[i]).toBeCloseTo(expected[i]!, 4);
-    }
-  });
+    { batch: [2], M: 9, K: 5, N: 11 },
+  ])(
+    "a matrix product %o equals its plain meaning, with and without a second one and something to start from",
+    ({ batch, M, K, N }) => {
+      const size = (operand: Operand) => operand.shape.reduce((a, b) => a * b, 1);
+      const a = dense(...batch, M, K);
+      const b = dense(...batch, N, K);
+      const turned: Operand = {
+        ...b,
+        shape: [...batch, K, N],
+        strides: [...b.strides.slice(0, -2), b.strides.at(-1)!, b.strides.at(-2)!],
+      };
+      const bias: Operand = { ...dense(...batch, M, N), strides: [...batch.map(() => 0), 0, 1] };
+      const c = dense(...batch, M, N);
+      const [narrowA, narrowB] = [dense(...batch, M, 2), dense(...batch, 2, N)];
+      // its rows lie a column apart, so it cannot share the tiles of the first product
+      const turnedA: Operand = { ...narrowA, strides: [...narrowA.strides.slice(0, -2), 1, M] };
+      const values = new Map(
+        [a, turned, bias, narrowA, turnedA, narrowB].map((operand) => [operand, random(operand === bias ? N : size(operand))]),
+      );
+      for (const operands of [
+        [a, turned],
+        [a, turned, bias],
+        [a, turned, narrowA, narrowB],
+        [a, turned, narrowA, narrowB, bias],
+        [a, turned, turnedA, narrowB, bias],
+      ]) {
+        const expected = new Float32Array(size(c));
+        const given = operands.map((operand) => values.get(operand)!);
+        matmulOp.host(given, [expected], { operands, results: [c], attributes: {} });
+        const inputs = operands.map((operand, i): [Operand, TypedArray, DType] => [operand, given[i]!, "float32"]);
+        const got = call("matmul", matmulOp.host, inputs, c);
+        for (let i = 0; i < got.length; i++) expect(got[i]).toBeCloseTo(expected[i]!, 4);
+      }
+    },
+  );
 
   test("a call without a kernel runs its plain meaning, at the operands' offsets", () => {
     const x = { ...dense(2, 3), offset: 2 };

@@ -32,6 +32,7 @@ interface Data {
   readonly a: Float32Array;
   readonly b: Values;
   readonly addend: Float32Array | undefined;
+  readonly update?: { readonly a: Float32Array; readonly b: Float32Array };
   /** Elements of C's buffer, gaps between rows included. */
   readonly cLength: number;
 }
@@ -62,12 +63,14 @@ function multiply(setup: (typeof setups)[number], problem: MatmulProblem, data: 
   const scratch = memory.allocate(threads * plan.scratchBytes);
   memory.f32(scratch, (threads * plan.scratchBytes) / 4).fill(Number.NaN);
   const block = memory.allocate(4 * matmulArgumentWords);
-  const addresses = { a, b, c, scratch, ...(addend !== undefined && { addend }) };
+  const update = data.update && { a: put(data.update.a), b: put(data.update.b) };
+  const addresses = { a, b, c, scratch, ...(addend !== undefined && { addend }), ...(update && { update }) };
   writeMatmulArguments(memory.i32(block, matmulArgumentWords), plan, addresses);
   pool.run(kernel, plan.tasks, block);
   const result = memory.f32(c, data.cLength).slice();
   expect([...memory.f32(c + 4 * data.cLength, 16)].every(Number.isNaN), "the slack after C is untouched").toBe(true);
-  for (const address of [a, b, c, scratch, block, ...(addend === undefined ? [] : [addend])]) memory.free(address);
+  const optional = [...(addend === undefined ? [] : [addend]), ...(update ? [update.a, update.b] : [])];
+  for (const address of [a, b, c, scratch, block, ...optional]) memory.free(address);
   return result;
 }
 
@@ -76,7 +79,7 @@ const at = (x: MatmulOperand, batch: readonly number[], row: number, column: num
 
 /** The product by its definition in float64, and per element the sum of magnitudes that bounds the rounding error. */
 function expected(problem: MatmulProblem, data: Data): { values: Float64Array; scale: Float64Array } {
-  const { M, N, K, a, b, c, addend, batch, bType = "float32" } = problem;
+  const { M, N, K, a, b, c, addend, update, batch, bType = "float32" } = problem;
   const values = new Float64Array(data.cLength).fill(sentinel);
   const scale = new Float64Array(data.cLength);
   const widen = bType === "float16" ? fromFloat16Bits : bType === "bfloat16" ? fromBFloat16Bits : (x: number) => x;
@@ -93,6 +96,11 @@ function expected(problem: MatmulProblem, data: Data): { values: Float64Array; s
               sum += product;
               size += Math.abs(product);
             }
+            for (let k = 0; update && k < update.K; k++) {
+              const product = data.update!.a[at(update.a, index, m, k)]! * data.update!.b[at(update.b, index, k, n)]!;
+              sum += product;
+              size += Math.abs(product);
+            }
             values[at(c, index, m, n)] = sum;
             scale[at(c, index, m, n)] = size;
           }
@@ -106,7 +114,8 @@ function check(problem: MatmulProblem, data: Data): void {
     expect(result).toBeDefined();
     values.forEach((want, i) => {
       const error = Math.abs(result![i]! - want);
-      if (!(error <= (problem.K + 2) * 2 ** -24 * scale[i]!)) expect([i, result![i]]).toEqual([i, want]);
+      if (!(error <= (problem.K + (problem.update?.K ?? 0) + 2) * 2 ** -24 * scale[i]!))
+        expect([i, result![i]]).toEqual([i, want]);
     });
   }
   expect(
@@ -209,6 +218,51 @@ test("random products of all layouts agree with the definition, and threads do n
     { numRuns: 400 },
   );
 }, 180_000);
+
+/** The problem with a second product of depth `K` added. */
+function withUpdate([problem, data]: [MatmulProblem, Data], shape: Shape, K: number, bTurned: boolean): [MatmulProblem, Data] {
+  const [second, secondData] = build({ ...shape, K, aTurned: false, bTurned, bType: "float32", addend: "none" });
+  return [
+    { ...problem, update: { K, a: second.a, b: second.b } },
+    { ...data, update: { a: secondData.a, b: secondData.b as Float32Array } },
+  ];
+}
+
+test("a second, shallow product is added in the tiles of the first", () => {
+  const size = fc.integer({ min: 5, max: 40 });
+  const shape = fc.record({
+    batch: fc.tuple(fc.integer({ min: 1, max: 2 }), fc.integer({ min: 1, max: 2 }), fc.constant(1)),
+    M: size,
+    N: size,
+    K: fc.oneof(fc.integer({ min: 0, max: 40 }), fc.constantFrom(255, 300, 514)),
+    aTurned: fc.constant(false),
+    bTurned: fc.boolean(),
+    bType: fc.constantFrom("float32", "float16", "bfloat16"),
+    addend: fc.constantFrom("none", "matrix", "row", "column", "number"),
+    gap: fc.integer({ min: 0, max: 3 }),
+    repeatA: fc.constant([false, false, false]),
+    repeatB: fc.tuple(fc.boolean(), fc.boolean(), fc.boolean()),
+  });
+  fc.assert(
+    fc.property(shape, fc.integer({ min: 0, max: 64 }), fc.boolean(), (drawn, depth, bTurned) =>
+      check(...withUpdate(build(drawn), drawn, depth, bTurned)),
+    ),
+    { numRuns: 150 },
+  );
+}, 60_000);
+
+test("a second product that cannot share the tiles has no plan", () => {
+  const shape: Shape = { ...plain, M: 20, N: 20, K: 20 };
+  const [problem] = withUpdate(build(shape), shape, 8, false);
+  const update = problem.update!;
+  const turned = build({ ...shape, aTurned: true })[0].a;
+  expect(planMatmul(problem, 2)).toBeDefined();
+  expect(planMatmul({ ...problem, M: 3 }, 2)).toBeUndefined();
+  expect(planMatmul({ ...problem, a: turned }, 2)).toBeUndefined();
+  expect(planMatmul({ ...problem, update: { ...update, a: turned } }, 2)).toBeUndefined();
+  expect(planMatmul({ ...problem, update: { ...update, b: { ...update.b, row: 40, column: 2 } } }, 2)).toBeUndefined();
+  expect(planMatmul({ ...problem, update: { ...update, K: 65 } }, 2)).toBeUndefined();
+});
 
 describe("larger products, split over threads and over the depth", () => {
   const sizes: [M: number, N: number, K: number][] = [

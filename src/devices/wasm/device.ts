@@ -1,4 +1,5 @@
 /** The wasm device: loop programs and tuned kernels as WebAssembly SIMD code, on all cores. */
+import { updateDepth } from "../../../kernels/wasm/matmul.ts";
 import { checkOptions, DeviceError, DTypeError } from "../../errors.ts";
 import { bytesPerElement, type DType, dtypes, type TypedArray } from "../../graph/dtype.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
@@ -70,6 +71,7 @@ class WasmDevice implements Device {
   readonly fusion = { elementwise: true, rows: true };
   readonly kernels: ReadonlySet<string> = new Set(Object.keys(callEntries));
   readonly widens: ReadonlySet<DType> = new Set(["float16", "bfloat16"] as const);
+  readonly updateDepth = updateDepth;
   private readonly memory: DeviceMemory;
   private readonly pool: Pool;
   private readonly relaxedSimd: boolean;

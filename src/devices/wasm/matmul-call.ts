@@ -15,48 +15,83 @@ import type { CallEntry, Step } from "./calls.ts";
 /** Batch axes that one launch walks over; those before them are launches of their own. */
 const batchAxes = 3;
 
+/** Two factors by their numbers among the operands. */
+interface Pair {
+  readonly a: number;
+  readonly b: number;
+}
+
 export const matmul: CallEntry = ({ operands, results }, { memory, threads, relaxedSimd, module }) => {
-  const [aType, bType, addendType] = operands;
-  if (aType !== "float32" || results[0] !== "float32" || (addendType !== undefined && addendType !== "float32")) return null;
+  const [main, update] = pairsOf(operands.length);
+  const bType = operands[main.b];
   if (bType !== "float32" && bType !== "float16" && bType !== "bfloat16") return null;
+  if ([...operands, ...results].some((type, i) => type !== "float32" && i !== main.b)) return null;
   const widths = [...operands, ...results].map(bytesPerElement);
 
   return (geometry, addresses) => {
     const all = [...geometry.operands, ...geometry.results];
-    const c = all[all.length - 1]!;
+    const result = all.length - 1;
+    const c = all[result]!;
     const rank = c.shape.length;
     const lead = Math.max(0, rank - 2 - batchAxes);
     const walks = all.map((operand) => walkOf(operand, lead));
-    const [a, b, addend] = walks as [MatmulOperand, MatmulOperand, MatmulOperand?];
-    const plan = planMatmul(
-      {
-        batch: triple(c.shape.slice(lead, -2), 1),
-        M: c.shape[rank - 2]!,
-        N: c.shape[rank - 1]!,
-        K: geometry.operands[0]!.shape[rank - 1]!,
-        a,
-        b,
-        bType,
-        c: walks[walks.length - 1]!,
-        ...(operands.length === 3 && addend ? { addend } : {}),
-      },
-      threads,
-    );
-    if (!plan) return null;
-    const options = { shared: memory.shared, fused: relaxedSimd };
-    const kernel = module(`matmul ${plan.key}`, () => matmulModule(plan.variant, options))["matmul"]!;
-    return indicesOf(c.shape.slice(0, lead)).map((index): Step => {
-      const at = all.map((operand, i) => {
-        const element = index.reduce((sum, position, axis) => sum + position * operand.strides[axis]!, operand.offset);
-        return addresses[i]! + widths[i]! * element;
+    const depthOf = ({ a }: Pair): number => all[a]!.shape[rank - 1]!;
+
+    /** Launches of one product, perhaps with another one that is added to it; `start` is the number of what both are added to. */
+    const launches = (pair: Pair, start: number | undefined, added?: Pair): readonly Step[] | null => {
+      const plan = planMatmul(
+        {
+          batch: triple(c.shape.slice(lead, -2), 1),
+          M: c.shape[rank - 2]!,
+          N: c.shape[rank - 1]!,
+          K: depthOf(pair),
+          a: walks[pair.a]!,
+          b: walks[pair.b]!,
+          bType: operands[pair.b] as typeof bType,
+          c: walks[result]!,
+          ...(start !== undefined && { addend: walks[start]! }),
+          ...(added && { update: { K: depthOf(added), a: walks[added.a]!, b: walks[added.b]! } }),
+        },
+        threads,
+      );
+      if (!plan) return null;
+      const options = { shared: memory.shared, fused: relaxedSimd };
+      const kernel = module(`matmul ${plan.key}`, () => matmulModule(plan.variant, options))["matmul"]!;
+      return indicesOf(c.shape.slice(0, lead)).map((index): Step => {
+        const at = all.map((operand, i) => {
+          const element = index.reduce((sum, position, axis) => sum + position * operand.strides[axis]!, operand.offset);
+          return addresses[i]! + widths[i]! * element;
+        });
+        const args = new Int32Array(matmulArgumentWords);
+        writeMatmulArguments(args, plan, {
+          a: at[pair.a]!,
+          b: at[pair.b]!,
+          c: at[result]!,
+          scratch: 0,
+          ...(start !== undefined && { addend: at[start]! }),
+          ...(added && { update: { a: at[added.a]!, b: at[added.b]! } }),
+        });
+        return { kernel, tasks: plan.tasks, args, scratch: { word: matmulArgument.scratch, bytes: plan.scratchBytes } };
       });
-      const args = new Int32Array(matmulArgumentWords);
-      const placed = { a: at[0]!, b: at[1]!, c: at[at.length - 1]!, scratch: 0 };
-      writeMatmulArguments(args, plan, operands.length === 3 ? { ...placed, addend: at[2]! } : placed);
-      return { kernel, tasks: plan.tasks, args, scratch: { word: matmulArgument.scratch, bytes: plan.scratchBytes } };
-    });
+    };
+
+    const start = operands.length % 2 === 1 ? operands.length - 1 : undefined;
+    const whole = launches(main, start, update);
+    if (whole || !update) return whole;
+    // one after the other: the second starts from what the first has written
+    const [first, second] = [launches(main, start), launches(update, result)];
+    return first && second && [...first, ...second];
   };
 };
+
+/** The operands two by two; a last one by itself is what is added. */
+const pairsOf = (operands: number): readonly [Pair, Pair?] =>
+  operands < 4
+    ? [{ a: 0, b: 1 }]
+    : [
+        { a: 0, b: 1 },
+        { a: 2, b: 3 },
+      ];
 
 /** The last three batch strides, then those of rows and columns. */
 function walkOf({ strides }: Operand, lead: number): MatmulOperand {
