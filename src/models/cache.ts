@@ -54,10 +54,13 @@ export class KeyValueCache implements Disposable {
    */
   readonly reach: Setting<number>;
 
-  constructor({ layers, heads, headDim }: CacheSizes, batch: number, size: number) {
+  /** By name: of other models that read the same texts. */
+  readonly #beside = new Map<string, KeyValueCache>();
+
+  constructor({ layers, heads, headDim }: CacheSizes, batch: number, size: number, reach = new Setting(size)) {
     this.batch = batch;
     this.size = size;
-    this.reach = new Setting(size);
+    this.reach = reach;
     this.#heads = heads;
     const shape = [batch * heads, size, headDim];
     this.#layers = Array.from({ length: layers }, () => ({ keys: zeros(shape, "float32"), values: zeros(shape, "float32") }));
@@ -73,6 +76,7 @@ export class KeyValueCache implements Disposable {
       return [];
     });
     this.#clear();
+    for (const other of this.#beside.values()) other.reset();
     this.front?.(this);
   }
 
@@ -86,6 +90,14 @@ export class KeyValueCache implements Disposable {
     ];
     for (const { stored } of variables) stored.dispose();
     this.#forgetClear();
+    for (const other of this.#beside.values()) other[Symbol.dispose]();
+  }
+
+  /** As large a cache for another model that reads the same texts; it is emptied and given back along with this one. */
+  beside(name: string, sizes: CacheSizes): KeyValueCache {
+    const known = this.#beside.get(name) ?? new KeyValueCache(sizes, this.batch, this.size, this.reach);
+    this.#beside.set(name, known);
+    return known;
   }
 
   #forgetClear(): void {

@@ -2,6 +2,7 @@
  * The module that stands in for an adapted layer. It holds the original as `base_layer` and any number of adapters by
  * name; which of them act is the business of the whole model, see adapted-model.ts.
  */
+import { defaultAdapterName } from "../formats/peft-adapter.ts";
 import { add, cast } from "../graph/elementwise.ts";
 import { stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -27,6 +28,8 @@ export interface LayerAdapter {
   /** Parameters that the other layers of the adapter have, too, and their names in the file. */
   readonly shared: Readonly<Record<string, Parameter>>;
   readonly sharedFiles: Readonly<Record<string, string>>;
+  /** What the method has beside the model. */
+  readonly companion: unknown;
   /** Whether training may reach it. */
   readonly trainable: boolean;
   /** Of the dropout of this adapter, in all layers. */
@@ -35,10 +38,13 @@ export interface LayerAdapter {
   readonly scale: LayerScale;
 }
 
-/** `lora_A.weight` → `lora_A.default.weight`: names in the live model carry the adapter's name, as in PEFT. */
+/**
+ * `lora_A.weight` → `lora_A.default.weight`: names in the live model carry the adapter's name, as in PEFT; in files of Shadow there is
+ * always "default" in its place.
+ */
 export const liveName = (file: string, adapter: string): string => {
   const [first, ...rest] = file.split(".");
-  return [first, adapter, ...rest].join(".");
+  return [first, adapter, ...(rest[0] === defaultAdapterName ? rest.slice(1) : rest)].join(".");
 };
 
 /** The entry under another name, in its old place. */
@@ -210,7 +216,7 @@ export class AdapterLayer extends Module implements Layer {
    */
   #over(
     base: Base,
-    { method, config, parameters, shared, scale, random }: LayerAdapter,
+    { method, config, parameters, shared, companion, scale, random }: LayerAdapter,
     routed: ((x: Tensor) => Tensor) | null = null,
     pick: (whole: Tensor) => Tensor = (whole) => whole,
   ): Base {
@@ -225,6 +231,8 @@ export class AdapterLayer extends Module implements Layer {
         const found = this.#scope.reading?.since(tokens);
         return found ? alignedWith(pick(found), x, this.#path) : constant(1, [], "int32");
       },
+      companion,
+      pass: this.#pass(random),
       tasks: () => {
         const tasks = this.#scope.reading?.taskIds ?? saidTasks(this.#scope);
         return tasks && pick(tasks);
@@ -248,6 +256,23 @@ export class AdapterLayer extends Module implements Layer {
         return base.bias && change ? add(base.bias, change) : base.bias;
       },
     });
+  }
+
+  /** The pass of the model, for the adapter of this generator. */
+  #pass(adapter: KeyGenerator): Use["pass"] {
+    const { reading } = this.#scope;
+    if (!reading) return null;
+    const { inputs, carried, losses } = reading;
+    return {
+      inputs,
+      get carried() {
+        return carried.get(adapter);
+      },
+      set carried(x) {
+        if (x) carried.set(adapter, x);
+      },
+      addLoss: (loss) => void losses.push(loss),
+    };
   }
 
   /** @throws whatever a method says against being merged; nothing is computed */

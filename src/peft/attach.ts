@@ -14,7 +14,7 @@ import { type Adapted, type Adapter, adaptersOf, baseModules, beginAdapters, cho
 import { AdapterLayer, describe } from "./adapter-layer.ts";
 import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
 import { newReplication, type Replication } from "./layer-replication.ts";
-import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, ParameterSpec, Start } from "./method.ts";
+import type { AdapterConfig, AnyConfig, AnyLayerMethod, AnyMethod, Base, Companion, ParameterSpec, Start } from "./method.ts";
 import { trainedTokens } from "./methods/trainable-tokens.ts";
 import { fillPromptConfig, textModel } from "./prompt/prompt-method.ts";
 import { type PromptStart, planPrompt, startPrompt, type TextEncoding } from "./prompt/prompt-start.ts";
@@ -58,6 +58,8 @@ export interface AttachPlan {
   readonly layers: readonly PlannedLayer[];
   /** Parameters that the layers share. */
   readonly shared: Readonly<Record<string, ParameterSpec>>;
+  /** A model of its own. */
+  readonly companion: Companion | undefined;
   /** Modules of which the adapter gets parameters of its own, by path. */
   readonly saved: ReadonlyMap<string, Module>;
   /** Those of them whose weight is the one of another, by path. */
@@ -109,8 +111,8 @@ export function attach<Schema extends ConfigSchema>(
 }
 
 /** First values of what the layers share, as the method draws them. */
-export function initialiseShared({ method, config, layers }: AttachPlan, random: TorchGenerator): Start["values"] {
-  return method.shared?.initialise(basesOf(method, layers), config, random) ?? {};
+export function initialiseShared({ method, config, layers, companion }: AttachPlan, random: TorchGenerator): Start["values"] {
+  return { ...method.shared?.initialise(basesOf(method, layers), config, random), ...companion?.draw(random) };
 }
 
 /** The layers that the method itself changes, not an option that goes along with it. */
@@ -203,6 +205,7 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
         hint: "On one model all adapters have `kasaConfig`, or none.",
       },
     );
+  const companion = method.companion?.(model, config);
   const patterns = new Patterns(method, config);
   const describedAt = (path: string) =>
     describe(modules.get(path) as Layer, kindOf(modules.get(path) as Layer) as KindOfLayer, path);
@@ -221,7 +224,8 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
     method,
     config: { ...config, ...(method.prompt ? {} : { targetModules: targets.targetModules }), ...orientation(config, layers) },
     layers,
-    shared: method.shared?.parameters(basesOf(method, layers), config) ?? {},
+    shared: { ...method.shared?.parameters(basesOf(method, layers), config), ...companion?.parameters },
+    companion,
     saved,
     tiedSaved: new Map((tying?.saved ?? []).map((path) => [path, embedding!.path])),
     biases: trainedBiases(modules, config["bias"], paths, [...saved.keys()], adapted),
@@ -390,6 +394,7 @@ export function install(
     });
   const random = new Generator(seed);
   const sharedFiles = method.shared?.files ?? {};
+  const companion = plan.companion?.build(shared);
   const adapted = before ?? beginAdapters(model);
   plan.replication?.apply();
   adapted.replication ??= plan.replication ?? null;
@@ -398,7 +403,18 @@ export function install(
     const { method: of, config: layerConfig } = layer;
     const scale = new LayerScale();
     const tied = layer.tied !== undefined;
-    place.add(name, { method: of, config: layerConfig, parameters, tied, shared, sharedFiles, trainable, random, scale });
+    place.add(name, {
+      method: of,
+      config: layerConfig,
+      parameters,
+      tied,
+      shared,
+      sharedFiles,
+      companion,
+      trainable,
+      random,
+      scale,
+    });
     for (const [parameter, next] of underlay ? place.valuesFor(underlay) : []) adapted.untrained.change(parameter, next);
     for (const [parameter, next] of weight ? place.valuesFor(weight) : []) adapted.whole.change(parameter, next);
   }

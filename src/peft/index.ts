@@ -69,6 +69,7 @@ export { promptTuning } from "./methods/prompt-tuning.ts";
 export { pvera } from "./methods/pvera.ts";
 export { randlora } from "./methods/randlora.ts";
 export { road } from "./methods/road.ts";
+export { shadow } from "./methods/shadow.ts";
 export { shira } from "./methods/shira.ts";
 export { supertuning } from "./methods/supertuning.ts";
 export { tinylora } from "./methods/tinylora.ts";

@@ -15,16 +15,23 @@ const whole = (value: number): Tensor => constant(value, [], "int32");
 /** What is kept of a row: nothing was taken in yet, the words were not in what was taken in first, or they were. */
 const [fresh, absent, invoked] = [0, 1, 2];
 
+/** What a model is given, as far as adapters look at it. */
+type ReadInputs = TextInputs & { readonly taskIds?: Tensor; readonly labels?: Tensor; readonly targets?: Tensor };
+
 /** One pass of a model over texts, for the adapters that look at the words. */
 export class Reading {
-  readonly #inputs: TextInputs;
+  readonly inputs: ReadInputs;
+  /** What adapters hand from block to block, by something of theirs. */
+  readonly carried = new WeakMap<object, Tensor>();
+  /** What adapters add to the loss of this pass; nothing without labels. */
+  readonly losses: Tensor[] = [];
   /** [B] int32: which task each text is for, if that stands beside it. */
   readonly taskIds: Tensor | undefined;
   readonly #found = new Map<string, Tensor>();
   readonly #kept: (() => void)[] = [];
 
-  constructor(inputs: TextInputs & { readonly taskIds?: Tensor }) {
-    this.#inputs = inputs;
+  constructor(inputs: ReadInputs) {
+    this.inputs = inputs;
     this.taskIds = inputs.taskIds;
   }
 
@@ -45,8 +52,8 @@ export class Reading {
   }
 
   #look(tokens: readonly number[], name: string): Tensor {
-    const { inputIds, cache } = this.#inputs;
-    const [B, T] = textShape(this.#inputs);
+    const { inputIds, cache } = this.inputs;
+    const [B, T] = textShape(this.inputs);
     const start = inputIds ? lastPlace(inputIds, tokens) : constant(0, [B, 1], "int32"); // counted from 1
     const isThere = less(whole(0), start);
     const here = and(isThere, less(start, add(reshape(iota([T]), [1, T]), whole(2))));

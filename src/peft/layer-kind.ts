@@ -5,8 +5,9 @@
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
-import { GPT2Attention } from "../models/gpt2.ts";
-import { RotaryAttention } from "../models/llama.ts";
+import { Gemma2DecoderLayer } from "../models/gemma2.ts";
+import { GPT2Attention, GPT2Block } from "../models/gpt2.ts";
+import { LlamaDecoderLayer, RotaryAttention } from "../models/llama.ts";
 import { Conv1d, Conv2d, Conv3d, type Convolution } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -17,7 +18,7 @@ import { QuantisedLinear } from "../nn/quantised-linear.ts";
  * What a layer is to a method. A convolution is a matrix, too, [out, in / groups · places of the kernel]; methods differ in the
  * number of axes that they go with. A parameter is one matrix [out, in] of any module, or several [experts, out, in].
  */
-export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d" | "attention" | "parameter";
+export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d" | "attention" | "block" | "parameter";
 
 /** How to see modules of one class. */
 export interface KindOfLayer {
@@ -104,6 +105,17 @@ const attention: KindOfLayer = {
   allLinear: false,
 };
 
+/** A whole block of a decoder; looked at by its first norm, which is as wide as what goes in and comes out. */
+const block: KindOfLayer = {
+  kind: "block",
+  is: (module) => [LlamaDecoderLayer, Gemma2DecoderLayer, GPT2Block].some((each) => module instanceof each),
+  weight: (module) =>
+    (module instanceof GPT2Block ? module.ln_1 : (module as LlamaDecoderLayer).input_layernorm).weight as Parameter,
+  bias: () => null,
+  sizes: ([width]) => [width as number, width as number],
+  allLinear: false,
+};
+
 const kindsOfLayer: readonly KindOfLayer[] = [
   linear,
   turnedLinear,
@@ -113,6 +125,7 @@ const kindsOfLayer: readonly KindOfLayer[] = [
   convolution("conv2d", Conv2d),
   convolution("conv3d", Conv3d),
   attention,
+  block,
 ];
 
 /** How to see a module; `undefined` when no adapter can change it. */

@@ -11,9 +11,10 @@ import type { Tensor } from "../graph/node.ts";
 import type { Draw } from "../graph/primitive.ts";
 import type { Shape } from "../graph/shape.ts";
 import type { Matrix } from "../linalg/matrix.ts";
-import type { Layer, Module } from "../nn/module.ts";
+import type { Layer, Module, Parameter } from "../nn/module.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import { checkLayers } from "./contradiction.ts";
+import type { Reading } from "./invocation.ts";
 import type { LayerKind } from "./layer-kind.ts";
 import type { AnyPromptMethod } from "./prompt/prompt-method.ts";
 import type { Scale } from "./scale.ts";
@@ -76,6 +77,16 @@ export interface Use {
    * after a prompt it is as at the prompt's end. 1 everywhere in a layer that runs by itself, or in a model that reads no text.
    */
   since(tokens: readonly number[], x: Tensor): Tensor;
+  /** What the method has beside the model, if it has something: see `MethodDefinition.companion`. */
+  readonly companion: unknown;
+  /** What the model is given in this pass and what blocks hand on; `null` in a layer that runs by itself. */
+  readonly pass: {
+    readonly inputs: Reading["inputs"];
+    /** What the block before has handed on. */
+    carried: Tensor | undefined;
+    /** Adds something to the loss of this pass. */
+    addLoss(loss: Tensor): void;
+  } | null;
   /** [rows of the batch] int32: which task each is for; `null` where nobody says. */
   tasks(): Tensor | null;
 }
@@ -136,8 +147,8 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   residual?(base: Base, config: Config): Start | undefined;
   /** The adapted layer's output: `base(x)`, changed. */
   forward(x: Tensor, base: Base, p: Values<Name | Shared, Optional>, config: Config, use: Use): Tensor;
-  /** What of the model's inputs is looked at, for `Use.since` or `Use.tasks`. */
-  readonly readsText?: "words" | "tasks";
+  /** What of the model's inputs is looked at, for `Use.since`, `Use.tasks` or `Use.pass`. */
+  readonly readsText?: "words" | "tasks" | "pass";
   /** Of several adapters of this kind the later one is nearer to the layer; PEFT's order where its forward pass turns x, one by one. */
   readonly laterIsInner?: true;
   /** W′ − W in the orientation of `base.weight`, when the method is a change of the weight. */
@@ -175,10 +186,14 @@ type Values<Name extends string, Optional extends string> = { readonly [K in Nam
 /** `encoder.*` for the names `encoder.0`, `encoder.1` …, of which the config says how many there are. */
 type Unnumbered<Name extends string> = Name extends `${infer Before}.${number}` ? `${Before}.*` : Name;
 
-/** What a parameter is called in the file, after the path: the entry of its name, or that of `encoder.*` for `encoder.2`. */
+/**
+ * What a parameter is called in the file, after the path: the entry of its name, or that of `encoder.*` for `encoder.2`, and for
+ * `encoder.norm.weight`.
+ */
 export function fileOf(files: Readonly<Record<string, string>>, name: string): string {
-  const [, before, last = ""] = /^(.*\.)([^.]+)$/.exec(name) ?? [];
-  return (files[name] ?? files[`${before}*`]?.replace("*", last)) as string;
+  const ways = [/^(.*\.)([^.]+)$/, /^(\w+\.)(.*)$/].map((way) => way.exec(name) ?? []);
+  const [, before, rest = ""] = ways.find(([, start]) => `${start}*` in files) ?? [];
+  return (files[name] ?? files[`${before}*`]?.replace("*", rest)) as string;
 }
 
 /** A layer method whose names are not known to the type system. */
@@ -190,6 +205,15 @@ export interface PackedFile<Config> {
   pack(tensors: ReadonlyMap<string, TensorToWrite>, config: Config): ReadonlyMap<string, TensorToWrite>;
   /** The way back. @throws {ConfigError} when the adapter is to be trained, and cannot be after that */
   unpack(tensors: ReadonlyMap<string, StoredTensor>, config: Config, trainable: boolean): ReadonlyMap<string, StoredTensor>;
+}
+
+/** A model of an adapter's own, beside the one that it is on. */
+export interface Companion {
+  /** Its parameters, by names that `shared.files` knows; they are saved, loaded and trained with those that layers share. */
+  readonly parameters: Readonly<Record<string, ParameterSpec>>;
+  draw(random: TorchGenerator): Start["values"];
+  /** What `Use.companion` is. */
+  build(parameters: Readonly<Record<string, Parameter>>): unknown;
 }
 
 /** One member of the adapter family. */
@@ -226,6 +250,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   /** What is added to the loss. @param layers the values of each adapted layer */
   penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;
+  /** A model of its own that runs beside the model. @throws {ConfigError} for a model that can have none */
+  companion?(model: Module, config: Config): Companion;
   /** What comes out for one row of a batch depends on the others, so that rows cannot have adapters of their own. */
   readonly mixesRows?: true;
   /**

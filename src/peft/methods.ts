@@ -38,6 +38,7 @@ import { promptTuning } from "./methods/prompt-tuning.ts";
 import { pvera } from "./methods/pvera.ts";
 import { randlora } from "./methods/randlora.ts";
 import { road } from "./methods/road.ts";
+import { shadow } from "./methods/shadow.ts";
 import { shira } from "./methods/shira.ts";
 import { supertuning } from "./methods/supertuning.ts";
 import { tinylora } from "./methods/tinylora.ts";
@@ -88,6 +89,7 @@ export const methods = {
   poly,
   pvera,
   randlora,
+  shadow,
   shira,
   supertuning,
   waveft,

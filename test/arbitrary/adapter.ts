@@ -44,7 +44,7 @@ interface KindSample {
 }
 
 /** Kinds of layer that can stand alone; the others have laws of their own, on whole models (whole-model.law.ts). */
-type LoneKind = Exclude<LayerKind, "attention">;
+type LoneKind = Exclude<LayerKind, "attention" | "block">;
 
 /** Experts that share their input, so that what they give is added up. */
 class Experts extends Module {

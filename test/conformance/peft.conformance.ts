@@ -164,6 +164,15 @@ const prompts: Readonly<Record<string, object>> = {
   cartridge_gpt2: { method: "cartridge", numVirtualTokens: 3, numFrozenTokens: 0, base: "gpt2" },
   cpt: { method: "cpt", cptTokenIds: [5, 9, 30, 2, 8], cptTokensTypeMask: [1, 2, 3, 4, 4], optProjectionEpsilon: 3 },
   poly: { method: "poly", r: 3, nSkills: 2, nSplits: 2, targetModules: qv },
+  shadow: {
+    method: "shadow",
+    r: 3,
+    shadowNumHiddenLayers: 2,
+    shadowHiddenSize: 16,
+    shadowIntermediateSize: 20,
+    shadowDropout: 0,
+  },
+  shadow_gpt2: { method: "shadow", r: 3, updateHiddenSize: 5, shadowDropout: 0, base: "gpt2" },
   prefix_tuning_t5: { method: "prefixTuning", numVirtualTokens: 3, base: "t5", taskType: "SEQ_2_SEQ_LM" },
 };
 const cases: Readonly<Record<string, Options & Case>> = {

@@ -151,6 +151,7 @@ describe("other methods", () => {
         "cartridge",
         "cpt",
         "poly",
+        "shadow",
       ].includes(method);
       expect(mergedDir).toBe(changesNoWeight ? null : join(at(method), "merged"));
       if (changesNoWeight) expect(outcome.stderr).toContain("no change of the weights");

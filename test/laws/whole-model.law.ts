@@ -175,7 +175,7 @@ async function checkLife(method: AnyMethod, family: Family, item: Case): Promise
 
 /** Every method that acts on whole models, with the families that it fits. */
 const wholes = (Object.entries(methods) as [string, AnyMethod][])
-  .filter(([, method]) => method.prompt || "attention" in method.layers)
+  .filter(([, method]) => method.prompt || "attention" in method.layers || "block" in method.layers)
   .flatMap(([name, method]) =>
     (Object.keys(families) as Family[])
       .filter((family) => family !== "t5" || (method.prompt && !method.prompt.judge))

@@ -24,6 +24,7 @@ const wordKind: Readonly<Record<Base["kind"], string>> = {
   conv2d: "a convolution",
   conv3d: "a convolution",
   attention: "an attention",
+  block: "a block",
   parameter: "a parameter",
 };
 

@@ -142,9 +142,10 @@ export class PromptPlace extends StandIn {
     const reading = new Reading(inputs);
     this.#scope.reading = reading;
     try {
-      const output = this.#prompted(inputs);
+      const output = this.#prompted(inputs) as { readonly loss?: Tensor };
       reading.keep();
-      return output;
+      const { losses } = reading;
+      return output.loss && losses.length > 0 ? { ...output, loss: losses.reduce(add, output.loss) } : output;
     } finally {
       this.#scope.reading = before;
     }
@@ -332,6 +333,8 @@ function tablesOf({ method, config, encoder, parameters, random }: PromptAdapter
     dropout: (x, probability) => (training ? dropout(random.next(), x, probability) : x),
     uniform: (shape) => uniform(random.next(), shape),
     since: () => constant(1, [], "int32"),
+    companion: null,
+    pass: null,
     tasks: () => null,
   };
   const all = () => Object.fromEntries(Object.keys(parameters).map((name) => [name, value(name)]));

@@ -33,7 +33,7 @@ import type { Tensor } from "../../graph/node.ts";
 import { reduceMax } from "../../graph/reduction.ts";
 import { sameShape } from "../../graph/shape.ts";
 import { constant, iota } from "../../graph/source.ts";
-import type { KeyValueCache } from "../../models/cache.ts";
+import type { CacheSizes } from "../../models/cache.ts";
 import type { CausalLM, CausalLMInputs, CausalLMOutput } from "../../models/causal-lm.ts";
 import { type Module, Parameter } from "../../nn/module.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
@@ -116,8 +116,7 @@ class XloraPlace extends StandIn implements Router {
   readonly #random: KeyGenerator;
   readonly #off: Adapted["off"];
   readonly #forwards: (inputs: Inputs) => CausalLMOutput;
-  /** For the cache of the second pass, that of the first. */
-  readonly #caches = new WeakMap<KeyValueCache, KeyValueCache>();
+  readonly #sizes: CacheSizes;
   /** [B, T, layers or 1, experts] while the second pass runs. */
   #shares: Tensor | null = null;
   rests = false;
@@ -146,21 +145,8 @@ class XloraPlace extends StandIn implements Router {
     this.#random = new KeyGenerator(seed);
     this.#off = adapted.off;
     this.#forwards = model.forward.bind(model);
-    const createCache = model.createCache.bind(model);
+    this.#sizes = model.backbone.sizes;
     this.stand("forward", { value: (inputs: Inputs) => this.#forward(inputs) });
-    this.stand("createCache", {
-      value: (batch: number, size: number) => {
-        const [cache, first] = [createCache(batch, size), createCache(batch, size)];
-        cache.front = () => first.reset();
-        const dispose = cache[Symbol.dispose].bind(cache);
-        cache[Symbol.dispose] = () => {
-          first[Symbol.dispose]();
-          dispose();
-        };
-        this.#caches.set(cache, first);
-        return cache;
-      },
-    });
   }
 
   override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
@@ -184,7 +170,7 @@ class XloraPlace extends StandIn implements Router {
   /** Shares of the experts from a pass of the model on its own, [B, T, layers or 1, experts]. */
   scalings({ labels: _, targets: __, cache, ...inputs }: Inputs): Tensor {
     const { scalingPassValue: value, layerwiseScalings, enableSoftmax, softmaxTemperature } = this.config;
-    const first = cache && this.#caches.get(cache);
+    const first = cache?.beside(this.word, this.#sizes);
     const experts = this.names.length;
     if (value === 0) this.rests = true;
     else {
