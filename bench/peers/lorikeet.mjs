@@ -51,8 +51,12 @@ function build() {
       ? "embed"
       : rest && `layers.${layer}.${rest.replace(/(\.(base_layer|default|weight))+/g, "")}`;
     const data = given.get(name);
-    if (data) parameter.assign(fromTypedArray(data, parameter.shape));
-    else if (!path.includes("norm")) throw new Error(`${path} was given no values`);
+    if (data) {
+      const values = fromTypedArray(data, parameter.shape);
+      parameter.assign(values);
+      values.dispose();
+      given.delete(name);
+    } else if (!path.includes("norm")) throw new Error(`${path} was given no values`);
   }
   return llama;
 }

@@ -81,7 +81,25 @@ export function programStorage(device: Device, dtype: DType, size: number): Stor
 /** Takes care of the memory of a storage that is owned by nothing else. */
 function ownedStorage(storage: Storage): Storage {
   collected.register(storage, storage.buffer, storage);
+  storage.ballast ??= ballastOf(storage);
   return storage;
+}
+
+/** From so many bytes on a storage has ballast; smaller ones go with the objects around them. */
+const ballastFrom = 1 << 14;
+
+/**
+ * As many bytes as a storage has on its device, which nobody touches, so that they take addresses but no memory. The collector runs
+ * when objects of JavaScript grow many, and sees nothing of a device: without this, a loop over tensors that are not disposed
+ * of keeps gigabytes before it is asked for a single one back.
+ */
+function ballastOf({ device, dtype, size }: Storage): ArrayBuffer | undefined {
+  const bytes = size * (device as Device).storageBytes(dtype);
+  try {
+    return bytes < ballastFrom ? undefined : new ArrayBuffer(bytes);
+  } catch {
+    return undefined; // more than an ArrayBuffer may have
+  }
 }
 
 function keepListed(storage: Storage): void {
@@ -100,12 +118,14 @@ export function handOver(storage: Storage): Storage {
   const next = ownedStorage({ ...storage });
   keepListed(next);
   storage.disposed = true;
+  storage.ballast = undefined;
   return next;
 }
 
 /** Gives the memory back. */
 export function disposeStorage(storage: Storage): void {
   storage.disposed = true;
+  storage.ballast = undefined;
   storage.buffer[Symbol.dispose]();
 }
 

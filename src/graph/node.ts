@@ -18,6 +18,8 @@ export interface Storage {
   readonly dtype: DType;
   readonly size: number;
   disposed: boolean;
+  /** Makes the collector know how much hangs on this object; see program.ts. */
+  ballast?: ArrayBuffer | undefined;
 }
 
 let nextId = 0;
@@ -66,6 +68,7 @@ export class Tensor {
   dispose(): void {
     if (this.storage === null || this.storage.disposed) return;
     this.storage.disposed = true;
+    this.storage.ballast = undefined;
     this.storage.buffer[Symbol.dispose]();
   }
 
