@@ -17,6 +17,8 @@ export interface MatmulVariant {
   /** "rows": n is the contiguous axis of B; "columns": k is (B is stored transposed). */
   readonly b: "rows" | "columns";
   readonly bType: "float32" | "float16" | "bfloat16";
+  /** Bytes from one row of A to the next where the code may count on it, 0 where it is an argument. */
+  readonly aStride: number;
   /** "matrix": n is the contiguous axis of the addend; "column": it is the same for every n. */
   readonly addend: "none" | "matrix" | "column";
   /** Whether a second, shallow pair of factors is added, and how its B is stored, as for `b`. Its A has k contiguous, as that of the first. */

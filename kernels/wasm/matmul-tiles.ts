@@ -59,7 +59,12 @@ const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", col
 /** Adds the kernel to a module. */
 export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {
   const layout = variant.a === "narrow" ? "columns" : "rows";
-  const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused, layout, variant.update !== "none"));
+  const tiles = Array.from({ length: tileRows }, (_, i) =>
+    emitTile(module, i + 1, fused, layout, {
+      withUpdate: variant.update !== "none",
+      knownStride: i + 1 === tileRows ? variant.aStride : 0,
+    }),
+  );
   const transposeA = emitTranspose(module, 4, (simd, address) => simd.load(address), fused);
   const packOf = (which: MatmulVariant) => (which.b === "rows" ? emitPackRows : emitPackColumns)(module, which, fused);
   const packB = packOf(variant);
@@ -224,14 +229,16 @@ function copyColumns(f: FunctionBuilder, tile: Integer, c: Integer, cStride: Int
  * an address, 0 where nothing is added. It comes last: a sum that begins at a large value is rounded like that in every step.
  *
  * @param layout "rows": k is the contiguous axis of A and `aStride` lies between rows; "columns": the other way round
- * @param withUpdate the tile takes three more: (update, updateStride, updateDepth), another A, whose B follows in the panel
+ * @param options.knownStride `aStride` where it is known, else 0: one pointer with constant offsets then walks all rows. A round takes 27
+ * instructions instead of 32, and decoding them is what it waits for where another guest shares the core
+ * @param options.withUpdate the tile takes three more: (update, updateStride, updateDepth), another A, whose B follows in the panel
  */
 export function emitTile(
   module: ModuleBuilder,
   rows: number,
   fused: boolean,
   layout: "rows" | "columns" = "rows",
-  withUpdate = false,
+  { withUpdate = false, knownStride = 0 } = {},
 ): FunctionBuilder {
   const f = module.function(null, withUpdate ? [...tileParameters, ...updateParameters] : tileParameters);
   const [a, aStride, panel, depth, start, startStride, out, outStride, update, updateStride, updateDepth] =
@@ -243,16 +250,15 @@ export function emitTile(
 
   const zero = f.constant("f32", 0);
   for (const accumulator of accumulators.flat()) f.set(accumulator, zero);
-  const pointers = Array.from({ length: layout === "rows" ? rows : 1 }, (_, i) => (i === 0 ? a : f.local("i32")));
+  const walks = layout === "rows" && knownStride === 0;
+  const pointers = Array.from({ length: walks ? rows : 1 }, (_, i) => (i === 0 ? a : f.local("i32")));
   const sumUp = () => {
     for (let i = 1; i < pointers.length; i++) f.set(pointers[i] as Integer, ["i32.add", pointers[i - 1] as Integer, aStride]);
     f.repeat(depth, () => {
       b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
       accumulators.forEach((row, i) => {
-        f.set(
-          aValue,
-          layout === "rows" ? load("v128.load32_splat", pointers[i] as Integer) : load("v128.load32_splat", a, 4 * i),
-        );
+        const next = layout === "rows" ? knownStride : 4;
+        f.set(aValue, walks ? load("v128.load32_splat", pointers[i] as Integer) : load("v128.load32_splat", a, next * i));
         row.forEach((accumulator, v) => {
           const bValue = b[v] as typeof aValue;
           if (fused) f.set(accumulator, ["f32x4.relaxed_madd", aValue, bValue, accumulator]);

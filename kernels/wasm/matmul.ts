@@ -75,6 +75,10 @@ export interface MatmulAddresses {
 const smallestTask = 1 << 16;
 /** Multiply-adds below which a whole product is not worth a second thread. */
 const smallProduct = 1 << 16;
+/** Multiply-adds from which a product is worth code of its own for the distance of A's rows. */
+const knownStrideProduct = 1 << 22;
+/** Only for such distances, in elements: lengths of text are any number, widths of models are not, and each takes a module. */
+const knownStrideStep = 16;
 /** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
 const tasksPerThread = 3;
 /** Blocks of packed B (and A) that stay in a second-level cache. */
@@ -106,18 +110,20 @@ export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan 
     update === undefined ? "none" : update.b.column === 1 ? "rows" : update.b.row === 1 ? "columns" : undefined;
   const joins = !vector && exchanged === undefined && aLayout === "rows" && updateLayout !== undefined;
   if (update && !(joins && update.K <= updateDepth && (update.a.column === 1 || update.K <= 1))) return undefined;
+  const batches = batch[0] * batch[1] * batch[2];
+  const updateK = update?.K ?? 0;
+  const work = batches * M * N * (K + updateK);
+  const knowsStride = !vector && !update && aLayout === "rows" && work >= knownStrideProduct && a.row % knownStrideStep === 0;
   const variant: MatmulVariant = {
     method: vector ? "vector" : "tiles",
     rows: vector ? Math.max(1, M) : 0,
     a: aLayout === "columns" && !vector && N <= narrowColumns ? "narrow" : aLayout,
     b: bLayout,
     bType,
+    aStride: knowsStride ? 4 * a.row : 0,
     addend: addendLayout,
     update: updateLayout ?? "none",
   };
-  const batches = batch[0] * batch[1] * batch[2];
-  const updateK = update?.K ?? 0;
-  const work = batches * M * N * (K + updateK);
   const { rowBlock, columnBlock } = vector
     ? { rowBlock: Math.max(1, M), columnBlock: vectorBlock(variant, N, K, batches, threads) }
     : tileBlocks(variant, M, N, K, batches, threads);
