@@ -16,7 +16,16 @@ export const panelRowBytes = 4 * panelColumns;
 /** Stands where the log-sum of nothing would be −∞, so that no difference is NaN. */
 export const lowest = -1e20;
 
-const plain: MatmulVariant = { method: "tiles", rows: 0, a: "rows", b: "rows", bType: "float32", aStride: 0, addend: "none", update: "none" };
+const plain: MatmulVariant = {
+  method: "tiles",
+  rows: 0,
+  a: "rows",
+  b: "rows",
+  bType: "float32",
+  aStride: 0,
+  addend: "none",
+  update: "none",
+};
 
 /** The functions of a module that both kernels call. */
 export interface Blocks {
