@@ -27,15 +27,24 @@ async function operations() {
 
 async function adapterMethods() {
   const { methods } = await compiled("peft/methods.js");
-  const rows = Object.entries(methods).map(([name, { peftType, formula, papers, layers }]) => [
+  const { mixtures } = await compiled("peft/router/mixtures.js");
+  const rowOf = (name, { peftType, formula, papers, layers }) => [
     `\`${name}\``,
     `\`${peftType}\``,
     formula,
     Object.keys(layers).join(", "),
     papers.map((paper, i) => `[${i + 1}](${paper})`).join(" "),
-  ]);
+  ];
+  const rows = Object.entries(methods).map(([name, facts]) => rowOf(name, facts));
   const head = ["name", "PEFT's type", "changed weight", "layers", "papers"];
-  return page("Adapter methods", "What `attach` takes and adapter folders may hold (src/peft/methods).", table(head, rows));
+  const mixed = Object.entries(mixtures).map(([name, facts]) => rowOf(name, { ...facts, layers: { linear: 0 } }));
+  return page(
+    "Adapter methods",
+    "What `attach` takes and adapter folders may hold (src/peft/methods).",
+    table(head, rows),
+    "## Mixtures\n\nLoRA adapters of which every token has shares of its own (src/peft/router).",
+    table(head, mixed),
+  );
 }
 
 /** The comment at the head of a law: its sentence, formula and sources. */

@@ -47,6 +47,7 @@ import { drawLinear } from "../prompt/linear-start.ts";
 import { StandIn } from "../stand-in.ts";
 import { through, times } from "../weight-change.ts";
 import { type ExpertSource, installExperts, readExperts, refuseAdapted } from "./expert.ts";
+import { mixtures } from "./mixtures.ts";
 import type { Router } from "./router.ts";
 
 const schema = configSchema("XLORA", "xlora_", {
@@ -70,8 +71,7 @@ export type XloraConfig = MethodConfig<typeof schema>;
 /** Checks options as those of a method are checked. */
 const configured = defineMethod({
   schema,
-  papers: ["https://arxiv.org/abs/2402.07148"],
-  formula: "W·x + g·Σₑ wₑ(h)·sₑ·Bₑ·Aₑ·x",
+  ...mixtures.createXlora,
   keys: Object.keys(toCamel(Object.fromEntries(Object.keys(schema.keys).map((name) => [name, 0])))) as (keyof XloraConfig &
     string)[],
   check({ enableSoftmaxTopk, topKLora, softmaxTemperature }) {
