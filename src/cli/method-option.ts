@@ -56,7 +56,9 @@ export function adapterOf(options: MethodOptions, layers: number): Parameters<ty
 /** Nothing for methods that choose by themselves, unless targets were named. */
 function targetsOf(method: MethodName, targets: readonly string[]): object {
   const isDefault = targets.length === 1 && targets[0] === "all-linear";
-  if (isDefault && ("choose" in methods[method] || !ownKeys(method).includes("targetModules"))) return {};
+  const kinds = Object.keys(methods[method].layers);
+  const chooses = "choose" in methods[method] || (kinds.length > 0 && !kinds.includes("linear"));
+  if (isDefault && (chooses || !ownKeys(method).includes("targetModules"))) return {};
   return { targetModules: isDefault ? "all-linear" : targets };
 }
 
