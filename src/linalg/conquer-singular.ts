@@ -5,15 +5,20 @@
  */
 import { deflate, type Mode, mixRows, rotateRows } from "./conquer.ts";
 import { type Matrix, matrix } from "./matrix.ts";
+import { iterateQr, singleEpsilon } from "./qr-iteration.ts";
 import { secularRoots } from "./secular.ts";
 
 /**
  * Singular values of the matrix with `d` on and `e` above the diagonal, in ascending order, and singular vectors as rows. Its entries
  * should be near 1, see `scaleOf`; `d` is overwritten with the values.
+ *
+ * @param asLapack signs of the vectors are those that LAPACK's `sbdsdc` finds for float32 matrices: it leaves blocks of up to 25 rows to
+ *   QR iteration, and takes what float32 does not tell from zero for it
  */
 export function bidiagonalSvd(
   d: Float64Array,
   e: Float64Array,
+  asLapack = false,
 ): { readonly values: Float64Array; readonly left: Matrix; readonly right: Matrix } {
   const n = d.length;
   const [left, right] = [matrix(n, n), matrix(n, n)];
@@ -22,7 +27,12 @@ export function bidiagonalSvd(
    * Rows `start` … `end` of the matrix, which have `extra` columns (0 or 1) more than rows. With one more, the vector that the block
    * takes to zero becomes row `end` of `right`.
    */
-  const divide = (start: number, end: number, extra: number): void => {
+  const levels = !asLapack ? Number.POSITIVE_INFINITY : n <= 25 ? 0 : Math.trunc(Math.log2(n / 26)) + 1;
+  const divide = (start: number, end: number, extra: number, level = 0): void => {
+    if (level === levels) {
+      block(start, end, extra);
+      return;
+    }
     if (end - start === 0) {
       if (extra === 1) right.values[start * n + start] = 1;
       return;
@@ -32,9 +42,19 @@ export function bidiagonalSvd(
       return;
     }
     const middle = (start + end) >> 1; // the row that couples the halves
-    divide(start, middle, 1);
-    divide(middle + 1, end, extra);
+    divide(start, middle, 1, level + 1);
+    divide(middle + 1, end, extra, level + 1);
     merge(start, middle, end, extra);
+  };
+
+  const block = (start: number, end: number, extra: number): void => {
+    const found = iterateQr(d.slice(start, end), e.slice(start, end - 1 + extra));
+    d.set(found.values, start);
+    for (const [into, { rows, columns, values }] of [
+      [left, found.left],
+      [right, found.right],
+    ] as const)
+      for (let i = 0; i < rows; i++) into.values.set(values.subarray(i * columns, (i + 1) * columns), (start + i) * n + start);
   };
 
   const leaf = (at: number, extra: number): void => {
@@ -72,7 +92,7 @@ export function bidiagonalSvd(
       norm = Math.max(norm, Math.abs(z), d[row]!);
     }
     if (norm === 0) return; // a block of zeros, whose vectors are as good as any
-    const tolerance = 8 * Number.EPSILON;
+    const tolerance = 8 * (asLapack ? singleEpsilon : Number.EPSILON);
     for (const mode of modes) {
       mode.d /= norm;
       mode.z /= norm;
@@ -131,5 +151,13 @@ export function bidiagonalSvd(
   };
 
   divide(0, n, 0);
+  if (levels === 0) {
+    const order = [...d.keys()].sort((a, b) => d[a]! - d[b]!);
+    for (const { values } of [left, right]) {
+      const rows = order.map((row) => values.slice(row * n, (row + 1) * n));
+      for (const [i, row] of rows.entries()) values.set(row, i * n);
+    }
+    d.set(order.map((row) => d[row]!));
+  }
   return { values: d, left, right };
 }

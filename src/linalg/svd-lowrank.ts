@@ -32,8 +32,14 @@ export function svdLowrank(x: Tensor, q: number, options: LowrankOptions): Svd {
   };
 }
 
-/** The same for a matrix outside of the graph. @param double draws float64 numbers */
-export function svdLowrankMatrix(A: Matrix, q: number, { niter = 2, random }: LowrankOptions, double = false): MatrixSvd {
+/** The same for a matrix outside of the graph. @param double draws float64 numbers. @param asLapack as in `svdMatrix` */
+export function svdLowrankMatrix(
+  A: Matrix,
+  q: number,
+  { niter = 2, random }: LowrankOptions,
+  double = false,
+  asLapack = false,
+): MatrixSvd {
   if (!Number.isInteger(q) || q < 1 || q > Math.min(A.rows, A.columns) || !Number.isInteger(niter) || niter < 0)
     throw new ConfigError(
       `\`q\` (= ${q}) must be an integer from 1 to ${Math.min(A.rows, A.columns)} for a matrix [${A.rows}, ${A.columns}], \`niter\` (= ${niter}) one from 0.`,
@@ -46,7 +52,7 @@ export function svdLowrankMatrix(A: Matrix, q: number, { niter = 2, random }: Lo
     Q = qrMatrix(product(wide, Q)).Q;
     Q = qrMatrix(product(tall, Q)).Q;
   }
-  const { U, S, Vt } = svdMatrix(product(transposed(Q), tall));
+  const { U, S, Vt } = svdMatrix(product(transposed(Q), tall), asLapack);
   const left = product(Q, U);
   return A.rows < A.columns ? { U: transposed(Vt), S, Vt: transposed(left) } : { U: left, S, Vt };
 }

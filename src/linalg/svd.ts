@@ -19,7 +19,8 @@ import {
 } from "./factor.ts";
 import { type Matrix, matrix, readMatrix, scaled, scaleOf, transposed } from "./matrix.ts";
 import { triangularise } from "./qr.ts";
-import { bidiagonalise } from "./reduction.ts";
+import { crossDiagonal, type Rotation } from "./qr-iteration.ts";
+import { type Bidiagonal, bidiagonalise } from "./reduction.ts";
 import { reflectAll } from "./reflection.ts";
 
 /** A = U·diag(S)·Vᵀ with orthonormal columns of U and rows of Vᵀ, S ≥ 0 descending. */
@@ -95,30 +96,71 @@ export function pinv(x: Tensor, cutoff?: number): Tensor {
 /** The X with the least ‖A·X − B‖, and of those the one with the least ‖X‖: A [m, n], B [m, k], X [n, k]. */
 export const lstsq = (A: Tensor, B: Tensor): Tensor => matmul(pinv(A), B);
 
-/** Thin singular value decomposition of a finite matrix. */
-export function svdMatrix(A: Matrix): MatrixSvd {
+/**
+ * Thin singular value decomposition of a finite matrix.
+ *
+ * @param asLapack signs of the vectors are, but for rare pairs, those that `torch.linalg.svd` gives float32 matrices on a CPU: of LAPACK's
+ *   `sgesdd` in Intel's library. For what was computed with those and is not in a file.
+ */
+export function svdMatrix(A: Matrix, asLapack = false): MatrixSvd {
   const wide = A.rows < A.columns;
   const exponent = scaleOf(A);
-  const { Ut, S, Vt } = tallSvd(scaled(wide ? transposed(A) : A, -exponent));
+  const given = scaled(A, -exponent);
+  const { Ut, S, Vt } = asLapack && wide ? wideSvd(given) : tallSvd(wide ? transposed(given) : given, asLapack);
   const values = scaled({ rows: 1, columns: S.length, values: S }, exponent).values;
-  return wide ? { U: transposed(Vt), S: values, Vt: Ut } : { U: transposed(Ut), S: values, Vt };
+  return wide && !asLapack ? { U: transposed(Vt), S: values, Vt: Ut } : { U: transposed(Ut), S: values, Vt };
+}
+
+interface Turned {
+  readonly Ut: Matrix;
+  readonly S: Float64Array;
+  readonly Vt: Matrix;
+}
+
+/** Vectors of a bidiagonal matrix, in descending order, into the first columns of matrices as wide as the whole. */
+function vectorsOf({ d, e }: Pick<Bidiagonal, "d" | "e">, Ut: Matrix, Vt: Matrix, asLapack: boolean): Float64Array {
+  const n = d.length;
+  const found = bidiagonalSvd(d, e, asLapack);
+  for (let i = 0; i < n; i++) {
+    const from = (n - 1 - i) * n;
+    Ut.values.set(found.left.values.subarray(from, from + n), i * Ut.columns);
+    Vt.values.set(found.right.values.subarray(from, from + n), i * Vt.columns);
+  }
+  return found.values.reverse();
 }
 
 /** For entries near 1 and at least as many rows as columns. */
-function tallSvd(A: Matrix): { readonly Ut: Matrix; readonly S: Float64Array; readonly Vt: Matrix } {
+function tallSvd(A: Matrix, asLapack: boolean): Turned {
   const { rows: m, columns: n } = A;
   const [Ut, Vt] = [matrix(n, m), matrix(n, n)];
   // of a much taller matrix only the triangle is worth the work of both sides
-  const tall = m > 1.6 * n ? triangularise(A) : undefined;
-  const { d, e, left, right } = bidiagonalise(tall ? tall.R : A);
-  const found = bidiagonalSvd(d, e);
-  for (let i = 0; i < n; i++) {
-    const from = (n - 1 - i) * n; // in descending order
-    Ut.values.set(found.left.values.subarray(from, from + n), i * m);
-    Vt.values.set(found.right.values.subarray(from, from + n), i * n);
-  }
+  const tall = (asLapack ? m >= 1.5 * n : m > 1.6 * n) ? triangularise(A) : undefined;
+  const { left, right, ...diagonals } = bidiagonalise(tall ? tall.R : A);
+  const S = vectorsOf(diagonals, Ut, Vt, asLapack);
   reflectAll(Ut, left);
   if (tall) reflectAll(Ut, tall.reflections);
   reflectAll(Vt, right);
-  return { Ut, S: found.values.reverse(), Vt };
+  return { Ut, S, Vt };
+}
+
+/** For fewer rows than columns, as LAPACK does it: not by the transpose, but by a lower bidiagonal matrix. */
+function wideSvd(A: Matrix): Turned {
+  const { rows: m, columns: n } = A;
+  const [Ut, Vt] = [matrix(m, m), matrix(m, n)];
+  const { d, e, left, right } = bidiagonalise(transposed(A));
+  // the diagonal e is below d: rotations of neighbouring rows bring it above
+  const turns = crossDiagonal(d, e);
+  const S = vectorsOf({ d, e }, Ut, Vt, true);
+  const { values } = Ut;
+  for (let row = 0; row < m; row++)
+    for (let i = m - 2; i >= 0; i--) {
+      const { cosine, sine } = turns[i] as Rotation;
+      const at = row * m + i;
+      const [a, b] = [values[at]!, values[at + 1]!];
+      values[at] = cosine * a - sine * b;
+      values[at + 1] = cosine * b + sine * a;
+    }
+  reflectAll(Ut, right);
+  reflectAll(Vt, left);
+  return { Ut, S, Vt };
 }

@@ -66,6 +66,7 @@ export { peanut } from "./methods/peanut.ts";
 export { poly } from "./methods/poly.ts";
 export { prefixTuning } from "./methods/prefix-tuning.ts";
 export { promptTuning } from "./methods/prompt-tuning.ts";
+export { psoft } from "./methods/psoft.ts";
 export { pvera } from "./methods/pvera.ts";
 export { randlora } from "./methods/randlora.ts";
 export { road } from "./methods/road.ts";

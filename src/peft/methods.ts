@@ -35,6 +35,7 @@ import { peanut } from "./methods/peanut.ts";
 import { poly } from "./methods/poly.ts";
 import { prefixTuning } from "./methods/prefix-tuning.ts";
 import { promptTuning } from "./methods/prompt-tuning.ts";
+import { psoft } from "./methods/psoft.ts";
 import { pvera } from "./methods/pvera.ts";
 import { randlora } from "./methods/randlora.ts";
 import { road } from "./methods/road.ts";
@@ -99,6 +100,7 @@ export const methods = {
   lily,
   frod,
   adamss,
+  psoft,
 } as const satisfies Record<string, AnyMethod>;
 
 /** A name in that list. */

@@ -5,6 +5,7 @@ import { take } from "../graph/indexing.ts";
 import { permute, reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
+import { identity } from "../linalg/cayley.ts";
 
 const int = (value: number): Tensor => constant(value, [], "int32");
 
@@ -29,4 +30,19 @@ export function turnBlocks(x: Tensor, R: Tensor): Tensor {
   if (n === 1) return reshape(matmul(reshape(x, [x.size / b, b]), reshape(R, [b, b])), x.shape);
   const blocks = permute(reshape(x, [x.size / (n * b), n, b]), [1, 0, 2]);
   return reshape(permute(matmul(blocks, R), [1, 0, 2]), x.shape);
+}
+
+/** I + 2·Q + 2·Q² + … + Qᵐ. PEFT has the same m = 3 for three terms and for four. */
+export function neumann(Q: Tensor, terms: number): Tensor {
+  let R = identity(Q.shape[1] as number);
+  if (terms === 1) return add(mul(Q, constant(0)), R);
+  R = add(R, mul(Q, constant(2)));
+  if (terms === 2) return R;
+  let power = Q;
+  const last = Math.max(3, terms - 1);
+  for (let m = 2; m <= last; m++) {
+    power = matmul(power, Q);
+    R = add(R, m === last ? power : mul(power, constant(2)));
+  }
+  return R;
 }

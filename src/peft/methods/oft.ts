@@ -20,17 +20,16 @@ import { withVjp } from "../../autograd/custom.ts";
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
 import { concatenate } from "../../graph/composite.ts";
-import { matmul } from "../../graph/contraction.ts";
 import { add, cast, div, max, mul, sub } from "../../graph/elementwise.ts";
 import { pad, permute, reshape, slice, sliceAxis, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
-import { cayley, identity } from "../../linalg/cayley.ts";
+import { cayley } from "../../linalg/cayley.ts";
 import { norm } from "../../tensor/statistics.ts";
 import { convolutionOf, kernelOf, refuseDilation, refuseGroups } from "../convolution-layer.ts";
 import { blockMask, withoutBlocks } from "../dropout-mask.ts";
 import { type Base, defineMethod, type LayerMethod, type MethodConfig, type Use } from "../method.ts";
-import { skew, turnBlocks } from "../rotation.ts";
+import { neumann, skew, turnBlocks } from "../rotation.ts";
 import type { Scale } from "../scale.ts";
 import { times } from "../weight-change.ts";
 
@@ -63,21 +62,6 @@ function blocks(base: Base, { r, oftBlockSize }: Config): readonly [count: numbe
   const n = base.kind === "embedding" ? base.out : base.kind === "conv2d" ? base.in * convolutionOf(base).groups : base.in;
   if (r > 0) return [nearestDivisor(n, r), n / nearestDivisor(n, r)];
   return [n / nearestDivisor(n, oftBlockSize), nearestDivisor(n, oftBlockSize)];
-}
-
-/** I + 2·Q + 2·Q² + … + Qᵐ. PEFT has the same m = 3 for three terms and for four. */
-function neumann(Q: Tensor, terms: number): Tensor {
-  let R = identity(Q.shape[1] as number);
-  if (terms === 1) return add(times(Q, 0), R);
-  R = add(R, times(Q, 2));
-  if (terms === 2) return R;
-  let power = Q;
-  const last = Math.max(3, terms - 1);
-  for (let m = 2; m <= last; m++) {
-    power = matmul(power, Q);
-    R = add(R, times(power, m === last ? 1 : 2));
-  }
-  return R;
 }
 
 /** The rows of Q's entries [n, b·(b − 1)/2], shortened where ‖Q‖ of a block is more than ε/√n. */
