@@ -1,25 +1,28 @@
 /**
- * The matrix product as fragment shaders of WebGL 2. A texel holds a square of 2×2 elements, so that two reads serve eight products:
- * pack both operands, multiply, unpack. The packed matrices are textures as wide as they are, so that no address needs a division; those
+ * The matrix product as fragment shaders of WebGL 2. A texel holds a square of 2×2 elements, and a thread computes 2×2 squares, each in a
+ * layer of its own, so that four reads serve 32 products: pack both operands, multiply, unpack. The packed matrices are textures as wide as they are, so that no address needs a division; those
  * of a batch lie in a grid, side by side and below each other. GPU.js names an argument `a` `user_a`. Everything is read with `texture`:
  * `texelFetch` takes twice as long in SwiftShader. `at_a(i)` reads an array, `own_a()` that of its elements which is written;
  * src/devices/gpu/gl-shader.ts has them, and WIDTH, the width of the result's texture.
  */
 import { batchOffset, type MatmulSizes, type MatrixWalk } from "./matmul.ts";
 
-const header = (arrays: readonly string[]): string =>
+const header = (arrays: readonly string[], layers = 1): string =>
   `#version 300 es
 precision highp float;
 precision highp int;
 precision highp sampler2D;
-${arrays.map((name) => `uniform sampler2D user_${name};`).join("\n")}
-out vec4 data0;
+precision highp sampler2DArray;
+${arrays.map((name) => `uniform ${name === "product" ? "sampler2DArray" : "sampler2D"} user_${name};`).join("\n")}
+${Array.from({ length: layers }, (_, i) => `layout(location = ${i}) out vec4 data${i};`).join("\n")}
 // a quotient of floats, which is quicker than one of whole numbers, mended where it is inexact
 int over(int i, int n) {
   int q = int(float(i) / float(n));
   int rest = i - q * n;
   return rest < 0 ? q - 1 : rest >= n ? q + 1 : q;
 }`;
+
+const inverse = (size: number): string => (1 / size).toExponential();
 
 /** Whole numbers below this have a quotient that needs no mending: half of a part of it is more than the product is wrong by. */
 const fewEnough = 2 ** 20;
@@ -28,10 +31,12 @@ const fewEnough = 2 ** 20;
 const quotient = (i: string, n: number, most: number): string => {
   if (n === 1) return i;
   if (n >= most) return "0";
-  return most <= fewEnough ? `int((float(${i}) + 0.5) * ${(1 / n).toExponential()})` : `over(${i}, ${n})`;
+  return most <= fewEnough ? `int((float(${i}) + 0.5) * ${inverse(n)})` : `over(${i}, ${n})`;
 };
 
+/** Squares along an extent: of the sums, which are rows of a and columns of b, an even number of them. */
 const half = (extent: number): number => Math.ceil(extent / 2);
+const even = (extent: number): number => 2 * Math.ceil(extent / 4);
 
 /** Matrices of a batch in one texture. */
 export interface Grid {
@@ -41,10 +46,10 @@ export interface Grid {
 
 /** The grid whose textures have no side longer than `most`; `null` where there is none. */
 export function gridOf({ batches, M, N, K }: MatmulSizes, most: number): Grid | null {
-  const tallest = Math.floor(most / Math.max(half(M), half(K)));
+  const tallest = Math.floor(most / Math.max(even(M), half(K)));
   if (tallest < 1) return null;
   const across = Math.max(1, Math.ceil(batches / tallest));
-  return across * Math.max(half(K), half(N)) > most ? null : { across, down: Math.ceil(batches / across) };
+  return across * Math.max(half(K), even(N)) > most ? null : { across, down: Math.ceil(batches / across) };
 }
 
 /** Column and row of the grid for the texel that is written, whose matrices are so many texels wide and high. */
@@ -61,13 +66,19 @@ const begin = ({ batch, offset }: MatrixWalk, batches: number): string =>
 export interface Drawing {
   readonly code: string;
   readonly size: readonly [width: number, height: number];
+  readonly layers?: number;
 }
 
-/** Squares of 2×2 elements, zero past the edges. */
-export function packSquares(batches: number, rows: number, columns: number, at: MatrixWalk, grid: Grid): Drawing {
-  const [height, width] = [half(rows), half(columns)];
+/** Squares of 2×2 elements, zero past the edges: of `a`, whose rows are those of the sums, or of `b`. */
+export function packSquares(sizes: MatmulSizes, operand: "a" | "b", grid: Grid): Drawing {
+  const { batches, M, N, K, [operand]: at } = sizes;
+  const [rows, columns] = operand === "a" ? [M, K] : [K, N];
+  const [height, width] = operand === "a" ? [even(M), half(K)] : [half(K), even(N)];
   const inside = (row: number, column: number): string => {
-    const checks = [...(row && rows % 2 ? [`r + 1 < ${rows}`] : []), ...(column && columns % 2 ? [`c + 1 < ${columns}`] : [])];
+    const checks = [
+      ...(rows < 2 * height && (row || rows <= 2 * height - 2) ? [`r + ${row} < ${rows}`] : []),
+      ...(columns < 2 * width && (column || columns <= 2 * width - 2) ? [`c + ${column} < ${columns}`] : []),
+    ];
     const value = `at_a(first + ${row * at.row + column * at.column})`;
     return checks.length ? `(${checks.join(" && ")} ? ${value} : 0.0)` : value;
   };
@@ -83,29 +94,36 @@ void main() {
   return { code, size: [grid.across * width, grid.down * height] };
 }
 
-/** Product of packed matrices, packed. */
-export function multiplySquares({ M, N, K }: MatmulSizes, grid: Grid): Drawing {
-  const [height, width, deep] = [half(M), half(N), half(K)];
-  const { across, down } = grid;
+/** Product of packed matrices: a texel of each layer is one of the squares of a square of them. */
+export function multiplySquares({ M, N, K }: MatmulSizes, { across, down }: Grid): Drawing {
+  const [height, width, deep] = [even(M) / 2, even(N) / 2, half(K)];
+  const product = (s: number, x: string, y: string): string => `s${s} += ${x}.xxzz * ${y}.xyxy + ${x}.yyww * ${y}.zwzw;`;
   const step = (i: number): string => `
     { float at = float(k) + ${i + 0.5};
-      vec4 x = texture(user_a, vec2((left + at) * ${(1 / (across * deep)).toExponential()}, row));
-      vec4 y = texture(user_b, vec2(column, (top + at) * ${(1 / (down * deep)).toExponential()}));
-      s += x.xxzz * y.xyxy + x.yyww * y.zwzw; }`;
+      float u = (left + at) * ${inverse(across * deep)};
+      float v = (top + at) * ${inverse(down * deep)};
+      vec4 x0 = texture(user_a, vec2(u, row0));
+      vec4 x1 = texture(user_a, vec2(u, row1));
+      vec4 y0 = texture(user_b, vec2(column0, v));
+      vec4 y1 = texture(user_b, vec2(column1, v));
+      ${product(0, "x0", "y0")} ${product(1, "x0", "y1")} ${product(2, "x1", "y0")} ${product(3, "x1", "y1")} }`;
   const unrolled = deep % 4 === 0 ? 4 : deep % 2 === 0 ? 2 : 1;
-  const code = `${header(["a", "b"])}
+  const layers = [0, 1, 2, 3] as const;
+  const code = `${header(["a", "b"], 4)}
 void main() {
-  ${cell(grid, width, height)}
+  ${cell({ across, down }, width, height)}
   float left = float(x * ${deep});
   float top = float(y * ${deep});
-  float row = gl_FragCoord.y / ${down * height}.0;
-  float column = gl_FragCoord.x / ${across * width}.0;
-  vec4 s = vec4(0.0);
+  float row0 = (2.0 * gl_FragCoord.y - 0.5) * ${inverse(2 * down * height)};
+  float row1 = (2.0 * gl_FragCoord.y + 0.5) * ${inverse(2 * down * height)};
+  float column0 = (2.0 * gl_FragCoord.x - 0.5) * ${inverse(2 * across * width)};
+  float column1 = (2.0 * gl_FragCoord.x + 0.5) * ${inverse(2 * across * width)};
+  ${layers.map((i) => `vec4 s${i} = vec4(0.0);`).join(" ")}
   for (int k = 0; k < ${deep}; k += ${unrolled}) {${Array.from({ length: unrolled }, (_, i) => step(i)).join("")}
   }
-  data0 = s;
+  ${layers.map((i) => `data${i} = s${i};`).join(" ")}
 }`;
-  return { code, size: [across * width, down * height] };
+  return { code, size: [across * width, down * height], layers: layers.length };
 }
 
 /** Whether the start of the sums lies as the result does. */
@@ -123,19 +141,21 @@ export function unpackSquares(sizes: MatmulSizes, { across, down }: Grid): strin
     : isInOrder(start, sizes)
       ? " + own_start()"
       : ` + at_start(${begin(start, batches)} + r * ${start.row} + c * ${start.column})`;
-  return `${header(start ? ["a", "start"] : ["a"])}
+  const [height, width] = [even(M) / 2, even(N) / 2];
+  return `${header(start ? ["product", "start"] : ["product"])}
 void main() {
   ivec2 p = ivec2(gl_FragCoord.xy);
   int i = p.y * WIDTH + p.x;
   // the texture may have a few elements more
   int line = ${quotient("i", N, batches * M * N + 4096)};
   int c = i - line * ${N};
-  int batch = ${quotient("line", M, batches * M + 4096)};
+  int batch = ${batches === 1 ? "0" : quotient("line", M, batches * M + 4096)};
   int r = line - batch * ${M};
   int y = ${quotient("batch", across, batches)};
   int x = batch - y * ${across};
-  vec2 at = vec2(x * ${half(N)} + (c >> 1), y * ${half(M)} + (r >> 1)) + 0.5;
-  vec4 square = texture(user_a, at * vec2(${(1 / (across * half(N))).toExponential()}, ${(1 / (down * half(M))).toExponential()}));
+  vec2 at = vec2(x * ${width} + (c >> 2), y * ${height} + (r >> 2)) + 0.5;
+  int layer = (r & 2) + ((c >> 1) & 1);
+  vec4 square = texture(user_product, vec3(at * vec2(${inverse(across * width)}, ${inverse(down * height)}), layer));
   vec2 pair = (r & 1) == 0 ? square.xy : square.zw;
   data0 = vec4(((c & 1) == 0 ? pair.x : pair.y)${added}, 0.0, 0.0, 0.0);
 }`;

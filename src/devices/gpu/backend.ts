@@ -81,7 +81,7 @@ export interface GpuKernel {
 /** Settings of GPU.js for a pass. */
 export function kernelSettings(pass: Pass, functions: Readonly<Record<string, (...args: number[]) => number>>) {
   return {
-    output: pass.size ? [...pass.size] : [pass.count],
+    output: [pass.count],
     precision: "single",
     tactic: "precision",
     pipeline: true,

@@ -13,17 +13,12 @@ import {
   KernelCache,
   kernelSettings,
 } from "./backend.ts";
-import { fragmentShader } from "./gl-shader.ts";
-import type { GlKernel } from "./gpujs-internals.ts";
+import { Drawings } from "./gl-drawing.ts";
+import { mendedShader } from "./gl-shader.ts";
+import type { GlKernel, GlTexture } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
 
 type GlMode = GpuMode & ("webgl2" | "webgl" | "headlessgl");
-
-interface GlTexture {
-  readonly type: string;
-  delete(): void;
-  toArray(): Float32Array;
-}
 
 /** Every kernel keeps its last result until it runs again, so their number is bounded. */
 const mostKernels = 512;
@@ -53,11 +48,11 @@ export function whyNoHeadlessGl(
     : "the package gl needs an X display, and there is none (xvfb-run gives one)";
 }
 
-/** Gives a kernel a shader of ours, or mends GPU.js's where it is slow. */
-function setShader(kernel: GlKernel, glsl: string | undefined): void {
+/** Mends GPU.js's shader where it is slow. */
+function mend(kernel: GlKernel): void {
   const write = kernel.getFragmentShader;
   kernel.getFragmentShader = function (args) {
-    return (this.compiledFragmentShader = fragmentShader(write.call(this, args), this.texSize, glsl));
+    return (this.compiledFragmentShader = mendedShader(write.call(this, args), this.texSize));
   };
 }
 
@@ -97,10 +92,13 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
     return { count, references: 1, raw };
   };
   const kernels = new KernelCache(mostKernels, (pass) => {
+    // whatever such a pass reads was uploaded once
+    if (mode === "webgl2" && pass.glsl) return drawings!.kernel(pass);
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
-    if (mode === "webgl2") setShader(made.kernel as unknown as GlKernel, pass.glsl);
+    if (mode === "webgl2") mend(made.kernel as unknown as GlKernel);
     return made;
   });
+  let drawings: Drawings | null = null;
   let uploader: GpuKernel | null = null;
 
   const backend: Backend = {
@@ -124,7 +122,9 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
         dynamicArguments: true,
       });
       uploader.setOutput([values.length]);
-      return made(uploader(values), values.length);
+      const raw = uploader(values) as GlTexture;
+      if (mode === "webgl2") drawings ??= new Drawings(raw);
+      return made(raw, values.length);
     },
     run(pass, args) {
       checkAlive();

@@ -59,18 +59,26 @@ const quickRead = `vec4 getImage2D(sampler2D tex, ivec2 texSize, ivec3 texDim, i
 const slowThread = /index = int\(vTexCoord[^;]*;\s*threadId = indexTo3D\(index, uOutputDim\);/;
 
 /**
- * @param given   what GPU.js wrote, which says the sizes of what is read
- * @param written size of the texture that is written
- * @param ours    the shader to run in its place
+ * A shader of ours, with what it reads.
+ *
+ * @param sizes   of the textures that it reads
+ * @param written size of the one that it writes
  */
-export function fragmentShader(given: string, written: Size, ours?: string): string {
+export const ourShader = (code: string, sizes: ReadonlyMap<string, [number, number]>, written: Size): string =>
+  code
+    .replace("#version 300 es", `#version 300 es\n#define WIDTH ${written[0]}`)
+    .replace("void main()", `${readers(code, sizes, written)}\nvoid main()`);
+
+/**
+ * A shader of GPU.js, mended.
+ *
+ * @param given   what GPU.js wrote, which says the sizes of what it reads
+ * @param written size of the texture that it writes
+ */
+export function mendedShader(given: string, written: Size): string {
   const sizes = new Map<string, [number, number]>();
   for (const [, name, width, height] of given.matchAll(/ivec2 user_(\w+)Size = ivec2\((\d+), (\d+)\);/g))
     sizes.set(name!, [Number(width), Number(height)]);
-  if (ours)
-    return ours
-      .replace("#version 300 es", `#version 300 es\n#define WIDTH ${written[0]}`)
-      .replace("void main()", `${readers(ours, sizes, written)}\nvoid main()`);
   let code = given
     .replace(slowThread, `threadId = ivec3(int(gl_FragCoord.y) * ${written[0]} + int(gl_FragCoord.x), 0, 0);`)
     .replace(slowRead, quickRead)

@@ -44,6 +44,20 @@ export interface WebGpuKernel {
   bindGroupDirty: boolean;
 }
 
+/** GPU.js's handle of a value in the modes of WebGL. */
+export interface GlTexture {
+  readonly type: string;
+  readonly texture: WebGLTexture;
+  readonly size: ArrayLike<number>;
+  readonly context: WebGL2RenderingContext;
+  /** All kernels of a context share the array. */
+  readonly kernel: { readonly maxTexSize: readonly [width: number, height: number] };
+  readonly internalFormat: number;
+  readonly textureFormat: number;
+  delete(): void;
+  toArray(): Float32Array;
+}
+
 /** A kernel in the modes of WebGL. */
 export interface GlKernel {
   /** Width and height of the texture that it writes. */

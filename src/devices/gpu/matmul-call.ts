@@ -146,37 +146,35 @@ const mostTexels = 4096;
 
 /** Squares of elements in textures of their own shape; `null` where one would be too large. */
 function squaresPlan(sizes: MatmulSizes): Plan | null {
-  const { batches, M, N, K, a, b, start } = sizes;
+  const { batches, M, N, start } = sizes;
   const grid = gridOf(sizes, mostTexels);
   if (!grid) return null;
-  // bodies that never run: GPU.js takes from them the names of the arguments and whether texels are read and written
-  const drawn = (source: string, { code, size }: Drawing, args: Pass["args"]) => ({
-    source,
+  const drawn = ({ code, size, layers = 1 }: Drawing, args: Pass["args"]): Pass => ({
+    source: "",
     functions: [],
     args,
-    count: size[0] * size[1],
+    count: size[0] * size[1] * layers,
     glsl: code,
     size,
+    layers,
   });
-  const packed = (index: number, rows: number, columns: number, at: MatrixWalk): Pass => ({
-    ...drawn(packing, packSquares(batches, rows, columns, at, grid), [binding(index)]),
+  const packed = (operand: "a" | "b", index: number): Pass => {
+    const drawing = packSquares(sizes, operand, grid);
     // a frozen weight is packed once, not at every step
-    kept: JSON.stringify([batches, rows, columns, at, grid]),
-  });
-  const packing = "function (a) { return [a[0], 0, 0, 0]; }";
-  const multiplying = "function (a, b) { const x = a[0]; const y = b[0]; return [x[0] + y[0], 0, 0, 0]; }";
+    return { ...drawn(drawing, [binding(index)]), kept: `${drawing.size}:${drawing.code}` };
+  };
   const passes: Pass[] = [
-    packed(0, M, K, a),
-    packed(1, K, N, b),
-    drawn(multiplying, multiplySquares(sizes, grid), [pass(0), pass(1)]),
+    packed("a", 0),
+    packed("b", 1),
+    drawn(multiplySquares(sizes, grid), [pass(0), pass(1)]),
+    {
+      source: "",
+      functions: [],
+      args: [pass(2), ...(start ? [binding(2)] : [])],
+      count: batches * M * N,
+      glsl: unpackSquares(sizes, grid),
+    },
   ];
-  passes.push({
-    source: `function (a${start ? ", start" : ""}) { const x = a[0]; return x[0]${start ? " + start[0]" : ""}; }`,
-    functions: [],
-    args: [pass(2), ...(start ? [binding(2)] : [])],
-    count: batches * M * N,
-    glsl: unpackSquares(sizes, grid),
-  });
   return { passes, results: [{ binding: start ? 3 : 2, pass: 3 }] };
 }
 

@@ -27,12 +27,13 @@ export interface Pass {
   readonly count: number;
   /** Mode webgpu runs this shader in place of the source. */
   readonly wgsl?: { readonly code: string; readonly workgroups: number };
-  /** Mode webgl2 runs this fragment shader in place of the source, which still says what is read and whether texels are written. */
+  /** Mode webgl2 runs this fragment shader in place of the source. */
   readonly glsl?: string;
   /** What it makes of its one array is kept with that array under this name, from the second time on, for whoever asks for the same. */
   readonly kept?: string;
-  /** The texture that is written, where a shader depends on it; GPU.js chooses one otherwise. */
+  /** The texture of four floats a texel that `glsl` writes, and its layers; without it a flat value is written. */
   readonly size?: readonly [width: number, height: number];
+  readonly layers?: number;
 }
 
 export interface Plan {

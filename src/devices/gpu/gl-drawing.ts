@@ -1,0 +1,180 @@
+/**
+ * Shaders of ours on the WebGL 2 context of GPU.js, whose own kernels write one texture each: these may write the layers of one, so that
+ * a thread computes more of what it has read. GPU.js sets what it needs of the context before each of its runs, but for the viewport
+ * and the attributes of vertices, which are left as they were.
+ */
+import type { GpuKernel } from "./backend.ts";
+import { ourShader } from "./gl-shader.ts";
+import type { GlTexture } from "./gpujs-internals.ts";
+import type { Pass } from "./plan.ts";
+
+/** A texture of ours: four floats a texel, one or several layers. */
+interface Layered {
+  readonly texture: WebGLTexture;
+  readonly size: readonly [width: number, height: number];
+  readonly layers: number;
+  delete(): void;
+}
+
+type Read = GlTexture | Layered;
+
+const vertexShader = `#version 300 es
+void main() { gl_Position = vec4(float(gl_VertexID & 1) * 4.0 - 1.0, float(gl_VertexID >> 1) * 4.0 - 1.0, 0.0, 1.0); }`;
+
+/** The texture in which GPU.js keeps so many floats: the kernels that read it are compiled for its size. */
+function flatSize(count: number): [width: number, height: number] {
+  const root = Math.sqrt(count);
+  let [low, high] = [Math.floor(root), Math.ceil(root)];
+  while (high * low < count) low = Math.ceil(count / --high);
+  return [low, Math.ceil(count / low)];
+}
+
+/** Bytes of textures that nobody holds any more and that are kept for whoever needs one of their size next. */
+const mostSpare = 64 * 2 ** 20;
+
+export class Drawings {
+  private readonly spare = new Map<string, WebGLTexture[]>();
+  private spareBytes = 0;
+  private readonly gl: WebGL2RenderingContext;
+  /** A flat value that GPU.js has made; others are made after it. */
+  private readonly flat: GlTexture;
+  private readonly vertices: WebGLVertexArrayObject;
+  private readonly vertex: WebGLShader;
+  private readonly framebuffers = new Map<number, WebGLFramebuffer>();
+
+  constructor(flat: GlTexture) {
+    this.flat = flat;
+    this.gl = flat.context;
+    this.vertices = this.gl.createVertexArray();
+    this.vertex = this.shader(this.gl.VERTEX_SHADER, vertexShader);
+  }
+
+  private shader(type: number, code: string): WebGLShader {
+    const { gl } = this;
+    const shader = gl.createShader(type)!;
+    gl.shaderSource(shader, code);
+    gl.compileShader(shader);
+    if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS) && !gl.isContextLost())
+      throw new Error(`gpu: a shader does not compile: ${gl.getShaderInfoLog(shader)}\n${code}`);
+    return shader;
+  }
+
+  /** The shader with its arrays in texture units of their own. */
+  private program(code: string): WebGLProgram {
+    const { gl } = this;
+    const program = gl.createProgram();
+    const fragment = this.shader(gl.FRAGMENT_SHADER, code);
+    for (const shader of [this.vertex, fragment]) gl.attachShader(program, shader);
+    gl.linkProgram(program);
+    gl.deleteShader(fragment);
+    gl.useProgram(program);
+    namesOf(code).forEach((name, unit) => {
+      gl.uniform1i(gl.getUniformLocation(program, `user_${name}`), unit);
+    });
+    return program;
+  }
+
+  private framebuffer(layers: number): WebGLFramebuffer {
+    const { gl } = this;
+    let made = this.framebuffers.get(layers);
+    if (made) gl.bindFramebuffer(gl.FRAMEBUFFER, made);
+    else {
+      this.framebuffers.set(layers, (made = gl.createFramebuffer()));
+      gl.bindFramebuffer(gl.FRAMEBUFFER, made);
+      gl.drawBuffers(Array.from({ length: layers }, (_, i) => gl.COLOR_ATTACHMENT0 + i));
+    }
+    return made;
+  }
+
+  /** A texture to write to: a new one would be filled with zeros first. */
+  private texture(size: readonly [number, number], layers: number, format: number): WebGLTexture {
+    const { gl } = this;
+    const known = this.spare.get(`${size},${layers},${format}`)?.pop();
+    if (known) {
+      this.spareBytes -= this.bytesOf(size, layers, format);
+      return known;
+    }
+    const kind = layers > 1 ? gl.TEXTURE_2D_ARRAY : gl.TEXTURE_2D;
+    const texture = gl.createTexture();
+    gl.activeTexture(gl.TEXTURE15);
+    gl.bindTexture(kind, texture);
+    for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(kind, name, gl.NEAREST);
+    for (const name of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(kind, name, gl.CLAMP_TO_EDGE);
+    if (layers > 1) gl.texStorage3D(kind, 1, format, ...size, layers);
+    else gl.texStorage2D(kind, 1, format, ...size);
+    return texture;
+  }
+
+  private bytesOf([width, height]: readonly [number, number], layers: number, format: number): number {
+    return width * height * layers * (format === this.gl.R32F ? 4 : 16);
+  }
+
+  private giveBack(texture: WebGLTexture, size: readonly [number, number], layers: number, format: number): void {
+    const bytes = this.bytesOf(size, layers, format);
+    if (this.spareBytes + bytes > mostSpare) {
+      this.gl.deleteTexture(texture);
+      return;
+    }
+    this.spareBytes += bytes;
+    const key = `${size},${layers},${format}`;
+    const others = this.spare.get(key);
+    if (others) others.push(texture);
+    else this.spare.set(key, [texture]);
+  }
+
+  private attach(texture: WebGLTexture, layers: number): void {
+    const { gl } = this;
+    this.framebuffer(layers);
+    for (let i = 0; i < layers; i++)
+      if (layers > 1) gl.framebufferTextureLayer(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0 + i, texture, 0, i);
+      else gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  }
+
+  /** A pass with a shader of its own, which is compiled when it runs first: then the sizes of what it reads are known. */
+  kernel({ glsl, size: given, layers = 1, count }: Pass): GpuKernel {
+    const { gl, flat } = this;
+    const size = given ?? flatSize(count);
+    let program: WebGLProgram | null = null;
+    const run = (...reads: readonly Read[]): GlTexture | Layered => {
+      gl.bindVertexArray(this.vertices);
+      if (program) gl.useProgram(program);
+      else {
+        const sizes = namesOf(glsl!).map(
+          (name, i) => [name, [reads[i]!.size[0], reads[i]!.size[1]] as [number, number]] as const,
+        );
+        program = this.program(ourShader(glsl!, new Map(sizes), size));
+      }
+      const format = given ? gl.RGBA32F : gl.R32F;
+      const texture = this.texture(size, layers, format);
+      this.attach(texture, layers);
+      reads.forEach((read, unit) => {
+        gl.activeTexture(gl.TEXTURE0 + unit);
+        gl.bindTexture("layers" in read && read.layers > 1 ? gl.TEXTURE_2D_ARRAY : gl.TEXTURE_2D, read.texture);
+      });
+      gl.viewport(0, 0, ...size);
+      gl.scissor(0, 0, ...size);
+      gl.drawArrays(gl.TRIANGLES, 0, 3);
+      const [width, height] = flat.kernel.maxTexSize;
+      gl.viewport(0, 0, width, height);
+      gl.bindVertexArray(null);
+      const giveBack = () => this.giveBack(texture, size, layers, format);
+      if (given) return { texture, size: given, layers, delete: giveBack };
+      const { internalFormat, textureFormat } = flat;
+      const kernel = Object.create(flat.kernel, { deleteTexture: { value: giveBack } });
+      const Flat = flat.constructor as new (settings: object) => GlTexture;
+      const dimensions = [count, 1, 1];
+      return new Flat({ texture, size, dimensions, output: [count], context: gl, kernel, internalFormat, textureFormat });
+    };
+    return Object.assign(run as (...reads: unknown[]) => unknown, {
+      kernel: { constructor: { mode: "gpu" }, fallbackReason: null },
+      setOutput() {},
+      destroy() {
+        if (program) gl.deleteProgram(program);
+      },
+    }) as GpuKernel;
+  }
+}
+
+/** The arrays that a shader reads, in their order. */
+const namesOf = (code: string): string[] =>
+  [...code.matchAll(/uniform sampler2D(?:Array)? user_(\w+);/g)].map(([, name]) => name!);
