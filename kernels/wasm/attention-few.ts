@@ -1,6 +1,6 @@
 /** Scores and weighted sums for a few queries: keys and values are read once, in place, since packing them would cost more. */
 import { type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
-import { lanesBelow } from "./attention-blocks.ts";
+import { laneSums, lanesBelow, powerOfDifference } from "./attention-blocks.ts";
 import { cut, product, sum } from "./attention-task.ts";
 import { type Integer, smaller } from "./matmul-arguments.ts";
 import { panelColumns } from "./matmul-tiles.ts";
@@ -43,9 +43,61 @@ export function emitFewScores(module: ModuleBuilder, fused: boolean): FunctionBu
         for (const pointer of [x, ...pointers]) f.increment(pointer, 16);
       });
       f.if(["i32.and", depth, 3], () => add(inside));
-      simd.store(sum(block, product(key, 4)), simd.mul(totals(simd, sums), factor));
+      simd.store(sum(block, product(key, 4)), simd.mul(laneSums(simd, sums), factor));
     });
     f.increment(q, qStride).increment(block, blockStride);
+  });
+  return f;
+}
+
+/** Emits softmax(block, blockStride, rows, keys, low, high, tops, sums, out, outStride): as in `attention.ts`, of a block with a row a query. */
+export function emitFewSoftmax(module: ModuleBuilder, fused: boolean): FunctionBuilder {
+  const f = module.function(null, ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"]);
+  const [block, blockStride, rows, keys, low, high, tops, sums, out, outStride] = f.params;
+  const simd = new SimdMath(f, fused);
+  const [row, at] = [f.local("i32"), f.local("i32")];
+  const [top, total] = [f.local("v128"), f.local("v128")];
+  f.for(row, 0, rows, 1, () => {
+    const from = cut(f, sum(row, low), keys);
+    const count = cut(f, sum(row, high), keys);
+    f.increment(count, ["i32.sub", 0, from]);
+    f.if(["i32.gt_s", count, 0], () => {
+      const first = f.local("i32", sum(block, product(from, 4)));
+      const vectors = f.local("i32", ["i32.shr_u", sum(count, 3), 2]);
+      // past the last score stand scores that are none
+      const past = f.local("i32", sum(first, product(["i32.and", count, -4], 4)));
+      const inside = lanesBelow(simd, f.local("i32", ["i32.and", count, 3]));
+      f.if(["i32.and", count, 3], () => simd.store(past, simd.select(inside, simd.load(past), Number.NEGATIVE_INFINITY)));
+      const before = simd.keep(load("v128.load32_splat", tops));
+      f.set(top, before).set(at, first);
+      f.repeat(vectors, () => {
+        f.set(top, ["f32x4.pmax", top, load("v128.load", at)]);
+        f.increment(at, 16);
+      });
+      f.set(
+        top,
+        simd.across(top, (a, b) => simd.apply("f32x4.pmax", a, b)),
+      );
+      f.laneAccess("v128.store32_lane", 0, tops, top);
+      f.set(total, simd.f32(0)).set(at, first);
+      f.repeat(vectors, () => {
+        const weight = powerOfDifference(simd, simd.sub(simd.load(at), top));
+        simd.store(at, weight);
+        f.set(total, simd.add(total, weight));
+        f.increment(at, 16);
+      });
+      const shrink = powerOfDifference(simd, simd.sub(before, top));
+      const summed = simd.madd(simd.keep(load("v128.load32_splat", sums)), shrink, simd.sumAcross(total));
+      f.laneAccess("v128.store32_lane", 0, sums, summed);
+      f.if(["v128.any_true", simd.less(shrink, 1)], () => {
+        f.set(at, out);
+        f.repeat(["i32.shr_u", outStride, 4], () => {
+          simd.store(at, simd.mul(simd.load(at), shrink));
+          f.increment(at, 16);
+        });
+      });
+    });
+    f.increment(block, blockStride).increment(tops, 4).increment(sums, 4).increment(out, outStride);
   });
   return f;
 }
@@ -92,13 +144,4 @@ export function emitFewWeighted(module: ModuleBuilder, fused: boolean): Function
     f.increment(block, blockStride).increment(out, outStride);
   });
   return f;
-}
-
-/** The sums of the lanes of four vectors, as the lanes of one. */
-function totals(simd: SimdMath, sums: readonly V128[]): V128 {
-  const [a, b, c, d] = sums as [V128, V128, V128, V128];
-  const shuffle = (order: [number, number, number, number], x: V128, y: V128) => simd.keep(() => simd.f.shuffle(order, x, y));
-  const pair = (x: V128, y: V128) => simd.add(shuffle([0, 4, 1, 5], x, y), shuffle([2, 6, 3, 7], x, y));
-  const [ab, cd] = [pair(a, b), pair(c, d)];
-  return simd.add(shuffle([0, 1, 4, 5], ab, cd), shuffle([2, 3, 6, 7], ab, cd));
 }

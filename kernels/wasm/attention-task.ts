@@ -40,8 +40,9 @@ export const argument = {
   panelRows: 23,
   /** Offsets in scratch: twelve regions of the kernel's own choice. */
   regions: 24,
+  batches: 36,
   /** Four words a tensor: address, and bytes between batch rows, between tokens, between heads. */
-  tensors: 36,
+  tensors: 37,
 } as const;
 
 export const tensorWords = 4;
@@ -97,7 +98,10 @@ export interface Task {
   regions<Name extends string>(numbers: Readonly<Record<Name, number>>): Readonly<Record<Name, Integer>>;
 }
 
-/** Reads the arguments and finds the part of the work that is this task's. */
+/**
+ * Reads the arguments and finds the part of the work that is this task's. Under a causal mask the last queries see the most keys and
+ * the first keys are seen by the most queries: these parts come first, so that the threads end with small ones.
+ */
 export function beginTask(f: KernelBuilder): Task {
   const [task, args, thread] = f.params;
   const word = (index: number): Expression => load("i32.load", args, 4 * index);
@@ -110,10 +114,10 @@ export function beginTask(f: KernelBuilder): Task {
     f.set(rest, ["i32.div_u", rest, divisor]);
     return value;
   };
-  const keyPart = digit(word(argument.keyParts));
-  const unitPart = digit(word(argument.unitParts));
   const group = digit(word(argument.groups));
-  const batch = rest;
+  const batch = digit(word(argument.batches));
+  const keyPart = digit(word(argument.keyParts));
+  const unitPart = integer(["i32.sub", ["i32.sub", word(argument.unitParts), 1], rest]);
   const [Tq, Tk, D, E, share] = [argument.Tq, argument.Tk, argument.D, argument.E, argument.share].map((index) =>
     integer(word(index)),
   ) as [Integer, Integer, Integer, Integer, Integer];

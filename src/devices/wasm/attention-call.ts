@@ -54,18 +54,20 @@ export const attention: CallEntry = ({ operands, results }, { memory, threads, r
     const outBytes = blocks.rows * roundUp(E, 8) * 4;
     const unitsInTask = Math.max(1, Math.min(Math.ceil(units / partsOf(sizes, threads)), Math.floor(resultBytes / outBytes)));
     const cut: Cut = { unitsInTask, unitParts: Math.ceil(units / unitsInTask), keysInTask: Tk, keyParts: 1 };
-    const stride = blockStride(blocks);
+    const inPlace = Tq <= fewRows;
+    const stride = inPlace ? rowStride(blocks) : blockStride(blocks);
     const regions: Record<keyof typeof forwardRegions, number> = {
-      keys: panels(blocks.keys, D),
+      queries: panels(blocks.rows, D),
       values: panels(E, blocks.keys),
-      scores: blocks.rows * stride,
-      tops: unitsInTask * blocks.rows * 4,
-      sums: unitsInTask * blocks.rows * 4,
+      scores: (inPlace ? blocks.rows : blocks.keys) * stride,
+      tops: unitsInTask * blocks.rows * 4 + 32,
+      sums: unitsInTask * blocks.rows * 4 + 32,
+      shrinks: 32,
       out: unitsInTask * outBytes,
     };
     const kernel = module("attention", () => attentionModule(options))["attention"]!;
-    const switches: Record<keyof typeof forwardSwitches, boolean> = { inPlace: Tq <= fewRows };
-    return [stepOf(kernel, sizes, blocks, cut, geometry, addresses, regions, switches)];
+    const switches: Record<keyof typeof forwardSwitches, boolean> = { inPlace };
+    return [stepOf(kernel, sizes, blocks, stride, cut, geometry, addresses, regions, switches)];
   };
 };
 
@@ -81,21 +83,21 @@ export const attentionBackward: CallEntry = ({ operands, results }, { memory, th
     const stride = blockStride(blocks);
     const regions: Record<keyof typeof backwardRegions, number> = {
       constants: 128,
-      keyColumns: panels(blocks.keys, D),
-      valueColumns: panels(blocks.keys, E),
+      queryColumns: panels(blocks.rows, D),
+      cotangentColumns: panels(blocks.rows, E),
       keyRows: panels(D, blocks.keys),
       queryRows: panels(D, blocks.rows),
       cotangentRows: panels(E, blocks.rows),
-      weights: blocks.rows * stride,
-      slopes: blocks.rows * stride,
-      deltas: 4 * blocks.rows,
+      weights: blocks.keys * stride,
+      slopes: blocks.keys * stride,
+      deltas: 4 * blocks.rows + 32,
       dq: blocks.rows * widthD,
       dk: blocks.keys * widthD,
       dv: blocks.keys * widthE,
     };
     const kernel = module("attentionBackward", () => attentionBackwardModule(options))["attentionBackward"]!;
     const step = (cut: Cut, wanted: Record<keyof typeof backwardSwitches, boolean>) =>
-      stepOf(kernel, sizes, blocks, cut, geometry, addresses, regions, wanted);
+      stepOf(kernel, sizes, blocks, stride, cut, geometry, addresses, regions, wanted);
     const whole: Cut = { unitsInTask: units, unitParts: 1, keysInTask: Tk, keyParts: 1 };
     const byKeys: Cut = { ...whole, keysInTask: blocks.keys, keyParts: Math.max(1, Math.ceil(Tk / blocks.keys)) };
     const unitsInTask = Math.max(1, Math.ceil(units / partsOf(sizes, threads)));
@@ -115,7 +117,7 @@ function sizesOf({ operands }: CallGeometry): Sizes {
 }
 
 const blocksOf = ({ Tq, Tk }: Sizes, rows: number, keys: number): Blocks => ({
-  rows: Math.min(rows, roundUp(Math.max(1, Tq), 4)),
+  rows: Math.min(rows, roundUp(Math.max(1, Tq), 8)),
   keys: Math.min(keys, roundUp(Math.max(1, Tk), 8)),
 });
 
@@ -126,13 +128,16 @@ const partsOf = ({ B, G }: Sizes, threads: number): number =>
 /** Bytes of a panel; an extra line keeps neighbours from competing for the same place in the cache. */
 const panelBytes = (depth: number): number => roundUp(depth, 4) * panelRowBytes + 64;
 const panels = (columns: number, depth: number): number => Math.ceil(columns / 8) * panelBytes(depth);
-/** Bytes of a row of scores: 16 more than there are keys, which the kernels may write. */
-const blockStride = ({ keys }: Blocks): number => 4 * (roundUp(keys, 8) + 16);
+/** Bytes of a row of scores where a row is a query: 16 more than there are keys, which the kernels may write. */
+const rowStride = ({ keys }: Blocks): number => 4 * (roundUp(keys, 8) + 16);
+/** Bytes of a row of scores where a row is a key: an odd number of lines, so that a column is in all parts of the cache. */
+const blockStride = ({ rows }: Blocks): number => 64 * (Math.ceil(rows / 16) | 1);
 
 function stepOf(
   kernel: number,
   sizes: Sizes,
   blocks: Blocks,
+  stride: number,
   cut: Cut,
   geometry: CallGeometry,
   addresses: readonly number[],
@@ -150,13 +155,14 @@ function stepOf(
   new Float32Array(args.buffer)[argument.scale] = scale;
   set(argument.rowBlock, blocks.rows, blocks.keys, cut.keysInTask, cut.unitsInTask, cut.keyParts, cut.unitParts);
   set(argument.switches, ...Object.values(switches).map(Number));
-  set(argument.blockStride, blockStride(blocks), panelBytes(D), panelBytes(E), panelBytes(blocks.keys), panelBytes(blocks.rows));
+  set(argument.blockStride, stride, panelBytes(D), panelBytes(E), panelBytes(blocks.keys), panelBytes(blocks.rows));
   let bytes = 0;
   for (const [i, size] of Object.values(regions).entries()) {
     args[argument.regions + i] = bytes;
     bytes += roundUp(size, 64) + 64;
   }
   args[argument.scratchStride] = bytes;
+  args[argument.batches] = B;
   tensors.forEach(({ shape, strides, offset }, i) => {
     // log-sums are [B, H, T], everything else [B, T, H, size]
     const [batch, time, head] = shape.length === 3 ? [strides[0]!, 1, strides[1]!] : (strides as [number, number, number]);
