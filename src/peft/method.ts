@@ -247,6 +247,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   whenLoaded?(config: Config): string | undefined;
   /** A fresh adapter with this config changes nothing. Absent where none does. */
   startsAtZero?(config: Config): boolean;
+  /** PEFT leaves it to the caller to add the penalty. */
+  readonly penaltyIsOptional?: true;
   /** What is added to the loss. @param layers the values of each adapted layer */
   penalty?(layers: readonly Readonly<Record<string, Tensor>>[], config: Config): Tensor;
   readonly shared?: SharedParameters<Config>;

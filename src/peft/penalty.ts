@@ -1,17 +1,21 @@
-/** What adapters add to the loss: AdaLoRA's factors are held near to orthonormal. */
+/** What adapters add to the loss: AdaLoRA's and KaSA's factors are held near to orthonormal. */
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module } from "../nn/module.ts";
 import { adaptersOf } from "./adapted-model.ts";
 import type { LayerAdapter } from "./adapter-layer.ts";
 
-/** The sum of what the active adapters of a model add to its loss; `null` when they add nothing. */
-export function adapterPenalty(model: Module): Tensor | null {
+/**
+ * The sum of what the active adapters of a model add to its loss; `null` when they add nothing. Training (`Trainer`, `finetune`) adds it.
+ *
+ * @param options.optional with what PEFT leaves to the caller (KaSA's); true when absent
+ */
+export function adapterPenalty(model: Module, { optional = true }: { readonly optional?: boolean } = {}): Tensor | null {
   const adapted = adaptersOf(model);
   if (!adapted || adapted.off.value) return null;
   const terms = adapted.active.flatMap((name) => {
     const adapter = adapted.adapters.get(name);
-    if (!adapter?.method.penalty) return [];
+    if (!adapter?.method.penalty || (adapter.method.penaltyIsOptional && !optional)) return [];
     const own = Object.values(adapter.method.layers);
     const layers = [...adapter.layers.values()].flatMap((layer) => {
       const { method, parameters } = layer.adapters.get(name) as LayerAdapter;

@@ -70,7 +70,7 @@ async function adapterCase(item: PeftCase): Promise<void> {
   const output = model.forward(inputs);
   await close("logits", output.logits);
   const lossOf = (loss: Tensor) => {
-    const penalty = adapterPenalty(model);
+    const penalty = adapterPenalty(model, { optional: false });
     return penalty ? add(loss, penalty) : loss;
   };
   if (expected.has("loss")) await expectClose("loss", lossOf(output.loss!), expected.get("loss")!, logits);

@@ -46,7 +46,7 @@ function keptValues(path: string, { rankPattern }: Config): readonly boolean[] |
 const rank = ({ path }: Base, config: Config): number => keptValues(path, config)?.filter(Boolean).length ?? config.initR;
 
 /** ‖M·Mᵀ − I‖. */
-function offOrthonormal(M: Tensor): Tensor {
+export function offOrthonormal(M: Tensor): Tensor {
   const off = sub(matmul(M, transpose(M)), identity(M.shape[0] as number));
   return reshape(sqrt(reduceSum(mul(off, off), [0, 1])), []);
 }

@@ -1,18 +1,22 @@
 /**
  * Knowledge-aware singular-value adaptation: W′ = W₋ + s·B·diag(d)·A, where W₋ is W without its r smallest singular components. Trained are
  * A, B and d. B starts at zero, so a fresh adapter leaves W₋, which stays for as long as the adapter is on the layer, disabled or not, as
- * in PEFT. The paper adds β·Σd² + γ·(‖BᵀB − I‖ + ‖AAᵀ − I‖) of each layer to the loss; PEFT does not do so by itself, nor is it done here.
+ * in PEFT. The loss has β·Σd² + γ·(‖BᵀB − I‖ + ‖AAᵀ − I‖) of each layer besides, Frobenius norms, so that d are nearly singular values; in
+ * PEFT whoever trains has to add it (`_get_kasa_loss`).
  */
 import { ConfigError } from "../../errors.ts";
 import { float, key } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add, cast, mul } from "../../graph/elementwise.ts";
-import { reshape, sliceAxis } from "../../graph/movement.ts";
+import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
+import type { Tensor } from "../../graph/node.ts";
 import { svd } from "../../linalg/svd.ts";
+import { sum } from "../../tensor/statistics.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
+import { offOrthonormal } from "./adalora.ts";
 import { type LoraConfig, lora, refuseMadeStarts, scaling, variantKeys, variantOfLora } from "./lora.ts";
 
 const keys = { beta: key(1e-4, float(0)), gamma: key(1e-3, float(0)) };
@@ -60,6 +64,16 @@ export const kasa = defineMethod({
     lora.check?.(config);
     subConfig("kasaConfig", config.kasaConfig, keys);
     refuseMadeStarts("kasa", "kasaConfig", config);
+  },
+  penaltyIsOptional: true,
+  penalty(all, { kasaConfig }) {
+    const { beta, gamma } = kasaConfig as { readonly beta: number; readonly gamma: number };
+    const terms = all.map(({ A, B, diagonal: d }) => {
+      const [a, b, squares] = [A as Tensor, B as Tensor, mul(d as Tensor, d as Tensor)];
+      const far = add(offOrthonormal(transpose(b)), offOrthonormal(a));
+      return add(times(sum(squares), beta), times(far, gamma));
+    });
+    return terms.reduce(add);
   },
   complete: (config) => ({ ...config, kasaConfig: subConfig("kasaConfig", config.kasaConfig, keys) }),
   layers: { linear },
