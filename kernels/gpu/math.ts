@@ -147,9 +147,10 @@ export function roundFloat16(x: number): number {
   let p = 0.00006103515625;
   let y = x;
   if (a >= 65520) {
-    // ±∞, which has no literal
-    const s = 0.0000152587890625;
-    if (a * s * s * s * s < 18446744073709552000) y = x / (a - a);
+    // ±∞, which has no literal; Mesa makes something finite of x / (a − a)
+    for (let i = 0; i < 16; i++) {
+      y = y * 18446744073709552000;
+    }
   } else if (a > 0) {
     // the power of two at or below |x|, but at least 2⁻¹⁴
     for (let i = 0; i < 30; i++) {
@@ -216,7 +217,10 @@ export function bitsFloat(high: number, low: number): number {
   const fraction = top * 65536 + low;
   let y = 0;
   if (e > 254.5) {
-    y = 1 / y;
+    y = 1;
+    for (let i = 0; i < 16; i++) {
+      y = y * 18446744073709552000;
+    }
     if (fraction > 0) y = Math.sqrt(0 - fraction);
   } else if (e > 0) {
     y = 1 + fraction / 8388608;

@@ -11,7 +11,7 @@ import { checkMode, type GpuKernel, type GpuMode, kernelSettings } from "../../s
 import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
 import { DeviceError, DisposedError } from "../../src/errors.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { add, bitcast, cast, equal, erf, exp, less, max, mul, pow, sub, tanh } from "../../src/graph/elementwise.ts";
+import { add, bitcast, cast, div, equal, erf, exp, less, max, mul, pow, sub, tanh } from "../../src/graph/elementwise.ts";
 import { scatterAdd } from "../../src/graph/indexing.ts";
 import { expand, reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -100,6 +100,7 @@ describe.each(opened)("mode $mode", ({ mode, device }) => {
     const bits = () => upload(device, Int32Array.of(0x7fc00000, 0x7f800001, 0x7f800000, -0x800000), [4], "int32");
     expect(await read(() => bitcast(bits(), "float32"))).toEqual([none, none, all, -all]);
     expect(await read(() => cast(x(), "int32"))).toEqual([0, 0, 0, -8, 2]);
+    expect(await read(() => div(floats([1, -1.5, 0, 6]), floats([0, 0, 0, 3])))).toEqual([all, -all, none, 2]);
     expect(await read(() => cast(cast(floats([none, all, -all, 70000, 1.5]), "float16"), "float32"))).toEqual([
       none,
       all,
