@@ -82,7 +82,7 @@ class Draft {
     this.pick = pick;
     this.shape = pick(3) === 0 ? "columns" : "rows";
     this.outer = Array.from({ length: pick(4) }, () => 1 + pick(large ? 8 : 4));
-    this.inner = [1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 33, 64, 70][pick(14)]! * (large ? 1 + pick(30) : 1);
+    this.inner = [1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 17, 31, 33, 64, 70][pick(15)]! * (large ? 1 + pick(30) : 1);
     this.reduce = this.shape === "columns" ? Array.from({ length: 1 + pick(3) }, () => 1 + pick(5)) : [];
   }
 

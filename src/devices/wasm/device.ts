@@ -9,6 +9,7 @@ import { type BindCall, bindHost, type CallContext, callEntries, type Step } fro
 import { features } from "./features.ts";
 import { partition, scratchBytes, writeArguments } from "./loop-arguments.ts";
 import { type EmittedLoop, emitLoop } from "./loop-emitter.ts";
+import { vectorsOf } from "./loop-plan.ts";
 import { DeviceMemory } from "./memory.ts";
 import { Pool } from "./pool.ts";
 
@@ -147,11 +148,7 @@ class WasmDevice implements Device {
   compile(program: LoopProgram): Executable {
     let executable = this.loops.get(program.key);
     if (!executable) {
-      const emitted = emitLoop(program, {
-        shared: this.memory.shared,
-        maximumPages: this.memory.maximumPages,
-        relaxedSimd: this.relaxedSimd,
-      });
+      const emitted = this.emit(program);
       executable = { name: program.shape, program, emitted, kernel: this.pool.add(emitted.bytes)["kernel"]! };
       this.loops.set(program.key, executable);
     }
@@ -233,12 +230,19 @@ class WasmDevice implements Device {
   private bindLoop({ program, emitted, kernel }: LoopExecutable, geometry: Geometry, addresses: readonly number[]): Placed {
     const { plan, layout } = emitted;
     const cut = partition(program, plan, geometry, this.pool.threads);
+    const vectors = vectorsOf(program, plan, geometry);
+    const short = vectors && this.module(`${program.key}/${vectors}`, () => this.emit(program, vectors).bytes)["kernel"];
     return this.place({
-      kernel,
+      kernel: short ?? kernel,
       tasks: cut.tasks,
       args: writeArguments(program, plan, layout, geometry, cut, addresses),
       scratch: { word: layout.scratch / 4, bytes: scratchBytes(program, plan, geometry) },
     });
+  }
+
+  private emit(program: LoopProgram, vectors: number | null = null): EmittedLoop {
+    const { memory, relaxedSimd } = this;
+    return emitLoop(program, { shared: memory.shared, maximumPages: memory.maximumPages, relaxedSimd, vectors });
   }
 
   /** Puts a step's args block into wasm memory. */

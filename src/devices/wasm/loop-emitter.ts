@@ -14,18 +14,18 @@ import { type Accumulator, Folds } from "./folds.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
 import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-arguments.ts";
 import { LoopFrame, lanePositions, smaller } from "./loop-frame.ts";
-import { type LoopPlan, type Pass, planLoop } from "./loop-plan.ts";
+import { type LoopPlan, mostTogether, type Pass, planLoop } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
 
 /** A long sum is added up in blocks of this many terms, so that its error grows with the number of blocks only. */
 const blockLength = 256;
-/** Above this cost of an element neighbouring vectors do not go through the loop together: the code would only get longer. */
-const longestDoubled = 64;
 
 export interface EmitOptions {
   readonly shared: boolean;
   readonly maximumPages: number;
   readonly relaxedSimd: boolean;
+  /** Code for inner axes of exactly so many whole vectors, `vectorsOf` says when: no loop over them. */
+  readonly vectors?: number | null;
 }
 
 export interface EmittedLoop {
@@ -48,7 +48,7 @@ export function emitLoop(program: LoopProgram, options: EmitOptions): EmittedLoo
   const layout = layoutArguments(program, plan);
   const module = new ModuleBuilder({ shared: options.shared, maximumPages: options.maximumPages });
   const frame = new LoopFrame(module.function("kernel", ["i32", "i32", "i32"]), program, plan, layout);
-  new LoopEmitter(frame, options.relaxedSimd).emit();
+  new LoopEmitter(frame, options).emit();
   return { bytes: module.bytes(), plan, layout };
 }
 
@@ -76,19 +76,21 @@ class LoopEmitter {
   private readonly folds: Folds;
   private readonly access: SlotAccess;
   private readonly values: LoopValues;
+  private readonly vectors: number | null;
   /** Lanes of the vector at hand that exist. */
   private readonly valid: Local<"v128">;
   /** Slots as they are walked at the moment, by slot number. */
   private cursors = new Map<number, Cursor>();
   private keptCursors: KeptCursor[] = [];
 
-  constructor(frame: LoopFrame, relaxed: boolean) {
+  constructor(frame: LoopFrame, { relaxedSimd, vectors }: EmitOptions) {
     const { f, program, plan } = frame;
+    this.vectors = vectors ?? null;
     this.frame = frame;
     this.f = f;
     this.program = program;
     this.plan = plan;
-    this.simd = new LaneMath(f, relaxed);
+    this.simd = new LaneMath(f, relaxedSimd);
     this.folds = new Folds(this.simd);
     this.access = new SlotAccess(f, this.simd);
     this.values = new LoopValues(program, plan, this.simd, {
@@ -100,6 +102,7 @@ class LoopEmitter {
 
   emit(): void {
     this.frame.forEachUnit(() => {
+      if (this.vectors === null) this.frame.measure();
       if (this.program.shape === "rows") this.rows();
       else this.columns();
     });
@@ -118,7 +121,7 @@ class LoopEmitter {
   private pass(pass: Pass): void {
     const { values } = this;
     for (const register of pass.hoisted) values.get(register);
-    const unroll = this.unrollOf(pass);
+    const unroll = this.vectors ?? this.unrollOf(pass);
     const parts = Array.from({ length: unroll }, () => pass.folds.map((fold) => this.folds.begin(fold)));
     const stores = this.openStores(pass.stores);
     this.openLoads(pass);
@@ -150,7 +153,7 @@ class LoopEmitter {
   private unrollOf(pass: Pass): number {
     if ([...pass.computed].some((register) => this.isIrregular(register))) return 1;
     if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
-    return pass.cost <= longestDoubled ? 2 : 1;
+    return 2 * pass.cost <= mostTogether ? 2 : 1;
   }
 
   private isRead(register: Register): boolean {
@@ -255,6 +258,10 @@ class LoopEmitter {
     parts: readonly Accumulator[],
     group: (copies: number, valid: Local<"v128"> | null) => void,
   ): void {
+    if (this.vectors !== null) {
+      group(this.vectors, null);
+      return;
+    }
     const masked = parts.length > 0;
     const { f, simd } = this;
     const { count, scratch } = this.frame;

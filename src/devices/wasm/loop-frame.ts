@@ -52,7 +52,7 @@ export class LoopFrame {
     [this.scratch, this.count, this.start] = locals(3) as [I32, I32, I32];
   }
 
-  /** Emits `body` for every unit of the task, with pointers, count and start set. */
+  /** Emits `body` for every unit of the task, with pointers set. */
   forEachUnit(body: () => void): void {
     const { f, layout, walk } = this;
     const unit = f.local("i32", ["i32.mul", this.task, this.argument(layout.unitsPerTask)]);
@@ -77,14 +77,14 @@ export class LoopFrame {
       });
     });
     f.while(["i32.lt_u", unit, end], () => {
-      this.begin();
       body();
       this.advance();
       f.increment(unit, 1);
     });
   }
 
-  private begin(): void {
+  /** Sets the count and start of a unit whose inner axis may have any length. */
+  measure(): void {
     const { f, layout, plan } = this;
     f.set(this.count, this.argument(layout.inner));
     if (plan.splittable) {

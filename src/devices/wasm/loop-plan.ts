@@ -3,7 +3,7 @@
  * pass computes what, which values a pass keeps for a later one, and roughly what an element costs.
  */
 import type { Elementwise } from "../../graph/primitive.ts";
-import type { Instruction, LoopProgram, Register, Store } from "../loop-program.ts";
+import type { Geometry, Instruction, LoopProgram, Register, Store } from "../loop-program.ts";
 
 /**
  * Where a value is computed. `row`: once per outer index. `element`: for every inner index. `body`: for every index of the
@@ -56,6 +56,19 @@ function ownCost(program: LoopProgram, instruction: Instruction): number {
   if (instruction.kind !== "load") return 1;
   const slot = program.slots[instruction.slot]!;
   return (slot.inner === "strided" ? 6 : 1) + (slot.masked.length ? 3 : 0) + narrow;
+}
+
+/** Above this cost of all of them, vectors do not go through a loop together: they would need more registers than there are. */
+export const mostTogether = 128;
+
+/**
+ * Vectors of an inner axis so short that the loop over it costs more than what is in it, else null: heads are turned by their
+ * positions in rows of 16.
+ */
+export function vectorsOf(program: LoopProgram, plan: LoopPlan, { inner, outer }: Geometry): number | null {
+  const vectors = inner / 4;
+  const isShort = program.shape === "rows" && plan.splittable && Number.isInteger(vectors) && vectors >= 1 && vectors <= 4;
+  return isShort && outer.length > 0 && plan.passes.every(({ cost }) => cost * vectors <= mostTogether) ? vectors : null;
 }
 
 export function planLoop(program: LoopProgram): LoopPlan {
