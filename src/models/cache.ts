@@ -44,10 +44,9 @@ export class KeyValueCache implements Disposable {
   readonly #length: Variable;
   /** By name, [B]: what others remember of the text in each row. */
   readonly #notes = new Map<string, Variable>();
-  /** Writes zeros where they belong: in the memory that is there, so that the programs which use it need no new addresses. */
+  /** Writes where it belongs, in the memory that is there, so that the programs which use it need no new addresses. */
   #clear: CompiledFunction<[], never[]> | null = null;
-  /** Writes what stands in front of every text into the cache while it is empty: virtual tokens. Called by `reset`. */
-  front: ((cache: KeyValueCache) => void) | null = null;
+  #front: ((cache: KeyValueCache) => void) | null = null;
   /**
    * How long the text is taken to be, where a model's angles depend on it: all that there is room for, unless somebody
    * who knows more says so before tokens are taken in.
@@ -73,11 +72,20 @@ export class KeyValueCache implements Disposable {
     this.#clear ??= compile(() => {
       const empty = (variable: Variable) => [variable, constant(0, variable.shape, variable.dtype)] as const;
       assignAll([this.#mask, this.#length, ...this.#notes.values()].map(empty));
+      this.#front?.(this);
       return [];
     });
-    this.#clear();
     for (const other of this.#beside.values()) other.reset();
-    this.front?.(this);
+    this.#clear();
+  }
+
+  /**
+   * Writes what stands in front of every text into the cache while it is empty: virtual tokens. `reset` traces it once and runs it in one
+   * program with the emptying.
+   */
+  set front(write: (cache: KeyValueCache) => void) {
+    this.#front = write;
+    this.#forgetClear();
   }
 
   /** Gives the memory back; the cache is of no use any more. */

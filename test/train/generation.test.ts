@@ -2,10 +2,11 @@ import fc from "fast-check";
 import { describe, expect, test, vi } from "vitest";
 import { currentDevice } from "../../src/compile/program.ts";
 import { ConfigError } from "../../src/errors.ts";
+import { Variable } from "../../src/graph/variable.ts";
 import { GPT2LMHeadModel } from "../../src/models/gpt2.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
 import { T5ForConditionalGeneration } from "../../src/models/t5.ts";
-import { attach, lora } from "../../src/peft/index.ts";
+import { attach, lora, prefixTuning, promptTuning } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { complete, completeBatch, generate, generateBatch } from "../../src/train/generation.ts";
 import { onEveryDevice } from "../devices.ts";
@@ -133,6 +134,27 @@ onReference("programs and caches", () => {
     }
   });
 
+  test.each([
+    ["vectors", promptTuning],
+    ["keys and values", prefixTuning],
+  ] as const)("so it does behind virtual tokens that are %s", async (_, method) => {
+    const model = makeModel();
+    attach(model, method({ numVirtualTokens: 3 }) as never);
+    for (const prompt of [
+      [3, 1, 4],
+      [1, 5, 9],
+    ])
+      await complete(model, prompt, { maxNewTokens: 4 });
+    const bind = vi.spyOn(currentDevice(), "bind");
+    try {
+      const text = await complete(model, [2, 6, 5], { maxNewTokens: 4 });
+      expect(bind).not.toHaveBeenCalled();
+      expect(text).toEqual(greedy(model, [2, 6, 5], 4));
+    } finally {
+      bind.mockRestore();
+    }
+  });
+
   test("two texts at once do not disturb each other, nor does one that was broken off the next one", async () => {
     const model = makeModel();
     const [a, b] = [generate(model, [3, 1, 4], { maxNewTokens: 5 }), generate(model, [9, 2, 6], { maxNewTokens: 5 })];
@@ -165,12 +187,9 @@ onReference("programs and caches", () => {
     const model = makeModel();
     const { layers, heads, headDim } = model.backbone.sizes;
     const createCache = model.createCache.bind(model);
-    let seed = 1;
-    const past = () =>
-      Array.from({ length: layers }, (_, i) => ({
-        keys: randn([1, heads, 3, headDim], seed + i),
-        values: randn([1, heads, 3, headDim], seed + 9 + i),
-      }));
+    const shape = [1, heads, 3, headDim];
+    const table = Array.from({ length: layers }, () => [new Variable(randn(shape, 0)), new Variable(randn(shape, 0))] as const);
+    const past = () => table.map(([keys, given]) => ({ keys: keys.value, values: given.value }));
     model.createCache = (batch, size) => {
       const cache = createCache(batch, size + 3);
       cache.front = (empty) => empty.begin(past());
@@ -187,7 +206,8 @@ onReference("programs and caches", () => {
       return tokens.slice(3);
     };
     const texts = new Set<string>();
-    for (seed of [1, 100, 200]) {
+    for (const seed of [1, 100, 200]) {
+      for (const [i, variable] of table.flat().entries()) variable.assign(randn(shape, seed + i));
       expect(await complete(model, [3, 1, 4], { maxNewTokens: 4 })).toEqual(uncached());
       texts.add(String(uncached()));
     }

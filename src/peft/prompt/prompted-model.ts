@@ -3,7 +3,6 @@
  * with the virtual tokens of the adapter that acts, and a cache that it creates begins with them, so that generation needs to know
  * nothing. Taking the last such adapter off gives the model its own methods back.
  */
-import { realize } from "../../compile/program.ts";
 import { ShapeError } from "../../errors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { add, cast, div, less, mul } from "../../graph/elementwise.ts";
@@ -265,7 +264,7 @@ export class PromptPlace extends StandIn {
   #createCache(batch: number, size: number): KeyValueCache {
     const model = this.#own as unknown as CausalLM;
     return this.#beginning(model.createCache(batch, size + this.#most()), (cache, acting) => {
-      realize([model.forward({ inputsEmbeds: this.#rows(acting, batch, {}), cache, logitsToKeep: 1 }).logits]);
+      model.forward({ inputsEmbeds: this.#rows(acting, batch, {}), cache, logitsToKeep: 1 });
     });
   }
 
