@@ -129,16 +129,17 @@ export function writeElementwise(code: Code, op: Elementwise, args: readonly Val
   return single(y);
 }
 
-/** Starts a fold: the variables it accumulates in. */
+/** Starts a fold: the variables it accumulates in. The largest int32 starts at the first value, and `started` says whether it has. */
 export function writeFoldStart(code: Code, op: Reduction, dtype: DType): { value: Value; started: string } {
+  const isMax = op.name === "maxReduce";
   const identity = op.name === "product" ? "1" : "0";
-  const started = op.name === "maxReduce" ? code.let("0") : "";
-  const value: Value =
-    dtype === "int32" ? { kind: "limbs", high: code.let("0"), low: code.let(identity) } : single(code.let(identity));
-  return { value, started };
+  if (dtype !== "int32")
+    return { value: single(code.let(isMax ? code.literal(Number.NEGATIVE_INFINITY) : identity)), started: "" };
+  const started = isMax ? code.let("0") : "";
+  return { value: { kind: "limbs", high: code.let("0"), low: code.let(identity) }, started };
 }
 
-/** Folds `x` into the variables of `fold`. The largest starts at the first value, as there is no literal −∞. */
+/** Folds `x` into the variables of `fold`. */
 export function writeFoldStep(code: Code, op: Reduction, fold: { value: Value; started: string }, x: Value): void {
   const { value, started } = fold;
   if (value.kind === "limbs") {
@@ -150,7 +151,9 @@ export function writeFoldStep(code: Code, op: Reduction, fold: { value: Value; s
     const { name } = x as Single;
     if (op.name === "sum") code.line(`${value.name} = ${value.name} + ${name};`);
     else if (op.name === "product") code.line(`${value.name} = ${value.name} * ${name};`);
-    else code.line(`if (${started} < 0.5 || ${name} > ${value.name} || ${isNaNText(name)}) { ${value.name} = ${name}; }`);
+    // most values take one comparison; NaN is not at most anything, and stays once it is the largest
+    else
+      code.line(`if (!(${name} <= ${value.name})) { if (${value.name} <= 0 || ${value.name} > 0) { ${value.name} = ${name}; } }`);
   }
   if (started) code.line(`${started} = 1;`);
 }
