@@ -82,8 +82,10 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
   const deviceBytes = device.statistics.bytesInUse;
   const peakBytes = peakResidentBytes();
   // the limits and the step, side by side, several times over: the best of each is what the machine can do when it is left alone
+  using alone = createWasm({ threads: 1 });
   const rounds = Array.from({ length: 5 }, () => {
     const gemm = gemmRate(device);
+    const gemmAlone = gemmRate(alone);
     const peak = simdPeak(features().relaxedSimd);
     const own = Array.from({ length: 6 }, () => {
       const inside = kernels.milliseconds;
@@ -92,12 +94,19 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
       const ms = performance.now() - start;
       return { ms, outside: ms - (kernels.milliseconds - inside) };
     });
-    return { gemm, peak, ms: Math.min(...own.map(({ ms }) => ms)), outside: Math.min(...own.map(({ outside }) => outside)) };
+    return {
+      gemm,
+      gemmAlone,
+      peak,
+      ms: Math.min(...own.map(({ ms }) => ms)),
+      outside: Math.min(...own.map(({ outside }) => outside)),
+    };
   });
   const flops = matmulFlops(step.schedule()!);
   const threads = Number(/(\d+) thread/.exec(device.about)![1]);
   const msPerStep = median([...times.slice(spec.train.warmup), ...rounds.map(({ ms }) => ms)]);
   const gemm = Math.max(...rounds.map((round) => round.gemm));
+  const speedUp = gemm / Math.max(...rounds.map((round) => round.gemmAlone));
   const peak = Math.max(...rounds.map((round) => round.peak));
   const bestMs = Math.min(...rounds.map((round) => round.ms));
   const ratio = bestMs / (flops / gemm / 1e6);
@@ -126,6 +135,7 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
     gemmGflops: round(gemm, 1),
     simdPeakGflops: round(peak, 1),
     gemmShareOfPeak: round(share, 3),
+    ...(threads === 2 && { gemmTwoThreadsOverOne: round(speedUp, 3) }),
     stepOverMatmuls: round(ratio, 3),
     matmulGflop: round(flops / 1e9, 3),
     losses,
@@ -135,7 +145,7 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
   console.log(`one LoRA step, ${tokens} tokens, on ${device.about}
   step                  ${result.msPerStep} ms (best ${result.bestMsPerStep}), ${result.tokensPerSecond} tokens/s
   losses                within ${worst.toExponential(1)} of PyTorch's in float32, ${worstExact.toExponential(1)} of its in float64
-  GEMM 512³             ${result.gemmGflops} GFLOP/s, ${(100 * share).toFixed(0)} % of ${threads} × ${result.simdPeakGflops} (registers only)
+  GEMM 512³             ${result.gemmGflops} GFLOP/s, ${(100 * share).toFixed(0)} % of ${threads} × ${result.simdPeakGflops} (registers only)${threads === 1 ? "" : `, ${speedUp.toFixed(2)} times one thread${threads === 2 ? " (bar 1.85)" : ""}`}
   step / its matmuls    ${result.stepOverMatmuls} (${result.matmulGflop} GFLOP at the GEMM rate)
   memory                ${(result.peakBytes / 1e6).toFixed(0)} MB at the peak, ${(result.plannedBytes / 1e6).toFixed(1)} MB planned for intermediate values
   device memory         ${(deviceBytes / 1e6).toFixed(1)} MB while training, ${result.deviceBytesOverPlan} of the plan (bar 1.02)
