@@ -250,33 +250,26 @@ export function emitTile(
 
   const zero = f.constant("f32", 0);
   for (const accumulator of accumulators.flat()) f.set(accumulator, zero);
-  const walks = layout === "rows" && knownStride === 0;
-  const pointers = Array.from({ length: walks ? rows : 1 }, (_, i) => (i === 0 ? a : f.local("i32")));
-  const sumUp = () => {
-    for (let i = 1; i < pointers.length; i++) f.set(pointers[i] as Integer, ["i32.add", pointers[i - 1] as Integer, aStride]);
+  /** Adds the products of so many values of k; `known` is the distance of A's rows, 0 where only `stride` says it. */
+  const sumUp = (a: Integer, stride: Integer, known: number, depth: Integer) => {
+    const walks = layout === "rows" && known === 0;
+    const pointers = [a];
+    for (let i = 1; walks && i < rows; i++) pointers.push(f.local("i32", ["i32.add", pointers[i - 1] as Integer, stride]));
     f.repeat(depth, () => {
       b.forEach((vector, v) => f.set(vector, load("v128.load", panel, 16 * v)));
       accumulators.forEach((row, i) => {
-        const next = layout === "rows" ? knownStride : 4;
+        const next = layout === "rows" ? known : 4;
         f.set(aValue, walks ? load("v128.load32_splat", pointers[i] as Integer) : load("v128.load32_splat", a, next * i));
-        row.forEach((accumulator, v) => {
+        row.forEach((sum, v) => {
           const bValue = b[v] as typeof aValue;
-          if (fused) f.set(accumulator, ["f32x4.relaxed_madd", aValue, bValue, accumulator]);
-          else f.set(accumulator, ["f32x4.add", accumulator, ["f32x4.mul", aValue, bValue]]);
+          if (fused) f.set(sum, ["f32x4.relaxed_madd", aValue, bValue, sum]);
+          else f.set(sum, ["f32x4.add", sum, ["f32x4.mul", aValue, bValue]]);
         });
       });
       f.increment(panel, panelRowBytes);
-      for (const pointer of pointers) f.increment(pointer, layout === "rows" ? 4 : aStride);
+      for (const pointer of pointers) f.increment(pointer, layout === "rows" ? 4 : stride);
     });
   };
-  // the same code for both pairs: of two loops one after the other V8 spoils the first
-  if (withUpdate)
-    f.loop((again) => {
-      sumUp();
-      f.if(updateDepth, () => f.set(a, update).set(aStride, updateStride).set(depth, updateDepth).set(updateDepth, 0).br(again));
-    });
-  else sumUp();
-  /** Two branches: with one end only V8 orders the loop above by the reads of `start`, and it takes twice as long. */
   const finish = (adds: boolean) => () =>
     accumulators.forEach((row, i) => {
       row.forEach((sum, v) =>
@@ -285,7 +278,29 @@ export function emitTile(
       if (i < rows - 1) f.increment(out, outStride);
       if (i < rows - 1 && adds) f.increment(start, startStride);
     });
-  f.if(start, finish(true), finish(false));
+  /** Two branches: with one end only V8 orders the loop above by the reads of `start`, and it takes twice as long. */
+  const end = () => f.if(start, finish(true), finish(false));
+
+  sumUp(a, aStride, knownStride, depth);
+  if (!withUpdate) {
+    end();
+    return f;
+  }
+  // an end of its own for either loop, and a loop around the second: without them V8 spoils the one or the other in the same way
+  f.if(
+    updateDepth,
+    () => {
+      const part = f.local("i32");
+      f.loop((again) => {
+        f.set(part, smaller(updateDepth, depthLimit));
+        sumUp(update, updateStride, 0, part);
+        f.increment(updateDepth, ["i32.sub", 0, part]);
+        f.brIf(again, updateDepth);
+      });
+      end();
+    },
+    end,
+  );
   return f;
 }
 

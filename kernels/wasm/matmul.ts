@@ -113,7 +113,7 @@ export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan 
   const batches = batch[0] * batch[1] * batch[2];
   const updateK = update?.K ?? 0;
   const work = batches * M * N * (K + updateK);
-  const knowsStride = !vector && !update && aLayout === "rows" && work >= knownStrideProduct && a.row % knownStrideStep === 0;
+  const knowsStride = !vector && aLayout === "rows" && work >= knownStrideProduct && a.row % knownStrideStep === 0;
   const variant: MatmulVariant = {
     method: vector ? "vector" : "tiles",
     rows: vector ? Math.max(1, M) : 0,
