@@ -14,7 +14,8 @@ const operation = "withTasks";
  * @returns what `body` gives
  * @throws {ConfigError} when there are none, or one is not a whole number from 0 on
  * @example
- * const text = await withTasks(model, [2], () => generate(model, tokenizer, "Once"));
+ * attach(model, poly({ r: 2, nTasks: 3 }));
+ * const { logits } = withTasks(model, [2], () => model.forward({ inputIds }));
  */
 export function withTasks<T>(model: Module, tasks: readonly number[], body: () => T): T {
   const { tasks: setting } = adaptedModel(model, operation);

@@ -45,13 +45,11 @@ const steps = 15;
 
 /**
  * Puts LoRA adapters from folders on a model that has none, called `task_0`, `task_1` …, and lets every token choose among them. They are
- * frozen; `setActive` ends the mixture, `detach` takes all of it off.
+ * frozen; `setActive` ends the mixture, `detach` takes all of it off: `await loadArrow(model, ["adapters/sums", "adapters/poems"], { topK: 1 })`.
  *
  * @param experts where they lie; all of one rank, on the same linear layers
  * @returns the adapters
  * @throws {ConfigError} when they do not fit together, or an option is out of range; the model is unchanged then
- * @example
- * await loadArrow(model, ["adapters/sums", "adapters/poems", "adapters/law"], { topK: 2 });
  */
 export async function loadArrow(
   model: Module,

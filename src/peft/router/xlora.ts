@@ -244,10 +244,8 @@ export interface XloraOptions {
  * Puts LoRA adapters from folders on a model that has none, called `0`, `1` …, and a fresh network that gives every token its shares of
  * them. The network can be trained; `setActive` ends the mixture, `detach` takes all of it off.
  *
- * @param adapters where the experts lie, under names that nobody needs
+ * @param adapters where the experts lie, under names that nobody needs: `{ sums: "adapters/sums", poems: "adapters/poems" }`
  * @throws {ConfigError} when an expert is no plain LoRA, or an option does not fit; the model is unchanged then
- * @example
- * await createXlora(model, { sums: "adapters/sums", poems: "adapters/poems" }, { xloraDepth: 2, xloraSize: 64 });
  */
 export async function createXlora(
   model: Module,
