@@ -44,7 +44,7 @@ function seedWords(seed: bigint): readonly bigint[] {
  *
  * @example
  * const random = new NumpyGenerator(42);
- * random.shuffle(Int32Array.of(0, 1, 2));   // 2, 1, 0
+ * random.shuffle(Int32Array.of(0, 1, 2));   // [2, 1, 0]
  */
 export class NumpyGenerator {
   #state: bigint;
