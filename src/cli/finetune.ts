@@ -252,7 +252,7 @@ async function keep(done: Done): Promise<Summary> {
     await saveTokenizer(run.merged, tokenizer);
     const generation = join(options.model, "generation_config.json");
     if (existsSync(generation)) await copyFile(generation, join(run.merged, "generation_config.json"));
-  }
+  } else run.dropMerged();
   const summary: Summary = {
     perplexityBefore: before.perplexity,
     perplexityAfter: after.perplexity,

@@ -80,6 +80,11 @@ export class RunFolder {
     for (const file of [this.checkpoint, this.#result]) rmSync(file, { force: true });
   }
 
+  /** A merged model that an earlier run left here is not what this run's adapter makes of the weights. */
+  dropMerged(): void {
+    rmSync(this.merged, { recursive: true, force: true });
+  }
+
   /** Keeps the summary; there is nothing left to go on with. */
   async finish(settings: Settings, summary: Summary): Promise<void> {
     await writeFileAtomically(this.#result, `${JSON.stringify({ settings, summary } satisfies Finished, null, 2)}\n`);

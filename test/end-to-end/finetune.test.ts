@@ -134,6 +134,8 @@ describe("other methods", () => {
     "%s trains, is saved, and merges if it can",
     async (method) => {
       const set = sizes[method] ? ["--set", ...sizes[method]] : [];
+      mkdirSync(join(at(method), "merged"), { recursive: true });
+      writeFileSync(join(at(method), "merged", "model.safetensors"), "of an earlier run");
       const outcome = await lorikeet([...without, "--method", method, ...set, "--steps", "2", "--out", at(method), "--json"]);
       expect(outcome.stderr).toContain("held-out perplexity");
       expect(outcome.code).toBe(0);
@@ -154,6 +156,7 @@ describe("other methods", () => {
         "shadow",
       ].includes(method);
       expect(mergedDir).toBe(changesNoWeight ? null : join(at(method), "merged"));
+      expect(existsSync(join(at(method), "merged"))).toBe(!changesNoWeight);
       if (changesNoWeight) expect(outcome.stderr).toContain("no change of the weights");
       else expect(mergeMaxLogitDifference).toBeLessThan(1e-3);
     },
