@@ -267,13 +267,17 @@ export function buildAdapted(method: AnyMethod, kind: LayerKind, item: AdapterCa
 /** Fills every trainable parameter at random: an adapter as after training. */
 export function shake({ adapters }: Built, seed: number): void {
   const random = new TorchGenerator(seed + 1);
-  for (const adapter of adapters)
+  const fill = (parameter: Parameter) => parameter.assign(floats(random, parameter.shape, "float32"));
+  for (const adapter of adapters) {
     for (const layer of adapter.layers.values()) {
       const { method, config, parameters } = layer.adapters.get(adapter.name)!;
       const specs = method.parameters(layer.base(), config);
       for (const [key, parameter] of Object.entries(parameters))
-        if (parameter.dtype !== "int32" && !specs[key]?.derived) parameter.assign(floats(random, parameter.shape, "float32"));
+        if (parameter.dtype !== "int32" && !specs[key]?.derived) fill(parameter);
     }
+    for (const [key, parameter] of Object.entries(adapter.shared))
+      if (adapter.sharedSpecs[key]?.trainable !== false && parameter.dtype !== "int32") fill(parameter);
+  }
 }
 
 export const layerAdapters = ({ name, layers }: Adapter): LayerAdapter[] =>

@@ -328,6 +328,12 @@ const rotationComposites = {
     const b = draw.integer(2, 4);
     return [sample([[draw.integer(1, 2), (b * (b - 1)) / 2]], (x) => cayleys.cayley(rotation.skew(x!, b)))];
   },
+  neumann: (draw) => {
+    const b = draw.integer(2, 4);
+    return [1, 2, 4, 5].map((terms) =>
+      sample([[draw.integer(1, 2), (b * (b - 1)) / 2]], (x) => rotation.neumann(rotation.skew(x!, b), terms), [-0.5, 0.5]),
+    );
+  },
   turnBlocks: (draw) => {
     const [n, b] = [draw.integer(1, 3), draw.integer(1, 3)];
     return [n, 1].map((count) =>
