@@ -86,17 +86,19 @@ function ownedStorage(storage: Storage): Storage {
 }
 
 /** From so many bytes on a storage has ballast; smaller ones go with the objects around them. */
-const ballastFrom = 1 << 14;
+const ballastFrom = 1 << 16;
 
 /**
- * As many bytes as a storage has on its device, which nobody touches, so that they take addresses but no memory. The collector runs
- * when objects of JavaScript grow many, and sees nothing of a device: without this, a loop over tensors that are not disposed
- * of keeps gigabytes before it is asked for a single one back.
+ * As many bytes as a storage has on its device, which nobody touches. The collector runs when objects of JavaScript grow many, and sees
+ * nothing of a device: without this, a loop over tensors that are not disposed of keeps gigabytes before it is asked for a single one
+ * back. A buffer that can be resized has pages of its own, which take addresses but no memory; others come from a heap that clears them.
  */
 function ballastOf({ device, dtype, size }: Storage): ArrayBuffer | undefined {
   const bytes = size * (device as Device).storageBytes(dtype);
+  if (bytes < ballastFrom || !("resizable" in ArrayBuffer.prototype)) return undefined;
+  const Resizable = ArrayBuffer as new (bytes: number, options: { maxByteLength: number }) => ArrayBuffer;
   try {
-    return bytes < ballastFrom ? undefined : new ArrayBuffer(bytes);
+    return new Resizable(bytes, { maxByteLength: bytes });
   } catch {
     return undefined; // more than an ArrayBuffer may have
   }
