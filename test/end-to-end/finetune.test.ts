@@ -119,6 +119,8 @@ describe("other methods", () => {
   /** Sizes that fit a model of 32 channels. */
   const sizes: Record<string, string[]> = {
     fourierft: ["n_frequency=50"],
+    waveft: ["n_frequency=50"],
+    psoft: ["r=4"],
     road: ["group_size=8"],
     c3a: ["block_size=16"],
     vblora: ["vectorLength=16", "numVectors=20"],
@@ -154,6 +156,7 @@ describe("other methods", () => {
         "cpt",
         "poly",
         "shadow",
+        "lily",
       ].includes(method);
       expect(mergedDir).toBe(changesNoWeight ? null : join(at(method), "merged"));
       expect(existsSync(join(at(method), "merged"))).toBe(!changesNoWeight);
