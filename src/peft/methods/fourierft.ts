@@ -15,7 +15,7 @@ import type { Tensor } from "../../graph/node.ts";
 import { angles } from "../../linalg/fourier.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { cos } from "../../tensor/math.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod, type MethodConfig, type ParameterSpec } from "../method.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 
@@ -35,6 +35,17 @@ type Config = MethodConfig<typeof schema>;
 const waveAngles = (n: number, frequencies: Int32Array): Tensor =>
   angles(n, upload(currentDevice(), frequencies, [frequencies.length], "int32"));
 
+/** A few values of a matrix as large as the weight. */
+export function spectrumOf(base: Base, { nFrequency }: { readonly nFrequency: number }): { readonly spectrum: ParameterSpec } {
+  const places = base.in * base.out;
+  if (nFrequency > places)
+    throw new ConfigError(`${base.path} has ${places} places for \`nFrequency\` (= ${nFrequency}).`, {
+      operation: "attach",
+      got: nFrequency,
+    });
+  return { spectrum: { shape: [nFrequency] } };
+}
+
 /** FourierFT: `fourierft({ nFrequency: 1000, scaling: 150, targetModules: ["q_proj"] })`. */
 export const fourierft = defineMethod({
   schema,
@@ -46,14 +57,7 @@ export const fourierft = defineMethod({
   layers: {
     linear: linearChange<Config, "spectrum">({
       files: { spectrum: "fourierft_spectrum" },
-      parameters(base, { nFrequency }) {
-        if (nFrequency > base.in * base.out)
-          throw new ConfigError(`${base.path} has ${base.in * base.out} places for \`nFrequency\` (= ${nFrequency}).`, {
-            operation: "attach",
-            got: nFrequency,
-          });
-        return { spectrum: { shape: [nFrequency] } };
-      },
+      parameters: spectrumOf,
       initialise: (_, { nFrequency, initWeights }, random) => ({
         values: { spectrum: initWeights ? new Float32Array(nFrequency) : random.randn(nFrequency) },
       }),

@@ -8,6 +8,7 @@
  */
 import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
+import { roundHalfEven } from "../../graph/dtype.ts";
 import { add } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { reshape } from "../../graph/movement.ts";
@@ -41,11 +42,9 @@ type Place = {
 type Config = MethodConfig<typeof schema> & Place;
 type Vector = `v.${number}`;
 
-/** How many v there are for so many layers. Python rounds halves to the even number. */
-function groupsOf(layers: number, { weightTying }: MethodConfig<typeof schema>): number {
-  const wanted = layers * (1 - weightTying);
-  return Math.max(1, wanted % 1 === 0.5 ? 2 * Math.round(wanted / 2) : Math.round(wanted));
-}
+/** How many v there are for so many layers; Python rounds halves to the even number. */
+const groupsOf = (layers: number, { weightTying }: MethodConfig<typeof schema>): number =>
+  Math.max(1, roundHalfEven(layers * (1 - weightTying)));
 
 const rank = (base: Base, { r }: Config): number => Math.min(r, base.in, base.out);
 const vectors = (bases: readonly Base[], c: Config): Vector[] =>

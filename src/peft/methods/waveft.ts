@@ -8,8 +8,8 @@
  * round. PEFT's table also names wavelets that it then does not know, and a "coif5" whose filter does not fit its size.
  */
 import { currentDevice, upload } from "../../compile/program.ts";
-import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, key, numberByPattern, targetKeys } from "../../formats/peft-config.ts";
+import { roundHalfEven } from "../../graph/dtype.ts";
 import { mul } from "../../graph/elementwise.ts";
 import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
@@ -19,6 +19,7 @@ import { defaultTargets } from "../default-target.ts";
 import { type Base, defineMethod, type MethodConfig } from "../method.ts";
 import { product } from "../scale.ts";
 import { linearChange, sparse, times } from "../weight-change.ts";
+import { spectrumOf } from "./fourierft.ts";
 
 const schema = configSchema("WAVEFT", "waveft_", {
   ...targetKeys,
@@ -69,9 +70,6 @@ function patches({ in: into, out }: Base, drawn: Int32Array, { waveletFamily }: 
   return { places, factors, width };
 }
 
-/** To the nearest whole number, of two to the even one, as Python does. */
-const rounded = (x: number): number => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
-
 /** WaveFT: `waveft({ nFrequency: 2592, scaling: 25, targetModules: ["q_proj"] })`. */
 export const waveft = defineMethod({
   schema,
@@ -89,19 +87,12 @@ export const waveft = defineMethod({
     if (!proportionalParameters) return [];
     const sizes = bases.map((base) => base.in * base.out);
     const total = sizes.reduce((sum, size) => sum + size, 0);
-    return sizes.map((size) => ({ nFrequency: Math.max(1, rounded((size / total) * (nFrequency * bases.length))) }));
+    return sizes.map((size) => ({ nFrequency: Math.max(1, roundHalfEven((size / total) * (nFrequency * bases.length))) }));
   },
   layers: {
     linear: linearChange<Config, "spectrum">({
       files: { spectrum: "waveft_spectrum" },
-      parameters(base, { nFrequency }) {
-        if (nFrequency > base.in * base.out)
-          throw new ConfigError(`${base.path} has ${base.in * base.out} places for \`nFrequency\` (= ${nFrequency}).`, {
-            operation: "attach",
-            got: nFrequency,
-          });
-        return { spectrum: { shape: [nFrequency] } };
-      },
+      parameters: spectrumOf,
       initialise: (_, { nFrequency, initWeights }, random) => ({
         values: { spectrum: initWeights ? new Float32Array(nFrequency) : random.normal(nFrequency, 0, 0.01) },
       }),
