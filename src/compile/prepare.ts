@@ -134,9 +134,7 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
       sources = sources.map((source, i) => inherit(operand(node.op as KernelOperation, i, source, intern), source));
     if (kind === "fused")
       sources = sources.map((source, i) => inherit(fusedOperand(node.op as Fused, i, source, intern), source));
-    let next = sources.every((source, i) => source === node.sources[i])
-      ? node
-      : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+    let next = withSources(node, sources);
     if (kind === "movement" && !isAlias(node) && node.op !== itemOp) {
       const source = sources[0]!;
       const generatedPad = node.op.name === "pad" && isGenerated(accessOf(source).base);
@@ -214,23 +212,35 @@ function fusedOperand(op: Fused, index: number, source: Tensor, intern: (x: Tens
   return fine ? source : intern(copy(source));
 }
 
+/** How many nodes read each one; to be a root is to be read, too. */
+function readersOf(order: readonly Tensor[], roots: readonly Tensor[]): Map<Tensor, number> {
+  const readers = new Map<Tensor, number>();
+  for (const node of [...order.flatMap(dependencies), ...roots]) readers.set(node, (readers.get(node) ?? 0) + 1);
+  return readers;
+}
+
+/** The product behind `node` when it is reached by reshapes only and read once all the way. */
+function productBehind(node: Tensor, readers: ReadonlyMap<Tensor, number>): Tensor | null {
+  let at = node;
+  while (at.op === reshapeOp && at.storage === null && readers.get(at) === 1) at = at.sources[0]!;
+  return at.op === matmulOp && at.storage === null && readers.get(at) === 1 ? at : null;
+}
+
+/** The operation of a node on other sources; itself where they are its own. */
+const withSources = (node: Tensor, sources: readonly Tensor[]): Tensor =>
+  sources.every((source, i) => source === node.sources[i])
+    ? node
+    : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+
 /**
  * add(matmul(a, b), c) becomes matmul(a, b) starting from c: a bias, a residual or a low-rank update costs no pass of its own.
  * Only where nobody else reads the product.
  */
 function absorbAddends(roots: readonly Tensor[], inherit: Inherit): Tensor[] {
   const order = topologicalOrder(roots, isLeaf);
-  const readers = new Map<Tensor, number>();
-  const count = (node: Tensor) => readers.set(node, (readers.get(node) ?? 0) + 1);
-  for (const node of order) for (const source of dependencies(node)) count(source);
-  for (const root of roots) count(root);
+  const readers = readersOf(order, roots);
 
-  /** The product behind `node` when it is reached by reshapes only and read once all the way. */
-  const product = (node: Tensor): Tensor | null => {
-    let at = node;
-    while (at.op === reshapeOp && at.storage === null && readers.get(at) === 1) at = at.sources[0]!;
-    return at.op === matmulOp && at.storage === null && readers.get(at) === 1 ? at : null;
-  };
+  const product = (node: Tensor) => productBehind(node, readers);
   const absorb = (node: Tensor, addend: Tensor): Tensor | null => {
     const found = product(node);
     if (found === null || addend.dtype !== found.dtype) return null;
@@ -264,10 +274,7 @@ function absorbAddends(roots: readonly Tensor[], inherit: Inherit): Tensor[] {
       // the product has a start already: pass the addend on to that start
       if (!next) next = absorbDeeper(x, y) ?? absorbDeeper(y, x);
     }
-    if (!next)
-      next = sources.every((source, i) => source === node.sources[i])
-        ? node
-        : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+    next ??= withSources(node, sources);
     if (next !== node) readers.set(next, readers.get(node) ?? 0);
     // a new product may stand behind a reshape; a base that was there keeps its own age
     if (next !== node) inherit(accessOf(next).base, node);
@@ -293,19 +300,14 @@ function absorbAddends(roots: readonly Tensor[], inherit: Inherit): Tensor[] {
 function joinUpdates(roots: readonly Tensor[], depth: number, inherit: Inherit): Tensor[] {
   if (depth === 0) return [...roots];
   const order = topologicalOrder(roots, isLeaf);
-  const readers = new Map<Tensor, number>();
-  const count = (node: Tensor) => readers.set(node, (readers.get(node) ?? 0) + 1);
-  for (const node of order) for (const source of dependencies(node)) count(source);
-  for (const root of roots) count(root);
+  const readers = readersOf(order, roots);
 
   const depthOf = ({ sources }: Tensor): number => sources[0]!.shape[sources[0]!.rank - 1]!;
   /** The product that this one starts from. */
   const startOf = (node: Tensor): Tensor | null => {
     if (node.op !== matmulOp || isLeaf(node) || node.sources.length !== 3) return null;
-    let at = node.sources[2]!;
-    while (at.op === reshapeOp && !isLeaf(at) && readers.get(at) === 1) at = at.sources[0]!;
-    const isOwn = at.op === matmulOp && !isLeaf(at) && readers.get(at) === 1;
-    return isOwn && at.sources.length <= 3 && sameShape(at.shape, node.shape) ? at : null;
+    const start = productBehind(node.sources[2]!, readers);
+    return start && start.sources.length <= 3 && sameShape(start.shape, node.shape) ? start : null;
   };
   const join = (node: Tensor): Tensor => {
     const start = startOf(node);
@@ -319,9 +321,12 @@ function joinUpdates(roots: readonly Tensor[], depth: number, inherit: Inherit):
 
   const done = new Map<Tensor, Tensor>();
   for (const node of order) {
-    const sources = isLeaf(node) ? node.sources : node.sources.map((source) => done.get(source) ?? source);
-    const same = sources.every((source, i) => source === node.sources[i]);
-    const moved = same ? node : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+    const moved = isLeaf(node)
+      ? node
+      : withSources(
+          node,
+          node.sources.map((source) => done.get(source) ?? source),
+        );
     readers.set(moved, readers.get(node) ?? 0);
     const next = join(moved);
     readers.set(next, readers.get(node) ?? 0);

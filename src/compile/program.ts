@@ -3,7 +3,7 @@ import type { Binding, Buffer, Device, Dispatch, KernelCall } from "../devices/d
 import type { LoopProgram } from "../devices/loop-program.ts";
 import { ConfigError, DeviceError, wordArgument, wordShape } from "../errors.ts";
 import { bytesPerElement, type DType, type TypedArray } from "../graph/dtype.ts";
-import { checkAlive, type Storage, type Tensor } from "../graph/node.ts";
+import { checkAlive, disposeStorage, type Storage, type Tensor } from "../graph/node.ts";
 import { buffer } from "../graph/source.ts";
 import { setRealize } from "../graph/variable.ts";
 import { type Schedule, type ScheduleOptions, schedule } from "./schedule.ts";
@@ -122,13 +122,6 @@ export function handOver(storage: Storage): Storage {
   storage.disposed = true;
   storage.ballast = undefined;
   return next;
-}
-
-/** Gives the memory back. */
-export function disposeStorage(storage: Storage): void {
-  storage.disposed = true;
-  storage.ballast = undefined;
-  storage.buffer[Symbol.dispose]();
 }
 
 /** Puts other memory, which has the values already, under a storage, and gives the memory of before back. */

@@ -5,11 +5,11 @@
  */
 import type { Buffer, Device } from "../devices/device.ts";
 import { ConfigError, wordArgument, wordShape, wordType } from "../errors.ts";
-import { checkAlive, type Storage, Tensor } from "../graph/node.ts";
+import { checkAlive, disposeStorage, type Storage, Tensor } from "../graph/node.ts";
 import { buffer, input } from "../graph/source.ts";
 import { observing, type Setting, structure, Variable, type VariableObserver } from "../graph/variable.ts";
 import { explainSchedule } from "./explain.ts";
-import { currentDevice, disposeStorage, handOver, locateLeaf, newStorage, Program, programStorage, realize } from "./program.ts";
+import { currentDevice, handOver, locateLeaf, newStorage, Program, programStorage, realize } from "./program.ts";
 import { type Schedule, schedule } from "./schedule.ts";
 
 /** Tensors in lists and objects: what a compiled function may take and give. */

@@ -22,6 +22,13 @@ export interface Storage {
   ballast?: ArrayBuffer | undefined;
 }
 
+/** Gives the memory back. */
+export function disposeStorage(storage: Storage): void {
+  storage.disposed = true;
+  storage.ballast = undefined;
+  storage.buffer[Symbol.dispose]();
+}
+
 let nextId = 0;
 
 export class Tensor {
@@ -66,10 +73,7 @@ export class Tensor {
 
   /** Gives the device memory back now instead of when the collector finds out. */
   dispose(): void {
-    if (this.storage === null || this.storage.disposed) return;
-    this.storage.disposed = true;
-    this.storage.ballast = undefined;
-    this.storage.buffer[Symbol.dispose]();
+    if (this.storage !== null && !this.storage.disposed) disposeStorage(this.storage);
   }
 
   [Symbol.dispose](): void {

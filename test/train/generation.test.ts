@@ -118,42 +118,31 @@ onReference("programs and caches", () => {
     expect(traced).toBe(5); // a larger cache
   });
 
-  test("the next text finds every launch where it was: a cache is emptied and written in place", async () => {
-    const model = makeModel();
-    for (const prompt of [
-      [3, 1, 4],
-      [1, 5, 9],
-    ])
-      await complete(model, prompt, { maxNewTokens: 4 });
-    const bind = vi.spyOn(currentDevice(), "bind");
-    try {
-      expect(await complete(model, [2, 6, 5], { maxNewTokens: 4 })).toHaveLength(4);
-      expect(bind).not.toHaveBeenCalled();
-    } finally {
-      bind.mockRestore();
-    }
-  });
-
   test.each([
-    ["vectors", promptTuning],
-    ["keys and values", prefixTuning],
-  ] as const)("so it does behind virtual tokens that are %s", async (_, method) => {
-    const model = makeModel();
-    attach(model, method({ numVirtualTokens: 3 }) as never);
-    for (const prompt of [
-      [3, 1, 4],
-      [1, 5, 9],
-    ])
-      await complete(model, prompt, { maxNewTokens: 4 });
-    const bind = vi.spyOn(currentDevice(), "bind");
-    try {
-      const text = await complete(model, [2, 6, 5], { maxNewTokens: 4 });
-      expect(bind).not.toHaveBeenCalled();
-      expect(text).toEqual(greedy(model, [2, 6, 5], 4));
-    } finally {
-      bind.mockRestore();
-    }
-  });
+    ["by itself", null],
+    ["behind vectors", promptTuning],
+    ["behind keys and values", prefixTuning],
+  ] as const)(
+    "the next text, %s, finds every launch where it was: a cache is emptied and written in place",
+    async (_, method) => {
+      const model = makeModel();
+      if (method) attach(model, method({ numVirtualTokens: 3 }) as never);
+      for (const prompt of [
+        [3, 1, 4],
+        [1, 5, 9],
+      ])
+        await complete(model, prompt, { maxNewTokens: 4 });
+      const bind = vi.spyOn(currentDevice(), "bind");
+      try {
+        const text = await complete(model, [2, 6, 5], { maxNewTokens: 4 });
+        expect(text).toHaveLength(4);
+        expect(bind).not.toHaveBeenCalled();
+        expect(text).toEqual(greedy(model, [2, 6, 5], 4));
+      } finally {
+        bind.mockRestore();
+      }
+    },
+  );
 
   test("two texts at once do not disturb each other, nor does one that was broken off the next one", async () => {
     const model = makeModel();
