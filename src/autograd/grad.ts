@@ -98,7 +98,7 @@ function fusedPullback(node: Tensor, gs: readonly (Tensor | null)[]): readonly (
 }
 
 /** The same graphs with `from` replaced by `to`. */
-export function substitute(roots: readonly (Tensor | null)[], from: readonly Tensor[], to: readonly Tensor[]): (Tensor | null)[] {
+function substitute(roots: readonly (Tensor | null)[], from: readonly Tensor[], to: readonly Tensor[]): (Tensor | null)[] {
   const done = new Map<Tensor, Tensor>(from.map((node, i) => [node, to[i]!]));
   for (const node of topologicalOrder(
     roots.filter((root) => root !== null),

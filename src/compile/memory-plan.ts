@@ -15,7 +15,7 @@ export interface MemoryPlan {
 }
 
 /** Offsets are multiples of this, so that vectors and cache lines do not straddle values. */
-export const alignment = 64;
+const alignment = 64;
 export const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
 /**

@@ -51,7 +51,7 @@ export function follow(view: View | null, moves: readonly Tensor[]): View | null
   return at;
 }
 
-export const viewOf = (node: Tensor): View | null => {
+const viewOf = (node: Tensor): View | null => {
   const { base, moves } = accessOf(node);
   return follow(contiguousView(base.shape), moves);
 };

@@ -2,7 +2,7 @@
 import type { Binding, Buffer, Device, Dispatch, KernelCall } from "../devices/device.ts";
 import type { LoopProgram } from "../devices/loop-program.ts";
 import { ConfigError, DeviceError, wordArgument, wordShape } from "../errors.ts";
-import { bytesPerElement, type DType, type TypedArray } from "../graph/dtype.ts";
+import type { DType, TypedArray } from "../graph/dtype.ts";
 import { checkAlive, disposeStorage, type Storage, type Tensor } from "../graph/node.ts";
 import { buffer } from "../graph/source.ts";
 import { setRealize } from "../graph/variable.ts";
@@ -350,6 +350,3 @@ export async function download(tensor: Tensor): Promise<TypedArray> {
     tensor.size,
   );
 }
-
-/** Bytes of the values of a tensor of this dtype on disk or in a report. */
-export const bytesOf = (tensor: Pick<Tensor, "size" | "dtype">): number => tensor.size * bytesPerElement(tensor.dtype);

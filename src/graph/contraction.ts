@@ -5,8 +5,7 @@ import { cast } from "./elementwise.ts";
 import { expand, reshape, transpose } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { CallGeometry, Draw, KernelOperation, Operand, Sample } from "./primitive.ts";
-import { reduceSum } from "./reduction.ts";
-import { broadcastShapes, sameShape, sizeOf } from "./shape.ts";
+import { broadcastShapes, sizeOf } from "./shape.ts";
 
 export const matmulOp: KernelOperation = {
   kind: "kernel",
@@ -137,14 +136,6 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   const left = expand(cast(a, wide), [...batch, M, K]);
   const right = expand(cast(b, wide), [...batch, K, N]);
   return new Tensor(matmulOp, [left, right], [...batch, M, N], wide);
-}
-
-/** Sums `g` over the axes along which a tensor of `shape` was broadcast. */
-export function unbroadcast(g: Tensor, shape: readonly number[]): Tensor {
-  if (sameShape(g.shape, shape)) return g;
-  const lead = g.rank - shape.length;
-  const axes = g.shape.flatMap((extent, axis) => (axis < lead || shape[axis - lead] !== extent ? [axis] : []));
-  return reshape(reduceSum(g, axes), shape);
 }
 
 export const contractions = { matmul: matmulOp } as const;

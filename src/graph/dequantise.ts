@@ -14,7 +14,7 @@ import { type Shape, sizeOf } from "./shape.ts";
 import { constant, iota } from "./source.ts";
 
 /** Sizes of blocks are multiples of this, so that a block begins with a whole byte and a whole vector. */
-export const smallestBlock = 32;
+const smallestBlock = 32;
 
 /** Sources: codes [bytes] uint8, table [16 or 256], scales [⌈count / block⌉]. Of two codes in a byte the first is in the upper half. */
 export const dequantiseOp: Fused = {

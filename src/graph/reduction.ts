@@ -40,7 +40,7 @@ export const maxReduceOp: Reduction = {
   samples: samples((x, axes) => reduceMax(x, axes)),
 };
 
-export const productOp: Reduction = {
+const productOp: Reduction = {
   kind: "reduction",
   name: "product",
   formula: "Π x",

@@ -7,11 +7,11 @@ import { type Shape, sizeOf } from "./shape.ts";
 const noGradient = () => [];
 
 /** Values in device memory. */
-export const bufferOp: Source = { kind: "source", name: "buffer", formula: "stored values", vjp: noGradient };
+const bufferOp: Source = { kind: "source", name: "buffer", formula: "stored values", vjp: noGradient };
 /** A stand-in for a value that is given when a traced program is replayed. */
-export const inputOp: Source = { kind: "source", name: "input", formula: "argument of a traced program", vjp: noGradient };
-export const constantOp: Source = { kind: "source", name: "constant", formula: "one value everywhere", vjp: noGradient };
-export const iotaOp: Source = { kind: "source", name: "iota", formula: "0, 1, 2, …", vjp: noGradient };
+const inputOp: Source = { kind: "source", name: "input", formula: "argument of a traced program", vjp: noGradient };
+const constantOp: Source = { kind: "source", name: "constant", formula: "one value everywhere", vjp: noGradient };
+const iotaOp: Source = { kind: "source", name: "iota", formula: "0, 1, 2, …", vjp: noGradient };
 
 export function buffer(shape: Shape, dtype: DType, storage: Storage): Tensor {
   const node = new Tensor(bufferOp, [], shape, dtype);

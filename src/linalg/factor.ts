@@ -49,8 +49,8 @@ type Factors<Shapes extends readonly unknown[]> = { readonly [I in keyof Shapes]
 export const chain = (...matrices: readonly Tensor[]): Tensor => matrices.reduce((product, next) => matmul(product, next));
 
 /** A vector as a column, to multiply rows with; `row` multiplies columns. */
-export const column = (x: Tensor): Tensor => reshape(x, [x.size, 1]);
-export const row = (x: Tensor): Tensor => reshape(x, [1, x.size]);
+const column = (x: Tensor): Tensor => reshape(x, [x.size, 1]);
+const row = (x: Tensor): Tensor => reshape(x, [1, x.size]);
 
 /** A number like the elements of `x`. */
 export const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);

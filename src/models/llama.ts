@@ -30,8 +30,6 @@ import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
-export type { CausalLMInputs, CausalLMOutput } from "./causal-lm.ts";
-
 const norm = ({ rmsNormEps: eps, unitOffset }: LlamaConfig, size: number): RMSNorm => new RMSNorm(size, { eps, unitOffset });
 
 /** Turns queries and keys, attends, and puts the heads together; the projections before are a subclass's. */

@@ -42,7 +42,7 @@ export interface LayerAdapter {
  * `lora_A.weight` → `lora_A.default.weight`: names in the live model carry the adapter's name, as in PEFT; in files of Shadow there is
  * always "default" in its place.
  */
-export const liveName = (file: string, adapter: string): string => {
+const liveName = (file: string, adapter: string): string => {
   const [first, ...rest] = file.split(".");
   return [first, adapter, ...(rest[0] === defaultAdapterName ? rest.slice(1) : rest)].join(".");
 };

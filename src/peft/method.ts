@@ -379,7 +379,7 @@ function meantVariant(method: AnyMethod, options: AnyConfig): AnyMethod {
 }
 
 /** The lower-case name by which people call the method: `lora`. */
-export const wordMethod = (schema: ConfigSchema): string => schema.peftType.toLowerCase();
+const wordMethod = (schema: ConfigSchema): string => schema.peftType.toLowerCase();
 
 function checkedConfig(definition: MethodDefinition<ConfigSchema, AnyConfig>, options: AnyConfig): AnyConfig {
   const { schema, keys, variant, variantOf } = definition;

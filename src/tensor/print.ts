@@ -56,7 +56,7 @@ function formatter(values: ArrayLike<number>, dtype: DType, precision: number): 
 /**
  * Values in row-major order as text. `cut` are the axes of which only the edges are there, with `…` between them.
  */
-export function format(
+function format(
   values: ArrayLike<number>,
   shape: Shape,
   dtype: DType,

@@ -40,7 +40,7 @@ export const bucketOf = (length: number): number =>
   length <= 32 ? 2 ** Math.ceil(Math.log2(Math.max(1, length))) : Math.ceil(length / 32) * 32;
 
 /** Tokens side by side, shorter lists padded with zeros in front or behind to `width`, and 1 where there is a token. */
-export function padded(lists: readonly Tokens[], width: number, side: "front" | "behind"): readonly [ids: Tensor, mask: Tensor] {
+function padded(lists: readonly Tokens[], width: number, side: "front" | "behind"): readonly [ids: Tensor, mask: Tensor] {
   const [ids, mask] = [new Int32Array(lists.length * width), new Int32Array(lists.length * width)];
   lists.forEach((list, row) => {
     const from = row * width + (side === "front" ? width - list.length : 0);

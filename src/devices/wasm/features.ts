@@ -34,7 +34,7 @@ function validates(write: (f: FunctionBuilder) => void): boolean {
 }
 
 /** V8 flags hold for the whole process, so workers started later or earlier have the feature too. */
-export const relaxedSimdFlag = "--experimental-wasm-relaxed-simd";
+const relaxedSimdFlag = "--experimental-wasm-relaxed-simd";
 
 function hasRelaxedSimd(): boolean {
   if (validates(multiplyAddVectors)) return true;

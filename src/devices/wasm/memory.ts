@@ -4,7 +4,7 @@ import { features } from "./features.ts";
 
 const pageBytes = 65536;
 /** Addresses below belong to the thread pool's control block (`worker.ts`); 0 is never a buffer. */
-export const reservedBytes = 1024;
+const reservedBytes = 1024;
 /** Buffers begin at multiples of this, a cache line, so that two threads never write to one line. */
 const alignment = 64;
 /** Bytes after each buffer that belong to nobody else: vector loads may run past the end. */

@@ -41,7 +41,7 @@ export const insideBit = (thread: number): { readonly word: number; readonly bit
 });
 
 /** The control block takes the addresses below `reservedBytes` of `memory.ts`; this much of it is for a message. */
-export const messageCapacity = 512;
+const messageCapacity = 512;
 
 /** A published module: 32-bit words [address of the next, number of its first kernel, kernels, bytes], then the bytes. */
 export const moduleHeaderWords = 4;

@@ -40,7 +40,7 @@ export function refuseOtherThanMatrices(operation: string, { name, method, layer
 }
 
 /** Values of an adapter's parameters in one layer. */
-export const valuesOf = ({ parameters, shared }: LayerAdapter): Record<string, Tensor> =>
+const valuesOf = ({ parameters, shared }: LayerAdapter): Record<string, Tensor> =>
   Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, parameter]) => [key, parameter.value]));
 
 /**

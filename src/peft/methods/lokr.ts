@@ -48,7 +48,7 @@ const schema = configSchema("LOKR", "lokr_", {
 type Config = MethodConfig<typeof schema>;
 
 /** n as a product of two: `factor` first where it divides n, else as nearly square as the divisors up to `factor` allow. */
-export function twoFactors(n: number, factor: number): readonly [number, number] {
+function twoFactors(n: number, factor: number): readonly [number, number] {
   if (factor > 0 && n % factor === 0) return [factor, n / factor];
   const limit = factor === -1 ? n : factor;
   let [small, large] = [1, n];
