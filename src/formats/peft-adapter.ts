@@ -174,74 +174,14 @@ export function checkAdapterName(name: string, schema: ConfigSchema, operation =
   if (why !== undefined) throw new ConfigError(`the adapter name ${JSON.stringify(name)} ${why}.`, { operation, got: name });
 }
 
-const outerPrefix = "base_model.";
-const modelPrefix = "base_model.model.";
-
 /**
- * The name in the file of a parameter of the live model: PEFT's prefix in front, the adapter's name cut out.
+ * The name in the file of a parameter: PEFT's prefix in front of its path.
  *
- * @param liveKey with or without PEFT's prefix `base_model.model.`; tensors of the whole model begin with `base_model.`
+ * @param path without the adapter's name; tensors of the whole adapter begin with `base_model.` already
  * @example
- * toFileKey("h.0.attn.c_attn.lora_A.default.weight", "default")   // "base_model.model.h.0.attn.c_attn.lora_A.weight"
+ * toFileKey("h.0.attn.c_attn.lora_A.weight")   // "base_model.model.h.0.attn.c_attn.lora_A.weight"
  */
-export function toFileKey(liveKey: string, adapterName: string): string {
-  const prefixed = liveKey.startsWith(outerPrefix) ? liveKey : modelPrefix + liveKey;
-  const parts = prefixed.replace(`.modules_to_save.${adapterName}.`, ".").split(".");
-  // only the last two places are looked at, as in PEFT: a module deeper down may be called like the adapter
-  if (parts.at(-1) === adapterName) parts.pop();
-  else if (parts.at(-2) === adapterName) parts.splice(-2, 1);
-  return parts.join(".");
-}
-
-/** How the names of a file and of a model correspond. */
-export interface KeyMatch {
-  /** Name in the model by name in the file. */
-  readonly liveKeys: ReadonlyMap<string, string>;
-  /** Names of the file that the model has no place for. */
-  readonly unexpected: readonly string[];
-  /** Names of the model that the file does not hold. */
-  readonly missing: readonly string[];
-}
-
-/**
- * Finds the live parameter of every name in a file. Names match when `toFileKey` says so; shared tensors also directly under
- * `base_model.`, and a last `.weight` may be there or not, which has differed between PEFT releases (DoRA's magnitude).
- *
- * @param liveKeys the adapter's parameters in the model
- */
-export function matchFileKeys(fileKeys: Iterable<string>, liveKeys: Iterable<string>, adapterName: string): KeyMatch {
-  const expected = new Map<string, string>();
-  const live = [...liveKeys];
-  for (const liveKey of live) {
-    const fileKey = toFileKey(liveKey, adapterName);
-    expected.set(fileKey, liveKey);
-    if (!liveKey.startsWith(outerPrefix)) expected.set(outerPrefix + fileKey.slice(modelPrefix.length), liveKey);
-  }
-  const matched = new Map<string, string>();
-  const unexpected: string[] = [];
-  for (const fileKey of fileKeys) {
-    const other = fileKey.endsWith(".weight") ? fileKey.slice(0, -".weight".length) : `${fileKey}.weight`;
-    const liveKey = expected.get(fileKey) ?? expected.get(other);
-    if (liveKey === undefined) unexpected.push(fileKey);
-    else matched.set(fileKey, liveKey);
-  }
-  const found = new Set(matched.values());
-  return { liveKeys: matched, unexpected, missing: live.filter((liveKey) => !found.has(liveKey)) };
-}
-
-/**
- * The module path and the parameter's own name in a name of the file.
- *
- * @param leaves the names that parameters of the method may have, such as `lora_A.weight`
- * @returns `undefined` when the name ends in none of them; an empty path for tensors directly under `base_model.`
- */
-export function splitFileKey(fileKey: string, leaves: readonly string[]): { path: string; leaf: string } | undefined {
-  const leaf = leaves.filter((name) => fileKey.endsWith(`.${name}`)).sort((a, b) => b.length - a.length)[0];
-  if (leaf === undefined) return undefined;
-  const path = fileKey.slice(0, -leaf.length - 1);
-  if (`${path}.` === outerPrefix) return { path: "", leaf };
-  return { path: path.startsWith(modelPrefix) ? path.slice(modelPrefix.length) : path, leaf };
-}
+export const toFileKey = (path: string): string => (path.startsWith("base_model.") ? path : `base_model.model.${path}`);
 
 /** A short model card with the front matter by which the Hub finds base model and library. */
 function modelCard(

@@ -138,7 +138,7 @@ const sharedPath = "base_model";
 const doubledBias = /\.(modules_to_save|original_module)\.(.+\.)?bias$/;
 
 /** The name in the file, which does not tell the adapter's. */
-const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${file}`, "");
+const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${file}`);
 
 /** Where the parameters of a module stand in the file: PEFT wraps a model once less where no layer is changed. */
 const wholePath = ({ prompt }: AnyMethod, path: string): string => (prompt ? `${sharedPath}.${path}` : path);

@@ -55,7 +55,7 @@ export async function vocabularyWeights(
     if (adapted?.saved.has(path) || (targeted && !isAdapted)) continue;
     const inside = rowsOnly && method.peftType !== "TRAINABLE_TOKENS" ? ".token_adapter.base_layer" : ".base_layer";
     for (const [name, parameter] of (modules.get(path) as Module).ownParameters())
-      found.set(toFileKey(`${path}${isAdapted ? inside : ""}.${name}`, ""), parameter);
+      found.set(toFileKey(`${path}${isAdapted ? inside : ""}.${name}`), parameter);
   }
   return found;
 }

@@ -106,16 +106,12 @@ export function fileParameters(adapter: Adapter): Map<string, Parameter> {
     if (method.inFile === "absent") continue;
     const specs = method.parameters(layer.base(), config);
     for (const [key, parameter] of Object.entries(parameters).filter(([key]) => !specs[key]?.derived))
-      found.set(toFileKey(`${path}.${fileOf(method.files, key)}`, ""), parameter);
+      found.set(toFileKey(`${path}.${fileOf(method.files, key)}`), parameter);
   }
   for (const [path, { copies }] of saved)
-    for (const [key, parameter] of copies.get(name)!)
-      found.set(toFileKey(`${path}.${wholeFile(adapter, path, key)}`, ""), parameter);
+    for (const [key, parameter] of copies.get(name)!) found.set(toFileKey(`${path}.${wholeFile(adapter, path, key)}`), parameter);
   for (const [path, parameter] of biases)
-    found.set(
-      toFileKey(layers.has(path.slice(0, -".bias".length)) ? path.replace(/bias$/, "base_layer.bias") : path, ""),
-      parameter,
-    );
+    found.set(toFileKey(layers.has(path.slice(0, -".bias".length)) ? path.replace(/bias$/, "base_layer.bias") : path), parameter);
   return found;
 }
 
