@@ -21,7 +21,8 @@ import type { Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, baseModules, getAdapter } from "./adapted-model.ts";
 import type { LayerAdapter } from "./adapter-layer.ts";
-import { type AnyAdapterConfig, type AttachPlan, initialiseShared, install, planAttach, type Starts } from "./attach.ts";
+import { initialiseShared, install, type Starts } from "./attach.ts";
+import { type AnyAdapterConfig, type AttachPlan, planAttach } from "./attach-plan.ts";
 import { withoutIgnored } from "./contradiction.ts";
 import {
   type AnyConfig,

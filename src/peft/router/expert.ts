@@ -5,7 +5,8 @@ import { structure } from "../../graph/variable.ts";
 import type { Module } from "../../nn/module.ts";
 import { type Adapter, adaptedModel, adaptersOf, choose } from "../adapted-model.ts";
 import { readFor } from "../adapter-file.ts";
-import { type AttachPlan, install, type Starts } from "../attach.ts";
+import { install, type Starts } from "../attach.ts";
+import type { AttachPlan } from "../attach-plan.ts";
 import { lora } from "../methods/lora.ts";
 import type { Router } from "./router.ts";
 
