@@ -8,7 +8,8 @@ import type { Geometry, LoopProgram } from "../loop-program.ts";
 import { type BindCall, bindHost, type CallContext, callEntries, type Step } from "./calls.ts";
 import { features } from "./features.ts";
 import { partition, scratchBytes, writeArguments } from "./loop-arguments.ts";
-import { type EmittedLoop, emitLoop } from "./loop-emitter.ts";
+import { inBandsOf } from "./loop-bands.ts";
+import { type EmitOptions, type EmittedLoop, emitLoop } from "./loop-emitter.ts";
 import { vectorsOf } from "./loop-plan.ts";
 import { DeviceMemory } from "./memory.ts";
 import { Pool } from "./pool.ts";
@@ -231,18 +232,22 @@ class WasmDevice implements Device {
     const { plan, layout } = emitted;
     const cut = partition(program, plan, geometry, this.pool.threads);
     const vectors = vectorsOf(program, plan, geometry);
-    const short = vectors && this.module(`${program.key}/${vectors}`, () => this.emit(program, vectors).bytes)["kernel"];
+    const inBands = inBandsOf(program, plan, geometry);
+    const isSpecial = vectors !== null || inBands;
+    const special = isSpecial
+      ? this.module(`${program.key}/${vectors}/${inBands}`, () => this.emit(program, { vectors, inBands }).bytes)["kernel"]
+      : undefined;
     return this.place({
-      kernel: short ?? kernel,
+      kernel: special ?? kernel,
       tasks: cut.tasks,
       args: writeArguments(program, plan, layout, geometry, cut, addresses),
       scratch: { word: layout.scratch / 4, bytes: scratchBytes(program, plan, geometry) },
     });
   }
 
-  private emit(program: LoopProgram, vectors: number | null = null): EmittedLoop {
+  private emit(program: LoopProgram, special: Pick<EmitOptions, "vectors" | "inBands"> = {}): EmittedLoop {
     const { memory, relaxedSimd } = this;
-    return emitLoop(program, { shared: memory.shared, maximumPages: memory.maximumPages, relaxedSimd, vectors });
+    return emitLoop(program, { shared: memory.shared, maximumPages: memory.maximumPages, relaxedSimd, ...special });
   }
 
   /** Puts a step's args block into wasm memory. */

@@ -3,6 +3,10 @@ import { isFloat } from "../../graph/dtype.ts";
 import type { Local, SimpleOp } from "./assembler.ts";
 import { type LaneMath, lowestInt32, type Vector } from "./lanes.ts";
 import type { Fold } from "./loop-plan.ts";
+import type { LoopValues } from "./loop-values.ts";
+
+/** A long sum is added up in blocks of this many terms, so that its error grows with the number of blocks only. */
+export const blockLength = 256;
 
 type V128 = Local<"v128">;
 
@@ -52,8 +56,15 @@ export class Folds {
     math.f.set(value, math.f32(0));
   }
 
-  /** Takes in four values, or the lanes of them that `valid` marks. */
-  take(to: Accumulator, x: V128, valid: V128 | null): void {
+  /** Takes in four values of the fold's argument, or the lanes of them that `valid` marks; a product that only it reads is not rounded. */
+  takeFrom(values: LoopValues, to: Accumulator, valid: V128 | null): void {
+    const { fold } = to;
+    const product = fold.op.name === "sum" ? values.factors(fold.arg, fold.register) : null;
+    if (product) this.takeProduct(to, values.get(product[0]).local, values.get(product[1]).local, valid);
+    else this.take(to, values.get(fold.arg).local, valid);
+  }
+
+  private take(to: Accumulator, x: V128, valid: V128 | null): void {
     const { math } = this.simd;
     this.set(to, math.apply(this.instruction(to.fold), to.value, x), valid);
     if (to.nan) {
@@ -63,7 +74,7 @@ export class Folds {
   }
 
   /** Takes in x · y, rounded once. */
-  takeProduct(to: Accumulator, x: V128, y: V128, valid: V128 | null): void {
+  private takeProduct(to: Accumulator, x: V128, y: V128, valid: V128 | null): void {
     this.set(to, this.simd.math.madd(x, y, to.value), valid);
   }
 

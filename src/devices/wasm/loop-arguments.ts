@@ -4,6 +4,7 @@
  */
 import { bytesPerElement } from "../../graph/dtype.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
+import { bandColumns, bandStates, inBandsOf } from "./loop-bands.ts";
 import type { LoopPlan } from "./loop-plan.ts";
 
 /** Byte offsets in the args block of what one slot needs. */
@@ -71,8 +72,10 @@ export function layoutArguments(program: LoopProgram, plan: LoopPlan): ArgumentL
 export const patchBytes = (program: LoopProgram): number => 16 * program.stores.length;
 const keptRowBytes = (length: number): number => 16 * Math.ceil(length / 4) + 64;
 /** Whole cache lines, so that threads do not write to the same one. */
-export const scratchBytes = (program: LoopProgram, plan: LoopPlan, geometry: Geometry): number =>
-  64 * Math.ceil((patchBytes(program) + plan.kept.size * keptRowBytes(geometry.inner)) / 64);
+export function scratchBytes(program: LoopProgram, plan: LoopPlan, geometry: Geometry): number {
+  const states = inBandsOf(program, plan, geometry) ? bandStates(plan) : 0;
+  return 64 * Math.ceil((patchBytes(program) + (plan.kept.size + states) * keptRowBytes(geometry.inner)) / 64);
+}
 
 /** How the work of one launch is cut. */
 export interface Partition {
@@ -138,6 +141,10 @@ export function partition(program: LoopProgram, plan: LoopPlan, geometry: Geomet
     const grain = program.shape === "columns" ? 16 : 64;
     part = Math.max(grain, Math.ceil(geometry.inner / Math.ceil(wanted / rows) / grain) * grain);
     parts = Math.max(1, Math.ceil(geometry.inner / part));
+  }
+  if (part > bandColumns && inBandsOf(program, plan, geometry)) {
+    part = bandColumns;
+    parts = Math.ceil(geometry.inner / part);
   }
   const units = rows * parts;
   const unitsPerTask = Math.max(1, Math.ceil(units / wanted));

@@ -10,15 +10,13 @@ import { DTypeError } from "../../errors.ts";
 import type { LoopProgram, Register, Store } from "../loop-program.ts";
 import { type FunctionBuilder, type Local, ModuleBuilder } from "./assembler.ts";
 import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
-import { type Accumulator, Folds } from "./folds.ts";
+import { type Accumulator, blockLength, Folds } from "./folds.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
 import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-arguments.ts";
+import { Bands } from "./loop-bands.ts";
 import { LoopFrame, lanePositions, smaller } from "./loop-frame.ts";
-import { type LoopPlan, mostTogether, type Pass, planLoop } from "./loop-plan.ts";
+import { isIrregular, type LoopPlan, type Pass, planLoop, unrollOf } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
-
-/** A long sum is added up in blocks of this many terms, so that its error grows with the number of blocks only. */
-const blockLength = 256;
 
 export interface EmitOptions {
   readonly shared: boolean;
@@ -26,6 +24,8 @@ export interface EmitOptions {
   readonly relaxedSimd: boolean;
   /** Code for inner axes of exactly so many whole vectors, `vectorsOf` says when: no loop over them. */
   readonly vectors?: number | null;
+  /** Code for long rows whose columns are folded, `inBandsOf` says when. */
+  readonly inBands?: boolean;
 }
 
 export interface EmittedLoop {
@@ -77,13 +77,14 @@ class LoopEmitter {
   private readonly access: SlotAccess;
   private readonly values: LoopValues;
   private readonly vectors: number | null;
+  private readonly bands: Bands | null;
   /** Lanes of the vector at hand that exist. */
   private readonly valid: Local<"v128">;
   /** Slots as they are walked at the moment, by slot number. */
   private cursors = new Map<number, Cursor>();
   private keptCursors: KeptCursor[] = [];
 
-  constructor(frame: LoopFrame, { relaxedSimd, vectors }: EmitOptions) {
+  constructor(frame: LoopFrame, { relaxedSimd, vectors, inBands }: EmitOptions) {
     const { f, program, plan } = frame;
     this.vectors = vectors ?? null;
     this.frame = frame;
@@ -98,6 +99,7 @@ class LoopEmitter {
       restore: (register) => this.restore(register),
     });
     this.valid = f.local("v128");
+    this.bands = inBands ? new Bands(frame, this.simd) : null;
   }
 
   emit(): void {
@@ -121,7 +123,7 @@ class LoopEmitter {
   private pass(pass: Pass): void {
     const { values } = this;
     for (const register of pass.hoisted) values.get(register);
-    const unroll = this.vectors ?? this.unrollOf(pass);
+    const unroll = this.vectors ?? unrollOf(this.program, pass);
     const parts = Array.from({ length: unroll }, () => pass.folds.map((fold) => this.folds.begin(fold)));
     const stores = this.openStores(pass.stores);
     this.openLoads(pass);
@@ -133,7 +135,7 @@ class LoopEmitter {
         for (const register of [...pass.restored, ...pass.computed]) if (this.isRead(register)) values.get(register);
       });
       this.forEachCopy(copies, (copy) => {
-        for (const accumulator of parts[copy]!) this.take(accumulator, valid);
+        for (const accumulator of parts[copy]!) this.folds.takeFrom(values, accumulator, valid);
         this.store(stores, copy);
         for (const { register, restored, pointer } of this.keptCursors)
           if (!restored) this.simd.math.store(pointer, values.get(register).local, 16 * copy);
@@ -146,16 +148,6 @@ class LoopEmitter {
     });
   }
 
-  /**
-   * Neighbouring vectors that go through the loop together: a fold that waits for itself, and the long chain of an elementary function,
-   * leave most of the processor idle.
-   */
-  private unrollOf(pass: Pass): number {
-    if ([...pass.computed].some((register) => this.isIrregular(register))) return 1;
-    if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
-    return 2 * pass.cost <= mostTogether ? 2 : 1;
-  }
-
   private isRead(register: Register): boolean {
     return (
       this.program.instructions[register]!.kind === "load" ||
@@ -163,23 +155,22 @@ class LoopEmitter {
     );
   }
 
-  private isIrregular(register: Register): boolean {
-    const instruction = this.program.instructions[register]!;
-    if (instruction.kind !== "load") return false;
-    const slot = this.program.slots[instruction.slot]!;
-    return slot.inner !== "unit" || slot.masked.length > 0;
-  }
-
   // --- columns form
 
   private columns(): void {
     const { values, f } = this;
     const [body, after] = this.plan.passes as [Pass, Pass];
-    const irregular = [...body.computed].some((register) => this.plan.places[register] === "body" && this.isIrregular(register));
+    const irregular = [...body.computed].some(
+      (register) => this.plan.places[register] === "body" && isIrregular(this.program, register),
+    );
     // a column's sum waits for itself: neighbours fill the time, and whole cache lines are used at once
     const unroll = irregular || body.cost > 20 ? [] : body.cost > 8 ? [2] : body.cost > 3 ? [4] : [8, 2];
     const stores = this.openStores(after.stores);
     this.openLoads(after);
+    if (this.bands) {
+      this.inBands(this.bands, stores);
+      return;
+    }
     this.openLoads(body);
     const columns = this.cursors;
     this.vectorLoop(unroll, stores, [], (copies) => {
@@ -203,7 +194,7 @@ class LoopEmitter {
       }
       this.reduceLoop(0, walked, parts.flat(), () => {
         each((copy) => {
-          for (const accumulator of parts[copy]!) this.take(accumulator, null);
+          for (const accumulator of parts[copy]!) this.folds.takeFrom(values, accumulator, null);
         });
       });
       this.cursors = columns;
@@ -213,6 +204,22 @@ class LoopEmitter {
       });
     });
     this.cursors = new Map();
+  }
+
+  /** What follows the folds, which lie in scratch memory by then. */
+  private inBands(bands: Bands, stores: readonly StoreCursor[]): void {
+    const folded = bands.fold((row) => this.keptRow(row));
+    this.keptCursors = [...folded].map(([register, start]) => ({
+      register,
+      restored: true,
+      pointer: this.f.local("i32", start),
+    }));
+    this.vectorLoop([], stores, [], () => {
+      this.values.begin();
+      this.store(stores, 0);
+    });
+    this.cursors = new Map();
+    this.keptCursors = [];
   }
 
   private reduceLoop(
@@ -332,14 +339,6 @@ class LoopEmitter {
     });
   }
 
-  private take(accumulator: Accumulator, valid: Local<"v128"> | null): void {
-    const { fold } = accumulator;
-    const { values } = this;
-    const product = fold.op.name === "sum" ? values.factors(fold.arg, fold.register) : null;
-    if (product) this.folds.takeProduct(accumulator, values.get(product[0]).local, values.get(product[1]).local, valid);
-    else this.folds.take(accumulator, values.get(fold.arg).local, valid);
-  }
-
   private openLoads(pass: Pass): void {
     for (const register of pass.computed) {
       const instruction = this.program.instructions[register]!;
@@ -358,16 +357,21 @@ class LoopEmitter {
   }
 
   private openKept(pass: Pass): void {
-    const patch = patchBytes(this.program);
     this.keptCursors = [...pass.kept, ...pass.restored].map((register) => ({
       register,
       restored: pass.restored.has(register),
-      pointer: this.f.local("i32", [
-        "i32.add",
-        ["i32.add", this.frame.scratch, patch],
-        ["i32.mul", this.frame.argument(this.frame.layout.keptStride), this.plan.kept.get(register)!],
-      ]),
+      pointer: this.keptRow(this.plan.kept.get(register)!),
     }));
+  }
+
+  /** Where a row of scratch begins. */
+  private keptRow(row: number): I32 {
+    const { frame } = this;
+    return this.f.local("i32", [
+      "i32.add",
+      ["i32.add", frame.scratch, patchBytes(this.program)],
+      ["i32.mul", frame.argument(frame.layout.keptStride), row],
+    ]);
   }
 
   // --- reads

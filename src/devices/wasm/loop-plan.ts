@@ -59,7 +59,7 @@ function ownCost(program: LoopProgram, instruction: Instruction): number {
 }
 
 /** Above this cost of all of them, vectors do not go through a loop together: they would need more registers than there are. */
-export const mostTogether = 128;
+const mostTogether = 128;
 
 /**
  * Vectors of an inner axis so short that the loop over it costs more than what is in it, else null: heads are turned by their
@@ -69,6 +69,24 @@ export function vectorsOf(program: LoopProgram, plan: LoopPlan, { inner, outer }
   const vectors = inner / 4;
   const isShort = program.shape === "rows" && plan.splittable && Number.isInteger(vectors) && vectors >= 1 && vectors <= 4;
   return isShort && outer.length > 0 && plan.passes.every(({ cost }) => cost * vectors <= mostTogether) ? vectors : null;
+}
+
+/** Whether a register reads what does not lie side by side, or not all of it. */
+export function isIrregular({ instructions, slots }: LoopProgram, register: Register): boolean {
+  const instruction = instructions[register]!;
+  if (instruction.kind !== "load") return false;
+  const slot = slots[instruction.slot]!;
+  return slot.inner !== "unit" || slot.masked.length > 0;
+}
+
+/**
+ * Neighbouring vectors that go through the loop together: a fold that waits for itself, and the long chain of an elementary function,
+ * leave most of the processor idle.
+ */
+export function unrollOf(program: LoopProgram, pass: Pass): number {
+  if ([...pass.computed].some((register) => isIrregular(program, register))) return 1;
+  if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
+  return 2 * pass.cost <= mostTogether ? 2 : 1;
 }
 
 export function planLoop(program: LoopProgram): LoopPlan {

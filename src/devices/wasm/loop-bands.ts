@@ -1,0 +1,222 @@
+/**
+ * Columns form in bands: the folds of all columns stay in scratch memory, and four rows at a time are taken into them from left to right.
+ * A walk down a column touches a page a row and, where rows lie a power of two apart, always the same few lines of the first-level
+ * cache; four rows side by side are four streams that the processor fetches ahead.
+ *
+ * Every column takes in its rows one after the other in the same blocks as elsewhere, so that not a bit depends on which way was taken.
+ */
+import { bytesPerElement } from "../../graph/dtype.ts";
+import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
+import { load } from "./assembler.ts";
+import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
+import { type Accumulator, blockLength, Folds } from "./folds.ts";
+import type { LaneMath } from "./lanes.ts";
+import { type LoopFrame, smaller } from "./loop-frame.ts";
+import type { Fold, LoopPlan } from "./loop-plan.ts";
+import { LoopValues } from "./loop-values.ts";
+
+/** Rows that are taken in together. */
+const bandRows = 4;
+/** Columns of a unit: with more of them the folds would leave the first-level cache between two bands. */
+export const bandColumns = 1024;
+/** Shorter rows, or fewer of them, are not worth the way through scratch memory. */
+const fewestColumns = 256;
+const fewestRows = 16;
+/** What costs more computes longer than it waits for memory. */
+const mostCost = 20;
+
+/** Whether a launch goes in bands. */
+export function inBandsOf(program: LoopProgram, plan: LoopPlan, { inner, reduce }: Geometry): boolean {
+  if (program.shape !== "columns" || inner < fewestColumns || reduce.at(-1)! < fewestRows) return false;
+  const [body] = plan.passes;
+  return (
+    body!.hoisted.length === 0 &&
+    body!.cost <= mostCost &&
+    [...body!.computed].every((register) => {
+      const instruction = program.instructions[register]!;
+      if (instruction.kind !== "load") return instruction.kind !== "index";
+      const { inner, masked } = program.slots[instruction.slot]!;
+      return masked.length === 0 && (inner === "unit" || plan.places[register] === "uniform");
+    })
+  );
+}
+
+/** Rows of scratch that the folds of a program take at most: each its value, the sum of its blocks, and where NaN was met. */
+export const bandStates = (plan: LoopPlan): number => 3 * plan.passes[0]!.folds.length;
+
+/** A fold of all columns of a unit: addresses of its state in scratch. */
+interface FoldRow {
+  readonly fold: Fold;
+  readonly value: I32;
+  readonly nan: I32 | null;
+  readonly blocks: I32 | null;
+}
+
+export class Bands {
+  private readonly frame: LoopFrame;
+  private readonly simd: LaneMath;
+  private readonly folds: Folds;
+  private readonly access: SlotAccess;
+
+  constructor(frame: LoopFrame, simd: LaneMath) {
+    this.frame = frame;
+    this.simd = simd;
+    this.folds = new Folds(simd);
+    this.access = new SlotAccess(frame.f, simd);
+  }
+
+  /**
+   * Emits the folds of the columns of the unit at hand.
+   *
+   * @param state address of the i-th row of scratch
+   * @returns where each fold's results begin, by register
+   */
+  fold(state: (row: number) => I32): ReadonlyMap<Register, I32> {
+    const { f, program, plan, count } = this.frame;
+    const vectors = f.local("i32", ["i32.shr_u", ["i32.add", count, 3], 2]);
+    const rows = plan.passes[0]!.folds.map((fold, i): FoldRow => {
+      const { nan, blocks } = this.folds.begin(fold);
+      return { fold, value: state(3 * i), nan: nan && state(3 * i + 1), blocks: blocks && state(3 * i + 2) };
+    });
+    this.overStates(rows, vectors, (part) => this.folds.begin(part.fold));
+    const walked = new Map<number, I32>();
+    for (const register of plan.passes[0]!.computed) {
+      const instruction = program.instructions[register]!;
+      if (instruction.kind === "load" && !walked.has(instruction.slot))
+        walked.set(instruction.slot, f.local("i32", this.frame.pointers[instruction.slot]!));
+    }
+    this.reduceLoop(0, walked, rows, vectors);
+    this.overStates(rows, vectors, (part) => ({ ...part, value: this.folds.finish(part).local }));
+    return new Map(rows.map(({ fold, value }) => [fold.register, value]));
+  }
+
+  /** Emits a loop over all vectors of all states that writes what `next` makes of them. */
+  private overStates(rows: readonly FoldRow[], vectors: I32, next: (part: Accumulator) => Accumulator): void {
+    const { f } = this.frame;
+    for (const row of rows) {
+      const pointers = [row.value, row.nan, row.blocks].map((start) => start && f.local("i32", start));
+      const read = (i: number) => pointers[i]! && f.local("v128", load("v128.load", pointers[i]!));
+      f.repeat(vectors, () => {
+        const after = next({ fold: row.fold, value: read(0)!, nan: read(1) ?? null, blocks: read(2) ?? null });
+        for (const [i, value] of [after.value, after.nan, after.blocks].entries())
+          if (value && pointers[i]) f.store("v128.store", pointers[i], value);
+        for (const pointer of pointers) if (pointer) f.increment(pointer, 16);
+      });
+    }
+  }
+
+  private reduceLoop(axis: number, walked: ReadonlyMap<number, I32>, rows: readonly FoldRow[], vectors: I32): void {
+    const { frame } = this;
+    const { f, layout } = frame;
+    const size = frame.argument(layout.reduce + 4 * axis);
+    const step = (slot: number) => frame.argument(layout.slots[slot]!.reduceSteps + 4 * axis);
+    if (axis + 1 < this.frame.program.reduce) {
+      f.repeat(size, () => {
+        this.reduceLoop(axis + 1, walked, rows, vectors);
+        for (const [slot, pointer] of walked) f.increment(pointer, step(slot));
+      });
+      return;
+    }
+    const steps = new Map([...walked.keys()].map((slot) => [slot, f.local("i32", step(slot))]));
+    const left = f.local("i32", size);
+    const block = f.local("i32");
+    f.while(left, () => {
+      f.set(block, smaller(left, blockLength));
+      f.set(left, ["i32.sub", left, block]);
+      f.repeat(["i32.div_u", block, bandRows], () => this.band(bandRows, walked, steps, rows, vectors));
+      f.repeat(["i32.rem_u", block, bandRows], () => this.band(1, walked, steps, rows, vectors));
+      const sums = rows.filter(({ blocks }) => blocks);
+      if (sums.length > 0)
+        this.overStates(sums, vectors, (part) => {
+          this.folds.flush(part);
+          return part;
+        });
+    });
+  }
+
+  private cursor(number: number, pointer: I32): Cursor {
+    const slot = this.frame.program.slots[number]!;
+    return {
+      slot,
+      pointer: this.frame.f.local("i32", pointer),
+      step: 4 * bytesPerElement(slot.dtype),
+      lanes: null,
+      ramp: null,
+      guards: [],
+      bounds: null,
+    };
+  }
+
+  /** Takes in `height` rows from where `walked` stands, and moves it behind them. */
+  private band(
+    height: number,
+    walked: ReadonlyMap<number, I32>,
+    steps: ReadonlyMap<number, I32>,
+    rows: readonly FoldRow[],
+    vectors: I32,
+  ): void {
+    const { f, program, plan } = this.frame;
+    const body = plan.passes[0]!;
+    const isUniform = (register: Register) => plan.places[register] === "uniform";
+    const cursorsOf = Array.from({ length: height }, () => {
+      const cursors = new Map<number, Cursor>();
+      for (const [slot, pointer] of walked) {
+        cursors.set(slot, this.cursor(slot, pointer));
+        f.increment(pointer, steps.get(slot)!);
+      }
+      return cursors;
+    });
+    /** Values of one row, which know those that all columns share. */
+    const valuesOf = (cursors: ReadonlyMap<number, Cursor>, shared?: LoopValues): LoopValues => {
+      const values: LoopValues = new LoopValues(program, plan, this.simd, {
+        load: (register, slot) => {
+          const cursor = cursors.get(slot)!;
+          return isUniform(register)
+            ? this.access.loadSame(cursor.slot, cursor.pointer, [])
+            : this.access.load(cursor, values.copy);
+        },
+        restore: () => null,
+      });
+      for (const register of body.computed)
+        if (isUniform(register)) {
+          if (shared) values.set(register, shared.get(register));
+          else values.get(register);
+        }
+      return values;
+    };
+    const shared = cursorsOf.map((cursors) => valuesOf(cursors));
+    const moving = cursorsOf.flatMap((cursors) => [...cursors.values()].filter(({ slot }) => slot.inner === "unit"));
+    const states = rows.map((row) => ({
+      ...row,
+      value: f.local("i32", row.value),
+      nan: row.nan && f.local("i32", row.nan),
+    }));
+    const group = (copies: number) => {
+      const values = cursorsOf.map((cursors, row) => valuesOf(cursors, shared[row]));
+      const each = (run: (copy: number) => void) => {
+        for (let copy = 0; copy < copies; copy++) {
+          for (const row of values) row.copy = copy;
+          run(copy);
+        }
+      };
+      const parts: Accumulator[][] = [];
+      each((copy) => {
+        const read = (at: I32) => f.local("v128", load("v128.load", at, 16 * copy));
+        parts.push(states.map(({ fold, value, nan }) => ({ fold, value: read(value), nan: nan && read(nan), blocks: null })));
+      });
+      each((copy) => {
+        for (const row of values) for (const part of parts[copy]!) this.folds.takeFrom(row, part, null);
+      });
+      each((copy) => {
+        states.forEach(({ value, nan }, i) => {
+          f.store("v128.store", value, parts[copy]![i]!.value, 16 * copy);
+          if (nan) f.store("v128.store", nan, parts[copy]![i]!.nan!, 16 * copy);
+        });
+      });
+      for (const { pointer, slot } of moving) f.increment(pointer, 4 * bytesPerElement(slot.dtype) * copies);
+      for (const { value, nan } of states) for (const pointer of [value, nan]) if (pointer) f.increment(pointer, 16 * copies);
+    };
+    f.repeat(["i32.shr_u", vectors, 1], () => group(2));
+    f.if(["i32.and", vectors, 1], () => group(1));
+  }
+}
