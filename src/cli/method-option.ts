@@ -1,7 +1,7 @@
 /** The adapter of a command line: what the options are called in each method's config. */
 import { ConfigError } from "../errors.ts";
 import type { attach } from "../peft/attach.ts";
-import { camel } from "../peft/method.ts";
+import { camel } from "../peft/method-config.ts";
 import { type MethodName, methods } from "../peft/methods.ts";
 
 /** As a person gives them; absent ones are the method's own. */

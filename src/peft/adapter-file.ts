@@ -24,15 +24,8 @@ import type { LayerAdapter } from "./adapter-layer.ts";
 import { initialiseShared, install, type Starts } from "./attach.ts";
 import { type AnyAdapterConfig, type AttachPlan, planAttach } from "./attach-plan.ts";
 import { withoutIgnored } from "./contradiction.ts";
-import {
-  type AnyConfig,
-  type AnyLayerMethod,
-  type AnyMethod,
-  fileOf,
-  type ParameterSpec,
-  toCamel,
-  toFileConfig,
-} from "./method.ts";
+import { type AnyLayerMethod, type AnyMethod, fileOf, type ParameterSpec } from "./method.ts";
+import { type AnyConfig, toCamel, toFileConfig } from "./method-config.ts";
 import { methods } from "./methods.ts";
 import { toPlainLora } from "./plain-lora.ts";
 import { checkTable } from "./prompt/prompt-method.ts";

@@ -13,7 +13,8 @@ import { readFor } from "./adapter-file.ts";
 import type { AdapterLayer, LayerAdapter } from "./adapter-layer.ts";
 import { startTensor } from "./attach.ts";
 import type { PlannedLayer } from "./attach-plan.ts";
-import type { AnyConfig, ParameterSpec, Start } from "./method.ts";
+import type { ParameterSpec, Start } from "./method.ts";
+import type { AnyConfig } from "./method-config.ts";
 import { type LoraConfig, scaling } from "./methods/lora.ts";
 import { filled, times } from "./weight-change.ts";
 

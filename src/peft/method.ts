@@ -3,8 +3,8 @@
  * method is a change of the weight, that change. Everything else (attaching, merging, several adapters, files) is written
  * once, over this interface. Read methods/lora.ts for an example.
  */
-import { ConfigError, nearestName, wordJson } from "../errors.ts";
-import { type ConfigKeys, type ConfigSchema, defaultConfig, type FileConfig, problemWith } from "../formats/peft-config.ts";
+import { ConfigError, wordJson } from "../errors.ts";
+import { type ConfigSchema, defaultConfig } from "../formats/peft-config.ts";
 import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -16,22 +16,10 @@ import type { TorchGenerator } from "../random/torch-generator.ts";
 import { checkLayers } from "./contradiction.ts";
 import type { Reading } from "./invocation.ts";
 import type { LayerKind } from "./layer-kind.ts";
+import { type AnyConfig, checkedConfig, type MethodConfig, toCamel, wordMethod } from "./method-config.ts";
 import type { AnyPromptMethod } from "./prompt/prompt-method.ts";
 import type { Scale } from "./scale.ts";
 import type { MethodSchedule } from "./schedule.ts";
-
-/** `lora_alpha` → `loraAlpha`: how PEFT's keys are spelled here. */
-export type Camel<Key extends string> = Key extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : Key;
-/** `lora_alpha` → `loraAlpha`. */
-export const camel = (key: string): string => key.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
-
-/** The config of a method with every key: PEFT's keys in camelCase. */
-export type MethodConfig<Schema extends ConfigSchema> = {
-  readonly [Key in keyof FileConfig<Schema> as Key extends "peft_type" ? never : Camel<Key & string>]: FileConfig<Schema>[Key];
-};
-
-/** A config whose method is not known to the type system. */
-export type AnyConfig = Readonly<Record<string, unknown>>;
 
 /**
  * The layer under an adapter, as a method sees it: calling it gives the layer's output. Where several adapters are active
@@ -312,22 +300,6 @@ export type TargetTable = Readonly<Record<string, readonly string[] | string>>;
 // biome-ignore lint/suspicious/noExplicitAny: the config's type is the method's own business
 export type AnyMethod = Method<any, any>;
 
-/** Keys that every method shares and that are written over or taken care of outside of it. */
-const commonKeys = [
-  "autoMapping",
-  "baseModelNameOrPath",
-  "inferenceMode",
-  "peftVersion",
-  "revision",
-  "taskType",
-  "targetModules",
-  "excludeModules",
-  "layersToTransform",
-  "layersPattern",
-  "modulesToSave",
-  "fanInFanOut",
-];
-
 /**
  * Makes a definition callable: `lora({ r: 16 })` gives a checked config, and the definition's parts are properties of the
  * function. See methods/lora.ts.
@@ -376,48 +348,4 @@ function meantVariant(method: AnyMethod, options: AnyConfig): AnyMethod {
       hint: `Leave it out, or call ${operation}.`,
     });
   return first ?? method;
-}
-
-/** The lower-case name by which people call the method: `lora`. */
-const wordMethod = (schema: ConfigSchema): string => schema.peftType.toLowerCase();
-
-function checkedConfig(definition: MethodDefinition<ConfigSchema, AnyConfig>, options: AnyConfig): AnyConfig {
-  const { schema, keys, variant, variantOf } = definition;
-  const operation = wordMethod(schema);
-  const fileKeys = new Map(Object.keys(schema.keys).map((key) => [camel(key), key]));
-  const config: Record<string, unknown> = { ...toCamel(defaultConfig(schema)), ...variant };
-  const does = new Set<string>([...commonKeys, ...keys]);
-  for (const [key, value] of Object.entries(options)) {
-    if (value === undefined) continue;
-    const fileKey = fileKeys.get(key);
-    if (fileKey === undefined) {
-      const near = fileKeys.has(camel(key)) ? camel(key) : nearestName(key, fileKeys.keys());
-      throw new ConfigError(`\`${key}\` is not an option of ${schema.peftType}.`, {
-        operation,
-        got: key,
-        hint: near === undefined ? `Options: ${[...does].sort().join(", ")}.` : `Did you mean \`${near}\`?`,
-      });
-    }
-    const problem = problemWith(key, value, (schema.keys as ConfigKeys)[fileKey]!);
-    if (problem !== undefined) throw new ConfigError(problem, { operation, got: value });
-    if (!does.has(key) && wordJson(value, Number.POSITIVE_INFINITY) !== wordJson(config[key], Number.POSITIVE_INFINITY))
-      throw new ConfigError(
-        variantOf?.keys.includes(key)
-          ? `\`${key}\` (= ${wordJson(value)}) does not go with \`${Object.keys(variant ?? {})[0]}\`.`
-          : `\`${key}\` (= ${wordJson(value)}) is not implemented.`,
-        { operation, got: value },
-      );
-    config[key] = value;
-  }
-  return config;
-}
-
-/** A config in the spelling of `adapter_config.json`, here and there. */
-export function toCamel(config: object): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(config).flatMap(([key, value]) => (key === "peft_type" ? [] : [[camel(key), value]])));
-}
-
-/** The other way: PEFT's keys. */
-export function toFileConfig(schema: ConfigSchema, config: AnyConfig): Record<string, unknown> {
-  return Object.fromEntries(Object.keys(schema.keys).map((key) => [key, config[camel(key)]]));
 }

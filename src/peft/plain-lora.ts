@@ -10,7 +10,7 @@ import { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
 import type { Adapter } from "./adapted-model.ts";
 import { findInitialiser } from "./initialiser.ts";
-import type { AnyConfig } from "./method.ts";
+import type { AnyConfig } from "./method-config.ts";
 import { type LoraConfig, lora } from "./methods/lora.ts";
 
 /**

@@ -9,7 +9,7 @@ import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { renameKey } from "./adapter-layer.ts";
-import type { AnyConfig } from "./method.ts";
+import type { AnyConfig } from "./method-config.ts";
 import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 
 /** Where a module keeps a parameter. */

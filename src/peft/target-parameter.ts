@@ -12,7 +12,7 @@ import type { Tensor } from "../graph/node.ts";
 import type { Layer, Module, Parameter } from "../nn/module.ts";
 import type { Adapted } from "./adapted-model.ts";
 import type { KindOfLayer } from "./layer-kind.ts";
-import type { AnyConfig } from "./method.ts";
+import type { AnyConfig } from "./method-config.ts";
 
 /** A parameter that is to be adapted. */
 export interface TargetedParameter {

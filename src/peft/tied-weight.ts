@@ -4,7 +4,7 @@
  */
 import type { Module, Parameter } from "../nn/module.ts";
 import { kindOf } from "./layer-kind.ts";
-import type { AnyConfig } from "./method.ts";
+import type { AnyConfig } from "./method-config.ts";
 import { fullMatch, literal } from "./python-regex.ts";
 
 /** The layer that token ids go into, and those that share its weight. */

@@ -2,7 +2,7 @@
 import { ConfigError, nearestName } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
 import { kindOf } from "./layer-kind.ts";
-import type { AnyConfig } from "./method.ts";
+import type { AnyConfig } from "./method-config.ts";
 import { inputEmbedding } from "./tied-weight.ts";
 
 /** A layer of which some tokens are trained. */

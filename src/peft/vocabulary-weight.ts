@@ -15,7 +15,7 @@ import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { type Adapter, adaptersOf, baseModules } from "./adapted-model.ts";
-import type { AnyConfig } from "./method.ts";
+import type { AnyConfig } from "./method-config.ts";
 import { fullMatch } from "./python-regex.ts";
 import { embeddingNames, inputEmbedding, outputLayer } from "./tied-weight.ts";
 

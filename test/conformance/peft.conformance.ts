@@ -37,7 +37,8 @@ import {
   setActive,
   unmerge,
 } from "../../src/peft/index.ts";
-import { type AnyMethod, type SampledLayer, toFileConfig } from "../../src/peft/method.ts";
+import type { AnyMethod, SampledLayer } from "../../src/peft/method.ts";
+import { toFileConfig } from "../../src/peft/method-config.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { complete } from "../../src/train/generation.ts";

@@ -12,7 +12,7 @@ import {
   loadAdapter,
   setActive,
 } from "../../src/peft/index.ts";
-import { camel, toFileConfig } from "../../src/peft/method.ts";
+import { camel, toFileConfig } from "../../src/peft/method-config.ts";
 import { type LoraConfig, lora, scaling } from "../../src/peft/methods/lora.ts";
 import { fileParameters, implemented, loadBase, logitMask, logits, type PeftCase, peftCases } from "./peft-case.ts";
 import { expectClose, goldenFolder, goldenSuite, goldenTensors, readGolden, toTensor } from "./suite.ts";

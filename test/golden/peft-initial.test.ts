@@ -24,7 +24,7 @@ import {
   saveAdapter,
 } from "../../src/peft/index.ts";
 import { initialisers } from "../../src/peft/initialiser.ts";
-import type { AnyConfig } from "../../src/peft/method.ts";
+import type { AnyConfig } from "../../src/peft/method-config.ts";
 import { type LoraConfig, scaling } from "../../src/peft/methods/lora.ts";
 import { at } from "../../src/tensor/index-expression.ts";
 import { scalarLike } from "../../src/tensor/math.ts";

@@ -13,7 +13,8 @@ import type { CausalLM, CausalLMInputs } from "../../src/models/causal-lm.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { attach, baseStateDict, detach, disabled, loadAdapter, merge, saveAdapter } from "../../src/peft/index.ts";
-import { type AnyMethod, toCamel } from "../../src/peft/method.ts";
+import type { AnyMethod } from "../../src/peft/method.ts";
+import { toCamel } from "../../src/peft/method-config.ts";
 import { methods } from "../../src/peft/methods.ts";
 import {
   type Golden,

@@ -17,7 +17,8 @@ import {
   withAdapters,
   xloraScalings,
 } from "../../src/peft/index.ts";
-import { type AnyMethod, toCamel } from "../../src/peft/method.ts";
+import type { AnyMethod } from "../../src/peft/method.ts";
+import { toCamel } from "../../src/peft/method-config.ts";
 import { implemented, inputsFrom, loadBase, logitMask, logits, type PeftCase, peftCases } from "./peft-case.ts";
 import { expectClose, goldenFolder, goldenSuite, goldenTensors, toTensor } from "./suite.ts";
 

@@ -24,7 +24,7 @@ import {
   riemannian,
   saveAdapter,
 } from "../../src/peft/index.ts";
-import { type AnyConfig, toCamel } from "../../src/peft/method.ts";
+import { type AnyConfig, toCamel } from "../../src/peft/method-config.ts";
 import { budgetAt } from "../../src/peft/schedules/rank-budget.ts";
 import { fileParameters, loadBase, logitMask, logits, losses, peftCases, type Tensors } from "./peft-case.ts";
 import { expectClose, expectValuesClose, goldenFolder, goldenSuite, goldenTensors, readGolden, toTensor } from "./suite.ts";

@@ -12,7 +12,7 @@ import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { baseModules } from "../../src/peft/adapted-model.ts";
 import { type Adapter, baseStateDict, disabled, loadAdapter, merge, unmerge } from "../../src/peft/index.ts";
-import { toCamel } from "../../src/peft/method.ts";
+import { toCamel } from "../../src/peft/method-config.ts";
 import { adapterPenalty } from "../../src/peft/penalty.ts";
 import {
   fileParameters,

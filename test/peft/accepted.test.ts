@@ -4,7 +4,8 @@ import { describe, expect, it } from "vitest";
 import { LorikeetError } from "../../src/errors.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { attach, detach, methods } from "../../src/peft/index.ts";
-import { type AnyMethod, toCamel } from "../../src/peft/method.ts";
+import type { AnyMethod } from "../../src/peft/method.ts";
+import { toCamel } from "../../src/peft/method-config.ts";
 
 interface Row {
   readonly type: string;

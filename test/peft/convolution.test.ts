@@ -9,7 +9,8 @@ import { Conv1d, Conv2d, Conv3d, type ConvolutionLayerOptions } from "../../src/
 import { zeros } from "../../src/nn/init.ts";
 import { type Layer, Module } from "../../src/nn/module.ts";
 import { attach, boft, dora, hira, hra, lora, merge, methods, oft } from "../../src/peft/index.ts";
-import { type AnyMethod, fileOf, toCamel } from "../../src/peft/method.ts";
+import { type AnyMethod, fileOf } from "../../src/peft/method.ts";
+import { toCamel } from "../../src/peft/method-config.ts";
 import { numbers } from "./small-model.ts";
 
 beforeAll(() => void useDevice(createReference()));

@@ -6,7 +6,8 @@ import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { attach, merge, methods, setActive, unmerge } from "../../src/peft/index.ts";
-import { type AnyMethod, toCamel } from "../../src/peft/method.ts";
+import type { AnyMethod } from "../../src/peft/method.ts";
+import { toCamel } from "../../src/peft/method-config.ts";
 import { numbers } from "./small-model.ts";
 
 type Values = { readonly shape: readonly number[]; readonly values: readonly number[] };

@@ -7,7 +7,8 @@ import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { Linear } from "../../src/nn/linear.ts";
 import { attach, beft, deft, merge, methods } from "../../src/peft/index.ts";
-import { type AnyMethod, fileOf, toCamel } from "../../src/peft/method.ts";
+import { type AnyMethod, fileOf } from "../../src/peft/method.ts";
+import { toCamel } from "../../src/peft/method-config.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { Holder } from "../arbitrary/adapter.ts";
 

@@ -4,7 +4,8 @@ import { fromFloat16Bits, toFloat16Bits } from "../../graph/dtype.ts";
 import { type Matrix, matrix, readValues } from "../../linalg/matrix.ts";
 import { multiplyAdd, part, turn } from "../../linalg/product.ts";
 import { initialiserOptions } from "../initialiser.ts";
-import type { AdapterConfig, AnyConfig } from "../method.ts";
+import type { AdapterConfig } from "../method.ts";
+import type { AnyConfig } from "../method-config.ts";
 import { type CalibratedModel, calibrated, linearLayers, planCalibration, recording } from "./record.ts";
 
 /**

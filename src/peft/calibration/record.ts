@@ -5,7 +5,8 @@ import type { Tensor } from "../../graph/node.ts";
 import { type Layer, Module, type Parameter } from "../../nn/module.ts";
 import { adaptersOf, disabled } from "../adapted-model.ts";
 import { type AnyAdapterConfig, type AttachPlan, type PlannedLayer, planAttach } from "../attach-plan.ts";
-import type { AdapterConfig, AnyConfig, Calibration } from "../method.ts";
+import type { AdapterConfig, Calibration } from "../method.ts";
+import type { AnyConfig } from "../method-config.ts";
 
 /** A batch of what the model takes; these of its parts say which positions count. */
 export interface CalibrationBatch {

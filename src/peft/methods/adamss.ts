@@ -24,7 +24,8 @@ import { svdLowrankMatrix } from "../../linalg/svd-lowrank.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { defaultTargets } from "../default-target.ts";
 import { weightOf } from "../init/factors.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import type { Scale } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 

@@ -13,7 +13,8 @@ import type { Tensor } from "../../graph/node.ts";
 import type { Pass, SelfAttention } from "../../models/decoder.ts";
 import { attend } from "../../nn/attention.ts";
 import type { Layer } from "../../nn/module.ts";
-import { defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { times } from "../weight-change.ts";
 
 const schema = configSchema("ADAPTION_PROMPT", "adaption_prompt_", {

@@ -5,7 +5,8 @@
 import { boolean, configSchema, key, targetKeys } from "../../formats/peft-config.ts";
 import { add } from "../../graph/elementwise.ts";
 import { reshape } from "../../graph/movement.ts";
-import { defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { times } from "../weight-change.ts";
 
 const { target_modules, modules_to_save } = targetKeys;

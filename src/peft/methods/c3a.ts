@@ -13,7 +13,8 @@ import { take } from "../../graph/indexing.ts";
 import { permute, reshape } from "../../graph/movement.ts";
 import { constant, iota } from "../../graph/source.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 

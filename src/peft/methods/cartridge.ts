@@ -7,7 +7,8 @@ import { ConfigError } from "../../errors.ts";
 import { configSchema, integer, key } from "../../formats/peft-config.ts";
 import { concatenate } from "../../graph/composite.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
 import { width } from "./prefix-tuning.ts";
 

@@ -20,7 +20,8 @@ import type { Tensor } from "../../graph/node.ts";
 import { reduceMax } from "../../graph/reduction.ts";
 import { constant, iota } from "../../graph/source.ts";
 import { norm, sum } from "../../tensor/statistics.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { type PromptConfig, type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
 
 const schema = configSchema("CPT", "cpt_", {

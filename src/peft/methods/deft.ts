@@ -12,7 +12,8 @@ import { transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { orthonormal } from "../../linalg/orthonormal.ts";
 import { relu } from "../../tensor/math.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 
 const schema = configSchema("DEFT", "deft_", {

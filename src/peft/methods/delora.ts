@@ -22,7 +22,8 @@ import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
 import { norm } from "../../tensor/statistics.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 

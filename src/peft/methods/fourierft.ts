@@ -15,7 +15,8 @@ import type { Tensor } from "../../graph/node.ts";
 import { angles } from "../../linalg/fourier.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { cos } from "../../tensor/math.ts";
-import { type Base, defineMethod, type MethodConfig, type ParameterSpec } from "../method.ts";
+import { type Base, defineMethod, type ParameterSpec } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 

@@ -26,7 +26,8 @@ import { svdMatrix } from "../../linalg/svd.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { defaultTargets } from "../default-target.ts";
 import { weightOf } from "../init/factors.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig, type SharedParameters, type Start } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod, type SharedParameters, type Start } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { sparse, through, times } from "../weight-change.ts";
 
 const { exclude_modules: _, ...ownTargetKeys } = targetKeys;

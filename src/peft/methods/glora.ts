@@ -13,7 +13,8 @@ import { addAll } from "../../graph/reduction.ts";
 import type { Shape } from "../../graph/shape.ts";
 import { constant } from "../../graph/source.ts";
 import { type Draw, normal, uniform, zeros } from "../init/standard.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import type { Scale } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 

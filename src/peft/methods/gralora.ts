@@ -9,7 +9,8 @@ import { matmul } from "../../graph/contraction.ts";
 import { add } from "../../graph/elementwise.ts";
 import { permute, reshape } from "../../graph/movement.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 

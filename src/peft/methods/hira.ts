@@ -8,7 +8,8 @@ import { mul } from "../../graph/elementwise.ts";
 import { reshape, transpose } from "../../graph/movement.ts";
 import { convolutionOf, kernelOf, refuseGroups } from "../convolution-layer.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
-import { type Base, defineMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { convolutionChange, embeddingChange, linearChange, times } from "../weight-change.ts";
 
 const schema = configSchema("HIRA", "hira_", {

@@ -14,7 +14,8 @@ import type { Tensor } from "../../graph/node.ts";
 import { norm } from "../../tensor/statistics.ts";
 import { refuseDilation, refuseGroups } from "../convolution-layer.ts";
 import { uniform } from "../init/standard.ts";
-import { defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import type { Scale } from "../scale.ts";
 import { convolutionChange, times } from "../weight-change.ts";
 

@@ -13,7 +13,8 @@ import { add } from "../../graph/elementwise.ts";
 import { reshape } from "../../graph/movement.ts";
 import { mean, softmax } from "../../tensor/statistics.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 

@@ -14,7 +14,8 @@ import { sizeOf } from "../../graph/shape.ts";
 import { coreKernel, fromCore, kernelOf } from "../convolution-layer.ts";
 import { rowMask } from "../dropout-mask.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { type Base, defineMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { convolutionChange, linearChange, times, type WeightChange } from "../weight-change.ts";
 

@@ -17,7 +17,8 @@ import { TorchGenerator } from "../../random/torch-generator.ts";
 import { convolutionOf, kernelOf, perChannel, refuseDilation } from "../convolution-layer.ts";
 import { normal, uniform, zeros } from "../init/standard.ts";
 import { findInitialiser, type Given, initialiserOptions, partsOfOthers } from "../initialiser.ts";
-import { type Base, type Calibration, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { type Base, type Calibration, defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product, type Scale } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 

@@ -15,7 +15,8 @@ import { permute, reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant, iota } from "../../graph/source.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { type Base, defineMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { linearChange, times } from "../weight-change.ts";
 
 const schema = configSchema("MISS", "miss_", {

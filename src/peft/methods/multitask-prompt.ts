@@ -13,7 +13,8 @@ import { take } from "../../graph/indexing.ts";
 import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
 import { checkWordStart, startTable } from "./prompt-tuning.ts";
 

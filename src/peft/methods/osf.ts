@@ -16,7 +16,8 @@ import type { Tensor } from "../../graph/node.ts";
 import { type Matrix, matrix, sliceColumns } from "../../linalg/matrix.ts";
 import { svdMatrix } from "../../linalg/svd.ts";
 import { weightOf } from "../init/factors.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { searchMatch } from "../python-regex.ts";
 import { through, times } from "../weight-change.ts";
 

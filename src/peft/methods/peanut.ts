@@ -9,7 +9,8 @@ import { add, cast } from "../../graph/elementwise.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { activation, activations } from "../../nn/activation.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 

@@ -18,7 +18,8 @@ import { constant } from "../../graph/source.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { sigmoid } from "../../tensor/math.ts";
 import { sum } from "../../tensor/statistics.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig, type Use } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod, type Use } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { times } from "../weight-change.ts";
 

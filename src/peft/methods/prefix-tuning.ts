@@ -9,7 +9,8 @@
 import { boolean, choice, configSchema, integer, key } from "../../formats/peft-config.ts";
 import { add, tanh } from "../../graph/elementwise.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { defineMethod, type MethodConfig } from "../method.ts";
+import { defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { drawLinear } from "../prompt/linear-start.ts";
 import { type PromptConfig, type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
 import { through } from "../weight-change.ts";

@@ -7,7 +7,8 @@
 import { ConfigError } from "../../errors.ts";
 import { choice, configSchema, key, object, text } from "../../formats/peft-config.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
-import { defineMethod, type MethodConfig, type Start } from "../method.ts";
+import { defineMethod, type Start } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { type PromptConfig, type PromptMethod, promptKeyNames, promptKeys, type Words } from "../prompt/prompt-method.ts";
 
 const schema = configSchema("PROMPT_TUNING", "prompt_tuning_", {

@@ -11,7 +11,8 @@ import { reshape, sliceAxis } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
 import { cos } from "../../tensor/math.ts";
-import { defineMethod, type LayerMethod, type MethodConfig, type Use } from "../method.ts";
+import { defineMethod, type LayerMethod, type Use } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 import { columns, projections, rows } from "./vera.ts";
 

@@ -14,7 +14,8 @@ import { fromBFloat16Bits, toBFloat16Bits } from "../../graph/dtype.ts";
 import { mul } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
-import { type Base, defineMethod, type MethodConfig, type PackedFile, type SharedParameters } from "../method.ts";
+import { type Base, defineMethod, type PackedFile, type SharedParameters } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 

@@ -13,7 +13,8 @@ import { add, cast, mul, neg, sin, sub } from "../../graph/elementwise.ts";
 import { expand, reshape, sliceAxis, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { cos } from "../../tensor/math.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import type { Scale } from "../scale.ts";
 import { times } from "../weight-change.ts";
 

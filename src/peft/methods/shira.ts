@@ -9,7 +9,8 @@ import { reshape, sliceAxis } from "../../graph/movement.ts";
 import { constant } from "../../graph/source.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { defaultTargets } from "../default-target.ts";
-import { type Base, defineMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { linearChange, sparse, times } from "../weight-change.ts";
 
 const { target_modules, modules_to_save } = targetKeys;

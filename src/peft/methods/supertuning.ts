@@ -10,7 +10,8 @@ import { add } from "../../graph/elementwise.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { readValues } from "../../linalg/matrix.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { product, type Scale } from "../scale.ts";
 import { sparse, through, times } from "../weight-change.ts";
 

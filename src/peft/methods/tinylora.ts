@@ -16,7 +16,8 @@ import type { Tensor } from "../../graph/node.ts";
 import { svdMatrix } from "../../linalg/svd.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { balanced, weightOf } from "../init/factors.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig, type SharedParameters } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod, type SharedParameters } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 
 const { exclude_modules: _, ...ownTargetKeys } = targetKeys;

@@ -13,7 +13,8 @@ import { take } from "../../graph/indexing.ts";
 import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { NumpyGenerator } from "../../random/numpy-generator.ts";
-import { defineMethod, type LayerMethod, type MethodConfig, type SharedParameters } from "../method.ts";
+import { defineMethod, type LayerMethod, type SharedParameters } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 
 const { exclude_modules: _, ...ownTargetKeys } = targetKeys;

@@ -18,7 +18,8 @@ import type { Tensor } from "../../graph/node.ts";
 import { sizeOf } from "../../graph/shape.ts";
 import { topk } from "../../tensor/pick.ts";
 import { softmax, sum } from "../../tensor/statistics.ts";
-import { defineMethod, type MethodConfig, type PackedFile, type SharedParameters } from "../method.ts";
+import { defineMethod, type PackedFile, type SharedParameters } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { linearChange, times } from "../weight-change.ts";
 
 const schema = configSchema("VBLORA", "vblora_", {

@@ -12,7 +12,8 @@ import { add, mul } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
-import { type Base, defineMethod, type LayerMethod, type MethodConfig, type SharedParameters } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod, type SharedParameters } from "../method.ts";
+import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 
 const { exclude_modules: _, ...ownTargetKeys } = targetKeys;

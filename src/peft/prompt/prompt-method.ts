@@ -10,7 +10,8 @@ import type { Shape } from "../../graph/shape.ts";
 import type { TextModel } from "../../models/causal-lm.ts";
 import type { Module } from "../../nn/module.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
-import type { AnyConfig, ParameterSpec, Start, Use } from "../method.ts";
+import type { ParameterSpec, Start, Use } from "../method.ts";
+import type { AnyConfig } from "../method-config.ts";
 
 /** The keys that all these methods have; what is null is filled from the model. */
 export const promptKeys = {

@@ -5,7 +5,8 @@ import { ConfigError } from "../../errors.ts";
 import { Tensor } from "../../graph/node.ts";
 import { type Layer, type Module, Parameter } from "../../nn/module.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
-import type { AnyConfig, AnyMethod, Start } from "../method.ts";
+import type { AnyMethod, Start } from "../method.ts";
+import type { AnyConfig } from "../method-config.ts";
 import {
   type AnyPromptMethod,
   liveTable,

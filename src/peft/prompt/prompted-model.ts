@@ -29,7 +29,8 @@ import { dropout, type Generator as KeyGenerator, uniform } from "../../tensor/r
 import { sum } from "../../tensor/statistics.ts";
 import { renameKey } from "../adapter-layer.ts";
 import { Reading } from "../invocation.ts";
-import type { AnyConfig, Use } from "../method.ts";
+import type { Use } from "../method.ts";
+import type { AnyConfig } from "../method-config.ts";
 import { type Scope, saidTasks } from "../row-groups.ts";
 import { StandIn } from "../stand-in.ts";
 import {
