@@ -6,7 +6,7 @@ import type { CausalLM, CausalLMInputs } from "../../src/models/causal-lm.ts";
 import { createModel, models } from "../../src/models/registry.ts";
 import { taskOf } from "../../src/models/task.ts";
 import type { Module, Parameter } from "../../src/nn/module.ts";
-import { wholeFile } from "../../src/peft/adapter-file.ts";
+import { wholeFile } from "../../src/peft/adapter-tensor.ts";
 import { type Adapter, methods } from "../../src/peft/index.ts";
 import { type AnyMethod, fileOf } from "../../src/peft/method.ts";
 import { camel, toCamel } from "../../src/peft/method-config.ts";
