@@ -92,10 +92,10 @@ export {
   createXlora,
   loadXlora,
   saveXlora,
-  type XloraConfig,
   type XloraLoadOptions,
   type XloraOptions,
   xloraScalings,
 } from "./router/xlora.ts";
+export type { XloraConfig } from "./router/xlora-place.ts";
 export { beginSchedules, type MethodSchedule, type RunningSchedule, type Schedules } from "./schedule.ts";
 export { withTasks } from "./task.ts";
