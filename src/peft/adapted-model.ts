@@ -1,5 +1,5 @@
 /**
- * The adapters that are on a model: looked up, made active, scaled, switched off, taken off again. Taking them off puts the
+ * The adapters that are on a model: looked up, made active, scaled, renamed, taken off again. Taking them off puts the
  * very same modules back; see attach.ts for how they come.
  */
 import type { Device } from "../devices/device.ts";
@@ -209,43 +209,6 @@ export function choose(adapted: Adapted, names: readonly string[]): void {
     const whole = [...saved.values()].flatMap(({ copies }) => [...(copies.get(name)?.values() ?? [])]);
     for (const parameter of [...whole, ...biases.values()]) parameter.requiresGrad = trained;
   }
-}
-
-/**
- * Runs `body` with the model as it was before any adapter, merged ones included, and puts everything back. Only biases that
- * are trained in place (the option `bias`) stay as they are, as in PEFT.
- * @returns what `body` gives; may be asynchronous
- */
-export function disabled<T>(model: Module, body: () => T): T {
-  const adapted = adaptedModel(model, "disabled");
-  const { off, whole, unmerged } = adapted;
-  const saved = [...adapted.saved.values()].map((module) => ({ module, active: module.active, merged: module.merged }));
-  if (off.stored) return body();
-  const changed = new Set([...whole.parameters(), ...unmerged.parameters()]);
-  const now = new Map([...changed].map((parameter) => [parameter, parameter.stored]));
-  for (const parameter of changed) parameter.replace((whole.get(parameter) ?? unmerged.get(parameter)) as Tensor);
-  off.value = true;
-  for (const { module } of saved) Object.assign(module, { active: null, merged: null });
-  const back = () => {
-    off.value = false;
-    for (const { module, active, merged } of saved) Object.assign(module, { active, merged });
-    for (const [parameter, value] of now) parameter.replace(value);
-  };
-  return afterwards(body, back);
-}
-
-/** Runs `body`, then `back`, whether `body` is asynchronous, fails or not. */
-export function afterwards<T>(body: () => T, back: () => void): T {
-  let result: T;
-  try {
-    result = body();
-  } catch (error) {
-    back();
-    throw error;
-  }
-  if (result instanceof Promise) return result.finally(back) as T;
-  back();
-  return result;
 }
 
 /**

@@ -9,7 +9,6 @@ export {
   baseStateDict,
   deleteAdapter,
   detach,
-  disabled,
   getAdapter,
   renameAdapter,
   setActive,
@@ -25,6 +24,7 @@ export type { CalibratedModel, CalibrationBatch } from "./calibration/record.ts"
 export { type CombinationName, type CombinationType, combinations } from "./compose/combination.ts";
 export { type CombineOptions, combineAdapters } from "./compose/combine-adapters.ts";
 export { type ConvertOptions, convertToLora } from "./compose/convert-to-lora.ts";
+export { disabled } from "./disabled.ts";
 export { type HotSwapOptions, hotSwap, prepareHotSwap } from "./hot-swap.ts";
 export type { InitialiserName } from "./initialiser.ts";
 export { LoraFA, type LoraFAOptions, type LoraPlusOptions, loraPlusGroups, riemannian } from "./lora-optimizer.ts";

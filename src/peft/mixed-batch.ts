@@ -1,7 +1,8 @@
 /** Serving many adapters at once: every row of a batch has its own. */
 import { ConfigError } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
-import { adaptedModel, afterwards, getAdapter } from "./adapted-model.ts";
+import { adaptedModel, getAdapter } from "./adapted-model.ts";
+import { afterwards } from "./disabled.ts";
 import { baseRow } from "./row-groups.ts";
 
 const operation = "withAdapters";

@@ -1,7 +1,8 @@
 /** Which task each row of a batch is for, where `taskIds` cannot stand beside the inputs: in generation. */
 import { ConfigError } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
-import { adaptedModel, afterwards } from "./adapted-model.ts";
+import { adaptedModel } from "./adapted-model.ts";
+import { afterwards } from "./disabled.ts";
 
 const operation = "withTasks";
 

@@ -3,8 +3,9 @@ import { realize } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { type Layer, Module, type Parameter } from "../../nn/module.ts";
-import { adaptersOf, disabled } from "../adapted-model.ts";
+import { adaptersOf } from "../adapted-model.ts";
 import { type AnyAdapterConfig, type AttachPlan, type PlannedLayer, planAttach } from "../attach-plan.ts";
+import { disabled } from "../disabled.ts";
 import type { AdapterConfig, Calibration } from "../method.ts";
 import type { AnyConfig } from "../method-config.ts";
 
