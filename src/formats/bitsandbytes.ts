@@ -5,6 +5,7 @@
  * @see bitsandbytes `functional.QuantState.as_dict(packed=True)` and `nn.Linear8bitLt._save_to_state_dict`
  */
 import { FormatError, wordJson, wordShape } from "../errors.ts";
+import { sizeOf } from "../graph/shape.ts";
 import type { QuantisedScales, QuantisedWeight } from "../nn/quantiser.ts";
 import type { StoredTensor, TensorToWrite } from "./safetensors.ts";
 
@@ -42,7 +43,7 @@ export async function readQuantised(
   const read: Read = async (name, storedDType, size) => {
     const tensor = tensors.get(`${path}.${name}`);
     if (!tensor) throw fail(`is quantised, but has no "${name}".`);
-    const count = tensor.shape.reduce((product, extent) => product * extent, 1);
+    const count = sizeOf(tensor.shape);
     if (tensor.storedDType !== storedDType || count !== size)
       throw fail(`has a "${name}" of ${count} ${tensor.storedDType} values, where ${size} ${storedDType} belong.`, tensor.shape);
     return tensor.load();

@@ -7,9 +7,11 @@
  */
 import { FormatError, wordJson, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
+import { sizeOf } from "../graph/shape.ts";
 import { type ByteSource, type Folder, openBytes } from "./folder.ts";
 import { type BlockFormat, blockFormats, readableFormats } from "./gguf-block.ts";
-import type { StoredDType, StoredTensor } from "./safetensors.ts";
+import type { StoredTensor } from "./safetensors.ts";
+import type { StoredDType } from "./stored-dtype.ts";
 
 /** A value of the metadata. Integers past 2⁵³ come as bigint. */
 export type GgufValue = string | number | bigint | boolean | readonly GgufValue[];
@@ -252,7 +254,7 @@ async function readClaim(cursor: Cursor, fail: Failure): Promise<Claim> {
   const row = shape.at(-1) ?? 1;
   if (row % format.elements !== 0)
     throw fail(`${tensor} with the shape ${wordShape(shape)}: a row of ${format.name} is a multiple of ${format.elements}.`, row);
-  const bytes = (shape.reduce((product, size) => product * size, 1) / format.elements) * format.bytes;
+  const bytes = (sizeOf(shape) / format.elements) * format.bytes;
   if (start > BigInt(Number.MAX_SAFE_INTEGER)) throw fail(`${tensor} at byte ${start}, past the end of the file.`, start);
   return { name, shape, format, start: Number(start), bytes };
 }
@@ -281,7 +283,7 @@ function checkClaims(claims: readonly Claim[], alignment: number, dataLength: nu
 function storedTensor(claim: Claim, source: ByteSource, dataStart: number, fail: Failure): GgufTensor {
   const { name, shape, format, start, bytes } = claim;
   const { dtype = "float32", decode, elements, bytes: blockBytes } = format;
-  const size = shape.reduce((product, length) => product * length, 1);
+  const size = sizeOf(shape);
   const load = async (from = 0, to = size) => {
     const [first, last] = [Math.floor(from / elements), Math.ceil(to / elements)];
     const begin = dataStart + start;

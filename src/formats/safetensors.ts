@@ -4,83 +4,20 @@
  *
  * @see https://huggingface.co/docs/safetensors/index#format
  */
-
 import { ConfigError, FormatError, wordJson, wordShape } from "../errors.ts";
-import { bytesPerElement, type DType, dtypes, type TypedArray } from "../graph/dtype.ts";
+import type { DType, TypedArray } from "../graph/dtype.ts";
+import { sizeOf } from "../graph/shape.ts";
 import { type FileContent, writeFileAtomically } from "./atomic-file.ts";
 import { type ByteSource, openBytes } from "./folder.ts";
-
-interface StoredDTypeFacts {
-  /** Bytes of one element in the file. */
-  readonly bytes: number;
-  /** What the values become in memory. */
-  readonly dtype: DType;
-  /** For integers that memory holds as int32: one element from and to the file. */
-  readonly widen?: readonly [
-    get: (view: DataView, at: number) => number,
-    set: (view: DataView, at: number, value: number) => void,
-  ];
-  /** The values that the file can hold, where int32 holds more. */
-  readonly range?: readonly [number, number];
-}
-
-/** What the format calls element types, in the order that decides which tensors come first in a file (the last ones). */
-const storedDTypes = {
-  BOOL: { bytes: 1, dtype: "bool" },
-  U8: { bytes: 1, dtype: "uint8" },
-  I8: { bytes: 1, dtype: "int32", widen: [(v, i) => v.getInt8(i), (v, i, x) => v.setInt8(i, x)], range: [-128, 127] },
-  I16: {
-    bytes: 2,
-    dtype: "int32",
-    widen: [(v, i) => v.getInt16(i, true), (v, i, x) => v.setInt16(i, x, true)],
-    range: [-32768, 32767],
-  },
-  U16: {
-    bytes: 2,
-    dtype: "int32",
-    widen: [(v, i) => v.getUint16(i, true), (v, i, x) => v.setUint16(i, x, true)],
-    range: [0, 65535],
-  },
-  F16: { bytes: 2, dtype: "float16" },
-  BF16: { bytes: 2, dtype: "bfloat16" },
-  I32: { bytes: 4, dtype: "int32" },
-  U32: {
-    bytes: 4,
-    dtype: "int32",
-    widen: [(v, i) => v.getUint32(i, true), (v, i, x) => v.setUint32(i, x, true)],
-    range: [0, 2 ** 31 - 1],
-  },
-  F32: { bytes: 4, dtype: "float32" },
-  F64: { bytes: 8, dtype: "float64" },
-  I64: {
-    bytes: 8,
-    dtype: "int32",
-    widen: [(v, i) => Number(v.getBigInt64(i, true)), (v, i, x) => v.setBigInt64(i, BigInt(x), true)],
-  },
-  U64: {
-    bytes: 8,
-    dtype: "int32",
-    widen: [(v, i) => Number(v.getBigUint64(i, true)), (v, i, x) => v.setBigUint64(i, BigInt(x), true)],
-    range: [0, 2 ** 31 - 1],
-  },
-} as const satisfies Record<string, StoredDTypeFacts>;
-
-/** An element type of the format that lorikeet reads. */
-export type StoredDType = keyof typeof storedDTypes;
-
-const factsOf = (stored: StoredDType): StoredDTypeFacts => storedDTypes[stored];
-const storageOrder = Object.keys(storedDTypes) as StoredDType[];
-
-/** How a dtype is stored when nothing else is asked for. */
-const naturalStorage = {
-  float32: "F32",
-  float64: "F64",
-  float16: "F16",
-  bfloat16: "BF16",
-  int32: "I32",
-  uint8: "U8",
-  bool: "BOOL",
-} as const satisfies Record<DType, StoredDType>;
+import {
+  decodeElements,
+  encodeElements,
+  type Failure,
+  naturalStorage,
+  type StoredDType,
+  storageOrder,
+  storedDTypes,
+} from "./stored-dtype.ts";
 
 /** One tensor of a file, not yet in memory. */
 export interface StoredTensor {
@@ -157,15 +94,15 @@ export async function readSafetensors(source: string | Uint8Array | Blob | ByteS
   const tensors = new Map<string, StoredTensor>();
   for (const entry of header.entries) {
     const { name, storedDType, shape, start, end } = entry;
-    const { dtype, bytes: width } = factsOf(storedDType);
+    const { dtype, bytes: width } = storedDTypes[storedDType];
     const load = async (from = 0, to = (end - start) / width) =>
-      decode(await bytes.read(dataStart + start + from * width, dataStart + start + to * width), storedDType, name, fail);
+      decodeElements(await bytes.read(dataStart + start + from * width, dataStart + start + to * width), storedDType, name, fail);
     tensors.set(name, { name, dtype, storedDType, shape, byteLength: end - start, load });
   }
   return { source: bytes.name, metadata: header.metadata, tensors };
 }
 
-type Failure = (problem: string, got?: unknown) => FormatError;
+/** Errors about the file `name`. */
 const failure =
   (name: string): Failure =>
   (problem, got) =>
@@ -239,7 +176,7 @@ function parseEntry(name: string, value: unknown, fail: Failure): Entry {
   const [start, end, ...more] = isCounts(offsets) ? offsets : [];
   if (start === undefined || end === undefined || start > end || more.length > 0)
     throw fail(`${tensor} with data_offsets that are not [start, end]: ${wordJson(offsets)}.`, offsets);
-  const bytes = shape.reduce((product, size) => product * size, 1) * storedDTypes[storedDType].bytes;
+  const bytes = sizeOf(shape) * storedDTypes[storedDType].bytes;
   // a zero anywhere empties the tensor, but must not hide sizes whose product no number holds
   const unhidden = shape.reduce((product, size) => product * (size || 1), 1) * storedDTypes[storedDType].bytes;
   if (!Number.isSafeInteger(unhidden))
@@ -285,29 +222,6 @@ function repeatedKey(json: string): string | undefined {
   }
 }
 
-/** The bytes of one tensor as what memory holds. `bytes` starts at a buffer's beginning, so no alignment can be wrong. */
-function decode(bytes: Uint8Array<ArrayBuffer>, stored: StoredDType, name: string, fail: Failure): TypedArray {
-  const { dtype, widen, bytes: width } = factsOf(stored);
-  const length = bytes.byteLength / width;
-  if (widen !== undefined) {
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const values = new Int32Array(length);
-    for (let i = 0; i < length; i++) {
-      const value = widen[0](view, i * width);
-      values[i] = value;
-      if (values[i] !== value)
-        throw fail(`has ${value} in tensor ${wordJson(name)} at index ${i} (${stored}), which does not fit int32.`, value);
-    }
-    return values;
-  }
-  if (dtype === "bool") {
-    const odd = bytes.findIndex((byte) => byte > 1);
-    if (odd >= 0)
-      throw fail(`has ${bytes[odd]} in tensor ${wordJson(name)} at index ${odd} (BOOL), which is neither 0 nor 1.`, bytes[odd]);
-  }
-  return new dtypes[dtype].array(bytes.buffer, bytes.byteOffset, length);
-}
-
 /** What follows from names, dtypes and shapes alone: the header and the order of the tensors. */
 interface Layout {
   /** Length word and padded JSON. */
@@ -337,7 +251,7 @@ function layOut(tensors: TensorsToWrite, metadata: Metadata | undefined): Layout
   }
   let position = 0;
   for (const { name, tensor, stored } of order) {
-    const end = position + elementCount(tensor.shape) * storedDTypes[stored].bytes;
+    const end = position + sizeOf(tensor.shape) * storedDTypes[stored].bytes;
     parts.push(
       `${quoteWhole(name)}:{"dtype":"${stored}","shape":[${tensor.shape.join(",")}],"data_offsets":[${position},${end}]}`,
     );
@@ -355,8 +269,7 @@ function layOut(tensors: TensorsToWrite, metadata: Metadata | undefined): Layout
 }
 
 const quoteWhole = (text: string): string => JSON.stringify(text);
-const refuse = (problem: string, got: unknown) => new ConfigError(problem, { operation: "writeSafetensors", got });
-const elementCount = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
+const refuse: Failure = (problem, got) => new ConfigError(problem, { operation: "writeSafetensors", got });
 
 /** By Unicode code points, as UTF-8 bytes and Python sort; JavaScript's own order differs past U+FFFF. */
 export function compareCodePoints(a: string, b: string): number {
@@ -376,7 +289,7 @@ function entriesOf<T>(map: ReadonlyMap<string, T> | Readonly<Record<string, T>>)
 function storageOf(name: string, tensor: TensorToWrite): StoredDType {
   const problem = badName(name);
   if (problem !== undefined) throw refuse(`cannot write a tensor called ${wordJson(name)}: ${problem}.`, name);
-  if (!tensor.shape.every(isCount) || !Number.isSafeInteger(elementCount(tensor.shape)))
+  if (!tensor.shape.every(isCount) || !Number.isSafeInteger(sizeOf(tensor.shape)))
     throw refuse(
       `tensor ${wordJson(name)} has the shape ${wordShape(tensor.shape)}, which is not a list of sizes.`,
       tensor.shape,
@@ -389,33 +302,7 @@ function storageOf(name: string, tensor: TensorToWrite): StoredDType {
 
 /** Bytes that a tensor takes in a file. */
 export function storedBytes(tensor: TensorToWrite): number {
-  return elementCount(tensor.shape) * storedDTypes[tensor.storedDType ?? naturalStorage[tensor.dtype]].bytes;
-}
-
-/** The bytes of one tensor as the file has them. */
-async function encode(name: string, tensor: TensorToWrite, stored: StoredDType): Promise<Uint8Array> {
-  return encodeValues(name, tensor, stored, tensor.data ?? (await tensor.load?.()));
-}
-
-function encodeValues(name: string, tensor: TensorToWrite, stored: StoredDType, data: TypedArray | undefined): Uint8Array {
-  const array = dtypes[tensor.dtype].array;
-  const length = elementCount(tensor.shape);
-  if (!(data instanceof array) || data.length !== length)
-    throw refuse(
-      `tensor ${wordJson(name)} of ${wordShape(tensor.shape)} ${tensor.dtype} needs a ${array.name} of ${length} elements, got ${data === undefined ? "nothing" : `a ${data.constructor.name} of ${data.length}`}.`,
-      data?.length,
-    );
-  const { widen, range, bytes: width } = factsOf(stored);
-  if (widen === undefined) return new Uint8Array(data.buffer, data.byteOffset, length * bytesPerElement(tensor.dtype));
-  const bytes = new Uint8Array(length * width);
-  const view = new DataView(bytes.buffer);
-  for (let i = 0; i < length; i++) {
-    const value = data[i] as number;
-    if (range !== undefined && (value < range[0] || value > range[1]))
-      throw refuse(`tensor ${wordJson(name)} has ${value} at index ${i}, which does not fit ${stored}.`, value);
-    widen[1](view, i * width, value);
-  }
-  return bytes;
+  return sizeOf(tensor.shape) * storedDTypes[tensor.storedDType ?? naturalStorage[tensor.dtype]].bytes;
 }
 
 /** Header first, then one tensor after the other: a file in pieces, for `writeFileAtomically` and the folder writers. */
@@ -423,7 +310,8 @@ export function safetensorsContent(tensors: TensorsToWrite, metadata?: Metadata)
   const { header, order } = layOut(tensors, metadata);
   return async (append) => {
     await append(header);
-    for (const { name, tensor, stored } of order) await append(await encode(name, tensor, stored));
+    for (const { name, tensor, stored } of order)
+      await append(encodeElements(name, tensor, stored, tensor.data ?? (await tensor.load?.()), refuse));
   };
 }
 
@@ -449,7 +337,7 @@ export function encodeSafetensors(tensors: TensorsToWrite, metadata?: Metadata):
   file.set(header);
   let position = header.length;
   for (const { name, tensor, stored } of order) {
-    const bytes = encodeValues(name, tensor, stored, tensor.data);
+    const bytes = encodeElements(name, tensor, stored, tensor.data, refuse);
     file.set(bytes, position);
     position += bytes.length;
   }

@@ -4,6 +4,7 @@ import type { Device } from "../devices/device.ts";
 import { ConfigError, ShapeError, wordShape } from "../errors.ts";
 import { fromBFloat16Bits, fromFloat16Bits, requireFloat, type TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
+import { sizeOf } from "../graph/shape.ts";
 
 /** Rows one after the other. */
 export interface Matrix {
@@ -81,7 +82,7 @@ export function readMatrices(operation: string, x: Tensor): Matrix[] {
       { operation, got: values[wrong], hint: "Only finite numbers can be factorised." },
     );
   const size = rows * columns;
-  const count = x.shape.slice(0, -2).reduce((product, extent) => product * extent, 1);
+  const count = sizeOf(x.shape.slice(0, -2));
   return Array.from({ length: count }, (_, i) => matrix(rows, columns, values.subarray(i * size, (i + 1) * size)));
 }
 

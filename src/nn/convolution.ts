@@ -1,6 +1,7 @@
 /** Convolution layers. */
 import { ConfigError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
+import { sizeOf } from "../graph/shape.ts";
 import { type ConvolutionOptions, conv1d, conv2d, conv3d } from "../tensor/convolution.ts";
 import { kaimingUniform, uniform } from "./init.ts";
 import type { LinearOptions } from "./linear.ts";
@@ -46,7 +47,7 @@ export abstract class Convolution extends Module {
         { operation: new.target.name, got: kernel.length !== axes ? kernelSize : groups },
       );
     const shape = [outChannels, inChannels / groups, ...kernel];
-    const bound = 1 / Math.sqrt(shape.slice(1).reduce((product, size) => product * size, 1));
+    const bound = 1 / Math.sqrt(sizeOf(shape.slice(1)));
     this.weight = Parameter.from(init(shape), shape);
     this.bias = bias ? Parameter.from((initBias ?? uniform(-bound, bound))([outChannels]), [outChannels]) : null;
     this.options = options;

@@ -10,7 +10,7 @@ import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "..
 import { dtypes } from "../graph/dtype.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { sameShape } from "../graph/shape.ts";
+import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant } from "../graph/source.ts";
 import { assignAll, isObserved, Variable } from "../graph/variable.ts";
 
@@ -229,7 +229,7 @@ export abstract class Optimizer<Options extends LearningRate> {
   #make(parameter: Variable, options: Options): Readonly<Record<string, Variable>> {
     const make = (slot: Slot) => {
       const { shape, value } = typeof slot === "number" ? { shape: parameter.shape, value: slot } : slot;
-      const size = shape.reduce((product, extent) => product * extent, 1);
+      const size = sizeOf(shape);
       const device = (parameter.stored.storage?.device as Device | undefined) ?? currentDevice();
       const dtype = parameter.dtype === "float64" ? "float64" : "float32";
       return new Variable(upload(device, new dtypes[dtype].array(size).fill(value), shape, dtype), { requiresGrad: false });

@@ -8,6 +8,7 @@ import type { FolderTarget } from "../formats/writable-folder.ts";
 import { toFloat32 } from "../graph/dtype.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { sizeOf } from "../graph/shape.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, getAdapter } from "./adapted-model.ts";
@@ -110,7 +111,7 @@ function cut(data: Float32Array, shape: readonly number[], part: SavedPart): { s
   const size = part ? (shape[part.axis] as number) : 0;
   if (!part || part.kept.length !== size || part.kept.every(Boolean)) return { shape, data };
   const { axis, kept } = part;
-  const inner = shape.slice(axis + 1).reduce((product, extent) => product * extent, 1);
+  const inner = sizeOf(shape.slice(axis + 1));
   return {
     shape: shape.map((extent, i) => (i === axis ? kept.filter(Boolean).length : extent)),
     data: data.filter((_, i) => kept[Math.floor(i / inner) % size]),

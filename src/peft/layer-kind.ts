@@ -4,7 +4,7 @@
  */
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import type { Shape } from "../graph/shape.ts";
+import { type Shape, sizeOf } from "../graph/shape.ts";
 import { Gemma2DecoderLayer } from "../models/gemma2.ts";
 import { GPT2Attention, GPT2Block } from "../models/gpt2.ts";
 import { LlamaDecoderLayer, RotaryAttention } from "../models/llama.ts";
@@ -90,7 +90,7 @@ const convolution = (kind: LayerKind, of: typeof Conv1d | typeof Conv2d | typeof
   is: (module) => module instanceof of,
   weight: (module) => (module as Convolution).weight,
   bias: (module) => (module as Convolution).bias,
-  sizes: ([out, ...places]) => [places.reduce((product, size) => product * size, 1), out as number],
+  sizes: ([out, ...places]) => [sizeOf(places), out as number],
   turn: reshape,
   allLinear: false,
 });

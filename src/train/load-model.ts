@@ -10,6 +10,7 @@ import type { TensorToWrite } from "../formats/safetensors.ts";
 import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
 import type { FolderTarget } from "../formats/writable-folder.ts";
 import { isFloat, toFloat32 } from "../graph/dtype.ts";
+import { sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
@@ -138,10 +139,10 @@ async function readObject(folder: Folder, file: string): Promise<ConfigJson> {
  * before the memory is gone; smaller differences are left to the comparison of names and shapes, which says more.
  */
 function noMoreThan({ source, tensors }: Checkpoint): Initializer {
-  const held = [...tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  const held = [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   let asked = 0;
   return (shape) => {
-    asked += shape.reduce((product, size) => product * size, 1);
+    asked += sizeOf(shape);
     if (asked > 2 * held + 2 ** 20)
       throw new ConfigError(`config.json describes a far larger model than ${source} holds, which has ${held} values.`, {
         operation: "loadModel",

@@ -5,7 +5,7 @@
 import { ConfigError, ShapeError, wordShape } from "../errors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
-import type { Shape } from "../graph/shape.ts";
+import { type Shape, sizeOf } from "../graph/shape.ts";
 import type { Module } from "../nn/module.ts";
 import { ignoredLabel, type SamplerState, shuffledOrder, type TextBatch, TextDataset } from "../text/dataset.ts";
 
@@ -112,7 +112,7 @@ export function tensorDataset(
       throw new ConfigError(`\`${name}\` is a ${values.constructor.name}; it must be a Float32Array or an Int32Array.`, {
         operation,
       });
-    if (shape[0] !== rows || values.length !== shape.reduce((product, size) => product * size, 1))
+    if (shape[0] !== rows || values.length !== sizeOf(shape))
       throw new ShapeError(`\`${name}\` holds ${values.length} values for ${wordShape(shape)}; \`labels\` has ${rows} rows.`, {
         operation,
         expected: rows,

@@ -1,6 +1,7 @@
 /** Random tensors to write: every dtype, scalars and empty ones too, names of any characters. */
 import fc from "fast-check";
-import type { StoredDType, TensorToWrite } from "../../src/formats/safetensors.ts";
+import type { TensorToWrite } from "../../src/formats/safetensors.ts";
+import type { StoredDType } from "../../src/formats/stored-dtype.ts";
 import { type DType, dtypes, type TypedArray } from "../../src/graph/dtype.ts";
 
 const storages: readonly [DType, StoredDType | undefined, min: number, max: number][] = [

@@ -10,7 +10,7 @@ import { add, cast, mul } from "../../graph/elementwise.ts";
 import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { addAll } from "../../graph/reduction.ts";
-import type { Shape } from "../../graph/shape.ts";
+import { type Shape, sizeOf } from "../../graph/shape.ts";
 import { constant } from "../../graph/source.ts";
 import { type Draw, normal, uniform, zeros } from "../init/standard.ts";
 import { type Base, defineMethod, type LayerMethod } from "../method.ts";
@@ -112,7 +112,7 @@ const linear: LayerMethod<Config, never, Name> = {
     values: Object.fromEntries(
       letters.flatMap((letter) =>
         pieces(base, letter, c).map(({ part, shape, random: draw, always }) => {
-          const count = shape.reduce((product, extent) => product * extent, 1);
+          const count = sizeOf(shape);
           return [`${letter}.${part}`, (always || !c.initWeights ? draw : zeros)(random, count)];
         }),
       ),

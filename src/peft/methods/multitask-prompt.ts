@@ -12,6 +12,7 @@ import { mul } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { sizeOf } from "../../graph/shape.ts";
 import { constant } from "../../graph/source.ts";
 import { defineMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
@@ -56,12 +57,7 @@ const prompt: PromptMethod<Config> = {
       );
     const table = startTable(config, random, words);
     const { prefix_task_cols: C, prefix_task_rows: R } = prompt.tables(config);
-    const draw = (shape: readonly number[] = []) =>
-      random.normal(
-        shape.reduce((product, size) => product * size, 1),
-        0,
-        0.02,
-      );
+    const draw = (shape: readonly number[] = []) => random.normal(sizeOf(shape), 0, 0.02);
     return { prompt_embeddings: table, prefix_task_cols: draw(C), prefix_task_rows: draw(R) };
   },
   rows({ prompt_embeddings: P, prefix_task_cols: C, prefix_task_rows: R }, { numTasks }, { taskIds }) {

@@ -9,6 +9,7 @@ import { choice, configSchema, float, integer, key } from "../../formats/peft-co
 import { concatenate } from "../../graph/composite.ts";
 import { add, max } from "../../graph/elementwise.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { sizeOf } from "../../graph/shape.ts";
 import { constant } from "../../graph/source.ts";
 import { lstm } from "../../nn/lstm.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
@@ -134,15 +135,7 @@ const prompt: PromptMethod<Config> = {
 function drawLstm(config: Config, random: TorchGenerator): Record<string, Float32Array> {
   const bound = 1 / Math.sqrt(config.encoderHiddenSize as number);
   const entries = Object.entries(lstmShapes(config)).map(
-    ([name, { shape }]) =>
-      [
-        name,
-        random.uniform(
-          shape.reduce((product, size) => product * size, 1),
-          -bound,
-          bound,
-        ),
-      ] as const,
+    ([name, { shape }]) => [name, random.uniform(sizeOf(shape), -bound, bound)] as const,
   );
   return Object.fromEntries(entries);
 }
