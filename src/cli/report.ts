@@ -1,5 +1,5 @@
 /** The report of a run: one HTML file that needs nothing else, with curves drawn by Observable Plot. */
-import type { History } from "../train/trainer.ts";
+import type { History } from "../train/progress.ts";
 
 /** How samples are drawn; stated wherever they are shown. */
 export const sampling = { temperature: 0.8, topP: 0.95, maxNewTokens: 48 } as const;

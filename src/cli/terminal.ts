@@ -1,7 +1,7 @@
 /** What people see while a command works: all on standard error, so that standard output holds results only. */
 import process from "node:process";
 import { Presets, SingleBar } from "cli-progress";
-import type { StepEvent } from "../train/trainer.ts";
+import type { StepEvent } from "../train/progress.ts";
 
 /** One line for people. */
 export const say = (line = ""): void => {

@@ -1,7 +1,8 @@
 /** Fine-tuning in one call: the settings that suit adapters, over the loop of trainer.ts. */
 import { cosineSchedule } from "../optim/schedule.ts";
 import type { TextDataset } from "../text/dataset.ts";
-import { type RunOptions, Trainer, type TrainerOptions, type TrainingResult } from "./trainer.ts";
+import type { TrainingResult } from "./progress.ts";
+import { type RunOptions, Trainer, type TrainerOptions } from "./trainer.ts";
 import type { TrainableModel, TrainingData } from "./training-data.ts";
 
 /** What can be set, beyond what training in general takes. */

@@ -20,18 +20,15 @@ export {
 export { generationOptions } from "./generation-config.ts";
 export { type LoadedModel, type LoadModelOptions, loadModel, type SaveOptions, saveModel } from "./load-model.ts";
 export type { SavedDType } from "./load-weights.ts";
+export type { EvaluationEvent, History, StepEvent, TrainingResult } from "./progress.ts";
 export { processLogits, type SamplingContext, type SamplingOptions, sampleToken } from "./sampling.ts";
 export {
   type AnyOptimizer,
-  type EvaluationEvent,
-  type History,
   type MemoryReport,
   type RunOptions,
-  type StepEvent,
   type TrainedParameters,
   Trainer,
   type TrainerOptions,
-  type TrainingResult,
 } from "./trainer.ts";
 export {
   type Batch,

@@ -28,7 +28,15 @@ import {
   loadCheckpoint,
   saveCheckpoint,
 } from "./checkpoint.ts";
-import { type Evaluation, Evaluator, lossOf } from "./evaluate.ts";
+import { Evaluator, lossOf } from "./evaluate.ts";
+import {
+  type EvaluationEvent,
+  type History,
+  Progress,
+  type SavedProgress,
+  type StepEvent,
+  type TrainingResult,
+} from "./progress.ts";
 import { type Sampler, type TrainableModel, type TrainingData, trainingData } from "./training-data.ts";
 
 /** Any optimiser, whatever its settings. */
@@ -58,60 +66,12 @@ export interface TrainerOptions {
   readonly evaluationTokens?: number;
 }
 
-/** After a step. */
-export interface StepEvent {
-  /** Steps done, this one included. */
-  readonly step: number;
-  readonly steps: number;
-  /** Mean over the labels of this batch, before the step. */
-  readonly loss: number;
-  readonly learningRate: number;
-  /** Norm of all gradients together before clipping. */
-  readonly gradientNorm: number;
-  /** Tokens learned from so far, or texts and images of a classifier. */
-  readonly tokens: number;
-  /** Of the last steps. */
-  readonly tokensPerSecond: number;
-  /** Spent in training steps so far. */
-  readonly seconds: number;
-  /** Until the last step, at the speed of the last steps. */
-  readonly secondsLeft: number;
-}
-
-/** After an evaluation on the way. */
-export interface EvaluationEvent extends Evaluation {
-  /** Steps done. */
-  readonly step: number;
-}
-
 /** Who is told, and who can stop the run. */
 export interface RunOptions {
   /** Stops after the step that is running. */
   readonly signal?: AbortSignal | undefined;
   readonly onStep?: (event: StepEvent) => void | Promise<void>;
   readonly onEvaluation?: (event: EvaluationEvent) => void | Promise<void>;
-}
-
-/** What was measured on the way, for curves. */
-export interface History {
-  /** One entry a step. */
-  readonly loss: number[];
-  readonly learningRate: number[];
-  readonly evaluations: EvaluationEvent[];
-}
-
-/** What a run has done. */
-export interface TrainingResult {
-  /** Steps done since the run began, before it was resumed included. */
-  readonly step: number;
-  /** Whether all steps were done. */
-  readonly finished: boolean;
-  readonly tokens: number;
-  /** Spent in training steps, evaluations left out. */
-  readonly seconds: number;
-  /** Mean over the run, without the step in which the program was made. */
-  readonly tokensPerSecond: number;
-  readonly history: History;
 }
 
 /** Bytes that training takes. */
@@ -129,16 +89,12 @@ export interface MemoryReport {
 /** Plain data that a checkpoint keeps for the caller. */
 type Extra = { readonly [key: string]: Json | undefined };
 
-/** Steps whose time decides what is left. */
-const recentSteps = 20;
-
 /** Trains what of a model can be trained: everything, or its active adapters. */
 export class Trainer implements Disposable {
   readonly model: TrainableModel;
   readonly dataset: TrainingData;
   readonly optimizer: AnyOptimizer;
   readonly parameters: TrainedParameters;
-  readonly history: History = { loss: [], learningRate: [], evaluations: [] };
   readonly batchSize: number;
   /** May be changed while the run goes on. */
   steps: number;
@@ -148,14 +104,9 @@ export class Trainer implements Disposable {
   /** What changes the adapters besides the optimiser. */
   readonly #schedules: Schedules;
   #sampler: Sampler;
-  #step = 0;
-  #tokens = 0;
-  #seconds = 0;
-  /** Tokens and seconds of the steps that were not slowed down by making the program. */
-  #timed = { tokens: 0, seconds: 0 };
+  readonly #progress = new Progress();
   /** The first step makes kernels, and says nothing about the others' speed. */
   #hasRun = false;
-  #recent: { readonly tokens: number; readonly seconds: number }[] = [];
 
   /** @throws {ConfigError} when nothing of the model can be trained, or an option is out of range */
   constructor(model: TrainableModel, dataset: TextDataset | TrainingData, options: TrainerOptions) {
@@ -195,7 +146,12 @@ export class Trainer implements Disposable {
 
   /** Steps done. */
   get step(): number {
-    return this.#step;
+    return this.#progress.step;
+  }
+
+  /** What was measured so far, for curves. */
+  get history(): History {
+    return this.#progress.history;
   }
 
   /**
@@ -206,16 +162,16 @@ export class Trainer implements Disposable {
   async run({ signal, onStep, onEvaluation }: RunOptions = {}): Promise<TrainingResult> {
     const { evaluateEvery } = this.#options;
     const evaluateNow = async () => {
-      if (evaluateEvery === undefined || this.history.evaluations.at(-1)?.step === this.#step) return;
-      const due = this.#step % evaluateEvery === 0 || this.#step === this.steps;
+      if (evaluateEvery === undefined || this.history.evaluations.at(-1)?.step === this.step) return;
+      const due = this.step % evaluateEvery === 0 || this.step === this.steps;
       if (!due) return;
       const event = await this.evaluate();
       await onEvaluation?.(event);
     };
-    this.#recent = [];
-    if (this.#step === 0) seedDropout(this.#options.seed ?? this.dataset.seed);
+    this.#progress.begin();
+    if (this.step === 0) seedDropout(this.#options.seed ?? this.dataset.seed);
     await evaluateNow();
-    while (this.#step < this.steps && !signal?.aborted) {
+    while (this.step < this.steps && !signal?.aborted) {
       const event = await this.#next();
       await onStep?.(event);
       await yieldToOthers();
@@ -226,15 +182,7 @@ export class Trainer implements Disposable {
 
   /** What was done so far. */
   result(): TrainingResult {
-    const timed = this.#timed.seconds > 0 ? this.#timed : { tokens: this.#tokens, seconds: this.#seconds };
-    return {
-      step: this.#step,
-      finished: this.#step >= this.steps,
-      tokens: this.#tokens,
-      seconds: this.#seconds,
-      tokensPerSecond: timed.seconds > 0 ? timed.tokens / timed.seconds : 0,
-      history: this.history,
-    };
+    return this.#progress.result(this.steps);
   }
 
   async #next(): Promise<StepEvent> {
@@ -242,9 +190,10 @@ export class Trainer implements Disposable {
     const start = performance.now();
     const batch = this.#sampler.next();
     if (!batch) throw new ConfigError("the dataset has no more rows.", { operation: "train" });
-    this.optimizer.setLearningRate((base) => schedule(this.#step, base));
-    const rate = schedule(this.#step, learningRate);
-    const fresh = !this.#hasRun;
+    const before = this.step;
+    this.optimizer.setLearningRate((base) => schedule(before, base));
+    const rate = schedule(before, learningRate);
+    const slow = !this.#hasRun;
     this.#hasRun = true;
     this.model.train();
     const results = (() => {
@@ -252,37 +201,17 @@ export class Trainer implements Disposable {
       return this.#learn(uploaded.inputs);
     })();
     const [loss, gradientNorm] = (await readNumbers(results)) as [number, number];
-    this.#step++;
-    await this.#schedules.advance(this.#step);
+    const step = this.#progress.count();
+    await this.#schedules.advance(step);
     if (!Number.isFinite(loss))
-      throw new ConfigError(`the loss of step ${this.#step} is ${loss}.`, {
+      throw new ConfigError(`the loss of step ${step} is ${loss}.`, {
         operation: "train",
         got: loss,
         hint: "Use a lower learning rate, or a longer warm-up.",
       });
     const seconds = (performance.now() - start) / 1000;
-    const tokens = batch.judged;
-    this.#seconds += seconds;
-    this.#tokens += tokens;
-    this.history.loss.push(loss);
-    this.history.learningRate.push(rate);
-    if (!fresh) {
-      this.#timed = { tokens: this.#timed.tokens + tokens, seconds: this.#timed.seconds + seconds };
-      this.#recent = [...this.#recent, { tokens, seconds }].slice(-recentSteps);
-    }
-    const recent = this.#recent.length > 0 ? this.#recent : [{ tokens, seconds }];
-    const recentSeconds = recent.reduce((sum, step) => sum + step.seconds, 0);
-    return {
-      step: this.#step,
-      steps: this.steps,
-      loss,
-      learningRate: rate,
-      gradientNorm,
-      tokens: this.#tokens,
-      tokensPerSecond: recent.reduce((sum, step) => sum + step.tokens, 0) / recentSeconds,
-      seconds: this.#seconds,
-      secondsLeft: (recentSeconds / recent.length) * (this.steps - this.#step),
-    };
+    const measured = { loss, learningRate: rate, gradientNorm };
+    return this.#progress.note(measured, { tokens: batch.judged, seconds }, { slow, steps: this.steps });
   }
 
   /** Held-out loss of the model as it is now; noted in the history. */
@@ -292,7 +221,7 @@ export class Trainer implements Disposable {
       batchSize: this.batchSize,
       ...(evaluationTokens === undefined ? {} : { maxTokens: evaluationTokens }),
     });
-    const event = { step: this.#step, ...evaluation };
+    const event = { step: this.step, ...evaluation };
     this.history.evaluations.push(event);
     return event;
   }
@@ -347,15 +276,14 @@ export class Trainer implements Disposable {
     for (const [name, { stored }] of this.#adapterRandomness()) tensors.set(`random.${name}`, stored);
     const schedules = this.#schedules.state();
     for (const [name, tensor] of schedules.tensors) tensors.set(`schedule.${name}`, tensor);
+    const progress = this.#progress.save();
     const state = {
-      step: this.#step,
+      ...progress,
       steps: this.steps,
-      tokens: this.#tokens,
-      seconds: this.#seconds,
-      timed: this.#timed,
+      history: progress.history as unknown as Json,
+      timed: { ...progress.timed },
       sampler: { ...this.#sampler.state },
       schedules: schedules.data as Json,
-      history: this.history as unknown as Json,
     };
     return { tensors, data: { trainer: state, extra } };
   }
@@ -407,13 +335,8 @@ export class Trainer implements Disposable {
     assignAll([...this.parameters].map(([name, parameter]) => [parameter, model.get(name) as Tensor]));
     resumeSchedules(state.step);
     this.#sampler = sampler;
-    this.#step = state.step;
     this.steps = state.steps;
-    this.#tokens = state.tokens;
-    this.#seconds = state.seconds;
-    this.#timed = state.timed;
-    for (const key of ["loss", "learningRate", "evaluations"] as const)
-      this.history[key].splice(0, Number.POSITIVE_INFINITY, ...(state.history[key] as never[]));
+    this.#progress.restore(state);
     return (data["extra"] ?? {}) as Extra;
   }
 
@@ -434,15 +357,11 @@ export class Trainer implements Disposable {
   }
 }
 
-interface SavedState {
-  readonly step: number;
+/** What a checkpoint keeps besides tensors. */
+interface SavedState extends SavedProgress {
   readonly steps: number;
-  readonly tokens: number;
-  readonly seconds: number;
-  readonly timed: { readonly tokens: number; readonly seconds: number };
   readonly sampler: SamplerState;
   readonly schedules: Readonly<Record<string, unknown>>;
-  readonly history: History;
 }
 
 function checkCount(operation: string, name: string, value: number): void {

@@ -18,7 +18,8 @@ import { uploadBatch } from "../../src/train/batch.ts";
 import { saveCheckpoint } from "../../src/train/checkpoint.ts";
 import { evaluate } from "../../src/train/evaluate.ts";
 import { finetune, finetuning } from "../../src/train/finetune.ts";
-import { type StepEvent, Trainer, type TrainerOptions } from "../../src/train/trainer.ts";
+import type { StepEvent } from "../../src/train/progress.ts";
+import { Trainer, type TrainerOptions } from "../../src/train/trainer.ts";
 import { onEveryDevice } from "../devices.ts";
 import { smallDataset, smallModel } from "./small-run.ts";
 
