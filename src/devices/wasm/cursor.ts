@@ -12,6 +12,8 @@ export interface Cursor {
   readonly slot: Slot;
   /** Address of the element in lane 0. An index slot's number there. */
   readonly pointer: I32;
+  /** Bytes from there to lane 0, where rows share a pointer; only of neighbours that are adjacent. */
+  readonly offset?: number;
   /** How far a vector goes, in bytes; for index slots in numbers. */
   readonly step: Expression;
   /** Bytes from lane 0 to lanes 1, 2, 3, where neighbours are not adjacent. In the last, partial vector they may be 0. */
@@ -52,11 +54,11 @@ export class SlotAccess {
   }
 
   /** The element in lane 0, in all lanes. */
-  loadSame(slot: Slot, pointer: I32, guards: readonly Expression[]): Vector {
+  loadSame(slot: Slot, pointer: I32, guards: readonly Expression[], offset = 0): Vector {
     if (slot.buffer < 0) return { dtype: slot.dtype, local: this.splat(pointer) };
     const width = widthOf(slot);
     const bits = this.guarded(guards, () => {
-      const value = load(splatLoads[width], pointer);
+      const value = load(splatLoads[width], pointer, offset);
       return width === 4 ? this.simd.math.keep(value) : this.splat(value);
     });
     return this.simd.decode(slot.dtype, bits);
@@ -68,15 +70,16 @@ export class SlotAccess {
     const { math } = this.simd;
     const bits = this.simd.encode(this.simd.cast(value, cursor.slot.dtype));
     const width = widthOf(cursor.slot);
+    const { offset = 0 } = cursor;
     if (cursor.lanes) {
       // downwards: lanes that are not there stand at lane 0's address, which is written last
       for (let lane = 3; lane >= 0; lane--)
         f.laneAccess(laneStores[width], (lane * 4) / width, this.laneAddress(cursor, copy, lane), bits);
-    } else if (width === 4) f.store("v128.store", cursor.pointer, bits, 16 * copy);
-    else if (width === 2) math.storeHalves(cursor.pointer, bits, 8 * copy);
+    } else if (width === 4) f.store("v128.store", cursor.pointer, bits, offset + 16 * copy);
+    else if (width === 2) math.storeHalves(cursor.pointer, bits, offset + 8 * copy);
     else {
       const halves = math.apply("i16x8.narrow_i32x4_u", bits, bits);
-      f.laneAccess("v128.store32_lane", 0, cursor.pointer, math.apply("i8x16.narrow_i16x8_u", halves, halves), 4 * copy);
+      f.laneAccess("v128.store32_lane", 0, cursor.pointer, math.apply("i8x16.narrow_i16x8_u", halves, halves), offset + 4 * copy);
     }
   }
 
@@ -141,10 +144,11 @@ export class SlotAccess {
     const { f } = this;
     const { math } = this.simd;
     const width = widthOf(cursor.slot);
+    const { offset = 0 } = cursor;
     if (!cursor.lanes) {
-      if (width === 4) return math.load(cursor.pointer, 16 * copy);
-      if (width === 2) return math.keep(load("v128.load16x4_u", cursor.pointer, 8 * copy));
-      const bytes = math.keep(load("v128.load32_zero", cursor.pointer, 4 * copy));
+      if (width === 4) return math.load(cursor.pointer, offset + 16 * copy);
+      if (width === 2) return math.keep(load("v128.load16x4_u", cursor.pointer, offset + 8 * copy));
+      const bytes = math.keep(load("v128.load32_zero", cursor.pointer, offset + 4 * copy));
       return math.apply("i32x4.extend_low_i16x8_u", math.apply("i16x8.extend_low_i8x16_u", bytes));
     }
     const value = f.local("v128", width === 4 ? load("v128.load32_zero", this.at(cursor, copy)) : math.i32(0));

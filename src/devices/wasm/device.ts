@@ -7,9 +7,10 @@ import type { Binding, Buffer, Device, Dispatch, Executable, KernelCall } from "
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import { type BindCall, bindHost, type CallContext, callEntries, type Step } from "./calls.ts";
 import { features } from "./features.ts";
-import { partition, scratchBytes, writeArguments } from "./loop-arguments.ts";
+import { layoutArguments, partition, scratchBytes, writeArguments } from "./loop-arguments.ts";
 import { inBandsOf } from "./loop-bands.ts";
 import { type EmitOptions, type EmittedLoop, emitLoop } from "./loop-emitter.ts";
+import { emitGroup, type Group, groupOf } from "./loop-groups.ts";
 import { vectorsOf } from "./loop-plan.ts";
 import { DeviceMemory } from "./memory.ts";
 import { Pool } from "./pool.ts";
@@ -229,6 +230,8 @@ class WasmDevice implements Device {
   }
 
   private bindLoop({ program, emitted, kernel }: LoopExecutable, geometry: Geometry, addresses: readonly number[]): Placed {
+    const group = groupOf(program, emitted.plan, geometry);
+    if (group) return this.bindGroup(group, addresses);
     const { plan, layout } = emitted;
     const cut = partition(program, plan, geometry, this.pool.threads);
     const vectors = vectorsOf(program, plan, geometry);
@@ -243,6 +246,16 @@ class WasmDevice implements Device {
       args: writeArguments(program, plan, layout, geometry, cut, addresses),
       scratch: { word: layout.scratch / 4, bytes: scratchBytes(program, plan, geometry) },
     });
+  }
+
+  private bindGroup(group: Group, addresses: readonly number[]): Placed {
+    const { program, plan, geometry, rows, key } = group;
+    const { memory, relaxedSimd } = this;
+    const emit = () => emitGroup(group, { shared: memory.shared, maximumPages: memory.maximumPages, relaxedSimd }).bytes;
+    const kernel = this.module(key, emit)["kernel"]!;
+    const layout = layoutArguments(program, plan);
+    const cut = partition(program, plan, geometry, this.pool.threads, rows);
+    return this.place({ kernel, tasks: cut.tasks, args: writeArguments(program, plan, layout, geometry, cut, addresses) });
   }
 
   private emit(program: LoopProgram, special: Pick<EmitOptions, "vectors" | "inBands"> = {}): EmittedLoop {

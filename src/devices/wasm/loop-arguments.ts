@@ -124,10 +124,14 @@ function crossesLines(program: LoopProgram, { outer, slots }: Geometry): boolean
   });
 }
 
-/** Cuts a launch into tasks. Which elements are computed together never changes a result, only who computes them. */
-export function partition(program: LoopProgram, plan: LoopPlan, geometry: Geometry, threads: number): Partition {
+/**
+ * Cuts a launch into tasks. Which elements are computed together never changes a result, only who computes them.
+ *
+ * @param together rows of a unit
+ */
+export function partition(program: LoopProgram, plan: LoopPlan, geometry: Geometry, threads: number, together = 1): Partition {
   const rows = geometry.outer.reduce((a, b) => a * b, 1);
-  const cost = estimateCost(plan, geometry);
+  const cost = together * estimateCost(plan, geometry);
   const wanted =
     threads === 1 || cost < splitAbove ? 1 : Math.max(threads, Math.min(4 * threads, Math.floor(cost / taskNanoseconds)));
   let part = Math.max(geometry.inner, 1);

@@ -59,7 +59,7 @@ function ownCost(program: LoopProgram, instruction: Instruction): number {
 }
 
 /** Above this cost of all of them, vectors do not go through a loop together: they would need more registers than there are. */
-const mostTogether = 128;
+export const mostTogether = 128;
 
 /**
  * Vectors of an inner axis so short that the loop over it costs more than what is in it, else null: heads are turned by their
