@@ -5,7 +5,7 @@
  */
 import type { Device } from "../devices/device.ts";
 import { matmulOp } from "../graph/contraction.ts";
-import { addOp, castOp, copy, copyOp } from "../graph/elementwise.ts";
+import { copy, elementwise } from "../graph/elementwise.ts";
 import { isItem, itemOp } from "../graph/fused.ts";
 import { afterOp, customOp, moveView, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
 import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
@@ -98,7 +98,7 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
     if (
       isLeaf(node) ||
       node.op.kind === "reduction" ||
-      (node.op.kind === "elementwise" && node.op !== copyOp) ||
+      (node.op.kind === "elementwise" && node.op !== elementwise.copy) ||
       node.op === afterOp
     )
       return node;
@@ -177,7 +177,7 @@ function matrixLike(view: View): boolean {
 /** What a product reads on its right side: a matrix of 16 bits as it lies, where the kernel widens it and nothing need be written. */
 function unwidened(source: Tensor, device: Device, intern: (x: Tensor) => Tensor): Tensor {
   const { base, moves } = accessOf(source);
-  if (isLeaf(base) || base.op !== castOp || base.dtype !== "float32" || !device.widens?.has(base.sources[0]!.dtype))
+  if (isLeaf(base) || base.op !== elementwise.cast || base.dtype !== "float32" || !device.widens?.has(base.sources[0]!.dtype))
     return source;
   const narrow = moves.reduce(
     (at, { op, shape, attributes }) => intern(new Tensor(op, [at], shape, at.dtype, attributes)),
@@ -267,7 +267,7 @@ function absorbAddends(roots: readonly Tensor[], inherit: Inherit): Tensor[] {
   for (const node of order) {
     const sources = isLeaf(node) ? node.sources : node.sources.map(get);
     let next: Tensor | null = null;
-    if (!isLeaf(node) && node.op === addOp && node.dtype !== "int32" && sizeOf(node.shape) > 0) {
+    if (!isLeaf(node) && node.op === elementwise.add && node.dtype !== "int32" && sizeOf(node.shape) > 0) {
       const [x, y] = sources as [Tensor, Tensor];
       if (product(y) && (stored(x) || product(x))) next = absorb(y, x);
       if (!next && product(x) && stored(y)) next = absorb(x, y);

@@ -1,11 +1,11 @@
 /** Samples of every operation that has a derivative to compare. */
-import { bitcastOp, cast } from "../../src/graph/elementwise.ts";
+import { cast, elementwise } from "../../src/graph/elementwise.ts";
 import type { Draw, Elementwise, Primitive, Sample } from "../../src/graph/primitive.ts";
 import { primitives } from "../../src/graph/primitives.ts";
 import { elementwiseFunction } from "./graph.ts";
 
 /** Entries without a derivative to compare: their results, or their sources, are no real numbers. */
-const discrete: ReadonlySet<Primitive> = new Set([bitcastOp]);
+const discrete: ReadonlySet<Primitive> = new Set([elementwise.bitcast]);
 
 /** The primitives with a derivative, by name. */
 export const differentiable = (Object.entries(primitives) as [string, Primitive][]).filter(

@@ -10,22 +10,7 @@
  */
 import { realize } from "../../src/compile/program.ts";
 import { type DType, isFloat } from "../../src/graph/dtype.ts";
-import {
-  add,
-  cast,
-  castOp,
-  copyOp,
-  equal,
-  less,
-  max,
-  maxOp,
-  mul,
-  neg,
-  negOp,
-  sub,
-  where,
-  whereOp,
-} from "../../src/graph/elementwise.ts";
+import { add, cast, elementwise, equal, less, max, mul, neg, sub, where } from "../../src/graph/elementwise.ts";
 import { isItem } from "../../src/graph/fused.ts";
 import { expand } from "../../src/graph/movement.ts";
 import { Tensor, topologicalOrder } from "../../src/graph/node.ts";
@@ -39,7 +24,7 @@ const units: Partial<Record<DType, number>> = { float64: 2 ** -53, float32: 2 **
 const defaultTolerance = 1e-6;
 
 /** These give one of their inputs, or its negative, without rounding. */
-const exactOps: ReadonlySet<Primitive> = new Set([negOp, maxOp, whereOp, copyOp]);
+const exactOps: ReadonlySet<Primitive> = new Set([elementwise.neg, elementwise.max, elementwise.where, elementwise.copy]);
 
 const absolute = (x: Tensor): Tensor => max(x, neg(x));
 const zeros = (x: Tensor): Tensor => constant(0, x.shape, "float64");
@@ -161,10 +146,10 @@ export function errorBounds(roots: readonly Tensor[], { unit = 2 ** -24 }: Round
       if (!slope || !isFloat(node.dtype)) return unknown(spread);
       return carried(slope, spread);
     });
-    if (op === maxOp && inexact && isFloat(node.dtype))
+    if (op === elementwise.max && inexact && isFloat(node.dtype))
       return of.map((error, i) => largestError(node, sources[i]!, error ?? zeros(sources[i]!))).reduce(max);
     if (!isFloat(node.dtype) || exactOps.has(op)) return sumOf(terms);
-    if (op === castOp) {
+    if (op === elementwise.cast) {
       const from = sources[0]!.dtype;
       // exact: to a wider dtype, of small whole numbers, and rounding what is known exactly
       if (isFloat(from)) {

@@ -17,7 +17,7 @@ import type { Device } from "../../src/devices/device.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { isFloat } from "../../src/graph/dtype.ts";
-import { cast, mul, mulOp, sub, tanhOp } from "../../src/graph/elementwise.ts";
+import { cast, elementwise, mul, sub } from "../../src/graph/elementwise.ts";
 import { Tensor } from "../../src/graph/node.ts";
 import type { Sample } from "../../src/graph/primitive.ts";
 import { constant } from "../../src/graph/source.ts";
@@ -132,19 +132,19 @@ describe("composites and layers", () => {
 
 describe("mutants are caught", () => {
   const inputs = [{ shape: [4], domain: [-2, 2] as const }];
-  const wrongTanh = { ...tanhOp, vjp: (g: Tensor, y: Tensor) => [mul(g, sub(constant(1, [], g.dtype), y))] };
+  const wrongTanh = { ...elementwise.tanh, vjp: (g: Tensor, y: Tensor) => [mul(g, sub(constant(1, [], g.dtype), y))] };
   test("a wrong derivative: tanh′ = 1 − y", async () => {
     const sample = () => ({ inputs, apply: (x: Tensor) => new Tensor(wrongTanh, [x], x.shape, x.dtype) });
     await expect(derivativeHolds(sample as () => Sample, 3)).rejects.toThrow("⟨vjp(g), t⟩");
   });
   test("a derivative that is 1 ‰ too large", async () => {
     const wrong = {
-      ...mulOp,
+      ...elementwise.mul,
       vjp: (g: Tensor, _y: Tensor, x: Tensor, z: Tensor) => [mul(g, mul(z, constant(1.001))), mul(g, x)],
     };
     const sample = () => ({
       inputs: [inputs[0]!, inputs[0]!],
-      apply: (x: Tensor, z: Tensor) => new Tensor(wrong as unknown as typeof mulOp, [x, z], x.shape, x.dtype),
+      apply: (x: Tensor, z: Tensor) => new Tensor(wrong as unknown as typeof elementwise.mul, [x, z], x.shape, x.dtype),
     });
     await expect(derivativeHolds(sample as () => Sample, 3)).rejects.toThrow("⟨vjp(g), t⟩");
   });

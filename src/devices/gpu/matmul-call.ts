@@ -12,7 +12,7 @@ import {
 } from "../../../kernels/gpu/matmul.ts";
 import { type Drawing, gridOf, multiplySquares, packSquares, unpackSquares } from "../../../kernels/gpu/matmul-glsl.ts";
 import { registerWgsl, tiledWgsl } from "../../../kernels/gpu/matmul-wgsl.ts";
-import { addOp, mulOp } from "../../graph/elementwise.ts";
+import { elementwise } from "../../graph/elementwise.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
 import { sumOp } from "../../graph/reduction.ts";
 import { sizeOf } from "../../graph/shape.ts";
@@ -30,12 +30,12 @@ function matmulProgram(start: boolean, batchAxes: number): LoopProgram {
   const instructions: Instruction[] = [
     { ...typed, kind: "load", slot: 0, level: "body" },
     { ...typed, kind: "load", slot: 1, level: "body" },
-    { ...typed, kind: "apply", op: mulOp, args: [0, 1], level: "body" },
+    { ...typed, kind: "apply", op: elementwise.mul, args: [0, 1], level: "body" },
     { ...typed, kind: "reduce", op: sumOp, arg: 2, level: "element" },
   ];
   if (start) {
     instructions.push({ ...typed, kind: "load", slot: 2, level: "element" });
-    instructions.push({ ...typed, kind: "apply", op: addOp, args: [3, 4], level: "element" });
+    instructions.push({ ...typed, kind: "apply", op: elementwise.add, args: [3, 4], level: "element" });
   }
   const out = start ? 3 : 2;
   return {
