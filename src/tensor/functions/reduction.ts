@@ -1,0 +1,91 @@
+/** Public functions that fold axes: sums, extremes, norms, softmax. */
+import type { Tensor } from "../../graph/node.ts";
+import type { TensorLike } from "../create.ts";
+import { dispatched, ofOne, ofPair } from "../dispatch.ts";
+import * as statistics from "../statistics.ts";
+
+/**
+ * Σ x over `axes`: one, several, or all when absent; negative ones count from the back. Folded axes are dropped unless
+ * `keepDims`. bool and uint8 are counted in int32.
+ * @throws {ShapeError} for an axis that is not there, as in all functions that fold axes
+ * @example
+ * sum([[1, 2], [3, 4]], 0)         // [4 6] float32 [2]
+ * sum([[1, 2], [3, 4]], -1, true)
+ * // [[3]
+ * //  [7]] float32 [2, 1]
+ */
+export const sum = ofOne("sum", statistics.sum, 2);
+/** Σ x / n over `axes`; integers become float32. NaN when there is nothing to average. */
+export const mean = ofOne("mean", statistics.mean, 2);
+/** Π x over `axes`. */
+export const prod = ofOne("prod", statistics.prod, 2);
+/**
+ * The largest x over `axes`; where several are, they share the gradient. NaN if any is.
+ * @throws {ShapeError} when there is nothing to compare, as in all functions that look for extremes
+ */
+export const amax = ofOne("amax", statistics.amax, 2);
+/** The smallest x over `axes`; where several are, they share the gradient. NaN if any is. */
+export const amin = ofOne("amin", statistics.amin, 2);
+/** True where any x along `axes` is not zero. */
+export const any = ofOne("any", statistics.any, 2);
+/** True where no x along `axes` is zero. */
+export const all = ofOne("all", statistics.all, 2);
+/**
+ * Index of the first largest element along `axis`, or in row-major order of all; NaN counts as largest. int32.
+ * @example
+ * argmax([[1, 5], [7, 2]], 1)   // [1 0] int32 [2]
+ */
+export const argmax = ofOne("argmax", statistics.argmax, 2);
+/** Index of the first smallest element along `axis`, or in row-major order of all; NaN counts as smallest. int32. */
+export const argmin = ofOne("argmin", statistics.argmin, 2);
+/** Σ (x − mean)² / (n − correction) over `axes`; `correction` is 1 by default. */
+export const variance = ofOne("variance", statistics.variance, 1);
+/** √variance. */
+export const std = ofOne("std", statistics.std, 1);
+/**
+ * (Σ |x|ᵖ)^(1/p) over `axes`; p is 2 by default, and may be 0 (how many are not zero), ±∞ or any other number.
+ * @example
+ * norm([3, 4])             // 5 float32 []
+ * norm([3, 4], { p: 1 })   // 7 float32 []
+ */
+export const norm = ofOne("norm", statistics.norm, 1);
+/** ln Σ eˣ over `axes`, without overflow; −∞ when all x are. */
+export const logSumExp = ofOne("logSumExp", statistics.logSumExp, 2);
+/**
+ * eˣ / Σ eˣ along `axis` (the last by default), without overflow. A row of nothing but −∞ gives zeros (PyTorch: NaN).
+ * @example
+ * softmax([0, Math.log(3)])   // [0.25 0.75] float32 [2]
+ */
+export const softmax = ofOne("softmax", statistics.softmax, 1);
+/** x − ln Σ eˣ along `axis` (the last by default), without overflow. */
+export const logSoftmax = ofOne("logSoftmax", statistics.logSoftmax, 1);
+/**
+ * Running sum along `axis`.
+ * @example
+ * cumsum([1, 2, 3], 0)   // [1 3 6] float32 [3]
+ */
+export const cumsum = ofOne("cumsum", statistics.cumsum, 1);
+/** Σ x·y / (‖x‖·‖y‖) along `axis` (the last by default); norms below `epsilon` (1e-8) count as `epsilon`. */
+export const cosineSimilarity = ofPair("cosineSimilarity", statistics.cosineSimilarity, 1);
+
+/** Without an axis the largest value of all; along an axis the largest values and where they stand, as in PyTorch. */
+export interface Extreme {
+  (x: TensorLike): Tensor;
+  (x: TensorLike, axis: number, keepDims?: boolean): statistics.Extremes;
+}
+const extreme = (name: string, all: (x: Tensor) => Tensor, along: typeof statistics.max): Extreme =>
+  dispatched(name, () => ({
+    Tensor: (x: Tensor) => all(x),
+    "Tensor, number": along,
+    "Tensor, number, boolean": along,
+  })) as Extreme;
+/**
+ * The largest of all; with an axis, the largest along it and where they stand, as in PyTorch. The gradient goes to that index
+ * alone.
+ * @example
+ * max([[1, 5], [7, 2]])             // 7 float32 []
+ * max([[1, 5], [7, 2]], 0).values   // [7 5] float32 [2]
+ */
+export const max = extreme("max", statistics.amax, statistics.max);
+/** The smallest of all; with an axis, the smallest along it and where they stand, as in PyTorch. */
+export const min = extreme("min", statistics.amin, statistics.min);
