@@ -11,7 +11,7 @@ import { layoutArguments, partition, scratchBytes, writeArguments } from "./loop
 import { inBandsOf } from "./loop-bands.ts";
 import { type EmitOptions, type EmittedLoop, emitLoop } from "./loop-emitter.ts";
 import { emitGroup, type Group, groupOf } from "./loop-groups.ts";
-import { vectorsOf } from "./loop-plan.ts";
+import { vectorsOf, wholeRowsOf } from "./loop-plan.ts";
 import { DeviceMemory } from "./memory.ts";
 import { Pool } from "./pool.ts";
 
@@ -236,9 +236,11 @@ class WasmDevice implements Device {
     const cut = partition(program, plan, geometry, this.pool.threads);
     const vectors = vectorsOf(program, plan, geometry);
     const inBands = inBandsOf(program, plan, geometry);
-    const isSpecial = vectors !== null || inBands;
+    const wholeRows = wholeRowsOf(program, plan, geometry);
+    const isSpecial = vectors !== null || inBands || wholeRows !== null;
+    const key = `${program.key}/${vectors}/${inBands}/${wholeRows}`;
     const special = isSpecial
-      ? this.module(`${program.key}/${vectors}/${inBands}`, () => this.emit(program, { vectors, inBands }).bytes)["kernel"]
+      ? this.module(key, () => this.emit(program, { vectors, inBands, wholeRows }).bytes)["kernel"]
       : undefined;
     return this.place({
       kernel: special ?? kernel,
@@ -258,7 +260,7 @@ class WasmDevice implements Device {
     return this.place({ kernel, tasks: cut.tasks, args: writeArguments(program, plan, layout, geometry, cut, addresses) });
   }
 
-  private emit(program: LoopProgram, special: Pick<EmitOptions, "vectors" | "inBands"> = {}): EmittedLoop {
+  private emit(program: LoopProgram, special: Pick<EmitOptions, "vectors" | "inBands" | "wholeRows"> = {}): EmittedLoop {
     const { memory, relaxedSimd } = this;
     return emitLoop(program, { shared: memory.shared, maximumPages: memory.maximumPages, relaxedSimd, ...special });
   }

@@ -2,6 +2,7 @@
 import { isFloat } from "../../graph/dtype.ts";
 import type { Local, SimpleOp } from "./assembler.ts";
 import { type LaneMath, lowestInt32, type Vector } from "./lanes.ts";
+import { smaller } from "./loop-frame.ts";
 import type { Fold } from "./loop-plan.ts";
 import type { LoopValues } from "./loop-values.ts";
 
@@ -33,8 +34,8 @@ export class Folds {
     this.simd = simd;
   }
 
-  /** A new accumulator that holds the identity. */
-  begin(fold: Fold): Accumulator {
+  /** A new accumulator that holds the identity. @param long whether a sum may be long, and goes by blocks */
+  begin(fold: Fold, long = true): Accumulator {
     const { simd } = this;
     const { dtype, op } = fold;
     const identity =
@@ -44,8 +45,25 @@ export class Folds {
       fold,
       value: f.local("v128", simd.constant(identity, isFloat(dtype) ? "float32" : dtype).local),
       nan: op.name === "maxReduce" && isFloat(dtype) ? f.local("v128", simd.math.i32(0)) : null,
-      blocks: op.name === "sum" && isFloat(dtype) ? f.local("v128", simd.math.f32(0)) : null,
+      blocks: long && op.name === "sum" && isFloat(dtype) ? f.local("v128", simd.math.f32(0)) : null,
     };
+  }
+
+  /** Runs `body` `count` times; sums among `parts` end a block now and then. May use `count` up. */
+  inBlocks(count: Local<"i32">, parts: readonly Accumulator[], body: () => void): void {
+    const { f } = this.simd.math;
+    const sums = parts.filter(({ blocks }) => blocks);
+    if (sums.length === 0) {
+      f.repeat(count, body);
+      return;
+    }
+    const block = f.local("i32");
+    f.while(count, () => {
+      f.set(block, smaller(count, blockLength));
+      f.set(count, ["i32.sub", count, block]);
+      f.repeat(block, body);
+      for (const sum of sums) this.flush(sum);
+    });
   }
 
   /** Ends a block of a sum. */

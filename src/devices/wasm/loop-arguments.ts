@@ -68,13 +68,13 @@ export function layoutArguments(program: LoopProgram, plan: LoopPlan): ArgumentL
   return { ...fixed, ...sizes, slots, bytes: 4 * words, walkAxes };
 }
 
-/** A thread's scratch begins with a patch of 16 bytes for every store; then come the kept rows. */
+/** A thread's scratch begins with a patch of 16 bytes for every store; then come the kept rows, of two rows where they go by twos. */
 export const patchBytes = (program: LoopProgram): number => 16 * program.stores.length;
 const keptRowBytes = (length: number): number => 16 * Math.ceil(length / 4) + 64;
 /** Whole cache lines, so that threads do not write to the same one. */
 export function scratchBytes(program: LoopProgram, plan: LoopPlan, geometry: Geometry): number {
   const states = inBandsOf(program, plan, geometry) ? bandStates(plan) : 0;
-  return 64 * Math.ceil((patchBytes(program) + (plan.kept.size + states) * keptRowBytes(geometry.inner)) / 64);
+  return 64 * Math.ceil((patchBytes(program) + (2 * plan.kept.size + states) * keptRowBytes(geometry.inner)) / 64);
 }
 
 /** How the work of one launch is cut. */

@@ -10,11 +10,11 @@ import { DTypeError } from "../../errors.ts";
 import type { LoopProgram, Register, Store } from "../loop-program.ts";
 import { type FunctionBuilder, type Local, ModuleBuilder } from "./assembler.ts";
 import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
-import { type Accumulator, blockLength, Folds } from "./folds.ts";
+import { type Accumulator, Folds } from "./folds.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
 import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-arguments.ts";
 import { Bands } from "./loop-bands.ts";
-import { LoopFrame, lanePositions, smaller } from "./loop-frame.ts";
+import { LoopFrame, lanePositions } from "./loop-frame.ts";
 import { isIrregular, type LoopPlan, type Pass, planLoop, unrollOf } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
 
@@ -26,6 +26,8 @@ export interface EmitOptions {
   readonly vectors?: number | null;
   /** Code for long rows whose columns are folded, `inBandsOf` says when. */
   readonly inBands?: boolean;
+  /** Code for rows that end with a whole step, so many of them together: `wholeRowsOf` says when. */
+  readonly wholeRows?: number | null;
 }
 
 export interface EmittedLoop {
@@ -47,7 +49,8 @@ export function emitLoop(program: LoopProgram, options: EmitOptions): EmittedLoo
   const plan = planLoop(program);
   const layout = layoutArguments(program, plan);
   const module = new ModuleBuilder({ shared: options.shared, maximumPages: options.maximumPages });
-  const frame = new LoopFrame(module.function("kernel", ["i32", "i32", "i32"]), program, plan, layout);
+  const kernel = module.function("kernel", ["i32", "i32", "i32"]);
+  const frame = new LoopFrame(kernel, program, plan, layout, options.wholeRows ?? 1);
   new LoopEmitter(frame, options).emit();
   return { bytes: module.bytes(), plan, layout };
 }
@@ -78,15 +81,17 @@ class LoopEmitter {
   private readonly values: LoopValues;
   private readonly vectors: number | null;
   private readonly bands: Bands | null;
+  private readonly whole: boolean;
   /** Lanes of the vector at hand that exist. */
   private readonly valid: Local<"v128">;
   /** Slots as they are walked at the moment, by slot number. */
   private cursors = new Map<number, Cursor>();
   private keptCursors: KeptCursor[] = [];
 
-  constructor(frame: LoopFrame, { relaxedSimd, vectors, inBands }: EmitOptions) {
+  constructor(frame: LoopFrame, { relaxedSimd, vectors, inBands, wholeRows }: EmitOptions) {
     const { f, program, plan } = frame;
     this.vectors = vectors ?? null;
+    this.whole = (wholeRows ?? null) !== null;
     this.frame = frame;
     this.f = f;
     this.program = program;
@@ -103,28 +108,52 @@ class LoopEmitter {
   }
 
   emit(): void {
-    this.frame.forEachUnit(() => {
+    this.frame.forEachUnit((together) => {
       if (this.vectors === null) this.frame.measure();
-      if (this.program.shape === "rows") this.rows();
+      if (this.program.shape === "rows") this.rows(together);
       else this.columns();
     });
   }
 
   // --- rows form
 
-  private rows(): void {
-    for (const pass of this.plan.passes) if (pass.folds.length + pass.stores.length > 0) this.pass(pass);
-    const values = this.plan.rowStores.map(({ register }) => this.values.get(register));
-    this.plan.rowStores.forEach(({ slot }, i) => {
-      this.access.storeSame(this.program.slots[slot]!, this.frame.pointers[slot]!, values[i]!);
+  private rows(together: number): void {
+    const { values, plan } = this;
+    values.beginRows();
+    const each = (run: () => void) => {
+      for (let row = 0; row < together; row++) {
+        values.row = row;
+        this.frame.unit = row;
+        run();
+      }
+    };
+    for (const pass of plan.passes) {
+      if (pass.folds.length + pass.stores.length === 0) continue;
+      const parts: Accumulator[][][] = [];
+      each(() => {
+        for (const register of pass.hoisted) values.get(register);
+        parts.push(this.pass(pass));
+      });
+      // not before the next row's loop, which the processor begins while it waits here
+      each(() => {
+        pass.folds.forEach((fold, i) => {
+          values.set(fold.register, this.folds.finishAcross(parts[values.row]!.map((accumulators) => accumulators[i]!)));
+        });
+      });
+    }
+    each(() => {
+      const results = plan.rowStores.map(({ register }) => values.get(register));
+      plan.rowStores.forEach(({ slot }, i) => {
+        this.access.storeSame(this.program.slots[slot]!, this.frame.pointers[slot]!, results[i]!);
+      });
     });
   }
 
-  private pass(pass: Pass): void {
+  /** @returns accumulators by vector and fold */
+  private pass(pass: Pass): Accumulator[][] {
     const { values } = this;
-    for (const register of pass.hoisted) values.get(register);
     const unroll = this.vectors ?? unrollOf(this.program, pass);
-    const parts = Array.from({ length: unroll }, () => pass.folds.map((fold) => this.folds.begin(fold)));
+    const parts = Array.from({ length: unroll }, () => pass.folds.map((fold) => this.folds.begin(fold, !this.whole)));
     const stores = this.openStores(pass.stores);
     this.openLoads(pass);
     this.openKept(pass);
@@ -143,9 +172,7 @@ class LoopEmitter {
     });
     this.cursors = new Map();
     this.keptCursors = [];
-    pass.folds.forEach((fold, i) => {
-      values.set(fold.register, this.folds.finishAcross(parts.map((accumulators) => accumulators[i]!)));
-    });
+    return parts;
   }
 
   private isRead(register: Register): boolean {
@@ -192,9 +219,12 @@ class LoopEmitter {
         this.cursors.set(slot, { ...columns.get(slot)!, pointer });
         walked.push([slot, pointer]);
       }
-      this.reduceLoop(0, walked, parts.flat(), () => {
-        each((copy) => {
-          for (const accumulator of parts[copy]!) this.folds.takeFrom(values, accumulator, null);
+      this.frame.overReduced(walked, (count, advance) => {
+        this.folds.inBlocks(count, parts.flat(), () => {
+          each((copy) => {
+            for (const accumulator of parts[copy]!) this.folds.takeFrom(values, accumulator, null);
+          });
+          advance();
         });
       });
       this.cursors = columns;
@@ -220,33 +250,6 @@ class LoopEmitter {
     });
     this.cursors = new Map();
     this.keptCursors = [];
-  }
-
-  private reduceLoop(
-    axis: number,
-    walked: readonly (readonly [number, I32])[],
-    parts: readonly Accumulator[],
-    body: () => void,
-  ): void {
-    const { f, frame } = this;
-    const { layout, reduceIndices } = frame;
-    const index = reduceIndices[axis]!;
-    const last = axis === reduceIndices.length - 1;
-    const steps = walked.map(([slot, pointer]) => {
-      const step = frame.argument(layout.slots[slot]!.reduceSteps + 4 * axis);
-      return [pointer, last ? f.local("i32", step) : step] as const;
-    });
-    const counted = this.program.slots.some((slot) => slot.masked.includes(this.program.outer + 1 + axis));
-    if (counted) f.set(index, 0);
-    const round = () => {
-      if (last) body();
-      else this.reduceLoop(axis + 1, walked, parts, body);
-      for (const [pointer, step] of steps) f.increment(pointer, step);
-      if (counted) f.increment(index, 1);
-    };
-    const size = frame.argument(layout.reduce + 4 * axis);
-    if (last) this.inBlocks(f.local("i32", size), parts, round);
-    else f.repeat(size, round);
   }
 
   // --- loops over the inner axis
@@ -283,16 +286,21 @@ class LoopEmitter {
       for (const { pointer } of this.keptCursors) f.increment(pointer, 16 * copies);
       for (const index of indices) f.increment(index, 4 * copies);
     };
+    if (this.whole) {
+      const copies = unroll[0] ?? 1;
+      f.repeat(["i32.shr_u", count, 2 + Math.log2(copies)], () => run(copies, null));
+      return;
+    }
     const left = f.local("i32", ["i32.shr_u", count, 2]);
     for (const copies of unroll) {
-      this.inBlocks(f.local("i32", ["i32.shr_u", left, Math.log2(copies)]), parts, () => run(copies, null));
+      this.folds.inBlocks(f.local("i32", ["i32.shr_u", left, Math.log2(copies)]), parts, () => run(copies, null));
       f.set(left, ["i32.and", left, copies - 1]);
     }
     const pending = f.local("i32", ["i32.and", count, 3]);
     if (masked) f.set(this.valid, simd.math.i32(-1));
     f.block((done) => {
       f.loop((again) => {
-        this.inBlocks(left, parts, () => run(1, masked ? this.valid : null));
+        this.folds.inBlocks(left, parts, () => run(1, masked ? this.valid : null));
         f.brIf(done, ["i32.eqz", pending]);
         f.set(left, 1);
         if (masked) f.set(this.valid, ["i32x4.lt_s", lanePositions(f), ["i32x4.splat", pending]]);
@@ -311,23 +319,6 @@ class LoopEmitter {
     f.set(pending, ["i32.and", count, 3]);
     f.if(pending, () => {
       for (const { slot, saved, patch } of units) this.access.copyFew(slot, saved, ["i32.add", scratch, patch], pending);
-    });
-  }
-
-  /** Runs `body` `count` times; sums among `parts` end a block now and then. May use `count` up. */
-  private inBlocks(count: I32, parts: readonly Accumulator[], body: () => void): void {
-    const { f } = this;
-    const sums = parts.filter(({ blocks }) => blocks);
-    if (sums.length === 0) {
-      f.repeat(count, body);
-      return;
-    }
-    const block = f.local("i32");
-    f.while(count, () => {
-      f.set(block, smaller(count, blockLength));
-      f.set(count, ["i32.sub", count, block]);
-      f.repeat(block, body);
-      for (const sum of sums) this.folds.flush(sum);
     });
   }
 
@@ -357,10 +348,12 @@ class LoopEmitter {
   }
 
   private openKept(pass: Pass): void {
+    const { kept } = this.plan;
+    const before = kept.size * this.values.row;
     this.keptCursors = [...pass.kept, ...pass.restored].map((register) => ({
       register,
       restored: pass.restored.has(register),
-      pointer: this.keptRow(this.plan.kept.get(register)!),
+      pointer: this.keptRow(before + kept.get(register)!),
     }));
   }
 

@@ -22,8 +22,8 @@ export class LoopFrame {
   readonly program: LoopProgram;
   readonly plan: LoopPlan;
   readonly layout: ArgumentLayout;
-  /** Address of every slot at the unit's first element. */
-  readonly pointers: readonly I32[];
+  /** Which of the units that are computed together is at hand. */
+  unit = 0;
   /** Elements of the unit along the inner axis. */
   readonly count: I32;
   /** This thread's scratch. */
@@ -37,9 +37,19 @@ export class LoopFrame {
   /** Inner index where the unit starts. */
   private readonly start: I32;
   private readonly lanesOf = new Map<number, I32[]>();
+  /** Addresses of the slots as they walk from unit to unit, and of each of the units that are computed together. */
+  private readonly walking: readonly I32[];
+  private readonly pointersOf: readonly (readonly I32[])[];
   private readonly rampOf = new Map<number, Local<"v128">>();
 
-  constructor(f: FunctionBuilder<readonly ["i32", "i32", "i32"]>, program: LoopProgram, plan: LoopPlan, layout: ArgumentLayout) {
+  /** @param together how many units are computed together */
+  constructor(
+    f: FunctionBuilder<readonly ["i32", "i32", "i32"]>,
+    program: LoopProgram,
+    plan: LoopPlan,
+    layout: ArgumentLayout,
+    together = 1,
+  ) {
     this.f = f as unknown as FunctionBuilder;
     [this.task, this.args, this.thread] = f.params;
     this.program = program;
@@ -47,14 +57,20 @@ export class LoopFrame {
     this.layout = layout;
     const locals = (count: number) => Array.from({ length: count }, () => f.local("i32"));
     this.walk = locals(layout.walkAxes);
-    this.pointers = locals(program.slots.length);
+    this.walking = locals(program.slots.length);
+    this.pointersOf = together > 1 ? Array.from({ length: together }, () => locals(program.slots.length)) : [this.walking];
     this.reduceIndices = locals(program.reduce);
     [this.scratch, this.count, this.start] = locals(3) as [I32, I32, I32];
   }
 
-  /** Emits `body` for every unit of the task, with pointers set. */
-  forEachUnit(body: () => void): void {
-    const { f, layout, walk } = this;
+  /** Address of every slot at the first element of the unit at hand. */
+  get pointers(): readonly I32[] {
+    return this.pointersOf[this.unit]!;
+  }
+
+  /** Emits `body` for every unit of the task, with pointers set: for some together, and for one at a time. */
+  forEachUnit(body: (together: number) => void): void {
+    const { f, layout, walk, walking, pointersOf } = this;
     const unit = f.local("i32", ["i32.mul", this.task, this.argument(layout.unitsPerTask)]);
     const end = f.local("i32", ["i32.add", unit, this.argument(layout.unitsPerTask)]);
     f.set(end, smaller(end, this.argument(layout.units)));
@@ -69,15 +85,27 @@ export class LoopFrame {
       f.set(rest, ["i32.div_u", rest, this.argument(layout.walk + 4 * axis)]);
     }
     if (walk.length > 0) f.set(walk[0]!, rest);
-    this.pointers.forEach((pointer, slot) => {
+    walking.forEach((pointer, slot) => {
       const at = layout.slots[slot]!;
       f.set(pointer, this.argument(at.start));
       walk.forEach((index, axis) => {
         f.increment(pointer, ["i32.mul", index, this.argument(at.strides + 4 * axis)]);
       });
     });
+    if (pointersOf.length > 1) {
+      const several = ["i32.add", unit, pointersOf.length - 1] as const;
+      f.while(["i32.lt_u", several, end], () => {
+        for (const pointers of pointersOf) {
+          for (const [slot, pointer] of pointers.entries()) f.set(pointer, walking[slot]!);
+          this.advance();
+        }
+        body(pointersOf.length);
+        f.increment(unit, pointersOf.length);
+      });
+    }
     f.while(["i32.lt_u", unit, end], () => {
-      body();
+      if (pointersOf.length > 1) for (const [slot, pointer] of pointersOf[0]!.entries()) f.set(pointer, walking[slot]!);
+      body(1);
       this.advance();
       f.increment(unit, 1);
     });
@@ -98,7 +126,7 @@ export class LoopFrame {
     const { f, layout, walk } = this;
     f.block((done) => {
       for (let axis = walk.length - 1; axis >= 0; axis--) {
-        this.pointers.forEach((pointer, slot) => {
+        this.walking.forEach((pointer, slot) => {
           f.increment(pointer, this.argument(layout.slots[slot]!.steps + 4 * axis));
         });
         f.increment(walk[axis]!, 1);
@@ -107,6 +135,34 @@ export class LoopFrame {
         f.set(walk[axis]!, 0);
       }
     });
+  }
+
+  /**
+   * Emits the loops over the reduce axes from `axis` on; `walked` are the slots that move in them, with their pointers.
+   *
+   * @param innermost emits the loop over the last axis, `count` rounds that end with `advance`
+   */
+  overReduced(walked: readonly (readonly [number, I32])[], innermost: (count: I32, advance: () => void) => void, axis = 0): void {
+    const { f, layout, reduceIndices } = this;
+    const index = reduceIndices[axis]!;
+    const last = axis === reduceIndices.length - 1;
+    const steps = walked.map(([slot, pointer]) => {
+      const step = this.argument(layout.slots[slot]!.reduceSteps + 4 * axis);
+      return [pointer, last ? f.local("i32", step) : step] as const;
+    });
+    const counted = this.program.slots.some((slot) => slot.masked.includes(this.program.outer + 1 + axis));
+    if (counted) f.set(index, 0);
+    const advance = () => {
+      for (const [pointer, step] of steps) f.increment(pointer, step);
+      if (counted) f.increment(index, 1);
+    };
+    const size = this.argument(layout.reduce + 4 * axis);
+    if (last) innermost(f.local("i32", size), advance);
+    else
+      f.repeat(size, () => {
+        this.overReduced(walked, innermost, axis + 1);
+        advance();
+      });
   }
 
   /** A cursor at the unit's first element. */

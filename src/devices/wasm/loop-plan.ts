@@ -4,6 +4,7 @@
  */
 import type { Elementwise } from "../../graph/primitive.ts";
 import type { Geometry, Instruction, LoopProgram, Register, Store } from "../loop-program.ts";
+import { blockLength } from "./folds.ts";
 
 /**
  * Where a value is computed. `row`: once per outer index. `element`: for every inner index. `body`: for every index of the
@@ -87,6 +88,30 @@ export function unrollOf(program: LoopProgram, pass: Pass): number {
   if ([...pass.computed].some((register) => isIrregular(program, register))) return 1;
   if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
   return 2 * pass.cost <= mostTogether ? 2 : 1;
+}
+
+/** Rows that take less than this, in simple instructions, go by twos. */
+const longestPaired = 12_000;
+
+/**
+ * How many rows go together where the inner axis is walked to its end in whole steps of every pass, and no sum is so long that it goes by
+ * blocks, else null. There is no code then for what is left over, in which a row spends as much time as in its loops; so it is with the
+ * rows of most models. Two rows go through each pass one after the other: while the first waits for the end of its fold, and for what
+ * follows from it, the second keeps the processor busy.
+ */
+export function wholeRowsOf(program: LoopProgram, { splittable, passes }: LoopPlan, { inner }: Geometry): 1 | 2 | null {
+  const isWhole =
+    program.shape === "rows" &&
+    program.outer > 0 &&
+    !splittable &&
+    inner > 0 &&
+    program.slots.every((slot) => slot.inner !== "strided" && slot.masked.length === 0) &&
+    passes.every((pass) => {
+      const step = 4 * unrollOf(program, pass);
+      return inner % step === 0 && inner <= step * blockLength;
+    });
+  if (!isWhole) return null;
+  return inner * passes.reduce((sum, { cost }) => sum + cost, 0) <= longestPaired ? 2 : 1;
 }
 
 export function planLoop(program: LoopProgram): LoopPlan {

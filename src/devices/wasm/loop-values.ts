@@ -15,10 +15,12 @@ export class LoopValues {
   private readonly plan: LoopPlan;
   private readonly simd: LaneMath;
   private readonly reader: Reader;
-  /** Values of the whole row; of one vector of elements, by copy of the loop body; of all copies. */
-  private readonly row = new Map<Register, Vector>();
+  /** Values of the whole row, by row; of one vector of elements, by copy of the loop body; of all copies. */
+  private rows: Map<Register, Vector>[] = [];
   private elements: Map<Register, Vector>[] = [];
   private uniforms = new Map<Register, Vector>();
+  /** Which of the rows that are computed together is at hand. */
+  row = 0;
   /** Which of the neighbouring vectors is being computed. */
   copy = 0;
   /** Set while a loop over the inner axis is emitted: whatever belongs to the row must be there by then. */
@@ -29,6 +31,12 @@ export class LoopValues {
     this.plan = plan;
     this.simd = simd;
     this.reader = reader;
+  }
+
+  /** Forgets all values: other rows follow. */
+  beginRows(): void {
+    this.rows = [];
+    this.begin();
   }
 
   /** Forgets the values of the loop body before. */
@@ -59,7 +67,7 @@ export class LoopValues {
 
   private scope(register: Register): Map<Register, Vector> {
     const place = this.plan.places[register];
-    if (place === "row") return this.row;
+    if (place === "row") return (this.rows[this.row] ??= new Map());
     if (place === "uniform") return this.uniforms;
     return (this.elements[this.copy] ??= new Map());
   }

@@ -1,0 +1,69 @@
+/** Rows that end with a whole step, one at a time or by twos: the same bits as a row alone, on any number of threads. */
+import { afterAll, describe, expect, test } from "vitest";
+import { planLoop, wholeRowsOf } from "../../src/devices/wasm/loop-plan.ts";
+import { compile, createWasm, type Tensor, tensor, useDevice } from "../../src/index.ts";
+import { layerNorm, rmsNorm } from "../../src/nn/norm.ts";
+
+const devices = [1, 3].map((threads) => createWasm({ threads }));
+const narrow = createWasm({ threads: 1, relaxedSimd: false });
+afterAll(() => {
+  for (const device of [...devices, narrow]) device[Symbol.dispose]();
+});
+
+type Rows = (x: Tensor, w: Tensor) => Tensor;
+const kernels: Record<string, Rows> = {
+  sum: (x) => x.sum(-1),
+  "sum of products": (x, w) => x.mul(w).sum(-1),
+  maximum: (x) => x.amax(-1),
+  softmax: (x) => x.softmax(-1),
+  "log of a sum": (x, w) => x.exp().add(w.exp()).sum(-1).log(),
+  "RMS norm": (x, w) => rmsNorm(x, w),
+  "layer norm": (x, w) => layerNorm(x, w, w),
+  "half precision": (x, w) => rmsNorm(x.cast("bfloat16"), w.cast("bfloat16")).cast("float32"),
+};
+
+const values = (count: number, seed: number) => Array.from({ length: count }, (_, i) => Math.sin((i + 1) * (seed + 0.7)) * 3);
+const bits = (x: Tensor) => new Uint32Array(new Float32Array([x.toArray()].flat(3) as number[]).buffer);
+
+/** How many rows go together in each launch of a function. */
+function together(run: Rows, ...inputs: readonly [Tensor, Tensor]): (number | null)[] {
+  const call = compile(run);
+  call(...inputs).dispose();
+  const counts = call
+    .schedule()!
+    .steps.flatMap(({ code, geometry }) =>
+      "instructions" in code ? [wholeRowsOf(code, planLoop(code), geometry as Parameters<typeof wholeRowsOf>[2])] : [],
+    );
+  call.dispose();
+  return counts;
+}
+
+describe.each([...devices, narrow])("on $about", (device) => {
+  test.each(Object.entries(kernels).flatMap(([name, run]) => [48, 256, 1024, 2048].map((columns) => ({ name, run, columns }))))(
+    "$name, rows of $columns",
+    ({ run, columns }) => {
+      useDevice(device);
+      const rows = 7;
+      const data = values(rows * columns, 1);
+      data[columns + 5] = Number.NaN;
+      data[3 * columns + 1] = Number.POSITIVE_INFINITY;
+      const [x, w] = [tensor(data).reshape([rows, columns]), tensor(values(columns, 2))];
+      expect(together(run, x, w)).toContainEqual(columns <= 256 ? 2 : expect.toBeOneOf([1, 2]));
+      const all = bits(run(x, w));
+      for (let row = 0; row < rows; row++) {
+        const one = x.slice(row);
+        expect(together(run, one, w)).not.toContain(2);
+        const expected = bits(run(one, w));
+        expect(all.subarray(row * expected.length, (row + 1) * expected.length)).toEqual(expected);
+      }
+    },
+  );
+});
+
+test("rows with a rest, or with sums so long that they go by blocks, take the general way", () => {
+  useDevice(devices[0]!);
+  const count = (run: Rows, columns: number) => together(run, tensor(values(3 * columns, 1)).reshape([3, columns]), tensor([0]));
+  expect(count(kernels["sum"]!, 4096)).toEqual([2]);
+  expect(count(kernels["softmax"]!, 2048)).toEqual([1]);
+  for (const columns of [20, 255, 4097, 4112]) expect(count(kernels["sum"]!, columns)).toEqual([null]);
+});
