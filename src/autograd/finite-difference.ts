@@ -8,6 +8,7 @@ import { number } from "../graph/source.ts";
 import { type Differentiable, vjp } from "./grad.ts";
 import { inner } from "./jvp.ts";
 
+/** How differences are taken. */
 export interface DifferenceOptions {
   /** Distance h between the points. The error is about h⁴ times the fifth derivative, and rounding divided by h. */
   readonly step?: number;

@@ -19,6 +19,7 @@ import { contiguousView, isNothing, reshapeView, type View } from "../graph/view
 import { type Cluster, type Fusion, foldsLastAxis, isGenerated, isRowLevel, refinedShape } from "./fuse.ts";
 import { accessOf, follow } from "./prepare.ts";
 
+/** A cluster as the loop program that a device compiles, and the values that it runs on. */
 export interface LoweredCluster {
   readonly program: LoopProgram;
   readonly geometry: Geometry;
@@ -43,6 +44,7 @@ interface SlotDraft {
   readonly rowLevel: boolean;
 }
 
+/** The loop program of a cluster. */
 export function lower(cluster: Cluster, fusion: Fusion): LoweredCluster {
   return cluster.form === "columns" ? lowerColumns(cluster, fusion) : lowerRows(cluster, fusion);
 }

@@ -7,6 +7,7 @@ export interface Lifetime {
   readonly to: number;
 }
 
+/** Where values lie in the arena. */
 export interface MemoryPlan {
   /** Byte offset of every value. */
   readonly offsets: readonly number[];
@@ -16,6 +17,7 @@ export interface MemoryPlan {
 
 /** Offsets are multiples of this, so that vectors and cache lines do not straddle values. */
 const alignment = 64;
+/** Bytes, filled up to a whole number of such steps. */
 export const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
 /**

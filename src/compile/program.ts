@@ -279,6 +279,7 @@ export function useDevice(device: Device): Device | null {
   return before;
 }
 
+/** The devices lie above this layer and hand in here which is opened when nobody has chosen one. */
 export const setDefaultDevice = (make: () => Device): void => {
   makeDefault = make;
 };
@@ -342,6 +343,7 @@ export function downloadSync(tensor: Tensor): TypedArray {
   return device.downloadSync({ buffer: tensor.storage!.buffer as Buffer, offset: 0 }, tensor.dtype, tensor.size);
 }
 
+/** Values of `tensor` as `downloadSync` gives them, on devices that cannot wait, too. */
 export async function download(tensor: Tensor): Promise<TypedArray> {
   realize([tensor]);
   return (tensor.storage!.device as Device).download(

@@ -28,6 +28,7 @@ export interface Step {
 /** Where a value lies: in the arena, or in memory that somebody else owns. */
 export type Place = { readonly kind: "arena"; readonly offset: number } | { readonly kind: "outside"; readonly value: Tensor };
 
+/** What a device has to do for some tensors: launches in order, and where every value lies. */
 export interface Schedule {
   readonly device: Device;
   readonly steps: readonly Step[];
@@ -40,11 +41,13 @@ export interface Schedule {
   readonly donated: ReadonlyMap<Tensor, Tensor>;
 }
 
+/** What is known of the leaves besides their values. */
 export interface ScheduleOptions {
   /** Leaves whose memory a root may take over, by root index: the old value of the cell that the root becomes. */
   readonly donors?: ReadonlyMap<number, Tensor>;
 }
 
+/** Prepares, fuses and lowers the graph behind `wanted`, in this order, and plans the memory of everything in between. */
 export function schedule(wanted: readonly Tensor[], device: Device, options: ScheduleOptions = {}): Schedule {
   const { roots: prepared, age } = prepare(wanted, device);
   const claimed = new Set<Tensor>();

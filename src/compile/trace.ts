@@ -15,6 +15,7 @@ import { type Schedule, schedule } from "./schedule.ts";
 /** Tensors in lists and objects: what a compiled function may take and give. */
 export type TensorTree = Tensor | readonly TensorTree[] | { readonly [key: string]: TensorTree };
 
+/** A function that is traced once for each signature of its arguments and replayed from then on; see `compile`. */
 export interface CompiledFunction<Args extends readonly TensorTree[], Result extends TensorTree> {
   (...args: Args): Result;
   /** Kernels, sizes, work and memory of the program for such arguments (or of the one traced last), as text. */

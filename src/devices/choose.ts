@@ -44,6 +44,7 @@ const candidates: readonly Candidate[] = [
   { name: "reference", open: () => devices.reference() },
 ];
 
+/** What `chooseDevice` may choose from, and who is told what it finds. */
 export interface ChooseDeviceOptions {
   /** What may be chosen; everything when absent. */
   readonly among?: readonly Candidate[];

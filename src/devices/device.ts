@@ -3,6 +3,7 @@ import type { DType, TypedArray } from "../graph/dtype.ts";
 import type { CallGeometry, KernelOperation } from "../graph/primitive.ts";
 import type { Geometry, LoopProgram } from "./loop-program.ts";
 
+/** The devices there are: see `devices`. */
 export type DeviceName = "reference" | "wasm" | "gpu";
 
 /** Memory on a device. Freed by `using`, by `dispose`, or with its arena. */
@@ -79,6 +80,7 @@ export interface Device extends Disposable {
   readonly statistics: DeviceStatistics;
 }
 
+/** Counts of what is on a device: buffers with their bytes now and at the peak, and kernels compiled. */
 export interface DeviceStatistics {
   readonly buffers: number;
   readonly bytesInUse: number;

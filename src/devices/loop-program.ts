@@ -25,6 +25,7 @@ import type { Elementwise, Reduction } from "../graph/primitive.ts";
 
 /** Index into `instructions`. */
 export type Register = number;
+/** How often a register has a value: per place of a reduction (`body`), of the inner axis (`element`), or of the outer ones (`row`). */
 export type Level = "body" | "element" | "row";
 
 interface Typed {
@@ -55,12 +56,14 @@ export interface Slot {
   readonly masked: readonly number[];
 }
 
+/** A register written through a slot, in the stage in which it is known. */
 export interface Store {
   readonly register: Register;
   readonly slot: number;
   readonly stage: number;
 }
 
+/** What a device compiles; the comment above says what it means. */
 export interface LoopProgram {
   readonly shape: "rows" | "columns";
   /** Number of outer axes (0 means that the inner axis is all there is) and of reduce axes (columns only). */

@@ -44,6 +44,7 @@ const environment = (key: string): string | undefined =>
   (typeof process === "undefined" ? undefined : process.env?.[key]) || undefined;
 const isOn = (key: string): boolean => /^(1|on|yes|true)$/i.test(environment(key) ?? "");
 
+/** Whether there is a disk to keep downloads on: in Node, not in a browser. */
 export const hasFileSystem = (): boolean => typeof process !== "undefined" && process.getBuiltinModule?.("node:fs") !== undefined;
 
 /** @throws {ConfigError} for an endpoint that is no address */

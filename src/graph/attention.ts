@@ -13,6 +13,7 @@ import type { Draw, Fused, Sample } from "./primitive.ts";
 import { reduceMax, reduceSum } from "./reduction.ts";
 import { constant, iota } from "./source.ts";
 
+/** Which keys a query sees, and how scores are scaled. */
 export interface AttentionOptions {
   /** Each query sees keys up to its own position; the last query stands at the last key. */
   readonly isCausal?: boolean;

@@ -138,4 +138,5 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   return new Tensor(matmulOp, [left, right], [...batch, M, N], wide);
 }
 
+/** The entries of this family, by name. */
 export const contractions = { matmul: matmulOp } as const;

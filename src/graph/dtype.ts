@@ -14,6 +14,7 @@ interface DTypeFacts {
   readonly array: { new (length: number): TypedArray; new (buffer: ArrayBufferLike, offset: number, length: number): TypedArray };
 }
 
+/** What is known of each dtype; 16-bit floats lie in memory as their bits. */
 export const dtypes = {
   float32: { bytes: 4, float: true, array: Float32Array },
   float64: { bytes: 8, float: true, array: Float64Array },
@@ -24,7 +25,9 @@ export const dtypes = {
   bool: { bytes: 1, float: false, array: Uint8Array },
 } as const satisfies Record<DType, DTypeFacts>;
 
+/** Whether values have fractions, and so derivatives. */
 export const isFloat = (dtype: DType): boolean => dtypes[dtype].float;
+/** Bytes of one element where the dtype says what lies there: in files, and on devices that narrow. */
 export const bytesPerElement = (dtype: DType): number => dtypes[dtype].bytes;
 
 /** The dtype that arithmetic of two dtypes gives: bool < uint8 < int32 < float16 = bfloat16 < float32 < float64; two different 16-bit floats give float32. */
@@ -71,6 +74,7 @@ export function toBFloat16Bits(value: number): number {
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
+/** The number that bfloat16 bits stand for: those of a float32, without its lower half. */
 export function fromBFloat16Bits(bits: number): number {
   scratch.setUint32(0, bits << 16);
   return scratch.getFloat32(0);
@@ -95,6 +99,7 @@ export function toFloat16Bits(value: number): number {
   return sign | ((rebased + 0xfff + ((rebased >>> 13) & 1)) >>> 13);
 }
 
+/** The number that float16 bits stand for, subnormals, infinities and NaN included. */
 export function fromFloat16Bits(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >>> 10) & 31;

@@ -344,6 +344,7 @@ export type ElementwiseName = keyof typeof elementwise;
 
 /** The same values in memory of their own, in row-major order. */
 export const copy = (x: Tensor): Tensor => apply(elementwise.copy, [x], x.dtype);
+/** The functions of the entries. Operands are promoted to one dtype and broadcast; `formula` above says what comes out. */
 export const neg = (x: Tensor): Tensor =>
   apply(elementwise.neg, [x.dtype === "bool" ? cast(x, "int32") : x], x.dtype === "bool" ? "int32" : x.dtype);
 export const recip = float(elementwise.recip);

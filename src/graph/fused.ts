@@ -10,6 +10,7 @@ import type { Shape } from "./shape.ts";
 /** One result of a fused operation. */
 export const itemOp: Movement = { kind: "movement", name: "item", formula: "one of several results", vjp: () => [null] };
 
+/** Shape and dtype of one of several results. */
 export interface ResultType {
   readonly shape: Shape;
   readonly dtype: DType;
@@ -26,5 +27,7 @@ export function applyFused(
   return results.map(({ shape, dtype }, index) => new Tensor(itemOp, [node], shape, dtype, { index }));
 }
 
+/** Of all results of a fused node, in order. */
 export const resultTypes = (node: Tensor): readonly ResultType[] => node.attributes["results"] as ResultType[];
+/** Whether a node is one result of a fused one. */
 export const isItem = (node: Tensor): boolean => node.op === itemOp;

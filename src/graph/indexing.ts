@@ -169,4 +169,5 @@ export function argsort(x: Tensor, descending: boolean): Tensor {
   return new Tensor(argsortOp, [widened(x)], x.shape, "int32", { descending: descending ? 1 : 0 });
 }
 
+/** The entries of this family, by name. */
 export const indexing = { take: takeOp, scatterAdd: scatterAddOp, cumulativeSum: cumulativeSumOp, argsort: argsortOp } as const;

@@ -297,7 +297,9 @@ export function flip(x: Tensor, axis: number): Tensor {
   );
 }
 
+/** The same value, through which no derivative passes. */
 export const stopGradient = (x: Tensor): Tensor => new Tensor(stopGradientOp, [x], x.shape, x.dtype);
+/** The value of `x`, computed once `dependency` has been: an order that no data flow asks for. */
 export const after = (x: Tensor, dependency: Tensor): Tensor => new Tensor(afterOp, [x, dependency], x.shape, x.dtype);
 
 /**

@@ -31,6 +31,7 @@ export function disposeStorage(storage: Storage): void {
 
 let nextId = 0;
 
+/** An immutable value: an operation, its sources, and shape and dtype of the result. */
 export class Tensor {
   /** Counts up in the order of creation, so sources always have smaller ids. */
   readonly id: number = nextId++;

@@ -2,6 +2,7 @@
 import type { DType, TypedArray } from "./dtype.ts";
 import type { Tensor } from "./node.ts";
 
+/** From where to where inputs are drawn. */
 export type Interval = readonly [low: number, high: number];
 
 /** One gradient per source; `null` where it is zero everywhere or the source has no gradient. */
@@ -148,4 +149,5 @@ export interface Fused extends Common {
   flops?(sources: readonly Tensor[]): number;
 }
 
+/** What a node's operation can be: nothing else reaches the compiler. */
 export type Primitive = Source | Movement | Elementwise | Reduction | KernelOperation | Fused;

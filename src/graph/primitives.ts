@@ -10,6 +10,7 @@ import type { Primitive } from "./primitive.ts";
 import { reductions } from "./reduction.ts";
 import { sources } from "./source.ts";
 
+/** Every operation that a node can have, by name: what laws, devices and reference pages go through. */
 export const primitives = {
   ...sources,
   ...movements,

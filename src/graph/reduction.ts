@@ -101,4 +101,5 @@ export const reduceProduct = (x: Tensor, axes: readonly number[]): Tensor => red
 /** Sums several cotangents of one value. */
 export const addAll = (terms: readonly Tensor[]): Tensor => terms.reduce((sum, term) => add(sum, term));
 
+/** The entries of this family, by name. */
 export const reductions = { sum: sumOp, maxReduce: maxReduceOp, product: productOp } as const satisfies Record<string, Reduction>;

@@ -1,6 +1,7 @@
 /** Shapes: sizes of axes, broadcasting, strides. Pure arithmetic on lists of numbers. */
 import { ShapeError, wordArgument, wordShape } from "../errors.ts";
 
+/** Sizes of the axes, the outermost first; `[]` for a scalar. */
 export type Shape = readonly number[];
 
 /** Number of elements. A shape without axes holds one. */
@@ -10,6 +11,7 @@ export function sizeOf(shape: Shape): number {
   return size;
 }
 
+/** Whether both have the same axes. */
 export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((extent, axis) => extent === b[axis]);
 }

@@ -13,6 +13,7 @@ const inputOp: Source = { kind: "source", name: "input", formula: "argument of a
 const constantOp: Source = { kind: "source", name: "constant", formula: "one value everywhere", vjp: noGradient };
 const iotaOp: Source = { kind: "source", name: "iota", formula: "0, 1, 2, …", vjp: noGradient };
 
+/** Values that lie on a device already. */
 export function buffer(shape: Shape, dtype: DType, storage: Storage): Tensor {
   const node = new Tensor(bufferOp, [], shape, dtype);
   node.storage = storage;
@@ -34,4 +35,5 @@ export const number = (x: Tensor, value: number): Tensor => constant(value, [], 
 /** 0, 1, 2, … in row-major order, as int32; costs no memory. */
 export const iota = (shape: Shape): Tensor => new Tensor(iotaOp, [], shape, "int32", { size: sizeOf(shape) });
 
+/** The entries of this family, by name. */
 export const sources = { buffer: bufferOp, input: inputOp, constant: constantOp, iota: iotaOp };

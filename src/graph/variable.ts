@@ -28,6 +28,7 @@ export function observing<T>(observer: VariableObserver, body: () => T): T {
   }
 }
 
+/** Whether a function is being traced, which then depends on the settings and variables that it reads. */
 export const isObserved = (): boolean => observers.length > 0;
 
 /**
@@ -88,6 +89,7 @@ export function replayingReads<T>(reads: readonly Tensor[], body: () => T): T {
 let realizeAll: (tensors: readonly Tensor[]) => void = () => {
   throw new Error("variable: the compiler is not loaded");
 };
+/** The compiler lies above this layer and hands in here how values are computed. */
 export const setRealize = (realize: typeof realizeAll): void => {
   realizeAll = realize;
 };

@@ -12,6 +12,7 @@ export interface View {
   readonly valid: readonly (readonly [from: number, to: number])[] | null;
 }
 
+/** All elements of a buffer in row-major order. */
 export const contiguousView = (shape: Shape): View => ({ shape, strides: contiguousStrides(shape), offset: 0, valid: null });
 
 /** True when the view reads its elements in the order in which they lie, all of them, from the first. */
@@ -29,6 +30,7 @@ export function isContiguous(view: View): boolean {
 /** True when no index is inside: every element is padding. */
 export const isNothing = (view: View): boolean => view.valid !== null && view.valid.some(([from, to]) => from >= to);
 
+/** The view with its axes in another order: axis i of the result is `axes[i]` of the old one. */
 export function permuteView(view: View, axes: readonly number[]): View {
   return {
     shape: axes.map((axis) => view.shape[axis]!),

@@ -55,6 +55,7 @@ export abstract class Convolution extends Module {
     this.#convolve = convolve;
   }
 
+  /** Into how many parts channels are split, each with kernels of its own. */
   get groups(): number {
     return this.options.groups ?? 1;
   }

@@ -44,10 +44,12 @@ export class Embedding extends Module {
     this.weight = Parameter.from(init([numEmbeddings, embeddingDim]), [numEmbeddings, embeddingDim]);
   }
 
+  /** Rows of the table: ids that it knows. */
   get numEmbeddings(): number {
     return this.weight.shape[0] as number;
   }
 
+  /** Length of a row, C. */
   get embeddingDim(): number {
     return this.weight.shape[1] as number;
   }

@@ -56,10 +56,12 @@ export class Linear extends Module {
     this.bias = bias === true ? Parameter.from(initBias([outFeatures]), [outFeatures]) : bias || null;
   }
 
+  /** Size of the last axis that goes in. */
   get inFeatures(): number {
     return this.weight.shape[1] as number;
   }
 
+  /** Size of the last axis that comes out. */
   get outFeatures(): number {
     return this.weight.shape[0] as number;
   }

@@ -169,6 +169,7 @@ export function moveAxis(x: Tensor, from: number, to: number): Tensor {
 /** Swaps two axes. */
 export const swapAxes = (x: Tensor, axis0: number, axis1: number): Tensor => transpose(x, axis0, axis1);
 
+/** What stands around a padded tensor; see `padding`. */
 export type PaddingMode = "constant" | "reflect" | "replicate" | "circular";
 
 /**

@@ -15,6 +15,7 @@ import { maximum } from "./math.ts";
 /** One number for all spatial axes, or one for each. */
 type PerAxis = number | readonly number[];
 
+/** How a kernel moves over x. */
 export interface ConvolutionOptions {
   readonly stride?: PerAxis;
   /** Zeros on both sides: how many, "valid" for none, or "same" for as many as keep the size (with stride 1; an odd one goes behind). */
@@ -176,6 +177,7 @@ export const conv2d = convolution(2);
 /** [N, C, D, H, W] with weight [O, C / groups, KD, KH, KW]. */
 export const conv3d = convolution(3);
 
+/** How large a window is, and how it moves. */
 export interface PoolingOptions {
   readonly kernelSize: PerAxis;
   /** The kernel size when absent. */
@@ -216,7 +218,9 @@ const average = (windows: Tensor[]): Tensor => {
 
 /** The largest of each window; padding is −∞. Equal ones share the gradient. */
 export const maxPool1d = pooling("maxPool", 1, Number.NEGATIVE_INFINITY, largest);
+/** The same over the last two axes. */
 export const maxPool2d = pooling("maxPool", 2, Number.NEGATIVE_INFINITY, largest);
 /** The mean of each window; padding counts as zeros. */
 export const avgPool1d = pooling("avgPool", 1, 0, average);
+/** The same over the last two axes. */
 export const avgPool2d = pooling("avgPool", 2, 0, average);

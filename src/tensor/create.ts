@@ -20,6 +20,7 @@ export type TensorData = number | boolean | TypedArray | NestedArray;
 /** What public functions take for a tensor. */
 export type TensorLike = Tensor | Variable | TensorData;
 
+/** What a new tensor is to be, besides its values. */
 export interface CreateOptions {
   readonly dtype?: DType;
   /** Another arrangement of the same number of values, in row-major order. */

@@ -137,6 +137,7 @@ export function oneHot(index: Tensor, classes: number, dtype: DType = "float32")
   return cast(equal(reshape(at, [...at.shape, 1]), iota([classes])), dtype);
 }
 
+/** Values in order, and where they came from. */
 export interface Sorted {
   readonly values: Tensor;
   /** Where each value stood, as int32. */

@@ -7,6 +7,7 @@ import type { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
 import { isObserved } from "../graph/variable.ts";
 
+/** How much of a tensor is printed, and how exactly. */
 export interface PrintOptions {
   /** Digits after the point, at most. */
   readonly precision?: number;

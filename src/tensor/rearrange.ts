@@ -183,6 +183,7 @@ export function rearrange(x: Tensor, pattern: string, sizes: AxisSizes = {}): Te
 }
 
 const folds = { sum, mean, max: amax, min: amin, prod };
+/** How `reduce` folds axes. */
 export type Fold = keyof typeof folds;
 
 /**

@@ -34,6 +34,7 @@ import { abs, isNan, logicalNot, powScalar, sign } from "./math.ts";
 /** Which axes to fold: one, several, or all when absent. */
 export type Axes = number | readonly number[] | null | undefined;
 
+/** Which axes are folded, and whether they stay. */
 export interface FoldOptions {
   readonly axes?: Axes;
   /** Leaves the folded axes in the shape, with size 1. */
@@ -170,6 +171,7 @@ export function all(x: Tensor, axes?: Axes, keepDims = false): Tensor {
   return equal(sum(logicalNot(x), axes, keepDims), constant(0, [], "int32"));
 }
 
+/** What `variance` and `std` divide by. */
 export interface VarianceOptions extends FoldOptions {
   /** Divides by n − correction: 1 (the default) for the unbiased estimate of a sample, 0 for a whole population. */
   readonly correction?: number;
@@ -196,6 +198,7 @@ export function variance(x: Tensor, options: VarianceOptions = {}): Tensor {
 /** √variance. */
 export const std = (x: Tensor, options: VarianceOptions = {}): Tensor => sqrt(variance(x, options));
 
+/** Which norm. */
 export interface NormOptions extends FoldOptions {
   /** Order of the norm: 2 by default; 1, Infinity, −Infinity, 0 (how many are not zero), or any other number. */
   readonly p?: number;

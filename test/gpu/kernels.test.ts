@@ -10,7 +10,7 @@ import * as matmul from "../../kernels/gpu/matmul.ts";
 import { multiplyPacked, pack, unpack, unpackAdd } from "../../kernels/gpu/matmul.ts";
 import * as sorting from "../../kernels/gpu/sorting.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../kernels/gpu/sorting.ts";
-import { helpers } from "../../src/devices/reference/render.ts";
+import { scalarFunctions } from "../../src/devices/reference/render.ts";
 import { argsortOp } from "../../src/graph/indexing.ts";
 import type { CallGeometry } from "../../src/graph/primitive.ts";
 
@@ -39,7 +39,7 @@ describe("functions of generated kernels", () => {
 
   test.each([
     ["tanh", math.hyperbolicTangent, Math.tanh],
-    ["erf", math.errorFunction, helpers.erf],
+    ["erf", math.errorFunction, scalarFunctions.erf],
   ] as const)("%s", (_, f, meaning) => {
     fc.assert(fc.property(values, (x) => close(f(x), meaning(x), 4e-7)));
     expect(f(Number.NaN)).toBeNaN();
@@ -64,7 +64,7 @@ describe("functions of generated kernels", () => {
         fc.pre(Math.abs(y) > 0.01);
         const r = math.remainder(x, y);
         // on the circle of remainders, where 0 and y are one point
-        const d = Math.abs(r - helpers.mod(x, y));
+        const d = Math.abs(r - scalarFunctions.mod(x, y));
         return Math.min(d, Math.abs(d - Math.abs(y))) < 1e-5 && Math.abs(r) <= Math.abs(y) && r * y >= 0;
       }),
     );
@@ -79,10 +79,10 @@ describe("functions of generated kernels", () => {
     fc.assert(
       fc.property(floats, (x) => {
         if (Number.isNaN(x)) expect(math.roundFloat16(x)).toBeNaN();
-        else expect(math.roundFloat16(x)).toBeCloseTo(helpers.roundFloat16(x), 12);
+        else expect(math.roundFloat16(x)).toBeCloseTo(scalarFunctions.roundFloat16(x), 12);
         // its subnormal numbers are those of float32, which GPUs flush to 0
         if (Math.abs(x) > 2 ** -126 && Math.abs(x) < 3.38e38)
-          expect(math.roundBFloat16(x) + 0).toBe(helpers.roundBFloat16(x) + 0);
+          expect(math.roundBFloat16(x) + 0).toBe(scalarFunctions.roundBFloat16(x) + 0);
       }),
       { numRuns: 500 },
     );
@@ -93,7 +93,7 @@ describe("functions of generated kernels", () => {
       fc.property(fc.float(), (x) => {
         fc.pre(x === 0 || Math.abs(x) >= 2 ** -126);
         const bits = (math.floatBits(x, 1) << 16) | math.floatBits(x, 0);
-        expect(bits).toBe(Number.isNaN(x) ? 0x7fc00000 : helpers.floatBits(x + 0));
+        expect(bits).toBe(Number.isNaN(x) ? 0x7fc00000 : scalarFunctions.floatBits(x + 0));
         expect(math.bitsFloat(math.floatBits(x, 1), math.floatBits(x, 0))).toBe(x + 0);
       }),
       { numRuns: 500 },

@@ -7,6 +7,7 @@ import type { ArrayArgument, Pass } from "./plan.ts";
 
 /** The ways in which GPU.js can run a kernel, the fastest first. */
 export const gpuModes = ["webgpu", "webgl2", "webgl", "headlessgl", "webasm", "cpu"] as const;
+/** One of them. */
 export type GpuMode = (typeof gpuModes)[number];
 
 /** What runs the kernels of mode `webgpu`. */

@@ -7,6 +7,7 @@ import { GpuDevice } from "./device.ts";
 import { createGlBackend } from "./gl-backend.ts";
 import { createWebGpuBackend } from "./webgpu-backend.ts";
 
+/** How the `gpu` device runs. */
 export interface GpuOptions {
   /** How GPU.js runs the kernels; the first that works when absent. */
   readonly mode?: GpuMode;

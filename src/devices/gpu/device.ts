@@ -46,6 +46,7 @@ function lastReads({ passes, results }: Plan): number[][] {
   return passes.map((_, i) => [...last].flatMap(([pass, at]) => (at === i ? [pass] : [])));
 }
 
+/** Counts of what is on a `gpu` device. */
 export interface GpuStatistics extends DeviceStatistics {
   /** Kernels compiled so far; stays as it is once a training run has done its first step. */
   readonly compilations: number;
@@ -53,6 +54,7 @@ export interface GpuStatistics extends DeviceStatistics {
   readonly handles: number;
 }
 
+/** The device that runs programs through GPU.js; `createGpu` opens it. */
 export class GpuDevice implements Device {
   readonly name = "gpu";
   readonly fusion = { elementwise: true, rows: true };

@@ -8,6 +8,7 @@ import { functionSource } from "./function-source.ts";
 /** What a kernel reads: a binding of the dispatch, what an earlier pass of the plan wrote, or a number. */
 export type Argument = ArrayArgument | { readonly kind: "number"; readonly value: number };
 
+/** An array that a kernel reads: a binding of the dispatch, or what an earlier pass wrote. */
 export interface ArrayArgument {
   readonly kind: "binding" | "pass";
   readonly index: number;
@@ -15,6 +16,7 @@ export interface ArrayArgument {
   readonly row?: number;
 }
 
+/** One kernel of a plan. */
 export interface Pass {
   /** JavaScript source of the kernel, sizes and strides included: equal sources, equal kernels. */
   readonly source: string;
@@ -36,6 +38,7 @@ export interface Pass {
   readonly layers?: number;
 }
 
+/** What the `gpu` device runs for one program or call: kernels, one after the other. */
 export interface Plan {
   readonly passes: readonly Pass[];
   /** The pass that writes each result, by binding. */

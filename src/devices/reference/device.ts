@@ -27,6 +27,7 @@ interface Launch extends Dispatch {
 /** Every float is float64 here; integers keep their width. */
 const arrayOf = (dtype: DType) => (isFloat(dtype) ? Float64Array : dtypes[dtype].array);
 
+/** How the `reference` device runs. */
 export interface ReferenceOptions {
   /** Lets the compiler fuse, to test fusion itself in float64. */
   readonly fuse?: boolean;

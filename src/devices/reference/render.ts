@@ -5,12 +5,13 @@
 import { fromBFloat16Bits, fromFloat16Bits, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../../graph/dtype.ts";
 import type { Geometry, Instruction, LoopProgram } from "../loop-program.ts";
 
+/** A loop program as a JavaScript function over arrays of float64 (or whole numbers). */
 export type RenderedProgram = (buffers: readonly TypedArray[], geometry: Geometry) => void;
 
 const bits = new DataView(new ArrayBuffer(4));
 
 /** Functions that the `js` of an elementwise entry may call besides Math. */
-export const helpers = {
+export const scalarFunctions = {
   /** Error function by its Taylor series near 0 and a continued fraction of erfc beyond; correct to about 1e-15. */
   erf(x: number): number {
     const a = Math.abs(x);
@@ -47,11 +48,12 @@ export const helpers = {
   roundBFloat16: (x: number): number => fromBFloat16Bits(toBFloat16Bits(x)),
 };
 
+/** The plain loops that a program means, as JavaScript: what every other device is compared with. */
 export function renderLoopProgram(program: LoopProgram): RenderedProgram {
   const source = program.shape === "rows" ? rows(program) : columns(program);
-  const names = Object.keys(helpers);
+  const names = Object.keys(scalarFunctions);
   return new Function(...names, `"use strict"; return function (buffers, geometry) {\n${source}\n};`)(
-    ...Object.values(helpers),
+    ...Object.values(scalarFunctions),
   ) as RenderedProgram;
 }
 

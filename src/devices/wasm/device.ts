@@ -15,6 +15,7 @@ import { vectorsOf, wholeRowsOf } from "./loop-plan.ts";
 import { DeviceMemory } from "./memory.ts";
 import { Pool } from "./pool.ts";
 
+/** How the `wasm` device runs. */
 export interface WasmOptions {
   /** Threads that compute, this one included; by default LORIKEET_THREADS, else one a core. */
   readonly threads?: number;

@@ -1,3 +1,14 @@
+/**
+ * X-LoRA: a mixture of LoRA experts by a small network that is trained. The model reads a text once on its own; from its last state h of each
+ * token the network makes shares w = softmax(network(h) / τ) of the experts, of all layers alike or of each its own; then the model reads
+ * the text again with y = W·x + g·Σₑ wₑ·sₑ·Bₑ·Aₑ·x. The experts are frozen unless `useTrainableAdapters`. With `topKLora` only the largest k
+ * shares stay, which `enableSoftmaxTopk` makes add up to 1 again. With one expert and the softmax it is that LoRA.
+ *
+ * The first pass writes keys and values of its own into a cache beside that of the second, so that text is continued token by token,
+ * which PEFT cannot.
+ *
+ * @see https://arxiv.org/abs/2402.07148
+ */
 import { ConfigError, ShapeError, wordShape } from "../../errors.ts";
 import { boolean, configSchema, float, integer, key, object } from "../../formats/peft-adapter.ts";
 import { add, cast, equal, max, mul, where } from "../../graph/elementwise.ts";

@@ -92,6 +92,7 @@ export interface Repeat {
   (x: TensorLike, counts: readonly number[]): Tensor;
   (x: TensorLike, pattern: string, sizes?: named.AxisSizes): Tensor;
 }
+/** Repeats a tensor as a whole, axis by axis or by a pattern as in einops. */
 export const repeat = dispatched("repeat", () => ({
   "Tensor, Array": arrange.repeat,
   "Tensor, string": named.repeatPattern,
