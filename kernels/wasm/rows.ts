@@ -49,14 +49,14 @@ export function takeModule(options: { readonly shared: boolean }): Uint8Array<Ar
       f.repeat(left, () => {
         f.set(from, ["i32.add", table, ["i32.mul", load("i32.load", index), rowBytes]]);
         f.increment(index, 4);
-        f.repeat(["i32.shr_u", rowBytes, 6], () => {
-          for (let at = 0; at < 64; at += 16) f.store("v128.store", to, load("v128.load", from, at), at);
-          step(64);
-        });
-        f.repeat(["i32.and", ["i32.shr_u", rowBytes, 4], 3], () => {
-          f.store("v128.store", to, load("v128.load", from));
-          step(16);
-        });
+        // first many at a time: where a loop of more than some ten rounds ends, the processor does not foresee
+        const copy = (bytes: number) => {
+          for (let at = 0; at < bytes; at += 16) f.store("v128.store", to, load("v128.load", from, at), at);
+          step(bytes);
+        };
+        f.repeat(["i32.shr_u", rowBytes, 8], () => copy(256));
+        f.repeat(["i32.and", ["i32.shr_u", rowBytes, 6], 3], () => copy(64));
+        f.repeat(["i32.and", ["i32.shr_u", rowBytes, 4], 3], () => copy(16));
         f.if(rest, () => {
           f.if(
             ["i32.ge_u", rowBytes, 16],

@@ -94,18 +94,24 @@ export class Streams implements Disposable {
     const word = (index: number) => load("i32.load", args, 4 * index);
     /** In units of 64 bytes, of one task: what is read and written, what is only read, what is only written. */
     const [copied, read, written] = [word(2), word(3), word(4)];
-    const start = (base: Expression, own: Expression): Expression => [
+    /** How often the same is read and written elsewhere. */
+    const rounds = word(5);
+    const start = (base: Expression, units: Expression, own: Expression): Expression => [
       "i32.add",
       base,
-      ["i32.mul", task, ["i32.shl", ["i32.add", copied, own], 6]],
+      ["i32.mul", task, ["i32.shl", ["i32.add", units, own], 6]],
     ];
-    const from = f.local("i32", start(word(0), read));
-    const to = f.local("i32", start(word(1), written));
+    const source = f.local("i32", start(word(0), copied, read));
+    const from = f.local("i32");
+    const to = f.local("i32", start(word(1), ["i32.mul", copied, rounds], written));
     const sums = Array.from({ length: 4 }, () => f.local("v128"));
     const vector = (i: number) => load("v128.load", from, 16 * i);
-    f.repeat(copied, () => {
-      for (let i = 0; i < 4; i++) f.store("v128.store", to, vector(i), 16 * i);
-      f.increment(from, 64).increment(to, 64);
+    f.repeat(rounds, () => {
+      f.set(from, source);
+      f.repeat(copied, () => {
+        for (let i = 0; i < 4; i++) f.store("v128.store", to, vector(i), 16 * i);
+        f.increment(from, 64).increment(to, 64);
+      });
     });
     f.repeat(read, () => {
       for (const [i, sum] of sums.entries()) f.set(sum, ["v128.xor", sum, vector(i)]);
@@ -121,30 +127,34 @@ export class Streams implements Disposable {
     this.kernel = this.pool.add(module.bytes())["stream"] as number;
   }
 
-  /** Milliseconds of reading and writing so many bytes, both once. Measured once for sizes that are within a tenth of each other. */
-  time(readBytes: number, writtenBytes: number): number {
+  /**
+   * Milliseconds of reading and writing so many bytes. Measured once for sizes that are within a tenth of each other.
+   *
+   * @param rounds how often what is read is the same again
+   */
+  time(readBytes: number, writtenBytes: number, rounds = 1): number {
     const total = readBytes + writtenBytes;
     const rounded = (bytes: number) => Math.round(Math.log(Math.max(bytes, 4096)) / Math.log(1.1));
-    const key = `${rounded(readBytes)}/${rounded(writtenBytes)}`;
+    const key = `${rounded(readBytes)}/${rounded(writtenBytes)}/${rounds}`;
     let rate = this.measured.get(key);
-    if (rate === undefined) this.measured.set(key, (rate = total / this.measure(readBytes, writtenBytes)));
+    if (rate === undefined) this.measured.set(key, (rate = total / this.measure(readBytes, writtenBytes, rounds)));
     return total / rate;
   }
 
-  private measure(readBytes: number, writtenBytes: number): number {
+  private measure(readBytes: number, writtenBytes: number, rounds: number): number {
     const { memory, pool } = this;
     const tasks = readBytes + writtenBytes < 65536 ? 1 : pool.threads;
-    const units = (bytes: number) => Math.max(0, Math.round(bytes / tasks / 64));
+    const units = (bytes: number) => Math.max(0, Math.round(bytes / tasks / 64 / rounds));
     const [read, written] = [units(readBytes), units(writtenBytes)];
     const copied = Math.min(read, written);
-    const bytes = 64 * tasks * (read + written) + 64;
+    const bytes = 64 * tasks * (read + copied * (rounds - 1) + written) + 64;
     if (this.block.bytes < bytes) {
       if (this.block.address) memory.free(this.block.address);
       this.block = { address: memory.allocate(bytes), bytes };
       memory.u8(this.block.address, bytes).fill(1);
     }
     const { address } = this.block;
-    memory.i32(this.args, 5).set([address, address + 64 * tasks * read, copied, read - copied, written - copied]);
+    memory.i32(this.args, 6).set([address, address + 64 * tasks * read, copied, read - copied, written - copied, rounds]);
     return bestTime(() => pool.run(this.kernel, tasks, this.args), { window: 0.5, milliseconds: 60, warmUp: 20 });
   }
 
@@ -243,13 +253,12 @@ export class Limits implements Disposable {
     const outputs = new Set(step.outputs);
     const sum = (values: Iterable<Step["values"][number]>) => [...values].reduce((total, value) => total + bytes(value), 0);
     const read = sum(new Set(step.values.filter((value) => !outputs.has(value))));
-    return { arithmetic: this.arithmetic(step), memory: this.streams.time(this.readBytes(step, read), sum(outputs)) };
-  }
-
-  /** Of a table, only the rows that are taken. */
-  private readBytes({ label, outputs }: Step, whole: number): number {
-    const taken = 4 * (outputs[0]?.size ?? 0);
-    return label.startsWith("take") ? Math.min(whole, 2 * taken) : whole;
+    const written = sum(outputs);
+    const isTake = step.label.startsWith("take");
+    // of a table, only the rows that are taken, but each as often as it is: by then it has left the nearer caches
+    const rounds = isTake ? Math.max(1, Math.round(written / read)) : 1;
+    const memory = this.streams.time(rounds > 1 ? written : isTake ? Math.min(read, 2 * written) : read, written, rounds);
+    return { arithmetic: this.arithmetic(step), memory };
   }
 
   private arithmetic({ code, geometry, flops }: Step): number {
