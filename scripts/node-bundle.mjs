@@ -18,6 +18,10 @@ await build({
   platform: "node",
   target: "node20.19",
   packages: "external",
+  // half of the import is V8 reading text: without comments and indentation it is a quarter less, and all of it ASCII, one byte a letter.
+  // Names stay as they are, for stack traces and for the people who read them.
+  minifyWhitespace: true,
+  minifySyntax: true,
   sourcemap: "linked",
   sourcesContent: false,
   logLevel: "warning",

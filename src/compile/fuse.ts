@@ -266,12 +266,9 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
       if (merged === null) continue;
       const fitted = spaceWith(merged, node, reads);
       if (fitted === null) continue;
-      const others = new Set([...needs, ...merged.dependencies]);
-      others.delete(candidate);
-      if (target) others.delete(target);
       // nothing that must run before the cluster may need the cluster
       const parts = target ? [target, candidate] : [candidate];
-      if ([...others].some((other) => parts.some((part) => reaches(other, part)))) continue;
+      if (anyReaches(needs, parts) || anyReaches(merged.dependencies, parts)) continue;
       if (target && target !== candidate) replace([target, candidate], merged);
       Object.assign(merged, fitted);
       target = merged;
@@ -330,8 +327,16 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     }
   }
 
+  /** True when one of `units` that is not among `parts` has to run after one that is. */
+  function anyReaches(units: ReadonlySet<Unit>, parts: readonly Unit[]): boolean {
+    for (const unit of units) if (!parts.includes(unit) && parts.some((part) => reaches(unit, part))) return true;
+    return false;
+  }
+
   /** True when `from` has to run after `to`. */
   function reaches(from: Unit, to: Unit): boolean {
+    if (from === to) return true;
+    if (from.last < to.first) return false;
     const seen = new Set<Unit>();
     const stack = [from];
     while (stack.length) {

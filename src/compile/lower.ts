@@ -52,6 +52,8 @@ export function lower(cluster: Cluster, fusion: Fusion): LoweredCluster {
 /** Collects instructions and slots while the members are visited. */
 class Builder {
   readonly instructions: Instruction[] = [];
+  /** Of the instructions, in their order. */
+  readonly keys: string[] = [];
   readonly slots: SlotDraft[] = [];
   readonly stores: { register: Register; slot: number; stage: number }[] = [];
   private readonly known = new Map<string, Register>();
@@ -61,6 +63,7 @@ class Builder {
     const known = this.known.get(key);
     if (known !== undefined) return known;
     this.known.set(key, this.instructions.length);
+    this.keys.push(key);
     return this.instructions.push(instruction) - 1;
   }
 
@@ -347,7 +350,7 @@ function finish(
   );
   const stores: Store[] = builder.stores;
   const draft = { shape, outer, reduce, stages, instructions: builder.instructions, slots, stores, buffers: values.length };
-  const program: LoopProgram = { ...draft, key: loopProgramKey(draft) };
+  const program: LoopProgram = { ...draft, key: loopProgramKey(draft, builder.keys) };
 
   // an output may take an input's memory when all reads of that input walk like the store, and none comes after it
   const reusable = new Map<Tensor, Tensor[]>();

@@ -154,15 +154,17 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
   return roots.map(visit);
 }
 
-function attributesKey(node: Tensor): string {
-  const { attributes } = node;
-  for (const key in attributes) {
-    if (key === "value" && Object.is(attributes[key], -0)) return "-0";
-    return JSON.stringify(attributes, (_, value) =>
-      typeof value === "number" && !Number.isFinite(value) ? String(value) : value,
-    );
-  }
-  return "";
+/** The same text for equal attributes, and only for them. */
+function attributesKey({ attributes }: Tensor): string {
+  let key = "";
+  for (const name in attributes) key += `${name}:${valueKey(attributes[name])};`;
+  return key;
+}
+
+function valueKey(value: unknown): string {
+  if (typeof value === "number") return Object.is(value, -0) ? "-0" : `${value}`;
+  if (Array.isArray(value)) return `[${value.map(valueKey).join()}]`;
+  return JSON.stringify(value);
 }
 
 /** True when a matrix kernel can walk the operand: batch strides are free, one of the last two axes is unit. */
@@ -327,10 +329,10 @@ function joinUpdates(roots: readonly Tensor[], depth: number, inherit: Inherit):
           node,
           node.sources.map((source) => done.get(source) ?? source),
         );
-    readers.set(moved, readers.get(node) ?? 0);
+    if (moved !== node) readers.set(moved, readers.get(node) ?? 0);
     const next = join(moved);
-    readers.set(next, readers.get(node) ?? 0);
-    done.set(node, inherit(next, node));
+    if (next !== moved) readers.set(next, readers.get(node) ?? 0);
+    if (next !== node) done.set(node, inherit(next, node));
   }
   return roots.map((root) => done.get(root) ?? root);
 }

@@ -97,13 +97,16 @@ export interface Geometry {
   readonly slots: readonly SlotGeometry[];
 }
 
-/** Makes the key: everything a code generator looks at. */
-export function loopProgramKey(program: Omit<LoopProgram, "key">): string {
+/** Makes the key: everything a code generator looks at. `instructions` are the keys of the instructions, for those who have them already. */
+export function loopProgramKey(
+  program: Omit<LoopProgram, "key">,
+  instructions: readonly string[] = program.instructions.map(instructionKey),
+): string {
   return [
     program.shape,
     program.outer,
     program.reduce,
-    program.instructions.map(instructionKey).join(";"),
+    instructions.join(";"),
     program.slots.map((s) => `${s.buffer}${s.dtype}${s.inner}${s.masked.join()}`).join(";"),
     program.stores.map((s) => `${s.register}>${s.slot}@${s.stage}`).join(";"),
   ].join("|");

@@ -95,25 +95,28 @@ export function checkAlive(operation: string, x: Tensor): void {
 export function topologicalOrder(roots: readonly Tensor[], stop: (node: Tensor) => boolean = () => false): Tensor[] {
   const seen = new Set<Tensor>();
   const order: Tensor[] = [];
-  const stack: [node: Tensor, next: number][] = [];
+  // the path to the node that is looked at, and by how many sources of each it has gone on; −1 for those that stop
+  const path: Tensor[] = [];
+  const taken: number[] = [];
+  const enter = (node: Tensor): void => {
+    if (seen.has(node)) return;
+    seen.add(node);
+    path.push(node);
+    taken.push(node.sources.length === 0 || stop(node) ? -1 : 0);
+  };
   for (const root of roots) {
-    if (seen.has(root)) continue;
-    seen.add(root);
-    stack.push([root, 0]);
-    while (stack.length) {
-      const top = stack[stack.length - 1]!;
-      const [node, next] = top;
-      const sources = stop(node) ? [] : node.sources;
-      if (next < sources.length) {
-        top[1]++;
-        const source = sources[next]!;
-        if (!seen.has(source)) {
-          seen.add(source);
-          stack.push([source, 0]);
-        }
+    enter(root);
+    while (path.length) {
+      const top = path.length - 1;
+      const node = path[top]!;
+      const next = taken[top]!;
+      if (next >= 0 && next < node.sources.length) {
+        taken[top] = next + 1;
+        enter(node.sources[next]!);
       } else {
         order.push(node);
-        stack.pop();
+        path.pop();
+        taken.pop();
       }
     }
   }

@@ -73,6 +73,8 @@ export function normalizeAxes(operation: string, axes: number | readonly number[
 
 /** The shape that all of `shapes` broadcast to, aligned at the last axis. */
 export function broadcastShapes(operation: string, ...shapes: readonly Shape[]): number[] {
+  const first = shapes[0];
+  if (first && shapes.every((shape) => sameShape(shape, first))) return [...first];
   const rank = Math.max(...shapes.map((shape) => shape.length));
   return Array.from({ length: rank }, (_, axis) => {
     let extent = 1;

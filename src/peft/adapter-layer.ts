@@ -226,7 +226,7 @@ export class AdapterLayer extends Module implements Layer {
     const use: Use = {
       scale: scale.value,
       training: this.training,
-      dropout: (x, probability) => (this.training ? dropout(random.next(), x, probability) : x),
+      dropout: (x, probability) => (this.training && probability !== 0 ? dropout(random.next(), x, probability) : x),
       uniform: (shape) => uniform(random.next(), shape),
       since: (tokens, x) => {
         const found = this.#scope.reading?.since(tokens);
