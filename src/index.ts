@@ -10,7 +10,7 @@ export { centralDifference, gradientError } from "./autograd/finite-difference.t
 export { backward } from "./autograd/grad.ts";
 export { explainSchedule } from "./compile/explain.ts";
 export { currentDevice, plan, realize, useDevice } from "./compile/program.ts";
-export { type CompiledFunction, compile, type TensorTree } from "./compile/trace.ts";
+export { type CompiledFunction, type CompileOptions, compile, type TensorTree } from "./compile/trace.ts";
 export { type ChooseDeviceOptions, chooseDevice, defaultDevice, devices, probeDevices } from "./devices/choose.ts";
 export type { Device, DeviceName, DeviceStatistics } from "./devices/device.ts";
 export { onHost } from "./devices/host.ts";

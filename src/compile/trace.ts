@@ -4,7 +4,7 @@
  * and outputs of the program; assigned ones are updated in place where nobody needs the old value any more.
  */
 import type { Buffer, Device } from "../devices/device.ts";
-import { ConfigError, wordArgument, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, wordArgument, wordShape, wordType } from "../errors.ts";
 import { checkAlive, disposeStorage, type Storage, Tensor } from "../graph/node.ts";
 import { buffer, input } from "../graph/source.ts";
 import { observing, type Setting, structure, Variable, type VariableObserver } from "../graph/variable.ts";
@@ -26,10 +26,18 @@ export interface CompiledFunction<Args extends readonly TensorTree[], Result ext
   schedule(): Schedule | null;
   /** Milliseconds of every kernel of the program traced last, run once more. */
   profile(...args: Args): { readonly label: string; readonly milliseconds: number; readonly flops: number }[];
-  /** Programs traced so far. */
+  /** Programs that it has, at most `mostPrograms`. */
   readonly traces: number;
   /** Gives the programs' memory back. */
   dispose(): void;
+}
+
+export interface CompileOptions {
+  /**
+   * Programs that are kept, of those used last: one for each kind of arguments and settings. One more takes the place of the one
+   * that was not used for the longest time, which is traced anew when it is needed again. 64 by default.
+   */
+  readonly mostPrograms?: number;
 }
 
 interface Traced {
@@ -53,7 +61,7 @@ interface Traced {
  *   as the settings that it looks at (training or not, adapters) are the same: other settings have programs of their own.
  *   Plain JavaScript in it runs while tracing only, and `.grad` left by `backward()` stays inside: return gradients, or use them
  *   up in the function as an optimiser does.
- * @throws {ConfigError} when a traced function asks for values instead of building a graph
+ * @throws {ConfigError} when `mostPrograms` is no whole number from 1, or `Infinity`; when a traced function asks for values instead of building a graph
  * @example
  * const count = new Variable(tensor(0));
  * const step = compile((x: Tensor) => {
@@ -67,8 +75,19 @@ interface Traced {
  */
 export function compile<Args extends readonly TensorTree[], Result extends TensorTree>(
   fn: (...args: Args) => Result,
+  options: CompileOptions = {},
 ): CompiledFunction<Args, Result> {
+  checkOptions("compile", options, ["mostPrograms"]);
+  const { mostPrograms = 64 } = options;
+  if (!(Number.isInteger(mostPrograms) || mostPrograms === Number.POSITIVE_INFINITY) || mostPrograms < 1)
+    throw new ConfigError(`\`mostPrograms\` (= ${wordArgument(mostPrograms)}) must be a whole number from 1, or Infinity.`, {
+      operation: "compile",
+      got: mostPrograms,
+    });
+  /** By kind of arguments. */
   const programs = new Map<string, Traced[]>();
+  /** The kind of each, in the order of their last use. */
+  const used = new Map<Traced, string>();
   let last: Traced | null = null;
 
   const get = (args: Args): { traced: Traced; leaves: Tensor[] } => {
@@ -81,17 +100,28 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
       traced = trace(fn as unknown as (...args: never[]) => TensorTree, args, device);
       programs.set(key, [...(programs.get(key) ?? []), traced]);
     }
+    used.delete(traced);
+    used.set(traced, key);
+    for (const oldest of used.keys()) {
+      if (used.size <= mostPrograms) break;
+      forget(oldest);
+    }
     last = traced;
     return { traced, leaves };
   };
 
+  const forget = (traced: Traced): void => {
+    const key = used.get(traced)!;
+    used.delete(traced);
+    const others = programs.get(key)!.filter((other) => other !== traced);
+    if (others.length) programs.set(key, others);
+    else programs.delete(key);
+    release(traced);
+  };
+
   /** Programs of a model whose modules have been replaced are never run again. */
   const forgetOutdated = (): void => {
-    for (const [key, list] of programs) {
-      const current = list.filter((traced) => traced.settings.get(structure) === structure.stored);
-      for (const traced of list) if (!current.includes(traced)) release(traced);
-      programs.set(key, current);
-    }
+    for (const traced of [...used.keys()]) if (traced.settings.get(structure) !== structure.stored) forget(traced);
   };
 
   const compiled = (...args: Args): Result => {
@@ -127,11 +157,10 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
       return report;
     },
     get traces() {
-      return [...programs.values()].reduce((sum, list) => sum + list.length, 0);
+      return used.size;
     },
     dispose() {
-      for (const traced of [...programs.values()].flat()) release(traced);
-      programs.clear();
+      for (const traced of [...used.keys()]) forget(traced);
       last = null;
     },
   };

@@ -35,6 +35,9 @@ export interface SessionSizes {
   readonly compiled: boolean;
 }
 
+/** Programs of a session: one for each bucket of lengths, and again where settings such as adapters change. */
+const mostPrograms = 24;
+
 /** Lengths that share a program: 1, 2, 4, … 32, then multiples of 32. */
 export const bucketOf = (length: number): number =>
   length <= 32 ? 2 ** Math.ceil(Math.log2(Math.max(1, length))) : Math.ceil(length / 32) * 32;
@@ -60,7 +63,7 @@ class Session {
   readonly #stretch: ModelSizes["stretch"];
   readonly #write: Step;
   readonly #read: Reading | null;
-  readonly #programs: Pick<CompiledFunction<[], Tensor>, "traces" | "dispose">[] = [];
+  readonly #programs: Pick<CompiledFunction<[], Tensor>, "dispose">[] = [];
   /** What the session was made from: modules, and the way to make a cache. */
   readonly #origin: readonly unknown[];
 
@@ -84,7 +87,7 @@ class Session {
     };
     const run = <F extends Step | Reading>(step: F): F => {
       if (!compiled) return step;
-      const program = compile<[Tensor, Tensor], Tensor | readonly Tensor[]>(step);
+      const program = compile<[Tensor, Tensor], Tensor | readonly Tensor[]>(step, { mostPrograms });
       this.#programs.push(program);
       return program as unknown as F;
     };
@@ -131,11 +134,6 @@ class Session {
     return logits;
   }
 
-  /** Programs that were made so far. */
-  get traces(): number {
-    return this.#programs.reduce((sum, { traces }) => sum + traces, 0);
-  }
-
   dispose(): void {
     for (const program of this.#programs) program.dispose();
     this.#answering?.[Symbol.dispose]();
@@ -146,7 +144,6 @@ class Session {
 /** Of each model, those that nobody uses at the moment, the last one that was used behind. */
 const idle = new WeakMap<TextGenerator, Session[]>();
 const mostIdle = 2;
-const mostTraces = 24;
 
 /** A session of one's own, its cache empty; put it back with `keepSession`, or dispose of it. */
 export function takeSession(model: TextGenerator, sizes: SessionSizes): Session {
@@ -157,12 +154,8 @@ export function takeSession(model: TextGenerator, sizes: SessionSizes): Session 
   return session;
 }
 
-/** Leaves a session to the next text of the model, unless settings have changed so often that it has too many programs. */
+/** Leaves a session to the next text of the model. */
 export function keepSession(model: TextGenerator, session: Session): void {
-  if (session.traces > mostTraces) {
-    session.dispose();
-    return;
-  }
   const sessions = [...(idle.get(model) ?? []), session];
   for (const old of sessions.splice(0, sessions.length - mostIdle)) old.dispose();
   idle.set(model, sessions);

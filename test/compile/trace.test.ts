@@ -91,6 +91,47 @@ describe("compile", () => {
     expect(downloadSync(total2.value)[0]).toBeCloseTo(52 * Math.sin(1), 5);
   });
 
+  test("of programs those that were used last are kept, and memory does not grow with more", () => {
+    let traced = 0;
+    const f = compile(
+      (x: Tensor) => {
+        traced++;
+        return total(mul(x, x));
+      },
+      { mostPrograms: 3 },
+    );
+    const run = (size: number): void => {
+      using x = make([size]);
+      using y = f(x);
+      expect(downloadSync(y)[0]).toBeCloseTo(
+        values(size).reduce((sum, value) => sum + value * value, 0),
+        4,
+      );
+    };
+    for (const size of [1, 2, 3]) run(size);
+    run(1);
+    run(4); // takes the place of 2
+    expect([traced, f.traces]).toEqual([4, 3]);
+    for (const size of [1, 3, 4]) run(size);
+    expect(traced).toBe(4);
+    run(2); // takes the place of 1
+    run(3);
+    expect([traced, f.traces]).toEqual([5, 3]);
+    // each has room for its argument and its result
+    const { buffers } = device.statistics;
+    for (let size = 10; size < 30; size++) run(size);
+    expect([f.traces, device.statistics.buffers]).toEqual([3, buffers]);
+    expect(f.explain()).toMatch(/kernel/);
+    f.dispose();
+    expect([f.traces, device.statistics.buffers]).toEqual([0, buffers - 6]);
+  });
+
+  test("a number of programs that is none is refused", () => {
+    for (const mostPrograms of [0, -1, 1.5, Number.NaN, "3" as unknown as number])
+      expect(() => compile((x: Tensor) => x, { mostPrograms })).toThrow(/compile: `mostPrograms`/);
+    expect(() => compile((x: Tensor) => x, { most: 3 } as never)).toThrow(/not an option/);
+  });
+
   test("results have the shapes that were asked for, also after a last reshape", () => {
     const f = compile((x: Tensor) => [reshape(reduceSum(x, [1]), [2]), transpose(x)]);
     const [rows, turned] = f(make([2, 3])) as [Tensor, Tensor];

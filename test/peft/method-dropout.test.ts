@@ -8,7 +8,7 @@ import { Linear } from "../../src/nn/linear.ts";
 import { Module } from "../../src/nn/module.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { SGD } from "../../src/optim/sgd.ts";
-import { attach, boft, loha, lokr, oft } from "../../src/peft/index.ts";
+import { attach, boft, loha, lokr, lora, oft } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { sum } from "../../src/tensor/statistics.ts";
 import { onEveryDevice } from "../devices.ts";
@@ -55,6 +55,19 @@ const expectShare = (dropped: number, n: number, p: number) =>
 const target = { targetModules: ["layer"] };
 
 onEveryDevice(() => {
+  it("a dropout of probability 0 costs a training step nothing", () => {
+    const launches = (loraDropout: number, training: boolean) => {
+      const model = adapted(new Holder(new Linear(4, 6)), lora({ r: 2, loraDropout, ...target }));
+      const forward = compile((input: Tensor) => model.train(training).forward(input));
+      forward(draw([3, 4], 5));
+      const labels = forward.schedule()!.steps.map(({ label }) => label);
+      forward.dispose();
+      return labels;
+    };
+    expect(launches(0, true)).toEqual(launches(0, false));
+    expect(launches(0.5, true)).not.toEqual(launches(0.5, false));
+  });
+
   describe("LyCORIS's dropout", () => {
     const rows = 300;
     const linear = () => new Holder(new Linear(4, rows, { bias: false, init: none }));
