@@ -17,7 +17,7 @@ const quiet = [
   "--disable-sync",
 ];
 
-/** WebGL2 and WebGPU computed by the processor, for machines without a graphics card; findings/gpujs.md has what other flags do. */
+/** WebGL2 and WebGPU computed by the processor, for machines without a graphics card. */
 export const softwareGraphics: readonly string[] = [
   "--use-gl=angle",
   "--use-angle=swiftshader",

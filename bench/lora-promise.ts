@@ -17,7 +17,7 @@ import { gradientsOf } from "../src/optim/optimizer.ts";
 import { buildBase, buildBatch, buildModel, type Spec, spec } from "./spec-model.ts";
 import { collectGarbage, median } from "./timing.ts";
 
-/** What §1.9 counts of one step. */
+/** What a step costs by the sizes of the model alone. */
 export interface Accounting {
   /** In products of matrices, attention's full squares included. */
   readonly flops: number;

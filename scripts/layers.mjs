@@ -1,4 +1,4 @@
-// The one list behind the import order (design.md §2): a layer may import itself and the layers before it.
+// The one list behind the import order (CONTRIBUTING.md, "Where things live"): a layer may import itself and the layers before it.
 export const layers = [
   "graph",
   "autograd",

@@ -1,7 +1,7 @@
 /**
  * Matrix product by register tiles: B is packed into panels 8 columns wide that stay in the first-level cache, and each panel meets
  * the rows of A six at a time, so that 12 accumulators of four lanes keep both multiply units busy. The loop over k is not unrolled:
- * V8 then runs out of registers (`findings/wasm.md`). Every element is a sum of chains of multiply-adds in the order of k, one for
+ * V8 then runs out of registers. Every element is a sum of chains of multiply-adds in the order of k, one for
  * each block of at most 256 values of k, however rows and columns are cut: results do not depend on how the work was split, and
  * rounding errors grow with √256 inside of a chain, not with √K.
  */

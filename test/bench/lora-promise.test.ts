@@ -1,4 +1,4 @@
-// The accounting of LoRA's promise (specs/methods.md §1.9) against the work that the compiler really schedules. No times.
+// The accounting of LoRA's promise against the work that the compiler really schedules. No times.
 import { expect, it } from "vitest";
 import { accountFor } from "../../bench/lora-promise.ts";
 import { llamaOf } from "../../bench/spec-model.ts";

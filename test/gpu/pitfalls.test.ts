@@ -1,5 +1,5 @@
 /**
- * What gives wrong numbers on GPU.js without a word (findings/gpujs.md §6, whose numbers these are, and the storage rule of §3), each
+ * What gives wrong numbers on GPU.js without a word, each
  * on every mode that runs here: in Node `cpu` and `webasm`, in Chromium `webgl2`, `webgl` and `webgpu`.
  *
  * Pitfall 3, an index above 2^24: device.test.ts has that nothing so long is made, and the tests of large tables what reads them.

@@ -6,7 +6,7 @@
  * So work is split over outputs, never over a sum, and every random number comes from a seed and a count. Random integers
  * and uniform numbers are the same on every device; what needs a logarithm is so only on devices of one kind.
  *
- * @see shared/design.md, "Determinism"; https://www.thesalmons.org/john/random123/papers/random123sc11.pdf for random numbers by count
+ * @see https://www.thesalmons.org/john/random123/papers/random123sc11.pdf for random numbers by count
  */
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";

@@ -216,7 +216,7 @@ export class FunctionBuilder<P extends readonly ValueType[] = readonly ValueType
 
   /**
    * A vector constant in a local that is set once, when the function is entered: written in place inside a loop a constant
-   * costs as much as the arithmetic around it (`findings/wasm.md`). The same constant is kept once a function.
+   * costs as much as the arithmetic around it. The same constant is kept once a function.
    *
    * @param lane "f32": four lanes of the float `value`; "i32": four lanes of the integer; "f64", "i64": two lanes
    */
