@@ -222,7 +222,7 @@ function adamW(s: Sketch): Sketch {
 
 const flat = [1, 131072] as const;
 const square = [128, 1024] as const;
-/** Programs with what the same thing cost when written by hand, in milliseconds on one thread. */
+/** Programs with what the same thing cost when written by hand, in nanoseconds per element on one thread. */
 const cases: Record<string, { sketch: Sketch; handwritten?: number }> = {
   add: { sketch: ((s) => s.store(s.apply(add, s.x(), s.x())))(new Sketch(...flat)), handwritten: 0.27 },
   "add, 8k": { sketch: ((s) => s.store(s.apply(add, s.x(), s.x())))(new Sketch(1, 8192)) },
