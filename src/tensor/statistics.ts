@@ -237,13 +237,24 @@ function shift(x: Tensor, axes: readonly number[]): Tensor {
   return where(less(number(x, Number.NEGATIVE_INFINITY), m), m, number(x, 0));
 }
 
+/** Σ e^(x − m), which is at least 1 unless every x is −∞; 1 then, so that nothing is divided by 0. */
+const partition = (e: Tensor, axes: readonly number[]): Tensor => maximum(reduceSum(e, axes), number(e, 1));
+
+/** eˣ / Σ eˣ, times what is the same along the axes. */
+function shares(x: Tensor, axes: readonly number[], factor?: Tensor): Tensor {
+  const e = exp(sub(x, shift(x, axes)));
+  const inverse = recip(partition(e, axes));
+  return mul(e, factor ? mul(factor, inverse) : inverse);
+}
+
 const logSumExpOver = (axes: readonly number[]) =>
   withVjp(
     (x) => {
       const m = shift(x!, axes);
       return add(log(reduceSum(exp(sub(x!, m)), axes)), m);
     },
-    (g, y, x) => [mul(g, exp(sub(x!, where(equal(y, number(y, Number.NEGATIVE_INFINITY)), number(y, 0), y))))],
+    // not e^(x − y): where both are one launch the exponentials are there already, and y is rounded
+    (g, _y, x) => [shares(x!, axes, g)],
   );
 
 /** ln Σ eˣ, without overflow; −∞ when all x are. */
@@ -253,15 +264,9 @@ export function logSumExp(x: Tensor, axes?: Axes, keepDims = false): Tensor {
   return drop(logSumExpOver(list)(x), list, keepDims);
 }
 
-/** Σ e^(x − m), which is at least 1 unless every x is −∞; 1 then, so that nothing is divided by 0. */
-const partition = (e: Tensor, axes: readonly number[]): Tensor => maximum(reduceSum(e, axes), number(e, 1));
-
 const softmaxOver = (axes: readonly number[]) =>
   withVjp(
-    (x) => {
-      const e = exp(sub(x!, shift(x!, axes)));
-      return mul(e, recip(partition(e, axes)));
-    },
+    (x) => shares(x!, axes),
     (g, y) => [mul(y, sub(g, reduceSum(mul(g, y), axes)))],
   );
 
