@@ -13,7 +13,6 @@ export const layers = [
   "text",
   "peft",
   "train",
-  "analysis",
   "cli",
 ];
 

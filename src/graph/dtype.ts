@@ -30,7 +30,10 @@ export const isFloat = (dtype: DType): boolean => dtypes[dtype].float;
 /** Bytes of one element where the dtype says what lies there: in files, and on devices that narrow. */
 export const bytesPerElement = (dtype: DType): number => dtypes[dtype].bytes;
 
-/** The dtype that arithmetic of two dtypes gives: bool < uint8 < int32 < float16 = bfloat16 < float32 < float64; two different 16-bit floats give float32. */
+/**
+ * The dtype that arithmetic of two dtypes gives: bool < uint8 < int32 < float16 = bfloat16 < float32 < float64; two different 16-bit
+ * floats give float32.
+ */
 export function promote(a: DType, b: DType): DType {
   if (a === b) return a;
   const order: Record<DType, number> = { bool: 0, uint8: 1, int32: 2, float16: 3, bfloat16: 3, float32: 4, float64: 5 };

@@ -175,7 +175,11 @@ export class ConfigReader {
     return own;
   }
 
-  /** What of a text each layer sees: the last so many tokens, or everything (0). @param sliding whether a layer has a window, when `layer_types` does not say */
+  /**
+   * What of a text each layer sees: the last so many tokens, or everything (0).
+   *
+   * @param sliding whether a layer has a window, when `layer_types` does not say
+   */
   windows(layers: number, sliding: (layer: number) => boolean): readonly number[] {
     const types = this.get("layer_types") ?? Array.from({ length: layers }, (_, i) => names[sliding(i) ? 1 : 0]);
     if (!Array.isArray(types) || types.length !== layers || types.some((type) => !names.includes(type)))

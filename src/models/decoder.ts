@@ -42,7 +42,11 @@ export interface Pass {
   readonly layer?: number;
 }
 
-/** Takes the tokens into the cache and counts their positions. @param context tokens the model is made for: positions that somebody else counted may be anywhere in it */
+/**
+ * Takes the tokens into the cache and counts their positions.
+ *
+ * @param context tokens the model is made for: positions that somebody else counted may be anywhere in it
+ */
 export function beginPass(inputs: TextInputs, context: number): Pass {
   const { attentionMask, positionIds, cache, past = [] } = inputs;
   const isCausal = true;

@@ -63,7 +63,10 @@ export interface Seq2SeqLM extends TextModel {
   /** The token with which answers begin. */
   readonly startToken: number;
   forward(inputs: Seq2SeqInputs): Seq2SeqOutput;
-  /** Room for what is remembered of `batch` texts of `size` tokens, so that answers to them can be written token by token. Give it back when they are. */
+  /**
+   * Room for what is remembered of `batch` texts of `size` tokens, so that answers to them can be written token by token. Give it
+   * back when they are.
+   */
   answering(batch: number, size: number): Answering;
 }
 

@@ -124,7 +124,11 @@ export interface LayerMethod<Config, Name extends string, Optional extends strin
   underlay?(base: Base, config: Config): Tensor;
   /** Where the parameters are another layer's (`tied`): how the file has them a second time; as they are when absent. */
   readonly inFile?: "transposed" | "absent";
-  /** First values, maybe without those of `derive`; `config` has this layer's rank and alpha in it. @param shared those of what all layers share */
+  /**
+   * First values, maybe without those of `derive`; `config` has this layer's rank and alpha in it.
+   *
+   * @param shared those of what all layers share
+   */
   initialise(base: Base, config: Config, random: TorchGenerator, calibration?: Calibration, shared?: Start["values"]): Start;
   /** The parameters that no file has, from the weight, from numbers of the config or from what all layers share. */
   derive?(base: Base, config: Config, shared: Start["values"]): Start["values"];

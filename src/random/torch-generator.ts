@@ -93,7 +93,10 @@ export class TorchGenerator {
     return values;
   }
 
-  /** `n` float32 values of N(mean, std²): `torch.empty(n).normal_(mean, std)`. Fewer than 16 values take another path in PyTorch, with other values. */
+  /**
+   * `n` float32 values of N(mean, std²): `torch.empty(n).normal_(mean, std)`. Fewer than 16 values take another path in PyTorch,
+   * with other values.
+   */
   normal(n: number, mean: number, std: number): Float32Array {
     const values = new Float32Array(requireCount("normal", n));
     if (n < 16) {

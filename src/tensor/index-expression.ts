@@ -20,8 +20,8 @@ export interface Range {
 
 /**
  * What an axis can be indexed with: a number drops the axis, a range keeps part of it, an int32 tensor takes the elements it
- * names (arrays of numbers will do) and puts its own axes there, `null` makes a new axis of size 1, `"..."` stands for all axes that are not named. Other
- * texts hold several of these: `"1:3, ::2, -1, ..., None"`.
+ * names (arrays of numbers will do) and puts its own axes there, `null` makes a new axis of size 1, `"..."` stands for all axes that are
+ * not named. Other texts hold several of these: `"1:3, ::2, -1, ..., None"`.
  */
 export type IndexItem = number | Range | null | Tensor | TypedArray | NestedArray | string;
 

@@ -34,7 +34,10 @@ export interface LoadedModel<Model extends Module = CausalLM> {
   readonly tokenizer: Tokenizer;
   /** `config.json` as it is in the folder. */
   readonly config: ConfigJson;
-  /** What `generation_config.json`, or where there is none `config.json`, says about writing texts. Asking throws a {@link ConfigError} for values that cannot be meant. */
+  /**
+   * What `generation_config.json`, or where there is none `config.json`, says about writing texts.
+   * Asking throws a {@link ConfigError} for values that cannot be meant.
+   */
   readonly generation: GenerateOptions;
 }
 
@@ -135,8 +138,8 @@ async function readObject(folder: Folder, file: string): Promise<ConfigJson> {
 }
 
 /**
- * Nothing, for matrices that a checkpoint will fill: they take no memory before. A config.json that asks for far more values than there are is found out
- * before the memory is gone; smaller differences are left to the comparison of names and shapes, which says more.
+ * Nothing, for matrices that a checkpoint will fill: they take no memory before. A config.json that asks for far more values than there
+ * are is found out before the memory is gone; smaller differences are left to the comparison of names and shapes, which says more.
  */
 function noMoreThan({ source, tensors }: Checkpoint): Initializer {
   const held = [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
@@ -164,7 +167,8 @@ export interface SaveOptions {
 
 /**
  * Writes a model as `loadModel` and Hugging Face's `from_pretrained` read it: `config.json`, which names the dtype, and
- * `model.safetensors`, into a path or a folder of another kind. A parameter that two layers share is written once; weights of codes are written as bitsandbytes keeps them.
+ * `model.safetensors`, into a path or a folder of another kind. A parameter that two layers share is written once; weights of codes are
+ * written as bitsandbytes keeps them.
  *
  * @throws {ConfigError} when the folder cannot be written
  */

@@ -45,7 +45,11 @@ class Recorder extends Module implements Layer {
   }
 }
 
-/** The layers that an adapter with this config would change, all of them linear. @throws {ConfigError} as `attach` does, and for another initialiser */
+/**
+ * The layers that an adapter with this config would change, all of them linear.
+ *
+ * @throws {ConfigError} as `attach` does, and for another initialiser
+ */
 export function planCalibration(model: Module, adapter: AdapterConfig, operation: string, initialiser: string): AttachPlan {
   const { initLoraWeights: name } = adapter.config as AnyConfig;
   if (name !== initialiser)

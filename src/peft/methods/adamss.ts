@@ -6,8 +6,8 @@
  *
  * Vectors come from a randomised decomposition seeded with `randomSeed`, clusters from k-means with a fixed seed. The file has A, B and P;
  * which row is in which cluster is found again in the weight. In a layer with no more than `r` outputs all rows are equally far from each
- * other, so that rounding errors make the clusters and only the machine that wrote a file can read it; a warning says so. PEFT's allocation of subspaces during training (`useAsa`) is not done
- * here: files that were trained so are used as they are.
+ * other, so that rounding errors make the clusters and only the machine that wrote a file can read it; a warning says so. PEFT's
+ * allocation of subspaces during training (`useAsa`) is not done here: files that were trained so are used as they are.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, type Kind, key, targetKeys } from "../../formats/peft-config.ts";

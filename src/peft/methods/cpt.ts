@@ -8,7 +8,8 @@
  * a text, 4 unless `inputTypeMask` [B, T] is beside the inputs, count on from the largest. With `optWeightedLossType: "decay"` the last
  * answer counts 1, the one before it f, the one before that f² …; the mean is over the number of judged tokens, as in PEFT.
  *
- * There are as many virtual tokens as `cptTokenIds`, whatever `numVirtualTokens` says. The file holds E + Δ. Whoever trains on gets Δ back as what that differs from the model's own words, where PEFT begins a new one.
+ * There are as many virtual tokens as `cptTokenIds`, whatever `numVirtualTokens` says. The file holds E + Δ. Whoever trains on gets Δ back
+ * as what that differs from the model's own words, where PEFT begins a new one.
  */
 import { currentDevice, upload } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";

@@ -1,7 +1,7 @@
 /**
- * Decoupled low-rank adaptation: ΔW = Σᵢ λ/(r·‖bᵢ‖·‖aᵢ‖)·bᵢ·aᵢᵀ, columns multiplied by the norms of W's: each of the r terms has the same size λ/r,
- * whatever its vectors' lengths, so training cannot run away. Trained are A [r, in], B [out, r] and λ; B starts at zero. It equals
- * LoRA up to the lengths of its vectors.
+ * Decoupled low-rank adaptation: ΔW = Σᵢ λ/(r·‖bᵢ‖·‖aᵢ‖)·bᵢ·aᵢᵀ, columns multiplied by the norms of W's: each of the r terms has the same
+ * size λ/r, whatever its vectors' lengths, so training cannot run away. Trained are A [r, in], B [out, r] and λ; B starts at zero. It
+ * equals LoRA up to the lengths of its vectors.
  *
  * PEFT takes norms below 10⁻⁴ as 10⁻⁴, and the norms of W's columns as they were at the start, which are in the file.
  */

@@ -3,8 +3,9 @@
  * layers. Only the vector l is trained; it starts at 1, so a fresh adapter changes nothing. A change of the weight, of its rows
  * or columns, but of full rank, so it equals no LoRA.
  *
- * The paper rescales keys, values and the inner activations; in PEFT any linear layer and any convolution (channel by channel) may be chosen, and the bias of layers that
- * are no feed-forward layers is scaled, too. `setScale(s)` means l = 1 + s·(l − 1), which PEFT does not have.
+ * The paper rescales keys, values and the inner activations; in PEFT any linear layer and any convolution (channel by channel) may be
+ * chosen, and the bias of layers that are no feed-forward layers is scaled, too. `setScale(s)` means l = 1 + s·(l − 1), which PEFT does
+ * not have.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, configSchema, key, targetKeys, text, texts } from "../../formats/peft-config.ts";
