@@ -1,4 +1,5 @@
 /** What the questions `peers` and `gpu` share: their options, engines taking turns, and where results are kept. */
+import { spawn } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, release, totalmem } from "node:os";
 import { join } from "node:path";
@@ -79,6 +80,32 @@ export function comparisonOptions(args: readonly string[], { works, engines, ext
     case: values.case,
     extras: extras.filter((name) => (wanted ? wanted.includes(name) : !quick)),
   };
+}
+
+/** What a process prints until it ends or its time is up. */
+export function processOutput(program: string, args: readonly string[], peersFolder: string, seconds: number): Promise<Output> {
+  return new Promise((resolve) => {
+    const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, PEERS_DIR: peersFolder } });
+    let [text, errors, isLate] = ["", "", false];
+    child.stdout.on("data", (data) => (text += data));
+    child.stderr.on("data", (data) => (errors += data));
+    const timer = setTimeout(() => {
+      isLate = true;
+      child.kill("SIGKILL");
+    }, seconds * 1000);
+    const end = (note?: string) => {
+      clearTimeout(timer);
+      resolve(note === undefined ? { text } : { text, note });
+    };
+    child.on("error", (error) => end(error.message));
+    child.on("close", (code) => {
+      if (isLate) end(`did not finish in ${seconds} s`);
+      else {
+        const lines = errors.trim().split("\n");
+        end(code === 0 ? undefined : (lines.find((line) => /^\w*Error\b/.test(line)) ?? lines.at(-1) ?? `ended with ${code}`));
+      }
+    });
+  });
 }
 
 /** What an engine printed, and why it ended where it did not end well. */

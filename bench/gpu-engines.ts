@@ -7,7 +7,9 @@ const among = (...names: readonly string[]): Work[] => works.filter(({ name }) =
 /** The training step and single operations, as far as they are in the comparison of processors; and a step for slow adapters. */
 export const gpuWorks: readonly Work[] = [
   { name: "lora-step-small", about: "the step with one layer, one sequence and a quarter of the vocabulary", kind: "training" },
-  ...among("lora-step", "matmul", "matmul-skinny", "softmax"),
+  // once, and by the engines that are quick enough
+  ...among("lora-step").map((work) => ({ ...work, isLong: true })),
+  ...among("matmul", "matmul-skinny", "softmax"),
 ];
 
 type Api = NonNullable<Engine["api"]>;
@@ -33,9 +35,10 @@ export const gpuEngines: readonly Engine[] = [
   peer("tfjs webgpu", "webgpu", ["tfjs.mjs", "backend=webgpu"]),
   peer("jax-js webgpu", "webgpu", ["jax.mjs", "device=webgpu"]),
   lorikeet("webgl2", "webgl"),
-  lorikeet("webgl", "webgl"),
+  lorikeet("webgl", "webgl", true),
   peer("tfjs webgl", "webgl", ["tfjs.mjs", "backend=webgl"]),
   { name: "lorikeet wasm", kind: "lorikeet", threads: 2, script: ["lorikeet.mjs", "threads=2"] },
+  { ...lorikeet("headlessgl", undefined, true), inNode: true },
   lorikeet("webasm", undefined, true),
   lorikeet("cpu", undefined, true),
 ];

@@ -1,20 +1,23 @@
 /**
  * How fast is the gpu device beside tfjs and jax-js on the same interface of the same Chromium? Operations stay on the device and are
- * waited for; only right answers count; the engines take turns. Leaves gpu.json, and a page with charts, in bench/results.
+ * waited for; only right answers count; the engines take turns. Slow modes have one turn and no part in the whole step, nor has a peer that
+ * does not finish the small one. headlessgl is run by Node. Leaves gpu.json, and a page with charts, in bench/results.
  * Run: `npm run bench -- gpu [--hardware] [--processor-time] [--quick] [--only WORK,…] [--case START]
- * [--engines NAME,…] [--rounds N] [--seconds S] [--budget S]`
+ * [--engines NAME,…] [--rounds N] [--seconds S] [--budget S] [--minutes M]`
  */
+import { join } from "node:path";
 import {
   type ComparisonOptions,
   comparisonOptions,
   describeMachine,
   keepResults,
   packageVersions,
+  processOutput,
   takeTurns,
 } from "./comparison.ts";
 import { type GpuRatios, gpuEngines, gpuRatiosOf, gpuWorks } from "./gpu-engines.ts";
 import { openPages } from "./gpu-pages.ts";
-import { type Engine, installPeers, paceOf } from "./peer-engines.ts";
+import { benchFolder, type Engine, installPeers, paceOf } from "./peer-engines.ts";
 import { comparisonPage } from "./peer-page.ts";
 import { cases, type Entry, tableOf } from "./peer-results.ts";
 
@@ -31,7 +34,7 @@ export function gpuOptions(args: readonly string[]): GpuOptions {
   const others = args.filter((argument) => !own.includes(argument));
   const field = { works: gpuWorks, engines: gpuEngines, extras: [] };
   return {
-    ...comparisonOptions(others, { ...field, rounds: [3, 1], seconds: [10, 3], budget: [300, 120], minutes: [600, 60] }),
+    ...comparisonOptions(others, { ...field, rounds: [2, 1], seconds: [3, 2], budget: [90, 60], minutes: [10, 5] }),
     hardware: args.includes("--hardware"),
     processorTime: args.includes("--processor-time"),
   };
@@ -58,18 +61,33 @@ const worded = (ratios: Readonly<Record<string, GpuRatios>>): [string, string][]
   );
 
 export async function gpu(args: readonly string[]): Promise<Record<string, unknown>> {
-  const { works, engines, case: start, rounds, seconds, budget, hardware, processorTime } = gpuOptions(args);
+  const { works, engines, case: start, rounds, seconds, budget, minutes, hardware, processorTime } = gpuOptions(args);
+  const begun = performance.now();
+  const end = begun + minutes * 60_000;
   const say = (text: string) => console.log(text);
   const folder = installPeers((text) => process.stderr.write(`${text}\n`));
   const { machine, load } = describeMachine(say);
   await using pages = await openPages(engines, folder, hardware);
   say(Object.entries(pages.about).map(([name, text]) => `${name}: ${text}`).join("; ")); // biome-ignore format: one sentence
-  const common = [...(processorTime ? ["clock=processor"] : []), ...(start ? [`case=${start}`] : [])];
+  const clock = processorTime ? ["clock=processor"] : [];
+  const only = start ? [`case=${start}`] : [];
   const entries: Entry[] = [];
+  const unfinished = new Set<string>();
   for (const work of works) {
-    const outputOf = ({ script: [file, ...words], isSlow = false }: Engine, _work: unknown, limit: number) =>
-      pages.run(file!, [work.name, ...words, ...common, ...paceOf(isSlow, seconds), "least=2"], limit);
-    entries.push(...(await takeTurns([work], engines, { rounds, budget }, outputOf)));
+    const outputOf = ({ script: [file, ...words], isSlow = false, inNode }: Engine, _work: unknown, limit: number) => {
+      const pace = [...paceOf(isSlow, seconds), ...(isSlow ? [] : ["least=2"])];
+      return inNode
+        ? processOutput(
+            process.execPath,
+            [join(benchFolder, "peers", file!), work.name, ...words, ...only, ...pace],
+            folder,
+            limit,
+          )
+        : pages.run(file!, [work.name, ...words, ...clock, ...only, ...pace], limit);
+    };
+    const taking = engines.filter(({ name }) => !(work.isLong && unfinished.has(name)));
+    entries.push(...(await takeTurns([work], taking, { rounds, budget }, outputOf, end)));
+    for (const { engine, problem } of entries) if (problem?.startsWith("did not finish")) unfinished.add(engine);
     for (const [title, group] of cases(entries.filter((entry) => entry.work === work.name)))
       say(`\n${tablesOf(`${work.about} (${title})`, group, engines)}`);
     for (const { engine, compilations, problem, work: name } of entries)
@@ -88,10 +106,12 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
       ...pages.about,
     },
     options: { rounds, seconds, hardware, processorTime },
+    minutes: Number(((performance.now() - begun) / 60_000).toFixed(1)),
     ratios,
     entries,
   };
   keepResults("gpu", result, await comparisonPage(result, worded(ratios)), say);
+  say(`It took ${result.minutes} minutes.`);
   const { entries: _, ...summary } = result;
   return { bench: "gpu", ...summary };
 }

@@ -39,6 +39,8 @@ export interface Engine {
   readonly threads: number;
   /** What it computes with in a page, where that is not the processor. */
   readonly api?: "webgpu" | "webgl";
+  /** Has no page: a process of Node runs it where others are in the browser. */
+  readonly inNode?: boolean;
   /** In bench/peers, with its options. */
   readonly script: readonly string[];
   /** Whether Node must be told to take relaxed SIMD, where it knows but does not enable it. */

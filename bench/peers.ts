@@ -3,15 +3,14 @@
  * several rounds of them; only right answers count. Leaves results.json, and a page with charts, in bench/results.
  * Run: `npm run bench -- peers [--quick] [--only WORK,…] [--case START] [--engines NAME,…] [--rounds N] [--seconds S] [--budget S] [--minutes M]`
  */
-import { spawn } from "node:child_process";
 import { join } from "node:path";
 import {
   type ComparisonOptions,
   comparisonOptions,
   describeMachine,
   keepResults,
-  type Output,
   packageVersions,
+  processOutput,
   takeTurns,
 } from "./comparison.ts";
 import { ownSize, type PackageSize, peerSizes } from "./package-sizes.ts";
@@ -56,29 +55,6 @@ export const peerOptions = (args: readonly string[]): ComparisonOptions =>
     minutes: [20, 3],
   });
 
-/** What a process prints until it ends or its time is up. */
-function outputOf(program: string, args: readonly string[], peersFolder: string, seconds: number): Promise<Output> {
-  return new Promise((resolve) => {
-    const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, PEERS_DIR: peersFolder } });
-    let [text, errors, isLate] = ["", "", false];
-    child.stdout.on("data", (data) => (text += data));
-    child.stderr.on("data", (data) => (errors += data));
-    const timer = setTimeout(() => {
-      isLate = true;
-      child.kill("SIGKILL");
-    }, seconds * 1000);
-    const end = (note?: string) => {
-      clearTimeout(timer);
-      resolve(note === undefined ? { text } : { text, note });
-    };
-    child.on("error", (error) => end(error.message));
-    child.on("close", (code) => {
-      if (isLate) end(`did not finish in ${seconds} s`);
-      else end(code === 0 ? undefined : (errors.trim().split("\n").at(-1) ?? `ended with ${code}`));
-    });
-  });
-}
-
 export interface Comparison {
   readonly date: string;
   readonly machine: string;
@@ -112,7 +88,7 @@ export async function peers(args: readonly string[]): Promise<Record<string, unk
   const { seconds, case: begin } = options;
   const outputs = (engine: Engine, work: Work, limit: number) => {
     const [program, words] = commandOf(engine, work, { seconds, case: begin, python, flags });
-    return outputOf(program, words, folder, limit);
+    return processOutput(program, words, folder, limit);
   };
   const entries = await takeTurns(options.works, taking, options, outputs, start + options.minutes * 60_000);
   for (const work of options.works)
@@ -173,6 +149,6 @@ const sizesTable = (sizes: readonly PackageSize[]): string =>
 async function versionsOf(folder: string, python: string | undefined): Promise<Record<string, string>> {
   const versions = packageVersions(folder, ["@jax-js/jax", "@tensorflow/tfjs", "js-pytorch", "gpu.js"]);
   if (!python) return versions;
-  const { text } = await outputOf(python, ["-c", "import torch; print(torch.__version__)"], "", 60);
+  const { text } = await processOutput(python, ["-c", "import torch; print(torch.__version__)"], "", 60);
   return { ...versions, torch: text.trim() };
 }

@@ -94,8 +94,17 @@ void main() {
   return { code, size: [grid.across * width, grid.down * height] };
 }
 
-/** Product of packed matrices: a texel of each layer is one of the squares of a square of them. */
-export function multiplySquares({ M, N, K }: MatmulSizes, { across, down }: Grid): Drawing {
+/** Whether the product can be written row by row, as it lies in a flat value: then it is copied and not unpacked. */
+export const isInRows = ({ batches, M, N }: MatmulSizes, { across }: Grid): boolean =>
+  N % 4 === 0 && across === 1 && (batches === 1 || M % 4 === 0);
+
+/**
+ * Product of packed matrices: a texel of each layer is one of the squares of a square of them; or with `inRows` four elements of one of
+ * four rows, the start of the sums among them.
+ */
+export function multiplySquares(sizes: MatmulSizes, { across, down }: Grid, inRows: boolean): Drawing {
+  const { batches, M, N, K } = sizes;
+  const start = inRows ? sizes.start : undefined;
   const [height, width, deep] = [even(M) / 2, even(N) / 2, half(K)];
   const product = (s: number, x: string, y: string): string => `s${s} += ${x}.xxzz * ${y}.xyxy + ${x}.yyww * ${y}.zwzw;`;
   const step = (i: number): string => `
@@ -109,19 +118,29 @@ export function multiplySquares({ M, N, K }: MatmulSizes, { across, down }: Grid
       ${product(0, "x0", "y0")} ${product(1, "x0", "y1")} ${product(2, "x1", "y0")} ${product(3, "x1", "y1")} }`;
   const unrolled = deep % 4 === 0 ? 4 : deep % 2 === 0 ? 2 : 1;
   const layers = [0, 1, 2, 3] as const;
-  const code = `${header(["a", "b"], 4)}
+  const [top, bottom] = [0, 2].map((row) => {
+    const at = (r: number, c: number) => `at_start(first + ${r * start!.row + c * start!.column})`;
+    const square = (column: number) =>
+      start ? `vec4(${[at(row, column), at(row, column + 1), at(row + 1, column), at(row + 1, column + 1)]})` : "vec4(0.0)";
+    return [square(0), square(2)];
+  }) as [string[], string[]];
+  const starts = [...top, ...bottom];
+  // four rows of two squares each
+  const rows = ["s0.xy, s1.xy", "s0.zw, s1.zw", "s2.xy, s3.xy", "s2.zw, s3.zw"];
+  const code = `${header(start ? ["a", "b", "start"] : ["a", "b"], 4)}
 void main() {
   ${cell({ across, down }, width, height)}
+  ${start ? `int batch = y; int first = ${begin(start, batches)} + (p.y - y * ${height}) * ${4 * start.row} + p.x * ${4 * start.column};` : ""}
   float left = float(x * ${deep});
   float top = float(y * ${deep});
   float row0 = (2.0 * gl_FragCoord.y - 0.5) * ${inverse(2 * down * height)};
   float row1 = (2.0 * gl_FragCoord.y + 0.5) * ${inverse(2 * down * height)};
   float column0 = (2.0 * gl_FragCoord.x - 0.5) * ${inverse(2 * across * width)};
   float column1 = (2.0 * gl_FragCoord.x + 0.5) * ${inverse(2 * across * width)};
-  ${layers.map((i) => `vec4 s${i} = vec4(0.0);`).join(" ")}
+  ${layers.map((i) => `vec4 s${i} = ${starts[i]};`).join(" ")}
   for (int k = 0; k < ${deep}; k += ${unrolled}) {${Array.from({ length: unrolled }, (_, i) => step(i)).join("")}
   }
-  ${layers.map((i) => `data${i} = s${i};`).join(" ")}
+  ${layers.map((i) => `data${i} = ${inRows ? `vec4(${rows[i]})` : `s${i}`};`).join(" ")}
 }`;
   return { code, size: [across * width, down * height], layers: layers.length };
 }

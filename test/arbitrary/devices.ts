@@ -35,22 +35,19 @@ export const modes = (import.meta as { env?: Record<string, string> }).env?.["VI
   | undefined;
 const inBrowser = (modes ?? (["webgl2", "webgpu"] as const)).map(inMode);
 
-/** What kernels would be on a graphics card; the browser's own adapter is software. */
-const onCard: Variant = {
-  name: "gpu, webgpu as on a card",
-  open: () => createGpu({ mode: "webgpu", adapter: "card" }),
+/** What kernels would be on a graphics card; the browser's own adapters are software. */
+export const onCard = (mode: GpuMode): Variant => ({
+  name: `gpu, ${mode} as on a card`,
+  open: () => createGpu({ mode, adapter: "card" }),
   unit: float32,
-};
+});
 
 const isNode = typeof window === "undefined";
-const isWebGpu = ({ name }: Variant): boolean => name === "gpu, webgpu";
 
 /** The gpu device as it is opened here. */
 export const gpuVariants: readonly Variant[] = isNode
   ? (modes?.map(inMode) ?? inNode.filter(({ name }) => name.startsWith("gpu")))
   : inBrowser;
 
-/** All devices; of webgpu the kernels for cards, which are the more of them. */
-export const variants: readonly Variant[] = isNode
-  ? (modes?.map(inMode) ?? inNode)
-  : inBrowser.map((each) => (isWebGpu(each) ? onCard : each));
+/** All devices; webgpu has kernels of its own for software and for cards. */
+export const variants: readonly Variant[] = isNode ? (modes?.map(inMode) ?? inNode) : [...inBrowser, onCard("webgpu")];

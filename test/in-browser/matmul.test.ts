@@ -9,11 +9,11 @@ import { add } from "../../src/graph/elementwise.ts";
 import { expand, permute, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { sizeOf } from "../../src/graph/shape.ts";
-import { gpuVariants, variants } from "../arbitrary/devices.ts";
+import { onCard, variants } from "../arbitrary/devices.ts";
 import { randomValues } from "../arbitrary/draw.ts";
 
 const opened = await Promise.all(
-  [...gpuVariants, ...variants.filter((each) => !gpuVariants.includes(each))].map(async ({ name, open }) => ({
+  [...variants, onCard("webgl2")].map(async ({ name, open }) => ({
     name,
     device: await open(),
   })),

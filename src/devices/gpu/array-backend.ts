@@ -17,7 +17,9 @@ const mostKernels = { cpu: 4096, webasm: 256 };
 
 export function createArrayBackend({ GPU, input }: GpuJs, mode: GpuMode & ("cpu" | "webasm")): Backend {
   const gpu = new GPU({ mode });
-  const kernels = new KernelCache(mostKernels[mode], (pass) => gpu.createKernel(pass.source, kernelSettings(pass, functions)));
+  const kernels = new KernelCache(mostKernels[mode], 4 * mostKernels[mode], (pass) =>
+    gpu.createKernel(pass.source, kernelSettings(pass, functions)),
+  );
   let handles = 0;
   const made = (raw: Float32Array): Handle => {
     handles++;

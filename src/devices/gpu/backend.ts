@@ -10,8 +10,11 @@ export const gpuModes = ["webgpu", "webgl2", "webgl", "headlessgl", "webasm", "c
 /** One of them. */
 export type GpuMode = (typeof gpuModes)[number];
 
-/** What runs the kernels of mode `webgpu`. */
+/** What runs the kernels of a mode for graphics cards. */
 export type AdapterKind = "card" | "software";
+
+/** Names of what computes on the processor in place of a card. */
+export const softwareNames = /swiftshader|llvmpipe|lavapipe|basic render/i;
 
 /** Floats on the device: never changed once they are written, freed when nobody refers to them any more. */
 export interface Handle {
@@ -110,18 +113,24 @@ export const called = (
     return row === undefined ? arg.raw : shaped(arg.raw, row, Math.floor(arg.count / row));
   });
 
-/** Kernels by what they are made of; the one used longest ago makes room. */
+/**
+ * Kernels by what they are made of; the one used longest ago makes room. A step that needs more than are kept would find none of them:
+ * one that had to go and is asked for again shows that there are too few, and more are kept from then on.
+ */
 export class KernelCache {
   private readonly kernels = new Map<string, GpuKernel>();
-  private readonly most: number;
+  private most: number;
+  private readonly mostOfAll: number;
+  private readonly gone = new Set<string>();
   private readonly make: (pass: Pass) => GpuKernel;
   /** A number for each different kernel, lengths of what it reads aside: its text is too long to be compared at every call. */
   private readonly texts = new Map<string, number>();
   private readonly numbers = new WeakMap<Pass, number>();
   compilations = 0;
 
-  constructor(most: number, make: (pass: Pass) => GpuKernel) {
+  constructor(most: number, mostOfAll: number, make: (pass: Pass) => GpuKernel) {
     this.most = most;
+    this.mostOfAll = mostOfAll;
     this.make = make;
   }
 
@@ -136,11 +145,13 @@ export class KernelCache {
     else {
       kernel = this.make(pass);
       this.compilations++;
+      if (this.gone.delete(key)) this.most = Math.min(this.mostOfAll, Math.ceil(1.5 * this.most));
     }
     this.kernels.set(key, kernel);
     if (this.kernels.size > this.most) {
       const [oldest, unused] = this.kernels.entries().next().value as [string, GpuKernel];
       this.kernels.delete(oldest);
+      this.gone.add(oldest);
       unused.destroy();
     }
     return kernel;
@@ -148,6 +159,7 @@ export class KernelCache {
 
   clear(): void {
     this.kernels.clear();
+    this.gone.clear();
   }
 
   /** Identity of a kernel: its source, its sizes, and the lengths of what it reads, which GL kernels are compiled for. */

@@ -11,7 +11,7 @@ import { createWebGpuBackend } from "./webgpu-backend.ts";
 export interface GpuOptions {
   /** How GPU.js runs the kernels; the first that works when absent. */
   readonly mode?: GpuMode;
-  /** In mode `webgpu`, what kernels are chosen for: a card, or a processor that plays one. As the adapter says when absent. */
+  /** In modes `webgpu` and `webgl2`, what kernels are chosen for: a card, or a processor that plays one. As the adapter says when absent. */
   readonly adapter?: AdapterKind;
 }
 
@@ -39,7 +39,7 @@ async function openMode(library: GpuJs, mode: GpuMode, adapter: AdapterKind | un
       await provideWebGpu();
       return createWebGpuBackend(library, adapter);
     default:
-      return createGlBackend(library, mode);
+      return createGlBackend(library, mode, adapter);
   }
 }
 

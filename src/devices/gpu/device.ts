@@ -134,9 +134,9 @@ export class GpuDevice implements Device {
   }
 
   compile(program: LoopProgram): Executable {
+    const shaders = this.mode === "webgpu" && (this.backend.software ? "software" : "card");
     return this.executable(program.key, program.shape, {
-      plan: (geometry) =>
-        loopPlan(program, geometry as Geometry, this.backend.inputs, this.mode === "webgpu" && !this.backend.software),
+      plan: (geometry) => loopPlan(program, geometry as Geometry, this.backend.inputs, shaders),
       reach: (geometry) => loopReach(program, geometry as Geometry),
     });
   }

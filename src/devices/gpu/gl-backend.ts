@@ -3,6 +3,7 @@ import * as functions from "../../../kernels/gpu/math.ts";
 import { DeviceError } from "../../errors.ts";
 import { nodeModule } from "../wasm/features.ts";
 import {
+  type AdapterKind,
   type Backend,
   called,
   checkMode,
@@ -12,6 +13,7 @@ import {
   type Handle,
   KernelCache,
   kernelSettings,
+  softwareNames,
 } from "./backend.ts";
 import { Drawings } from "./gl-drawing.ts";
 import { mendedShader } from "./gl-shader.ts";
@@ -20,8 +22,8 @@ import { exactIn32Bits } from "./limits.ts";
 
 type GlMode = GpuMode & ("webgl2" | "webgl" | "headlessgl");
 
-/** Every kernel keeps its last result until it runs again, so their number is bounded. */
-const mostKernels = 512;
+/** Every kernel of GPU.js keeps its last result until it runs again, so their number is bounded. */
+export const kernelsKept = { most: 512, mostOfAll: 4096 } as const;
 
 const whyNoWebGl = (): string =>
   nodeModule("module")
@@ -56,8 +58,14 @@ function mend(kernel: GlKernel): void {
   };
 }
 
+/** What a context draws with, in the words of its driver. */
+function rendererOf(gl: WebGLRenderingContext | null | undefined): string {
+  const names = gl?.getExtension("WEBGL_debug_renderer_info");
+  return String(gl?.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+}
+
 /** @throws {DeviceError} saying what is missing here */
-export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
+export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterKind): Backend {
   const supported = { webgl2: GPU.isWebGL2Supported, webgl: GPU.isWebGLSupported, headlessgl: GPU.isHeadlessGLSupported };
   if (!supported[mode])
     throw new DeviceError(`mode ${mode} cannot run: ${mode === "headlessgl" ? whyNoHeadlessGl() : whyNoWebGl()}.`, {
@@ -91,9 +99,10 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
     handles++;
     return { count, references: 1, raw };
   };
-  const kernels = new KernelCache(mostKernels, (pass) => {
+  const kernels = new KernelCache(kernelsKept.most, kernelsKept.mostOfAll, (pass) => {
     // whatever such a pass reads was uploaded once
     if (mode === "webgl2" && pass.glsl) return drawings!.kernel(pass);
+    if (mode === "webgl2" && pass.copiedColumns) return drawings!.copier(pass);
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
     if (mode === "webgl2") mend(made.kernel as unknown as GlKernel);
     return made;
@@ -109,6 +118,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode): Backend {
     limit: mode === "webgl2" ? features.maxTextureSize ** 2 : exactIn32Bits,
     exact: exactIn32Bits,
     visible: false,
+    software: adapter ? adapter === "software" : softwareNames.test(rendererOf(testContext)),
     upload(values) {
       checkAlive();
       // one kernel for all lengths: compiling one takes longer than most uploads

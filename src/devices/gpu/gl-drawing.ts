@@ -40,6 +40,9 @@ export class Drawings {
   private readonly flat: GlTexture;
   private readonly vertices: WebGLVertexArrayObject;
   private readonly vertex: WebGLShader;
+  /** What `copier` copies through. */
+  private rows: WebGLBuffer | null = null;
+  private rowsBytes = 0;
   private readonly framebuffers = new Map<number, WebGLFramebuffer>();
 
   constructor(flat: GlTexture) {
@@ -130,6 +133,51 @@ export class Drawings {
       else gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
   }
 
+  /** A texture as GPU.js's handle of a flat value. */
+  private flatOf(texture: WebGLTexture, size: readonly [number, number], count: number): GlTexture {
+    const { gl, flat } = this;
+    const giveBack = () => this.giveBack(texture, size, 1, gl.R32F);
+    const { internalFormat, textureFormat } = flat;
+    const kernel = Object.create(flat.kernel, { deleteTexture: { value: giveBack } });
+    const Flat = flat.constructor as new (settings: object) => GlTexture;
+    const dimensions = [count, 1, 1];
+    return new Flat({ texture, size, dimensions, output: [count], context: gl, kernel, internalFormat, textureFormat });
+  }
+
+  /** A pass that copies the rows of matrices through a buffer to a flat value. */
+  copier({ copiedColumns, count }: Pass): GpuKernel {
+    const { gl } = this;
+    const columns = copiedColumns!;
+    const size = flatSize(count);
+    const run = ({ texture: from, size: [width, height], layers }: Layered): GlTexture => {
+      const texture = this.texture(size, 1, gl.R32F);
+      // the flat value's texture may have a few elements more, and so may the rows
+      const bytes = Math.max(16 * width * height * layers, 4 * size[0] * size[1]);
+      this.attach(from, layers);
+      gl.bindBuffer(gl.PIXEL_PACK_BUFFER, (this.rows ??= gl.createBuffer()));
+      if (bytes > this.rowsBytes) gl.bufferData(gl.PIXEL_PACK_BUFFER, (this.rowsBytes = bytes), gl.STREAM_COPY);
+      // a layer's rows lie so many texels apart
+      gl.pixelStorei(gl.PACK_ROW_LENGTH, columns);
+      for (let i = 0; i < layers; i++) {
+        gl.readBuffer(gl.COLOR_ATTACHMENT0 + i);
+        gl.readPixels(0, 0, width, height, gl.RGBA, gl.FLOAT, 4 * columns * i);
+      }
+      gl.pixelStorei(gl.PACK_ROW_LENGTH, 0);
+      gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
+      gl.bindBuffer(gl.PIXEL_UNPACK_BUFFER, this.rows);
+      gl.activeTexture(gl.TEXTURE15);
+      gl.bindTexture(gl.TEXTURE_2D, texture);
+      gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, ...size, gl.RED, gl.FLOAT, 0);
+      gl.bindBuffer(gl.PIXEL_UNPACK_BUFFER, null);
+      return this.flatOf(texture, size, count);
+    };
+    return Object.assign(run as unknown as (...reads: unknown[]) => unknown, {
+      kernel: { constructor: { mode: "gpu" }, fallbackReason: null },
+      setOutput() {},
+      destroy() {},
+    }) as GpuKernel;
+  }
+
   /** A pass with a shader of its own, which is compiled when it runs first: then the sizes of what it reads are known. */
   kernel({ glsl, size: given, layers = 1, count }: Pass): GpuKernel {
     const { gl, flat } = this;
@@ -157,13 +205,8 @@ export class Drawings {
       const [width, height] = flat.kernel.maxTexSize;
       gl.viewport(0, 0, width, height);
       gl.bindVertexArray(null);
-      const giveBack = () => this.giveBack(texture, size, layers, format);
-      if (given) return { texture, size: given, layers, delete: giveBack };
-      const { internalFormat, textureFormat } = flat;
-      const kernel = Object.create(flat.kernel, { deleteTexture: { value: giveBack } });
-      const Flat = flat.constructor as new (settings: object) => GlTexture;
-      const dimensions = [count, 1, 1];
-      return new Flat({ texture, size, dimensions, output: [count], context: gl, kernel, internalFormat, textureFormat });
+      if (!given) return this.flatOf(texture, size, count);
+      return { texture, size: given, layers, delete: () => this.giveBack(texture, size, layers, format) };
     };
     return Object.assign(run as (...reads: unknown[]) => unknown, {
       kernel: { constructor: { mode: "gpu" }, fallbackReason: null },

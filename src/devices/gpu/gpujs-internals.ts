@@ -1,12 +1,10 @@
 /** Parts of GPU.js 2.24.1 that it does not document. The exact version is pinned; every test in mode webgpu would show one that is missing. */
 
-/** GPU.js counts references on the buffers themselves. */
-export type CountedBuffer = GPUBuffer & { _refs: number };
-
 /** GPU.js's handle of a value in mode webgpu. */
 export interface BufferResult {
-  readonly buffer: CountedBuffer;
-  delete(): void;
+  readonly buffer: GPUBuffer;
+  /** Extents, the innermost first. */
+  readonly output: readonly number[];
 }
 
 /** The one device of the page. */
@@ -23,25 +21,25 @@ export interface WebGpuKernel {
   build(...args: unknown[]): Promise<void>;
   _buildAsync(): Promise<void>;
   readonly compiledSource: string;
-  readonly paramsLayout: { readonly arrayArgs: readonly unknown[]; readonly byteLength: number };
+  /** Where the uniforms lie: four whole numbers of the launch, then four for each array, then the numbers. */
+  readonly paramsLayout: {
+    readonly arrayArgs: readonly { readonly index: number; readonly dimsOffset: number }[];
+    readonly scalarArgs: readonly { readonly index: number; readonly offset: number; readonly type: string }[];
+    readonly byteLength: number;
+  };
+  readonly output: readonly number[];
+  _computeDispatch(threads: readonly number[]): { readonly groups: [number, number, number]; readonly dispatchWidth: number };
   context: WebGpuContext;
   _device: GPUDevice;
   bindGroupLayout: GPUBindGroupLayout;
   computePipeline: GPUComputePipeline;
-  paramsBuffer: GPUBuffer;
   paramsMirror: ArrayBuffer;
   paramsU32: Uint32Array;
   paramsI32: Int32Array;
   paramsF32: Float32Array;
-  constantBuffers: GPUBuffer[];
-  /** Submits at once, though it gives a promise. */
-  _runInternal(snapshot: unknown): Promise<BufferResult>;
-  _snapshotArguments(args: readonly unknown[]): unknown;
   /** Gives the shader. */
   assembleWGSL(): string;
   workgroupSize: [number, number, number];
-  outputBuffer: CountedBuffer | null;
-  bindGroupDirty: boolean;
 }
 
 /** GPU.js's handle of a value in the modes of WebGL. */

@@ -70,7 +70,7 @@ export function checkLimits({ passes }: Plan, reaches: readonly number[], backen
       return arg.kind === "pass" ? passes[arg.index]!.count : (reaches[arg.index] ?? 0);
     });
     const most = Math.max(count, ...read);
-    if (most <= backend.exact || (wgsl && backend.mode === "webgpu")) continue;
+    if (most <= backend.exact || (wgsl && !wgsl.indices && backend.mode === "webgpu")) continue;
     throw new DeviceError(
       `a value takes ${most} floats, of which kernels in mode ${backend.mode} of the gpu device can tell ${backend.exact} apart.`,
       {

@@ -4,7 +4,8 @@
  * On webgpu a value that needs folds of rows is one pass with all of them (loop-shader.ts).
  */
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
-import { renderShader } from "./loop-shader.ts";
+import type { AdapterKind } from "./backend.ts";
+import { renderElements, renderShader } from "./loop-shader.ts";
 import { type Chunks, neededFor, renderChunkFold, renderFold, renderValue, valuesAt } from "./loop-source.ts";
 import type { Pass, Plan } from "./plan.ts";
 
@@ -20,9 +21,10 @@ function chunksOf(program: LoopProgram, geometry: Geometry): Chunks | null {
 
 /**
  * @param inputs  arrays that one kernel of the mode may read
- * @param shaders whether rows may be done by shaders of our own
+ * @param shaders what shaders of our own would run on, where they may
  */
-export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, shaders = false): Plan {
+export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, shaders: AdapterKind | false = false): Plan {
+  const software = shaders === "software";
   const passes: Pass[] = [];
   /** The pass that wrote a register to memory. */
   const known = new Map<Register, number>();
@@ -53,7 +55,8 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
         if (chunks) pass = passes.push(renderChunkFold(program, geometry, register, pass, chunks)) - 1;
       } else {
         settle(register);
-        pass = passes.push(renderValue(program, geometry, register, known)) - 1;
+        const shader = software ? renderElements(program, geometry, register, known, inputs) : null;
+        pass = passes.push(shader ?? renderValue(program, geometry, register, known)) - 1;
       }
       known.set(register, pass);
     }
@@ -87,9 +90,10 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
     return size > inputs ? null : passes.push(renderFold(program, geometry, fold!, known, null, root)) - 1;
   };
 
-  /** All the folds of a rows program and what comes after them, in one shader. */
+  /** All the folds of a rows program and what comes after them, in one shader; on a processor only where nothing else needs them. */
   const shaded = (root: Register): number | null => {
-    const shader = shaders ? renderShader(program, geometry, root, known, inputs) : null;
+    if (!shaders || (software && program.stores.length > 1)) return null;
+    const shader = renderShader(program, geometry, root, known, inputs, software);
     if (shader === null) return null;
     const pass = passes.push(shader) - 1;
     known.set(root, pass);

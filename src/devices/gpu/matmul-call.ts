@@ -10,7 +10,7 @@ import {
   unpack,
   unpackAdd,
 } from "../../../kernels/gpu/matmul.ts";
-import { type Drawing, gridOf, multiplySquares, packSquares, unpackSquares } from "../../../kernels/gpu/matmul-glsl.ts";
+import { type Drawing, gridOf, isInRows, multiplySquares, packSquares, unpackSquares } from "../../../kernels/gpu/matmul-glsl.ts";
 import { registerWgsl, tiledWgsl } from "../../../kernels/gpu/matmul-wgsl.ts";
 import { elementwise } from "../../graph/elementwise.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
@@ -144,8 +144,12 @@ function packedPlan({ batches, M, N, K, a, b, start }: MatmulSizes): Plan | null
 /** The longest side of a texture that every device has. */
 const mostTexels = 4096;
 
-/** Squares of elements in textures of their own shape; `null` where one would be too large. */
-function squaresPlan(sizes: MatmulSizes): Plan | null {
+/**
+ * Squares of elements in textures of their own shape; `null` where one would be too large.
+ *
+ * @param copies whether copying texels through a buffer is quick: it is in the memory of a processor, some drivers of cards wait for it
+ */
+function squaresPlan(sizes: MatmulSizes, copies: boolean): Plan | null {
   const { batches, M, N, start } = sizes;
   const grid = gridOf(sizes, mostTexels);
   if (!grid) return null;
@@ -163,17 +167,16 @@ function squaresPlan(sizes: MatmulSizes): Plan | null {
     // a frozen weight is packed once, not at every step
     return { ...drawn(drawing, [binding(index)]), kept: `${drawing.size}:${drawing.code}` };
   };
+  const inRows = copies && isInRows(sizes, grid);
+  const started = start ? [binding(2)] : [];
+  const flat = { functions: [], count: batches * M * N };
   const passes: Pass[] = [
     packed("a", 0),
     packed("b", 1),
-    drawn(multiplySquares(sizes, grid), [pass(0), pass(1)]),
-    {
-      source: "",
-      functions: [],
-      args: [pass(2), ...(start ? [binding(2)] : [])],
-      count: batches * M * N,
-      glsl: unpackSquares(sizes, grid),
-    },
+    drawn(multiplySquares(sizes, grid, inRows), [pass(0), pass(1), ...(inRows ? started : [])]),
+    inRows
+      ? { ...flat, source: `rows of ${N}`, args: [pass(2)], copiedColumns: N }
+      : { ...flat, source: "", args: [pass(2), ...started], glsl: unpackSquares(sizes, grid) },
   ];
   return { passes, results: [{ binding: start ? 3 : 2, pass: 3 }] };
 }
@@ -190,7 +193,7 @@ export function matmulPlan(
   const sizes = sizesOf(geometry);
   const side = Math.min(sizes.M, sizes.N, sizes.K);
   if (mode === "webgpu" && side >= (software ? 1 : least.tiled)) return shaderPlan(sizes, software);
-  const squares = mode === "webgl2" && side >= least.squares ? squaresPlan(sizes) : null;
+  const squares = mode === "webgl2" && side >= least.squares ? squaresPlan(sizes, software) : null;
   const packed = mode !== "webgpu" && side >= least.packed ? packedPlan(sizes) : null;
   return squares ?? packed ?? plainPlan(geometry, inputs);
 }

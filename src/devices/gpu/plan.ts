@@ -28,9 +28,19 @@ export interface Pass {
   /** What it writes: one float a thread, or one texel of four. */
   readonly count: number;
   /** Mode webgpu runs this shader in place of the source. */
-  readonly wgsl?: { readonly code: string; readonly workgroups: number };
+  readonly wgsl?: {
+    readonly code: string;
+    readonly workgroups: number;
+    /** Addresses are floats, as GPU.js's are, and not whole numbers. */
+    readonly indices?: "float";
+  };
   /** Mode webgl2 runs this fragment shader in place of the source. */
   readonly glsl?: string;
+  /**
+   * Mode webgl2 copies its one array, four layers of which each holds every fourth row of matrices so wide, to a flat value: no shader
+   * runs. Equal passes have equal sources here, too.
+   */
+  readonly copiedColumns?: number;
   /** What it makes of its one array is kept with that array under this name, from the second time on, for whoever asks for the same. */
   readonly kept?: string;
   /** The texture of four floats a texel that `glsl` writes, and its layers; without it a flat value is written. */

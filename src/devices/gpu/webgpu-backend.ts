@@ -1,7 +1,6 @@
 /**
- * Mode `webgpu`: everything is submitted at once. GPU.js waits for the verdict on a kernel before it runs it for the first time;
- * here the kernel runs, and its verdict is asked for when values are read.
- * Results are wrapped by ourselves: GPU.js gives them as promises only, and keeps each kernel's last one alive.
+ * Mode `webgpu`: GPU.js writes the shaders, launching them is our own (webgpu-launches.ts). GPU.js waits for the verdict on a kernel before
+ * it runs it for the first time; here the kernel runs, and its verdict is asked for when values are read.
  */
 import * as functions from "../../../kernels/gpu/math.ts";
 import { DeviceError } from "../../errors.ts";
@@ -14,22 +13,22 @@ import {
   type Handle,
   KernelCache,
   kernelSettings,
+  softwareNames,
 } from "./backend.ts";
 import type { BufferResult, WebGpuContext, WebGpuKernel } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
+import { Launches } from "./webgpu-launches.ts";
 
-const mostKernels = 2048;
+const mostKernels = 4096;
 // numbers of GPUBufferUsage, GPUShaderStage and GPUMapMode, which are globals only where there is WebGPU
-const usage = { mapRead: 1, copySource: 4, copyTarget: 8, uniform: 64, storage: 128 };
+const usage = { mapRead: 1, copyTarget: 8 };
 const computeStage = 4;
 const mapRead = 1;
 
-/** Names of adapters that compute on the processor. */
-const software = /swiftshader|llvmpipe|lavapipe|basic render/i;
 const isSoftware = (info: GPUAdapterInfo | undefined): boolean =>
   info !== undefined &&
   ((info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true ||
-    [info.vendor, info.architecture, info.device, info.description].some((name) => software.test(name)));
+    [info.vendor, info.architecture, info.device, info.description].some((name) => softwareNames.test(name)));
 
 /** GPU.js asks for large buffers where there are any, but not for kernels that read many arrays. */
 async function acquire({ WebGPUContext }: GpuJs): Promise<WebGpuContext> {
@@ -119,17 +118,15 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
     kernel.context = context;
     kernel._device = device;
     kernel.bindGroupLayout = layout;
-    kernel.paramsBuffer = device.createBuffer({ size: byteLength, usage: usage.uniform | usage.copyTarget });
     kernel.paramsMirror = new ArrayBuffer(byteLength);
     kernel.paramsU32 = new Uint32Array(kernel.paramsMirror);
     kernel.paramsI32 = new Int32Array(kernel.paramsMirror);
     kernel.paramsF32 = new Float32Array(kernel.paramsMirror);
-    kernel.constantBuffers = [];
-    kernel.bindGroupDirty = true;
     kernel.built = true;
   };
 
-  const kernels = new KernelCache(mostKernels, (pass) => {
+  const launches = new Launches(device);
+  const kernels = new KernelCache(mostKernels, mostKernels, (pass) => {
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions)) as GpuKernel & { kernel: WebGpuKernel };
     const { wgsl, count } = pass;
     if (wgsl)
@@ -161,7 +158,8 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
     software: adapter ? adapter === "software" : isSoftware(device.adapterInfo ?? context.adapter?.info),
     upload(values) {
       checkAlive();
-      const buffer = device.createBuffer({ size: values.byteLength, usage: usage.storage | usage.copyTarget | usage.copySource });
+      // a new one: what is recorded and not submitted yet may read one that was given back
+      const buffer = launches.newBuffer(values.byteLength);
       device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
       handles++;
       return { count: values.length, references: 1, raw: wrapped(buffer, values.length) };
@@ -171,14 +169,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
       const { kernel } = kernels.get(pass, args) as GpuKernel & { kernel: WebGpuKernel };
       const raws = called(pass, args, shaped);
       if (!kernel.built) void kernel.build(...raws);
-      const result = kernel._runInternal(kernel._snapshotArguments(raws));
-      const buffer = kernel.outputBuffer!;
-      const raw = wrapped(buffer, pass.count);
-      void result.then((own) => own.delete());
-      // the kernel would keep its last result
-      if (--buffer._refs === 0) buffer.destroy();
-      kernel.outputBuffer = null;
-      kernel.bindGroupDirty = true;
+      const raw = wrapped(launches.run(kernel, raws), pass.count);
       handles++;
       return { count: pass.count, references: 1, raw };
     },
@@ -188,9 +179,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
         checkAlive();
         const size = handle.count * 4;
         const staging = device.createBuffer({ size, usage: usage.mapRead | usage.copyTarget });
-        const encoder = device.createCommandEncoder();
-        encoder.copyBufferToBuffer((handle.raw as BufferResult).buffer, 0, staging, 0, size);
-        device.queue.submit([encoder.finish()]);
+        launches.copy((handle.raw as BufferResult).buffer, staging, size);
         const verdicts = Promise.all(unproven);
         try {
           await staging.mapAsync(mapRead);
@@ -211,7 +200,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
     },
     free(handle) {
       handles--;
-      (handle.raw as BufferResult).delete();
+      launches.giveBack((handle.raw as BufferResult).buffer);
       handle.raw = null;
     },
     get statistics() {
@@ -221,6 +210,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
       await Promise.all(unproven);
       device.removeEventListener?.("uncapturederror", onError as EventListener);
       kernels.clear();
+      launches.destroy();
       await gpu.destroy();
     },
   };
