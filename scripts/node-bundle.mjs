@@ -1,11 +1,11 @@
 // node scripts/node-bundle.mjs: the entry points once more, for Node, in few files below dist/node. Node takes about a millisecond for
 // each file that it imports, and there are hundreds of them. Bundlers get the single files of dist/src, of which they leave out what is not used.
-import { readFileSync, rmSync } from "node:fs";
+import { copyFileSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { build } from "esbuild";
 import { root } from "./prepare.mjs";
 
-const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const { exports, dependencies, peerDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 const entries = Object.values(exports).flatMap((entry) => (entry.node ? [entry] : []));
 rmSync(join(root, "dist/node"), { recursive: true, force: true });
 await build({
@@ -17,7 +17,9 @@ await build({
   format: "esm",
   platform: "node",
   target: "node20.19",
-  packages: "external",
+  // typed-function comes along: as a package Node finds it as CommonJS only, which it reads twice
+  external: Object.keys({ ...dependencies, ...peerDependencies }).filter((name) => name !== "typed-function"),
+  mainFields: ["module", "main"],
   // half of the import is V8 reading text: without comments and indentation it is a quarter less, and all of it ASCII, one byte a letter.
   // Names stay as they are, for stack traces and for the people who read them.
   minifyWhitespace: true,
@@ -26,3 +28,4 @@ await build({
   sourcesContent: false,
   logLevel: "warning",
 });
+copyFileSync(join(root, "node_modules/typed-function/LICENSE"), join(root, "dist/node/LICENSE-typed-function"));
