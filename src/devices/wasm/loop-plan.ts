@@ -90,8 +90,8 @@ export function unrollOf(program: LoopProgram, pass: Pass): number {
   return 2 * pass.cost <= mostTogether ? 2 : 1;
 }
 
-/** Rows that take less than this, in simple instructions, go by twos. */
-const longestPaired = 12_000;
+/** Rows go by twos whose longest pass takes at most this, in simple instructions: of a longer one the end does not matter. */
+const longestPaired = 8192;
 
 /**
  * How many rows go together where the inner axis is walked to its end in whole steps of every pass, and no sum is so long that it goes by
@@ -111,7 +111,7 @@ export function wholeRowsOf(program: LoopProgram, { splittable, passes }: LoopPl
       return inner % step === 0 && inner <= step * blockLength;
     });
   if (!isWhole) return null;
-  return inner * passes.reduce((sum, { cost }) => sum + cost, 0) <= longestPaired ? 2 : 1;
+  return inner * Math.max(...passes.map(({ cost }) => cost)) <= longestPaired ? 2 : 1;
 }
 
 export function planLoop(program: LoopProgram): LoopPlan {
