@@ -3,24 +3,17 @@
  * tried on every one. A function that one of these modules exports and that is not here, nor in `exempt` with a reason,
  * fails the law that asks for it.
  */
-import { useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
-import { add, less, mod, mul } from "../../src/graph/elementwise.ts";
+import { add, less } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
-import type { Draw, Interval, Sample } from "../../src/graph/primitive.ts";
+import type { Draw } from "../../src/graph/primitive.ts";
 import { constant, iota } from "../../src/graph/source.ts";
-import { observing } from "../../src/graph/variable.ts";
 import * as cayleys from "../../src/linalg/cayley.ts";
 import * as fourier from "../../src/linalg/fourier.ts";
-import { LlamaForCausalLM } from "../../src/models/llama.ts";
-import { llamaConfig } from "../../src/models/llama-config.ts";
 import * as activation from "../../src/nn/activation.ts";
 import * as nnAttention from "../../src/nn/attention.ts";
-import { Embedding } from "../../src/nn/embedding.ts";
 import * as linears from "../../src/nn/linear.ts";
 import * as loss from "../../src/nn/loss.ts";
-import { GatedMLP } from "../../src/nn/mlp.ts";
-import type { Module } from "../../src/nn/module.ts";
 import * as norms from "../../src/nn/norm.ts";
 import * as rotaries from "../../src/nn/rotary.ts";
 import * as rotation from "../../src/peft/rotation.ts";
@@ -31,53 +24,8 @@ import * as indexExpression from "../../src/tensor/index-expression.ts";
 import * as math from "../../src/tensor/math.ts";
 import * as rearranging from "../../src/tensor/rearrange.ts";
 import * as statistics from "../../src/tensor/statistics.ts";
-
-/** Cases of one function. Inputs are floats; whole numbers (targets, indices) are made inside of `apply`. */
-export type Composite = (draw: Draw) => Sample[];
-
-const wide: Interval = [-2, 2];
-type Apply = (...inputs: Tensor[]) => Tensor;
-
-const sample = (shapes: readonly (readonly number[])[], apply: Apply, domain: Interval = wide): Sample => ({
-  inputs: shapes.map((shape) => ({ shape, domain })),
-  apply,
-});
-/** A function of one tensor of any shape, on each of `domains`. */
-const one =
-  (apply: Apply, ...domains: Interval[]): Composite =>
-  (draw) =>
-    (domains.length ? domains : [wide]).map((domain) => sample([draw.shape(3)], apply, domain));
-/** A function of tensors of one shape. */
-const same =
-  (count: number, apply: Apply, ...domains: Interval[]): Composite =>
-  (draw) => {
-    const shape = draw.shape(3);
-    return [{ inputs: Array.from({ length: count }, (_, i) => ({ shape, domain: domains[i] ?? wide })), apply }];
-  };
-/** Both sides of a kink at 0, and away from it. */
-const sides: Interval[] = [
-  [-2, -0.2],
-  [0.2, 2],
-];
-/** A fold over one axis, some axes, and all. */
-const fold =
-  (apply: (x: Tensor, axes: number[] | undefined, keepDims: boolean) => Tensor, domain: Interval = wide): Composite =>
-  (draw) => {
-    const shape = draw.shape(3, 4, 1);
-    const some = shape.flatMap((_, axis) => (draw.integer(0, 1) ? [axis] : []));
-    const keep = draw.integer(0, 1) === 1;
-    return [undefined, [-1], some].map((axes) => sample([shape], (x) => apply(x!, axes, keep), domain));
-  };
-const alongAxis =
-  (apply: (x: Tensor, axis: number) => Tensor, domain: Interval = wide): Composite =>
-  (draw) => {
-    const shape = draw.shape(3, 5, 1);
-    const axis = draw.integer(0, shape.length - 1);
-    return [sample([shape], (x) => apply(x!, axis), domain)];
-  };
-/** Whole numbers 0, 1, … below `count`, in an order that repeats. */
-const labels = (shape: readonly number[], count: number, stride = 3): Tensor =>
-  mod(mul(iota(shape), constant(stride, [], "int32")), constant(count, [], "int32"));
+import { type Apply, alongAxis, type Composite, fold, labels, one, same, sample, sides, wide } from "./composite.ts";
+import { layers, nnComposites } from "./layer-composites.ts";
 
 const mathComposites = {
   maximum: same(2, (x, y) => math.maximum(x!, y!), [-2, -0.1], [0.1, 2]),
@@ -355,174 +303,6 @@ const fourierComposites = {
   },
   ifft2Real: (draw) => [sample([[draw.integer(1, 4), draw.integer(1, 5)]], (x) => fourier.ifft2Real(x!))],
 } satisfies Record<string, Composite>;
-
-const rotaryTables = (device: Device, size: number, time: number): rotaries.RotaryTables => {
-  useDevice(device);
-  return new rotaries.Rotary(size, { ropeType: "default", ropeTheta: 100 }).range(time);
-};
-
-/** Reductions of a loss, each on rows of logits. */
-const reductions = ["mean", "sum", "none"] as const;
-const compared = (apply: (x: Tensor, y: Tensor, reduction: (typeof reductions)[number]) => Tensor, domain = wide): Composite => {
-  return (draw) =>
-    reductions.map((how) => sample([draw.shape(2), []], (x, y) => apply(x!, arrange.expand(y!, x!.shape), how), domain));
-};
-const classified = (
-  apply: (x: Tensor, targets: Tensor, weight: Tensor, reduction: (typeof reductions)[number]) => Tensor,
-): Composite => {
-  return (draw) => {
-    const [lead, C] = [draw.shape(2), draw.integer(2, 5)];
-    return reductions.map((how) => ({
-      inputs: [
-        { shape: [...lead, C], domain: wide },
-        { shape: [C], domain: [0.5, 2] },
-      ],
-      apply: (x, weight) => apply(x!, labels(lead, C), weight!, how),
-    }));
-  };
-};
-
-const heads = (draw: Draw): { q: number[]; k: number[]; T: number; B: number } => {
-  const [B, G, share, T, D] = [
-    draw.integer(1, 2),
-    draw.integer(1, 2),
-    draw.integer(1, 2),
-    draw.integer(1, 4),
-    draw.integer(1, 3),
-  ];
-  const Tq = draw.integer(1, T);
-  return { q: [B, Tq, G * share, D], k: [B, T, G, D], T, B };
-};
-
-const nnComposites = (device: Device) =>
-  ({
-    linear: (draw) => {
-      const [into, out] = [draw.integer(1, 4), draw.integer(1, 4)];
-      return [
-        sample([[...draw.shape(2), into], [out, into], [out]], (x, w, b) => linears.linear(x!, w!, b!)),
-        sample([[into], [out, into]], (x, w) => linears.linear(x!, w!)),
-      ];
-    },
-    rmsNorm: (draw) => {
-      const C = draw.integer(1, 5);
-      return [true, false].map((unitOffset) =>
-        sample([[...draw.shape(2), C], [C]], (x, w) => norms.rmsNorm(x!, w!, { eps: 0.1, unitOffset })),
-      );
-    },
-    layerNorm: (draw) => {
-      const C = draw.integer(2, 5);
-      return [sample([[...draw.shape(2), C], [C], [C]], (x, w, b) => norms.layerNorm(x!, w!, b!, { eps: 0.1 }))];
-    },
-    crossEntropy: classified((x, targets, weight, reduction) =>
-      loss.crossEntropy(x, targets, { weight, reduction, labelSmoothing: 0.1, ignoreIndex: 1 }),
-    ),
-    negativeLogLikelihood: classified((x, targets, weight, reduction) =>
-      loss.negativeLogLikelihood(x, targets, { weight, reduction }),
-    ),
-    mseLoss: compared((x, y, reduction) => loss.mseLoss(x, y, { reduction })),
-    l1Loss: compared((x, y, reduction) => loss.l1Loss(x, y, { reduction })),
-    huberLoss: compared((x, y, reduction) => loss.huberLoss(x, y, { reduction, delta: 0.7 })),
-    smoothL1Loss: compared((x, y, reduction) => loss.smoothL1Loss(x, y, { reduction, beta: 0.7 })),
-    binaryCrossEntropyWithLogits: compared(
-      (x, y, reduction) => loss.binaryCrossEntropyWithLogits(x, y, { reduction, posWeight: constant(2, [], x.dtype) }),
-      [0.1, 0.9],
-    ),
-    klDivergence: compared((x, y, reduction) => loss.klDivergence(x, y, { reduction }), [0.2, 0.9]),
-    attend: (draw) => {
-      const { q, k, T, B } = heads(draw);
-      const keyMask = less(labels([B, T], T), constant(Math.max(1, T - 1), [], "int32"));
-      return [{ isCausal: true }, { keyMask }, { isCausal: true, window: 2, scale: 0.4, keyMask }].map((options) =>
-        sample([q, k, k], (x, y, z) => nnAttention.attend(x!, y!, z!, options)),
-      );
-    },
-    scaledDotProductAttention: (draw) => {
-      const [H, T, D] = [draw.integer(1, 2), draw.integer(1, 4), draw.integer(1, 3)];
-      const shape = [1, H, T, D];
-      return [
-        sample([shape, shape, shape, [T, T]], (q, k, v, mask) =>
-          nnAttention.scaledDotProductAttention(q!, k!, v!, { mask: mask! }),
-        ),
-      ];
-    },
-    rotate: (draw) => {
-      const [T, H, pairs] = [draw.integer(1, 4), draw.integer(1, 2), draw.integer(1, 3)];
-      return [sample([[1, T, H, 2 * pairs]], (x) => rotaries.rotate(x!, rotaryTables(device, 2 * pairs, T)))];
-    },
-  }) satisfies Record<string, Composite>;
-
-/** Runs `body` with tensors in place of the module's parameters. */
-export function withParameters<T>(module: Module, values: readonly Tensor[], body: () => T): T {
-  const stands = new Map(module.parameters().map((parameter, i) => [parameter as object, values[i]!]));
-  return observing(
-    {
-      read: (variable) => stands.get(variable) ?? variable.stored,
-      write: () => {
-        throw new Error("a layer wrote to a variable");
-      },
-      consult: () => {},
-    },
-    body,
-  );
-}
-
-/** A layer as a function of its input and all its parameters. */
-const layer =
-  (
-    device: Device,
-    make: (draw: Draw) => { module: Module; shapes: number[][]; forward(...inputs: Tensor[]): Tensor },
-  ): Composite =>
-  (draw) => {
-    useDevice(device);
-    const { module, shapes, forward } = make(draw);
-    const parameters = module.parameters();
-    return [
-      sample([...shapes, ...parameters.map(({ shape }) => [...shape])], (...all) =>
-        withParameters(module, all.slice(shapes.length), () => forward(...all.slice(0, shapes.length))),
-      ),
-    ];
-  };
-
-const layers = (device: Device) =>
-  ({
-    Linear: layer(device, (draw) => {
-      const module = new linears.Linear(draw.integer(1, 4), draw.integer(1, 4), { bias: draw.integer(0, 1) === 1 });
-      return { module, shapes: [[2, module.inFeatures]], forward: (x) => module.forward(x!) };
-    }),
-    Embedding: layer(device, (draw) => {
-      const module = new Embedding(draw.integer(1, 5), draw.integer(1, 3));
-      return { module, shapes: [], forward: () => module.forward(labels([2, 3], module.numEmbeddings)) };
-    }),
-    RMSNorm: layer(device, (draw) => {
-      const module = new norms.RMSNorm(draw.integer(1, 5), { eps: 0.1 });
-      return { module, shapes: [[2, module.weight.size]], forward: (x) => module.forward(x!) };
-    }),
-    LayerNorm: layer(device, (draw) => {
-      const module = new norms.LayerNorm(draw.integer(2, 5), { eps: 0.1 });
-      return { module, shapes: [[2, module.weight.size]], forward: (x) => module.forward(x!) };
-    }),
-    GatedMLP: layer(device, (draw) => {
-      const module = new GatedMLP(3, draw.integer(1, 4), { bias: true });
-      return { module, shapes: [[2, 3]], forward: (x) => module.forward(x!) };
-    }),
-    LlamaForCausalLM: layer(device, (draw) => {
-      const config = llamaConfig({
-        model_type: "llama",
-        vocab_size: 5,
-        hidden_size: 4,
-        intermediate_size: 3,
-        num_hidden_layers: 1,
-        num_attention_heads: 2,
-        num_key_value_heads: draw.integer(1, 2),
-        max_position_embeddings: 8,
-        rms_norm_eps: 0.1,
-        tie_word_embeddings: draw.integer(0, 1) === 1,
-      });
-      const module = new LlamaForCausalLM(config);
-      const T = draw.integer(2, 3);
-      const inputIds = labels([1, T], 5);
-      return { module, shapes: [], forward: () => module.forward({ inputIds, labels: inputIds }).loss! };
-    }),
-  }) satisfies Record<string, Composite>;
 
 /** All composites by name, for graphs that run on `device`. */
 export const composites = (device: Device): Record<string, Composite> => ({

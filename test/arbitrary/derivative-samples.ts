@@ -2,7 +2,7 @@
 import { cast, elementwise } from "../../src/graph/elementwise.ts";
 import type { Draw, Elementwise, Primitive, Sample } from "../../src/graph/primitive.ts";
 import { primitives } from "../../src/graph/primitives.ts";
-import { elementwiseFunction } from "./graph.ts";
+import { elementwiseFunction } from "./graph-move.ts";
 
 /** Entries without a derivative to compare: their results, or their sources, are no real numbers. */
 const discrete: ReadonlySet<Primitive> = new Set([elementwise.bitcast]);

@@ -26,7 +26,7 @@ import { sum } from "../../src/tensor/statistics.ts";
 import { cases } from "../arbitrary/cases.ts";
 import { composites } from "../arbitrary/composites.ts";
 import { draws, randomTensor } from "../arbitrary/draw.ts";
-import { elementwiseFunction } from "../arbitrary/graph.ts";
+import { elementwiseFunction } from "../arbitrary/graph-move.ts";
 import { valuesOf } from "../arbitrary/values.ts";
 import { onEveryDevice } from "../devices.ts";
 

@@ -24,7 +24,7 @@ import { cases } from "../arbitrary/cases.ts";
 import { composites } from "../arbitrary/composites.ts";
 import { type Variant, variants } from "../arbitrary/devices.ts";
 import { draws, randomValues, repeating } from "../arbitrary/draw.ts";
-import { elementwiseFunction } from "../arbitrary/graph.ts";
+import { elementwiseFunction } from "../arbitrary/graph-move.ts";
 import { difference, tolerances } from "../arbitrary/rounding.ts";
 import { valuesOf } from "../arbitrary/values.ts";
 import { viewOf } from "../arbitrary/views.ts";

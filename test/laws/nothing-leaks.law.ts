@@ -38,7 +38,7 @@ import {
 import { cases } from "../arbitrary/cases.ts";
 import { composites } from "../arbitrary/composites.ts";
 import { draws, randomTensor } from "../arbitrary/draw.ts";
-import { elementwiseFunction } from "../arbitrary/graph.ts";
+import { elementwiseFunction } from "../arbitrary/graph-move.ts";
 import { devices } from "../devices.ts";
 import { smallDataset, smallModel } from "../train/small-run.ts";
 

@@ -1,0 +1,190 @@
+/** Functions and layers of src/nn as composites, with their parameters among the inputs. */
+import { useDevice } from "../../src/compile/program.ts";
+import type { Device } from "../../src/devices/device.ts";
+import { less } from "../../src/graph/elementwise.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import type { Draw } from "../../src/graph/primitive.ts";
+import { constant } from "../../src/graph/source.ts";
+import { observing } from "../../src/graph/variable.ts";
+import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { llamaConfig } from "../../src/models/llama-config.ts";
+import * as nnAttention from "../../src/nn/attention.ts";
+import { Embedding } from "../../src/nn/embedding.ts";
+import * as linears from "../../src/nn/linear.ts";
+import * as loss from "../../src/nn/loss.ts";
+import { GatedMLP } from "../../src/nn/mlp.ts";
+import type { Module } from "../../src/nn/module.ts";
+import * as norms from "../../src/nn/norm.ts";
+import * as rotaries from "../../src/nn/rotary.ts";
+import * as arrange from "../../src/tensor/arrange.ts";
+import { type Composite, labels, sample, wide } from "./composite.ts";
+
+const rotaryTables = (device: Device, size: number, time: number): rotaries.RotaryTables => {
+  useDevice(device);
+  return new rotaries.Rotary(size, { ropeType: "default", ropeTheta: 100 }).range(time);
+};
+
+/** Reductions of a loss, each on rows of logits. */
+const reductions = ["mean", "sum", "none"] as const;
+const compared = (apply: (x: Tensor, y: Tensor, reduction: (typeof reductions)[number]) => Tensor, domain = wide): Composite => {
+  return (draw) =>
+    reductions.map((how) => sample([draw.shape(2), []], (x, y) => apply(x!, arrange.expand(y!, x!.shape), how), domain));
+};
+const classified = (
+  apply: (x: Tensor, targets: Tensor, weight: Tensor, reduction: (typeof reductions)[number]) => Tensor,
+): Composite => {
+  return (draw) => {
+    const [lead, C] = [draw.shape(2), draw.integer(2, 5)];
+    return reductions.map((how) => ({
+      inputs: [
+        { shape: [...lead, C], domain: wide },
+        { shape: [C], domain: [0.5, 2] },
+      ],
+      apply: (x, weight) => apply(x!, labels(lead, C), weight!, how),
+    }));
+  };
+};
+
+const heads = (draw: Draw): { q: number[]; k: number[]; T: number; B: number } => {
+  const [B, G, share, T, D] = [
+    draw.integer(1, 2),
+    draw.integer(1, 2),
+    draw.integer(1, 2),
+    draw.integer(1, 4),
+    draw.integer(1, 3),
+  ];
+  const Tq = draw.integer(1, T);
+  return { q: [B, Tq, G * share, D], k: [B, T, G, D], T, B };
+};
+
+/** Functions of src/nn. */
+export const nnComposites = (device: Device) =>
+  ({
+    linear: (draw) => {
+      const [into, out] = [draw.integer(1, 4), draw.integer(1, 4)];
+      return [
+        sample([[...draw.shape(2), into], [out, into], [out]], (x, w, b) => linears.linear(x!, w!, b!)),
+        sample([[into], [out, into]], (x, w) => linears.linear(x!, w!)),
+      ];
+    },
+    rmsNorm: (draw) => {
+      const C = draw.integer(1, 5);
+      return [true, false].map((unitOffset) =>
+        sample([[...draw.shape(2), C], [C]], (x, w) => norms.rmsNorm(x!, w!, { eps: 0.1, unitOffset })),
+      );
+    },
+    layerNorm: (draw) => {
+      const C = draw.integer(2, 5);
+      return [sample([[...draw.shape(2), C], [C], [C]], (x, w, b) => norms.layerNorm(x!, w!, b!, { eps: 0.1 }))];
+    },
+    crossEntropy: classified((x, targets, weight, reduction) =>
+      loss.crossEntropy(x, targets, { weight, reduction, labelSmoothing: 0.1, ignoreIndex: 1 }),
+    ),
+    negativeLogLikelihood: classified((x, targets, weight, reduction) =>
+      loss.negativeLogLikelihood(x, targets, { weight, reduction }),
+    ),
+    mseLoss: compared((x, y, reduction) => loss.mseLoss(x, y, { reduction })),
+    l1Loss: compared((x, y, reduction) => loss.l1Loss(x, y, { reduction })),
+    huberLoss: compared((x, y, reduction) => loss.huberLoss(x, y, { reduction, delta: 0.7 })),
+    smoothL1Loss: compared((x, y, reduction) => loss.smoothL1Loss(x, y, { reduction, beta: 0.7 })),
+    binaryCrossEntropyWithLogits: compared(
+      (x, y, reduction) => loss.binaryCrossEntropyWithLogits(x, y, { reduction, posWeight: constant(2, [], x.dtype) }),
+      [0.1, 0.9],
+    ),
+    klDivergence: compared((x, y, reduction) => loss.klDivergence(x, y, { reduction }), [0.2, 0.9]),
+    attend: (draw) => {
+      const { q, k, T, B } = heads(draw);
+      const keyMask = less(labels([B, T], T), constant(Math.max(1, T - 1), [], "int32"));
+      return [{ isCausal: true }, { keyMask }, { isCausal: true, window: 2, scale: 0.4, keyMask }].map((options) =>
+        sample([q, k, k], (x, y, z) => nnAttention.attend(x!, y!, z!, options)),
+      );
+    },
+    scaledDotProductAttention: (draw) => {
+      const [H, T, D] = [draw.integer(1, 2), draw.integer(1, 4), draw.integer(1, 3)];
+      const shape = [1, H, T, D];
+      return [
+        sample([shape, shape, shape, [T, T]], (q, k, v, mask) =>
+          nnAttention.scaledDotProductAttention(q!, k!, v!, { mask: mask! }),
+        ),
+      ];
+    },
+    rotate: (draw) => {
+      const [T, H, pairs] = [draw.integer(1, 4), draw.integer(1, 2), draw.integer(1, 3)];
+      return [sample([[1, T, H, 2 * pairs]], (x) => rotaries.rotate(x!, rotaryTables(device, 2 * pairs, T)))];
+    },
+  }) satisfies Record<string, Composite>;
+
+/** Runs `body` with tensors in place of the module's parameters. */
+export function withParameters<T>(module: Module, values: readonly Tensor[], body: () => T): T {
+  const stands = new Map(module.parameters().map((parameter, i) => [parameter as object, values[i]!]));
+  return observing(
+    {
+      read: (variable) => stands.get(variable) ?? variable.stored,
+      write: () => {
+        throw new Error("a layer wrote to a variable");
+      },
+      consult: () => {},
+    },
+    body,
+  );
+}
+
+/** A layer as a function of its input and all its parameters. */
+const layer =
+  (
+    device: Device,
+    make: (draw: Draw) => { module: Module; shapes: number[][]; forward(...inputs: Tensor[]): Tensor },
+  ): Composite =>
+  (draw) => {
+    useDevice(device);
+    const { module, shapes, forward } = make(draw);
+    const parameters = module.parameters();
+    return [
+      sample([...shapes, ...parameters.map(({ shape }) => [...shape])], (...all) =>
+        withParameters(module, all.slice(shapes.length), () => forward(...all.slice(0, shapes.length))),
+      ),
+    ];
+  };
+
+/** Layers. */
+export const layers = (device: Device) =>
+  ({
+    Linear: layer(device, (draw) => {
+      const module = new linears.Linear(draw.integer(1, 4), draw.integer(1, 4), { bias: draw.integer(0, 1) === 1 });
+      return { module, shapes: [[2, module.inFeatures]], forward: (x) => module.forward(x!) };
+    }),
+    Embedding: layer(device, (draw) => {
+      const module = new Embedding(draw.integer(1, 5), draw.integer(1, 3));
+      return { module, shapes: [], forward: () => module.forward(labels([2, 3], module.numEmbeddings)) };
+    }),
+    RMSNorm: layer(device, (draw) => {
+      const module = new norms.RMSNorm(draw.integer(1, 5), { eps: 0.1 });
+      return { module, shapes: [[2, module.weight.size]], forward: (x) => module.forward(x!) };
+    }),
+    LayerNorm: layer(device, (draw) => {
+      const module = new norms.LayerNorm(draw.integer(2, 5), { eps: 0.1 });
+      return { module, shapes: [[2, module.weight.size]], forward: (x) => module.forward(x!) };
+    }),
+    GatedMLP: layer(device, (draw) => {
+      const module = new GatedMLP(3, draw.integer(1, 4), { bias: true });
+      return { module, shapes: [[2, 3]], forward: (x) => module.forward(x!) };
+    }),
+    LlamaForCausalLM: layer(device, (draw) => {
+      const config = llamaConfig({
+        model_type: "llama",
+        vocab_size: 5,
+        hidden_size: 4,
+        intermediate_size: 3,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: draw.integer(1, 2),
+        max_position_embeddings: 8,
+        rms_norm_eps: 0.1,
+        tie_word_embeddings: draw.integer(0, 1) === 1,
+      });
+      const module = new LlamaForCausalLM(config);
+      const T = draw.integer(2, 3);
+      const inputIds = labels([1, T], 5);
+      return { module, shapes: [], forward: () => module.forward({ inputIds, labels: inputIds }).loss! };
+    }),
+  }) satisfies Record<string, Composite>;
