@@ -8,8 +8,8 @@ export type KernelBuilder = FunctionBuilder<readonly ["i32", "i32", "i32"]>;
 
 /** Everything the code of a kernel depends on; sizes, strides and addresses are arguments. */
 export interface MatmulVariant {
-  /** "tiles" packs B and computes 6 × 8 tiles; "vector" reads B in place for one to four rows of A; "strassen" computes tiles of quarters, and M, N and K are those of a quarter. */
-  readonly method: "tiles" | "vector" | "strassen";
+  /** "tiles" packs B and computes 6 × 8 tiles; "vector" reads B in place for one to four rows of A. */
+  readonly method: "tiles" | "vector";
   /** Rows of A, for "vector". */
   readonly rows: number;
   /** "rows": k is the contiguous axis of A; "columns": m is (A is stored transposed); "narrow": m too, and few columns, so that turning A does not pay. */

@@ -21,7 +21,7 @@ import { SimdBasics } from "./simd-basics.ts";
 export const tileRows = 6;
 export const panelColumns = 8;
 /** Deepest packed panel: 8 columns × 256 × 4 bytes = 8 KiB beside 6 KiB of A in a first-level cache of 32 KiB. */
-export const depthLimit = 256;
+const depthLimit = 256;
 
 /** Rows that meet one panel after the other: 48 × 256 × 4 bytes of A stay in a second-level cache. */
 const stripRows = 48;
@@ -54,7 +54,7 @@ export function tileScratchBytes(
 }
 
 /** ⌈columns / 8⌉ */
-export const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", columns, panelColumns - 1], 3];
+const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", columns, panelColumns - 1], 3];
 
 /** Adds the kernel to a module. */
 export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {

@@ -14,7 +14,6 @@
 import { ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import { features } from "../../src/devices/wasm/features.ts";
 import { argument, argumentWords, bytesOfB, type MatmulVariant } from "./matmul-arguments.ts";
-import { emitStrassen, strassenScratchBytes } from "./matmul-strassen.ts";
 import { depthBlockOf, emitTiles, panelColumns, tileRows, tileScratchBytes } from "./matmul-tiles.ts";
 import { emitVector, vectorRows, vectorScratchBytes } from "./matmul-vector.ts";
 
@@ -85,15 +84,6 @@ const tasksPerThread = 3;
 /** Blocks of packed B (and A) that stay in a second-level cache. */
 const columnBlockLimit = { rows: 128, columns: 256, narrow: 128 } as const;
 const rowBlockLimit = { rows: 480, columns: 192, narrow: 480 } as const;
-/**
- * M, N and K from which a product is computed by seven products of quarters instead of eight, where that is asked
- * for and halves are whole panels. From here on it takes 0.87 to 0.97 of the time; at K = 256 as long as before, and with N = 256 it has
- * too little for two threads (decision 0024).
- */
-export const strassenSize = 512;
-/** Columns of a quarter in one task: at a depth of 128 their eight panels have 0.5 MB, at 256 1 MB. */
-const strassenColumns = 128;
-const strassenTasksPerThread = 2;
 /** Depth of a second product that is still added in the tiles of the first: both panels fit into a first-level cache. */
 export const updateDepth = 64;
 /** Up to so many columns of C a transposed A is read as it lies. */
@@ -102,19 +92,10 @@ const narrowColumns = 8;
 /**
  * How to compute a product, or `undefined` when no axis of A or B is contiguous, or C's or the addend's columns are not. With an
  * update also where the two cannot share their tiles: then it is a product of its own, before or after.
- *
- * @param strassenFrom M, N and K from which seven products of quarters take the place of eight; infinite: never
  */
-export function planMatmul(
-  problem: MatmulProblem,
-  threads: number,
-  strassenFrom: number = Number.POSITIVE_INFINITY,
-): MatmulPlan | undefined {
+export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan | undefined {
   const exchanged = exchange(problem);
-  const { batch, a, b, c, addend, bType = "float32" } = exchanged ?? problem;
-  const strassen = Math.min(problem.M, problem.N, problem.K) >= strassenFrom && quartersWell(problem);
-  /** Of the whole, or of a quarter. */
-  const { M, N, K } = strassen ? { M: problem.M / 2, N: problem.N / 2, K: problem.K / 2 } : (exchanged ?? problem);
+  const { batch, M, N, K, a, b, c, addend, bType = "float32" } = exchanged ?? problem;
   // an axis of size 1 is contiguous whatever its stride
   const aLayout = a.column === 1 || K <= 1 ? "rows" : a.row === 1 || M <= 1 ? "columns" : undefined;
   const bLayout = b.column === 1 || N <= 1 ? "rows" : b.row === 1 || K <= 1 ? "columns" : undefined;
@@ -134,7 +115,7 @@ export function planMatmul(
   const work = batches * M * N * (K + updateK);
   const knowsStride = !vector && aLayout === "rows" && work >= knownStrideProduct && a.row % knownStrideStep === 0;
   const variant: MatmulVariant = {
-    method: strassen ? "strassen" : vector ? "vector" : "tiles",
+    method: vector ? "vector" : "tiles",
     rows: vector ? Math.max(1, M) : 0,
     a: aLayout === "columns" && !vector && N <= narrowColumns ? "narrow" : aLayout,
     b: bLayout,
@@ -145,16 +126,12 @@ export function planMatmul(
   };
   const { rowBlock, columnBlock } = vector
     ? { rowBlock: Math.max(1, M), columnBlock: vectorBlock(variant, N, K, batches, threads) }
-    : strassen
-      ? strassenBlocks(M, N, batches, threads)
-      : tileBlocks(variant, M, N, K, batches, threads);
+    : tileBlocks(variant, M, N, K, batches, threads);
   const rowBlocks = Math.ceil(M / rowBlock);
   const columnBlocks = Math.ceil(N / columnBlock);
   const scratch = vector
     ? vectorScratchBytes(variant, columnBlock, K)
-    : strassen
-      ? strassenScratchBytes(variant, columnBlock, depthBlockOf(K), updateK)
-      : tileScratchBytes(variant, rowBlock, columnBlock, K, updateK);
+    : tileScratchBytes(variant, rowBlock, columnBlock, K, updateK);
   const scratchBytes = Math.ceil(scratch / 64) * 64;
 
   const words = new Int32Array(argumentWords);
@@ -197,7 +174,7 @@ export function matmulModule(
   options: { readonly shared: boolean; readonly fused?: boolean },
 ): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder({ shared: options.shared });
-  const emit = { tiles: emitTiles, vector: emitVector, strassen: emitStrassen }[variant.method];
+  const emit = variant.method === "tiles" ? emitTiles : emitVector;
   emit(module, "matmul", variant, options.fused ?? features().relaxedSimd);
   return module.bytes();
 }
@@ -223,15 +200,6 @@ function exchange(problem: MatmulProblem): MatmulProblem | undefined {
   const turn = (x: MatmulOperand): MatmulOperand => ({ batch: x.batch, row: x.column, column: x.row });
   return { ...problem, M: N, N: M, a: turn(b), b: turn(a), c: turn(c), ...(addend && { addend: turn(addend) }) };
 }
-
-/** Whether halves are whole panels and whole vectors, and more rows than a vector product's. */
-const quartersWell = ({ M, N, K, addend }: MatmulProblem): boolean =>
-  M % 2 === 0 &&
-  M > 2 * vectorRows &&
-  N % (2 * panelColumns) === 0 &&
-  N > 2 * narrowColumns &&
-  K % 8 === 0 &&
-  (addend === undefined || addend.column === 1);
 
 const roundUp = (value: number, step: number): number => Math.ceil(value / step) * step;
 /** `size` in `parts` nearly equal blocks of whole steps. */
@@ -260,21 +228,6 @@ function tileBlocks(
     if (byColumns) columnParts *= 2;
     else if (rowBlock > tileRows) rowParts *= 2;
     else return { rowBlock, columnBlock };
-  }
-}
-
-/** Blocks of a quarter of C. A block forms the sums of its rows of A and of its columns of B, so it is cut as little as threads allow. */
-function strassenBlocks(M: number, N: number, batches: number, threads: number): { rowBlock: number; columnBlock: number } {
-  let rowParts = Math.ceil(M / rowBlockLimit.rows);
-  let columnParts = Math.ceil(N / strassenColumns);
-  const wanted = threads === 1 ? 1 : threads * strassenTasksPerThread;
-  for (;;) {
-    const rowBlock = blockOf(M, rowParts, tileRows);
-    const columnBlock = blockOf(N, columnParts, panelColumns);
-    const smallest = rowBlock <= 8 * tileRows && columnBlock <= 4 * panelColumns;
-    if (smallest || batches * Math.ceil(M / rowBlock) * Math.ceil(N / columnBlock) >= wanted) return { rowBlock, columnBlock };
-    if (rowBlock > 2 * columnBlock) rowParts *= 2;
-    else columnParts *= 2;
   }
 }
 

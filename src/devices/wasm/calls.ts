@@ -18,8 +18,6 @@ export interface CallContext {
   readonly memory: DeviceMemory;
   readonly threads: number;
   readonly relaxedSimd: boolean;
-  /** Whether big products may have fewer multiplications than their definition. */
-  readonly strassen: boolean;
   /** Kernel ids of a module by its exports' names; equal keys are compiled once. */
   module(key: string, bytes: () => Uint8Array<ArrayBuffer>): Readonly<Record<string, number>>;
 }

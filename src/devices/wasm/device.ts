@@ -21,12 +21,6 @@ export interface WasmOptions {
   readonly threads?: number;
   /** `false` computes without fused multiply-add where the engine has it. */
   readonly relaxedSimd?: boolean;
-  /**
-   * `true` computes big products (from 512 rows, columns and depth on, all even enough) with one level of Strassen's recursion, so with an
-   * eighth fewer multiplications, in 0.87 to 0.97 of the time. Rounding errors are then as large as the largest rows of A and the largest
-   * columns of B make them: small rows beside large ones lose digits, and a row of zeros may come out as rounding (decision 0024).
-   */
-  readonly strassen?: boolean;
   /** `false` keeps the memory to this thread, as where workers cannot share it. */
   readonly shared?: boolean;
   /** Largest size of the memory, at most (and by default) 4 GiB. */
@@ -69,7 +63,7 @@ interface Launch extends Dispatch {
  * device.about   // "wasm: 2 threads, relaxed SIMD, shared memory"
  */
 export function createWasm(options: WasmOptions = {}): Device {
-  checkOptions("wasm", options, ["threads", "relaxedSimd", "strassen", "shared", "maximumBytes"]);
+  checkOptions("wasm", options, ["threads", "relaxedSimd", "shared", "maximumBytes"]);
   if (!features().simd)
     throw new DeviceError("this engine has no 128-bit WebAssembly SIMD.", { operation: "wasm", hint: 'Use device "reference".' });
   return new WasmDevice(options);
@@ -106,7 +100,6 @@ class WasmDevice implements Device {
       memory: this.memory,
       threads: this.pool.threads,
       relaxedSimd: this.relaxedSimd,
-      strassen: options.strassen === true,
       module: (key, bytes) => this.module(key, bytes),
     };
     const { threads: count } = this.pool;

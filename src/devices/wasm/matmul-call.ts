@@ -5,7 +5,6 @@ import {
   matmulArgumentWords,
   matmulModule,
   planMatmul,
-  strassenSize,
   writeMatmulArguments,
 } from "../../../kernels/wasm/matmul.ts";
 import { argument as matmulArgument } from "../../../kernels/wasm/matmul-arguments.ts";
@@ -22,7 +21,7 @@ interface Pair {
   readonly b: number;
 }
 
-export const matmul: CallEntry = ({ operands, results }, { memory, threads, relaxedSimd, strassen, module }) => {
+export const matmul: CallEntry = ({ operands, results }, { memory, threads, relaxedSimd, module }) => {
   const [main, update] = pairsOf(operands.length);
   const bType = operands[main.b];
   if (bType !== "float32" && bType !== "float16" && bType !== "bfloat16") return null;
@@ -54,7 +53,6 @@ export const matmul: CallEntry = ({ operands, results }, { memory, threads, rela
           ...(added && { update: { K: depthOf(added), a: walks[added.a]!, b: walks[added.b]! } }),
         },
         threads,
-        strassen ? strassenSize : Number.POSITIVE_INFINITY,
       );
       if (!plan) return null;
       const options = { shared: memory.shared, fused: relaxedSimd };
