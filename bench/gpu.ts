@@ -34,7 +34,7 @@ export function gpuOptions(args: readonly string[]): GpuOptions {
   const others = args.filter((argument) => !own.includes(argument));
   const field = { works: gpuWorks, engines: gpuEngines, extras: [] };
   return {
-    ...comparisonOptions(others, { ...field, rounds: [2, 1], seconds: [3, 2], budget: [90, 60], minutes: [10, 5] }),
+    ...comparisonOptions(others, { ...field, rounds: [2, 1], seconds: [3, 2], budget: [90, 60], minutes: [15, 5] }),
     hardware: args.includes("--hardware"),
     processorTime: args.includes("--processor-time"),
   };
@@ -96,7 +96,7 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
   }
   const ratios = Object.fromEntries([...cases(entries)].map(([title, group]) => [title, gpuRatiosOf(group, engines)]));
   say(`\nagainst the faster peer on the same interface:`);
-  for (const [name, text] of worded(ratios)) say(`  ${name.padEnd(46)}${text}`);
+  for (const [name, text] of worded(ratios)) say(`  ${name.padEnd(50)}${text}`);
   const result = {
     date: new Date().toISOString(),
     machine,

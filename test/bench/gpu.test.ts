@@ -14,7 +14,7 @@ describe("options", () => {
       works: gpuWorks,
       engines: gpuEngines,
       rounds: 2,
-      minutes: 10,
+      minutes: 15,
       hardware: false,
       processorTime: false,
     });
