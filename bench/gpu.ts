@@ -5,7 +5,6 @@
  * Run: `npm run bench -- gpu [--hardware] [--processor-time] [--quick] [--only WORK,…] [--case START]
  * [--engines NAME,…] [--rounds N] [--seconds S] [--budget S] [--minutes M]`
  */
-import { join } from "node:path";
 import {
   type ComparisonOptions,
   comparisonOptions,
@@ -17,7 +16,7 @@ import {
 } from "./comparison.ts";
 import { type GpuRatios, gpuEngines, gpuRatiosOf, gpuWorks } from "./gpu-engines.ts";
 import { openPages } from "./gpu-pages.ts";
-import { benchFolder, type Engine, installPeers, paceOf } from "./peer-engines.ts";
+import { commandOf, type Engine, installPeers, paceOf } from "./peer-engines.ts";
 import { comparisonPage } from "./peer-page.ts";
 import { cases, type Entry, tableOf } from "./peer-results.ts";
 
@@ -74,15 +73,15 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
   const entries: Entry[] = [];
   const unfinished = new Set<string>();
   for (const work of works) {
-    const outputOf = ({ script: [file, ...words], isSlow = false, inNode }: Engine, _work: unknown, limit: number) => {
+    const outputOf = (engine: Engine, _work: unknown, limit: number) => {
+      const {
+        script: [file, ...words],
+        isSlow = false,
+        inNode,
+      } = engine;
       const pace = [...paceOf(isSlow, seconds), ...(isSlow ? [] : ["least=2"])];
       return inNode
-        ? processOutput(
-            process.execPath,
-            [join(benchFolder, "peers", file!), work.name, ...words, ...only, ...pace],
-            folder,
-            limit,
-          )
+        ? processOutput(...commandOf(engine, work, { seconds, case: start, python: undefined, flags: [] }), folder, limit)
         : pages.run(file!, [work.name, ...words, ...clock, ...only, ...pace], limit);
     };
     const taking = engines.filter(({ name }) => !(work.isLong && unfinished.has(name)));

@@ -171,11 +171,7 @@ export class Drawings {
       gl.bindBuffer(gl.PIXEL_UNPACK_BUFFER, null);
       return this.flatOf(texture, size, count);
     };
-    return Object.assign(run as unknown as (...reads: unknown[]) => unknown, {
-      kernel: { constructor: { mode: "gpu" }, fallbackReason: null },
-      setOutput() {},
-      destroy() {},
-    }) as GpuKernel;
+    return kernelOf(run, () => {});
   }
 
   /** A pass with a shader of its own, which is compiled when it runs first: then the sizes of what it reads are known. */
@@ -208,15 +204,19 @@ export class Drawings {
       if (!given) return this.flatOf(texture, size, count);
       return { texture, size: given, layers, delete: () => this.giveBack(texture, size, layers, format) };
     };
-    return Object.assign(run as (...reads: unknown[]) => unknown, {
-      kernel: { constructor: { mode: "gpu" }, fallbackReason: null },
-      setOutput() {},
-      destroy() {
-        if (program) gl.deleteProgram(program);
-      },
-    }) as GpuKernel;
+    return kernelOf(run, () => {
+      if (program) gl.deleteProgram(program);
+    });
   }
 }
+
+/** As one of GPU.js. */
+const kernelOf = (run: unknown, destroy: () => void): GpuKernel =>
+  Object.assign(run as (...reads: unknown[]) => unknown, {
+    kernel: { constructor: { mode: "gpu" }, fallbackReason: null },
+    setOutput() {},
+    destroy,
+  }) as GpuKernel;
 
 /** The arrays that a shader reads, in their order. */
 const namesOf = (code: string): string[] =>

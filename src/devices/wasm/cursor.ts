@@ -33,6 +33,17 @@ type Width = 1 | 2 | 4;
 
 const widthOf = (slot: Slot): Width => bytesPerElement(slot.dtype) as Width;
 
+/** A cursor at neighbours that are adjacent and all there. */
+export const cursorAt = (slot: Slot, pointer: I32): Cursor => ({
+  slot,
+  pointer,
+  step: 4 * bytesPerElement(slot.dtype),
+  lanes: null,
+  ramp: null,
+  guards: [],
+  bounds: null,
+});
+
 export class SlotAccess {
   private readonly f: FunctionBuilder;
   private readonly simd: LaneMath;

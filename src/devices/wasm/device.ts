@@ -151,7 +151,7 @@ class WasmDevice implements Device {
   compile(program: LoopProgram): Executable {
     let executable = this.loops.get(program.key);
     if (!executable) {
-      const emitted = this.emit(program);
+      const emitted = emitLoop(program, this.target);
       executable = { name: program.shape, program, emitted, kernel: this.pool.add(emitted.bytes)["kernel"]! };
       this.loops.set(program.key, executable);
     }
@@ -241,7 +241,7 @@ class WasmDevice implements Device {
     const isSpecial = vectors !== null || inBands || wholeRows !== null;
     const key = `${program.key}/${vectors}/${inBands}/${wholeRows}`;
     const special = isSpecial
-      ? this.module(key, () => this.emit(program, { vectors, inBands, wholeRows }).bytes)["kernel"]
+      ? this.module(key, () => emitLoop(program, { ...this.target, vectors, inBands, wholeRows }).bytes)["kernel"]
       : undefined;
     return this.place({
       kernel: special ?? kernel,
@@ -253,17 +253,16 @@ class WasmDevice implements Device {
 
   private bindGroup(group: Group, addresses: readonly number[]): Placed {
     const { program, plan, geometry, rows, key } = group;
-    const { memory, relaxedSimd } = this;
-    const emit = () => emitGroup(group, { shared: memory.shared, maximumPages: memory.maximumPages, relaxedSimd }).bytes;
-    const kernel = this.module(key, emit)["kernel"]!;
+    const kernel = this.module(key, () => emitGroup(group, this.target).bytes)["kernel"]!;
     const layout = layoutArguments(program, plan);
     const cut = partition(program, plan, geometry, this.pool.threads, rows);
     return this.place({ kernel, tasks: cut.tasks, args: writeArguments(program, plan, layout, geometry, cut, addresses) });
   }
 
-  private emit(program: LoopProgram, special: Pick<EmitOptions, "vectors" | "inBands" | "wholeRows"> = {}): EmittedLoop {
+  /** What code is emitted for. */
+  private get target(): EmitOptions {
     const { memory, relaxedSimd } = this;
-    return emitLoop(program, { shared: memory.shared, maximumPages: memory.maximumPages, relaxedSimd, ...special });
+    return { shared: memory.shared, maximumPages: memory.maximumPages, relaxedSimd };
   }
 
   /** Puts a step's args block into wasm memory. */

@@ -1,6 +1,6 @@
 /** Accumulators of reductions: how a fold starts, takes in four values, and ends. */
 import { isFloat } from "../../graph/dtype.ts";
-import type { Local, SimpleOp } from "./assembler.ts";
+import type { FunctionBuilder, Local, SimpleOp } from "./assembler.ts";
 import { type LaneMath, lowestInt32, type Vector } from "./lanes.ts";
 import { smaller } from "./loop-frame.ts";
 import type { Fold } from "./loop-plan.ts";
@@ -8,6 +8,16 @@ import type { LoopValues } from "./loop-values.ts";
 
 /** A long sum is added up in blocks of this many terms, so that its error grows with the number of blocks only. */
 export const blockLength = 256;
+
+/** Emits `body` for every block of `count` terms, with how many there are in it; uses `count` up. */
+export function forEachBlock(f: FunctionBuilder, count: Local<"i32">, body: (length: Local<"i32">) => void): void {
+  const length = f.local("i32");
+  f.while(count, () => {
+    f.set(length, smaller(count, blockLength));
+    f.set(count, ["i32.sub", count, length]);
+    body(length);
+  });
+}
 
 type V128 = Local<"v128">;
 
@@ -57,11 +67,8 @@ export class Folds {
       f.repeat(count, body);
       return;
     }
-    const block = f.local("i32");
-    f.while(count, () => {
-      f.set(block, smaller(count, blockLength));
-      f.set(count, ["i32.sub", count, block]);
-      f.repeat(block, body);
+    forEachBlock(f, count, (length) => {
+      f.repeat(length, body);
       for (const sum of sums) this.flush(sum);
     });
   }

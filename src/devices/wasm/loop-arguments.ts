@@ -5,7 +5,7 @@
 import { bytesPerElement } from "../../graph/dtype.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import { bandColumns, bandStates, inBandsOf } from "./loop-bands.ts";
-import type { LoopPlan } from "./loop-plan.ts";
+import { type LoopPlan, wholeRowsOf } from "./loop-plan.ts";
 
 /** Byte offsets in the args block of what one slot needs. */
 export interface SlotLayout {
@@ -74,7 +74,8 @@ const keptRowBytes = (length: number): number => 16 * Math.ceil(length / 4) + 64
 /** Whole cache lines, so that threads do not write to the same one. */
 export function scratchBytes(program: LoopProgram, plan: LoopPlan, geometry: Geometry): number {
   const states = inBandsOf(program, plan, geometry) ? bandStates(plan) : 0;
-  return 64 * Math.ceil((patchBytes(program) + (2 * plan.kept.size + states) * keptRowBytes(geometry.inner)) / 64);
+  const together = wholeRowsOf(program, plan, geometry) ?? 1;
+  return 64 * Math.ceil((patchBytes(program) + (together * plan.kept.size + states) * keptRowBytes(geometry.inner)) / 64);
 }
 
 /** How the work of one launch is cut. */

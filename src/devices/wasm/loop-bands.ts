@@ -8,10 +8,10 @@
 import { bytesPerElement } from "../../graph/dtype.ts";
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import { load } from "./assembler.ts";
-import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
-import { type Accumulator, blockLength, Folds } from "./folds.ts";
+import { type Cursor, cursorAt, type I32, SlotAccess } from "./cursor.ts";
+import { type Accumulator, Folds, forEachBlock } from "./folds.ts";
 import type { LaneMath } from "./lanes.ts";
-import { type LoopFrame, smaller } from "./loop-frame.ts";
+import type { LoopFrame } from "./loop-frame.ts";
 import type { Fold, LoopPlan } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
 
@@ -79,13 +79,21 @@ export class Bands {
       return { fold, value: state(3 * i), nan: nan && state(3 * i + 1), blocks: blocks && state(3 * i + 2) };
     });
     this.overStates(rows, vectors, (part) => this.folds.begin(part.fold));
-    const walked = new Map<number, I32>();
-    for (const register of plan.passes[0]!.computed) {
-      const instruction = program.instructions[register]!;
-      if (instruction.kind === "load" && !walked.has(instruction.slot))
-        walked.set(instruction.slot, f.local("i32", this.frame.pointers[instruction.slot]!));
-    }
-    this.reduceLoop(0, walked, rows, vectors);
+    const reads = [...plan.passes[0]!.computed].map((register) => program.instructions[register]!);
+    const slots = new Set(reads.flatMap((read) => (read.kind === "load" ? [read.slot] : [])));
+    const walked = [...slots].map((slot) => [slot, f.local("i32", this.frame.pointers[slot]!)] as const);
+    this.frame.overReduced(walked, (count, advance) => {
+      const band = (height: number) => this.band(height, walked, advance, rows, vectors);
+      const sums = rows.filter(({ blocks }) => blocks);
+      forEachBlock(f, count, (length) => {
+        f.repeat(["i32.div_u", length, bandRows], () => band(bandRows));
+        f.repeat(["i32.rem_u", length, bandRows], () => band(1));
+        this.overStates(sums, vectors, (part) => {
+          this.folds.flush(part);
+          return part;
+        });
+      });
+    });
     this.overStates(rows, vectors, (part) => ({ ...part, value: this.folds.finish(part).local }));
     return new Map(rows.map(({ fold, value }) => [fold.register, value]));
   }
@@ -105,53 +113,11 @@ export class Bands {
     }
   }
 
-  private reduceLoop(axis: number, walked: ReadonlyMap<number, I32>, rows: readonly FoldRow[], vectors: I32): void {
-    const { frame } = this;
-    const { f, layout } = frame;
-    const size = frame.argument(layout.reduce + 4 * axis);
-    const step = (slot: number) => frame.argument(layout.slots[slot]!.reduceSteps + 4 * axis);
-    if (axis + 1 < this.frame.program.reduce) {
-      f.repeat(size, () => {
-        this.reduceLoop(axis + 1, walked, rows, vectors);
-        for (const [slot, pointer] of walked) f.increment(pointer, step(slot));
-      });
-      return;
-    }
-    const steps = new Map([...walked.keys()].map((slot) => [slot, f.local("i32", step(slot))]));
-    const left = f.local("i32", size);
-    const block = f.local("i32");
-    f.while(left, () => {
-      f.set(block, smaller(left, blockLength));
-      f.set(left, ["i32.sub", left, block]);
-      f.repeat(["i32.div_u", block, bandRows], () => this.band(bandRows, walked, steps, rows, vectors));
-      f.repeat(["i32.rem_u", block, bandRows], () => this.band(1, walked, steps, rows, vectors));
-      const sums = rows.filter(({ blocks }) => blocks);
-      if (sums.length > 0)
-        this.overStates(sums, vectors, (part) => {
-          this.folds.flush(part);
-          return part;
-        });
-    });
-  }
-
-  private cursor(number: number, pointer: I32): Cursor {
-    const slot = this.frame.program.slots[number]!;
-    return {
-      slot,
-      pointer: this.frame.f.local("i32", pointer),
-      step: 4 * bytesPerElement(slot.dtype),
-      lanes: null,
-      ramp: null,
-      guards: [],
-      bounds: null,
-    };
-  }
-
-  /** Takes in `height` rows from where `walked` stands, and moves it behind them. */
+  /** Takes in `height` rows from where the slots `walked` stand; `advance` moves those behind one. */
   private band(
     height: number,
-    walked: ReadonlyMap<number, I32>,
-    steps: ReadonlyMap<number, I32>,
+    walked: readonly (readonly [number, I32])[],
+    advance: () => void,
     rows: readonly FoldRow[],
     vectors: I32,
   ): void {
@@ -159,11 +125,8 @@ export class Bands {
     const body = plan.passes[0]!;
     const isUniform = (register: Register) => plan.places[register] === "uniform";
     const cursorsOf = Array.from({ length: height }, () => {
-      const cursors = new Map<number, Cursor>();
-      for (const [slot, pointer] of walked) {
-        cursors.set(slot, this.cursor(slot, pointer));
-        f.increment(pointer, steps.get(slot)!);
-      }
+      const cursors = new Map(walked.map(([slot, at]) => [slot, cursorAt(program.slots[slot]!, f.local("i32", at))]));
+      advance();
       return cursors;
     });
     /** Values of one row, which know those that all columns share. */

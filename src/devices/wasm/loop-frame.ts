@@ -3,10 +3,9 @@
  * of the inner axis at one outer index. Every size, stride and address comes from the args block (`loop-arguments.ts`), so one
  * function serves all sizes.
  */
-import { bytesPerElement } from "../../graph/dtype.ts";
 import type { LoopProgram } from "../loop-program.ts";
 import { type Expression, type FunctionBuilder, type Local, load } from "./assembler.ts";
-import type { Cursor, I32 } from "./cursor.ts";
+import { type Cursor, cursorAt, type I32 } from "./cursor.ts";
 import type { ArgumentLayout } from "./loop-arguments.ts";
 import type { LoopPlan } from "./loop-plan.ts";
 
@@ -177,8 +176,7 @@ export class LoopFrame {
       const step = f.local("i32", ["i32.mul", this.argument(at.inner), 4]);
       return { slot, pointer, step, lanes: null, ramp: this.ramp(number), guards: [], bounds: null };
     }
-    if (slot.inner === "unit")
-      return { slot, pointer, step: 4 * bytesPerElement(slot.dtype), lanes: null, ramp: null, guards, bounds };
+    if (slot.inner === "unit") return { ...cursorAt(slot, pointer), guards, bounds };
     const lanes = this.lanes(number);
     lanes.forEach((lane, i) => {
       f.set(lane, ["i32.mul", this.argument(at.inner), i + 1]);

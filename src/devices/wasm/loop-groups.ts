@@ -6,7 +6,7 @@
 import { bytesPerElement } from "../../graph/dtype.ts";
 import { type Geometry, type LoopProgram, loopProgramKey, type Slot, type SlotGeometry } from "../loop-program.ts";
 import { ModuleBuilder } from "./assembler.ts";
-import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
+import { type Cursor, cursorAt, type I32, SlotAccess } from "./cursor.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
 import { layoutArguments } from "./loop-arguments.ts";
 import type { EmitOptions, EmittedLoop } from "./loop-emitter.ts";
@@ -136,16 +136,7 @@ function emitUnit({ program, plan, rows, vectors, isWhole, loads, stores }: Grou
   const pass = plan.passes[0]!;
   /** Where the slots stand: at the rows' beginnings, or on their way through them. */
   const pointers = isWhole ? frame.pointers : frame.pointers.map((pointer) => f.local("i32", pointer));
-  const cursor = (slot: number, offset: number): Cursor => ({
-    slot: program.slots[slot]!,
-    pointer: pointers[slot]!,
-    offset,
-    step: 4 * bytesPerElement(program.slots[slot]!.dtype),
-    lanes: null,
-    ramp: null,
-    guards: [],
-    bounds: null,
-  });
+  const cursor = (slot: number, offset: number): Cursor => ({ ...cursorAt(program.slots[slot]!, pointers[slot]!), offset });
   /** What has been read since something was written. */
   let known = new Map<string, Vector>();
   const values = Array.from({ length: rows }, (_, row) => {
