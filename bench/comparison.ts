@@ -115,8 +115,9 @@ export interface Output {
 }
 
 /**
- * Engines take turns: a round of all the work, then the next, so that a machine's moods fall on all alike. Slow engines and long works
- * have one turn; an engine that had nothing to show is not asked again; what would begin after `end` (of `performance.now`) is left out.
+ * Work by work the engines take turns, round by round, so that a ratio is one of the same minutes whatever moods the machine has. Slow
+ * engines have one turn, after the others' last; an engine that had nothing to show is not asked again; what
+ * would begin after `end` (of `performance.now`) is left out.
  *
  * @param outputOf runs an engine, for at most so many seconds
  */
@@ -127,33 +128,32 @@ export async function takeTurns(
   outputOf: (engine: Engine, work: Work, seconds: number) => Promise<Output>,
   end = Number.POSITIVE_INFINITY,
 ): Promise<Entry[]> {
-  const found = works.map((work) => ({ work, lines: new Map<Engine, Line[]>(), notes: new Map<Engine, string>() }));
+  const entries: Entry[] = [];
   let left = 0;
-  for (let round = 0; round < rounds; round++)
-    for (const { work, lines, notes } of found)
-      for (const engine of engines.filter((one) => takesPart(one, work))) {
-        if (notes.has(engine) || (round > 0 && (engine.isSlow || work.isLong))) continue;
-        const seconds = Math.min(budget, (end - performance.now()) / 1000);
-        if (seconds < 5 && seconds < budget) {
-          left++;
-          if (!lines.has(engine)) notes.set(engine, "left out: the time was up");
-          continue;
-        }
-        process.stderr.write(`round ${round + 1}, ${work.name}: ${engine.name}\n`);
-        const { text, note } = await outputOf(engine, work, Math.ceil(seconds));
-        const printed = linesIn(text);
-        if (printed.length) lines.set(engine, [...(lines.get(engine) ?? []), ...printed]);
-        else if (!lines.has(engine)) notes.set(engine, note ?? "has nothing for it");
+  for (const work of works) {
+    const present = engines.filter((engine) => takesPart(engine, work));
+    const [quick, slow] = [present.filter(({ isSlow }) => !isSlow), present.filter(({ isSlow }) => isSlow)];
+    const turns = Array.from({ length: work.isOnce ? 1 : rounds }, (_, round) => quick.map((engine) => ({ engine, round })));
+    const lines = new Map<Engine, Line[]>();
+    const notes = new Map<Engine, string>();
+    for (const { engine, round } of [...turns.flat(), ...slow.map((one) => ({ engine: one, round: 0 }))]) {
+      if (notes.has(engine)) continue;
+      const seconds = Math.min(budget, (end - performance.now()) / 1000);
+      if (seconds < 5 && seconds < budget) {
+        left++;
+        if (!lines.has(engine)) notes.set(engine, "left out: the time was up");
+        continue;
       }
+      process.stderr.write(`${work.name}, round ${round + 1}: ${engine.name}\n`);
+      const { text, note } = await outputOf(engine, work, Math.ceil(seconds));
+      const printed = linesIn(text);
+      if (printed.length) lines.set(engine, [...(lines.get(engine) ?? []), ...printed]);
+      else if (!lines.has(engine)) notes.set(engine, note ?? "has nothing for it");
+    }
+    entries.push(...entriesOf(work, present, lines, notes));
+  }
   if (left) process.stderr.write(`bench: the time was up: ${left} turns were left out\n`);
-  return found.flatMap(({ work, lines, notes }) =>
-    entriesOf(
-      work,
-      engines.filter((engine) => takesPart(engine, work)),
-      lines,
-      notes,
-    ),
-  );
+  return entries;
 }
 
 /** Entries of one piece of work, case by case; an engine that printed nothing has one that says why. */

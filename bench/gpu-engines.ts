@@ -8,8 +8,8 @@ const among = (...names: readonly string[]): Work[] => works.filter(({ name }) =
 export const gpuWorks: readonly Work[] = [
   { name: "lora-step-small", about: "the step with one layer, one sequence and a quarter of the vocabulary", kind: "training" },
   // once, and by the engines that are quick enough
-  ...among("lora-step").map((work) => ({ ...work, isLong: true })),
-  ...among("matmul", "matmul-skinny", "softmax"),
+  ...among("lora-step").map((work) => ({ ...work, isLong: true, isOnce: true })),
+  ...among("matmul", "matmul-skinny", "softmax").map((work) => ({ ...work, isOnce: false })),
 ];
 
 type Api = NonNullable<Engine["api"]>;

@@ -13,10 +13,18 @@ export interface Work {
   readonly kind: "operation" | "training" | "generation";
   /** Done once, by engines that are quick enough; left out with `--quick`. */
   readonly isLong?: boolean;
+  /** Engines have one turn at it. */
+  readonly isOnce?: boolean;
 }
 
-const operation = (name: string, about: string): Work => ({ name, about, kind: "operation" });
-const training = (name: string, about: string, isLong = false): Work => ({ name, about, kind: "training", isLong });
+const operation = (name: string, about: string): Work => ({ name, about, kind: "operation", isOnce: true });
+const training = (name: string, about: string, isLong = false): Work => ({
+  name,
+  about,
+  kind: "training",
+  isLong,
+  isOnce: isLong,
+});
 export const works: readonly Work[] = [
   training("lora-step", "one LoRA training step of spec.json"),
   { name: "generate", about: "64 tokens after a prompt of 16, greedy, batch 1, with a cache", kind: "generation" },

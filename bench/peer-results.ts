@@ -30,6 +30,8 @@ export interface Entry {
   readonly ms: number | null;
   readonly bestMs: number | null;
   readonly rounds: number;
+  /** The median of each round, where there was more than one. */
+  readonly roundMs?: readonly number[];
   /** Why the times do not count, where they do not. */
   readonly problem?: string;
   readonly error?: number;
@@ -93,6 +95,7 @@ export function entryOf(engine: Engine, work: Work, lines: readonly Line[]): Ent
     ms,
     bestMs: problem === undefined ? Math.min(...known("bestMs")) : null,
     rounds: lines.length,
+    ...(ms !== null && lines.length > 1 && { roundMs: known("ms") }),
     ...(problem !== undefined && { problem }),
     ...(error !== undefined && { error }),
     ...(ms !== null && rateOf(line, ms)),
@@ -129,13 +132,21 @@ export interface Ratios {
 }
 
 type Amount = (entry: Entry) => number | null | undefined;
+type RoundsOf = (entry: Entry) => readonly number[] | undefined;
+
+/** What an engine needs, and how long it took in each round where that is what is compared. */
+interface Need {
+  readonly value: number;
+  readonly rounds: readonly number[];
+}
 
 /** Finds the engine that needs least of something. */
-function leastOf(entries: readonly Entry[], engines: readonly Engine[], amount: Amount) {
+function leastOf(entries: readonly Entry[], engines: readonly Engine[], amount: Amount, roundsOf?: RoundsOf) {
   const known = entries.flatMap((entry) => {
     const engine = engines.find(({ name }) => name === entry.engine);
     const value = amount(entry);
-    return engine && entry.ms !== null && typeof value === "number" ? [{ value, ...engine }] : [];
+    if (!engine || entry.ms === null || typeof value !== "number") return [];
+    return [{ value, rounds: roundsOf?.(entry) ?? [value], ...engine }];
   });
   return (kind: Engine["kind"], threads?: number) =>
     known
@@ -144,14 +155,19 @@ function leastOf(entries: readonly Entry[], engines: readonly Engine[], amount: 
       .at(0);
 }
 
-const against = (ours: { value: number } | undefined, theirs: { value: number } | undefined): number | undefined =>
-  ours && theirs ? Number((theirs.value / ours.value).toPrecision(4)) : undefined;
+/** The median of the rounds' own ratios: engines that took turns in a slow minute were both slow. */
+function against(ours: Need | undefined, theirs: Need | undefined): number | undefined {
+  if (!ours || !theirs) return undefined;
+  const isPaired = ours.rounds.length === theirs.rounds.length;
+  const ratio = isPaired ? median(ours.rounds.map((own, i) => theirs.rounds[i]! / own)) : theirs.value / ours.value;
+  return Number(ratio.toPrecision(4));
+}
 
 const withoutHoles = <T extends object>(record: T): { [Key in keyof T]: NonNullable<T[Key]> } =>
   Object.fromEntries(Object.entries(record).filter(([, value]) => value !== undefined)) as never;
 
-function ratiosBy(entries: readonly Entry[], engines: readonly Engine[], amount: Amount) {
-  const least = leastOf(entries, engines, amount);
+function ratiosBy(entries: readonly Entry[], engines: readonly Engine[], amount: Amount, roundsOf?: RoundsOf) {
+  const least = leastOf(entries, engines, amount, roundsOf);
   const onThreads = (threads: number | undefined) => threads && against(least("lorikeet", threads), least("pytorch", threads));
   return {
     js: against(least("lorikeet"), least("javascript")),
@@ -165,7 +181,13 @@ function ratiosBy(entries: readonly Entry[], engines: readonly Engine[], amount:
 
 /** @param entries of one case */
 export function ratiosOf(entries: readonly Entry[], engines: readonly Engine[]): Ratios {
-  const [typical, best] = [ratiosBy(entries, engines, ({ ms }) => ms), ratiosBy(entries, engines, ({ bestMs }) => bestMs)];
+  const typical = ratiosBy(
+    entries,
+    engines,
+    ({ ms }) => ms,
+    ({ roundMs }) => roundMs,
+  );
+  const best = ratiosBy(entries, engines, ({ bestMs }) => bestMs);
   return withoutHoles({
     vsFastestJs: typical.js,
     fastestJs: typical.fastestJs,

@@ -35,12 +35,12 @@ export const usage = `Usage: npm run bench -- peers [OPTIONS]
   --only WORK,…      ${works.map(({ name }) => name).join(", ")}, sizes
   --case START       how the names of the cases begin
   --engines NAME,…   by the beginning of their names: ${engines.map(({ name }) => name).join(", ")}
-  --rounds N         how often the engines take turns (3; long works and slow engines once)
+  --rounds N         how often the engines take turns (3; single operations, long works and slow engines once)
   --seconds S        of measuring in one process (4; a quarter of it for single operations)
   --budget S         after which a process is ended (60)
-  --minutes M        after which no more processes are started (20)
+  --minutes M        after which no more processes are started (25)
 
-All of it takes at most 20 minutes on two cores. The last line is the answer as JSON; ratios above 1 mean that lorikeet is faster or smaller.
+All of it takes at most 25 minutes on two cores. The last line is the answer as JSON; ratios above 1 mean that lorikeet is faster or smaller.
 LORIKEET_PYTHON names a Python with PyTorch. Leaves peers.json and peers.html in bench/results.`;
 
 /** @throws {Error} for an option or a name that there is not */
@@ -52,7 +52,7 @@ export const peerOptions = (args: readonly string[]): ComparisonOptions =>
     rounds: [3, 1],
     seconds: [4, 2],
     budget: [60, 30],
-    minutes: [20, 3],
+    minutes: [25, 3],
   });
 
 export interface Comparison {

@@ -1,7 +1,8 @@
 // The comparison with other engines: what it runs, which answers it believes, and how it divides. No times are measured here.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
+import { takeTurns } from "../../bench/comparison.ts";
 import { benchFolder, commandOf, type Engine, engines, takesPart, type Work, works } from "../../bench/peer-engines.ts";
 import { comparisonPage, wordedRatios } from "../../bench/peer-page.ts";
 import { cases, type Entry, entryOf, linesIn, problemOf, ratiosOf, tableOf } from "../../bench/peer-results.ts";
@@ -24,7 +25,7 @@ describe("options", () => {
     const options = peerOptions([]);
     expect(options.works).toEqual(works);
     expect(options.engines).toEqual(engines);
-    expect(options).toMatchObject({ rounds: 3, minutes: 20, extras: ["sizes"] });
+    expect(options).toMatchObject({ rounds: 3, minutes: 25, extras: ["sizes"] });
   });
 
   it("leave out what is long and slow with --quick", () => {
@@ -85,6 +86,46 @@ describe("processes", () => {
   });
 });
 
+describe("turns", () => {
+  const taking = ["lorikeet 2 threads", "js-pytorch", "PyTorch 2 threads"].map(engine);
+  const run = async (works: readonly Work[], rounds: number, end?: number) => {
+    vi.spyOn(process.stderr, "write").mockReturnValue(true);
+    const turns: string[] = [];
+    const outputOf = async ({ name }: Engine, { name: of }: Work) => {
+      turns.push(`${of}: ${name}`);
+      return { text: name.startsWith("PyTorch") ? "" : '{"case":"train","ms":1,"bestMs":1,"error":0}', note: "no torch" };
+    };
+    const entries = await takeTurns(works, taking, { rounds, budget: 60 }, outputOf, end);
+    vi.restoreAllMocks();
+    return { turns, entries };
+  };
+
+  it("go work by work, round by round, slow engines last and once; who had nothing is not asked again", async () => {
+    const { turns, entries } = await run([work("lora-step"), work("generate")], 3);
+    const of = (name: string) => turns.filter((turn) => turn.startsWith(`${name}:`));
+    expect(turns).toEqual([...of("lora-step"), ...of("generate")]);
+    expect(of("lora-step").map((turn) => turn.slice(11))).toEqual([
+      "lorikeet 2 threads",
+      "PyTorch 2 threads",
+      "lorikeet 2 threads",
+      "lorikeet 2 threads",
+      "js-pytorch",
+    ]);
+    expect(entries.filter(({ work: name }) => name === "lora-step")).toMatchObject([
+      { engine: "lorikeet 2 threads", rounds: 3, roundMs: [1, 1, 1] },
+      { engine: "js-pytorch", rounds: 1 },
+      { engine: "PyTorch 2 threads", ms: null, problem: "no torch" },
+    ]);
+  });
+
+  it("are one each for long work, and none once the time is up", async () => {
+    const long = await run([work("lora-step-4x-tokens")], 3);
+    expect(long.turns.filter((turn) => turn.endsWith("lorikeet 2 threads"))).toHaveLength(1);
+    const late = await run([work("lora-step")], 3, performance.now() - 1);
+    expect(late).toEqual({ turns: [], entries: [] });
+  });
+});
+
 describe("answers", () => {
   it.each([
     [{ case: "train", ms: 5, error: 0.009 }, "lora-step", undefined],
@@ -113,7 +154,7 @@ describe("answers", () => {
   it("become medians over rounds, with the worst of what must not be large", () => {
     const lines = [3, 9, 4].map((ms) => ({ case: "512³", ms, bestMs: ms - 1, error: ms * 1e-6, flops: 8e6, peakBytes: ms }));
     const found = entryOf(engine("tfjs wasm"), work("matmul"), lines);
-    expect(found).toMatchObject({ ms: 4, bestMs: 2, rounds: 3, error: 9e-6, peakBytes: 9 });
+    expect(found).toMatchObject({ ms: 4, bestMs: 2, rounds: 3, roundMs: [3, 9, 4], error: 9e-6, peakBytes: 9 });
     expect(found.rate).toEqual({ value: 2, unit: "GFLOP/s" });
   });
 
@@ -147,6 +188,13 @@ describe("ratios", () => {
       bestVsTorch1Thread: 1.5,
       bestVsTorch2Threads: 3,
     });
+  });
+
+  it("are those of the rounds: in a slow minute both engines were slow", () => {
+    const ours = entry("lorikeet 2 threads", 200, { bestMs: 90, roundMs: [100, 200, 400] });
+    const theirs = entry("PyTorch 2 threads", 150, { bestMs: 120, roundMs: [150, 150, 600] });
+    expect(ratiosOf([ours, theirs], engines)).toMatchObject({ vsTorch: 1.5, bestVsTorch: 1.333 });
+    expect(ratiosOf([ours, { ...theirs, roundMs: [150] }], engines).vsTorch).toBe(0.75);
   });
 
   it("fall back on one thread where PyTorch had no two, and leave out what is unknown", () => {
