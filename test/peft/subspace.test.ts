@@ -92,11 +92,6 @@ describe("AdaMSS", () => {
     const square = attach(new SmallModel(), adamss({ r: 9, numSubspaces: 3, targetModules: ["o_proj"] }));
     expect(square.warnings[0]).toContain("its clusters are made by rounding errors");
   });
-
-  it("does not allocate subspaces while it trains", () => {
-    expect(() => adamss({ useAsa: true })).toThrow("`useAsa` is not implemented");
-    expect(() => adamss({ useAsa: true, inferenceMode: true })).not.toThrow();
-  });
 });
 
 it("PSOFT wants no more directions than there are", () => {

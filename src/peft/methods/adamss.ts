@@ -6,17 +6,18 @@
  *
  * Vectors come from a randomised decomposition seeded with `randomSeed`, clusters from k-means with a fixed seed. The file has A, B and P;
  * which row is in which cluster is found again in the weight. In a layer with no more than `r` outputs all rows are equally far from each
- * other, so that rounding errors make the clusters and only the machine that wrote a file can read it; a warning says so. PEFT's
- * allocation of subspaces during training (`useAsa`) is not done here: files that were trained so are used as they are.
+ * other, so that rounding errors make the clusters and only the machine that wrote a file can read it, in PEFT, too; a warning says so. With
+ * `useAsa` a schedule (schedules/subspace-budget.ts) freezes the subspaces that matter least while it trains.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, type Kind, key, targetKeys } from "../../formats/peft-config.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { matmul } from "../../graph/contraction.ts";
-import { add } from "../../graph/elementwise.ts";
+import { add, less, where } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
-import { reshape, sliceAxis } from "../../graph/movement.ts";
+import { reshape, sliceAxis, stopGradient } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { constant } from "../../graph/source.ts";
 import { kMeans } from "../../linalg/k-means.ts";
 import { type Matrix, matrix, readValues } from "../../linalg/matrix.ts";
 import { svdMatrix } from "../../linalg/svd.ts";
@@ -27,6 +28,7 @@ import { weightOf } from "../init/factors.ts";
 import { type Base, defineMethod, type LayerMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import type { Scale } from "../scale.ts";
+import { subspaceBudget } from "../schedules/subspace-budget.ts";
 import { through, times } from "../weight-change.ts";
 
 const off: Kind<false> = { expects: "false", accepts: (x) => x === false };
@@ -101,19 +103,27 @@ function find(base: Base, c: MethodConfig<typeof schema>): Found {
   return { projection: Vt, clusters, ...(q === W.rows && count > 1 && count < q ? { warning } : {}) };
 }
 
-/** Π·[Bₖ·Aₖ]: [out, q]. */
-function factor(p: { readonly order: Tensor }, { clusters }: Config): Tensor {
-  const of = (name: Name) => (p as Readonly<Record<string, Tensor>>)[name] as Tensor;
-  const parts = clusters.map((_, k) => matmul(of(`B.${k}`), of(`A.${k}`)));
+/** Π·[Bₖ·Aₖ]: [out, q]. No gradient reaches the subspaces that are frozen. */
+function factor(p: { readonly order: Tensor; readonly trained?: Tensor }, { clusters }: Config): Tensor {
+  const of = (name: "A" | "B", k: number): Tensor => {
+    const values = (p as Readonly<Record<string, Tensor>>)[`${name}.${k}`] as Tensor;
+    if (!p.trained) return values;
+    const flag = reshape(sliceAxis(p.trained, 0, k, k + 1), []);
+    return where(less(constant(0, [], "int32"), flag), values, stopGradient(values));
+  };
+  const parts = clusters.map((_, k) => matmul(of("B", k), of("A", k)));
   return take(concatenate(parts, 0), p.order);
 }
 
 const weightPart = (P: Tensor, { in: into }: Base): Tensor => sliceAxis(P, 1, 0, into);
 const biasPart = (P: Tensor, { in: into }: Base): Tensor => sliceAxis(P, 1, into, into + 1);
 
-const linear: LayerMethod<Config, "P" | "order" | Name> = {
-  files: { P: "adamss_newB", order: "adamss_scatter_index", "A.*": "adamss_A.*", "B.*": "adamss_B.*" },
-  parameters: (base, { projection, clusters }) => ({
+const linear: LayerMethod<Config, "P" | "order" | Name, "trained"> = {
+  files: {
+    ...{ P: "adamss_newB", order: "adamss_scatter_index", "A.*": "adamss_A.*", "B.*": "adamss_B.*" },
+    trained: "adamss_trained",
+  },
+  parameters: (base, { projection, clusters, useAsa }) => ({
     ...Object.fromEntries(
       clusters.flatMap(({ rows, directions }, k) => [
         [`A.${k}`, { shape: [directions.rows, projection.rows] }],
@@ -122,6 +132,7 @@ const linear: LayerMethod<Config, "P" | "order" | Name> = {
     ),
     P: { shape: [projection.rows, projection.columns], trainable: false },
     order: { shape: [base.out], trainable: false, dtype: "int32", derived: true },
+    ...(useAsa && { trained: { shape: [clusters.length], trainable: false, dtype: "int32", derived: true } }),
   }),
   initialise: (base, c, random) => ({
     values: {
@@ -135,10 +146,10 @@ const linear: LayerMethod<Config, "P" | "order" | Name> = {
         }),
       ),
       P: new Float32Array(c.projection.values),
-      ...order(base, c),
+      ...derive(base, c),
     },
   }),
-  derive: order,
+  derive,
   forward(x, base, p, c, use) {
     const inner = through(x, weightPart(p.P, base));
     const whole = base.bias ? add(inner, reshape(biasPart(p.P, base), [p.P.shape[0] as number])) : inner;
@@ -148,11 +159,11 @@ const linear: LayerMethod<Config, "P" | "order" | Name> = {
   biasDelta: (base, p, c, scale: Scale) => times(reshape(matmul(factor(p, c), biasPart(p.P, base)), [base.out]), scale),
 };
 
-/** Where each row of W is among those of all clusters, one cluster after the other. */
-function order(base: Base, { clusters }: Config): { readonly order: Int32Array } {
-  const places = new Int32Array(base.out);
-  for (const [place, row] of clusters.flatMap(({ rows }) => rows).entries()) places[row] = place;
-  return { order: places };
+/** Where each row of W is among those of all clusters, one cluster after the other; all subspaces are trained at first. */
+function derive(base: Base, { clusters, useAsa }: Config): Readonly<Record<string, Int32Array>> {
+  const order = new Int32Array(base.out);
+  for (const [place, row] of clusters.flatMap(({ rows }) => rows).entries()) order[row] = place;
+  return { order, ...(useAsa && { trained: new Int32Array(clusters.length).fill(1) }) };
 }
 
 /** AdaMSS: `adamss({ r: 100, numSubspaces: 5, subspaceRank: 1, targetModules: ["q_proj", "v_proj"] })`. */
@@ -165,16 +176,23 @@ export const adamss = defineMethod({
     ...(["useAsa", "asaTargetSubspaces", "initWarmup", "finalWarmup", "maskInterval"] as const),
     ...(["asaImportanceBeta", "asaUncertaintyBeta", "asaScheduleExponent"] as const),
   ],
-  check({ useAsa, inferenceMode }) {
-    if (useAsa && !inferenceMode)
-      throw new ConfigError("`useAsa` is not implemented: all subspaces are trained.", {
-        operation: "adamss",
-        got: useAsa,
-        hint: "Leave it out, or load the adapter without training it.",
+  check({ useAsa, initWarmup, finalWarmup, asaScheduleExponent }) {
+    const operation = "adamss";
+    if (useAsa && initWarmup >= finalWarmup)
+      throw new ConfigError(`\`finalWarmup\` (= ${finalWarmup}) must be more than \`initWarmup\` (= ${initWarmup}).`, {
+        operation,
+        got: finalWarmup,
+        hint: "The steps between them are those in which subspaces are frozen.",
+      });
+    if (useAsa && !(asaScheduleExponent > 0))
+      throw new ConfigError(`\`asaScheduleExponent\` (= ${asaScheduleExponent}) must be above 0.`, {
+        operation,
+        got: asaScheduleExponent,
       });
   },
   startsAtZero: ({ initWeights }) => initWeights === "orthogonal",
   targets: { ...defaultTargets, vit: ["query", "value"] },
+  schedule: subspaceBudget,
   perLayer: (bases, c) => bases.map((base) => find(base, c)),
   layers: { linear },
   samples: (draw, { out }) => ({
@@ -183,6 +201,7 @@ export const adamss = defineMethod({
     subspaceRank: draw.integer(1, 3),
     useDynamicRank: draw.integer(0, 2) === 0,
     randomSeed: draw.integer(0, 99),
+    useAsa: draw.integer(0, 2) === 0,
     initWeights: draw.integer(0, 2) > 0 ? ("orthogonal" as const) : (false as const),
   }),
 });

@@ -2,8 +2,8 @@
  * The budget of AdaLoRA: of the triplets (Eₖ, row k of A, column k of B) of all layers, those whose loss matters least have their value
  * Eₖ zeroed, more and more of them, until `targetR` a layer are left on average. A zeroed one may come back until the budget is final.
  *
- * With I = |p·∂L/∂p| after the optimiser's step, the sensitivity is S ← β₁S + (1 − β₁)I and its uncertainty U ← β₂U + (1 − β₂)|I − S|; an
- * entry's score is S·U, a triplet's that of Eₖ plus the means over its row and column. In step t of T the budget is
+ * With the sensitivity S and the uncertainty U of importance.ts, U of |I − S| with the S of the same step, an entry's score is S·U, a triplet's
+ * that of Eₖ plus the means over its row and column. In step t of T the budget is
  *
  *   b(t) = ⌊(b₀ − b_T)·(1 − (t − tinit)/(T − tfinal − tinit))³ + b_T⌋,   b₀ = Σ initR, b_T = targetR · layers
  *
@@ -14,16 +14,16 @@
 import { currentDevice, download, upload } from "../../compile/program.ts";
 import { compile } from "../../compile/trace.ts";
 import { concatenate } from "../../graph/composite.ts";
-import { add, less, max, mul, neg, sub, where } from "../../graph/elementwise.ts";
+import { add, less, where } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { reduceSum } from "../../graph/reduction.ts";
-import { constant, number } from "../../graph/source.ts";
+import { constant } from "../../graph/source.ts";
 import { assignAll, Variable } from "../../graph/variable.ts";
 import type { Parameter } from "../../nn/module.ts";
 import type { Adapter } from "../adapted-model.ts";
 import type { LayerAdapter } from "../adapter-layer.ts";
 import type { MethodSchedule, RunningSchedule } from "../schedule.ts";
+import { forgotten, type Importance, importanceOf, meanOver, observed, scores } from "./importance.ts";
 
 /** The keys of AdaLoRA's config that decide. */
 interface Budget {
@@ -54,14 +54,7 @@ export function budgetAt(t: number, all: number, target: number, { tinit, tfinal
   return Math.trunc((all - target) * (1 - (t - tinit) / (end - tinit)) ** 3 + target);
 }
 
-/** S and U of one parameter. */
-interface Statistic {
-  readonly parameter: Parameter;
-  readonly sensitivity: Variable;
-  readonly uncertainty: Variable;
-}
-
-type Triplets = { readonly [Name in "A" | "E" | "B"]: Statistic };
+type Triplets = { readonly [Name in "A" | "E" | "B"]: Importance };
 
 class RunningBudget implements RunningSchedule {
   readonly #adapter: Adapter;
@@ -83,7 +76,7 @@ class RunningBudget implements RunningSchedule {
     this.#budget = adapter.config as unknown as Budget;
     const layers = [...adapter.layers].map(([path, layer]) => {
       const { parameters } = layer.adapters.get(adapter.name) as LayerAdapter;
-      const of = (name: string) => statistic(parameters[name] as Parameter);
+      const of = (name: string) => importanceOf(parameters[name] as Parameter);
       return [path, { A: of("A"), E: of("E"), B: of("B") }] as const;
     });
     this.#layers = new Map(layers);
@@ -106,16 +99,7 @@ class RunningBudget implements RunningSchedule {
   observe(gradients: ReadonlyMap<Variable, Tensor>): void {
     const { beta1, beta2 } = this.#budget;
     const open = less(constant(0, [], "int32"), this.#open.value);
-    const mix = (old: Tensor, next: Tensor, beta: number) => add(mul(old, number(old, beta)), mul(next, number(next, 1 - beta)));
-    const next = this.#statistics().flatMap(({ parameter, sensitivity, uncertainty }) => {
-      const gradient = gradients.get(parameter) ?? constant(0, parameter.shape);
-      const importance = absolute(mul(parameter.value, gradient));
-      const [S, U] = [sensitivity.value, uncertainty.value];
-      const mean = mix(S, importance, beta1);
-      const spread = mix(U, absolute(sub(importance, mean)), beta2);
-      return [[sensitivity, where(open, mean, S)] as const, [uncertainty, where(open, spread, U)] as const];
-    });
-    assignAll(next);
+    assignAll(this.#importances().flatMap((each) => observed(each, gradients, open, { beta1, beta2, from: "this" })));
   }
 
   async advance(step: number): Promise<void> {
@@ -151,8 +135,7 @@ class RunningBudget implements RunningSchedule {
   }
 
   #forget(): void {
-    const all = this.#statistics().flatMap(({ sensitivity, uncertainty }) => [sensitivity, uncertainty]);
-    assignAll(all.map((variable) => [variable, constant(0, variable.shape)] as const));
+    assignAll(this.#importances().flatMap(forgotten));
   }
 
   /** Statistics are kept in step t when it comes before the last choice. */
@@ -161,7 +144,7 @@ class RunningBudget implements RunningSchedule {
     this.#open.assign(constant(!this.#final && t < totalStep - tfinal ? 1 : 0, [], "int32"));
   }
 
-  #statistics(): Statistic[] {
+  #importances(): Importance[] {
     return [...this.#layers.values()].flatMap(({ A, E, B }) => [A, E, B]);
   }
 
@@ -190,21 +173,11 @@ class RunningBudget implements RunningSchedule {
   }
 }
 
-const absolute = (x: Tensor): Tensor => max(x, neg(x));
-
-function statistic(parameter: Parameter): Statistic {
-  const zeros = () =>
-    new Variable(upload(currentDevice(), new Float32Array(parameter.size), parameter.shape, "float32"), { requiresGrad: false });
-  return { parameter, sensitivity: zeros(), uncertainty: zeros() };
-}
-
 /** Scores of a layer's triplets, [k]. */
 function score({ A, E, B }: Triplets): Tensor {
-  const entries = ({ sensitivity, uncertainty }: Statistic) => mul(sensitivity.value, uncertainty.value);
-  const mean = (x: Tensor, axis: number) => mul(reduceSum(x, [axis]), constant(1 / (x.shape[axis] as number)));
   const k = E.parameter.size;
-  const vectors = add(reshape(mean(entries(A), 1), [k]), reshape(mean(entries(B), 0), [k]));
-  return add(reshape(entries(E), [k]), vectors);
+  const vectors = add(reshape(meanOver(scores(A), [1]), [k]), reshape(meanOver(scores(B), [0]), [k]));
+  return add(reshape(scores(E), [k]), vectors);
 }
 
 /** See the top of the file. An adapter whose triplets are chosen already keeps them; one that has no others has no schedule any more. */
