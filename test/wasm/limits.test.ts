@@ -50,14 +50,17 @@ describe("instructions of a loop program", () => {
 
 it("a launch has a limit of memory and of arithmetic, which grow with it", () => {
   using limits = new Limits(device);
-  const bound = (size: number) => {
+  const bound = (size: number, fresh?: boolean) => {
     const a = upload(device, new Float32Array(size * size), [size, size], "float32");
-    return limits.of(plan([a.exp()], device).steps[0]!, device);
+    return limits.of(plan([a.exp()], device).steps[0]!, device, fresh);
   };
   const [small, large] = [bound(64), bound(512)];
   expect(large.arithmetic / small.arithmetic).toBeCloseTo(64, 6);
   expect(large.memory).toBeGreaterThan(small.memory);
   expect(limits.threads).toBe(1);
+  const [smallNow, largeNow] = [bound(64, true), bound(512, true)];
+  expect(largeNow.arithmetic).toBeGreaterThan(smallNow.arithmetic);
+  expect(largeNow.memory).toBeGreaterThan(smallNow.memory);
 });
 
 it("a profile names every kernel with its share, and the table adds up", () => {

@@ -49,6 +49,18 @@ export function instructionTime({ op, operands }: VectorInstruction, millisecond
   const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
   const module = new ModuleBuilder({ shared: false });
   const f = module.function("chains", ["i32"]);
+  writeChains(f, f.params[0], { op, operands }, 0);
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes()), { env: { memory } });
+  const rounds = 1000;
+  const run = exports["chains"] as (n: number) => void;
+  return (bestTime(() => run(rounds), { window: 0.2, milliseconds, warmUp: 20 }) * 1e6) / (rounds * instructionsARound);
+}
+
+/** How many of an instruction a round of `writeChains` has. */
+const instructionsARound = 48;
+
+/** Writes `rounds` of four times twelve independent chains of an instruction, and what they come to at an address. */
+function writeChains(f: FunctionBuilder, rounds: Expression, { op, operands }: VectorInstruction, address: Expression): void {
   const x = f.constant("f32", 1.0000001);
   const y = f.constant("f32", 1e-9);
   const chains = Array.from({ length: 12 }, () => f.local("v128", x));
@@ -57,22 +69,24 @@ export function instructionTime({ op, operands }: VectorInstruction, millisecond
     if (operands === 3) return op.includes("madd") ? [op, x, y, chain] : [op, chain, x, y];
     return operands === 2 ? [op, chain, isShift ? 3 : x] : [op, chain];
   };
-  f.repeat(f.params[0], () => {
+  f.repeat(rounds, () => {
     for (let unrolled = 0; unrolled < 4; unrolled++) for (const chain of chains) f.set(chain, value(chain));
   });
   // consumed, or V8 drops the loop
-  for (const [i, chain] of chains.entries()) f.store("v128.store", 16 * i, chain);
-  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes()), { env: { memory } });
-  const rounds = 1000;
-  const run = exports["chains"] as (n: number) => void;
-  return (bestTime(() => run(rounds), { window: 0.2, milliseconds, warmUp: 20 }) * 1e6) / (rounds * 48);
+  for (const [i, chain] of chains.entries()) f.store("v128.store", address, chain, 16 * i);
 }
 
 /** GFLOP/s of one thread in products of matrices whose operands never leave the registers. */
 export function simdPeak(fused: boolean): number {
   if (fused) return 8 / instructionTime({ op: "f32x4.relaxed_madd", operands: 3 }, 150);
-  return 8 / (instructionTime({ op: "f32x4.mul", operands: 2 }, 75) + instructionTime({ op: "f32x4.add", operands: 2 }, 75));
+  return 8 / (instructionTime({ op: "f32x4.mul", operands: 2 }, 75) + instructionTime(yardstick, 75));
 }
+
+/** What tells how fast the processor is at the moment. */
+const yardstick: VectorInstruction = { op: "f32x4.add", operands: 2 };
+
+/** Tasks for each thread: one that is slower than the others takes fewer. */
+const chainTasks = 16;
 
 /**
  * Reads and writes memory as fast as vectors can, on as many threads as a device has. The same bytes again and again: from the cache where
@@ -82,6 +96,7 @@ export class Streams implements Disposable {
   private readonly memory = new DeviceMemory();
   private readonly pool: Pool;
   private readonly kernel: number;
+  private readonly chains: number;
   private readonly args: number;
   private readonly measured = new Map<string, number>();
   private block = { address: 0, bytes: 0 };
@@ -123,16 +138,31 @@ export class Streams implements Disposable {
     });
     // consumed, or V8 drops the loop that only reads
     for (const [i, sum] of sums.entries()) f.store("v128.store", args, sum, 64 + 16 * i);
-    this.args = this.memory.allocate(128);
-    this.kernel = this.pool.add(module.bytes())["stream"] as number;
+    const registers = module.function("chains", ["i32", "i32", "i32"]);
+    const own: Expression = ["i32.add", registers.params[1], ["i32.shl", registers.params[0], 8]];
+    writeChains(registers, load("i32.load", registers.params[1]), yardstick, ["i32.add", own, 256]);
+    this.args = this.memory.allocate(256 * (1 + chainTasks * threads));
+    const kernels = this.pool.add(module.bytes());
+    [this.kernel, this.chains] = [kernels["stream"] as number, kernels["chains"] as number];
+  }
+
+  /** What `instructionTime` says of an addition, but of all threads together at this moment. */
+  additionTime(): number {
+    const rounds = 100;
+    this.memory.i32(this.args, 1)[0] = rounds;
+    const tasks = chainTasks * this.pool.threads;
+    const run = () => this.pool.run(this.chains, tasks, this.args);
+    return (bestTime(run, { window: 0.5, milliseconds: 10, warmUp: 5 }) * 1e6) / (rounds * instructionsARound * chainTasks);
   }
 
   /**
    * Milliseconds of reading and writing so many bytes. Measured once for sizes that are within a tenth of each other.
    *
    * @param rounds how often what is read is the same again
+   * @param fresh measures it now
    */
-  time(readBytes: number, writtenBytes: number, rounds = 1): number {
+  time(readBytes: number, writtenBytes: number, rounds = 1, fresh = false): number {
+    if (fresh) return this.measure(readBytes, writtenBytes, rounds);
     const total = readBytes + writtenBytes;
     const rounded = (bytes: number) => Math.round(Math.log(Math.max(bytes, 4096)) / Math.log(1.1));
     const key = `${rounded(readBytes)}/${rounded(writtenBytes)}/${rounds}`;
@@ -155,7 +185,7 @@ export class Streams implements Disposable {
     }
     const { address } = this.block;
     memory.i32(this.args, 6).set([address, address + 64 * tasks * read, copied, read - copied, written - copied, rounds]);
-    return bestTime(() => pool.run(this.kernel, tasks, this.args), { window: 0.5, milliseconds: 60, warmUp: 20 });
+    return bestTime(() => pool.run(this.kernel, tasks, this.args), { window: 0.5, milliseconds: 30, warmUp: 10 });
   }
 
   [Symbol.dispose](): void {
@@ -232,6 +262,9 @@ export class Limits implements Disposable {
   readonly threads: number;
   /** GFLOP/s of all threads in products of matrices. */
   readonly peak: number;
+  /** Nanoseconds of an addition when the peak was measured. */
+  private readonly addition: number;
+  /** Nanoseconds of instructions while an addition takes one. */
   private readonly times = new Map<string, number>();
   private readonly streams: Streams;
   private readonly relaxed = features().relaxedSimd;
@@ -240,6 +273,7 @@ export class Limits implements Disposable {
   constructor(device: Device) {
     this.threads = Number(/(\d+) thread/.exec(device.about)?.[1] ?? 1);
     this.peak = simdPeak(this.relaxed) * this.threads;
+    this.addition = instructionTime(yardstick, 75);
     this.streams = new Streams(this.threads);
   }
 
@@ -248,7 +282,13 @@ export class Limits implements Disposable {
     return (2 * bytes) / this.streams.time(bytes, bytes) / 1e6;
   }
 
-  of(step: Step, device: Device): Limit {
+  /**
+   * The limit of a launch at the machine's best.
+   *
+   * @param fresh the limit at this moment, on all threads: other programs slow the processor down from one minute to the next, and
+   * what is measured in the same moment is held against it
+   */
+  of(step: Step, device: Device, fresh = false): Limit {
     const bytes = (value: Step["values"][number]) => value.size * device.storageBytes(value.dtype);
     const outputs = new Set(step.outputs);
     const sum = (values: Iterable<Step["values"][number]>) => [...values].reduce((total, value) => total + bytes(value), 0);
@@ -257,22 +297,23 @@ export class Limits implements Disposable {
     const isTake = step.label.startsWith("take");
     // of a table, only the rows that are taken, but each as often as it is: by then it has left the nearer caches
     const rounds = isTake ? Math.max(1, Math.round(written / read)) : 1;
-    const memory = this.streams.time(rounds > 1 ? written : isTake ? Math.min(read, 2 * written) : read, written, rounds);
-    return { arithmetic: this.arithmetic(step), memory };
+    const memory = this.streams.time(rounds > 1 ? written : isTake ? Math.min(read, 2 * written) : read, written, rounds, fresh);
+    const pace = fresh ? this.streams.additionTime() / this.addition : 1;
+    return { arithmetic: this.arithmetic(step) * pace, memory };
   }
 
   private arithmetic({ code, geometry, flops }: Step): number {
     if (!("instructions" in code)) return flops / this.peak / 1e6;
     const { outer, inner, reduce } = geometry as Geometry;
     const elements = sizeOf(outer) * inner * sizeOf(reduce);
-    const nanoseconds = vectorInstructions(code, this.relaxed).reduce((sum, one) => sum + this.time(one), 0);
-    return (nanoseconds * elements) / 4 / this.threads / 1e6;
+    const additions = vectorInstructions(code, this.relaxed).reduce((sum, one) => sum + this.time(one), 0);
+    return (additions * this.addition * elements) / 4 / this.threads / 1e6;
   }
 
   private time(instruction: VectorInstruction): number {
     const key = `${instruction.op}/${instruction.operands}`;
     let time = this.times.get(key);
-    if (time === undefined) this.times.set(key, (time = instructionTime(instruction)));
+    if (time === undefined) this.times.set(key, (time = instructionTime(instruction) / instructionTime(yardstick)));
     return time;
   }
 
