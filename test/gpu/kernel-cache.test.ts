@@ -54,7 +54,40 @@ test("many batch shapes, each for a while, keep as many kernels as at first", ()
 
 test("there is a most of all", () => {
   const { living, step } = watched(10, 40);
-  for (let i = 0; i < 4; i++) step(0, 100);
+  for (let i = 0; i < 4; i++) step(0, 45);
   expect(living.size).toBe(40);
   expect(kernelsKept.mostOfAll).toBeGreaterThanOrEqual(4 * kernelsKept.most);
+});
+
+test("a step of more kernels than may be kept compiles them all anyway, and raises nothing", () => {
+  const { living, step } = watched(10, 40);
+  for (let i = 0; i < 3; i++) step(0, 100);
+  expect(living.size).toBe(10);
+});
+
+test("names and texts are remembered of as many kernels as may be kept, however many there were", () => {
+  const { cache, living, step } = watched(10, 40);
+  step(0, 1000);
+  expect(living.size).toBe(10);
+  expect(cache.remembered).toBe(40 + 80);
+  // the last ones that went are known, and their coming back raises what is kept
+  step(970, 990);
+  expect(living.size).toBeGreaterThan(10);
+});
+
+test("a text that was forgotten while its kernel lived is compiled once more", () => {
+  const made: number[] = [];
+  const cache = new KernelCache(10, 10, (pass) => {
+    made.push(Number(/return (\d+)/.exec(pass.source)![1]));
+    return Object.assign(() => 0, { destroy() {} }) as unknown as GpuKernel;
+  });
+  const [first, ...others] = Array.from({ length: 22 }, (_, n) => passOf(n));
+  for (const other of others) {
+    cache.get(first!, []);
+    cache.get(other, []);
+  }
+  expect(made.filter((n) => n === 0)).toEqual([0]);
+  cache.get(passOf(0), []);
+  cache.get(passOf(0), []);
+  expect(made.filter((n) => n === 0)).toEqual([0, 0]);
 });

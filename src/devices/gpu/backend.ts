@@ -113,9 +113,15 @@ export const called = (
     return row === undefined ? arg.raw : shaped(arg.raw, row, Math.floor(arg.count / row));
   });
 
+/** Drops what was added first, where there are more than so many. */
+function forgetFirst(names: Set<string> | Map<string, unknown>, most: number): void {
+  if (names.size > most) names.delete(names.keys().next().value as string);
+}
+
 /**
  * Kernels by what they are made of; the one used longest ago makes room. A step that needs more than are kept would find none of them:
- * one that had to go and is asked for again shows that there are too few, and more are kept from then on.
+ * one that had to go and is asked for again shows that there are too few, and more are kept from then on. Names are remembered of as many
+ * as may ever be kept: one that comes back after more others than that would not have been kept either.
  */
 export class KernelCache {
   private readonly kernels = new Map<string, GpuKernel>();
@@ -126,6 +132,7 @@ export class KernelCache {
   /** A number for each different kernel, lengths of what it reads aside: its text is too long to be compared at every call. */
   private readonly texts = new Map<string, number>();
   private readonly numbers = new WeakMap<Pass, number>();
+  private nextNumber = 0;
   compilations = 0;
 
   constructor(most: number, mostOfAll: number, make: (pass: Pass) => GpuKernel) {
@@ -152,6 +159,7 @@ export class KernelCache {
       const [oldest, unused] = this.kernels.entries().next().value as [string, GpuKernel];
       this.kernels.delete(oldest);
       this.gone.add(oldest);
+      forgetFirst(this.gone, this.mostOfAll);
       unused.destroy();
     }
     return kernel;
@@ -160,6 +168,12 @@ export class KernelCache {
   clear(): void {
     this.kernels.clear();
     this.gone.clear();
+    this.texts.clear();
+  }
+
+  /** Names and texts that are remembered, of kernels that live and of others. */
+  get remembered(): number {
+    return this.gone.size + this.texts.size;
   }
 
   /** Identity of a kernel: its source, its sizes, and the lengths of what it reads, which GL kernels are compiled for. */
@@ -167,8 +181,11 @@ export class KernelCache {
     let number = this.numbers.get(pass);
     if (number === undefined) {
       const text = `${pass.size ?? pass.count}|${JSON.stringify(pass.constants)}|${pass.wgsl?.code ?? pass.glsl ?? pass.source}`;
-      number = this.texts.get(text);
-      if (number === undefined) this.texts.set(text, (number = this.texts.size));
+      // a text that is forgotten and comes back has another number, and is compiled once more
+      number = this.texts.get(text) ?? this.nextNumber++;
+      this.texts.delete(text);
+      this.texts.set(text, number);
+      forgetFirst(this.texts, 2 * this.mostOfAll);
       this.numbers.set(pass, number);
     }
     let key = String(number);
