@@ -68,10 +68,13 @@ export function comparisonOptions(args: readonly string[], { works, engines, ext
   for (const name of chosen ?? [])
     if (!engines.some((engine) => engine.name.toLowerCase().startsWith(name)))
       throw new Error(`bench: no engine is called "${name}…". There are: ${engines.map((engine) => engine.name).join("; ")}`);
+  // a whole name means that one only, though others begin like it
+  const isMeant = (name: string, start: string) =>
+    engines.some((engine) => engine.name.toLowerCase() === start) ? name === start : name.startsWith(start);
   return {
     works: works.filter((work) => (wanted ? wanted.includes(work.name) : !(quick && work.isLong))),
     engines: engines.filter(({ name, isSlow, isPlain }) =>
-      chosen ? chosen.some((start) => name.toLowerCase().startsWith(start)) : !(quick && (isSlow || isPlain)),
+      chosen ? chosen.some((start) => isMeant(name.toLowerCase(), start)) : !(quick && (isSlow || isPlain)),
     ),
     rounds: Math.max(1, Math.round(number("rounds"))),
     seconds: number("seconds"),

@@ -14,33 +14,35 @@ export const gpuWorks: readonly Work[] = [
 
 type Api = NonNullable<Engine["api"]>;
 
-const lorikeet = (mode: string, api?: Api, isSlow = false): Engine => ({
+const lorikeet = (mode: string, more: Partial<Engine>): Engine => ({
   name: `lorikeet ${mode}`,
   kind: "lorikeet",
   threads: 1,
   script: ["lorikeet.mjs", `mode=${mode}`],
-  isSlow,
-  ...(api && { api }),
+  ...more,
 });
-const peer = (name: string, api: Api, script: readonly string[]): Engine => ({
+const peer = (name: string, api: Api, script: readonly string[], more: Partial<Engine> = {}): Engine => ({
   name,
   kind: "javascript",
   threads: 1,
   script,
   api,
+  ...more,
 });
 
 export const gpuEngines: readonly Engine[] = [
-  lorikeet("webgpu", "webgpu"),
+  lorikeet("webgpu", { api: "webgpu" }),
   peer("tfjs webgpu", "webgpu", ["tfjs.mjs", "backend=webgpu"]),
   peer("jax-js webgpu", "webgpu", ["jax.mjs", "device=webgpu"]),
-  lorikeet("webgl2", "webgl"),
-  lorikeet("webgl", "webgl", true),
-  peer("tfjs webgl", "webgl", ["tfjs.mjs", "backend=webgl"]),
+  lorikeet("webgl2", { api: "webgl2" }),
+  peer("tfjs webgl2", "webgl2", ["tfjs.mjs", "backend=webgl", "webgl=2"]),
+  // for browsers without WebGL 2
+  lorikeet("webgl", { api: "webgl", isPlain: true }),
+  peer("tfjs webgl1", "webgl", ["tfjs.mjs", "backend=webgl", "webgl=1"], { isPlain: true }),
   { name: "lorikeet wasm", kind: "lorikeet", threads: 2, script: ["lorikeet.mjs", "threads=2"] },
-  { ...lorikeet("headlessgl", undefined, true), inNode: true },
-  lorikeet("webasm", undefined, true),
-  lorikeet("cpu", undefined, true),
+  lorikeet("headlessgl", { isSlow: true, inNode: true }),
+  lorikeet("webasm", { isSlow: true }),
+  lorikeet("cpu", { isSlow: true }),
 ];
 
 /** Times as fast as the fastest peer on the same interface, by lorikeet's mode; above 1 means that lorikeet is faster. */

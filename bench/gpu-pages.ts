@@ -99,7 +99,10 @@ export async function openPages(engines: readonly Engine[], peersFolder: string,
           });
           page.on("pageerror", (error) => end(error.message));
           page.on("crash", () => end("the page crashed"));
-          page.on("close", () => clearTimeout(timer));
+          page.on("close", () => {
+            clearTimeout(timer);
+            end("the page was closed");
+          });
           page
             .goto(`${served.url}?${words.map(encodeURIComponent).join("&")}`)
             .then(() => page.addScriptTag({ url: `/${script.replace(/\.mjs$/, ".js")}`, type: "module" }))

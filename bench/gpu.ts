@@ -39,7 +39,7 @@ export function gpuOptions(args: readonly string[]): GpuOptions {
   };
 }
 
-const apiNames = { webgpu: "WebGPU", webgl: "WebGL", processor: "processor" } as const;
+const apiNames = { webgpu: "WebGPU", webgl2: "WebGL 2", webgl: "WebGL 1", processor: "processor" } as const;
 
 /** Tables of one case: engines that compute with the same interface side by side. */
 function tablesOf(title: string, entries: readonly Entry[], engines: readonly Engine[]): string {

@@ -47,7 +47,7 @@ export interface Engine {
   readonly kind: "lorikeet" | "javascript" | "pytorch";
   readonly threads: number;
   /** What it computes with in a page, where that is not the processor. */
-  readonly api?: "webgpu" | "webgl";
+  readonly api?: "webgpu" | "webgl2" | "webgl";
   /** Has no page: a process of Node runs it where others are in the browser. */
   readonly inNode?: boolean;
   /** In bench/peers, with its options. */

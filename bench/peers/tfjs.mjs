@@ -1,7 +1,7 @@
 /**
  * TensorFlow.js. `tuned`: derivatives written by hand so that no product takes a transposed operand, which the wasm backend does slowly;
  * without it, what a user of it would write. Run by peers.ts with PEERS_DIR: node tfjs.mjs WORK backend=wasm|cpu [tuned=1], and in a page by
- * gpu.ts with backend=webgl|webgpu
+ * gpu.ts with backend=webgpu, or backend=webgl and webgl=2|1 for the version of WebGL
  */
 import { load } from "./node.mjs";
 import { buildBatch, buildParams, causalMask, compete, model, option, rope, spec } from "./workload.mjs";
@@ -11,10 +11,23 @@ const tuned = option("tuned", "") === "1";
 const start = performance.now();
 const tf = await load("@tensorflow/tfjs"); // tfjs-core alone has no gradients registered in Node
 if (backend === "wasm" || backend === "webgpu") await load(`@tensorflow/tfjs-backend-${backend}`);
+const webgl = Number(option("webgl", 2));
+if (backend === "webgl") tf.env().set("WEBGL_VERSION", webgl);
 await tf.setBackend(backend);
 await tf.ready();
+if (backend === "webgl") checkWebGl();
 const importMs = performance.now() - start;
 const onCard = backend === "webgl" || backend === "webgpu";
+
+/** tfjs falls back to what there is, and to 16 bits, without a word. */
+function checkWebGl() {
+  const { gl } = tf.backend().gpgpu;
+  const [is1, is2] = [WebGLRenderingContext, WebGL2RenderingContext].map((kind) => gl instanceof kind);
+  const isMeant = tf.getBackend() === "webgl" && (webgl === 1 ? is1 && !is2 : is2);
+  if (!isMeant) throw new Error(`tfjs runs ${is2 ? "WebGL 2" : tf.getBackend()} and not WebGL ${webgl}`);
+  for (const flag of ["WEBGL_RENDER_FLOAT32_ENABLED", "WEBGL_DOWNLOAD_FLOAT_ENABLED"])
+    if (!tf.env().getBool(flag)) throw new Error(`tfjs has no ${flag} on WebGL ${webgl} here`);
+}
 
 const { layers, heads, dim, vocab, batch, seq, rmsEps } = model;
 const size = dim / heads;

@@ -32,8 +32,14 @@ describe("options", () => {
       "--processor-time",
     ]);
     expect(options.works.map(({ name }) => name)).toEqual(["matmul", "softmax"]);
-    expect(options.engines.map(({ name }) => name)).toEqual(["tfjs webgpu", "tfjs webgl"]);
+    expect(options.engines.map(({ name }) => name)).toEqual(["tfjs webgpu", "tfjs webgl2", "tfjs webgl1"]);
     expect(options).toMatchObject({ hardware: true, processorTime: true, case: "512" });
+  });
+
+  it("take an engine by its whole name, and several by how their names begin", () => {
+    const names = (engines: string) => gpuOptions(["--engines", engines]).engines.map(({ name }) => name);
+    expect(names("lorikeet webgl")).toEqual(["lorikeet webgl"]);
+    expect(names("lorikeet webg")).toEqual(["lorikeet webgpu", "lorikeet webgl2", "lorikeet webgl"]);
   });
 
   it("leave out what is slow with --quick", () => {
@@ -81,13 +87,14 @@ describe("ratios", () => {
       entry("jax-js webgpu", 20),
       entry("lorikeet webgl2", 40),
       entry("lorikeet webgl", 80),
-      entry("tfjs webgl", 20),
+      entry("tfjs webgl2", 20),
+      entry("tfjs webgl1", 160),
       entry("lorikeet wasm", 1),
     ];
     expect(gpuRatiosOf(entries, gpuEngines)).toEqual({
       webgpu: { ratio: 2, against: "jax-js webgpu" },
-      webgl2: { ratio: 0.5, against: "tfjs webgl" },
-      webgl: { ratio: 0.25, against: "tfjs webgl" },
+      webgl2: { ratio: 0.5, against: "tfjs webgl2" },
+      webgl: { ratio: 2, against: "tfjs webgl1" },
     });
   });
 
