@@ -15,6 +15,7 @@ import { attach } from "../peft/attach.ts";
 import { type AnyAdapterConfig, planAttach } from "../peft/attach-plan.ts";
 import { mergeAndUnload, mergeDifference, mergeRefusal } from "../peft/merge.ts";
 import { methods } from "../peft/methods.ts";
+import { readSourceTasks } from "../peft/prompt/source-task.ts";
 import { trainableReport } from "../peft/report.ts";
 import { saveTokenizer } from "../text/bpe-trainer.ts";
 import { corpusTitles, loadCorpus } from "../text/corpora.ts";
@@ -120,7 +121,12 @@ async function finetune(options: FinetuneOptions): Promise<void> {
       return { perplexity, samples: await drawSamples(model, loaded.tokenizer, options.prompt, { seed: options.seed, signal }) };
     };
     let before = resumed ? undefined : await look("before");
-    attach(model, adapter, { seed: options.seed, tokenizer: { encode: (text) => loaded.tokenizer.encode(text) } });
+    const source = adapter.config["promptTuningInitStateDictPath"] as string | null | undefined;
+    attach(model, adapter, {
+      seed: options.seed,
+      tokenizer: { encode: (text) => loaded.tokenizer.encode(text) },
+      ...(source && { sourceTasks: await readSourceTasks(source) }),
+    });
     const { trainable, percent } = trainableReport(model);
     say(`
   model     ${shown(options.model)}, ${words(base)} parameters${quantise ? ` as ${quantise}` : ""}

@@ -15,22 +15,20 @@ import { AdapterLayer } from "./adapter-layer.ts";
 import { type AnyAdapterConfig, type AttachPlan, basesOf, type PlannedLayer, planAttach } from "./attach-plan.ts";
 import type { AdapterConfig, ParameterSpec, Start } from "./method.ts";
 import { textModel } from "./prompt/prompt-method.ts";
-import { type PromptStart, planPrompt, startPrompt, type TextEncoding } from "./prompt/prompt-start.ts";
+import { type PromptStart, planPrompt, type StartSources, startPrompt } from "./prompt/prompt-start.ts";
 import { PromptPlace } from "./prompt/prompted-model.ts";
 import { SavedModule } from "./saved-module.ts";
 import { LayerScale } from "./scale.ts";
 import { modulePath } from "./target-parameter.ts";
 
 /** What the adapter is called and how it starts. */
-export interface AttachOptions {
+export interface AttachOptions extends StartSources {
   /** By which it is called later; also the folder's name when it is saved. */
   readonly name?: string;
   /** Of the first values and of dropout. */
   readonly seed?: number;
   /** Whether training may change it; true when absent. */
   readonly trainable?: boolean;
-  /** Reads the text with which virtual tokens may start. */
-  readonly tokenizer?: TextEncoding;
 }
 
 /** Where the first values come from: the method, or a file. */
@@ -68,7 +66,7 @@ export function attach<Schema extends ConfigSchema>(
       const missing = Object.keys(specs).some((key) => !(key in start.values));
       return missing ? { ...start, values: { ...start.values, ...method.derive?.(base, config, shared) } } : start;
     },
-    prompt: () => startPrompt(model, plan, random, options.tokenizer),
+    prompt: () => startPrompt(model, plan, random, options),
   });
 }
 

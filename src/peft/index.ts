@@ -84,6 +84,7 @@ export { waveft } from "./methods/waveft.ts";
 export { type MethodName, methods } from "./methods.ts";
 export { withAdapters } from "./mixed-batch.ts";
 export { adapterPenalty } from "./penalty.ts";
+export { readSourceTasks, type SourceTasks } from "./prompt/source-task.ts";
 export { prepareForKbitTraining, type QuantiseOptions, type QuantiseReport, quantise } from "./quant/quantise.ts";
 export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./quant/replace-loftq.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";

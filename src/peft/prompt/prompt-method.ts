@@ -12,6 +12,7 @@ import type { Module } from "../../nn/module.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import type { ParameterSpec, Start, Use } from "../method.ts";
 import type { AnyConfig } from "../method-config.ts";
+import type { SourceTasks } from "./source-task.ts";
 
 /** The keys that all these methods have; what is null is filled from the model. */
 export const promptKeys = {
@@ -45,13 +46,15 @@ export interface PromptConfig {
   readonly numLayers: number;
 }
 
-/** The words of a model, for virtual tokens that start like some of them. */
+/** The words of a model, for virtual tokens that start like some of them, and virtual tokens of others. */
 export interface Words {
   readonly count: number;
   /** [ids, C] */
   vectors(ids: Int32Array): Tensor;
   /** Numbers of a text's words, special ones included. @throws {ConfigError} when `attach` was given no tokenizer */
   encode(text: string): Int32Array;
+  /** What prompts of other tasks have learned. @throws {ConfigError} when `attach` was given no `sourceTasks` */
+  learned(): SourceTasks;
 }
 
 /** A network that makes the virtual tokens in training. It is not in the file. */

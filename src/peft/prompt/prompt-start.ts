@@ -16,6 +16,7 @@ import {
   type Words,
 } from "./prompt-method.ts";
 import type { PromptAdapter } from "./prompted-model.ts";
+import type { SourceTasks } from "./source-task.ts";
 
 /** First values, by the names of the encoder's parameters, or of the tables where there is none. */
 export interface PromptStart {
@@ -29,6 +30,14 @@ export interface TextEncoding {
   encode(text: string): Int32Array;
 }
 
+/** What virtual tokens may start from beside the model. */
+export interface StartSources {
+  /** Reads the text with which they start. */
+  readonly tokenizer?: TextEncoding;
+  /** What multitask prompts of other tasks have learned: `await readSourceTasks(path)`. */
+  readonly sourceTasks?: SourceTasks;
+}
+
 /** A method and its filled config. */
 interface Plan {
   readonly method: AnyMethod;
@@ -36,15 +45,10 @@ interface Plan {
 }
 
 /** As the method draws them. */
-export function startPrompt(
-  model: Module,
-  { method, config }: Plan,
-  random: TorchGenerator,
-  tokenizer: TextEncoding | undefined,
-): PromptStart {
+export function startPrompt(model: Module, { method, config }: Plan, random: TorchGenerator, given: StartSources): PromptStart {
   const { initialise, encoder } = method.prompt as AnyPromptMethod;
   const filled = config as AnyConfig & PromptConfig;
-  return { values: initialise(filled, random, wordsOf(model, tokenizer)), encoder: encoder?.(filled) ?? null };
+  return { values: initialise(filled, random, wordsOf(model, given)), encoder: encoder?.(filled) ?? null };
 }
 
 /** As a file has them: the tables, or if they are trained further what gives them. */
@@ -57,10 +61,10 @@ export function resumePrompt(
   const { decode, encoder } = method.prompt as AnyPromptMethod;
   if (!trainable || !decode) return { values: tables, encoder: null };
   const filled = config as AnyConfig & PromptConfig;
-  return { values: decode(tables, filled, wordsOf(model, undefined)), encoder: encoder?.(filled) ?? null };
+  return { values: decode(tables, filled, wordsOf(model, {})), encoder: encoder?.(filled) ?? null };
 }
 
-function wordsOf(model: Module, tokenizer: TextEncoding | undefined): Words {
+function wordsOf(model: Module, { tokenizer, sourceTasks }: StartSources): Words {
   const { wordEmbedding } = textModel(model, "attach").backbone;
   return {
     count: (wordEmbedding as Layer & { readonly weight: Parameter }).weight.shape[0] as number,
@@ -70,6 +74,13 @@ function wordsOf(model: Module, tokenizer: TextEncoding | undefined): Words {
       throw new ConfigError("virtual tokens that start like a text need its words.", {
         operation: "attach",
         hint: "Give attach the model's `tokenizer`.",
+      });
+    },
+    learned() {
+      if (sourceTasks) return sourceTasks;
+      throw new ConfigError("virtual tokens that start from other tasks need what those have learned.", {
+        operation: "attach",
+        hint: "Give attach `sourceTasks: await readSourceTasks(path)`.",
       });
     },
   };
