@@ -10,7 +10,7 @@ import type { Drawing } from "./report.ts";
 export async function nodeDrawing(): Promise<Drawing> {
   try {
     const [Plot, { parseHTML }] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
-    return { Plot, document: parseHTML("<!doctype html><body></body>").document as unknown as Document };
+    return { Plot, document: parseHTML("<!doctype html><body></body>").document };
   } catch (cause) {
     throw new ConfigError(`the report cannot be drawn: ${(cause as Error).message.split("\n")[0]}.`, {
       operation: "report",

@@ -83,10 +83,10 @@ export function addFinetune(program: Command): void {
 }
 
 /** What was there before training; kept in checkpoints, so that a resumed run can compare. */
-interface Before {
+type Before = {
   readonly perplexity: number;
   readonly samples: readonly Sample[];
-}
+};
 
 async function finetune(options: FinetuneOptions): Promise<void> {
   const run = new RunFolder(options.out);
@@ -144,12 +144,12 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     let planned = 0;
     if (resumed) {
       const extra = await trainer.load(run.checkpoint);
-      before = extra["before"] as unknown as Before;
+      before = extra["before"] as Before | undefined;
       planned = Number(extra["planned"]);
       say(`Going on after step ${trainer.step} of ${trainer.steps} (--fresh starts over).`);
     }
     if (!before) throw new ConfigError("the checkpoint does not say what was before.", { operation: "finetune" });
-    const save = () => trainer.save(run.checkpoint, { before: before as never, planned });
+    const save = () => trainer.save(run.checkpoint, { before, planned });
     if (trainer.step < trainer.steps) {
       await train(trainer, signal, save);
       planned = trainer.memory().planned;

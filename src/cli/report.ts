@@ -7,10 +7,11 @@ export const sampling = { temperature: 0.8, topP: 0.95, maxNewTokens: 48 } as co
 /** How often a run looks at held-out text for its curve, and at how much of it. */
 export const evaluationsOf = (steps: number) => ({ evaluateEvery: Math.max(1, Math.ceil(steps / 10)), evaluationTokens: 8192 });
 
-export interface Sample {
+/** What a model wrote on from a prompt. */
+export type Sample = {
   readonly prompt: string;
   readonly text: string;
-}
+};
 
 export interface Report {
   readonly title: string;

@@ -97,7 +97,7 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
     let traced = programs.get(key)?.find((one) => one.device === device && holds(one));
     if (!traced) {
       forgetOutdated();
-      traced = trace(fn as unknown as (...args: never[]) => TensorTree, args, device);
+      traced = trace(fn, args, device);
       programs.set(key, [...(programs.get(key) ?? []), traced]);
     }
     used.delete(traced);
@@ -184,13 +184,13 @@ const sameSetting = (a: unknown, b: unknown): boolean =>
   Object.is(a, b) ||
   (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((item, i) => Object.is(item, b[i])));
 
-function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[], device: Device): Traced {
+function trace<Args extends readonly TensorTree[]>(fn: (...args: Args) => TensorTree, args: Args, device: Device): Traced {
   const placeholders: Tensor[] = [];
   const stand = mapTree(args, (x) => {
     const placeholder = input(x.shape, x.dtype);
     placeholders.push(placeholder);
     return placeholder;
-  }) as readonly TensorTree[];
+  }) as Args;
 
   const readers = new Map<Variable, Tensor>();
   const pending = new Map<Variable, Tensor>();
@@ -216,7 +216,7 @@ function trace(fn: (...args: never[]) => TensorTree, args: readonly TensorTree[]
   };
   let result: TensorTree;
   try {
-    result = observing(observer, () => fn(...(stand as never[])));
+    result = observing(observer, () => fn(...stand));
   } finally {
     // gradients left by backward() belong to the traced graph
     for (const [variable, before] of gradients) variable.grad = before;

@@ -62,7 +62,7 @@ let module: WebAssembly.Module | undefined;
 function wasmLoops(memory: WebAssembly.Memory): Loops {
   module ??= new WebAssembly.Module(float64Module(features().relaxedSimd));
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
-  const { multiply, dots, combine } = exports as unknown as Record<"multiply" | "dots" | "combine", Address>;
+  const { multiply, dots, combine } = exports as Record<"multiply" | "dots" | "combine", Address>;
   return {
     multiply: (a, b, c, rowPanels, columnPanels, depth, rowStep) =>
       multiply(a.byteOffset, b.byteOffset, c.byteOffset, rowPanels, columnPanels, depth, 8 * rowStep),

@@ -94,7 +94,15 @@ export interface Backbone {
 export interface TextModel extends Module {
   /** The model without its output layer. */
   readonly backbone: Backbone;
+  /** What comes out is the model's own matter. */
+  forward(inputs: TextInputs): unknown;
 }
+
+/** Whether a model reads text. */
+export const readsText = (model: Module): model is TextModel => "backbone" in model;
+
+/** Whether it goes on with the text that it reads. */
+export const continuesText = (model: Module): model is CausalLM => readsText(model) && "createCache" in model;
 
 /** [B, T], however the tokens are given. */
 export const textShape = ({ inputIds, inputsEmbeds }: TextInputs): readonly [number, number] =>

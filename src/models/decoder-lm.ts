@@ -14,6 +14,9 @@ export interface Decoder extends Module, Backbone {
 
 /** A decoder with an output layer that gives logits of the next token. */
 export abstract class DecoderLM extends Module implements CausalLM, CheckpointNames {
+  /** The keys of its `config.json`, in camelCase. */
+  abstract readonly config: object;
+
   /** Everything but the output layer. */
   abstract get backbone(): Decoder;
 

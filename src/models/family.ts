@@ -63,6 +63,8 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
   run: (model: Headed<Name, Config, Base, Parts>, inputs: Inputs) => Output,
 ): ClassOf<Headed<Name, Config, Base, Parts> & { forward(inputs: Inputs): Output }, Config> {
   type Self = Headed<Name, Config, Base, Parts>;
+  // the names of the parts are data, so that the type system cannot find them in the class
+  const self = (model: Module): Self => model as Self;
   class WithHead extends Module implements CheckpointNames {
     readonly config: Config;
 
@@ -76,11 +78,11 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
     }
 
     get backbone(): Reader {
-      return family.reader((this as unknown as Self)[family.name]);
+      return family.reader(self(this)[family.name]);
     }
 
     forward(inputs: Inputs): Output {
-      return run(this as unknown as Self, inputs);
+      return run(self(this), inputs);
     }
 
     pathOf(name: string): string | null {
@@ -88,7 +90,8 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
       return family.pathOf ? family.pathOf(path) : path;
     }
   }
-  return WithHead as unknown as ReturnType<typeof headed<Name, Config, Base, Parts, Inputs, Output>>;
+  const made: ClassOf<Module, Config> = WithHead;
+  return made as ClassOf<Self & { forward(inputs: Inputs): Output }, Config>;
 }
 
 /** A class of models that put whole texts into classes. */

@@ -6,6 +6,7 @@ import { pad, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
 import { assignAll, Variable } from "../graph/variable.ts";
+import type { Module } from "../nn/module.ts";
 import {
   type CausalLM,
   type CausalLMInputs,
@@ -69,6 +70,9 @@ export interface Seq2SeqLM extends TextModel {
    */
   answering(batch: number, size: number): Answering;
 }
+
+/** Whether a model answers one text with another. */
+export const answersText = (model: Module): model is Seq2SeqLM => "answering" in model;
 
 /**
  * What the decoder takes, checked together with what the encoder takes.

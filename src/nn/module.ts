@@ -196,6 +196,20 @@ export abstract class Module {
 }
 
 /**
+ * Runs `body` while `module` has other modules, lists of modules or parameters under these names; whatever happens, its own are back
+ * afterwards.
+ */
+export function withParts<T>(module: Module, parts: Readonly<Record<string, unknown>>, body: () => T): T {
+  const own = Object.fromEntries(Object.keys(parts).map((name) => [name, Reflect.get(module, name)]));
+  Object.assign(module, parts);
+  try {
+    return body();
+  } finally {
+    Object.assign(module, own);
+  }
+}
+
+/**
  * Modules and parameters under names: a step of a path at which nothing is computed.
  *
  * @example

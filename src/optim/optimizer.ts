@@ -72,9 +72,10 @@ export abstract class Optimizer<Options extends LearningRate> {
   constructor(parameters: readonly Variable[] | readonly ParameterGroup<Options>[], options: Options) {
     const operation = this.#operation;
     if (parameters.length === 0) throw new ConfigError("got no parameters.", { operation });
+    const none: Partial<Options> = {};
     const groups: readonly ParameterGroup<Options>[] =
       parameters[0] instanceof Variable
-        ? [{ parameters } as unknown as ParameterGroup<Options>]
+        ? [{ ...none, parameters: parameters as readonly Variable[] }]
         : (parameters as readonly ParameterGroup<Options>[]);
     const seen = new Set<Variable>();
     for (const group of groups)

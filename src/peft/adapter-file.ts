@@ -15,7 +15,7 @@ import { type Adapter, adaptedModel, getAdapter } from "./adapted-model.ts";
 import type { LayerAdapter } from "./adapter-layer.ts";
 import { biasPlace, fileKeyOf, readPlanned, sharedPath, wholeFile, wholePath } from "./adapter-tensor.ts";
 import { initialiseShared, install, type Starts } from "./attach.ts";
-import { type AnyAdapterConfig, type AttachPlan, planAttach } from "./attach-plan.ts";
+import { type AttachPlan, planAttach } from "./attach-plan.ts";
 import { withoutIgnored } from "./contradiction.ts";
 import { type AnyLayerMethod, type AnyMethod, fileOf, type ParameterSpec } from "./method.ts";
 import { toCamel, toFileConfig } from "./method-config.ts";
@@ -157,7 +157,7 @@ export async function readFor(
   const given = toCamel(read.config);
   const { config, warnings: ignored } = withoutIgnored(given, of.ignored?.(given));
   // the flag says nothing about the adapter: PEFT writes true whatever it was
-  const checked = of({ ...config, inferenceMode: !trainable, peftVersion: null }) as unknown as AnyAdapterConfig;
+  const checked = of({ ...config, inferenceMode: !trainable, peftVersion: null });
   const { method } = checked;
   const tensors = method.packed?.unpack(read.tensors, checked.config, trainable) ?? read.tensors;
   const plan = planAttach(model, checked, name);

@@ -11,7 +11,7 @@ import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../tensor/random.ts";
 import { alignedWith } from "./invocation.ts";
-import type { KindOfLayer } from "./layer-kind.ts";
+import type { CalledLayer, KindOfLayer } from "./layer-kind.ts";
 import { type AnyLayerMethod, type Base, fileOf, type Use } from "./method.ts";
 import type { AnyConfig } from "./method-config.ts";
 import { baseRow, batchOf, byRow, type Scope, saidTasks, severalInputs } from "./row-groups.ts";
@@ -353,7 +353,7 @@ export function describe(layer: Layer, facts: KindOfLayer, path: string, more: r
   const outputScale = facts.outputScale?.(layer) ?? 1;
   const matrix = () => facts.codes?.matrix(layer) ?? facts.turn?.(weight.value, [out, into]) ?? weight.value;
   return makeBase(
-    (x) => (layer as AdapterLayer).forward(x, ...more),
+    (x) => (layer as CalledLayer).forward(x, ...more),
     {
       ...{ kind: facts.kind, path, in: into, out, layer, outputScale, more },
       ...(facts.run ? { run: (weight: Tensor, x: Tensor) => facts.run!(layer, weight, x, more) } : {}),

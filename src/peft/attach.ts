@@ -7,12 +7,14 @@ import type { TypedArray } from "../graph/dtype.ts";
 import { cast, copy } from "../graph/elementwise.ts";
 import { Tensor } from "../graph/node.ts";
 import { structure } from "../graph/variable.ts";
+import { readsText } from "../models/causal-lm.ts";
+import { answersText } from "../models/seq2seq-lm.ts";
 import { type Layer, type Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { Generator } from "../tensor/random.ts";
 import { type Adapted, type Adapter, adaptersOf, beginAdapters, choose } from "./adapted-model.ts";
 import { AdapterLayer } from "./adapter-layer.ts";
-import { type AnyAdapterConfig, type AttachPlan, basesOf, type PlannedLayer, planAttach } from "./attach-plan.ts";
+import { type AttachPlan, basesOf, type PlannedLayer, planAttach } from "./attach-plan.ts";
 import type { AdapterConfig, ParameterSpec, Start } from "./method.ts";
 import { textModel } from "./prompt/prompt-method.ts";
 import { type PromptStart, planPrompt, type StartSources, startPrompt } from "./prompt/prompt-start.ts";
@@ -57,7 +59,7 @@ export function attach<Schema extends ConfigSchema>(
   adapter: AdapterConfig<Schema>,
   options: AttachOptions = {},
 ): Adapter {
-  const plan = planAttach(model, adapter as unknown as AnyAdapterConfig, options.name);
+  const plan = planAttach(model, adapter, options.name);
   const random = new TorchGenerator(options.seed ?? 0);
   return install(model, plan, options, {
     shared: () => initialiseShared(plan, random),
@@ -125,9 +127,9 @@ export function install(
     copies.set(path, new Map([...module.namedParameters()].map(([name, each]) => [name, copyOf(name, each)])));
   }
   const prompt = planPrompt(model, plan, starts.prompt);
-  const reads = "backbone" in model ? plan.layers.map(({ method: of }) => of.readsText) : [];
-  const readsText = reads.some((what) => what !== undefined);
-  if (reads.includes("words") && "answering" in model)
+  const reads = readsText(model) ? plan.layers.map(({ method: of }) => of.readsText) : [];
+  const watchesText = reads.some((what) => what !== undefined);
+  if (reads.includes("words") && answersText(model))
     throw new ConfigError(`${method.peftType} with \`aloraInvocationTokens\` is for models that continue a text.`, {
       operation: "attach",
       got: name,
@@ -166,7 +168,7 @@ export function install(
     model.replaceModule(path, place);
     adapted.saved.set(path, place);
   }
-  if (prompt || readsText) adapted.prompts ??= new PromptPlace(textModel(model, "attach"), adapted);
+  if (prompt || watchesText) adapted.prompts ??= new PromptPlace(textModel(model, "attach"), adapted);
   if (prompt) adapted.prompts?.add(name, { ...prompt, trainable, random });
   for (const [path, bias] of plan.biases) adapted.untrained.change(bias, wholeValue(path, bias));
   structure.value = structure.stored + 1; // an adapter of the same name may have been here before

@@ -53,7 +53,7 @@ export function prepareHotSwap(
     const have = A.shape[0] as number;
     if (!Number.isInteger(rank) || rank < have) refuse(`\`rank\` (= ${rank}) must be at least the ${have} of ${path}.`, rank);
     if (B.shape[1] !== have) refuse(`${path} is a convolution in groups.`, path, "Take it out with `excludeModules`.");
-    const s = scaling(own.config as unknown as LoraConfig);
+    const s = scaling(own.config as LoraConfig);
     const parameter = (value: Tensor, { requiresGrad }: Parameter) => new Parameter(value, { requiresGrad });
     const parameters = {
       ...own.parameters,
@@ -172,7 +172,7 @@ function scaledValues(
       expected: rank,
       hint: `Call prepareHotSwap(model, { rank: ${have} }) before compiling.`,
     });
-  const ratio = scaling(config as unknown as LoraConfig) / scaling(own.config as unknown as LoraConfig);
+  const ratio = scaling(config as LoraConfig) / scaling(own.config as LoraConfig);
   const shaped = Object.entries(values).map(([key, value]) => {
     const x = value instanceof Tensor ? value : upload(device, value, specs[key]?.shape ?? [], "float32");
     if (key === "A") return [key, filled(x, 0, rank)] as const;

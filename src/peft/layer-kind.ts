@@ -20,6 +20,11 @@ import { QuantisedLinear } from "../nn/quantised-linear.ts";
  */
 export type LayerKind = "linear" | "embedding" | "conv1d" | "conv2d" | "conv3d" | "attention" | "block" | "parameter";
 
+/** A layer, or a block of layers, as its model calls it: with x and whatever is handed along. */
+export interface CalledLayer extends Module {
+  forward(x: Tensor, ...more: readonly unknown[]): Tensor;
+}
+
 /** How to see modules of one class. */
 export interface KindOfLayer {
   readonly kind: LayerKind;

@@ -7,9 +7,9 @@
 import { ConfigError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { structure } from "../graph/variable.ts";
-import type { Pass } from "../models/decoder.ts";
-import { Module, type Parameter } from "../nn/module.ts";
+import { Module, type Parameter, withParts } from "../nn/module.ts";
 import { AdapterLayer } from "./adapter-layer.ts";
+import type { CalledLayer } from "./layer-kind.ts";
 
 /** A module once more: the same weights, with children of its own in the places of the module's while it runs. */
 class Replica extends Module {
@@ -26,7 +26,7 @@ class Replica extends Module {
       if (value instanceof Module) Object.assign(this, { [name]: again(value) });
       else if (Array.isArray(value) && value.some((item) => item instanceof Module))
         Object.assign(this, { [name]: value.map((item) => (item instanceof Module ? again(item) : item)) });
-      else Object.defineProperty(this, name, { get: () => (original as unknown as Record<string, unknown>)[name] });
+      else Object.defineProperty(this, name, { get: () => Reflect.get(original, name) });
     }
     this.training = original.training;
   }
@@ -45,21 +45,16 @@ class Replica extends Module {
   }
 
   forward(x: Tensor, ...more: unknown[]): Tensor {
-    const holder = this.#original as unknown as Record<string, unknown>;
-    const own = Object.entries(this);
-    const before = own.map(([name]) => [name, holder[name]] as const);
-    for (const [name, child] of own) holder[name] = child;
-    try {
-      return (this.#original as Replica).forward(x, ...more.map((each) => this.#placed(each)));
-    } finally {
-      for (const [name, child] of before) holder[name] = child;
-    }
+    const given = more.map((each) => this.#placed(each));
+    return withParts(this.#original, Object.fromEntries(Object.entries(this)), () =>
+      (this.#original as CalledLayer).forward(x, ...given),
+    );
   }
 
   /** The pass through the model, as one in which this layer has its own place in cache and past. */
   #placed(given: unknown): unknown {
     const isPass = typeof given === "object" && given !== null && "past" in given && "update" in given;
-    return this.#place !== null && isPass ? ({ ...given, layer: this.#place } as unknown as Pass) : given;
+    return this.#place !== null && isPass ? { ...given, layer: this.#place } : given;
   }
 }
 

@@ -42,7 +42,7 @@ function pairsOf(model: Module, operation: string): Pair[] {
       const { parameters, config, tied } = layer.adapters.get(name)!;
       const { A, B } = parameters;
       if (layer.base().kind !== "linear" || tied || !A || !B) return [];
-      return [{ A, B, scaling: scaling(config as unknown as LoraConfig) }];
+      return [{ A, B, scaling: scaling(config as LoraConfig) }];
     });
   });
   if (pairs.length === 0)

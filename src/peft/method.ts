@@ -311,15 +311,15 @@ export type AnyMethod = Method<any, any>;
 export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefinition<Schema>): Method<Schema> {
   const { schema, variantOf } = definition;
   const variants: AnyMethod[] = [];
-  const method = (options: AnyConfig = {}): { readonly method: AnyMethod; readonly config: AnyConfig } => {
+  const method = (options: AnyConfig = {}): ReturnType<AnyMethod> => {
     const meant = meantVariant(made, options);
     if (meant !== made) return meant(options);
     const config = checkedConfig(definition as MethodDefinition<ConfigSchema, AnyConfig>, options);
     checkLayers(wordMethod(schema), config);
     definition.check?.(config as MethodConfig<Schema>);
-    return { method: made, config };
+    return { method: made, config: config as MethodConfig<Schema> };
   };
-  const made: AnyMethod = Object.assign(method, { ...definition, peftType: schema.peftType, variants }) as unknown as AnyMethod;
+  const made: AnyMethod = Object.assign(method, { ...definition, peftType: schema.peftType, variants });
   if (variantOf) (variantOf.variants as AnyMethod[]).push(made);
   return made;
 }

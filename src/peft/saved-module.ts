@@ -9,6 +9,7 @@ import type { Tensor } from "../graph/node.ts";
 import { Setting } from "../graph/variable.ts";
 import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { renameKey } from "./adapter-layer.ts";
+import type { CalledLayer } from "./layer-kind.ts";
 import type { AnyConfig } from "./method-config.ts";
 import { baseRow, batchOf, byRow, type Scope, severalInputs } from "./row-groups.ts";
 
@@ -107,7 +108,7 @@ export class SavedModule extends Module implements Layer {
   #with(adapter: string | null, x: Tensor, more: readonly unknown[]): Tensor {
     if (adapter !== null) this.#put(adapter);
     try {
-      return (this.original_module as unknown as SavedModule).forward(x, ...more);
+      return (this.original_module as CalledLayer).forward(x, ...more);
     } finally {
       if (adapter !== null) this.#put(null);
     }

@@ -26,7 +26,7 @@ export class StandIn extends Module {
   /** Gives the model its own methods back. */
   takeOff(): void {
     for (const [name, descriptor] of this.#before) {
-      delete (this.#place as unknown as Record<string, unknown>)[name];
+      Reflect.deleteProperty(this.#place, name);
       if (descriptor) Object.defineProperty(this.#place, name, descriptor);
     }
     structure.value = structure.stored + 1;

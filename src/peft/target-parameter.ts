@@ -9,9 +9,9 @@ import { ConfigError, nearestName, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import type { Layer, Module, Parameter } from "../nn/module.ts";
+import { type Module, type Parameter, withParts } from "../nn/module.ts";
 import type { Adapted } from "./adapted-model.ts";
-import type { KindOfLayer } from "./layer-kind.ts";
+import type { CalledLayer, KindOfLayer } from "./layer-kind.ts";
 import type { AnyConfig } from "./method-config.ts";
 
 /** A parameter that is to be adapted. */
@@ -27,37 +27,30 @@ export interface TargetedParameter {
 /** The path of the module that a layer of a parameter is around. */
 export const modulePath = (path: string): string => path.replace(/(\.base_layer)+$/, "");
 
-/** Runs `body` while the module has another tensor in a parameter's place. */
-function withParameter<T>(module: Module, name: string, value: Tensor, body: () => T): T {
-  const holder = module as unknown as Record<string, Parameter>;
-  const own = holder[name] as Parameter;
+/** The parameter with another tensor for its value. */
+function standingIn(own: Parameter, value: Tensor): Parameter {
   const { shape, dtype, size } = value;
   const fixed = (x: unknown) => ({ value: x });
-  holder[name] = Object.create(own, {
+  return Object.create(own, {
     ...{ value: fixed(value), shape: fixed(shape), dtype: fixed(dtype), size: fixed(size), stored: { get: () => own.stored } },
-  }) as Parameter;
-  try {
-    return body();
-  } finally {
-    holder[name] = own;
-  }
+  });
 }
 
 /** How a method sees a parameter: as a matrix [out, in], or [experts, out, in]. Modules with `isTransposed` keep [experts, in, out]. */
 function kindOfParameter(module: Module, name: string): KindOfLayer {
-  const own = module as unknown as Record<string, Parameter> & { readonly isTransposed?: boolean };
-  const isTurned = own.isTransposed === true && own[name]?.shape.length === 3;
+  const own = (): Parameter => Reflect.get(module, name);
+  const isTurned = "isTransposed" in module && module.isTransposed === true && own().shape.length === 3;
   return {
     kind: "parameter",
     is: (other) => other === module,
-    weight: () => own[name] as Parameter,
+    weight: own,
     bias: () => null,
     sizes: (shape) =>
       isTurned ? [shape.at(-2) as number, shape.at(-1) as number] : [shape.at(-1) as number, shape.at(-2) as number],
     ...(isTurned ? { turn: (weight: Tensor) => transpose(weight) } : {}),
     run: (layer, weight, x, more) =>
-      withParameter(module, name, isTurned ? transpose(weight) : weight, () =>
-        (layer as Layer & { forward(x: Tensor, ...more: unknown[]): Tensor }).forward(x, ...more),
+      withParts(module, { [name]: standingIn(own(), isTurned ? transpose(weight) : weight) }, () =>
+        (layer as CalledLayer).forward(x, ...more),
       ),
     allLinear: false,
   };

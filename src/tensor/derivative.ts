@@ -76,7 +76,7 @@ export function vjp<Given extends TensorLike[]>(
   ...inputs: Given
 ): { value: Tensor; pullback(g: TensorLike): Tensors<Given> } {
   requireFunction("vjp", f);
-  const { value, pullback } = functions.vjp(f as unknown as Differentiable, ...inputs.map(asTensor));
+  const { value, pullback } = functions.vjp((...given) => f(...(given as Tensors<Given>)), ...inputs.map(asTensor));
   return { value, pullback: (g) => pullback(asTensor(g)) as Tensors<Given> };
 }
 

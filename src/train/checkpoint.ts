@@ -8,7 +8,7 @@ import type { ByteSource } from "../formats/folder.ts";
 import { encodeSafetensors, readSafetensors, type TensorToWrite, writeSafetensors } from "../formats/safetensors.ts";
 import type { Tensor } from "../graph/node.ts";
 
-/** Plain data. */
+/** Plain data. TypeScript lets no `interface` be this, since others could add to it; a `type` of such values is. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json | undefined };
 
 /** Tensors by name, and plain data beside them. */

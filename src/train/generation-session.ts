@@ -20,7 +20,7 @@ export type TextGenerator = CausalLM | Seq2SeqLM;
 
 type Writer = Pick<CausalLM, "createCache" | "maxLength" | "forward">;
 type Step = (inputIds: Tensor, attentionMask: Tensor) => Tensor;
-type Reading = (inputIds: Tensor, attentionMask: Tensor) => readonly Tensor[];
+type Reading = (inputIds: Tensor, attentionMask: Tensor) => [];
 const originOf = (model: TextGenerator) => [structure.stored, "answering" in model ? model.answering : model.createCache];
 
 /** What a session must have room for. */
@@ -85,11 +85,11 @@ class Session {
       answering?.read({ inputIds, attentionMask });
       return [];
     };
-    const run = <F extends Step | Reading>(step: F): F => {
+    const run = <Result extends Tensor | []>(step: (inputIds: Tensor, attentionMask: Tensor) => Result): typeof step => {
       if (!compiled) return step;
-      const program = compile<[Tensor, Tensor], Tensor | readonly Tensor[]>(step, { mostPrograms });
+      const program = compile(step, { mostPrograms });
       this.#programs.push(program);
-      return program as unknown as F;
+      return program;
     };
     this.#write = run(write);
     this.#read = answering && run(reading);

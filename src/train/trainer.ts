@@ -280,7 +280,7 @@ export class Trainer implements Disposable {
     const state = {
       ...progress,
       steps: this.steps,
-      history: progress.history as unknown as Json,
+      history: { ...progress.history, evaluations: progress.history.evaluations.map((each) => ({ ...each })) },
       timed: { ...progress.timed },
       sampler: { ...this.#sampler.state },
       schedules: schedules.data as Json,
@@ -299,7 +299,7 @@ export class Trainer implements Disposable {
     const operation = "resume";
     const { tensors, data } = await loadCheckpoint(source);
     const path = typeof source === "string" ? source : "checkpoint";
-    const state = data["trainer"] as unknown as SavedState | undefined;
+    const state = data["trainer"] as SavedState | undefined;
     if (!state || typeof state.step !== "number")
       throw new FormatError(`"${path}" is no checkpoint of a trainer.`, { operation, got: path });
     const part = (prefix: string) =>

@@ -140,7 +140,7 @@ export class FunctionBuilder<P extends readonly ValueType[] = readonly ValueType
 
   constructor(index: number, params: P) {
     this.index = index;
-    this.params = params.map((type, i) => ({ index: i, type })) as unknown as typeof this.params;
+    this.params = params.map((type, i) => ({ index: i, type })) as readonly Local<ValueType>[] as typeof this.params;
   }
 
   // --- values
@@ -470,7 +470,7 @@ export class ModuleBuilder {
     results: readonly ValueType[] = [],
   ): FunctionBuilder<P> {
     const builder = new FunctionBuilder(this.imports.length + this.functions.length, params);
-    this.functions.push({ name, type: this.typeOf(params, results), builder: builder as unknown as FunctionBuilder });
+    this.functions.push({ name, type: this.typeOf(params, results), builder });
     return builder;
   }
 

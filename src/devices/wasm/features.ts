@@ -29,7 +29,7 @@ const multiplyAddVectors = (f: FunctionBuilder): void => {
 
 function validates(write: (f: FunctionBuilder) => void): boolean {
   const module = new ModuleBuilder({ shared: false });
-  write(module.function(null, []) as unknown as FunctionBuilder);
+  write(module.function(null, []));
   return WebAssembly.validate(module.bytes());
 }
 

@@ -49,7 +49,7 @@ export class LoopFrame {
     layout: ArgumentLayout,
     together = 1,
   ) {
-    this.f = f as unknown as FunctionBuilder;
+    this.f = f;
     [this.task, this.args, this.thread] = f.params;
     this.program = program;
     this.plan = plan;

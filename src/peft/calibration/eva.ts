@@ -1,9 +1,11 @@
 /** What EVA wants to know about data: principal components of what goes into each layer, and which layers deserve more of them. */
 import { downloadSync } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";
+import type { ConfigOf } from "../../formats/peft-config.ts";
 import { roundHalfEven } from "../../graph/dtype.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { type Matrix, matrix, readValues } from "../../linalg/matrix.ts";
+import type { evaKeys } from "../init/eva.ts";
 import { initialiserOptions } from "../initialiser.ts";
 import type { AdapterConfig } from "../method.ts";
 import type { AnyConfig } from "../method-config.ts";
@@ -42,7 +44,7 @@ export function calibrateEva<Batch extends CalibrationBatch, Config extends Adap
 ): Config {
   const operation = "calibrateEva";
   const plan = planCalibration(model, adapter, operation, "eva");
-  const options = initialiserOptions("eva", adapter.config as AnyConfig)!.options as unknown as EvaOptions;
+  const options = initialiserOptions("eva", adapter.config as AnyConfig)!.options as ConfigOf<typeof evaKeys>;
   const layers = linearLayers(plan);
   const others = plan.layers.filter(({ facts }) => facts.kind !== "linear").map(({ path }) => path);
   const all = [...batches];
@@ -50,7 +52,7 @@ export function calibrateEva<Batch extends CalibrationBatch, Config extends Adap
   if (!first) throw new ConfigError("got no batches.", { operation });
   const configs = new Map(layers.map(({ path, config }) => [path, config as LoraConfig]));
   const largest = Math.max(...model.parameters().flatMap(({ shape }) => [...shape]));
-  const own = adapter.config as unknown as LoraConfig;
+  const own = adapter.config as LoraConfig;
   const rho = options.rho > 1000 ? Math.min(options.rho, Math.floor(largest / own.r)) : options.rho;
 
   const { ranks, groups } = recording(model, layers, (run) => {
@@ -99,15 +101,6 @@ export function calibrateEva<Batch extends CalibrationBatch, Config extends Adap
   return calibrated(adapter, calibration, sharedOut(own, configs, ranks, options.adjust_scaling_factors, others));
 }
 
-interface EvaOptions {
-  readonly rho: number;
-  readonly tau: number;
-  readonly use_label_mask: boolean;
-  readonly label_mask_value: number;
-  readonly whiten: boolean;
-  readonly adjust_scaling_factors: boolean;
-}
-
 /** Paths whose first inputs are equal, in order. */
 function grouped(seen: ReadonlyMap<string, readonly Tensor[]>, paths: readonly string[]): string[][] {
   const groups: { readonly input: Tensor; readonly values: Float64Array; readonly paths: string[] }[] = [];
@@ -132,7 +125,7 @@ function grouped(seen: ReadonlyMap<string, readonly Tensor[]>, paths: readonly s
 }
 
 /** The positions of a layer's input that count, one a row. */
-function selected(inputs: readonly Tensor[], batch: CalibrationBatch, options: EvaOptions): Matrix {
+function selected(inputs: readonly Tensor[], batch: CalibrationBatch, options: ConfigOf<typeof evaKeys>): Matrix {
   const x = inputs[0] as Tensor;
   const width = x.shape.at(-1) as number;
   const values = readValues(x);

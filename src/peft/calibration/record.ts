@@ -4,7 +4,7 @@ import { ConfigError } from "../../errors.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { type Layer, Module, type Parameter } from "../../nn/module.ts";
 import { adaptersOf } from "../adapted-model.ts";
-import { type AnyAdapterConfig, type AttachPlan, type PlannedLayer, planAttach } from "../attach-plan.ts";
+import { type AttachPlan, type PlannedLayer, planAttach } from "../attach-plan.ts";
 import { disabled } from "../disabled.ts";
 import type { AdapterConfig, Calibration } from "../method.ts";
 import type { AnyConfig } from "../method-config.ts";
@@ -54,7 +54,7 @@ export function planCalibration(model: Module, adapter: AdapterConfig, operation
   const { initLoraWeights: name } = adapter.config as AnyConfig;
   if (name !== initialiser)
     throw new ConfigError(`is for \`initLoraWeights\` "${initialiser}", not ${JSON.stringify(name)}.`, { operation, got: name });
-  return planAttach(model, adapter as unknown as AnyAdapterConfig, operation);
+  return planAttach(model, adapter, operation);
 }
 
 /** The layers of a plan that such initialisers are for. */

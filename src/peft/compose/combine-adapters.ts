@@ -8,7 +8,6 @@ import { TorchGenerator } from "../../random/torch-generator.ts";
 import { type Adapter, adaptedModel, getAdapter, refuseTwo } from "../adapted-model.ts";
 import type { AdapterLayer, LayerAdapter } from "../adapter-layer.ts";
 import { install } from "../attach.ts";
-import type { AnyMethod } from "../method.ts";
 import type { AnyConfig } from "../method-config.ts";
 import { ia3 } from "../methods/ia3.ts";
 import { type LoraConfig, scaling } from "../methods/lora.ts";
@@ -82,7 +81,7 @@ export function combineAdapters(model: Module, options: CombineOptions): Adapter
       got: weights,
     });
   const wholes = refuseUncombinable(adapters);
-  if (adapters.every(({ method }) => method === (ia3 as unknown as AnyMethod))) return combineIA3(model, adapters, options);
+  if (adapters.every(({ method }) => method === ia3)) return combineIA3(model, adapters, options);
   const type = adapters.length === 1 ? "linear" : (options.type ?? "svd");
   const { combination, of } = combinationOf(type);
   const settings = settingsOf(combination, options, seed);

@@ -14,7 +14,7 @@ import { filled } from "../weight-change.ts";
 import type { Factors } from "./low-rank.ts";
 
 /** The method, as the machinery takes it. */
-export const loraMethod = lora as unknown as AnyMethod;
+export const loraMethod: AnyMethod = lora;
 
 /** What the new adapter is called, and whether training may change it. */
 export interface NewAdapter {
@@ -110,7 +110,7 @@ export function installFactors(
 }
 
 /** LoRA's factors in one layer, as they are kept. */
-export const factorsIn = (own: LayerAdapter): Factors => valuesOf(own) as unknown as Factors;
+export const factorsIn = (own: LayerAdapter): Factors => valuesOf(own) as Record<keyof Factors, Tensor>;
 
 /** The same as matrices, whatever the layer is. */
 export const asMatrices = ({ A, B }: Factors): Factors => ({

@@ -12,7 +12,7 @@ import { expand, reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import type { Pass, SelfAttention } from "../../models/decoder.ts";
 import { attend } from "../../nn/attention.ts";
-import type { Layer } from "../../nn/module.ts";
+import type { Layer, Module } from "../../nn/module.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import { times } from "../weight-change.ts";
@@ -35,7 +35,8 @@ const attention: LayerMethod<Config, "prompt" | "gate"> = {
     values: { prompt: random.normal((adapterLen as number) * base.out, 0, 1), gate: new Float32Array(1) },
   }),
   forward(x, base, { prompt, gate }, _, { scale }) {
-    const layer = base.layer as unknown as SelfAttention & { readonly o_proj?: Layer };
+    // `kindOf` calls nothing else an attention
+    const layer = base.layer as Module as SelfAttention & { readonly o_proj?: Layer };
     const [B, T] = x.shape as [number, number];
     const forAll = (y: Tensor) => expand(y, [B, ...y.shape.slice(1)]);
     const { k, v } = layer.project(cast(prompt, x.dtype));

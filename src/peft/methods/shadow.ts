@@ -17,7 +17,6 @@ import { constant } from "../../graph/source.ts";
 import { isObserved } from "../../graph/variable.ts";
 import { embedTokens, shiftLabels, type TextInputs } from "../../models/causal-lm.ts";
 import { type Decoder, DecoderLM } from "../../models/decoder-lm.ts";
-
 import { type Initializer, normal } from "../../nn/init.ts";
 import { crossEntropy } from "../../nn/loss.ts";
 import type { Layer, Module, Parameter } from "../../nn/module.ts";
@@ -69,7 +68,7 @@ const named = (config: AnyConfig, names: readonly string[], value: number | null
 
 /** A decoder like the model's, but smaller. */
 function mirrored(model: DecoderLM, config: Config, init: Initializer): Decoder {
-  const { config: own } = model as unknown as { readonly config: AnyConfig };
+  const own: AnyConfig = { ...model.config };
   const sizes = {
     ...named(own, ["numHiddenLayers", "nLayer", "numLayers"], config.shadowNumHiddenLayers ?? 1),
     ...named(own, ["hiddenSize", "nEmbd", "dModel"], config.shadowHiddenSize),
@@ -108,7 +107,7 @@ function companion(model: Module, config: Config): Companion {
   return {
     parameters: { ...Object.fromEntries(specs), ...(own === width ? {} : { "projection.weight": { shape: [width, own] } }) },
     draw(random: TorchGenerator) {
-      const std = ((model as unknown as { config: AnyConfig }).config["initializerRange"] as number | undefined) ?? 0.02;
+      const { initializerRange: std = 0.02 } = model.config as { readonly initializerRange?: number };
       const drawn = mirrored(model, config, normal({ std, generator: random }));
       const projection =
         own === width ? {} : { "projection.weight": drawLinear(random, "p", own, width)["p.weight"] as Float32Array };

@@ -7,7 +7,8 @@ import { ConfigError, ShapeError } from "../../errors.ts";
 import { integer, key, targetKeys } from "../../formats/peft-config.ts";
 import type { Tensor } from "../../graph/node.ts";
 import type { Shape } from "../../graph/shape.ts";
-import type { TextModel } from "../../models/causal-lm.ts";
+import { readsText, type TextModel } from "../../models/causal-lm.ts";
+import { answersText } from "../../models/seq2seq-lm.ts";
 import type { Module } from "../../nn/module.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import type { ParameterSpec, Start, Use } from "../method.ts";
@@ -117,16 +118,13 @@ export type AnyPromptMethod = PromptMethod<any>;
 /** A virtual table's live name: PEFT keeps it in an embedding. */
 export const liveTable = (file: string): string => (file === "prompt_embeddings" ? "embedding.weight" : file);
 
-/** Whether a model answers one text with another. */
-export const answers = (model: Module): boolean => "answering" in model;
-
 /** The model as one that reads text. @throws {ConfigError} when it does not */
 export function textModel(model: Module, operation: string): TextModel & { readonly config?: AnyConfig } {
-  if (!("backbone" in model))
+  if (!readsText(model))
     throw new ConfigError(`a ${model.constructor.name} reads no text, in front of which virtual tokens could stand.`, {
       operation,
     });
-  return model as TextModel & { readonly config?: AnyConfig };
+  return model;
 }
 
 /**
@@ -140,7 +138,7 @@ export function fillPromptConfig(model: Module, config: AnyConfig, { place, judg
   const { backbone, config: own = {} } = textModel(model, operation);
   const { sizes } = backbone;
   const asked = (...names: string[]) => names.map((name) => own[name]).find((value) => typeof value === "number") as number;
-  if (judge && answers(model))
+  if (judge && answersText(model))
     throw new ConfigError(
       "virtual tokens that are judged, too, stand in front of a text that goes on, not of one that is answered.",
       {
@@ -164,7 +162,7 @@ export function fillPromptConfig(model: Module, config: AnyConfig, { place, judg
       config["numLayers"] ??
       (inCache ? sizes.layers : (asked("numHiddenLayers", "nLayer", "numLayers", "nLayers") ?? sizes.layers)),
     numTransformerSubmodules:
-      config["numTransformerSubmodules"] ?? (config["taskType"] === "SEQ_2_SEQ_LM" || answers(model) ? 2 : 1),
+      config["numTransformerSubmodules"] ?? (config["taskType"] === "SEQ_2_SEQ_LM" || answersText(model) ? 2 : 1),
   };
   if (filled.tokenDim !== width || (inCache && filled.numLayers !== sizes.layers))
     throw new ConfigError(
@@ -178,7 +176,7 @@ export function fillPromptConfig(model: Module, config: AnyConfig, { place, judg
       got: numVirtualTokens,
     });
   const hidden = "encoderHiddenSize" in config ? { encoderHiddenSize: config["encoderHiddenSize"] ?? filled.tokenDim } : {};
-  return { ...config, ...filled, ...hidden } as unknown as AnyConfig & PromptConfig;
+  return { ...config, ...filled, ...hidden } as AnyConfig & PromptConfig;
 }
 
 /** @throws {ShapeError} when a table of the file is not as large as the config says */

@@ -13,7 +13,9 @@ import { Setting } from "../../graph/variable.ts";
 import type { KeyValueCache } from "../../models/cache.ts";
 import {
   type CausalLM,
+  type CausalLMInputs,
   type CausalLMOutput,
+  continuesText,
   embedTokens,
   type PastLayer,
   shiftLabels,
@@ -22,7 +24,14 @@ import {
   textShape,
 } from "../../models/causal-lm.ts";
 import { onesBefore } from "../../models/decoder.ts";
-import { type Answering, type ReadInputs, type Seq2SeqInputs, type Seq2SeqLM, shiftRight } from "../../models/seq2seq-lm.ts";
+import {
+  type Answering,
+  answersText,
+  type ReadInputs,
+  type Seq2SeqInputs,
+  type Seq2SeqLM,
+  shiftRight,
+} from "../../models/seq2seq-lm.ts";
 import { crossEntropy } from "../../nn/loss.ts";
 import type { Parameter } from "../../nn/module.ts";
 import { dropout, type Generator as KeyGenerator, uniform } from "../../tensor/random.ts";
@@ -35,7 +44,6 @@ import { type Scope, saidTasks } from "../row-groups.ts";
 import { StandIn } from "../stand-in.ts";
 import {
   type AnyPromptMethod,
-  answers,
   type Judgement,
   liveTable,
   type PromptConfig,
@@ -61,13 +69,6 @@ type Inputs = TextInputs &
   Pick<Seq2SeqInputs, "decoderInputIds" | "decoderInputsEmbeds" | "decoderAttentionMask"> &
   PromptInputs & { readonly tokenTypeIds?: Tensor; readonly labels?: Tensor; readonly targets?: Tensor };
 
-/** The methods of a model that are stood in for. */
-interface Own {
-  forward(inputs: TextInputs): unknown;
-  createCache?: CausalLM["createCache"];
-  answering?: Seq2SeqLM["answering"];
-}
-
 const ignored = -100;
 
 /** Stands in for the methods of a model. Its parameters are those of all adapters: `prompt_encoder.<adapter>.embedding.weight`. */
@@ -76,21 +77,23 @@ export class PromptPlace extends StandIn {
   readonly #adapters = new Map<string, PromptAdapter>();
   readonly #active = new Setting<string | null>(null);
   readonly #scope: Scope;
-  readonly #own: Own;
+  /** The model's own `forward`. */
+  readonly #run: (inputs: Inputs & Pick<CausalLMInputs, "logitsToKeep">) => unknown;
 
   constructor(model: TextModel & { readonly config?: AnyConfig }, scope: Scope) {
     super(model, "prompt_encoder");
     this.#model = model;
     this.#scope = scope;
-    const { forward, createCache, answering } = model as unknown as Own;
-    this.#own = {
-      forward: forward.bind(model),
-      ...(createCache && { createCache: createCache.bind(model) }),
-      ...(answering && { answering: answering.bind(model) }),
-    };
+    this.#run = model.forward.bind(model);
     this.stand("forward", { value: (inputs: Inputs) => this.#forward(inputs) });
-    if (createCache) this.stand("createCache", { value: (batch: number, size: number) => this.#createCache(batch, size) });
-    if (answering) this.stand("answering", { value: (batch: number, size: number) => this.#answering(batch, size) });
+    if (continuesText(model)) {
+      const own = model.createCache.bind(model);
+      this.stand("createCache", { value: (batch: number, size: number) => this.#createCache(own, batch, size) });
+    }
+    if (answersText(model)) {
+      const own = model.answering.bind(model);
+      this.stand("answering", { value: (batch: number, size: number) => this.#answering(own, batch, size) });
+    }
     if ("maxLength" in model) this.stand("maxLength", { get: () => this.#maxLength() });
   }
 
@@ -154,14 +157,14 @@ export class PromptPlace extends StandIn {
   #prompted({ taskIds, inputTypeMask, ...inputs }: Inputs): unknown {
     const acting = this.#acting();
     // a cache begins with the virtual tokens when it is created
-    if (!acting || inputs.cache) return this.#own.forward(inputs);
+    if (!acting || inputs.cache) return this.#run(inputs);
     const told = { ...(taskIds && { taskIds }), ...(inputTypeMask && { inputTypeMask }) };
     const begun = this.#withTokens(inputs, acting, told);
     const judgement = this.#judge(inputs, acting, told);
-    if (!judgement) return this.#own.forward(begun);
+    if (!judgement) return this.#run(begun);
     const { targets, weights } = judgement;
     const { labels: _, ...rest } = begun;
-    const output = this.#own.forward({ ...rest, targets } as Inputs) as CausalLMOutput;
+    const output = this.#run({ ...rest, targets } as Inputs) as CausalLMOutput;
     return weights ? { ...output, loss: weighted(output.logits, targets, weights) } : output;
   }
 
@@ -185,7 +188,7 @@ export class PromptPlace extends StandIn {
     const { inputIds: _, positionIds: __, attentionMask, tokenTypeIds, labels, targets, ...rest } = inputs;
     const words = embedTokens(inputs, this.#model.backbone.wordEmbedding);
     const inputsEmbeds = concatenate([cast(this.#rows(acting, B, told), words.dtype), words], 1);
-    const inAnswers = answers(this.#model) && acting.method.inAnswers && acting.config.numTransformerSubmodules === 2;
+    const inAnswers = answersText(this.#model) && acting.method.inAnswers && acting.config.numTransformerSubmodules === 2;
     if (inAnswers && (inputs.labels || inputs.decoderInputIds))
       return {
         ...this.#answerBehind(inputs, this.#rows(acting, B, told, 1)),
@@ -220,8 +223,8 @@ export class PromptPlace extends StandIn {
 
   /** Whether there is a label for each token of the text. */
   #judgesTokens(inputs: Inputs, { config }: PromptAdapter): boolean {
-    if (answers(this.#model)) return false;
-    if ("createCache" in this.#model) return true;
+    if (answersText(this.#model)) return false;
+    if (continuesText(this.#model)) return true;
     const [B, T] = textShape(inputs);
     const { shape } = inputs.labels as Tensor;
     return config["taskType"] !== "SEQ_CLS" && shape.length === 2 && shape[0] === B && shape[1] === T;
@@ -262,10 +265,9 @@ export class PromptPlace extends StandIn {
   }
 
   /** A cache that begins with the virtual tokens of whichever adapter acts when it is emptied. */
-  #createCache(batch: number, size: number): KeyValueCache {
-    const model = this.#own as unknown as CausalLM;
-    return this.#beginning(model.createCache(batch, size + this.#most()), (cache, acting) => {
-      model.forward({ inputsEmbeds: this.#rows(acting, batch, {}), cache, logitsToKeep: 1 });
+  #createCache(createCache: CausalLM["createCache"], batch: number, size: number): KeyValueCache {
+    return this.#beginning(createCache(batch, size + this.#most()), (cache, acting) => {
+      this.#run({ inputsEmbeds: this.#rows(acting, batch, {}), cache, logitsToKeep: 1 });
     });
   }
 
@@ -280,9 +282,9 @@ export class PromptPlace extends StandIn {
     return cache;
   }
 
-  #answering(batch: number, size: number): Answering {
+  #answering(answering: Seq2SeqLM["answering"], batch: number, size: number): Answering {
     const most = this.#most();
-    const own = (this.#own as unknown as Seq2SeqLM).answering(batch, size + most);
+    const own = answering(batch, size + most);
     return {
       ...own,
       read: (inputs) => {

@@ -155,7 +155,7 @@ function valuesOf(experts: readonly ReadExpert[]): Map<string, Factors[]> {
   const found = new Map<string, Factors[]>();
   for (const { plan, starts } of experts)
     for (const layer of plan.layers) {
-      const { A, B } = starts.layer(layer, {}).values as unknown as Factors;
+      const { A, B } = starts.layer(layer, {}).values as Record<"A" | "B", Float32Array>;
       const own = { r: layer.config["r"] as number, A: A.slice(), B: B.slice() };
       found.set(layer.path, [...(found.get(layer.path) ?? []), own]);
     }

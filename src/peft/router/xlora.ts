@@ -5,14 +5,14 @@
 import { currentDevice, download, upload } from "../../compile/program.ts";
 import { ConfigError, FormatError, wordShape } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
-import { type ConfigSchema, type FileConfig, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
+import { type ConfigSchema, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
 import type { TensorToWrite } from "../../formats/safetensors.ts";
 import type { FolderTarget } from "../../formats/writable-folder.ts";
 import { toFloat32 } from "../../graph/dtype.ts";
 import { expand } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { sameShape } from "../../graph/shape.ts";
-import type { CausalLM, CausalLMInputs } from "../../models/causal-lm.ts";
+import { type CausalLMInputs, continuesText } from "../../models/causal-lm.ts";
 import { type Module, Parameter } from "../../nn/module.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { type Adapted, adaptedModel, adaptersOf, baseModules, getAdapter } from "../adapted-model.ts";
@@ -65,8 +65,8 @@ export async function loadXlora(
   { trainable = false, seed = 0, adapters, ...where }: XloraLoadOptions = {},
 ): Promise<readonly string[]> {
   const operation = "loadXlora";
-  const { config, tensors, warnings } = await readAdapter<ConfigSchema>(source, [schema as unknown as ConfigSchema], where);
-  const given = toCamel(config) as unknown as XloraConfig;
+  const { config, tensors, warnings } = await readAdapter<ConfigSchema>(source, [schema], where);
+  const given = toCamel(config) as XloraConfig;
   const within = (folder: string) => (where.subfolder ? `${where.subfolder}/${folder}` : folder);
   const inside = () =>
     Object.keys(given.adapters ?? {}).map((_, i) => ({ ...where, source, subfolder: within(`${i}`), name: `${i}` }));
@@ -95,10 +95,9 @@ async function put(
   { operation, seed, trainable, values }: { operation: string; seed: number; trainable: boolean; values?: Values },
 ): Promise<string[]> {
   refuseAdapted(model, operation);
-  if (!("createCache" in model && "backbone" in model))
+  if (!continuesText(model))
     throw new ConfigError(`a ${model.constructor.name} does not continue a text.`, { operation, got: model.constructor.name });
-  const causal = model as CausalLM;
-  const { width } = causal.backbone.sizes;
+  const { width } = model.backbone.sizes;
   const { config: given } = configured(options);
   const config: XloraConfig = {
     ...given,
@@ -142,7 +141,7 @@ async function put(
   const names = sources.map(({ name }) => name);
   installExperts(model, experts, trainable && config.useTrainableAdapters, () => {
     const adapted = adaptersOf(model) as Adapted;
-    return new XloraPlace(causal, adapted, config, { names, paths, parameters, seed });
+    return new XloraPlace(model, adapted, config, { names, paths, parameters, seed });
   });
   return missing.length === 0
     ? []
@@ -191,6 +190,6 @@ export async function saveXlora(
     getAdapter(model, name, "saveXlora");
     await saveAdapter(model, folder, { name, ...(baseModel === undefined ? {} : { baseModel }) });
   }
-  const fileConfig = toFileConfig(schema as unknown as ConfigSchema, complete as never) as Partial<FileConfig<ConfigSchema>>;
-  await writeAdapter(folder, { schema: schema as unknown as ConfigSchema, config: fileConfig, tensors });
+  const fileConfig = toFileConfig(schema, complete);
+  await writeAdapter(folder, { schema: schema, config: fileConfig, tensors });
 }

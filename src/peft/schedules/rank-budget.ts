@@ -26,7 +26,7 @@ import type { MethodSchedule, RunningSchedule } from "../schedule.ts";
 import { forgotten, type Importance, importanceOf, meanOver, observed, scores } from "./importance.ts";
 
 /** The keys of AdaLoRA's config that decide. */
-interface Budget {
+type Budget = {
   readonly initR: number;
   readonly targetR: number;
   readonly tinit: number;
@@ -36,7 +36,7 @@ interface Budget {
   readonly beta2: number;
   readonly totalStep: number;
   readonly rankPattern: RankPattern | null;
-}
+};
 
 /** Which triplets of a layer are kept, by `<path>.lora_E`. */
 type RankPattern = Readonly<Record<string, readonly boolean[]>>;
@@ -73,7 +73,7 @@ class RunningBudget implements RunningSchedule {
 
   constructor(adapter: Adapter) {
     this.#adapter = adapter;
-    this.#budget = adapter.config as unknown as Budget;
+    this.#budget = adapter.config as Budget;
     const layers = [...adapter.layers].map(([path, layer]) => {
       const { parameters } = layer.adapters.get(adapter.name) as LayerAdapter;
       const of = (name: string) => importanceOf(parameters[name] as Parameter);
