@@ -36,6 +36,7 @@ const cases = fc.record({
 
 test("rows in groups are what they are alone", () => {
   let groups = 0;
+  let overTwoAxes = 0;
   const run = fc.property(cases, ({ name, N, H, P, vectors, dtype }) => {
     const shapes = [
       [N, H, P, 4 * vectors],
@@ -47,9 +48,11 @@ test("rows in groups are what they are alone", () => {
       const inputs = shapes.map((shape) => tensor(values(shape.reduce((a, b) => a * b, 1)), { dtype }).reshape(shape));
       const call = compile(functions[name]!);
       const result = call(...(inputs as unknown as Operands)).toArray();
-      for (const { code, geometry } of call.schedule()!.steps)
-        if ("instructions" in code && (groupOf(code, planLoop(code), geometry as Parameters<typeof groupOf>[2])?.rows ?? 1) > 1)
-          groups++;
+      for (const { code, geometry } of call.schedule()!.steps) {
+        const group = "instructions" in code && groupOf(code, planLoop(code), geometry as Parameters<typeof groupOf>[2]);
+        if (group && group.rows > 1) groups++;
+        if (group && group.far > 1) overTwoAxes++;
+      }
       call.dispose();
       return result;
     });
@@ -57,4 +60,5 @@ test("rows in groups are what they are alone", () => {
   });
   fc.assert(run, { numRuns: 60 });
   expect(groups).toBeGreaterThan(25);
+  expect(overTwoAxes).toBeGreaterThan(5);
 });

@@ -1,10 +1,10 @@
 /**
  * Short rows in groups: neighbouring rows of a program without folds go through one piece of code. What lies between them is part of the
  * code, so that a group moves its pointers once, and reads once what several of its rows read: heads are turned by their positions in two
- * halves, each of which reads both.
+ * halves, each of which reads both, and the heads of a token by the same table.
  */
 import { bytesPerElement } from "../../graph/dtype.ts";
-import { type Geometry, type LoopProgram, loopProgramKey, type Slot, type SlotGeometry } from "../loop-program.ts";
+import { type Geometry, type LoopProgram, loopProgramKey, type Register, type Slot, type SlotGeometry } from "../loop-program.ts";
 import { ModuleBuilder } from "./assembler.ts";
 import { type Cursor, cursorAt, type I32, SlotAccess } from "./cursor.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
@@ -18,8 +18,9 @@ import { LoopValues } from "./loop-values.ts";
 const longestRow = 128;
 /** Vectors of one row that have code of their own, without a loop. */
 const withoutLoop = 4;
-/** Vectors of all rows of a group. */
+/** Vectors of all rows of a group, and where rows of two axes share what they read. */
 const mostVectors = 8;
+const mostShared = 16;
 /** What a group reads before it writes has to fit into the processor's registers. */
 const mostReads = 12;
 
@@ -29,7 +30,9 @@ export interface Group {
   readonly program: LoopProgram;
   readonly plan: LoopPlan;
   readonly geometry: Geometry;
-  /** Rows of a group. */
+  /** Rows of a group: how many along the last outer axis, and, where that is all of it, along the axis before. */
+  readonly near: number;
+  readonly far: number;
   readonly rows: number;
   /** Vectors of a row that go through the code together, and whether that is all of the row. */
   readonly vectors: number;
@@ -52,26 +55,33 @@ export function groupOf(program: LoopProgram, plan: LoopPlan, geometry: Geometry
   const isWhole = inner <= 4 * withoutLoop;
   const vectors = isWhole ? inner / 4 : inner % 8 === 0 ? 2 : 1;
   const { cost } = plan.passes[0]!;
-  const rows = [4, 2].find(
-    (count) => outer[last]! % count === 0 && count * vectors <= mostVectors && cost * count * vectors <= mostTogether,
-  );
-  if (rows === undefined && (!isWhole || cost * vectors > mostTogether)) return null;
-  return grouped(program, plan, geometry, { rows: rows ?? 1, vectors, isWhole });
+  const fits = (axis: number, count: number, rows: number, most: number) =>
+    outer[axis]! % count === 0 && rows * vectors <= most && cost * rows * vectors <= mostTogether;
+  const near = [4, 2].find((count) => fits(last, count, count, mostVectors)) ?? 1;
+  if (near === 1 && (!isWhole || cost * vectors > mostTogether)) return null;
+  const isShared = near === outer[last] && last > 0 && geometry.slots.some(({ outer }) => outer[last - 1] === 0);
+  const far = (isShared && [4, 2].find((count) => fits(last - 1, count, count * near, mostShared))) || 1;
+  return grouped(program, plan, geometry, { near, far, rows: near * far, vectors, isWhole });
 }
 
 function grouped(
   program: LoopProgram,
   plan: LoopPlan,
   { outer, inner, slots, reduce }: Geometry,
-  size: Pick<Group, "rows" | "vectors" | "isWhole">,
+  size: Pick<Group, "near" | "far" | "rows" | "vectors" | "isWhole">,
 ): Group {
-  const { rows } = size;
-  const last = outer.length - 1;
-  const isWholeAxis = outer[last] === rows;
+  /** How many rows along each axis are one unit; axes of which all are, at the end, disappear. */
+  const counts = outer.map((_, axis) => (axis === outer.length - 1 ? size.near : axis === outer.length - 2 ? size.far : 1));
+  const axes = outer.findLastIndex((extent, axis) => extent !== counts[axis]) + 1;
+  /** Elements from a slot's first row to each row of a group, the last axis fastest. */
+  const between = (strides: readonly number[]): readonly number[] =>
+    strides.reduce<number[]>(
+      (all, stride, axis) => all.flatMap((at) => Array.from({ length: counts[axis]! }, (_, i) => at + i * stride)),
+      [0],
+    );
   const walks = slots.map((slot): SlotGeometry => {
-    const between = slot.outer[last]!;
-    const strides = isWholeAxis ? slot.outer.slice(0, last) : [...slot.outer.slice(0, last), rows * between];
-    return { ...slot, offset: slot.offset + Math.min(0, (rows - 1) * between), outer: strides };
+    const strides = slot.outer.slice(0, axes).map((stride, axis) => stride * counts[axis]!);
+    return { ...slot, offset: slot.offset + Math.min(...between(slot.outer)), outer: strides };
   });
   const kept: number[] = [];
   const written = new Set(program.stores.map(({ slot }) => slot));
@@ -82,9 +92,9 @@ function grouped(
     return found >= 0 ? found : kept.push(i) - 1;
   });
   const rowOffsets = (slot: number): readonly number[] => {
-    const between = slots[slot]!.outer[last]!;
-    const from = Math.min(0, (rows - 1) * between);
-    return Array.from({ length: rows }, (_, row) => bytesPerElement(program.slots[slot]!.dtype) * (row * between - from));
+    const rows = between(slots[slot]!.outer);
+    const first = Math.min(...rows);
+    return rows.map((row) => bytesPerElement(program.slots[slot]!.dtype) * (row - first));
   };
   const loads = new Map<number, readonly number[]>();
   const instructions = program.instructions.map((instruction, register) => {
@@ -93,13 +103,7 @@ function grouped(
     return { ...instruction, slot: places[instruction.slot]! };
   });
   const stores = program.stores.map((store) => ({ ...store, slot: places[store.slot]! }));
-  const draft = {
-    ...program,
-    outer: program.outer - (isWholeAxis ? 1 : 0),
-    instructions,
-    stores,
-    slots: kept.map((slot) => program.slots[slot]!),
-  };
+  const draft = { ...program, outer: axes, instructions, stores, slots: kept.map((slot) => program.slots[slot]!) };
   const storeOffsets = program.stores.map(({ slot }) => rowOffsets(slot));
   const key = `${loopProgramKey(draft)}/${JSON.stringify([size, [...loads.values()], storeOffsets])}`;
   return {
@@ -110,7 +114,7 @@ function grouped(
     geometry: {
       inner,
       reduce,
-      outer: isWholeAxis ? outer.slice(0, last) : [...outer.slice(0, last), outer[last]! / rows],
+      outer: outer.slice(0, axes).map((extent, axis) => extent / counts[axis]!),
       slots: kept.map((slot) => walks[slot]!),
     },
     loads,
@@ -160,7 +164,9 @@ function emitUnit({ program, plan, rows, vectors, isWhole, loads, stores }: Grou
   });
   for (const row of values) for (const register of pass.hoisted) row.get(register);
   const reads = [...pass.computed].filter((register) => program.instructions[register]!.kind === "load");
-  const batch = Math.max(1, Math.floor(mostReads / Math.max(1, reads.length * rows)));
+  const slotOf = (register: Register) => (program.instructions[register] as { readonly slot: number }).slot;
+  const places = new Set(reads.flatMap((register) => loads.get(register)!.map((offset) => `${slotOf(register)} ${offset}`)));
+  const batch = Math.max(1, Math.floor(mostReads / Math.max(1, places.size)));
   const body = () => {
     for (let from = 0; from < vectors; from += batch) {
       known = new Map();
