@@ -89,6 +89,7 @@ export { prepareForKbitTraining, type QuantiseOptions, type QuantiseReport, quan
 export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./quant/replace-loftq.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";
 export { type ArrowOptions, loadArrow } from "./router/arrow.ts";
+export { saveArrow } from "./router/arrow-file.ts";
 export {
   createXlora,
   loadXlora,

@@ -25,6 +25,7 @@ import {
   merge,
   renameAdapter,
   saveAdapter,
+  saveArrow,
   saveXlora,
   setActive,
   withAdapters,
@@ -152,6 +153,40 @@ describe("Arrow", () => {
     const model = make();
     await loadArrow(model, [at("a")], { topK: 1, general: [at("a")] });
     expectClose(run(model), run(make()));
+  });
+
+  it("is saved and loaded, experts and all, with what is general as it was", async () => {
+    const model = make();
+    await loadArrow(model, [at("a"), at("b")], { topK: 2, routerTemperature: 0.4, general: [at("c")], seed: 7 });
+    await saveArrow(model, at("arrows"), { baseModel: "mine" });
+    const again = make();
+    const adapters = await loadArrow(again, at("arrows"));
+    expect(adapters.map(({ name, config }) => [name, config["baseModelNameOrPath"]])).toEqual([
+      ["task_0", "mine"],
+      ["task_1", "mine"],
+    ]);
+    expect(run(again)).toEqual(run(model));
+    const within = make();
+    await loadAdapter(within, at("arrows/task_0"));
+    expectClose(run(within), run(await alone("a")));
+    const plain = make();
+    await loadArrow(plain, [at("a"), at("b")], { topK: 2, routerTemperature: 0.4, seed: 7 });
+    const without = make();
+    await loadArrow(without, at("arrows"), { useGks: false });
+    expect(run(without)).toEqual(run(plain));
+    const others = make();
+    await loadArrow(others, at("arrows"), { general: [at("a")], topK: 1 });
+    const made = make();
+    await loadArrow(made, [at("a"), at("b")], { general: [at("a")], topK: 1, routerTemperature: 0.4, seed: 7 });
+    expect(run(others)).toEqual(run(made));
+  });
+
+  it("refuses to save or load what is none", async () => {
+    const model = make();
+    attach(model, lora({ r: 1, targetModules }));
+    await expect(saveArrow(model, at("none"))).rejects.toThrow(/not mixed by Arrow/);
+    await expect(loadArrow(make(), at("a"))).rejects.toThrow(/arrow_router/);
+    await expect(loadArrow(make(), [at("a")], { topK: 1, useGks: true })).rejects.toThrow(/Give `general`/);
   });
 
   it("finds the direction that an expert stretches most", () => {

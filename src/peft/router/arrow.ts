@@ -5,28 +5,20 @@
  *
  * With adapters for what is general (GenKnowSub) their mean is taken out of every expert first, A and B each on their own, as in PEFT.
  * The arrows are found by fifteen steps of power iteration from a drawn vector, as PEFT finds them: where two directions are stretched
- * nearly alike, which one they are near depends on the seed.
+ * nearly alike, which one they are near depends on the seed. How it is saved is arrow-file.ts's.
  *
  * @see https://arxiv.org/abs/2405.11157, https://arxiv.org/abs/2505.10939
  */
 import { currentDevice, upload } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
-import { matmul } from "../../graph/contraction.ts";
-import { cast, equal, where } from "../../graph/elementwise.ts";
-import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
-import type { Tensor } from "../../graph/node.ts";
-import { reduceMax } from "../../graph/reduction.ts";
-import { constant, iota } from "../../graph/source.ts";
 import type { Module } from "../../nn/module.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
-import { abs } from "../../tensor/math.ts";
-import { topk } from "../../tensor/pick.ts";
-import { softmax } from "../../tensor/statistics.ts";
 import type { Adapter } from "../adapted-model.ts";
 import type { Start } from "../method.ts";
-import { times } from "../weight-change.ts";
-import { installExperts, type ReadExpert, readExperts, refuseAdapted } from "./expert.ts";
+import { type ArrowSources, arrowSources } from "./arrow-file.ts";
+import { type ArrowConfig, type ArrowExpert, ArrowMixture, type Factors } from "./arrow-mixture.ts";
+import { type ExpertSource, installExperts, type ReadExpert, readExperts, refuseAdapted } from "./expert.ts";
 
 /** How tokens choose. PEFT's `arrow_config` in camelCase, with its defaults. */
 export interface ArrowOptions {
@@ -34,8 +26,10 @@ export interface ArrowOptions {
   readonly topK?: number;
   /** τ: the smaller, the more the best expert gets. */
   readonly routerTemperature?: number;
-  /** Adapters whose mean is taken out of the experts: PEFT's `use_gks`. */
+  /** Adapters whose mean is taken out of the experts: PEFT's `general_adapter_paths`. */
   readonly general?: readonly ModelSource[];
+  /** Whether it is taken out (PEFT's `use_gks`): true when absent and there are such adapters. */
+  readonly useGks?: boolean;
   /** Of the vectors with which the power iteration begins: PEFT's `rng_seed`. */
   readonly seed?: number;
 }
@@ -47,78 +41,75 @@ const steps = 15;
  * Puts LoRA adapters from folders on a model that has none, called `task_0`, `task_1` …, and lets every token choose among them. They are
  * frozen; `setActive` ends the mixture, `detach` takes all of it off: `await loadArrow(model, ["adapters/sums", "adapters/poems"], { topK: 1 })`.
  *
- * @param experts where they lie; all of one rank, on the same linear layers
+ * A folder that `saveArrow` or PEFT wrote says everything itself, and options go before what it says: `await loadArrow(model, "mixture")`. PEFT
+ * takes what is general out of its experts in their first pass and writes them as they are then, without saying so: give
+ * `useGks: false` for a folder that was saved later.
+ *
+ * @param experts where they lie, all of one rank, on the same linear layers; or the folder of a mixture
  * @returns the adapters
  * @throws {ConfigError} when they do not fit together, or an option is out of range; the model is unchanged then
  */
 export async function loadArrow(
   model: Module,
-  experts: readonly ModelSource[],
-  { topK = 3, routerTemperature: temperature = 1, general = [], seed = 0 }: ArrowOptions = {},
+  experts: ModelSource | readonly ModelSource[],
+  options: ArrowOptions = {},
 ): Promise<readonly Adapter[]> {
   refuseAdapted(model, operation);
-  if (!(Number.isInteger(topK) && topK >= 1 && topK <= experts.length))
-    throw new ConfigError(`\`topK\` (= ${topK}) must be a whole number from 1 to the number of experts, ${experts.length}.`, {
-      operation,
-      got: topK,
-    });
-  if (!(temperature > 0))
-    throw new ConfigError(`\`routerTemperature\` (= ${temperature}) must be above 0.`, { operation, got: temperature });
-  const named = (prefix: string, sources: readonly ModelSource[]) =>
-    sources.map((source, i) => ({ source, name: `${prefix}_${i}` }));
-  const tasks = await readExperts(model, named("task", experts), operation);
-  const gks = await readExperts(model, named("gks", general), operation);
+  const found = Array.isArray(experts)
+    ? { tasks: named("task", experts), general: named("gks", options.general ?? []), options: {} as Partial<ArrowConfig> }
+    : await arrowSources(experts as ModelSource, options.general && named("gks", options.general));
+  const given = { ...found.options, ...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) };
+  const { topK = 3, routerTemperature = 1, seed = 0 } = given as ArrowOptions;
+  const useGks = options.useGks ?? (options.general ? options.general.length > 0 : (found.options.useGks ?? false));
+  check({ topK, routerTemperature, useGks }, found);
+  const tasks = await readExperts(model, found.tasks, operation);
+  const gks = await readExperts(model, found.general, operation);
   refuseDifferent([...tasks, ...gks]);
-  const values = valuesOf(tasks);
-  subtractMean(values, valuesOf(gks));
+  const [read, general] = [tasks.map(asRead), gks.map(asRead)];
+  const values = useGks ? withoutMean(read, general) : read;
   const device = currentDevice();
   const arrows = new Map(
-    [...values].map(([path, own]) => {
-      const rows = own.map((factors) => arrow(factors, seed));
+    [...(read[0] as ArrowExpert).layers.keys()].map((path) => {
+      const rows = values.map(({ layers }) => arrow(layers.get(path) as Factors, seed));
       const width = rows[0]?.length as number;
       return [path, upload(device, Float32Array.from(rows.flatMap((row) => [...row])), [rows.length, width], "float32")] as const;
     }),
   );
-  const names = tasks.map(({ name }) => name);
   const own = tasks.map((expert, e) => ({
     ...expert,
     starts: {
       ...expert.starts,
-      layer: ({ path }: { readonly path: string }) => ({ values: factorsOf(values.get(path)?.[e] as Factors) }),
+      layer: ({ path }: { readonly path: string }) => ({ values: factorsOf(values[e]?.layers.get(path) as Factors) }),
     },
   }));
-  const chosen = new WeakMap<Tensor, Map<string, Tensor>>();
-  return installExperts(model, own, false, () => ({
-    word: "Arrow",
-    names,
-    rests: false,
-    weight(path, name, x) {
-      const known = chosen.get(x) ?? new Map<string, Tensor>();
-      chosen.set(x, known);
-      const all = known.get(path) ?? shares(x, arrows.get(path) as Tensor, topK, temperature);
-      known.set(path, all);
-      const e = names.indexOf(name);
-      return sliceAxis(all, all.rank - 1, e, e + 1);
-    },
-  }));
+  const mixture = new ArrowMixture({ topK, routerTemperature, useGks, seed }, read, general, arrows);
+  return installExperts(model, own, false, () => mixture);
 }
 
-/** Shares of all experts, [..., E], for tokens x [..., in] and arrows [E, in]. */
-function shares(x: Tensor, arrows: Tensor, k: number, temperature: number): Tensor {
-  const [E, width] = arrows.shape as [number, number];
-  const fits = abs(matmul(reshape(x, [x.size / width, width]), transpose(cast(arrows, x.dtype))));
-  const { indices } = topk(fits, k, -1);
-  const places = equal(reshape(indices, [fits.shape[0] as number, k, 1]), reshape(iota([E]), [1, 1, E]));
-  const isChosen = equal(reshape(reduceMax(cast(places, "int32"), [1]), fits.shape), constant(1, [], "int32"));
-  const scores = where(isChosen, times(fits, 1 / temperature), constant(Number.NEGATIVE_INFINITY, [], fits.dtype));
-  return reshape(softmax(scores, -1), [...x.shape.slice(0, -1), E]);
-}
+const named = (prefix: string, sources: readonly ModelSource[]): ExpertSource[] =>
+  sources.map((source, i) => ({ source, name: `${prefix}_${i}` }));
 
-/** A [r, in] and B [out, r] of one expert in one layer. */
-interface Factors {
-  readonly r: number;
-  readonly A: Float32Array;
-  readonly B: Float32Array;
+/** @throws {ConfigError} when an option is out of range */
+function check(
+  { topK, routerTemperature, useGks }: Omit<ArrowConfig, "seed">,
+  { tasks, general }: Omit<ArrowSources, "options">,
+): void {
+  if (!(Number.isInteger(topK) && topK >= 1 && topK <= tasks.length))
+    throw new ConfigError(`\`topK\` (= ${topK}) must be a whole number from 1 to the number of experts, ${tasks.length}.`, {
+      operation,
+      got: topK,
+    });
+  if (!(routerTemperature > 0))
+    throw new ConfigError(`\`routerTemperature\` (= ${routerTemperature}) must be above 0.`, {
+      operation,
+      got: routerTemperature,
+    });
+  if (useGks && general.length === 0)
+    throw new ConfigError("`useGks` takes out what is general, but there are no adapters for that.", {
+      operation,
+      got: useGks,
+      hint: "Give `general` their folders.",
+    });
 }
 
 const factorsOf = ({ A, B }: Factors): Start["values"] => ({ A, B });
@@ -150,25 +141,28 @@ function unit(v: Float64Array): Float64Array {
   return v.map((value) => value / length);
 }
 
-/** By path, those of every expert. */
-function valuesOf(experts: readonly ReadExpert[]): Map<string, Factors[]> {
-  const found = new Map<string, Factors[]>();
-  for (const { plan, starts } of experts)
-    for (const layer of plan.layers) {
-      const { A, B } = starts.layer(layer, {}).values as Record<"A" | "B", Float32Array>;
-      const own = { r: layer.config["r"] as number, A: A.slice(), B: B.slice() };
-      found.set(layer.path, [...(found.get(layer.path) ?? []), own]);
-    }
-  return found;
+/** What is in an adapter's file. */
+function asRead({ name, plan, starts }: ReadExpert): ArrowExpert {
+  const layers = plan.layers.map((layer) => {
+    const { A, B } = starts.layer(layer, {}).values as Record<"A" | "B", Float32Array>;
+    return [layer.path, { r: layer.config["r"] as number, A, B }] as const;
+  });
+  return { name, config: plan.config, layers: new Map(layers) };
 }
 
-/** What is general goes out of every expert. */
-function subtractMean(values: ReadonlyMap<string, Factors[]>, general: ReadonlyMap<string, Factors[]>): void {
-  for (const [path, gks] of general)
-    for (const key of ["A", "B"] as const)
-      for (const own of values.get(path) ?? [])
-        for (let i = 0; i < own[key].length; i++)
-          own[key][i] = (own[key][i] as number) - gks.reduce((sum, each) => sum + (each[key][i] as number), 0) / gks.length;
+/** The experts without the mean of what is general. */
+function withoutMean(experts: readonly ArrowExpert[], general: readonly ArrowExpert[]): ArrowExpert[] {
+  return experts.map((expert) => ({
+    ...expert,
+    layers: new Map(
+      [...expert.layers].map(([path, own]) => {
+        const others = general.map(({ layers }) => layers.get(path) as Factors);
+        const less = (key: "A" | "B") =>
+          own[key].map((value, i) => value - others.reduce((sum, each) => sum + (each[key][i] as number), 0) / others.length);
+        return [path, { r: own.r, A: less("A"), B: less("B") }] as const;
+      }),
+    ),
+  }));
 }
 
 /** The first right singular vector of B·A, up to its sign: v ← Aᵀ·(BᵀB)·A·v, made one long each time. */

@@ -29,7 +29,7 @@ import type { MethodSchedule, RunningSchedule } from "../schedule.ts";
 import { forgotten, type Importance, importanceOf, meanOver, observed, scores, zerosFor } from "./importance.ts";
 
 /** The keys of AdaMSS's config that decide. */
-interface Budget {
+type Budget = {
   readonly useAsa: boolean;
   readonly asaTargetSubspaces: number;
   readonly initWarmup: number;
@@ -38,7 +38,7 @@ interface Budget {
   readonly asaImportanceBeta: number;
   readonly asaUncertaintyBeta: number;
   readonly asaScheduleExponent: number;
-}
+};
 
 /** b(t) when others are chosen after step t, counted from 0; `null` when none are. @param all b₀ */
 export function subspacesAt(t: number, all: number, budget: Budget): number | null {
@@ -78,7 +78,7 @@ class RunningSubspaceBudget implements RunningSchedule {
   #trained: Trained;
 
   constructor(adapter: Adapter) {
-    this.#budget = adapter.config as unknown as Budget;
+    this.#budget = adapter.config as Budget;
     this.#layers = new Map(
       [...adapter.layers].map(([path, layer]) => {
         const { parameters } = layer.adapters.get(adapter.name) as LayerAdapter;
