@@ -1,8 +1,8 @@
 /** What the browser itself gives to a mode of the gpu device: contexts and devices, and the memory that was made and not given back. */
 
 export interface Graphics {
-  /** Textures or buffers of the card that live. */
-  readonly living: () => number;
+  /** Things of the card that live, by their kind: textures and buffers, and of WebGL programs, shaders and framebuffers. */
+  readonly living: () => Readonly<Record<string, number>>;
   /** Takes the device or the context away from those who use it, as a crash of the driver does. */
   readonly lose: () => void;
   /** Stops watching. */
@@ -12,61 +12,39 @@ export interface Graphics {
 type Method = (this: object, ...args: unknown[]) => unknown;
 
 /** Watches all that is made from now on. */
-export function watchGraphics(mode: "webgl2" | "webgpu"): Graphics {
+export function watchGraphics(mode: "webgl2" | "webgl" | "webgpu"): Graphics {
   const undo: (() => void)[] = [];
   const wrap = (on: object, name: string, around: (method: Method) => Method): void => {
     const before = Reflect.get(on, name) as Method;
     Reflect.set(on, name, around(before));
     undo.push(() => void Reflect.set(on, name, before));
   };
-  const made = new Set<unknown>();
-  const counting = (on: object, create: string): void =>
+  const made = new Map<string, Set<unknown>>();
+  /** Counts what `create` gives as living. */
+  const counting = (kind: string, on: object, create: string): Set<unknown> => {
+    const living = new Set<unknown>();
+    made.set(kind, living);
     wrap(
       on,
       create,
       (method) =>
         function (...args) {
           const value = method.apply(this, args);
-          made.add(value);
+          living.add(value);
           return value;
         },
     );
+    return living;
+  };
   const losers: (() => void)[] = [];
-  if (mode === "webgl2") {
-    counting(WebGL2RenderingContext.prototype, "createTexture");
-    wrap(
-      WebGL2RenderingContext.prototype,
-      "deleteTexture",
-      (method) =>
-        function (texture) {
-          made.delete(texture);
-          return method.call(this, texture);
-        },
-    );
-    const contexts = new Set<WebGL2RenderingContext>();
-    for (const canvas of [HTMLCanvasElement.prototype, OffscreenCanvas.prototype])
-      wrap(
-        canvas,
-        "getContext",
-        (method) =>
-          function (...args) {
-            const context = method.apply(this, args);
-            if (context instanceof WebGL2RenderingContext) contexts.add(context);
-            return context;
-          },
-      );
-    losers.push(() => {
-      for (const context of contexts) if (!context.isContextLost()) context.getExtension("WEBGL_lose_context")!.loseContext();
-      contexts.clear();
-    });
-  } else {
-    counting(GPUDevice.prototype, "createBuffer");
+  if (mode === "webgpu") {
+    const living = counting("Buffer", GPUDevice.prototype, "createBuffer");
     wrap(
       GPUBuffer.prototype,
       "destroy",
       (method) =>
         function () {
-          made.delete(this);
+          living.delete(this);
           return method.call(this);
         },
     );
@@ -84,9 +62,39 @@ export function watchGraphics(mode: "webgl2" | "webgpu"): Graphics {
       for (const device of devices) device.destroy();
       devices.clear();
     });
+  } else {
+    const Context = mode === "webgl2" ? WebGL2RenderingContext : WebGLRenderingContext;
+    for (const kind of ["Texture", "Buffer", "Framebuffer", "Program", "Shader"]) {
+      const living = counting(kind, Context.prototype, `create${kind}`);
+      wrap(
+        Context.prototype,
+        `delete${kind}`,
+        (method) =>
+          function (thing) {
+            living.delete(thing);
+            return method.call(this, thing);
+          },
+      );
+    }
+    const contexts = new Set<WebGLRenderingContext>();
+    for (const canvas of [HTMLCanvasElement.prototype, OffscreenCanvas.prototype])
+      wrap(
+        canvas,
+        "getContext",
+        (method) =>
+          function (...args) {
+            const context = method.apply(this, args);
+            if (context instanceof Context) contexts.add(context as WebGLRenderingContext);
+            return context;
+          },
+      );
+    losers.push(() => {
+      for (const context of contexts) if (!context.isContextLost()) context.getExtension("WEBGL_lose_context")!.loseContext();
+      contexts.clear();
+    });
   }
   return {
-    living: () => made.size,
+    living: () => Object.fromEntries([...made].map(([kind, living]) => [kind, living.size])),
     lose: () => {
       for (const lose of losers) lose();
     },

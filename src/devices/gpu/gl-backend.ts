@@ -23,7 +23,7 @@ import { exactIn32Bits } from "./limits.ts";
 type GlMode = GpuMode & ("webgl2" | "webgl" | "headlessgl");
 
 /** Every kernel of GPU.js keeps its last result until it runs again, so their number is bounded. */
-export const kernelsKept = { most: 512, mostOfAll: 4096 } as const;
+export const kernelsKept: { readonly most: number; readonly mostOfAll: number } = { most: 512, mostOfAll: 4096 };
 
 const whyNoWebGl = (): string =>
   nodeModule("module")
@@ -65,7 +65,7 @@ function rendererOf(gl: WebGLRenderingContext | null | undefined): string {
 }
 
 /** @throws {DeviceError} saying what is missing here */
-export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterKind): Backend {
+export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterKind, kept = kernelsKept): Backend {
   const supported = { webgl2: GPU.isWebGL2Supported, webgl: GPU.isWebGLSupported, headlessgl: GPU.isHeadlessGLSupported };
   if (!supported[mode])
     throw new DeviceError(`mode ${mode} cannot run: ${mode === "headlessgl" ? whyNoHeadlessGl() : whyNoWebGl()}.`, {
@@ -94,12 +94,21 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
       output: [row, rows],
       dimensions: [row, rows, 1],
     });
+  /**
+   * What a value asks its kernel for: GPU.js asks the one that made it, which may have made room for others by now, and then has no
+   * context to read it with or to delete it from.
+   */
+  let framebuffer: WebGLFramebuffer | null = null;
+  const owner = {
+    deleteTexture: (texture: WebGLTexture) => (gpu.context as WebGLRenderingContext).deleteTexture(texture),
+    getRawValueFramebuffer: () => (framebuffer ??= (gpu.context as WebGLRenderingContext).createFramebuffer()),
+  };
   let handles = 0;
   const made = (raw: unknown, count: number): Handle => {
     handles++;
     return { count, references: 1, raw };
   };
-  const kernels = new KernelCache(kernelsKept.most, kernelsKept.mostOfAll, (pass) => {
+  const kernels = new KernelCache(kept.most, kept.mostOfAll, (pass) => {
     // whatever such a pass reads was uploaded once
     if (mode === "webgl2" && pass.glsl) return drawings!.kernel(pass);
     if (mode === "webgl2" && pass.copiedColumns) return drawings!.copier(pass);
@@ -133,14 +142,21 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
       });
       uploader.setOutput([values.length]);
       const raw = uploader(values) as GlTexture;
-      if (mode === "webgl2") drawings ??= new Drawings(raw);
+      raw.kernel = owner;
+      if (mode === "webgl2") drawings ??= new Drawings(raw, uploader.kernel as unknown as GlKernel);
       return made(raw, values.length);
     },
     run(pass, args) {
       checkAlive();
       const kernel = kernels.get(pass, args);
-      const raw = kernel(...called(pass, args, shaped));
+      const raw = kernel(...called(pass, args, shaped)) as GlTexture;
       checkMode(kernel, mode);
+      // a kernel of GPU.js deletes the first texture that it made when it goes, whoever holds it
+      const { textureCache } = kernel.kernel as unknown as Partial<GlKernel>;
+      if (textureCache) {
+        textureCache.length = 0;
+        raw.kernel = owner;
+      }
       return made(raw, pass.count);
     },
     readSync(handle) {

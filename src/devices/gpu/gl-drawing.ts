@@ -5,8 +5,9 @@
  */
 import type { GpuKernel } from "./backend.ts";
 import { ourShader } from "./gl-shader.ts";
-import type { GlTexture } from "./gpujs-internals.ts";
+import type { GlKernel, GlTexture } from "./gpujs-internals.ts";
 import type { Pass } from "./plan.ts";
+import { Spare } from "./spare.ts";
 
 /** A texture of ours: four floats a texel, one or several layers. */
 interface Layered {
@@ -29,15 +30,15 @@ function flatSize(count: number): [width: number, height: number] {
   return [low, Math.ceil(count / low)];
 }
 
-/** Bytes of textures that nobody holds any more and that are kept for whoever needs one of their size next. */
-const mostSpare = 64 * 2 ** 20;
+/** Textures that nobody holds any more and that are kept for whoever needs one of their size next. */
+const mostSpare = { bytes: 64 * 2 ** 20, things: 4096 };
 
 export class Drawings {
-  private readonly spare = new Map<string, WebGLTexture[]>();
-  private spareBytes = 0;
+  private readonly spare = new Spare<WebGLTexture>(mostSpare, (texture) => this.gl.deleteTexture(texture));
   private readonly gl: WebGL2RenderingContext;
   /** A flat value that GPU.js has made; others are made after it. */
   private readonly flat: GlTexture;
+  private readonly maxTexSize: GlKernel["maxTexSize"];
   private readonly vertices: WebGLVertexArrayObject;
   private readonly vertex: WebGLShader;
   /** What `copier` copies through. */
@@ -45,8 +46,10 @@ export class Drawings {
   private rowsBytes = 0;
   private readonly framebuffers = new Map<number, WebGLFramebuffer>();
 
-  constructor(flat: GlTexture) {
+  /** @param kernel the one that made `flat` */
+  constructor(flat: GlTexture, kernel: GlKernel) {
     this.flat = flat;
+    this.maxTexSize = kernel.maxTexSize;
     this.gl = flat.context;
     this.vertices = this.gl.createVertexArray();
     this.vertex = this.shader(this.gl.VERTEX_SHADER, vertexShader);
@@ -92,11 +95,8 @@ export class Drawings {
   /** A texture to write to: a new one would be filled with zeros first. */
   private texture(size: readonly [number, number], layers: number, format: number): WebGLTexture {
     const { gl } = this;
-    const known = this.spare.get(`${size},${layers},${format}`)?.pop();
-    if (known) {
-      this.spareBytes -= this.bytesOf(size, layers, format);
-      return known;
-    }
+    const known = this.spare.take(`${size},${layers},${format}`);
+    if (known) return known;
     const kind = layers > 1 ? gl.TEXTURE_2D_ARRAY : gl.TEXTURE_2D;
     const texture = gl.createTexture();
     gl.activeTexture(gl.TEXTURE15);
@@ -108,21 +108,9 @@ export class Drawings {
     return texture;
   }
 
-  private bytesOf([width, height]: readonly [number, number], layers: number, format: number): number {
-    return width * height * layers * (format === this.gl.R32F ? 4 : 16);
-  }
-
-  private giveBack(texture: WebGLTexture, size: readonly [number, number], layers: number, format: number): void {
-    const bytes = this.bytesOf(size, layers, format);
-    if (this.spareBytes + bytes > mostSpare) {
-      this.gl.deleteTexture(texture);
-      return;
-    }
-    this.spareBytes += bytes;
-    const key = `${size},${layers},${format}`;
-    const others = this.spare.get(key);
-    if (others) others.push(texture);
-    else this.spare.set(key, [texture]);
+  private giveBack(texture: WebGLTexture, [width, height]: readonly [number, number], layers: number, format: number): void {
+    const bytes = width * height * layers * (format === this.gl.R32F ? 4 : 16);
+    this.spare.give(`${width},${height},${layers},${format}`, texture, bytes);
   }
 
   private attach(texture: WebGLTexture, layers: number): void {
@@ -136,9 +124,8 @@ export class Drawings {
   /** A texture as GPU.js's handle of a flat value. */
   private flatOf(texture: WebGLTexture, size: readonly [number, number], count: number): GlTexture {
     const { gl, flat } = this;
-    const giveBack = () => this.giveBack(texture, size, 1, gl.R32F);
     const { internalFormat, textureFormat } = flat;
-    const kernel = Object.create(flat.kernel, { deleteTexture: { value: giveBack } });
+    const kernel = { ...flat.kernel, deleteTexture: () => this.giveBack(texture, size, 1, gl.R32F) };
     const Flat = flat.constructor as new (settings: object) => GlTexture;
     const dimensions = [count, 1, 1];
     return new Flat({ texture, size, dimensions, output: [count], context: gl, kernel, internalFormat, textureFormat });
@@ -176,7 +163,7 @@ export class Drawings {
 
   /** A pass with a shader of its own, which is compiled when it runs first: then the sizes of what it reads are known. */
   kernel({ glsl, size: given, layers = 1, count }: Pass): GpuKernel {
-    const { gl, flat } = this;
+    const { gl } = this;
     const size = given ?? flatSize(count);
     let program: WebGLProgram | null = null;
     const run = (...reads: readonly Read[]): GlTexture | Layered => {
@@ -198,7 +185,7 @@ export class Drawings {
       gl.viewport(0, 0, ...size);
       gl.scissor(0, 0, ...size);
       gl.drawArrays(gl.TRIANGLES, 0, 3);
-      const [width, height] = flat.kernel.maxTexSize;
+      const [width, height] = this.maxTexSize;
       gl.viewport(0, 0, width, height);
       gl.bindVertexArray(null);
       if (!given) return this.flatOf(texture, size, count);

@@ -42,14 +42,20 @@ export interface WebGpuKernel {
   workgroupSize: [number, number, number];
 }
 
+/** What a value asks of the kernel that made it. */
+export interface TextureOwner {
+  deleteTexture(texture: WebGLTexture): void;
+  getRawValueFramebuffer(): WebGLFramebuffer;
+}
+
 /** GPU.js's handle of a value in the modes of WebGL. */
 export interface GlTexture {
   readonly type: string;
   readonly texture: WebGLTexture;
   readonly size: ArrayLike<number>;
   readonly context: WebGL2RenderingContext;
-  /** All kernels of a context share the array. */
-  readonly kernel: { readonly maxTexSize: readonly [width: number, height: number] };
+  /** Whom it asks to be deleted, and for what it is read with. */
+  kernel: TextureOwner;
   readonly internalFormat: number;
   readonly textureFormat: number;
   delete(): void;
@@ -60,6 +66,10 @@ export interface GlTexture {
 export interface GlKernel {
   /** Width and height of the texture that it writes. */
   readonly texSize: ArrayLike<number>;
+  /** Width and height of the largest one; all kernels of a context share the array. */
+  readonly maxTexSize: readonly [width: number, height: number];
+  /** Textures that it made and deletes when it goes. */
+  readonly textureCache: WebGLTexture[];
   compiledFragmentShader: string | null;
   /** Gives the shader, once. */
   getFragmentShader(args: unknown): string;

@@ -19,7 +19,8 @@ import type { BufferResult, WebGpuContext, WebGpuKernel } from "./gpujs-internal
 import { exactIn32Bits } from "./limits.ts";
 import { Launches } from "./webgpu-launches.ts";
 
-const mostKernels = 4096;
+/** Kernels that are kept. */
+const kernelsKept = { most: 4096, mostOfAll: 4096 };
 // numbers of GPUBufferUsage, GPUShaderStage and GPUMapMode, which are globals only where there is WebGPU
 const usage = { mapRead: 1, copyTarget: 8 };
 const computeStage = 4;
@@ -55,7 +56,7 @@ async function acquire({ WebGPUContext }: GpuJs): Promise<WebGpuContext> {
 }
 
 /** @throws {DeviceError} saying what is missing here */
-export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind): Promise<Backend> {
+export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind, kept = kernelsKept): Promise<Backend> {
   const { GPU, WebGPUContext, WebGPUBufferResult } = library;
   const refuse = (why: string) => new DeviceError(`mode webgpu cannot run: ${why}.`, { operation: "gpu", got: "webgpu" });
   if (!WebGPUContext.isSupported) throw refuse("there is no navigator.gpu");
@@ -126,7 +127,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
   };
 
   const launches = new Launches(device);
-  const kernels = new KernelCache(mostKernels, mostKernels, (pass) => {
+  const kernels = new KernelCache(kept.most, kept.mostOfAll, (pass) => {
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions)) as GpuKernel & { kernel: WebGpuKernel };
     const { wgsl, count } = pass;
     if (wgsl)
@@ -138,6 +139,11 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
     made.kernel._buildAsync = function () {
       build(this);
       return Promise.resolve();
+    };
+    const destroy = made.destroy;
+    made.destroy = () => {
+      launches.forget(made.kernel);
+      destroy();
     };
     return made;
   });
@@ -158,11 +164,8 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind)
     software: adapter ? adapter === "software" : isSoftware(device.adapterInfo ?? context.adapter?.info),
     upload(values) {
       checkAlive();
-      // a new one: what is recorded and not submitted yet may read one that was given back
-      const buffer = launches.newBuffer(values.byteLength);
-      device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
       handles++;
-      return { count: values.length, references: 1, raw: wrapped(buffer, values.length) };
+      return { count: values.length, references: 1, raw: wrapped(launches.upload(values), values.length) };
     },
     run(pass, args): Handle {
       checkAlive();

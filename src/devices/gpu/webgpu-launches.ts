@@ -5,14 +5,15 @@
  * second step of a training run are.
  */
 import type { BufferResult, WebGpuKernel } from "./gpujs-internals.ts";
+import { Spare } from "./spare.ts";
 
 // numbers of GPUBufferUsage
 const usage = { copySource: 4, copyTarget: 8, uniform: 64, storage: 128 };
 
 /** Launches that are submitted together: the device begins while the next ones are recorded. */
 const mostPending = 16;
-/** Bytes of buffers that are kept for whoever needs one of their size next. */
-const mostSpare = 256 * 2 ** 20;
+/** Buffers that are kept for whoever needs one of their size next. */
+const mostSpare = { bytes: 256 * 2 ** 20, things: 4096 };
 /** Launches of a kernel, by uniforms and by buffers, that are remembered. */
 const mostKnown = 64;
 
@@ -29,51 +30,45 @@ export class Launches {
   private pass: GPUComputePassEncoder | null = null;
   private pending = 0;
   private willFlush = false;
-  private readonly spare = new Map<number, GPUBuffer[]>();
-  private spareBytes = 0;
+  private readonly spare = new Spare<GPUBuffer>(mostSpare, (buffer) => this.doomed.push(buffer));
   /** Buffers to destroy, which what is recorded may still use. */
   private doomed: GPUBuffer[] = [];
   private readonly known = new WeakMap<WebGpuKernel, Known>();
   private readonly numbers = new WeakMap<GPUBuffer, number>();
   private buffers = 0;
-  private mostSpare = mostSpare;
+  private isOver = false;
 
   constructor(device: GPUDevice) {
     this.device = device;
   }
 
-  newBuffer(size: number): GPUBuffer {
-    return this.device.createBuffer({ size, usage: usage.storage | usage.copyTarget | usage.copySource });
+  /** A buffer that holds these values. */
+  upload(values: Float32Array): GPUBuffer {
+    const { byteLength } = values;
+    const spare = this.spare.take(byteLength);
+    // what is recorded and not submitted yet may read it
+    if (spare) this.flush();
+    const buffer = spare ?? this.newBuffer(byteLength);
+    this.device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
+    return buffer;
   }
 
-  /** A buffer to write to. */
-  private buffer(size: number): GPUBuffer {
-    const kept = this.spare.get(size);
-    const buffer = kept?.pop();
-    if (!buffer) return this.newBuffer(size);
-    this.spareBytes -= size;
-    // sizes that are asked for stay, those that were asked for longest ago go first
-    this.spare.delete(size);
-    if (kept!.length) this.spare.set(size, kept!);
-    return buffer;
+  private newBuffer(size: number): GPUBuffer {
+    return this.device.createBuffer({ size, usage: usage.storage | usage.copyTarget | usage.copySource });
   }
 
   /** Takes a buffer that nobody holds any more. */
   giveBack(buffer: GPUBuffer): void {
-    const { size } = buffer;
-    const kept = this.spare.get(size);
-    if (kept) kept.push(buffer);
-    else this.spare.set(size, [buffer]);
-    this.spareBytes += size;
-    for (const [oldest, buffers] of this.spare) {
-      if (this.spareBytes <= this.mostSpare) break;
-      while (buffers.length && this.spareBytes > this.mostSpare) {
-        this.doomed.push(buffers.pop()!);
-        this.spareBytes -= oldest;
-      }
-      if (!buffers.length) this.spare.delete(oldest);
-    }
-    if (!this.pending) this.bury();
+    if (this.isOver) this.doomed.push(buffer);
+    else this.spare.give(buffer.size, buffer, buffer.size);
+    this.buryIfIdle();
+  }
+
+  /** Frees what is remembered of a kernel that goes. */
+  forget(kernel: WebGpuKernel): void {
+    this.doomed.push(...(this.known.get(kernel)?.uniforms.values() ?? []));
+    this.known.delete(kernel);
+    this.buryIfIdle();
   }
 
   private numberOf(buffer: GPUBuffer): number {
@@ -128,7 +123,7 @@ export class Launches {
       (type === "Integer" ? paramsI32 : paramsF32)[offset / 4] = args[index] as number;
     let known = this.known.get(kernel);
     if (!known) this.known.set(kernel, (known = { uniforms: new Map(), groups: new Map() }));
-    const result = this.buffer(4 * count);
+    const result = this.spare.take(4 * count) ?? this.newBuffer(4 * count);
     const group = this.group(kernel, known, [this.uniforms(kernel, known), ...arrays, result]);
     this.encoder ??= this.device.createCommandEncoder();
     this.pass ??= this.encoder.beginComputePass();
@@ -173,11 +168,14 @@ export class Launches {
     this.doomed = [];
   }
 
+  private buryIfIdle(): void {
+    if (!this.pending) this.bury();
+  }
+
   /** Submits what is left, and keeps nothing more. */
   destroy(): void {
-    this.flush();
-    for (const buffers of this.spare.values()) for (const buffer of buffers) buffer.destroy();
+    this.isOver = true;
     this.spare.clear();
-    this.spareBytes = this.mostSpare = 0;
+    this.flush();
   }
 }
