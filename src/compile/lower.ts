@@ -16,7 +16,9 @@ import type { Tensor } from "../graph/node.ts";
 import type { Elementwise, Reduction } from "../graph/primitive.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { contiguousView, isNothing, reshapeView, type View } from "../graph/view.ts";
-import { type Cluster, type Fusion, foldsLastAxis, isGenerated, isRowLevel, refinedShape } from "./fuse.ts";
+import { type Cluster, isRowLevel, refinedShape } from "./cluster.ts";
+import type { Fusion } from "./fuse.ts";
+import { foldsLastAxis, isGenerated } from "./inline.ts";
 import { accessOf, follow } from "./prepare.ts";
 
 /** A cluster as the loop program that a device compiles, and the values that it runs on. */

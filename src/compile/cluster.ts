@@ -1,0 +1,163 @@
+/**
+ * The units that are launched: clusters, which become one loop program each, and calls of kernels.
+ *
+ * A cluster walks one space: `size` elements, cut at `bounds` (products of trailing sizes). Members have a value per
+ * element, or, once a reduction over the last axis has fixed `inner`, one value per row of `inner` elements.
+ */
+import type { Tensor } from "../graph/node.ts";
+import { type Shape, sizeOf } from "../graph/shape.ts";
+import { isContiguous, reshapeView, type View } from "../graph/view.ts";
+import { foldsLastAxis, type Read } from "./inline.ts";
+
+/** More instructions than this in one program spill registers in every engine. */
+export const maximumMembers = 160;
+const maximumReads = 28;
+
+/** Nodes that become one loop program. */
+export interface Cluster {
+  readonly kind: "cluster";
+  form: "rows" | "columns";
+  members: Tensor[];
+  /** The members again, to ask for. */
+  inside: Set<Tensor>;
+  /** What members read that are not members themselves. */
+  outside: Set<Tensor>;
+  /** The views of reads that do not walk in order: those whose axes a new cut has to agree with. */
+  strided: View[];
+  size: number;
+  bounds: number[];
+  /** Length of a row, once a reduction has fixed it. */
+  inner: number | null;
+  dependencies: Set<Unit>;
+  /** The units that have this one among their dependencies. */
+  dependents: Set<Unit>;
+  /** Places of its first and last node in the order of all. */
+  first: number;
+  last: number;
+}
+
+/** A node that has a kernel of its own. */
+export interface Call {
+  readonly kind: "call";
+  readonly node: Tensor;
+  dependencies: Set<Unit>;
+  dependents: Set<Unit>;
+  /** Places of its first and last node in the order of all. */
+  first: number;
+  last: number;
+}
+
+/** What is launched. */
+export type Unit = Cluster | Call;
+
+/** Trailing products of a shape: where its axes begin and end in row-major order. */
+export function boundsOf(shape: Shape): number[] {
+  const bounds: number[] = [];
+  let product = 1;
+  for (let axis = shape.length - 1; axis > 0; axis--) {
+    product *= shape[axis]!;
+    if (product !== 1 && product !== sizeOf(shape)) bounds.push(product);
+  }
+  return [...new Set(bounds)];
+}
+
+/** All cuts together, if each divides the next; otherwise `null`: the shapes have no common refinement. */
+export function refine(a: readonly number[], b: readonly number[], size: number): number[] | null {
+  const merged = [...new Set([...a, ...b])].filter((bound) => bound !== size && bound !== 1).sort((x, y) => x - y);
+  for (let i = 0; i < merged.length; i++) if ((merged[i + 1] ?? size) % merged[i]! !== 0) return null;
+  return merged;
+}
+
+/** Sizes of the axes that `bounds` cut out of `size`, outermost first. */
+export function refinedShape(size: number, bounds: readonly number[]): number[] {
+  const cuts = [1, ...bounds, size];
+  const shape: number[] = [];
+  for (let i = cuts.length - 1; i > 0; i--) shape.push(cuts[i]! / cuts[i - 1]!);
+  return shape.length > 1 ? shape.filter((extent) => extent !== 1) : shape;
+}
+
+/** True for values that a rows cluster holds once per row. */
+export function isRowLevel(node: Tensor, cluster: Cluster): boolean {
+  return cluster.inner !== null && cluster.inner > 1 && node.size * cluster.inner === cluster.size;
+}
+
+/** One value per row of `inner` elements, repeated along the row. */
+function isRowBroadcast(view: View, size: number, inner: number): boolean {
+  const rows = reshapeView(view, [size / inner, inner]);
+  return (
+    rows !== null &&
+    rows.valid === null &&
+    rows.offset === 0 &&
+    rows.strides[1] === 0 &&
+    (rows.strides[0] === 1 || size === inner)
+  );
+}
+
+/** How the cluster's space changes when `node` joins; `null` if it does not fit. */
+export function spaceWith(
+  cluster: Cluster,
+  node: Tensor,
+  reads: readonly Read[],
+): { bounds: number[]; inner: number | null } | null {
+  if (cluster.members.length >= maximumMembers) return null;
+  const { inside, outside } = cluster;
+  const more = new Set(reads.map(({ base }) => base).filter((base) => !inside.has(base) && !outside.has(base)));
+  if (outside.size + more.size > maximumReads) return null;
+  const { size } = cluster;
+  let { inner } = cluster;
+  let level: "element" | "row";
+  let bounds: number[] | null;
+  if (node.op.kind === "reduction") {
+    if (!foldsLastAxis(node)) return null;
+    const shape = node.sources[0]!.shape;
+    if (sizeOf(shape) !== size) return null;
+    const last = shape[shape.length - 1]!;
+    if (inner !== null && inner !== last) return null;
+    inner = last;
+    level = "element";
+    bounds = refine(cluster.bounds, [...boundsOf(shape), last], size);
+  } else if (node.size === size) {
+    level = "element";
+    bounds = refine(cluster.bounds, boundsOf(node.shape), size);
+  } else if (inner !== null && node.size * inner === size) {
+    level = "row";
+    bounds = refine(
+      cluster.bounds,
+      boundsOf(node.shape).map((bound) => bound * inner!),
+      size,
+    );
+  } else return null;
+  if (bounds === null) return null;
+  // a row-level value exists only where rows are: a cut at `inner` must be among the bounds
+  if (inner !== null && inner !== size && !bounds.includes(inner)) return null;
+  if (!passedOn(inside, reads, level, cluster, inner)) return null;
+  const strided = reads.map(({ view }) => view).filter((view) => !isContiguous(view));
+  // views that agreed with the cuts still do where there are no new ones
+  const isCutAnew = inner !== cluster.inner || bounds.length !== cluster.bounds.length;
+  return sayable({ size, bounds, inner }, isCutAnew ? [...cluster.strided, ...strided] : strided) ? { bounds, inner } : null;
+}
+
+/** True when what the reader takes from members is in a register when it is needed: its own element, or its own row's value. */
+export function passedOn(
+  members: ReadonlySet<Tensor>,
+  reads: readonly Read[],
+  level: "element" | "row",
+  cluster: Cluster,
+  inner: number | null,
+): boolean {
+  return reads.every(({ base, view }) => {
+    if (!members.has(base)) return true;
+    if (inner === null || !isRowLevel(base, cluster))
+      return level === "element" && base.size === cluster.size && isContiguous(view);
+    return level === "row" ? isContiguous(view) : isRowBroadcast(view, cluster.size, inner);
+  });
+}
+
+/** The views can be walked along the axes that lower.ts will give the cluster: its rows, cut at the bounds, and one row whole. */
+export function sayable({ size, inner, bounds }: Pick<Cluster, "size" | "inner" | "bounds">, strided: readonly View[]): boolean {
+  if (strided.length === 0) return true;
+  const cuts = inner === null ? [] : bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []));
+  const rows = inner === null ? [] : refinedShape(size / inner, cuts).filter((extent) => extent !== 1);
+  const full = inner === null ? refinedShape(size, bounds) : [...rows, inner];
+  return strided.every((view) => reshapeView(view, inner === null || sizeOf(view.shape) === size ? full : rows) !== null);
+}
