@@ -18,18 +18,8 @@
 import { ByteBuffer } from "./byte-buffer.ts";
 import { type Callable, FunctionBuilder, type ValueType, valueTypes } from "./function-builder.ts";
 
-export {
-  type Callable,
-  type Expression,
-  FunctionBuilder,
-  type Label,
-  type Load,
-  type Local,
-  load,
-  stacked,
-  type ValueType,
-} from "./function-builder.ts";
-export type { AtomicOp, LaneAccessOp, LaneOp, LoadOp, SimpleOp, StoreOp } from "./opcodes.ts";
+export { type Expression, FunctionBuilder, type Local, load, stacked, type ValueType } from "./function-builder.ts";
+export type { SimpleOp } from "./opcodes.ts";
 
 /** What a module says about its memory. */
 export interface ModuleOptions {
