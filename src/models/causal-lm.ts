@@ -6,7 +6,8 @@ import { pad, reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant, iota } from "../graph/source.ts";
-import type { Layer, Module } from "../nn/module.ts";
+import type { Embedding } from "../nn/embedding.ts";
+import type { Layer, Module, Parameter } from "../nn/module.ts";
 import type { CacheSizes, KeyValueCache } from "./cache.ts";
 
 /** Keys and values of one layer that stand in front of those of the first token, as of n tokens that are not there: [B, G, n, D] each. */
@@ -89,6 +90,12 @@ export interface Backbone {
   /** Gives the vectors of words: [B, T] → [B, T, C]. */
   readonly wordEmbedding: Layer;
 }
+
+/** What an output layer that gives logits of words shares with the word embedding: its weight, where the config ties them. */
+export const tied = (
+  { tieWordEmbeddings }: { readonly tieWordEmbeddings: boolean },
+  { wordEmbedding }: Backbone,
+): { readonly weight?: Parameter } => (tieWordEmbeddings ? { weight: (wordEmbedding as Embedding).weight } : {});
 
 /** A model that reads text. */
 export interface TextModel extends Module {

@@ -3,13 +3,19 @@
 /** What output layers are called, none of which is a part of a model without one. */
 const outputs = /^(lm_head|embed_out|score|classifier|pre_classifier|cls|vocab_\w+)\./;
 
-/**
- * The path of what a checkpoint calls so: in one of a model without output layer, paths begin below `prefix`.
- *
- * @param prefix first step of the paths of everything but the output layer
- */
-export const pathUnder = (prefix: string, name: string): string =>
-  name.startsWith(`${prefix}.`) || outputs.test(name) ? name : `${prefix}.${name}`;
+/** Where in a model everything but its output layer is. */
+export interface NamedPart {
+  /** Property under which it is: the first step of the paths of its parameters. */
+  readonly name: string;
+  /** The path of what a checkpoint calls so, where that differs; `null` for what is left unread. */
+  pathOf?(name: string): string | null;
+}
+
+/** The path of what a checkpoint calls so; in a checkpoint of that part alone, paths begin in it. */
+export function pathBy({ name: part, pathOf }: NamedPart, name: string): string | null {
+  const path = name.startsWith(`${part}.`) || outputs.test(name) ? name : `${part}.${name}`;
+  return pathOf ? pathOf(path) : path;
+}
 
 /** Of models whose checkpoints have names of their own, or hold what the model has no use for. */
 export interface CheckpointNames {

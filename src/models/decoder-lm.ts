@@ -3,7 +3,7 @@ import type { Tensor } from "../graph/node.ts";
 import { Module } from "../nn/module.ts";
 import { KeyValueCache } from "./cache.ts";
 import type { Backbone, CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
-import { type CheckpointNames, pathUnder } from "./checkpoint-name.ts";
+import { type CheckpointNames, type NamedPart, pathBy } from "./checkpoint-name.ts";
 import { causalOutput, type DecoderStates } from "./decoder.ts";
 
 /** A model that reads a text from left to right, without an output layer. */
@@ -23,12 +23,11 @@ export abstract class DecoderLM extends Module implements CausalLM, CheckpointNa
   /** The output layer: [B, T, C] → [B, T, V] */
   protected abstract toLogits(states: Tensor): Tensor;
 
-  /** First step of the paths of everything but the output layer. */
-  protected abstract get prefix(): string;
+  /** Where everything but the output layer is. */
+  protected abstract get part(): NamedPart;
 
-  /** The path of what a checkpoint calls so; those of models without an output layer begin further in. */
   pathOf(name: string): string | null {
-    return pathUnder(this.prefix, name);
+    return pathBy(this.part, name);
   }
 
   get maxLength(): number | undefined {

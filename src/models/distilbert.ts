@@ -13,7 +13,7 @@ import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { relu } from "../tensor/math.ts";
-import { type Backbone, checkTextInputs, embedTokens, type ModelSizes, positionsAfter, textShape } from "./causal-lm.ts";
+import { type Backbone, checkTextInputs, embedTokens, type ModelSizes, positionsAfter, textShape, tied } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
 import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
@@ -153,10 +153,9 @@ const family: Family<"distilbert", DistilBertConfig, DistilBertModel> = {
 
 /** A DistilBERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
 export const DistilBertForMaskedLM = tokenModel(family, {
-  parts: (config, init, { embeddings }) => {
-    const { dim, vocabSize, tieWordEmbeddings } = config;
-    const shared = tieWordEmbeddings ? { weight: (embeddings.word_embeddings as Embedding).weight } : {};
-    const vocab_projector: Layer = new Linear(dim, vocabSize, { init, initBias: zeros, ...shared });
+  parts: (config, init, base) => {
+    const { dim, vocabSize } = config;
+    const vocab_projector: Layer = new Linear(dim, vocabSize, { init, initBias: zeros, ...tied(config, base) });
     return { vocab_transform: dense(dim, dim, init), vocab_layer_norm: norm(config), vocab_projector };
   },
   logits: ({ config, vocab_transform, vocab_layer_norm, vocab_projector }, states) =>

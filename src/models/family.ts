@@ -8,7 +8,7 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import type { Backbone } from "./causal-lm.ts";
-import { type CheckpointNames, pathUnder } from "./checkpoint-name.ts";
+import { type CheckpointNames, type NamedPart, pathBy } from "./checkpoint-name.ts";
 import { type ClassifierOutput, classifierLoss, lastToken } from "./classifier.ts";
 import type { ConfigJson, LabelConfig } from "./config-reader.ts";
 import type { EncoderInputs, EncoderStates } from "./encoder.ts";
@@ -27,8 +27,7 @@ export interface Reader extends Backbone {
 }
 
 /** What output layers need to know of a family of models. */
-export interface Family<Name extends string, Config, Base extends Module> {
-  /** Property under which the model without output layer is: the first step of the paths of its parameters. */
+export interface Family<Name extends string, Config, Base extends Module> extends NamedPart {
   readonly name: Name;
   /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
   read(config: Config | ConfigJson): Config;
@@ -38,8 +37,6 @@ export interface Family<Name extends string, Config, Base extends Module> {
   reader(base: Base): Reader;
   /** Standard deviation of the first values of an output layer's matrices. */
   std(config: Config): number;
-  /** The path of what a checkpoint calls so, where that differs. */
-  pathOf?(name: string): string | null;
 }
 
 /** A model of a family with `Parts` behind it. */
@@ -86,8 +83,7 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
     }
 
     pathOf(name: string): string | null {
-      const path = pathUnder(family.name, name);
-      return family.pathOf ? family.pathOf(path) : path;
+      return pathBy(family, name);
     }
   }
   const made: ClassOf<Module, Config> = WithHead;

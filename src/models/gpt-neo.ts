@@ -12,7 +12,8 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape, tied } from "./causal-lm.ts";
+import type { NamedPart } from "./checkpoint-name.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 import {
   attendPass,
@@ -219,20 +220,15 @@ export class GPTNeoForCausalLM extends DecoderLM {
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
     this.transformer = family.build(known, init);
-    const shared = known.tieWordEmbeddings ? { weight: (this.transformer.wte as Embedding).weight } : {};
-    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...shared });
+    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
   }
 
   get backbone(): GPTNeoModel {
     return this.transformer;
   }
 
-  protected get prefix(): string {
-    return "transformer";
-  }
-
-  override pathOf(name: string): string | null {
-    return family.pathOf?.(super.pathOf(name) as string) ?? null;
+  protected get part(): NamedPart {
+    return family;
   }
 
   protected toLogits(states: Tensor): Tensor {

@@ -14,7 +14,8 @@ import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, tied } from "./causal-lm.ts";
+import type { NamedPart } from "./checkpoint-name.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
@@ -224,23 +225,18 @@ export class GPTNeoXForCausalLM extends DecoderLM {
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
     this.gpt_neox = family.build(known, init);
-    const shared = known.tieWordEmbeddings ? { weight: (this.gpt_neox.embed_in as Embedding).weight } : {};
-    this.embed_out = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...shared });
+    this.embed_out = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
   }
 
   get backbone(): GPTNeoXModel {
     return this.gpt_neox;
   }
 
-  protected get prefix(): string {
-    return "gpt_neox";
+  protected get part(): NamedPart {
+    return family;
   }
 
   protected toLogits(states: Tensor): Tensor {
     return this.embed_out.forward(states);
-  }
-
-  override pathOf(name: string): string | null {
-    return family.pathOf?.(super.pathOf(name) as string) ?? null;
   }
 }

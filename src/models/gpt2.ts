@@ -12,7 +12,8 @@ import { type Initializer, normal } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape, tied } from "./causal-lm.ts";
+import type { NamedPart } from "./checkpoint-name.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import {
   attendPass,
@@ -237,17 +238,16 @@ export class GPT2LMHeadModel extends DecoderLM {
     const known = family.read(config);
     this.config = known;
     this.transformer = family.build(known, init);
-    const shared = known.tieWordEmbeddings ? { weight: (this.transformer.wte as Embedding).weight } : {};
     const start = init ?? normal({ std: known.initializerRange });
-    this.lm_head = new Linear(known.nEmbd, known.vocabSize, { bias: false, init: start, ...shared });
+    this.lm_head = new Linear(known.nEmbd, known.vocabSize, { bias: false, init: start, ...tied(known, this.backbone) });
   }
 
   get backbone(): GPT2Model {
     return this.transformer;
   }
 
-  protected get prefix(): string {
-    return "transformer";
+  protected get part(): NamedPart {
+    return family;
   }
 
   protected toLogits(states: Tensor): Tensor {

@@ -16,7 +16,8 @@ import { GatedMLP } from "../nn/mlp.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, tied } from "./causal-lm.ts";
+import type { NamedPart } from "./checkpoint-name.ts";
 import {
   attendPass,
   type DecoderStates,
@@ -221,16 +222,15 @@ export class LlamaForCausalLM extends DecoderLM {
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
     this.model = family.build(known, init);
-    const shared = known.tieWordEmbeddings ? (this.model.embed_tokens as Embedding).weight : undefined;
-    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...(shared ? { weight: shared } : {}) });
+    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
   }
 
   get backbone(): LlamaModel {
     return this.model;
   }
 
-  protected get prefix(): string {
-    return "model";
+  protected get part(): NamedPart {
+    return llamaFamily();
   }
 
   protected toLogits(states: Tensor): Tensor {

@@ -12,7 +12,8 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape, tied } from "./causal-lm.ts";
+import type { NamedPart } from "./checkpoint-name.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
@@ -220,16 +221,15 @@ export class OPTForCausalLM extends DecoderLM {
     const { init = normal({ std: known.initStd }) } = options;
     this.config = known;
     this.model = family.build(known, init);
-    const shared = known.tieWordEmbeddings ? { weight: (this.model.decoder.embed_tokens as Embedding).weight } : {};
-    this.lm_head = new Linear(known.wordEmbedProjDim, known.vocabSize, { bias: false, init, ...shared });
+    this.lm_head = new Linear(known.wordEmbedProjDim, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
   }
 
   get backbone(): OPTDecoder {
     return this.model.decoder;
   }
 
-  protected get prefix(): string {
-    return "model";
+  protected get part(): NamedPart {
+    return family;
   }
 
   protected toLogits(states: Tensor): Tensor {

@@ -13,7 +13,8 @@ import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, tied } from "./causal-lm.ts";
+import type { NamedPart } from "./checkpoint-name.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
@@ -221,16 +222,15 @@ export class PhiForCausalLM extends DecoderLM {
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
     this.model = family.build(known, init);
-    const shared = known.tieWordEmbeddings ? { weight: (this.model.embed_tokens as Embedding).weight } : {};
-    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { init, initBias: zeros, ...shared });
+    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { init, initBias: zeros, ...tied(known, this.backbone) });
   }
 
   get backbone(): PhiModel {
     return this.model;
   }
 
-  protected get prefix(): string {
-    return "model";
+  protected get part(): NamedPart {
+    return family;
   }
 
   protected toLogits(states: Tensor): Tensor {
