@@ -7,7 +7,7 @@ import { type CompiledFunction, compile } from "../compile/trace.ts";
 import { ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
-import { permute, reshape } from "../graph/movement.ts";
+import { permute, reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { extent, place } from "../graph/placement.ts";
 import { reduceSum } from "../graph/reduction.ts";
@@ -143,6 +143,15 @@ export class KeyValueCache implements Disposable {
     const byTime = (x: Tensor) => permute(x, [0, 2, 1, 3]);
     for (const [layer, { keys, values }] of past.entries()) update.write(layer, byTime(keys), byTime(values));
     update.commit();
+  }
+
+  /** Keys and values of the first n tokens, [B, G, n, D] for each layer: what `begin` takes. */
+  first(n: number): readonly { readonly keys: Tensor; readonly values: Tensor }[] {
+    const of = ({ value }: Variable) => {
+      const [, , D] = value.shape as [number, number, number];
+      return reshape(sliceAxis(value, 1, 0, n), [this.batch, this.#heads, n, D]);
+    };
+    return this.#layers.map(({ keys, values }) => ({ keys: of(keys), values: of(values) }));
   }
 
   /**

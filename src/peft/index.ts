@@ -23,6 +23,7 @@ export { calibrateLoraGa } from "./calibration/lora-ga.ts";
 export type { CalibratedModel, CalibrationBatch } from "./calibration/record.ts";
 export { type CombinationName, type CombinationType, combinations } from "./compose/combination.ts";
 export { type CombineOptions, combineAdapters } from "./compose/combine-adapters.ts";
+export { composeCartridges } from "./compose/compose-cartridges.ts";
 export { type ConvertOptions, convertToLora } from "./compose/convert-to-lora.ts";
 export { disabled } from "./disabled.ts";
 export { type HotSwapOptions, hotSwap, prepareHotSwap } from "./hot-swap.ts";
@@ -85,6 +86,12 @@ export { type MethodName, methods } from "./methods.ts";
 export { withAdapters } from "./mixed-batch.ts";
 export { adapterPenalty } from "./penalty.ts";
 export { readSourceTasks, type SourceTasks } from "./prompt/source-task.ts";
+export {
+  initializeKvPrefixFromText,
+  initializeKvPrefixFromTokens,
+  type KvPrefixOptions,
+  type PrefixTokenizer,
+} from "./prompt/text-start.ts";
 export { prepareForKbitTraining, type QuantiseOptions, type QuantiseReport, quantise } from "./quant/quantise.ts";
 export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./quant/replace-loftq.ts";
 export { type TrainableReport, trainableReport } from "./report.ts";

@@ -1,7 +1,8 @@
 /**
  * Cartridge: keys and values of n virtual tokens in front of those of every self-attention, as in prefix tuning without a projection, the first
  * `numFrozenTokens` of which stay as they began: models look at early tokens whatever those are (attention sinks), and moving them harms
- * training. The file holds the table [n, 2·layers·d]. In the paper they begin as the keys and values of a text. It equals no LoRA.
+ * training. The file holds the table [n, 2·layers·d]. They begin at random, or as the keys and values of a text
+ * (`initializeKvPrefixFromText`); several are put together by `composeCartridges`. It equals no LoRA.
  */
 import { ConfigError } from "../../errors.ts";
 import { configSchema, integer, key } from "../../formats/peft-config.ts";
