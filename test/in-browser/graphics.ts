@@ -5,6 +5,8 @@ export interface Graphics {
   readonly living: () => Readonly<Record<string, number>>;
   /** Takes the device or the context away from those who use it, as a crash of the driver does. */
   readonly lose: () => void;
+  /** The same, when so many more launches have been handed over: in the middle of what runs. */
+  readonly loseAfter: (launches: number) => void;
   /** Stops watching. */
   readonly [Symbol.dispose]: () => void;
 }
@@ -37,6 +39,21 @@ export function watchGraphics(mode: "webgl2" | "webgl" | "webgpu"): Graphics {
     return living;
   };
   const losers: (() => void)[] = [];
+  const lose = (): void => {
+    for (const each of losers) each();
+  };
+  let launchesLeft = Number.POSITIVE_INFINITY;
+  const launching = (on: object, name: string): void =>
+    wrap(
+      on,
+      name,
+      (method) =>
+        function (...args) {
+          const result = method.apply(this, args);
+          if (--launchesLeft === 0) lose();
+          return result;
+        },
+    );
   if (mode === "webgpu") {
     const living = counting("Buffer", GPUDevice.prototype, "createBuffer");
     wrap(
@@ -48,6 +65,7 @@ export function watchGraphics(mode: "webgl2" | "webgl" | "webgpu"): Graphics {
           return method.call(this);
         },
     );
+    launching(GPUComputePassEncoder.prototype, "dispatchWorkgroups");
     const devices = new Set<GPUDevice>();
     wrap(
       GPUDevice.prototype,
@@ -76,6 +94,7 @@ export function watchGraphics(mode: "webgl2" | "webgl" | "webgpu"): Graphics {
           },
       );
     }
+    launching(Context.prototype, "drawArrays");
     const contexts = new Set<WebGLRenderingContext>();
     for (const canvas of [HTMLCanvasElement.prototype, OffscreenCanvas.prototype])
       wrap(
@@ -95,8 +114,9 @@ export function watchGraphics(mode: "webgl2" | "webgl" | "webgpu"): Graphics {
   }
   return {
     living: () => Object.fromEntries([...made].map(([kind, living]) => [kind, living.size])),
-    lose: () => {
-      for (const lose of losers) lose();
+    lose,
+    loseAfter: (launches) => {
+      launchesLeft = launches;
     },
     [Symbol.dispose]: () => {
       for (const each of undo.reverse()) each();

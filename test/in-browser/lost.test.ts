@@ -18,7 +18,25 @@ const begin = () => {
   return new Trainer(model, smallDataset(), { steps, batchSize: 2, learningRate: 0.01 });
 };
 
-test.each(["webgl2", "webgpu"] as const)("mode %s", async (mode) => {
+/** The losses of a run that nothing happens to. */
+let undisturbed: readonly number[] | undefined;
+async function undisturbedLosses(): Promise<readonly number[]> {
+  if (undisturbed) return undisturbed;
+  using wasm = createWasm();
+  useDevice(wasm);
+  using whole = begin();
+  const { history } = await whole.run();
+  return (undisturbed = history.loss);
+}
+
+test.each([
+  ["webgl2", "between two steps"],
+  ["webgl2", "within a step"],
+  ["webgl", "within a step"],
+  ["webgpu", "between two steps"],
+  ["webgpu", "within a step"],
+] as const)("mode %s, %s", async (mode, when) => {
+  const whole = await undisturbedLosses();
   using graphics = watchGraphics(mode);
   const device = await createGpu({ mode });
   useDevice(device);
@@ -29,7 +47,8 @@ test.each(["webgl2", "webgpu"] as const)("mode %s", async (mode) => {
   const onStep = async ({ step, loss }: { step: number; loss: number }) => {
     losses.push(loss);
     if (step === 3) kept = await trainer.encode();
-    if (step === 4) graphics.lose();
+    if (step === 4 && when === "between two steps") graphics.lose();
+    if (step === 4 && when === "within a step") graphics.loseAfter(20);
   };
   const failure = await trainer.run({ onStep }).catch((error: unknown) => error);
   expect(failure).toBeInstanceOf(DeviceError);
@@ -41,20 +60,17 @@ test.each(["webgl2", "webgpu"] as const)("mode %s", async (mode) => {
   left.dispose();
   device[Symbol.dispose]();
 
-  const again = await createGpu({ mode });
-  useDevice(again);
-  using resumed = begin();
-  await resumed.load(kept!);
-  const after: number[] = [];
-  const result = await resumed.run({ onStep: ({ loss }) => void after.push(loss) });
-  expect(result).toMatchObject({ step: steps, finished: true });
-  expect(after[0]).toBeCloseTo(losses[3]!, 4);
-  // what a run gives that nothing happens to
-  using wasm = createWasm();
-  useDevice(wasm);
-  using whole = begin();
-  const { history } = await whole.run();
-  expect(after).toHaveLength(3);
-  after.forEach((loss, i) => expect(loss).toBeCloseTo(history.loss[3 + i]!, 3));
-  again[Symbol.dispose]();
+  // opened anew, and on another device
+  for (const open of [() => createGpu({ mode }), async () => createWasm()]) {
+    using again = await open();
+    useDevice(again);
+    using resumed = begin();
+    await resumed.load(kept!);
+    const after: number[] = [];
+    const result = await resumed.run({ onStep: ({ loss }) => void after.push(loss) });
+    expect(result).toMatchObject({ step: steps, finished: true });
+    expect(after[0]).toBeCloseTo(losses[3]!, 4);
+    expect(after).toHaveLength(3);
+    after.forEach((loss, i) => expect(loss).toBeCloseTo(whole[3 + i]!, 3));
+  }
 });
