@@ -1,5 +1,5 @@
 /** What `npm run bench -- gpu` compares, and which pairs are fair: those that compute with the same interface of the browser. */
-import { type Engine, type Work, works } from "./peer-engines.ts";
+import { type Engine, takesPart, type Work, works } from "./peer-engines.ts";
 import type { Entry } from "./peer-results.ts";
 
 const among = (...names: readonly string[]): Work[] => works.filter(({ name }) => names.includes(name));
@@ -44,6 +44,42 @@ export const gpuEngines: readonly Engine[] = [
   lorikeet("webasm", { isSlow: true }),
   lorikeet("cpu", { isSlow: true }),
 ];
+
+/** Engines that compute with the same interface take turns in one piece of work: a ratio between them is one of the same minutes. */
+export interface Heat {
+  readonly work: Work;
+  readonly engines: readonly Engine[];
+}
+
+/** What is most asked for comes first, so that a run whose time is up has it: everything on WebGPU and WebGL 2, then the rest. */
+export function heatsOf(works: readonly Work[], engines: readonly Engine[]): Heat[] {
+  const stages: (Api | undefined)[][] = [
+    ["webgpu", "webgl2"],
+    ["webgl", undefined],
+  ];
+  return stages
+    .flatMap((apis) => works.flatMap((work) => apis.map((api) => ({ work, engines: engines.filter((one) => one.api === api) }))))
+    .filter((heat) => heat.engines.some((engine) => takesPart(engine, heat.work)));
+}
+
+/** Peers that take so many times as long as the fastest on their interface for the small step are not the faster one in the whole step. */
+const hopeless = 2;
+
+/**
+ * Who has a part in long work: not who did not finish something, nor a peer that cannot be the faster one.
+ *
+ * @param entries of the work so far
+ */
+export function startersOf({ work, engines }: Heat, entries: readonly Entry[]): Engine[] {
+  if (!work.isLong) return [...engines];
+  const small = entries.filter((entry) => entry.work === "lora-step-small" && entry.ms !== null);
+  const msOf = ({ name }: Engine) => small.find(({ engine }) => engine === name)?.ms;
+  const fastest = Math.min(...engines.flatMap((one) => (one.kind === "lorikeet" ? [] : (msOf(one) ?? []))));
+  return engines.filter((engine) => {
+    if (entries.some(({ engine: name, problem }) => name === engine.name && problem?.startsWith("did not finish"))) return false;
+    return engine.kind === "lorikeet" || (msOf(engine) ?? 0) <= hopeless * fastest;
+  });
+}
 
 /** Times as fast as the fastest peer on the same interface, by lorikeet's mode; above 1 means that lorikeet is faster. */
 export type GpuRatios = Readonly<Record<string, { readonly ratio: number; readonly against: string }>>;

@@ -1,7 +1,8 @@
 /**
  * How fast is the gpu device beside tfjs and jax-js on the same interface of the same Chromium? Operations stay on the device and are
- * waited for; only right answers count; the engines take turns. Slow modes have one turn and no part in the whole step, nor has a peer that
- * does not finish the small one. headlessgl is run by Node. Leaves gpu.json, and a page with charts, in bench/results.
+ * waited for; only right answers count; the engines of an interface take turns, those of WebGPU and WebGL 2 first. Slow modes have one turn
+ * and no part in the whole step, nor has a peer that does not finish the small one or takes twice as long for it as another. headlessgl is
+ * run by Node. Leaves gpu.json, and a page with charts, in bench/results.
  * Run: `npm run bench -- gpu [--hardware] [--processor-time] [--quick] [--only WORK,…] [--case START]
  * [--engines NAME,…] [--rounds N] [--seconds S] [--budget S] [--minutes M]`
  */
@@ -14,7 +15,7 @@ import {
   processOutput,
   takeTurns,
 } from "./comparison.ts";
-import { type GpuRatios, gpuEngines, gpuRatiosOf, gpuWorks } from "./gpu-engines.ts";
+import { type GpuRatios, gpuEngines, gpuRatiosOf, gpuWorks, heatsOf, startersOf } from "./gpu-engines.ts";
 import { openPages } from "./gpu-pages.ts";
 import { commandOf, type Engine, installPeers, paceOf } from "./peer-engines.ts";
 import { comparisonPage } from "./peer-page.ts";
@@ -41,16 +42,6 @@ export function gpuOptions(args: readonly string[]): GpuOptions {
 
 const apiNames = { webgpu: "WebGPU", webgl2: "WebGL 2", webgl: "WebGL 1", processor: "processor" } as const;
 
-/** Tables of one case: engines that compute with the same interface side by side. */
-function tablesOf(title: string, entries: readonly Entry[], engines: readonly Engine[]): string {
-  const apiOf = (name: string) => engines.find((engine) => engine.name === name)?.api ?? "processor";
-  const tables = (Object.keys(apiNames) as (keyof typeof apiNames)[]).map((api) => {
-    const group = entries.filter(({ engine }) => apiOf(engine) === api);
-    return group.length ? tableOf(`${title}, ${apiNames[api]}`, group, engines) : "";
-  });
-  return tables.filter(Boolean).join("\n");
-}
-
 const worded = (ratios: Readonly<Record<string, GpuRatios>>): [string, string][] =>
   Object.entries(ratios).flatMap(([title, modes]) =>
     Object.entries(modes).map(([mode, { ratio, against }]): [string, string] => [
@@ -71,8 +62,8 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
   const clock = processorTime ? ["clock=processor"] : [];
   const only = start ? [`case=${start}`] : [];
   const entries: Entry[] = [];
-  const unfinished = new Set<string>();
-  for (const work of works) {
+  for (const heat of heatsOf(works, engines)) {
+    const { work } = heat;
     const outputOf = (engine: Engine, _work: unknown, limit: number) => {
       const {
         script: [file, ...words],
@@ -84,13 +75,13 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
         ? processOutput(...commandOf(engine, work, { seconds, case: start, python: undefined, flags: [] }), folder, limit)
         : pages.run(file!, [work.name, ...words, ...clock, ...only, ...pace], limit);
     };
-    const taking = engines.filter(({ name }) => !(work.isLong && unfinished.has(name)));
-    entries.push(...(await takeTurns([work], taking, { rounds, budget }, outputOf, end)));
-    for (const { engine, problem } of entries) if (problem?.startsWith("did not finish")) unfinished.add(engine);
-    for (const [title, group] of cases(entries.filter((entry) => entry.work === work.name)))
-      say(`\n${tablesOf(`${work.about} (${title})`, group, engines)}`);
-    for (const { engine, compilations, problem, work: name } of entries)
-      if (name === work.name && compilations !== undefined && problem === undefined)
+    const found = await takeTurns([work], startersOf(heat, entries), { rounds, budget }, outputOf, end);
+    entries.push(...found);
+    const api = apiNames[heat.engines[0]!.api ?? "processor"];
+    if (!found.length) say(`\n${work.about}, ${api}: nothing was measured`);
+    for (const [title, group] of cases(found)) say(`\n${tableOf(`${work.about} (${title}), ${api}`, group, engines)}`);
+    for (const { engine, compilations, problem } of found)
+      if (compilations !== undefined && problem === undefined)
         say(`  ${engine}: ${compilations} kernels compiled, all of them in the first step`);
   }
   const ratios = Object.fromEntries([...cases(entries)].map(([title, group]) => [title, gpuRatiosOf(group, engines)]));

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { gpuOptions } from "../../bench/gpu.ts";
-import { gpuEngines, gpuRatiosOf, gpuWorks } from "../../bench/gpu-engines.ts";
+import { gpuEngines, gpuRatiosOf, gpuWorks, heatsOf, startersOf } from "../../bench/gpu-engines.ts";
 import { benchFolder, paceOf } from "../../bench/peer-engines.ts";
 import type { Entry } from "../../bench/peer-results.ts";
 import { gpuModes } from "../../src/devices/gpu/backend.ts";
@@ -67,6 +67,53 @@ describe("engines", () => {
   it("do one step where they are slow", () => {
     expect(paceOf(true, 8)).toEqual(["seconds=1", "least=1"]);
     expect(paceOf(false, 8)).toEqual(["seconds=8"]);
+  });
+});
+
+describe("heats", () => {
+  const work = (name: string) => gpuWorks.find((one) => one.name === name)!;
+  const named = (name: string) => gpuEngines.find((one) => one.name === name)!;
+  const entry = (engine: string, ms: number | null, problem?: string): Entry => ({
+    engine,
+    work: "lora-step-small",
+    case: "train",
+    ms,
+    bestMs: ms,
+    rounds: 1,
+    ...(problem !== undefined && { problem }),
+  });
+
+  it("are of one interface each, WebGPU and WebGL 2 first, in every work, and no engine is forgotten", () => {
+    const heats = heatsOf(gpuWorks, gpuEngines);
+    const order = heats.map(({ work: { name }, engines }) => `${name}, ${engines[0]!.api}`);
+    const graphics = gpuWorks.flatMap(({ name }) => [`${name}, webgpu`, `${name}, webgl2`]);
+    expect(order.slice(0, graphics.length)).toEqual(graphics);
+    expect(new Set(order).size).toBe(order.length);
+    // WebGL 1 has no part in the whole step
+    expect(order).not.toContain("lora-step, webgl");
+    for (const { name } of gpuWorks) {
+      const taking = heats.filter((heat) => heat.work.name === name && name !== "lora-step").flatMap(({ engines }) => engines);
+      if (name !== "lora-step") expect(new Set(taking)).toEqual(new Set(gpuEngines));
+    }
+  });
+
+  it("leave out of the whole step who did not finish, and peers that another one leaves far behind", () => {
+    const heat = { work: work("lora-step"), engines: ["lorikeet webgpu", "tfjs webgpu", "jax-js webgpu"].map(named) };
+    const names = (entries: readonly Entry[]) => startersOf(heat, entries).map(({ name }) => name);
+    const all = heat.engines.map(({ name }) => name);
+    expect(names([])).toEqual(all);
+    expect(names([entry("lorikeet webgpu", 500), entry("tfjs webgpu", 190), entry("jax-js webgpu", 100)])).toEqual(all);
+    expect(names([entry("lorikeet webgpu", 500), entry("tfjs webgpu", 210), entry("jax-js webgpu", 100)])).toEqual([
+      "lorikeet webgpu",
+      "jax-js webgpu",
+    ]);
+    expect(names([entry("jax-js webgpu", null, "did not finish in 90 s"), entry("tfjs webgpu", 900)])).toEqual([
+      "lorikeet webgpu",
+      "tfjs webgpu",
+    ]);
+    expect(startersOf({ ...heat, work: work("softmax") }, [entry("tfjs webgpu", 900), entry("jax-js webgpu", 1)])).toEqual(
+      heat.engines,
+    );
   });
 });
 
