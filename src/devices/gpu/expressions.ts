@@ -134,7 +134,7 @@ export function writeFoldStart(code: Code, op: Reduction, dtype: DType): { value
   const isMax = op.name === "maxReduce";
   const identity = op.name === "product" ? "1" : "0";
   if (dtype !== "int32")
-    return { value: single(code.let(isMax ? code.literal(Number.NEGATIVE_INFINITY) : identity)), started: "" };
+    return { value: single(code.accumulator(isMax ? code.literal(Number.NEGATIVE_INFINITY) : identity)), started: "" };
   const started = isMax ? code.let("0") : "";
   return { value: { kind: "limbs", high: code.let("0"), low: code.let(identity) }, started };
 }
@@ -149,11 +149,9 @@ export function writeFoldStep(code: Code, op: Reduction, fold: { value: Value; s
     code.line(`${value.high} = ${chosen.high}; ${value.low} = ${chosen.low};`);
   } else {
     const { name } = x as Single;
-    if (op.name === "sum") code.line(`${value.name} = ${value.name} + ${name};`);
-    else if (op.name === "product") code.line(`${value.name} = ${value.name} * ${name};`);
+    if (op.name !== "maxReduce") code.assign(value.name, `${value.name} ${op.name === "sum" ? "+" : "*"} ${name}`);
     // most values take one comparison; NaN is not at most anything, and stays once it is the largest
-    else
-      code.line(`if (!(${name} <= ${value.name})) { if (${value.name} <= 0 || ${value.name} > 0) { ${value.name} = ${name}; } }`);
+    else code.update(value.name, [`!(${name} <= ${value.name})`, `${value.name} <= 0 || ${value.name} > 0`], name);
   }
   if (started) code.line(`${started} = 1;`);
 }

@@ -15,7 +15,7 @@ const wrapped = (code: Code, x: string): string => code.let(`${x} - Math.floor($
 /** The upper limb as a signed number. */
 const signed = (code: Code, { high }: Limbs): string => {
   const name = code.let(high);
-  code.line(`if (${name} >= 32768) { ${name} = ${name} - 65536; }`);
+  code.update(name, [`${name} >= 32768`], `${name} - 65536`);
   return name;
 };
 
@@ -64,9 +64,7 @@ export const equalLimbs = (code: Code, x: Limbs, y: Limbs): Single =>
 
 /** x where the condition holds, else y. */
 export function chooseLimbs(code: Code, condition: string, x: Limbs, y: Limbs): Limbs {
-  const [high, low] = [code.let(y.high), code.let(y.low)];
-  code.line(`if (${condition}) { ${high} = ${x.high}; ${low} = ${x.low}; }`);
-  return limbs(high, low);
+  return limbs(code.choose(condition, x.high, y.high), code.choose(condition, x.low, y.low));
 }
 
 export const maxLimbs = (code: Code, x: Limbs, y: Limbs): Limbs => chooseLimbs(code, `${lessLimbs(code, x, y).name} > 0.5`, y, x);
@@ -150,7 +148,7 @@ export function limbsFromFloat(code: Code, x: string): Limbs {
   const whole = code.let(`Math.floor(Math.abs(${x}))`);
   // ∞ divided by 2⁶⁴ is still 2⁶⁴ (`x - x` may be taken for 0, and what follows from NaN for false)
   const scaled = code.let(`${whole}${" * 0.0000152587890625".repeat(4)}`);
-  code.line(`if (${scaled} >= 18446744073709552000 || !(${x} <= 0 || ${x} > 0)) { ${whole} = 0; }`);
+  code.update(whole, [`${scaled} >= 18446744073709552000 || !(${x} <= 0 || ${x} > 0)`], "0");
   const upper = code.let(`Math.floor(${whole} * 0.0000152587890625)`);
   const low = code.let(`${whole} - ${upper} * 65536`);
   const y = limbs(wrapped(code, upper), low);

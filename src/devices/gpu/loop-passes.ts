@@ -1,13 +1,14 @@
 /**
  * A loop program becomes passes: one a fold, one a stored value. A GPU.js kernel writes one value, so what several stores
  * need is computed in each, and only folds, and what would need more inputs than a kernel may have, go through memory.
- * On webgpu a value that needs folds of rows is one pass with all of them (loop-shader.ts).
+ * On webgpu a value that needs folds of rows is one pass with all of them (row-shader.ts).
  */
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import type { AdapterKind } from "./backend.ts";
-import { renderElements, renderShader } from "./loop-shader.ts";
+import { renderElements } from "./loop-shader.ts";
 import { type Chunks, neededFor, renderChunkFold, renderFold, renderValue, valuesAt } from "./loop-source.ts";
 import type { Pass, Plan } from "./plan.ts";
+import { renderRows } from "./row-shader.ts";
 
 /** Rows at least this long are folded in chunks when there are fewer rows than `manyRows`. */
 const longRow = 256;
@@ -50,8 +51,9 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
         const compared = program.shape === "rows" && instruction.op.name === "maxReduce";
         if (compared && program.instructions[instruction.arg]!.kind === "apply") written(instruction.arg);
         settle(instruction.arg);
-        const chunks = chunksOf(program, geometry);
-        pass = passes.push(renderFold(program, geometry, register, known, chunks)) - 1;
+        const shader = software ? renderRows(program, geometry, register, known, inputs, software) : null;
+        const chunks = shader ? null : chunksOf(program, geometry);
+        pass = passes.push(shader ?? renderFold(program, geometry, register, known, chunks)) - 1;
         if (chunks) pass = passes.push(renderChunkFold(program, geometry, register, pass, chunks)) - 1;
       } else {
         settle(register);
@@ -93,7 +95,7 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
   /** All the folds of a rows program and what comes after them, in one shader; on a processor only where nothing else needs them. */
   const shaded = (root: Register): number | null => {
     if (!shaders || (software && program.stores.length > 1)) return null;
-    const shader = renderShader(program, geometry, root, known, inputs, software);
+    const shader = renderRows(program, geometry, root, known, inputs, software);
     if (shader === null) return null;
     const pass = passes.push(shader) - 1;
     known.set(root, pass);

@@ -1,15 +1,12 @@
 /** Renders one value of a loop program to the source of a GPU.js kernel: a thread per float of the result. */
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
-import { Code, single, type Value } from "./code.ts";
+import { type Bound, Code, single, type Value } from "./code.ts";
 import { writeElementwise, writeFoldStart, writeFoldStep } from "./expressions.ts";
 import { limbsConstant, limbsFromIndex } from "./limbs.ts";
 import { rangeOf } from "./limits.ts";
 import { type Argument, type ArrayArgument, floatsPerElement, type Pass } from "./plan.ts";
 
 const product = (sizes: readonly number[]): number => sizes.reduce((a, b) => a * b, 1);
-
-/** Whole numbers below this are split by a product that needs no mending. */
-const fewEnough = 2 ** 20;
 
 /** Values of a level that a program has: body, element or row. */
 export function valuesAt(level: "body" | "element" | "row", geometry: Geometry): number {
@@ -41,11 +38,13 @@ export function neededFor(program: LoopProgram, root: Register, known: ReadonlyM
   return [...needed].sort((a, b) => a - b);
 }
 
-const nameOf = ({ kind, index }: ArrayArgument): string => `${kind === "binding" ? "b" : "p"}${index}`;
+/** Name of an array in a kernel. */
+export const nameOf = ({ kind, index }: Pick<ArrayArgument, "kind" | "index">): string =>
+  `${kind === "binding" ? "b" : "p"}${index}`;
 
 /** A kernel being written: its indices and what it reads. */
 export class LoopWriter {
-  readonly code = new Code();
+  readonly code: Code;
   private readonly args: ArrayArgument[] = [];
   private readonly values = new Map<Register, Value>();
   private readonly program: LoopProgram;
@@ -61,29 +60,11 @@ export class LoopWriter {
     row: "0",
   };
 
-  constructor(program: LoopProgram, geometry: Geometry, known: ReadonlyMap<Register, number>) {
+  constructor(program: LoopProgram, geometry: Geometry, known: ReadonlyMap<Register, number>, code = new Code()) {
+    this.code = code;
     this.program = program;
     this.geometry = geometry;
     this.known = known;
-  }
-
-  /**
-   * Splits `x`, a whole number below `most`, into x / n and x mod n, by a product: where `most` is small, x + ½ keeps it away from
-   * whole quotients by more than it is wrong by; elsewhere it is mended.
-   */
-  split(x: string, n: number, most: number): [quotient: string, rest: string] {
-    const { code } = this;
-    if (n === 1) return [x, "0"];
-    // GPU.js writes an exponent as it stands, and not every language takes it
-    const inverse = (1 / n).toFixed(24).replace(/0+$/, "");
-    const isSmall = most <= fewEnough;
-    const quotient = code.let(`Math.floor(${isSmall ? `(${x} + 0.5)` : x} * ${inverse})`);
-    const rest = code.let(`${x} - ${quotient} * ${n}`);
-    if (!isSmall) {
-      code.line(`if (${rest} < 0) { ${quotient} = ${quotient} - 1; ${rest} = ${rest} + ${n}; }`);
-      code.line(`if (${rest} >= ${n}) { ${quotient} = ${quotient} + 1; ${rest} = ${rest} - ${n}; }`);
-    }
-    return [quotient, rest];
   }
 
   /** Indices of the outer axes for a row number. */
@@ -97,7 +78,7 @@ export class LoopWriter {
       if (outer[axis] === 1) continue;
       if (axis === last) names[axis] = rest;
       else {
-        [rest, names[axis]] = this.split(rest, outer[axis]!, rows) as [string, string];
+        [rest, names[axis]] = this.code.split(rest, outer[axis]!, rows) as [string, string];
         rows /= outer[axis]!;
       }
     }
@@ -110,7 +91,7 @@ export class LoopWriter {
     if (!apart) return;
     const { inner, outer } = this.geometry;
     const rows = product(outer);
-    const [row, i] = rows === 1 ? ["0", x] : this.split(x, inner, rows * inner);
+    const [row, i] = rows === 1 ? ["0", x] : this.code.split(x, inner, rows * inner);
     this.atRow(row);
     this.indices.inner = i;
   }
@@ -162,7 +143,12 @@ export class LoopWriter {
     if (at.offset !== 0 || terms.length === 0) terms.unshift(String(at.offset));
     // a variable; GPU.js does not take a number of numbers for an index
     if (terms.length === 1 && /^\w*[a-z]\w*$/.test(terms[0]!)) return terms[0]!;
-    return this.code.let(terms.join(" + "));
+    return this.code.index(terms.join(" + "));
+  }
+
+  /** Distance to the address of the next element. */
+  private stride(slot: number): number {
+    return this.element && this.isInOrder(slot) ? 1 : this.geometry.slots[slot]!.inner;
   }
 
   private parameter(argument: ArrayArgument): string {
@@ -170,35 +156,29 @@ export class LoopWriter {
     return nameOf(argument);
   }
 
-  /** Reads an element; `inside` is the condition under which there is one, else it is 0. */
-  private read(name: string, address: string, integer: boolean, inside: string): Value {
+  /** Reads an element, 0 outside of the bounds; `stride` is the distance to the next one along the inner axis. */
+  private read(name: string, address: string, integer: boolean, bounds: readonly Bound[], stride: number): Value {
     const { code } = this;
-    const at = (offset: string): string => {
-      if (!inside) return code.let(`${name}[${offset}]`);
-      const value = code.let("0");
-      code.line(`if (${inside}) { ${value} = ${name}[${offset}]; }`);
-      return value;
-    };
-    if (!integer) return single(at(address));
-    const low = at(`2 * ${address}`);
-    return { kind: "limbs", low, high: at(`2 * ${address} + 1`) };
+    if (!integer) return single(code.read(name, address, bounds, stride));
+    const low = code.read(name, `2 * ${address}`, bounds, 2 * stride);
+    return { kind: "limbs", low, high: code.read(name, `2 * ${address} + 1`, bounds, 2 * stride) };
   }
 
   private load(slot: number): Value {
     const { buffer, dtype, masked } = this.program.slots[slot]!;
     const { valid } = this.geometry.slots[slot]!;
     const names = [...this.indices.outer, this.indices.inner, ...this.indices.reduce];
-    const inside = masked.flatMap((axis, m) => {
+    const bounds = masked.map((axis, m): Bound => {
       const [from, to] = valid[m]!;
-      return [`${names[axis]} >= ${from}`, `${names[axis]} < ${to}`];
+      return { index: names[axis]!, from, to, isInner: axis === this.geometry.outer.length };
     });
     const name = this.parameter({ kind: "binding", index: buffer });
-    return this.read(name, this.address(slot), dtype === "int32", inside.join(" && "));
+    return this.read(name, this.address(slot), dtype === "int32", bounds, this.stride(slot));
   }
 
   /** The value at `address` of what an earlier pass wrote. */
-  partial(pass: number, address: string, integer: boolean): Value {
-    return this.read(this.parameter({ kind: "pass", index: pass }), address, integer, "");
+  partial(pass: number, address: string, integer: boolean, stride = 0): Value {
+    return this.read(this.parameter({ kind: "pass", index: pass }), address, integer, [], stride);
   }
 
   /** A value that an earlier pass wrote, in row-major order of its level. */
@@ -206,12 +186,12 @@ export class LoopWriter {
     const { level, dtype } = this.program.instructions[register]!;
     const { row, inner, reduce } = this.indices;
     let address = level === "row" ? row : this.element;
-    if (!address) address = this.code.let([...this.term(row, this.geometry.inner), inner].join(" + "));
+    if (!address) address = this.code.index([...this.term(row, this.geometry.inner), inner].join(" + "));
     if (level === "body")
       reduce.forEach((name, axis) => {
-        address = this.code.let(`${address} * ${this.geometry.reduce[axis]} + ${name}`);
+        address = this.code.index(`${address} * ${this.geometry.reduce[axis]} + ${name}`);
       });
-    return this.partial(pass, address, dtype === "int32");
+    return this.partial(pass, address, dtype === "int32", level === "row" ? 0 : 1);
   }
 
   compute(registers: readonly Register[]): void {
@@ -225,8 +205,10 @@ export class LoopWriter {
     switch (instruction.kind) {
       case "load":
         return this.load(instruction.slot);
-      case "index":
-        return limbsFromIndex(this.code, this.address(instruction.slot), ...rangeOf(this.geometry, instruction.slot));
+      case "index": {
+        const number = this.code.number(this.address(instruction.slot), this.stride(instruction.slot));
+        return limbsFromIndex(this.code, number, ...rangeOf(this.geometry, instruction.slot));
+      }
       case "constant":
         return instruction.dtype === "int32"
           ? limbsConstant(instruction.value)
@@ -293,7 +275,7 @@ export class LoopWriter {
 function start(writer: LoopWriter, dtype: string, count: number): { x: string; part: string } {
   const x = writer.code.let("this.thread.x");
   if (floatsPerElement(dtype) === 1) return { x, part: "0" };
-  const [half, part] = writer.split(x, 2, 2 * count);
+  const [half, part] = writer.code.split(x, 2, 2 * count);
   return { x: half, part };
 }
 
@@ -314,7 +296,7 @@ export function renderValue(
     if (level === "body") {
       const names: string[] = [];
       for (let axis = geometry.reduce.length - 1; axis >= 0; axis--) {
-        const [rest, name] = writer.split(x, geometry.reduce[axis]!, most);
+        const [rest, name] = writer.code.split(x, geometry.reduce[axis]!, most);
         names.unshift(name);
         x = rest;
         most /= geometry.reduce[axis]!;
@@ -354,7 +336,7 @@ export function renderFold(
   if (rows) {
     if (chunks) {
       // neighbours in memory are the work of neighbouring threads
-      [x, first] = writer.split(x, chunks.count, count);
+      [x, first] = writer.code.split(x, chunks.count, count);
     }
     writer.atRow(x);
     // what is the same along the row is computed once

@@ -1,0 +1,339 @@
+/**
+ * A rows program on webgpu: one shader per stored value does all its folds and what comes after them. Softmax, norms and cross-entropy,
+ * forward and backward, are such programs: each is one launch that finds its row in the cache after the first fold, where passes through
+ * memory (loop-passes.ts) take one or two for every fold and one for the value.
+ *
+ * On a card a workgroup takes a row: its threads take every 64th (256th) element, or four of them, so that neighbours read neighbours, and
+ * meet in workgroup memory. Where a processor plays the card, a thread takes a whole row.
+ */
+import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
+import { type Single, single } from "./code.ts";
+import { writeFoldStart, writeFoldStep } from "./expressions.ts";
+import { assemble, firstOf, readsOf } from "./loop-shader.ts";
+import { LoopWriter, neededFor, valuesAt } from "./loop-source.ts";
+import type { Pass } from "./plan.ts";
+import { type Lanes, WgslCode } from "./wgsl-code.ts";
+
+/** Rows shorter than this are folded by a thread each. */
+const shortestRow = 64;
+/** Rows at least this long get four times the threads. */
+const longRow = 1024;
+/** Below this many elements a thread there is no need for more workgroups than there are rows. */
+const mostPerThread = 128;
+/** Threads that are many enough, whatever they have to do. */
+const manyThreads = 8192;
+
+const threadsOf = (inner: number): number => (inner >= longRow ? 256 : 64);
+
+/** Everything that `root` is made of, in order, through the folds. */
+function closure(program: LoopProgram, root: Register, known: ReadonlyMap<Register, number>): Register[] {
+  const found = new Set<Register>();
+  const visit = (register: Register): void => {
+    for (const each of neededFor(program, register, known)) {
+      if (found.has(each)) continue;
+      found.add(each);
+      const instruction = program.instructions[each]!;
+      if (instruction.kind === "reduce" && !known.has(each)) visit(instruction.arg);
+    }
+  };
+  visit(root);
+  return [...found].sort((a, b) => a - b);
+}
+
+/** What both ways of rendering rows start from. */
+interface Rows {
+  readonly registers: readonly Register[];
+  /** Folds that need none of each other, in the order of the groups: each is one walk along the row. */
+  readonly folds: readonly (readonly Register[])[];
+  readonly isElement: boolean;
+}
+
+/** `null` where the program is not one for a shader: then passes through memory do it. */
+function rowsOf(program: LoopProgram, geometry: Geometry, root: Register, known: ReadonlyMap<Register, number>): Rows | null {
+  if (program.shape !== "rows" || valuesAt("row", geometry) === 0) return null;
+  const registers = closure(program, root, known);
+  const instructionAt = (register: Register) => program.instructions[register]!;
+  const folds = registers.filter((register) => instructionAt(register).kind === "reduce" && !known.has(register));
+  if (folds.length === 0 || [root, ...folds].some((register) => instructionAt(register).dtype === "int32")) return null;
+  // who compares with the largest must see the very value that it was found among, which is why that one goes through memory
+  const compares = registers.some((register) => {
+    const instruction = instructionAt(register);
+    return instruction.kind === "apply" && instruction.op.name === "equal";
+  });
+  const computedMax = folds.some((register) => {
+    const instruction = instructionAt(register);
+    return (
+      instruction.kind === "reduce" && instruction.op.name === "maxReduce" && instructionAt(instruction.arg).kind === "apply"
+    );
+  });
+  if (compares && computedMax) return null;
+  const stages = [...new Set(folds.map((register) => instructionAt(register).stage))].sort((a, b) => a - b);
+  const groups = stages.map((stage) => folds.filter((register) => instructionAt(register).stage === stage));
+  return { registers, folds: groups, isElement: instructionAt(root).level !== "row" };
+}
+
+/** Where a fold sums `index = at ? value : 0` over the row, with the index counting from 0: what it picks, and at which index. */
+function pickOf(
+  program: LoopProgram,
+  { inner, outer, slots }: Geometry,
+  register: Register,
+  known: ReadonlyMap<Register, number>,
+): { readonly value: Register; readonly at: Register } | null {
+  const applied = (of: Register, name: string): readonly Register[] => {
+    const instruction = program.instructions[of]!;
+    return instruction.kind === "apply" && instruction.op.name === name && !known.has(of) ? instruction.args : [];
+  };
+  const fold = program.instructions[register]!;
+  if (fold.kind !== "reduce" || fold.op.name !== "sum") return null;
+  const [condition, value, otherwise] = applied(fold.arg, "where");
+  const zero = otherwise === undefined ? null : program.instructions[otherwise]!;
+  if (condition === undefined || zero?.kind !== "constant" || zero.value !== 0) return null;
+  const sides = applied(condition, "equal");
+  const index = sides.find((side) => {
+    const instruction = program.instructions[side]!;
+    if (instruction.kind !== "index") return false;
+    const at = slots[instruction.slot]!;
+    return (
+      at.offset === 0 && at.inner === 1 && at.outer.every((stride, axis) => stride === 0 || outer[axis] === 1) && inner < 2 ** 24
+    );
+  });
+  const at = sides.find((side) => side !== index);
+  if (index === undefined || at === undefined) return null;
+  const { level, dtype } = program.instructions[at]!;
+  return level === "row" && dtype === "int32" ? { value: value!, at } : null;
+}
+
+/** A fold of two floats in WGSL; the largest is NaN when either is. */
+const combinations: Readonly<Record<string, (mine: string, other: string) => string>> = {
+  sum: (mine, other) => `${mine} + ${other}`,
+  product: (mine, other) => `${mine} * ${other}`,
+  maxReduce: (mine, other) => `select(${mine}, ${other}, (${other} > ${mine}) | !((${other} <= 0.0) | (${other} > 0.0)))`,
+};
+
+/** Writes the row `number`, of whose elements each thread takes some. */
+class RowWriter {
+  readonly code: WgslCode;
+  readonly writer: LoopWriter;
+  private readonly program: LoopProgram;
+  private readonly geometry: Geometry;
+  private readonly known: ReadonlyMap<Register, number>;
+  /** Neighbours that a thread takes at once, as often as the row has so many; what is left is taken one by one. */
+  private readonly lanes: Lanes;
+  /** The thread's number among those of the row, and how many they are. */
+  private readonly thread: string;
+  private readonly threads: number;
+  /** Joins what the threads have folded, in place. */
+  private readonly meet: (code: WgslCode, name: string, combine: (mine: string, other: string) => string) => void;
+
+  constructor(
+    program: LoopProgram,
+    geometry: Geometry,
+    known: ReadonlyMap<Register, number>,
+    wide: ReadonlySet<string>,
+    lanes: Lanes,
+    { thread = "0", threads = 1, meet = () => {} }: { thread?: string; threads?: number; meet?: RowWriter["meet"] } = {},
+  ) {
+    this.program = program;
+    this.geometry = geometry;
+    this.known = known;
+    this.code = new WgslCode(wide);
+    this.writer = new LoopWriter(program, geometry, known, this.code);
+    this.lanes = lanes;
+    this.thread = thread;
+    this.threads = threads;
+    this.meet = meet;
+  }
+
+  /** Walks along the thread's elements of the row; `body` finds everything that is needed for `args` computed. */
+  private overRow(args: readonly Register[], start: () => void, body: (i: string, lanes: Lanes) => void): void {
+    const { code, writer, program, lanes, thread, threads } = this;
+    const { inner } = this.geometry;
+    const needed = [...new Set(args.flatMap((arg) => neededFor(program, arg, this.known)))].sort((a, b) => a - b);
+    writer.compute(needed.filter((register) => program.instructions[register]!.level === "row"));
+    const walk = (from: number, to: number, width: Lanes): void => {
+      if (from === to) return;
+      code.each(width, () => {
+        start();
+        const i = code.counter();
+        const first = thread === "0" ? `${from}` : `${from} + ${thread} * ${width}`;
+        code.wgsl(`for (var ${i} = ${first}; ${i} < ${to}; ${i} += ${threads * width}) {`);
+        writer.inner = i;
+        const before = writer.remember();
+        writer.compute(needed);
+        body(i, width);
+        writer.forget(before);
+        code.wgsl("}");
+      });
+    };
+    const whole = inner - (inner % lanes);
+    walk(0, whole, lanes);
+    walk(whole, inner, 1);
+  }
+
+  /**
+   * The sum of what is 0 everywhere but at one index, as the logit of the target is found, is read there: x + 0 = x. Every thread reads it.
+   */
+  private picked(register: Register): boolean {
+    const { code, writer, program } = this;
+    const { inner } = this.geometry;
+    const place = pickOf(program, this.geometry, register, this.known);
+    if (!place) return false;
+    writer.compute(neededFor(program, place.at, this.known));
+    const at = code.wholeOf(writer.get(place.at));
+    const needed = neededFor(program, place.value, this.known);
+    writer.compute(needed.filter((each) => program.instructions[each]!.level === "row"));
+    const before = writer.remember();
+    writer.inner = at;
+    writer.compute(needed);
+    const value = (writer.get(place.value) as Single).name;
+    writer.forget(before);
+    writer.set(register, single(code.within(at, inner, value)));
+    return true;
+  }
+
+  fold(group: readonly Register[]): void {
+    const { code, writer } = this;
+    const registers = group.filter((register) => !this.picked(register));
+    if (!registers.length) return;
+    const folds = registers.flatMap((register) => {
+      const instruction = this.program.instructions[register]!;
+      return instruction.kind === "reduce" ? [{ ...instruction, register, name: "" }] : [];
+    });
+    const join = () => {
+      for (const fold of folds) fold.name = code.folded(fold.name, combinations[fold.op.name]!);
+    };
+    this.overRow(
+      folds.map(({ arg }) => arg),
+      () => {
+        if (folds[0]!.name) join();
+        else for (const fold of folds) fold.name = (writeFoldStart(code, fold.op, fold.dtype).value as Single).name;
+      },
+      () => {
+        for (const { op, arg, name } of folds) writeFoldStep(code, op, { value: single(name), started: "" }, writer.get(arg));
+      },
+    );
+    join();
+    for (const { op, register, name } of folds) {
+      this.meet(code, name, combinations[op.name]!);
+      writer.set(register, single(name));
+    }
+  }
+
+  /** Writes the value, where it is one of the row in the first thread. */
+  store(root: Register, isElement: boolean): void {
+    const { code, writer, program, known } = this;
+    const { inner } = this.geometry;
+    const name = () => (writer.get(root) as Single).name;
+    if (isElement) {
+      this.overRow(
+        [root],
+        () => {},
+        (i, lanes) => code.store(`number * ${inner} + ${i}`, name(), lanes, inner % 4 === 0 && this.lanes > 1),
+      );
+      return;
+    }
+    writer.compute(neededFor(program, root, known));
+    if (this.threads > 1) code.wgsl(`if (${this.thread} != 0) { return; }`);
+    code.store("number", name(), 1, false);
+  }
+}
+
+/** Rows that are enough for a thread each, on a processor, unless there is little to do. */
+const manyRows = 32;
+const fewElements = 4096;
+const rowThreads = 8;
+/** Rows at least this long are taken by fours even where that leaves a rest. */
+const worthTwoLoops = 16;
+
+/** A thread a row, without barriers: on a processor every thread of a workgroup waits for all others at one. */
+function renderThreadRows(
+  program: LoopProgram,
+  geometry: Geometry,
+  root: Register,
+  known: ReadonlyMap<Register, number>,
+  inputs: number,
+): Pass | null {
+  const { inner } = geometry;
+  const rows = valuesAt("row", geometry);
+  if (rows < manyRows && rows * inner > fewElements) return null;
+  const shape = rowsOf(program, geometry, root, known);
+  if (!shape) return null;
+  const { wide } = readsOf(program, geometry, shape.registers, known, false);
+  return firstOf(inner % 4 === 0 || inner >= worthTwoLoops ? 4 : 1, (lanes) => {
+    const row = new RowWriter(program, geometry, known, lanes > 1 ? wide : new Set(), lanes);
+    const { code, writer } = row;
+    code.wgsl(`let number = place * ${rowThreads} + i32(t);`);
+    code.wgsl(`if (number >= ${rows}) { return; }`);
+    writer.atRow("number");
+    for (const folds of shape.folds) row.fold(folds);
+    row.store(root, shape.isElement);
+    return assemble(writer, code, inputs, {
+      threads: rowThreads,
+      workgroups: Math.ceil(rows / rowThreads),
+      count: shape.isElement ? rows * inner : rows,
+      isWide: shape.isElement && lanes > 1 && inner % 4 === 0,
+    });
+  });
+}
+
+/** Joins what the threads of a workgroup have folded, in the workgroup's memory. */
+const meeting =
+  (threads: number): RowWriter["meet"] =>
+  (code, name, combine) => {
+    code.wgsl(`meeting[t] = ${name};`);
+    code.wgsl("workgroupBarrier();");
+    code.wgsl(`for (var span = ${threads / 2}u; span > 0u; span >>= 1u) {`);
+    code.wgsl("if (t < span) { let mine = meeting[t]; let other = meeting[t + span];");
+    code.wgsl(`meeting[t] = ${combine("mine", "other")}; }`);
+    code.wgsl("workgroupBarrier(); }");
+    code.wgsl(`${name} = meeting[0u];`);
+    code.wgsl("workgroupBarrier();");
+  };
+
+/**
+ * A workgroup a row. Four neighbours a thread where they are a vec4 in every array, so that a workgroup reads whole stretches of memory as it
+ * does one by one, in fewer and larger pieces; where some would have to be gathered, threads that take neighbours one by one read nearer to
+ * each other.
+ */
+function renderWorkgroupRows(
+  program: LoopProgram,
+  geometry: Geometry,
+  root: Register,
+  known: ReadonlyMap<Register, number>,
+  inputs: number,
+): Pass | null {
+  const { inner } = geometry;
+  const rows = valuesAt("row", geometry);
+  const threads = threadsOf(inner);
+  if (inner < shortestRow || (inner > mostPerThread * threads && rows * threads < manyThreads)) return null;
+  const shape = rowsOf(program, geometry, root, known);
+  if (!shape) return null;
+  const { wide, isGathered } = readsOf(program, geometry, shape.registers, known, false);
+  return firstOf(inner % 4 === 0 && inner >= 4 * threads && !isGathered ? 4 : 1, (lanes) => {
+    const way = { thread: "i32(t)", threads, meet: meeting(threads) };
+    const row = new RowWriter(program, geometry, known, lanes > 1 ? wide : new Set(), lanes, way);
+    const { code, writer } = row;
+    code.wgsl("let number = place;");
+    code.wgsl(`if (number >= ${rows}) { return; }`);
+    writer.atRow("number");
+    for (const folds of shape.folds) row.fold(folds);
+    row.store(root, shape.isElement);
+    return assemble(writer, code, inputs, {
+      threads,
+      workgroups: rows,
+      count: shape.isElement ? rows * inner : rows,
+      isWide: shape.isElement && lanes > 1,
+      declarations: `var<workgroup> meeting : array<f32, ${threads}>;`,
+    });
+  });
+}
+
+/** The pass with all the folds of a value, for a card or for a processor that plays one; `null` where there is none. */
+export const renderRows = (
+  program: LoopProgram,
+  geometry: Geometry,
+  root: Register,
+  known: ReadonlyMap<Register, number>,
+  inputs: number,
+  software: boolean,
+): Pass | null => (software ? renderThreadRows : renderWorkgroupRows)(program, geometry, root, known, inputs);
