@@ -3,6 +3,11 @@ import { ConfigError } from "../errors.ts";
 import { type FileContent, nodeModule, writeFolderAtomically } from "./atomic-file.ts";
 import { diskFile, type Folder, memoryFile, pathIn } from "./folder.ts";
 
+declare global {
+  // for programs whose `lib` has no browser in it; where it has, this adds nothing
+  interface FileSystemDirectoryHandle {}
+}
+
 /** Files by name that can be replaced. Made by {@link memoryFolder} and {@link handleFolder}, or by anything with these. */
 export interface WritableFolder extends Folder {
   /** Puts files that belong together there, in this order; others stay. Names may hold slashes. */

@@ -210,13 +210,13 @@ export const GPTNeoXForSequenceClassification = sequenceClassifier(family);
 export const GPTNeoXForTokenClassification = tokenClassifier(family, "classifier");
 
 /**
- * A GPT-NeoX that gives logits of the next token. Its output layer is named as in checkpoints.
+ * A GPT-NeoX that gives logits of the next token. Its output layer, which checkpoints call `embed_out`, is named as in transformers 5.
  *
  * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
  */
 export class GPTNeoXForCausalLM extends DecoderLM {
   readonly gpt_neox: GPTNeoXModel;
-  embed_out: Layer;
+  lm_head: Layer;
   readonly config: GPTNeoXConfig;
 
   constructor(config: GPTNeoXConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
@@ -225,7 +225,7 @@ export class GPTNeoXForCausalLM extends DecoderLM {
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
     this.gpt_neox = family.build(known, init);
-    this.embed_out = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
+    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
   }
 
   get backbone(): GPTNeoXModel {
@@ -237,6 +237,14 @@ export class GPTNeoXForCausalLM extends DecoderLM {
   }
 
   protected toLogits(states: Tensor): Tensor {
-    return this.embed_out.forward(states);
+    return this.lm_head.forward(states);
+  }
+
+  override pathOf(name: string): string | null {
+    return super.pathOf(name.replace(/^embed_out\./, "lm_head."));
+  }
+
+  nameOf(path: string): string {
+    return path.replace(/^lm_head\./, "embed_out.");
   }
 }

@@ -221,9 +221,12 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
     const shared = new Embedding(known.vocabSize, known.dModel, { init: draw(1) });
     this.config = known;
     this.shared = shared;
-    this.encoder = new T5Stack(known, shared, draw, { isDecoder: false });
-    this.decoder = new T5Stack(known, shared, draw, { isDecoder: true });
-    const tied = known.tieWordEmbeddings ? { weight: shared.weight } : {};
+    // one weight in layers of their own, so that an adapter on one of them is on no other
+    const { weight } = shared;
+    const table = () => new Embedding(known.vocabSize, known.dModel, { weight });
+    this.encoder = new T5Stack(known, table(), draw, { isDecoder: false });
+    this.decoder = new T5Stack(known, table(), draw, { isDecoder: true });
+    const tied = known.tieWordEmbeddings ? { weight } : {};
     this.lm_head = new Linear(known.dModel, known.vocabSize, { bias: false, init: draw(1), ...tied });
   }
 

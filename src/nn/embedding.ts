@@ -13,6 +13,8 @@ export interface EmbeddingOptions {
   readonly init?: Initializer;
   /** A token whose row is never trained. */
   readonly paddingIdx?: number;
+  /** A weight [V, C] that another layer has already, to share it. */
+  readonly weight?: Parameter;
   /** Multiplies what is looked up, as Gemma does by √C. */
   readonly scale?: number;
 }
@@ -37,11 +39,12 @@ export class Embedding extends Module {
   readonly paddingIdx: number | undefined;
   readonly scale: number;
 
-  constructor(numEmbeddings: number, embeddingDim: number, { init = normal(), paddingIdx, scale = 1 }: EmbeddingOptions = {}) {
+  constructor(numEmbeddings: number, embeddingDim: number, options: EmbeddingOptions = {}) {
     super();
+    const { init = normal(), paddingIdx, scale = 1 } = options;
     this.paddingIdx = paddingIdx;
     this.scale = scale;
-    this.weight = Parameter.from(init([numEmbeddings, embeddingDim]), [numEmbeddings, embeddingDim]);
+    this.weight = options.weight ?? Parameter.from(init([numEmbeddings, embeddingDim]), [numEmbeddings, embeddingDim]);
   }
 
   /** Rows of the table: ids that it knows. */

@@ -9,6 +9,7 @@ import { toFloat32 } from "../graph/dtype.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
+import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, getAdapter } from "./adapted-model.ts";
@@ -143,6 +144,18 @@ export async function loadAdapter(
   return install(model, plan, { name, trainable, seed }, starts);
 }
 
+/** With today's name for the output layer of GPT-NeoX, which adapters from before transformers 5 call as checkpoints do. */
+function withTodaysNames<Read extends Awaited<ReturnType<typeof readAdapter>>>(model: Module, read: Read): Read {
+  const { pathOf } = model as Module & Partial<CheckpointNames>;
+  if (pathOf?.call(model, "embed_out.weight") !== "lm_head.weight") return read;
+  const config = JSON.parse(JSON.stringify(read.config).replaceAll('"embed_out"', '"lm_head"')) as Read["config"];
+  const tensors = [...read.tensors.values()].map((tensor) => ({
+    ...tensor,
+    name: tensor.name.replace(".embed_out.", ".lm_head."),
+  }));
+  return { ...read, config, tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])) };
+}
+
 /** What a saved adapter is on this model, found, checked and read; the model is not changed. See `loadAdapter`. */
 export async function readFor(
   model: Module,
@@ -151,7 +164,8 @@ export async function readFor(
 ): Promise<{ readonly plan: AttachPlan; readonly starts: Starts }> {
   const operation = "loadAdapter";
   const known: readonly AnyMethod[] = Object.values(methods);
-  const read = await readAdapter<ConfigSchema>(source, [...new Set(known.map(({ schema }) => schema))], where);
+  const schemas = [...new Set(known.map(({ schema }) => schema))];
+  const read = withTodaysNames(model, await readAdapter<ConfigSchema>(source, schemas, where));
   const of = known.find(({ schema, variantOf }) => schema === read.schema && !variantOf);
   if (!of) throw new ConfigError(`no method is for this ${read.schema.peftType} config.`, { operation, got: read.config });
   const given = toCamel(read.config);

@@ -27,7 +27,7 @@ export function inputEmbedding(modules: ReadonlyMap<string, Module>): InputEmbed
 
 /** Path of the layer that makes logits of tokens, if the model has one. */
 export const outputLayer = (modules: ReadonlyMap<string, Module>): string | undefined =>
-  ["lm_head", "embed_out"].find((path) => modules.has(path));
+  modules.has("lm_head") ? "lm_head" : undefined;
 
 /** The names by which PEFT knows input embedding and output layer. */
 export const embeddingNames = ["embed_tokens", "lm_head"];

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { compile } from "../../src/compile/trace.ts";
 import { ConfigError } from "../../src/errors.ts";
+import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import { sliceAxis } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
@@ -12,7 +13,7 @@ import type { LlamaForCausalLM } from "../../src/models/llama.ts";
 import type { OPTForCausalLM } from "../../src/models/opt.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { normal } from "../../src/nn/init.ts";
-import { attach, lora } from "../../src/peft/index.ts";
+import { attach, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { distance, integers, onReference } from "../nn/tensors.ts";
 import { decoderConfigs, longrope } from "./configs.ts";
@@ -87,10 +88,36 @@ onReference("models that continue a text", () => {
       "gpt_neox.layers.0.attention.query_key_value",
       "gpt_neox.layers.0.attention.dense",
     ]);
-    expect(adapted("gpt_neox")).not.toContain("embed_out");
+    expect(adapted("gpt_neox")).not.toContain("lm_head");
     expect(adapted("gpt2").slice(0, 4)).toEqual(
       ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"].map((name) => `transformer.h.0.${name}`),
     );
+  });
+
+  test("GPT-NeoX's output layer has transformers' name, and in adapters from before transformers 5 that of its checkpoints", async () => {
+    const options = { r: 2, targetModules: ["dense", "lm_head"], initLoraWeights: false } as const;
+    const adapted = makeModel("gpt_neox");
+    attach(adapted, lora(options));
+    const want = adapted.forward({ inputIds: row(tokens) }).logits;
+    const now = memoryFolder();
+    await saveAdapter(adapted, now);
+    // bytes of the header and of the config, in a name as long
+    const former = memoryFolder();
+    for (const [file, bytes] of now.contents) {
+      const text = Buffer.from(bytes).toString("latin1");
+      const renamed = file.endsWith(".json")
+        ? text.replace('"lm_head"', '"embed_out"')
+        : text.replace(/^.{8}\{.*?\}\}/s, (header) => header.replaceAll("model.lm_head.", "model.embed_out."));
+      const grown = Buffer.from(renamed, "latin1");
+      if (!file.endsWith(".json")) grown.writeBigUInt64LE(grown.readBigUInt64LE() + BigInt(grown.length - bytes.length));
+      if (file !== "README.md") await former.write(new Map([[file, Uint8Array.from(grown)]]));
+    }
+    for (const folder of [now, former]) {
+      const model = makeModel("gpt_neox");
+      const { layers } = await loadAdapter(model, folder as never);
+      expect(layers.has("lm_head")).toBe(true);
+      expect(distance(model.forward({ inputIds: row(tokens) }).logits, want)).toBe(0);
+    }
   });
 
   test("an adapter's config says how its layers keep their weights, whatever it was told", () => {

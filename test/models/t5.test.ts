@@ -10,7 +10,9 @@ import { shiftRight } from "../../src/models/seq2seq-lm.ts";
 import { T5ForConditionalGeneration } from "../../src/models/t5.ts";
 import { t5Config } from "../../src/models/t5-config.ts";
 import { relativeBuckets } from "../../src/nn/relative-position.ts";
+import { unmerge } from "../../src/peft/adapted-model.ts";
 import { attach } from "../../src/peft/attach.ts";
+import { merge } from "../../src/peft/merge.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { complete, generateBatch } from "../../src/train/generation.ts";
@@ -143,5 +145,23 @@ onReference("T5", () => {
     const { layers } = attach(model, lora({ r: 4, loraAlpha: 64, initLoraWeights: false }));
     expect(layers.size).toBe(12);
     expect(await complete(model, [4, 8, 15], { maxNewTokens: 8 })).not.toEqual(before);
+  });
+
+  test("an embedding that is trained as a whole is the one that was named, merged too", () => {
+    const model = made();
+    const inputs = { inputIds: integers([4, 8, 15], [1, 3]), labels: integers([7, 3], [1, 2]) };
+    const run = () => [...downloadSync(model.forward(inputs).logits)];
+    const base = run();
+    const { saved } = attach(model, lora({ r: 2, targetModules: ["q"], modulesToSave: ["encoder.embed_tokens"] }));
+    const copy = saved.get("encoder.embed_tokens")!.copies.get("default")!.get("weight")!;
+    copy.assign(constant(0.25, copy.shape));
+    const beside = run();
+    expect(beside).not.toEqual(base);
+    merge(model);
+    run().forEach((logit, i) => {
+      expect(logit).toBeCloseTo(beside[i]!, 4);
+    });
+    unmerge(model);
+    expect(run()).toEqual(beside);
   });
 });

@@ -82,7 +82,11 @@ describe("the packed package", () => {
     expect(output.trim()).toBe(expected);
   });
 
-  it.each(["nodenext", "bundler"])("type-checks in a project of its own, with moduleResolution %s", (moduleResolution) => {
+  it.each([
+    ["nodenext", ["es2022", "dom"]],
+    ["bundler", ["es2022", "dom"]],
+    ["nodenext", ["es2023"]], // of a program for Node, which knows no browser
+  ])("type-checks in a project of its own, with moduleResolution %s and lib %j", (moduleResolution, lib) => {
     const program = `
       import { compile, grad, random, tensor, type Tensor, Variable } from "lorikeet";
       ${written.map(({ name }, i) => `import * as entry${i} from "${name}";`).join("\n")}
@@ -93,14 +97,14 @@ describe("the packed package", () => {
       // @ts-expect-error a text is no tensor
       x.matmul("a");
       export const all = [g?.shape[0], f(x).print(), random.key(0), ${written.map((_, i) => `entry${i}`)}];`;
-    const project = join(folder, moduleResolution);
+    const project = join(folder, `${moduleResolution}-${lib.length}`);
     mkdirSync(project);
     writeFileSync(join(project, "main.ts"), program);
     const compilerOptions = {
       noEmit: true,
       strict: true,
       target: "es2022",
-      lib: ["es2022", "dom"],
+      lib,
       module: moduleResolution === "bundler" ? "esnext" : "nodenext",
       moduleResolution,
       types: ["node"],

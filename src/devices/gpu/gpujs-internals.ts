@@ -1,5 +1,17 @@
 /** Parts of GPU.js 2.24.1 that it does not document. The exact version is pinned; every test in mode webgpu would show one that is missing. */
 
+declare global {
+  // what the type names, for programs whose `lib` has no browser in it; where it has, this adds nothing
+  interface GPUAdapter {}
+  interface GPUBindGroupLayout {}
+  interface GPUBuffer {}
+  interface GPUComputePipeline {}
+  interface GPUDevice {}
+  interface WebGLRenderingContext {}
+  interface WebGL2RenderingContext {}
+  interface WebGLTexture {}
+}
+
 /** GPU.js's handle of a value in mode webgpu. */
 export interface BufferResult {
   readonly buffer: GPUBuffer;

@@ -108,7 +108,7 @@ export function layersToQuantise(model: Module, skip: readonly string[] | undefi
 /** The layer that gives the result is the one that holds the last parameter, and the output layer, as in transformers. */
 function outputPaths(model: Module): string[] {
   const last = [...model.namedModules()].filter(([, module]) => [...module.ownParameters()].length > 0).at(-1);
-  return ["lm_head", "embed_out", ...(last ? [last[0]] : [])];
+  return ["lm_head", ...(last ? [last[0]] : [])];
 }
 
 /** Parameters that more than one module holds. */
