@@ -227,6 +227,7 @@ export class AdapterLayer extends Module implements Layer {
       scale: scale.value,
       training: this.training,
       dropout: (x, probability) => (this.training && probability !== 0 ? dropout(random.next(), x, probability) : x),
+      keep: (name, value) => parameters[name]?.assign(stopGradient(value)),
       uniform: (shape) => uniform(random.next(), shape),
       since: (tokens, x) => {
         const found = this.#scope.reading?.since(tokens);

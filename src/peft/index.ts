@@ -70,6 +70,7 @@ export { prefixTuning } from "./methods/prefix-tuning.ts";
 export { promptTuning } from "./methods/prompt-tuning.ts";
 export { psoft } from "./methods/psoft.ts";
 export { pvera } from "./methods/pvera.ts";
+export { qalora } from "./methods/qalora.ts";
 export { randlora } from "./methods/randlora.ts";
 export { road } from "./methods/road.ts";
 export { shadow } from "./methods/shadow.ts";

@@ -58,6 +58,8 @@ export interface Use {
   readonly training: boolean;
   /** In training, zeroes values of `x` with the given probability and scales the others up; otherwise gives `x`. */
   dropout(x: Tensor, probability: number): Tensor;
+  /** Another value of a parameter that is not trained, for later calls and for the file; without a gradient. */
+  keep(name: string, value: Tensor): void;
   /** Random numbers in [0, 1), others in every call and every replay: for other kinds of dropout, in training only. */
   uniform(shape: Shape): Tensor;
   /**

@@ -37,6 +37,7 @@ import { prefixTuning } from "./methods/prefix-tuning.ts";
 import { promptTuning } from "./methods/prompt-tuning.ts";
 import { psoft } from "./methods/psoft.ts";
 import { pvera } from "./methods/pvera.ts";
+import { qalora } from "./methods/qalora.ts";
 import { randlora } from "./methods/randlora.ts";
 import { road } from "./methods/road.ts";
 import { shadow } from "./methods/shadow.ts";
@@ -82,6 +83,7 @@ export const methods = {
   bdlora,
   kasa,
   velora,
+  qalora,
   alora,
   beft,
   deft,

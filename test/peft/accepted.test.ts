@@ -65,7 +65,6 @@ const stricter: Readonly<Record<string, (options: Row["options"], row: Row) => b
   "ranks of 0, used or not": (options) =>
     options["init_r"] === 0 || Object.values((options["rank_pattern"] ?? {}) as object).includes(0),
   "no words to act from": (options) => String(options["alora_invocation_tokens"] ?? "none") === "",
-  "not implemented": (options) => JSON.stringify(options).includes("average_once"),
 };
 /** The other way round. */
 const laxer: typeof stricter = {

@@ -2,8 +2,8 @@
  * VeLoRA: LoRA whose derivative of A is taken of a compressed input. x is cut into `num_groups` pieces, of which only the length along one
  * direction v is kept, so that in place of x there is x̂ = scale·⟨piece, v⟩·v. Values and all other derivatives are LoRA's.
  *
- * v is a random direction (`random`), or the mean of all pieces of the batch (`batch_average`), which is taken anew in every step; its file
- * holds the direction that was last stored.
+ * v is a random direction (`random`), or the mean of all pieces of the batch, which is taken anew in every step (`batch_average`) or in the first
+ * one after the adapter came onto the model (`batch_average_once`), as in PEFT also when it came from a file. The file holds the last one.
  */
 import { ConfigError } from "../../errors.ts";
 import { choice, float, integer, key } from "../../formats/peft-config.ts";
@@ -14,6 +14,7 @@ import { reduceSum } from "../../graph/reduction.ts";
 import { constant } from "../../graph/source.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
+import { keptState } from "../schedules/kept-state.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
 import { type LoraConfig, lora, scaling, variantKeys, variantOfLora } from "./lora.ts";
@@ -27,6 +28,9 @@ const settings = ({ veloraConfig }: LoraConfig) => subConfig("veloraConfig", vel
 /** Length of a piece. */
 const pieceSize = (into: number, c: LoraConfig): number => Math.ceil(into / settings(c).num_groups);
 
+/** Whether v is that of the first batch. */
+const isOnce = (c: LoraConfig): boolean => settings(c).init_type === "batch_average_once";
+
 /** [1, 1, d] of length 1; all alike when it was zero. */
 function normalised(v: Tensor): Tensor {
   const square = reduceSum(mul(v, v), [2]);
@@ -35,24 +39,34 @@ function normalised(v: Tensor): Tensor {
   return where(isZero, one, div(v, sqrt(where(isZero, constant(1, square.shape, v.dtype), square))));
 }
 
-/** x̂ [T, in] of x [T, in]. */
-function compressed(x: Tensor, stored: Tensor, c: LoraConfig): Tensor {
+/** x̂ [T, in] of x [T, in], and v [1, 1, d]. @param isSet 1 once v is that of a batch */
+function compressed(
+  x: Tensor,
+  stored: Tensor,
+  isSet: Tensor | undefined,
+  c: LoraConfig,
+): { readonly kept: Tensor; readonly v: Tensor } {
   const { num_groups: groups, scale, init_type } = settings(c);
   const [T, into] = x.shape as [number, number];
   const d = pieceSize(into, c);
   const pieces = reshape(pad(x, [0, 0], [0, groups * d - into]), [T, groups, d]);
-  const v = init_type === "random" ? reshape(stored, [1, 1, d]) : normalised(reduceSum(times(pieces, 1 / (T * groups)), [0, 1]));
-  const kept = reduceSum(mul(pieces, v), [2]); // [T, groups, 1]
-  return times(sliceAxis(reshape(mul(kept, v), [T, groups * d]), 1, 0, into), scale);
+  const before = reshape(stored, [1, 1, d]);
+  const ofBatch = () => normalised(reduceSum(times(pieces, 1 / (T * groups)), [0, 1]));
+  const once = (flag: Tensor) => where(equal(flag, constant(1, [], "int32")), before, ofBatch());
+  const v = init_type === "random" ? before : isSet ? once(isSet) : ofBatch();
+  const lengths = reduceSum(mul(pieces, v), [2]); // [T, groups, 1]
+  return { kept: times(sliceAxis(reshape(mul(lengths, v), [T, groups * d]), 1, 0, into), scale), v };
 }
 
-const linear: LayerMethod<LoraConfig, "A" | "B" | "direction"> = {
-  files: { A: "lora_A.weight", B: "lora_B.weight", direction: "lora_velora_embed" },
+const linear: LayerMethod<LoraConfig, "A" | "B" | "direction", "isSet"> = {
+  files: { A: "lora_A.weight", B: "lora_B.weight", direction: "lora_velora_embed", isSet: "lora_velora_initialized" },
   parameters: (base, c) => ({
     A: { shape: [c.r, base.in] },
     B: { shape: [base.out, c.r] },
     direction: { shape: [pieceSize(base.in, c)], trainable: false },
+    ...(isOnce(c) && { isSet: { shape: [], trainable: false, dtype: "int32", derived: true } }),
   }),
+  derive: (_, c) => (isOnce(c) ? { isSet: new Int32Array(1) } : {}),
   initialise(base, c, random) {
     const d = pieceSize(base.in, c);
     const drawn = settings(c).init_type === "random" ? random.randn(d) : new Float32Array(d);
@@ -60,12 +74,15 @@ const linear: LayerMethod<LoraConfig, "A" | "B" | "direction"> = {
     const { values, ...rest } = lora.layers.linear!.initialise(base, c, random);
     return { ...rest, values: { ...values, direction: length > 0 ? drawn.map((value) => value / length) : drawn } };
   },
-  forward(x, base, { A, B, direction }, c, use) {
+  forward(x, base, { A, B, direction, isSet }, c, use) {
     const dropped = use.dropout(x, c.loraDropout);
     let low = through(dropped, use.training ? stopGradient(A) : A);
     if (use.training) {
       const rows = reshape(stopGradient(dropped), [dropped.size / base.in, base.in]);
-      const share = reshape(through(compressed(rows, direction, c), A), low.shape);
+      const { kept, v } = compressed(rows, direction, isSet, c);
+      if (settings(c).init_type !== "random") use.keep("direction", reshape(v, direction.shape));
+      if (isSet) use.keep("isSet", constant(1, [], "int32"));
+      const share = reshape(through(kept, A), low.shape);
       low = add(low, sub(share, stopGradient(share))); // nothing but the derivative of A
     }
     return add(base(x), through(times(low, product(scaling(c), use.scale)), B));
@@ -83,16 +100,16 @@ export const velora = defineMethod({
   keys: variantKeys("layerReplication", "veloraConfig"),
   check(config) {
     lora.check?.(config);
-    const { init_type, scale } = settings(config);
+    const { scale } = settings(config);
     const refuse = (problem: string) => {
       throw new ConfigError(problem, { operation: "velora", got: config.veloraConfig });
     };
-    if (init_type === "batch_average_once") refuse('`veloraConfig.init_type` (= "batch_average_once") is not implemented.');
     if (config.initLoraWeights === "mica") refuse('`veloraConfig` does not go with `initLoraWeights` "mica".');
     if (scale <= 0) refuse(`\`veloraConfig.scale\` (= ${scale}) must be more than 0.`);
   },
   ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
   complete: (config) => ({ ...config, veloraConfig: subConfig("veloraConfig", config.veloraConfig, keys) }),
+  schedule: keptState((config) => (isOnce(config as LoraConfig) ? ["direction", "isSet"] : [])),
   layers: { linear },
   samples: (draw) => ({
     r: draw.integer(1, 6),
@@ -100,7 +117,7 @@ export const velora = defineMethod({
     veloraConfig: {
       num_groups: draw.integer(1, 5),
       scale: draw.integer(1, 4) / 2,
-      init_type: ["batch_average", "random"][draw.integer(0, 1)],
+      init_type: ["batch_average", "random", "batch_average_once"][draw.integer(0, 2)],
     },
   }),
 });

@@ -333,6 +333,7 @@ function tablesOf({ method, config, encoder, parameters, random }: PromptAdapter
     scale: 1,
     training,
     dropout: (x, probability) => (training ? dropout(random.next(), x, probability) : x),
+    keep: () => undefined,
     uniform: (shape) => uniform(random.next(), shape),
     since: () => constant(1, [], "int32"),
     companion: null,
