@@ -9,7 +9,7 @@ import { type BindCall, bindHost, type CallContext, callEntries, type Step } fro
 import { features } from "./features.ts";
 import { layoutArguments, partition, scratchBytes, writeArguments } from "./loop-arguments.ts";
 import { inBandsOf } from "./loop-bands.ts";
-import { type EmitOptions, type EmittedLoop, emitLoop } from "./loop-emitter.ts";
+import { type EmitOptions, emitLoop, type PlannedLoop, plannedLoop } from "./loop-emitter.ts";
 import { emitGroup, type Group, groupOf } from "./loop-groups.ts";
 import { vectorsOf, wholeRowsOf } from "./loop-plan.ts";
 import { DeviceMemory } from "./memory.ts";
@@ -33,8 +33,9 @@ interface WasmBuffer extends Buffer {
 
 interface LoopExecutable extends Executable {
   readonly program: LoopProgram;
-  readonly emitted: EmittedLoop;
-  readonly kernel: number;
+  readonly planned: PlannedLoop;
+  /** By what it was emitted for: a program's own key is long, and all of it is read to find it. */
+  readonly kernels: Map<string, number>;
 }
 
 interface CallExecutable extends Executable {
@@ -151,8 +152,8 @@ class WasmDevice implements Device {
   compile(program: LoopProgram): Executable {
     let executable = this.loops.get(program.key);
     if (!executable) {
-      const emitted = emitLoop(program, this.target);
-      executable = { name: program.shape, program, emitted, kernel: this.pool.add(emitted.bytes)["kernel"]! };
+      // no code yet: most launches take one of the forms that `bind` finds for their sizes
+      executable = { name: program.shape, program, planned: plannedLoop(program), kernels: new Map() };
       this.loops.set(program.key, executable);
     }
     return executable;
@@ -230,21 +231,22 @@ class WasmDevice implements Device {
     return new dtypes[dtype].array(this.memory.buffer, (buffer as WasmBuffer).address + offset, count);
   }
 
-  private bindLoop({ program, emitted, kernel }: LoopExecutable, geometry: Geometry, addresses: readonly number[]): Placed {
-    const group = groupOf(program, emitted.plan, geometry);
+  private bindLoop({ program, planned, kernels }: LoopExecutable, geometry: Geometry, addresses: readonly number[]): Placed {
+    const { plan, layout } = planned;
+    const group = groupOf(program, plan, geometry);
     if (group) return this.bindGroup(group, addresses);
-    const { plan, layout } = emitted;
     const cut = partition(program, plan, geometry, this.pool.threads);
     const vectors = vectorsOf(program, plan, geometry);
     const inBands = inBandsOf(program, plan, geometry);
     const wholeRows = wholeRowsOf(program, plan, geometry);
-    const isSpecial = vectors !== null || inBands || wholeRows !== null;
-    const key = `${program.key}/${vectors}/${inBands}/${wholeRows}`;
-    const special = isSpecial
-      ? this.module(key, () => emitLoop(program, { ...this.target, vectors, inBands, wholeRows }).bytes)["kernel"]
-      : undefined;
+    const form = `${vectors}/${inBands}/${wholeRows}`;
+    let kernel = kernels.get(form);
+    if (kernel === undefined) {
+      const bytes = emitLoop(program, planned, { ...this.target, vectors, inBands, wholeRows });
+      kernels.set(form, (kernel = this.pool.add(bytes)["kernel"]!));
+    }
     return this.place({
-      kernel: special ?? kernel,
+      kernel,
       tasks: cut.tasks,
       args: writeArguments(program, plan, layout, geometry, cut, addresses),
       scratch: { word: layout.scratch / 4, bytes: scratchBytes(program, plan, geometry) },
@@ -253,7 +255,7 @@ class WasmDevice implements Device {
 
   private bindGroup(group: Group, addresses: readonly number[]): Placed {
     const { program, plan, geometry, rows, key } = group;
-    const kernel = this.module(key, () => emitGroup(group, this.target).bytes)["kernel"]!;
+    const kernel = this.module(key, () => emitGroup(group, this.target))["kernel"]!;
     const layout = layoutArguments(program, plan);
     const cut = partition(program, plan, geometry, this.pool.threads, rows);
     return this.place({ kernel, tasks: cut.tasks, args: writeArguments(program, plan, layout, geometry, cut, addresses) });

@@ -30,15 +30,14 @@ export interface EmitOptions {
   readonly wholeRows?: number | null;
 }
 
-export interface EmittedLoop {
-  /** A module that exports the function as `kernel`. */
-  readonly bytes: Uint8Array<ArrayBuffer>;
+/** What is known of a loop program before sizes are: all of its code, whichever form, goes by it. */
+export interface PlannedLoop {
   readonly plan: LoopPlan;
   readonly layout: ArgumentLayout;
 }
 
 /** @throws {DTypeError} for float64 */
-export function emitLoop(program: LoopProgram, options: EmitOptions): EmittedLoop {
+export function plannedLoop(program: LoopProgram): PlannedLoop {
   for (const { dtype } of [...program.instructions, ...program.slots])
     if (dtype === "float64")
       throw new DTypeError("float64 runs on the reference device only.", {
@@ -47,12 +46,16 @@ export function emitLoop(program: LoopProgram, options: EmitOptions): EmittedLoo
         hint: 'Use x.cast("float32"), or device "reference".',
       });
   const plan = planLoop(program);
-  const layout = layoutArguments(program, plan);
+  return { plan, layout: layoutArguments(program, plan) };
+}
+
+/** A module that exports the function as `kernel`. */
+export function emitLoop(program: LoopProgram, { plan, layout }: PlannedLoop, options: EmitOptions): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder({ shared: options.shared, maximumPages: options.maximumPages });
   const kernel = module.function("kernel", ["i32", "i32", "i32"]);
   const frame = new LoopFrame(kernel, program, plan, layout, options.wholeRows ?? 1);
   new LoopEmitter(frame, options).emit();
-  return { bytes: module.bytes(), plan, layout };
+  return module.bytes();
 }
 
 /** A store while a loop is emitted. */

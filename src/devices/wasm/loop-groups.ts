@@ -9,7 +9,7 @@ import { ModuleBuilder } from "./assembler.ts";
 import { type Cursor, cursorAt, type I32, SlotAccess } from "./cursor.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
 import { layoutArguments } from "./loop-arguments.ts";
-import type { EmitOptions, EmittedLoop } from "./loop-emitter.ts";
+import type { EmitOptions } from "./loop-emitter.ts";
 import { LoopFrame } from "./loop-frame.ts";
 import { type LoopPlan, mostTogether } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
@@ -124,14 +124,14 @@ function grouped(
 }
 
 /** A module like that of `emitLoop`, a group for a unit. */
-export function emitGroup(group: Group, { shared, maximumPages, relaxedSimd }: EmitOptions): EmittedLoop {
+export function emitGroup(group: Group, { shared, maximumPages, relaxedSimd }: EmitOptions): Uint8Array<ArrayBuffer> {
   const { program, plan } = group;
   const layout = layoutArguments(program, plan);
   const module = new ModuleBuilder({ shared, maximumPages });
   const frame = new LoopFrame(module.function("kernel", ["i32", "i32", "i32"]), program, plan, layout);
   const simd = new LaneMath(frame.f, relaxedSimd);
   frame.forEachUnit(() => emitUnit(group, frame, simd));
-  return { bytes: module.bytes(), plan, layout };
+  return module.bytes();
 }
 
 function emitUnit({ program, plan, rows, vectors, isWhole, loads, stores }: Group, frame: LoopFrame, simd: LaneMath): void {
