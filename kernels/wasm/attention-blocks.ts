@@ -54,6 +54,10 @@ export interface Blocks {
 }
 
 export function emitBlocks(module: ModuleBuilder, fused: boolean): Blocks {
+  return module.shared(`attention blocks ${fused}`, () => writeBlocks(module, fused));
+}
+
+function writeBlocks(module: ModuleBuilder, fused: boolean): Blocks {
   const tiles = Array.from({ length: tileRows }, (_, i) => emitTile(module, i + 1, fused));
   return {
     tiles,

@@ -59,12 +59,25 @@ const panelsOf = (columns: Integer): Expression => ["i32.shr_u", ["i32.add", col
 /** Adds the kernel to a module. */
 export function emitTiles(module: ModuleBuilder, name: string, variant: MatmulVariant, fused: boolean): void {
   const layout = variant.a === "narrow" ? "columns" : "rows";
-  const tiles = Array.from({ length: tileRows }, (_, i) =>
-    emitTile(module, i + 1, fused, layout, {
-      withUpdate: variant.update !== "none",
-      knownStride: i + 1 === tileRows ? variant.aStride : 0,
-    }),
+  const withUpdate = variant.update !== "none";
+  const smallTiles = module.shared(`tiles ${fused} ${layout} ${withUpdate}`, () =>
+    Array.from({ length: tileRows - 1 }, (_, i) => emitTile(module, i + 1, fused, layout, { withUpdate })),
   );
+  const tiles = [...smallTiles, emitTile(module, tileRows, fused, layout, { withUpdate, knownStride: variant.aStride })];
+  // the distance of A's rows is known to the one tile, and to nothing else
+  const { aStride: _, ...others } = variant;
+  module.shared(`${name} ${fused} ${Object.values(others).join(" ")}`, () => emitKernel(module, name, variant, tiles, fused));
+}
+
+/** The rest of it: what packs, and the kernel itself. */
+function emitKernel(
+  module: ModuleBuilder,
+  name: string,
+  variant: MatmulVariant,
+  tiles: readonly FunctionBuilder[],
+  fused: boolean,
+): void {
+  const layout = variant.a === "narrow" ? "columns" : "rows";
   const transposeA = emitTranspose(module, 4, (simd, address) => simd.load(address), fused);
   const packOf = (which: MatmulVariant) => (which.b === "rows" ? emitPackRows : emitPackColumns)(module, which, fused);
   const packB = packOf(variant);

@@ -29,12 +29,25 @@ export interface ModuleOptions {
   readonly maximumPages?: number;
 }
 
+/** A function of a module: the name that it is exported by, its type as text, its entry in the code section. */
+interface Written {
+  readonly name: string | null;
+  readonly type: string;
+  body(): Uint8Array;
+}
+
+const typeKey = (params: readonly ValueType[], results: readonly ValueType[]): string =>
+  `${params.join(",")}>${results.join(",")}`;
+
+/** What `ModuleBuilder.shared` was given, by key. */
+const parts = new Map<string, { readonly functions: readonly Written[]; readonly result: unknown }>();
+
 /** A module under construction. It imports its memory as `env.memory`; every named function is exported. */
 export class ModuleBuilder {
   private readonly options: ModuleOptions;
   private readonly types: string[] = [];
   private readonly imports: { module: string; name: string; type: number }[] = [];
-  private readonly functions: { name: string | null; type: number; builder: FunctionBuilder }[] = [];
+  private readonly functions: Written[] = [];
 
   constructor(options: ModuleOptions) {
     this.options = options;
@@ -43,7 +56,7 @@ export class ModuleBuilder {
   /** Declares an imported function. All imports come before the first `function`, which is what their numbering asks for. */
   importFunction(module: string, name: string, params: readonly ValueType[], results: readonly ValueType[]): Callable {
     if (this.functions.length > 0) throw new Error("importFunction: imports must be declared before the first function.");
-    this.imports.push({ module, name, type: this.typeOf(params, results) });
+    this.imports.push({ module, name, type: this.typeOf(typeKey(params, results)) });
     return { index: this.imports.length - 1 };
   }
 
@@ -53,14 +66,38 @@ export class ModuleBuilder {
     params: P,
     results: readonly ValueType[] = [],
   ): FunctionBuilder<P> {
-    const builder = new FunctionBuilder(this.imports.length + this.functions.length, params);
-    this.functions.push({ name, type: this.typeOf(params, results), builder });
+    const builder = new FunctionBuilder(this.nextIndex, params);
+    this.functions.push({ name, type: typeKey(params, results), body: () => builder.body() });
     return builder;
+  }
+
+  /**
+   * What `write` gives, with the functions that it adds to a module: it is called for the first module, and others get copies.
+   *
+   * @param key all that the code depends on, but for where in a module it begins; one of few, since it is kept for good
+   */
+  shared<T>(key: string, write: () => T): T {
+    const at = `${key} from ${this.nextIndex}`;
+    const known = parts.get(at);
+    if (known) {
+      this.functions.push(...known.functions);
+      return known.result as T;
+    }
+    const before = this.functions.length;
+    const result = write();
+    const functions = this.functions.splice(before).map(({ name, type, body }): Written => {
+      const code = body();
+      return { name, type, body: () => code };
+    });
+    this.functions.push(...functions);
+    parts.set(at, { functions, result });
+    return result;
   }
 
   /** The finished module. */
   bytes(): Uint8Array<ArrayBuffer> {
     const out = new ByteBuffer();
+    const functions = this.functions.map(({ name, type, body }) => ({ name, type: this.typeOf(type), body }));
     out.append([0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0]);
     section(out, 1, this.types.length, (body) => {
       for (const type of this.types) {
@@ -87,20 +124,20 @@ export class ModuleBuilder {
       body.unsigned(1);
       body.unsigned(this.options.maximumPages ?? 65536);
     });
-    section(out, 3, this.functions.length, (body) => {
-      for (const { type } of this.functions) body.unsigned(type);
+    section(out, 3, functions.length, (body) => {
+      for (const { type } of functions) body.unsigned(type);
     });
-    const exported = this.functions.filter(({ name }) => name !== null);
-    section(out, 7, exported.length, (body) => {
-      for (const { name, builder } of exported) {
-        body.text(name ?? "");
+    section(out, 7, functions.filter(({ name }) => name !== null).length, (body) => {
+      functions.forEach(({ name }, i) => {
+        if (name === null) return;
+        body.text(name);
         body.byte(0);
-        body.unsigned(builder.index);
-      }
+        body.unsigned(this.imports.length + i);
+      });
     });
-    section(out, 10, this.functions.length, (body) => {
-      for (const { builder } of this.functions) {
-        const code = builder.body();
+    section(out, 10, functions.length, (body) => {
+      for (const { body: codeOf } of functions) {
+        const code = codeOf();
         body.unsigned(code.length);
         body.append(code);
       }
@@ -108,8 +145,11 @@ export class ModuleBuilder {
     return out.bytes.slice(0, out.length);
   }
 
-  private typeOf(params: readonly ValueType[], results: readonly ValueType[]): number {
-    const key = `${params.join(",")}>${results.join(",")}`;
+  private get nextIndex(): number {
+    return this.imports.length + this.functions.length;
+  }
+
+  private typeOf(key: string): number {
     const known = this.types.indexOf(key);
     return known >= 0 ? known : this.types.push(key) - 1;
   }
