@@ -35,7 +35,8 @@ export function goldenSuite(kind: string, cases: readonly GoldenCase[], devices:
   const ran = new Map<string, number>();
   describe(`golden ${kind}`, () => {
     test("names its cases once", () => expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length));
-    for (const { name: deviceName, open } of devices)
+    // a folder from elsewhere need not have cases of every kind, and a device without a test is an error
+    for (const { name: deviceName, open } of cases.some(({ run }) => run) ? devices : [])
       describe(deviceName, () => {
         let device: Device;
         beforeAll(async () => {
