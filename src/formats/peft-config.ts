@@ -204,7 +204,7 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
       warnings.push(
         `${source}: \`${name}\` is not a key of ${type} and is ignored.${near === undefined ? "" : ` Did you mean \`${near}\`?`}`,
       );
-    } else if (value !== null) {
+    } else if (value !== null || known.kinds.some((kind) => kind.accepts(null))) {
       const problem = problemWith(name, value, known);
       if (problem !== undefined) throw fail(problem, value);
       config[name] = value;

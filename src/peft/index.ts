@@ -60,6 +60,7 @@ export { loha } from "./methods/loha.ts";
 export { lokr } from "./methods/lokr.ts";
 export { type LoraConfig, lora } from "./methods/lora.ts";
 export { miss } from "./methods/miss.ts";
+export { monteclora } from "./methods/monteclora.ts";
 export { multitaskPrompt } from "./methods/multitask-prompt.ts";
 export { oft } from "./methods/oft.ts";
 export { osf } from "./methods/osf.ts";

@@ -27,6 +27,7 @@ import { loha } from "./methods/loha.ts";
 import { lokr } from "./methods/lokr.ts";
 import { lora } from "./methods/lora.ts";
 import { miss } from "./methods/miss.ts";
+import { monteclora } from "./methods/monteclora.ts";
 import { multitaskPrompt } from "./methods/multitask-prompt.ts";
 import { oft } from "./methods/oft.ts";
 import { osf } from "./methods/osf.ts";
@@ -84,6 +85,7 @@ export const methods = {
   kasa,
   velora,
   qalora,
+  monteclora,
   alora,
   beft,
   deft,

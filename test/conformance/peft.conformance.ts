@@ -103,9 +103,9 @@ const sampled = (name: MethodName, layer: SampledLayer) => ({
   ...(methods[name] as AnyMethod).samples(drawFrom([5, 3, 7, 2, 11]), layer),
   method: name,
 });
-/** Every other method that is registered and can be merged. */
+/** Every other method that is registered and can be merged; QA-LoRA PEFT has on layers of GPTQ codes alone. */
 const ofMethods = mergeable
-  .filter(([name]) => name !== "lora")
+  .filter(([name]) => name !== "lora" && name !== "qalora")
   .map(([name]) => [name, { ...sampled(name, { in: 24, out: 12 }), targetModules: qv, ...possible[name] }] as const);
 /** Those that PEFT lets adapt GPT-2's layers, which keep their weights the other way round. */
 const turned: readonly MethodName[] = [

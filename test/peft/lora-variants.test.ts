@@ -1,17 +1,32 @@
-/** VeLoRA's directions and QA-LoRA on one layer, as PEFT's classes have them (lora-variants/make.py). */
+/** VeLoRA's directions, QA-LoRA and MonteCLoRA on one layer, as PEFT's classes have them (lora-variants/make.py). */
 import { describe, expect, it } from "vitest";
 import "../../src/devices/choose.ts";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
-import { mul } from "../../src/graph/elementwise.ts";
+import { add, mul } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { reduceSum } from "../../src/graph/reduction.ts";
+import { Variable } from "../../src/graph/variable.ts";
 import { zeros } from "../../src/nn/init.ts";
 import { Linear } from "../../src/nn/linear.ts";
 import type { Parameter } from "../../src/nn/module.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
-import { type Adapter, attach, beginSchedules, lora, merge, qalora, velora } from "../../src/peft/index.ts";
+import {
+  type Adapter,
+  adapterPenalty,
+  attach,
+  beginSchedules,
+  lora,
+  merge,
+  monteclora,
+  qalora,
+  velora,
+} from "../../src/peft/index.ts";
+import { divergence, sampleOf } from "../../src/peft/methods/monteclora.ts";
+import { times } from "../../src/peft/weight-change.ts";
+import { sum } from "../../src/tensor/statistics.ts";
 import { Holder, layerAdapters } from "../arbitrary/adapter.ts";
+import { fileParameters } from "../golden/peft-case.ts";
 import { expectValuesClose } from "../golden/suite.ts";
 import expected from "./lora-variants/expected.json" with { type: "json" };
 
@@ -103,5 +118,83 @@ describe("QA-LoRA", () => {
     expect(() => qalora({ ...options, initLoraWeights: "pissa" })).toThrow("`useQalora` does not go with `initLoraWeights`");
     expect(lora({ ...options, useQalora: true }).method).toBe(qalora);
     expect(() => lora({ ...options, useQalora: true, useDora: true })).toThrow("two forms of LORA");
+  });
+});
+
+describe("MonteCLoRA", () => {
+  const want = expected.monteclora;
+  const N = want.weights.length;
+  const [d, a] = [() => put(want.std, [r]), () => put(want.weights, [N])];
+  const montecloraConfig = { num_samples: N, use_entropy: true, dirichlet_prior: 0.3, sample_scaler: 0.2, kl_loss_weight: 0.01 };
+  const begin = () => {
+    const model = holder();
+    const adapter = attach(model, monteclora({ ...options, montecloraConfig }));
+    const parameters = own(adapter);
+    parameters["A"]!.assign(put(expected.A, [r, into]));
+    parameters["B"]!.assign(put(expected.B, [out, r]));
+    parameters["d"]!.assign(d());
+    parameters["a"]!.assign(a());
+    return { model, adapter, parameters };
+  };
+
+  it("makes PEFT's sample of the same draws, with its divergence and derivatives", () => {
+    const [std, weights] = [new Variable(d()), new Variable(a())];
+    const draws = {
+      mvn: put(want.z_mvn, [N, into, r]),
+      dirichlet: put(want.z_dirichlet, [N]),
+      wishart: put(want.z, [r, r]),
+    };
+    const { variance, shares, noise } = sampleOf(draws, std.value, weights.value, 0.2);
+    close("variance", variance, want.variance);
+    close("shares", shares, want.shares);
+    close("noise", noise, want.noise);
+    const kl = times(divergence(std.value, weights.value, variance, 0.3), 0.01);
+    close("divergence", kl, [want.kl]);
+    const loss = add(add(kl, sum(mul(shares, shares))), sum(mul(noise, noise)));
+    const gradients = gradientsOf(loss, [std, weights]);
+    close("derivative of the deviations", gradients.get(std)!, want.dStd);
+    close("derivative of the shares", gradients.get(weights)!, want.dWeights);
+  });
+
+  it.each([false, true])("draws in training, and has a penalty of what it drew (compiled: %s)", (compiled) => {
+    const { model, parameters } = begin();
+    const plain = downloadSync(model.forward(batch(0)));
+    expect(downloadSync(model.forward(batch(0)))).toEqual(plain);
+    model.train();
+    const step = () => {
+      const y = model.forward(batch(0));
+      const penalty = adapterPenalty(model)!;
+      return [y, penalty, gradientsOf(penalty, [parameters["d"]!]).get(parameters["d"]!)!] as const;
+    };
+    const run = compiled ? compile(step) : step;
+    const [y, penalty, slope] = run().map((x) => Array.from(downloadSync(x)));
+    expect(y).not.toEqual(Array.from(plain));
+    // what was drawn is kept, for the file
+    const kept = (name: string) => parameters[name]!.stored;
+    const variance = put(
+      [0, 1, 2].map((i) => downloadSync(kept("variance"))[i * (r + 1)]!),
+      [r],
+    );
+    const shares = downloadSync(kept("shares")) as Float32Array;
+    const far = downloadSync(divergence(d(), a(), variance, 0.3))[0]!;
+    expect(penalty![0]).toBeCloseTo(0.01 * far + shares.reduce((total, share) => total + share * share, 0), 4);
+    // r(e^2d − 1) of the Wishart distribution, and N(v − 1) of the normal one, which the sample leads back to d
+    const values = downloadSync(variance);
+    for (const [i, deviation] of want.std.entries())
+      expect(slope![i]).toBeCloseTo(0.01 * (r * (Math.exp(2 * deviation) - 1) + N * (values[i]! - 1)), 3);
+    const [other] = run().map((x) => Array.from(downloadSync(x)));
+    expect(other).not.toEqual(y);
+    model.eval();
+    expect(downloadSync(model.forward(batch(0)))).toEqual(plain);
+  });
+
+  it("has the names and shapes of PEFT's file", () => {
+    const { adapter } = begin();
+    const names = [...fileParameters(adapter).keys()].sort();
+    expect(names).toEqual(want.keys.map((key) => key.replace(".default", "")).sort());
+    expect(own(adapter)["variance"]!.shape).toEqual([r, r]);
+    expect(adapterPenalty(begin().model, { optional: false })).toBeNull();
+    expect(() => monteclora({ montecloraConfig: { dirichlet_prior: 0 } })).toThrow("must be above 0");
+    expect(() => monteclora({ montecloraConfig: { samples: 3 } })).toThrow("no key `samples`");
   });
 });

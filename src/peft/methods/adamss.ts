@@ -31,14 +31,16 @@ import type { Scale } from "../scale.ts";
 import { subspaceBudget } from "../schedules/subspace-budget.ts";
 import { through, times } from "../weight-change.ts";
 
+/** A start that is drawn: PEFT takes false, too, and writes null. */
 const off: Kind<false> = { expects: "false", accepts: (x) => x === false };
+const none: Kind<null> = { expects: "null", accepts: (x) => x === null };
 const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("ADAMSS", "adamss_", {
   ...ownTargetKeys,
   r: key(100, integer(1)),
   num_subspaces: key(5, integer(1)),
   subspace_rank: key(1, integer(1)),
-  init_weights: key("orthogonal", choice("orthogonal"), off),
+  init_weights: key("orthogonal", choice("orthogonal"), off, none),
   use_asa: key(false, boolean),
   asa_target_subspaces: key(50, integer(1)),
   init_warmup: key(50, integer(0)),
@@ -192,6 +194,7 @@ export const adamss = defineMethod({
   },
   startsAtZero: ({ initWeights }) => initWeights === "orthogonal",
   targets: { ...defaultTargets, vit: ["query", "value"] },
+  complete: (config) => ({ ...config, initWeights: config.initWeights || null }),
   schedule: subspaceBudget,
   perLayer: (bases, c) => bases.map((base) => find(base, c)),
   layers: { linear },
