@@ -1,8 +1,8 @@
-/** The tuned matrix products of webgpu and webgl2 against the reference device: all transpositions, batches, starts, ragged edges. */
+/** The tuned matrix products of webgpu, webgl2 and webgl against the reference device: all transpositions, batches, starts, ragged edges. */
 import { afterAll, describe, expect, test } from "vitest";
 import { download, releaseArena, upload, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
-import type { GpuDevice } from "../../src/devices/gpu/index.ts";
+import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add } from "../../src/graph/elementwise.ts";
@@ -13,10 +13,12 @@ import { onCard, variants } from "../arbitrary/devices.ts";
 import { randomValues } from "../arbitrary/draw.ts";
 
 const opened = await Promise.all(
-  [...variants, onCard("webgl2")].map(async ({ name, open }) => ({
-    name,
-    device: await open(),
-  })),
+  [...variants, onCard("webgl2"), { name: "gpu, webgl", open: () => createGpu({ mode: "webgl" }) }].map(
+    async ({ name, open }) => ({
+      name,
+      device: await open(),
+    }),
+  ),
 );
 const reference = createReference();
 

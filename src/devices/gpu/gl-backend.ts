@@ -113,7 +113,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     if (mode === "webgl2" && pass.glsl) return drawings!.kernel(pass);
     if (mode === "webgl2" && pass.copiedColumns) return drawings!.copier(pass);
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
-    if (mode === "webgl2") mend(made.kernel as unknown as GlKernel);
+    if (mode !== "headlessgl") mend(made.kernel as unknown as GlKernel);
     return made;
   });
   let drawings: Drawings | null = null;

@@ -1,5 +1,5 @@
 /**
- * Fragment shaders of mode webgl2: those of GPU.js, mended where they are slow, and our own. GPU.js takes every index apart with divisions
+ * Fragment shaders of WebGL: those of GPU.js, mended where they are slow, and our own for WebGL 2. GPU.js takes every index apart with divisions
  * of whole numbers, two to find the thread and two more for every element that it reads, which graphics cards do slowly, and SwiftShader
  * very slowly. The sizes of all textures are known when a shader is written, so each array gets a reader of its own.
  */
@@ -87,5 +87,6 @@ export function mendedShader(given: string, written: Size): string {
   for (const [, name] of code.matchAll(/float (user_\w+)=float\(threadId\.x\);/g))
     if (code.split(`${name}=`).length === 2)
       for (const array of sizes.keys()) code = code.replaceAll(`at_${array}(int(${name}))`, `own_${array}()`);
-  return code.replace("void kernel()", `${readers(code, sizes, written)}\nvoid kernel()`);
+  code = code.replace("void kernel()", `${readers(code, sizes, written)}\nvoid kernel()`);
+  return code.startsWith("#version 300 es") ? code : code.replace(/\btexture\(/g, "texture2D(");
 }

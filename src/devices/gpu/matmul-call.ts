@@ -126,9 +126,14 @@ function packedPlan({ batches, M, N, K, a, b, start }: MatmulSizes): Plan | null
     // a flat index would be too large for a float
     const large = offset + (height - 1) * row + (width - 1) * column >= exactIn32Bits;
     const pitch = column === 1 ? row : row === 1 ? column : 0;
-    if (large && batches === 1 && offset === 0 && pitch >= (column === 1 ? width : height))
-      return kernel(column === 1 ? packRows : packColumns, { height, width, texels }, [rowsOf(index, pitch)], rows * texels);
-    return kernel(pack, { rows, height, width, texels, ...constantsOf(walk) }, [binding(index)], batches * rows * texels);
+    // a frozen weight is packed once, not at every step
+    const kept = `packed: ${JSON.stringify([rows, height, width, texels, walk])}`;
+    if (large && batches === 1 && offset === 0 && pitch >= (column === 1 ? width : height)) {
+      const source = column === 1 ? packRows : packColumns;
+      return { ...kernel(source, { height, width, texels }, [rowsOf(index, pitch)], rows * texels), kept };
+    }
+    const constants = { rows, height, width, texels, ...constantsOf(walk) };
+    return { ...kernel(pack, constants, [binding(index)], batches * rows * texels), kept };
   };
   const passes = [
     packed(0, a, M, M, K, deep),
@@ -182,7 +187,7 @@ function squaresPlan(sizes: MatmulSizes, copies: boolean): Plan | null {
 }
 
 /** Sides from which a tuned kernel is the faster one. */
-const least = { tiled: 8, squares: 4, packed: 16 };
+const least = { tiled: 8, squares: 4, packed: 4 };
 
 export function matmulPlan(
   _call: KernelCall,
