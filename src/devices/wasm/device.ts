@@ -239,7 +239,7 @@ class WasmDevice implements Device {
     const vectors = vectorsOf(program, plan, geometry);
     const inBands = inBandsOf(program, plan, geometry);
     const wholeRows = wholeRowsOf(program, plan, geometry);
-    const form = `${vectors}/${inBands}/${wholeRows}`;
+    const form = `${vectors}/${inBands}/${wholeRows?.step}${wholeRows?.order}`;
     let kernel = kernels.get(form);
     if (kernel === undefined) {
       const bytes = emitLoop(program, planned, { ...this.target, vectors, inBands, wholeRows });

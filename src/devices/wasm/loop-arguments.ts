@@ -74,7 +74,7 @@ const keptRowBytes = (length: number): number => 16 * Math.ceil(length / 4) + 64
 /** Whole cache lines, so that threads do not write to the same one. */
 export function scratchBytes(program: LoopProgram, plan: LoopPlan, geometry: Geometry): number {
   const states = inBandsOf(program, plan, geometry) ? bandStates(plan) : 0;
-  const together = wholeRowsOf(program, plan, geometry) ?? 1;
+  const together = wholeRowsOf(program, plan, geometry)?.order === "twos" ? 2 : 1;
   return 64 * Math.ceil((patchBytes(program) + (together * plan.kept.size + states) * keptRowBytes(geometry.inner)) / 64);
 }
 

@@ -15,8 +15,9 @@ import { LaneMath, type Vector } from "./lanes.ts";
 import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-arguments.ts";
 import { Bands } from "./loop-bands.ts";
 import { LoopFrame, lanePositions } from "./loop-frame.ts";
-import { isIrregular, type LoopPlan, type Pass, planLoop, unrollOf } from "./loop-plan.ts";
+import { isIrregular, type LoopPlan, type Pass, planLoop, unrollOf, type WholeRows } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
+import { WholeRowsEmitter } from "./whole-rows.ts";
 
 export interface EmitOptions {
   readonly shared: boolean;
@@ -26,8 +27,8 @@ export interface EmitOptions {
   readonly vectors?: number | null;
   /** Code for long rows whose columns are folded, `inBandsOf` says when. */
   readonly inBands?: boolean;
-  /** Code for rows that end with a whole step, so many of them together: `wholeRowsOf` says when. */
-  readonly wholeRows?: number | null;
+  /** Code for rows that end with a whole step: `wholeRowsOf` says when. */
+  readonly wholeRows?: WholeRows | null;
 }
 
 /** What is known of a loop program before sizes are: all of its code, whichever form, goes by it. */
@@ -53,8 +54,10 @@ export function plannedLoop(program: LoopProgram): PlannedLoop {
 export function emitLoop(program: LoopProgram, { plan, layout }: PlannedLoop, options: EmitOptions): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder({ shared: options.shared, maximumPages: options.maximumPages });
   const kernel = module.function("kernel", ["i32", "i32", "i32"]);
-  const frame = new LoopFrame(kernel, program, plan, layout, options.wholeRows ?? 1);
-  new LoopEmitter(frame, options).emit();
+  const frame = new LoopFrame(kernel, program, plan, layout);
+  const { wholeRows, relaxedSimd } = options;
+  if (wholeRows) new WholeRowsEmitter(frame, relaxedSimd, wholeRows).emit();
+  else new LoopEmitter(frame, options).emit();
   return module.bytes();
 }
 
@@ -84,17 +87,15 @@ class LoopEmitter {
   private readonly values: LoopValues;
   private readonly vectors: number | null;
   private readonly bands: Bands | null;
-  private readonly whole: boolean;
   /** Lanes of the vector at hand that exist. */
   private readonly valid: Local<"v128">;
   /** Slots as they are walked at the moment, by slot number. */
   private cursors = new Map<number, Cursor>();
   private keptCursors: KeptCursor[] = [];
 
-  constructor(frame: LoopFrame, { relaxedSimd, vectors, inBands, wholeRows }: EmitOptions) {
+  constructor(frame: LoopFrame, { relaxedSimd, vectors, inBands }: EmitOptions) {
     const { f, program, plan } = frame;
     this.vectors = vectors ?? null;
-    this.whole = (wholeRows ?? null) !== null;
     this.frame = frame;
     this.f = f;
     this.program = program;
@@ -111,44 +112,29 @@ class LoopEmitter {
   }
 
   emit(): void {
-    this.frame.forEachUnit((together) => {
+    this.frame.forEachUnit(() => {
       if (this.vectors === null) this.frame.measure();
-      if (this.program.shape === "rows") this.rows(together);
+      if (this.program.shape === "rows") this.rows();
       else this.columns();
     });
   }
 
   // --- rows form
 
-  private rows(together: number): void {
+  private rows(): void {
     const { values, plan } = this;
     values.beginRows();
-    const each = (run: () => void) => {
-      for (let row = 0; row < together; row++) {
-        values.row = row;
-        this.frame.unit = row;
-        run();
-      }
-    };
     for (const pass of plan.passes) {
       if (pass.folds.length + pass.stores.length === 0) continue;
-      const parts: Accumulator[][][] = [];
-      each(() => {
-        for (const register of pass.hoisted) values.get(register);
-        parts.push(this.pass(pass));
-      });
-      // not before the next row's loop, which the processor begins while it waits here
-      each(() => {
-        pass.folds.forEach((fold, i) => {
-          values.set(fold.register, this.folds.finishAcross(parts[values.row]!.map((accumulators) => accumulators[i]!)));
-        });
+      for (const register of pass.hoisted) values.get(register);
+      const parts = this.pass(pass);
+      pass.folds.forEach((fold, i) => {
+        values.set(fold.register, this.folds.finishAcross(parts.map((accumulators) => accumulators[i]!)));
       });
     }
-    each(() => {
-      const results = plan.rowStores.map(({ register }) => values.get(register));
-      plan.rowStores.forEach(({ slot }, i) => {
-        this.access.storeSame(this.program.slots[slot]!, this.frame.pointers[slot]!, results[i]!);
-      });
+    const results = plan.rowStores.map(({ register }) => values.get(register));
+    plan.rowStores.forEach(({ slot }, i) => {
+      this.access.storeSame(this.program.slots[slot]!, this.frame.pointers[slot]!, results[i]!);
     });
   }
 
@@ -156,7 +142,7 @@ class LoopEmitter {
   private pass(pass: Pass): Accumulator[][] {
     const { values } = this;
     const unroll = this.vectors ?? unrollOf(this.program, pass);
-    const parts = Array.from({ length: unroll }, () => pass.folds.map((fold) => this.folds.begin(fold, !this.whole)));
+    const parts = Array.from({ length: unroll }, () => pass.folds.map((fold) => this.folds.begin(fold)));
     const stores = this.openStores(pass.stores);
     this.openLoads(pass);
     this.openKept(pass);
@@ -289,11 +275,6 @@ class LoopEmitter {
       for (const { pointer } of this.keptCursors) f.increment(pointer, 16 * copies);
       for (const index of indices) f.increment(index, 4 * copies);
     };
-    if (this.whole) {
-      const copies = unroll[0] ?? 1;
-      f.repeat(["i32.shr_u", count, 2 + Math.log2(copies)], () => run(copies, null));
-      return;
-    }
     const left = f.local("i32", ["i32.shr_u", count, 2]);
     for (const copies of unroll) {
       this.folds.inBlocks(f.local("i32", ["i32.shr_u", left, Math.log2(copies)]), parts, () => run(copies, null));
@@ -352,11 +333,10 @@ class LoopEmitter {
 
   private openKept(pass: Pass): void {
     const { kept } = this.plan;
-    const before = kept.size * this.values.row;
     this.keptCursors = [...pass.kept, ...pass.restored].map((register) => ({
       register,
       restored: pass.restored.has(register),
-      pointer: this.keptRow(before + kept.get(register)!),
+      pointer: this.keptRow(kept.get(register)!),
     }));
   }
 

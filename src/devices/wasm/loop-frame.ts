@@ -21,7 +21,7 @@ export class LoopFrame {
   readonly program: LoopProgram;
   readonly plan: LoopPlan;
   readonly layout: ArgumentLayout;
-  /** Which of the units that are computed together is at hand. */
+  /** Which of the units at hand is being computed: 0, and 1 for the one ahead of it. */
   unit = 0;
   /** Elements of the unit along the inner axis. */
   readonly count: I32;
@@ -36,19 +36,12 @@ export class LoopFrame {
   /** Inner index where the unit starts. */
   private readonly start: I32;
   private readonly lanesOf = new Map<number, I32[]>();
-  /** Addresses of the slots as they walk from unit to unit, and of each of the units that are computed together. */
+  /** Addresses of the slots as they walk from unit to unit, and of each of the units at hand. */
   private readonly walking: readonly I32[];
-  private readonly pointersOf: readonly (readonly I32[])[];
+  private pointersOf: readonly (readonly I32[])[];
   private readonly rampOf = new Map<number, Local<"v128">>();
 
-  /** @param together how many units are computed together */
-  constructor(
-    f: FunctionBuilder<readonly ["i32", "i32", "i32"]>,
-    program: LoopProgram,
-    plan: LoopPlan,
-    layout: ArgumentLayout,
-    together = 1,
-  ) {
+  constructor(f: FunctionBuilder<readonly ["i32", "i32", "i32"]>, program: LoopProgram, plan: LoopPlan, layout: ArgumentLayout) {
     this.f = f;
     [this.task, this.args, this.thread] = f.params;
     this.program = program;
@@ -57,7 +50,7 @@ export class LoopFrame {
     const locals = (count: number) => Array.from({ length: count }, () => f.local("i32"));
     this.walk = locals(layout.walkAxes);
     this.walking = locals(program.slots.length);
-    this.pointersOf = together > 1 ? Array.from({ length: together }, () => locals(program.slots.length)) : [this.walking];
+    this.pointersOf = [this.walking];
     this.reduceIndices = locals(program.reduce);
     [this.scratch, this.count, this.start] = locals(3) as [I32, I32, I32];
   }
@@ -67,9 +60,68 @@ export class LoopFrame {
     return this.pointersOf[this.unit]!;
   }
 
-  /** Emits `body` for every unit of the task, with pointers set: for some together, and for one at a time. */
-  forEachUnit(body: (together: number) => void): void {
-    const { f, layout, walk, walking, pointersOf } = this;
+  /** Emits `body` for every unit of the task, with pointers set. */
+  forEachUnit(body: () => void): void {
+    const { f } = this;
+    const { unit, end } = this.begin();
+    f.while(["i32.lt_u", unit, end], () => {
+      body();
+      this.advance();
+      f.increment(unit, 1);
+    });
+  }
+
+  /** Like `forEachUnit` for two units at a time, 0 and 1, and for one that is left. */
+  byTwos(body: (units: readonly number[]) => void): void {
+    const { f, walking } = this;
+    const both = [0, 1].map(() => walking.map(() => f.local("i32")));
+    this.pointersOf = both;
+    const set = (unit: number) => {
+      for (const [slot, pointer] of both[unit]!.entries()) f.set(pointer, walking[slot]!);
+      this.advance();
+    };
+    const { unit, end } = this.begin();
+    f.while(["i32.lt_u", ["i32.add", unit, 1], end], () => {
+      set(0);
+      set(1);
+      body([0, 1]);
+      f.increment(unit, 2);
+    });
+    f.if(["i32.lt_u", unit, end], () => {
+      set(0);
+      body([0]);
+    });
+  }
+
+  /**
+   * Emits the units of the task one ahead of the other: `first` for the first unit, `both` for each two neighbours, `last` for the last
+   * unit. `unit` 1 is the one ahead, 0 the one behind it.
+   */
+  overlapped({ first, both, last }: Readonly<Record<"first" | "both" | "last", () => void>>): void {
+    const { f, walking } = this;
+    const behind = walking.map(() => f.local("i32"));
+    this.pointersOf = [behind, walking];
+    const follow = () => {
+      for (const [slot, pointer] of walking.entries()) f.set(behind[slot]!, pointer);
+    };
+    const { unit, end } = this.begin();
+    f.if(["i32.lt_u", unit, end], () => {
+      first();
+      f.increment(unit, 1);
+      f.while(["i32.lt_u", unit, end], () => {
+        follow();
+        this.advance();
+        both();
+        f.increment(unit, 1);
+      });
+      follow();
+      last();
+    });
+  }
+
+  /** Sets scratch, and the indices and pointers of the task's first unit. */
+  private begin(): { readonly unit: I32; readonly end: I32 } {
+    const { f, layout, walk, walking } = this;
     const unit = f.local("i32", ["i32.mul", this.task, this.argument(layout.unitsPerTask)]);
     const end = f.local("i32", ["i32.add", unit, this.argument(layout.unitsPerTask)]);
     f.set(end, smaller(end, this.argument(layout.units)));
@@ -91,23 +143,7 @@ export class LoopFrame {
         f.increment(pointer, ["i32.mul", index, this.argument(at.strides + 4 * axis)]);
       });
     });
-    if (pointersOf.length > 1) {
-      const several = ["i32.add", unit, pointersOf.length - 1] as const;
-      f.while(["i32.lt_u", several, end], () => {
-        for (const pointers of pointersOf) {
-          for (const [slot, pointer] of pointers.entries()) f.set(pointer, walking[slot]!);
-          this.advance();
-        }
-        body(pointersOf.length);
-        f.increment(unit, pointersOf.length);
-      });
-    }
-    f.while(["i32.lt_u", unit, end], () => {
-      if (pointersOf.length > 1) for (const [slot, pointer] of pointersOf[0]!.entries()) f.set(pointer, walking[slot]!);
-      body(1);
-      this.advance();
-      f.increment(unit, 1);
-    });
+    return { unit, end };
   }
 
   /** Sets the count and start of a unit whose inner axis may have any length. */

@@ -90,20 +90,58 @@ export function unrollOf(program: LoopProgram, pass: Pass): number {
   return 2 * pass.cost <= mostTogether ? 2 : 1;
 }
 
+/** How whole rows go: code without anything for what is left over. */
+export interface WholeRows {
+  /** Vectors that a round of a light loop takes at most. */
+  readonly step: number;
+  /**
+   * `ahead`: one loop does the last pass of a row and the first pass of the next one. `twos`: two rows go through each pass one after the
+   * other, and folds are finished after both. `alone`: one row after the other.
+   */
+  readonly order: "ahead" | "twos" | "alone";
+}
+
+/** What a round costs beside its vectors is spread over so many. */
+const longestStep = 8;
 /** Rows go by twos whose longest pass takes at most this, in simple instructions: of a longer one the end does not matter. */
 const longestPaired = 8192;
+/** Passes that cost more for an element need all registers for themselves. */
+const mostAhead = 12;
+
+/** Passes that have something to do. */
+export const busyPasses = ({ passes }: LoopPlan): readonly Pass[] =>
+  passes.filter(({ folds, stores }) => folds.length + stores.length > 0);
 
 /**
- * How many rows go together where the inner axis is walked to its end in whole steps of every pass, and no sum is so long that it goes by
- * blocks, else null. There is no code then for what is left over, in which a row spends as much time as in its loops; so it is with the
- * rows of most models. Two rows go through each pass one after the other: while the first waits for the end of its fold, and for what
- * follows from it, the second keeps the processor busy.
+ * Whether a round may have more vectors of a pass than those that go together. V8 moves folds to the end of a round, so that what they
+ * take in waits in registers, unless it is nothing but a value that has just been read.
  */
-export function wholeRowsOf(program: LoopProgram, { splittable, passes }: LoopPlan, { inner }: Geometry): 1 | 2 | null {
+function mayGrow({ instructions }: LoopProgram, { folds, stores, kept, restored, computed }: Pass): boolean {
+  if (folds.length === 0) return true;
+  const reads = restored.size + [...computed].filter((register) => instructions[register]!.kind === "load").length;
+  return reads <= 1 && stores.length + kept.length === 0;
+}
+
+/** Vectors that a round of one loop over whole rows takes of each of these passes, at most `step` where they are light. */
+export function roundOf(program: LoopProgram, passes: readonly Pass[], step: number): number {
+  const fewest = Math.max(...passes.map((pass) => unrollOf(program, pass)));
+  const cost = passes.reduce((sum, pass) => sum + pass.cost, 0);
+  let round = passes.every((pass) => mayGrow(program, pass)) ? step : fewest;
+  while (round > fewest && cost * round > mostTogether) round /= 2;
+  return round;
+}
+
+/**
+ * The way of rows where the inner axis is walked to its end in whole steps of every pass, and no sum is so long that it goes by blocks,
+ * else null. There is no code then for what is left over, in which a row spends as much time as in its loops; so it is with the rows of
+ * most models.
+ */
+export function wholeRowsOf(program: LoopProgram, plan: LoopPlan, { inner }: Geometry): WholeRows | null {
+  const passes = busyPasses(plan);
   const isWhole =
     program.shape === "rows" &&
     program.outer > 0 &&
-    !splittable &&
+    !plan.splittable &&
     inner > 0 &&
     program.slots.every((slot) => slot.inner !== "strided" && slot.masked.length === 0) &&
     passes.every((pass) => {
@@ -111,7 +149,12 @@ export function wholeRowsOf(program: LoopProgram, { splittable, passes }: LoopPl
       return inner % step === 0 && inner <= step * blockLength;
     });
   if (!isWhole) return null;
-  return inner * Math.max(...passes.map(({ cost }) => cost)) <= longestPaired ? 2 : 1;
+  let step = longestStep;
+  while (inner % (4 * step) !== 0) step /= 2;
+  const most = Math.max(...passes.map(({ cost }) => cost));
+  const last = passes.at(-1)!;
+  const isAhead = passes.length > 1 && last.folds.length === 0 && mayGrow(program, passes[0]!) && most <= mostAhead;
+  return { step, order: isAhead ? "ahead" : inner * most <= longestPaired ? "twos" : "alone" };
 }
 
 export function planLoop(program: LoopProgram): LoopPlan {
