@@ -65,6 +65,7 @@ test("rows with a rest, or with sums so long that they go by blocks, take the ge
   useDevice(devices[0]!);
   const way = (run: Rows, columns: number) => ways(run, tensor(values(3 * columns, 1)).reshape([3, columns]), zeros([columns]));
   expect(way(kernels["RMS norm"]!, 1024)).toEqual(["ahead"]);
+  expect(way(kernels["RMS norm"]!, 128)).toEqual(["twos"]);
   expect(way(kernels["softmax"]!, 256)).toEqual(["twos"]);
   expect(way(kernels["softmax"]!, 2048)).toEqual(["alone"]);
   for (const columns of [20, 255, 4097, 4112]) expect(way(kernels["sum"]!, columns)).toEqual([null]);

@@ -107,6 +107,8 @@ const longestStep = 8;
 const longestPaired = 8192;
 /** Passes that cost more for an element need all registers for themselves. */
 const mostAhead = 12;
+/** Of shorter rows the ends of folds, which nothing hides there, take too large a part. */
+const shortestAhead = 256;
 
 /** Passes that have something to do. */
 export const busyPasses = ({ passes }: LoopPlan): readonly Pass[] =>
@@ -114,12 +116,12 @@ export const busyPasses = ({ passes }: LoopPlan): readonly Pass[] =>
 
 /**
  * Whether a round may have more vectors of a pass than those that go together. V8 moves folds to the end of a round, so that what they
- * take in waits in registers, unless it is nothing but a value that has just been read.
+ * take in waits in registers: few enough are there for sums over one value that is read; a maximum has two registers a chain.
  */
 function mayGrow({ instructions }: LoopProgram, { folds, stores, kept, restored, computed }: Pass): boolean {
   if (folds.length === 0) return true;
   const reads = restored.size + [...computed].filter((register) => instructions[register]!.kind === "load").length;
-  return reads <= 1 && stores.length + kept.length === 0;
+  return reads <= 1 && stores.length + kept.length === 0 && folds.every(({ op }) => op.name === "sum");
 }
 
 /** Vectors that a round of one loop over whole rows takes of each of these passes, at most `step` where they are light. */
@@ -152,8 +154,9 @@ export function wholeRowsOf(program: LoopProgram, plan: LoopPlan, { inner }: Geo
   let step = longestStep;
   while (inner % (4 * step) !== 0) step /= 2;
   const most = Math.max(...passes.map(({ cost }) => cost));
-  const last = passes.at(-1)!;
-  const isAhead = passes.length > 1 && last.folds.length === 0 && mayGrow(program, passes[0]!) && most <= mostAhead;
+  const [first, last] = [passes[0]!, passes.at(-1)!];
+  const isAhead =
+    inner >= shortestAhead && passes.length > 1 && last.folds.length === 0 && mayGrow(program, first) && most <= mostAhead;
   return { step, order: isAhead ? "ahead" : inner * most <= longestPaired ? "twos" : "alone" };
 }
 
