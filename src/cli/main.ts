@@ -1,21 +1,34 @@
 #!/usr/bin/env node
 /** The command line: `lorikeet`. Errors that are the caller's to mend are one line on standard error. */
+import { readFileSync } from "node:fs";
 import process from "node:process";
 import { Command } from "commander";
 import "../devices/choose.ts";
-import { LorikeetError } from "../errors.ts";
+import { LorikeetError, nearestName } from "../errors.ts";
 import { addBench } from "./bench.ts";
 import { addDoctor } from "./doctor.ts";
 import { addFinetune } from "./finetune.ts";
 import { addPretrain } from "./pretrain.ts";
 
-const program = new Command("lorikeet").description("Fine-tunes language models with adapters, on this machine.");
+const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {
+  readonly version: string;
+};
+const program = new Command("lorikeet")
+  .description("Fine-tunes language models with adapters, on this machine.")
+  .version(version, "--version", "display the version");
 // commander puts what it guesses on a second line
 program.configureOutput({ outputError: (text, write) => write(`${text.trim().replace(/\n+/g, " ")}\n`) });
 addFinetune(program);
 addPretrain(program);
 addDoctor(program);
 addBench(program);
+
+const [first = "-"] = process.argv.slice(2);
+const commands = [...program.commands.map((command) => command.name()), "help"];
+if (!first.startsWith("-") && !commands.includes(first)) {
+  const near = nearestName(first, commands);
+  program.error(`error: unknown command '${first}' ${near ? `(Did you mean ${near}?)` : `(There are ${commands.join(", ")}.)`}`);
+}
 
 try {
   await program.parseAsync();

@@ -170,7 +170,7 @@ function adaptable(model: TargetModel, kinds: readonly LayerKind[]): string[] {
 function near(targets: string | readonly string[], model: TargetModel, kinds: readonly LayerKind[]): string | undefined {
   const names = adaptable(model, kinds).flatMap((name) => [name, name.slice(name.lastIndexOf(".") + 1)]);
   const items = typeof targets === "string" ? [targets] : targets;
-  const found = items.flatMap((item) => nearestName(item, names) ?? []);
+  const found = [...new Set(items.flatMap((item) => nearestName(item, names) ?? []))];
   return found.length === 0 ? undefined : `Did you mean ${found.map((name) => JSON.stringify(name)).join(", ")}?`;
 }
 

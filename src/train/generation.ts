@@ -1,6 +1,6 @@
 /** Continuing texts, token by token, with a key/value cache. */
 import { download } from "../compile/program.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import { withAdapters } from "../peft/mixed-batch.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -218,8 +218,30 @@ function newTokens({ maxNewTokens, maxLength }: GenerateOptions, longest: number
   return Math.max(0, Math.min(maxLength, positions + 1) - longest);
 }
 
+const optionNames: Readonly<Record<keyof GenerateOptions, true>> = {
+  maxNewTokens: true,
+  maxLength: true,
+  minNewTokens: true,
+  stopTokens: true,
+  stopStrings: true,
+  tokenizer: true,
+  numReturnSequences: true,
+  seed: true,
+  signal: true,
+  compiled: true,
+  adapters: true,
+  temperature: true,
+  topK: true,
+  topP: true,
+  minP: true,
+  repetitionPenalty: true,
+  noRepeatNgramSize: true,
+  logitBias: true,
+};
+
 function check(prompts: readonly Tokens[], options: GenerateOptions): void {
   const operation = "generate";
+  checkOptions(operation, options, Object.keys(optionNames));
   checkSampling(options);
   checkStopStrings(options.stopStrings ?? [], options.tokenizer);
   if (prompts.length === 0) throw new ConfigError("got no prompt.", { operation });
@@ -228,6 +250,12 @@ function check(prompts: readonly Tokens[], options: GenerateOptions): void {
       throw new ConfigError(`${prompts.length > 1 ? `prompt ${i}` : "the prompt"} has no token.`, {
         operation,
         hint: "Start with the beginning-of-text token.",
+      });
+    if (typeof prompt === "string" || !Array.prototype.every.call(prompt, Number.isInteger))
+      throw new ConfigError("prompts are numbers of tokens.", {
+        operation,
+        got: prompt,
+        hint: "Make them of a text with tokenizer.encode, or use completeText, which takes texts.",
       });
   });
   for (const name of ["maxNewTokens", "maxLength", "minNewTokens", "numReturnSequences"] as const) {

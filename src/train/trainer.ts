@@ -137,6 +137,12 @@ export class Trainer implements Disposable {
       const penalty = adapterPenalty(model);
       const loss = penalty ? add(ofModel, penalty) : ofModel;
       const raw = gradientsOf(loss, [...this.parameters.values()]);
+      if (raw.size === 0)
+        throw new ConfigError("nothing that is trained takes part in the loss.", {
+          operation,
+          got: [...this.parameters.keys()],
+          hint: "An adapter that is merged or disabled does not: take it out of the weights with unmerge, or choose it with setActive.",
+        });
       const { gradients, totalNorm } = clipGradNorm(raw, clipNorm ?? Number.POSITIVE_INFINITY);
       this.optimizer.step(gradients);
       this.#schedules.observe(gradients);

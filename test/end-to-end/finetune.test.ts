@@ -212,7 +212,7 @@ describe("what is wrong is said in one line, with exit code 1 and nothing half-w
     mkdirSync(at("wordless"), { recursive: true });
     for (const name of ["config.json", "model.safetensors"]) cpSync(join(model, name), join(at("wordless"), name));
   };
-  const cases: Record<string, readonly [args: readonly string[], message: RegExp]> = {
+  const cases: Record<string, readonly [args: readonly string[], message: RegExp, command?: string]> = {
     "an empty text": [["--data", at("empty.txt")], /the text is empty/],
     "a text shorter than a window": [["--data", at("short.txt")], /window/],
     "a text that is not UTF-8": [["--data", at("binary.txt")], /UTF-8/],
@@ -227,15 +227,16 @@ describe("what is wrong is said in one line, with exit code 1 and nothing half-w
     "a rank for a method without one": [["--method", "ia3"], /ia3 has no rank/],
     "a key that the method does not have": [["--set", "lora_alfa=3"], /loraAlfa.*loraAlpha/],
     "an unknown option": [["--step", "3"], /unknown option.*--step/],
+    "an unknown command": [[], /unknown command 'fintune' \(Did you mean finetune\?\)/, "fintune"],
     "an unknown method": [["--method", "lorra"], /--method.*lora/],
     "dropout of everything": [["--dropout", "1"], /Dropout.*less than 1/],
     "a learning rate that makes training diverge": [["--lr", "1e30"], /loss of step.*lower learning rate/],
   };
 
   beforeAll(files);
-  it.each(Object.entries(cases))("%s", async (name, [args, message]) => {
+  it.each(Object.entries(cases))("%s", async (name, [args, message, command]) => {
     const out = at(`bad ${name}`);
-    const outcome = await lorikeet([...small, "--steps", "4", "--out", out, ...args]);
+    const outcome = await lorikeet([...(command ? [command] : []), ...small, "--steps", "4", "--out", out, ...args]);
     expect(outcome.stdout).toBe("");
     expect(lines(outcome).at(-1)).toMatch(message);
     expect(outcome.stderr).not.toMatch(/^\s+at /m);

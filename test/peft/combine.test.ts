@@ -175,6 +175,8 @@ describe("combineAdapters", () => {
   });
 
   it("refuses what would not add up", () => {
+    const one = { adapters: ["a"], weights: [1], name: "c", type: "tis" } as unknown as CombineOptions;
+    expect(() => combineAdapters(model(), one)).toThrow(/`type` \(= "tis"\) is none of .*Did you mean/);
     expect(() => combineAdapters(model({ bias: "lora_only" }), both)).toThrow(/biases of the model in place/);
     expect(() => combineAdapters(model({ loraBias: true, targetModules: ["v_proj"] }), both)).toThrow(
       /changes the bias of .*v_proj/,

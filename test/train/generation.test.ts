@@ -286,6 +286,9 @@ onReference("what is refused", () => {
       "generate: `numReturnSequences` (= 2) must be 1 where one sequence is given out.",
     ],
     [[], {}, "generate: the prompt has no token. Start with the beginning-of-text token."],
+    ["The whale" as never, {}, "generate: prompts are numbers of tokens. Make them of a text with tokenizer.encode"],
+    [[1.5], {}, "generate: prompts are numbers of tokens."],
+    [[1], { max_new_tokens: 3 } as never, "generate: `max_new_tokens` is not an option. Did you mean `maxNewTokens`?"],
   ])("%o %o", async (prompt, options, message) => {
     const result = complete(makeModel(), prompt, options);
     await expect(result).rejects.toThrow(message);

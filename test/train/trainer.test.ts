@@ -12,6 +12,7 @@ import { crossEntropy } from "../../src/nn/loss.ts";
 import { cosineSchedule } from "../../src/optim/schedule.ts";
 import { getAdapter } from "../../src/peft/adapted-model.ts";
 import { attach } from "../../src/peft/attach.ts";
+import { merge } from "../../src/peft/merge.ts";
 import { adalora } from "../../src/peft/methods/adalora.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
 import { uploadBatch } from "../../src/train/batch.ts";
@@ -207,6 +208,14 @@ describe("on wasm", () => {
     );
     expect(() => new Trainer(smallModel(), smallDataset(), { ...options, learningRate: -1 })).toThrow(
       "train: `learningRate` (= -1) must be above 0.",
+    );
+  });
+
+  it("refuses an adapter that is in the weights", async () => {
+    const model = adapted();
+    merge(model);
+    await expect(finetune(model, smallDataset(), options)).rejects.toThrow(
+      /train: nothing that is trained takes part in the loss\. An adapter that is merged .*unmerge/,
     );
   });
 

@@ -82,8 +82,11 @@ export function combineAdapters(model: Module, options: CombineOptions): Adapter
     });
   const wholes = refuseUncombinable(adapters);
   if (adapters.every(({ method }) => method === ia3)) return combineIA3(model, adapters, options);
-  const type = adapters.length === 1 ? "linear" : (options.type ?? "svd");
-  const { combination, of } = combinationOf(type);
+  const { type: wanted = "svd" } = options;
+  const asked = combinationOf(wanted);
+  // all types take one adapter as it is
+  const type = adapters.length === 1 ? "linear" : wanted;
+  const { combination, of } = adapters.length === 1 ? combinationOf("linear") : asked;
   const settings = settingsOf(combination, options, seed);
   const all = new Map([...adapters].flatMap(({ layers }) => [...layers]));
   const ranks = adapters.map((adapter) => rankOf(adapter));
