@@ -186,6 +186,10 @@ describe("Arrow", () => {
     attach(model, lora({ r: 1, targetModules }));
     await expect(saveArrow(model, at("none"))).rejects.toThrow(/not mixed by Arrow/);
     await expect(loadArrow(make(), at("a"))).rejects.toThrow(/arrow_router/);
+    const mixed = make();
+    await loadArrow(mixed, [at("a")], { topK: 1 });
+    await saveArrow(mixed, at("one"));
+    await expect(loadAdapter(make(), at("one/arrow_router"))).rejects.toThrow(/`arrowConfig` makes no adapter.*loadArrow/s);
     await expect(loadArrow(make(), [at("a")], { topK: 1, useGks: true })).rejects.toThrow(/Give `general`/);
   });
 

@@ -217,10 +217,16 @@ export const lora = defineMethod({
   formula: "W + s·B·A",
   keys: [
     ...[...options, "loraBias", "trainableTokenIndices", "ensureWeightTying", "targetParameters", "layerReplication"],
-    ...["evaConfig", "cordaConfig", "loraGaConfig", "loftqConfig"],
+    ...["evaConfig", "cordaConfig", "loraGaConfig", "loftqConfig", "arrowConfig"],
   ] as (keyof LoraConfig & string)[],
   patterns: { rankPattern: "r", alphaPattern: "loraAlpha" },
   check(config) {
+    if (config.arrowConfig !== null)
+      throw new ConfigError("`arrowConfig` makes no adapter: it is of a router over others, which lie beside its folder.", {
+        operation: "lora",
+        got: config.arrowConfig,
+        hint: "Use loadArrow, with the folder that holds all of them or with a list of theirs.",
+      });
     findInitialiser(config.initLoraWeights);
     initialiserOptions(config.initLoraWeights, config);
     for (const { option, of } of partsOfOthers(config.initLoraWeights, config))
