@@ -66,6 +66,11 @@ export class Code {
     return this.let(expression);
   }
 
+  /** A new variable for the part of addresses that is the same along a row. */
+  base(expression: string): string {
+    return this.index(expression);
+  }
+
   /** An index or address of the element as a number to compute with; the next one's along the inner axis is larger by `stride`. */
   number(index: string, _stride: number): string {
     return index;

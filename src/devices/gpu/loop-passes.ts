@@ -57,8 +57,11 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
         if (chunks) pass = passes.push(renderChunkFold(program, geometry, register, pass, chunks)) - 1;
       } else {
         settle(register);
-        const shader = software ? renderElements(program, geometry, register, known, inputs) : null;
-        pass = passes.push(shader ?? renderValue(program, geometry, register, known)) - 1;
+        const shader =
+          software &&
+          (renderRows(program, geometry, register, known, inputs, software) ??
+            renderElements(program, geometry, register, known, inputs));
+        pass = passes.push(shader || renderValue(program, geometry, register, known)) - 1;
       }
       known.set(register, pass);
     }

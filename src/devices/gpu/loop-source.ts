@@ -51,6 +51,8 @@ export class LoopWriter {
   private readonly geometry: Geometry;
   /** Registers that lie in memory, by the pass that wrote them. */
   private readonly known: ReadonlyMap<Register, number>;
+  /** Where the row begins in a slot, once it is known. */
+  private readonly bases = new Map<number, string>();
   /** The element's number, where the kernel is at one. */
   private element = "";
   private indices: { outer: string[]; inner: string; reduce: string[]; row: string } = {
@@ -137,6 +139,8 @@ export class LoopWriter {
   private address(slot: number): string {
     if (this.element && this.isInOrder(slot)) return this.element;
     const at = this.geometry.slots[slot]!;
+    const base = this.bases.get(slot);
+    if (base !== undefined) return this.code.index([base, ...this.term(this.indices.inner, at.inner)].join(" + "));
     const terms = this.indices.outer.flatMap((name, axis) => this.term(name, at.outer[axis]!));
     terms.push(...this.term(this.indices.inner, at.inner));
     terms.push(...this.indices.reduce.flatMap((name, axis) => this.term(name, at.reduce[axis]!)));
@@ -144,6 +148,18 @@ export class LoopWriter {
     // a variable; GPU.js does not take a number of numbers for an index
     if (terms.length === 1 && /^\w*[a-z]\w*$/.test(terms[0]!)) return terms[0]!;
     return this.code.index(terms.join(" + "));
+  }
+
+  /** Finds out once for a walk along the row where it begins in what the registers load. */
+  beginRow(registers: readonly Register[]): void {
+    for (const register of registers) {
+      const instruction = this.program.instructions[register]!;
+      if (instruction.kind !== "load" || this.known.has(register) || this.bases.has(instruction.slot)) continue;
+      const { outer, offset } = this.geometry.slots[instruction.slot]!;
+      const terms = this.indices.outer.flatMap((name, axis) => this.term(name, outer[axis]!));
+      if (offset !== 0) terms.unshift(String(offset));
+      if (terms.length) this.bases.set(instruction.slot, this.code.base(terms.join(" + ")));
+    }
   }
 
   /** Distance to the address of the next element. */

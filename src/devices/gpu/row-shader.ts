@@ -54,7 +54,7 @@ function rowsOf(program: LoopProgram, geometry: Geometry, root: Register, known:
   const registers = closure(program, root, known);
   const instructionAt = (register: Register) => program.instructions[register]!;
   const folds = registers.filter((register) => instructionAt(register).kind === "reduce" && !known.has(register));
-  if (folds.length === 0 || [root, ...folds].some((register) => instructionAt(register).dtype === "int32")) return null;
+  if ([root, ...folds].some((register) => instructionAt(register).dtype === "int32")) return null;
   // who compares with the largest must see the very value that it was found among, which is why that one goes through memory
   const compares = registers.some((register) => {
     const instruction = instructionAt(register);
@@ -154,9 +154,8 @@ class RowWriter {
       if (from === to) return;
       code.each(width, () => {
         start();
-        const i = code.counter();
         const first = thread === "0" ? `${from}` : `${from} + ${thread} * ${width}`;
-        code.wgsl(`for (var ${i} = ${first}; ${i} < ${to}; ${i} += ${threads * width}) {`);
+        const i = code.walk(first, to, threads * width, width);
         writer.inner = i;
         const before = writer.remember();
         writer.compute(needed);
@@ -165,6 +164,7 @@ class RowWriter {
         code.wgsl("}");
       });
     };
+    writer.beginRow(needed);
     const whole = inner - (inner % lanes);
     walk(0, whole, lanes);
     walk(whole, inner, 1);
@@ -225,10 +225,11 @@ class RowWriter {
     const { inner } = this.geometry;
     const name = () => (writer.get(root) as Single).name;
     if (isElement) {
+      const row = code.base(`number * ${inner}`);
       this.overRow(
         [root],
         () => {},
-        (i, lanes) => code.store(`number * ${inner} + ${i}`, name(), lanes, inner % 4 === 0 && this.lanes > 1),
+        (i, lanes) => code.store(`${row} + ${i}`, name(), lanes, inner % 4 === 0 && this.lanes > 1),
       );
       return;
     }
@@ -245,6 +246,13 @@ const rowThreads = 8;
 /** Rows at least this long are taken by fours even where that leaves a rest. */
 const worthTwoLoops = 16;
 
+/** Whether elements without folds are made with values of their row, which a thread that takes the row computes once. */
+const sharesRow = ({ instructions }: LoopProgram, { registers, isElement }: Rows, rows: number, inner: number): boolean =>
+  isElement &&
+  rows >= manyRows &&
+  inner >= worthTwoLoops &&
+  registers.some((register) => instructions[register]!.level === "row" && instructions[register]!.kind !== "constant");
+
 /** A thread a row, without barriers: on a processor every thread of a workgroup waits for all others at one. */
 function renderThreadRows(
   program: LoopProgram,
@@ -257,7 +265,7 @@ function renderThreadRows(
   const rows = valuesAt("row", geometry);
   if (rows < manyRows && rows * inner > fewElements) return null;
   const shape = rowsOf(program, geometry, root, known);
-  if (!shape) return null;
+  if (!shape || (shape.folds.length === 0 && !sharesRow(program, shape, rows, inner))) return null;
   const { wide } = readsOf(program, geometry, shape.registers, known, false);
   return firstOf(inner % 4 === 0 || inner >= worthTwoLoops ? 4 : 1, (lanes) => {
     const row = new RowWriter(program, geometry, known, lanes > 1 ? wide : new Set(), lanes);
@@ -307,7 +315,7 @@ function renderWorkgroupRows(
   const threads = threadsOf(inner);
   if (inner < shortestRow || (inner > mostPerThread * threads && rows * threads < manyThreads)) return null;
   const shape = rowsOf(program, geometry, root, known);
-  if (!shape) return null;
+  if (!shape?.folds.length) return null;
   const { wide, isGathered } = readsOf(program, geometry, shape.registers, known, false);
   return firstOf(inner % 4 === 0 && inner >= 4 * threads && !isGathered ? 4 : 1, (lanes) => {
     const way = { thread: "i32(t)", threads, meet: meeting(threads) };

@@ -39,6 +39,9 @@ export class WgslCode extends Code {
   private readonly vectors = new Set<string>();
   /** Arrays that are bound as vec4. */
   private readonly wide: ReadonlySet<string>;
+  /** What index variables are made of, and those that are four times another: a vec4 lies at that one. */
+  private readonly made = new Map<string, string>();
+  private readonly quarters = new Map<string, string>();
   private foreign = false;
 
   /** @param wide names of the arrays whose elements along the inner axis are read as vec4: they lie side by side, and begin at fours */
@@ -105,7 +108,20 @@ export class WgslCode extends Code {
   override index(expression: string): string {
     const name = `a${this.next++}`;
     this.lines.push(`let ${name} : i32 = ${expression};`);
+    this.made.set(name, expression);
     return name;
+  }
+
+  override base(expression: string): string {
+    const name = this.index(expression);
+    this.quarters.set(name, this.index(`${name} >> 2u`));
+    return name;
+  }
+
+  /** Place of the vec4 at an address, which is a multiple of four. */
+  private quarter(address: string): string {
+    const parts = (this.made.get(address) ?? address).split(" + ").map((part) => this.quarters.get(part));
+    return parts.every((part) => part !== undefined) ? parts.join(" + ") : `(${address}) >> 2u`;
   }
 
   override number(index: string, stride: number): string {
@@ -113,9 +129,20 @@ export class WgslCode extends Code {
     return this.declare(`vec4<f32>(vec4<i32>(${index}) + ${this.steps(stride)})`, true);
   }
 
-  /** A name for what counts a loop. */
-  counter(): string {
-    return `k${this.next++}`;
+  /**
+   * Begins a loop over whole numbers, all of them multiples of so many lanes.
+   *
+   * @param first text of an index
+   */
+  walk(first: string, end: number, step: number, lanes: Lanes): string {
+    const [name, count] = [`k${this.next}`, `q${this.next++}`];
+    if (lanes === 1) this.lines.push(`for (var ${name} = ${first}; ${name} < ${end}; ${name} += ${step}) {`);
+    else {
+      this.lines.push(`for (var ${count} = (${first}) / ${lanes}; ${count} < ${end / lanes}; ${count} += ${step / lanes}) {`);
+      this.lines.push(`let ${name} = ${count} * ${lanes};`);
+      this.quarters.set(name, count);
+    }
+    return name;
   }
 
   /** An int32 as an index. */
@@ -177,7 +204,7 @@ export class WgslCode extends Code {
   }
 
   private neighbours(array: string, address: string, stride: number): string {
-    if (this.wide.has(array) && stride === 1) return `${array}[(${address}) >> 2u]`;
+    if (this.wide.has(array) && stride === 1) return `${array}[${this.quarter(address)}]`;
     const each = components.map((_, lane) => this.element(array, lane ? `${address} + ${lane * stride}` : address));
     return `vec4<f32>(${each.join(", ")})`;
   }
@@ -204,7 +231,7 @@ export class WgslCode extends Code {
   store(address: string, name: string, lanes: Lanes, isWide: boolean): void {
     const isVector = this.vectors.has(name);
     if (lanes === 1) this.lines.push(`result[${address}] = ${name};`);
-    else if (isWide) this.lines.push(`result[(${address}) >> 2u] = ${isVector ? name : `vec4<f32>(${name})`};`);
+    else if (isWide) this.lines.push(`result[${this.quarter(address)}] = ${isVector ? name : `vec4<f32>(${name})`};`);
     else
       components.forEach((component, lane) => {
         this.lines.push(`result[${address} + ${lane}] = ${isVector ? `${name}.${component}` : name};`);
