@@ -1,7 +1,8 @@
 /**
  * What does one operation cost, run alone, and how far is that from what the processor can do? Micro-benchmarks of compiled programs with
  * Benchmark.js, one question a file. The limit is the larger of streaming the values through memory and of the vector instructions; both are
- * measured by turns with the operation, since a shared machine is slower in one second than in the next.
+ * measured by turns with the operation, since a shared machine is slower in one second than in the next, and in windows as short as its own, since
+ * a short one is more often undisturbed.
  * Run: `npm run bench -- operations [--threads N] [--only NAME,…]`
  */
 import { parseArgs } from "node:util";
@@ -11,7 +12,7 @@ import { upload, useDevice } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import type { Device } from "../../src/devices/device.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
-import { Limits } from "../../src/devices/wasm/limits.ts";
+import { bestTime, Limits } from "../../src/devices/wasm/limits.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { Variable } from "../../src/graph/variable.ts";
 import "../../src/tensor/methods.ts";
@@ -36,7 +37,7 @@ interface Result {
   readonly bestMicroseconds: number;
   readonly limitMicroseconds: number;
   readonly boundBy: "memory" | "SIMD";
-  /** The best time of a round over its limit, which is measured before it; the median over rounds. */
+  /** The best window of a round over its limit, which is measured before it; the median over rounds. */
   readonly timesLimit: number;
   readonly gflops?: number;
   readonly gigabytesPerSecond: number;
@@ -95,11 +96,13 @@ function measure({ name, shapes, run, integers, bar }: Case, device: Device, lim
   const { steps } = call.schedule()!;
   const turns = Array.from({ length: rounds }, () => {
     const bounds = steps.map((step) => limits.of(step, device, true));
-    return { limit: bounds.reduce((sum, bound) => sum + Math.max(bound.arithmetic, bound.memory), 0), bounds, sample: sampleOf(name, () => call()) }; // biome-ignore format: one sentence
+    const limit = bounds.reduce((sum, bound) => sum + Math.max(bound.arithmetic, bound.memory), 0);
+    const time = bestTime(() => call(), { window: 0.5, milliseconds: 30, warmUp: 10 });
+    return { limit, bounds, time, sample: sampleOf(name, () => call()) };
   });
   const sample = turns.flatMap((turn) => turn.sample).sort((a, b) => a - b);
   const limit = Math.min(...turns.map((turn) => turn.limit));
-  const timesLimit = median(turns.map((turn) => (turn.sample[0]! * 1e3) / turn.limit));
+  const timesLimit = median(turns.map(({ time, limit }) => time / limit));
   const isMemory =
     turns
       .flatMap(({ bounds }) => bounds)
@@ -108,7 +111,7 @@ function measure({ name, shapes, run, integers, bar }: Case, device: Device, lim
   const bytes = steps
     .flatMap((step) => [...new Set(step.values)])
     .reduce((sum, value) => sum + value.size * device.storageBytes(value.dtype), 0);
-  const best = sample[0]!;
+  const best = Math.min(...turns.map(({ time }) => time)) / 1e3;
   const result: Result = {
     microseconds: round(sample[sample.length >> 1]! * 1e6),
     bestMicroseconds: round(best * 1e6),

@@ -1,10 +1,11 @@
 /** Columns folded in bands of rows: the same bits as folded column by column, on any number of threads. */
 import { afterAll, describe, expect, test } from "vitest";
-import { inBandsOf } from "../../src/devices/wasm/loop-bands.ts";
+import { inBandsOf, rowBlocksOf } from "../../src/devices/wasm/loop-bands.ts";
 import { planLoop } from "../../src/devices/wasm/loop-plan.ts";
-import { compile, createWasm, type DType, type Tensor, tensor, useDevice } from "../../src/index.ts";
+import { compile, createWasm, type Device, type DType, type Tensor, tensor, useDevice } from "../../src/index.ts";
 
 const devices = [1, 3].map((threads) => createWasm({ threads }));
+const [alone, together] = devices as [Device, Device];
 const narrow = createWasm({ threads: 1, relaxedSimd: false });
 afterAll(() => {
   for (const device of [...devices, narrow]) device[Symbol.dispose]();
@@ -70,5 +71,45 @@ describe.each([...devices, narrow])("on $about", (device) => {
     expect(bandsOf(fold, [x, x, x])).toBeGreaterThan(0);
     const parts = [0, 1].map((i) => fold(x.slice(":", i ? "150:" : ":150")).toArray() as unknown[]);
     expect(fold(x).toArray()).toEqual(parts.flat());
+  });
+});
+
+describe("blocks of rows, each of which is one thread's work", () => {
+  const several: Record<string, Fold> = {
+    ...folds,
+    mean: (x) => x.mean(0),
+    "of one axis of three": (x) =>
+      x
+        .reshape([2, x.shape[0]! / 2, x.shape[1]!])
+        .sum(1)
+        .mul(2),
+    "of a view": (x) => x.flip(0).sum(0),
+  };
+  test.each(
+    Object.entries(several).flatMap(
+      ([name, fold]) =>
+      ([[512, 512], [1030, 290]] as const).map(([rows, columns]) => ({ name, fold, rows, columns })), // biome-ignore format: a table
+    ),
+  )("$name, [$rows, $columns]", ({ fold, rows, columns }) => {
+    const results = [alone, together].map((device) => {
+      useDevice(device);
+      const [x, y] = [1, 2].map((seed) => tensor(values(rows * columns, "float32", seed)).reshape([rows, columns]));
+      const inputs = [x!, y!, tensor(values(rows, "float32", 3)).reshape([rows, 1])] as const;
+      const call = compile(fold);
+      const result = call(...inputs);
+      const cut = call.schedule()!.steps.filter(({ code, geometry }) => {
+        const threads = device === alone ? 1 : 3;
+        return (
+          "instructions" in code && rowBlocksOf(code, planLoop(code), geometry as Parameters<typeof rowBlocksOf>[2], threads)
+        );
+      });
+      const found = result.toArray();
+      call.dispose();
+      return { cut: cut.length, found };
+    });
+    expect(results[0]!.cut).toBe(0);
+    // 256 rows are one block
+    if (fold !== several["of one axis of three"] || rows > 512) expect(results[1]!.cut).toBeGreaterThan(0);
+    expect(results[1]!.found).toEqual(results[0]!.found);
   });
 });

@@ -7,8 +7,8 @@ import type { Binding, Buffer, Device, Dispatch, Executable, KernelCall } from "
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import { type BindCall, bindHost, type CallContext, callEntries, type Step } from "./calls.ts";
 import { features } from "./features.ts";
-import { layoutArguments, partition, scratchBytes, writeArguments } from "./loop-arguments.ts";
-import { inBandsOf } from "./loop-bands.ts";
+import { estimateCost, layoutArguments, partition, scratchBytes, writeArguments } from "./loop-arguments.ts";
+import { inBandsOf, rowBlocksOf } from "./loop-bands.ts";
 import { type EmitOptions, emitLoop, type PlannedLoop, plannedLoop } from "./loop-emitter.ts";
 import { emitGroup, type Group, groupOf } from "./loop-groups.ts";
 import { vectorsOf, wholeRowsOf } from "./loop-plan.ts";
@@ -44,6 +44,9 @@ interface CallExecutable extends Executable {
   readonly bind: BindCall | null;
 }
 
+/** Nanoseconds of a fold of columns, on one thread, from which on its rows are worth two launches. */
+const rowBlocksAbove = 30_000;
+
 /** A step whose args block lies in wasm memory. */
 interface Placed {
   readonly kernel: number;
@@ -55,6 +58,8 @@ interface Placed {
 interface Launch extends Dispatch {
   readonly steps: readonly Placed[];
   readonly host: (() => void) | null;
+  /** Address of what one step leaves for another, 0 where nothing is. */
+  readonly between: number;
 }
 
 /**
@@ -149,7 +154,7 @@ class WasmDevice implements Device {
     new Uint8Array(this.memory.buffer).copyWithin((to.buffer as WasmBuffer).address + to.offset, source, source + bytes);
   }
 
-  compile(program: LoopProgram): Executable {
+  compile(program: LoopProgram): LoopExecutable {
     let executable = this.loops.get(program.key);
     if (!executable) {
       // no code yet: most launches take one of the forms that `bind` finds for their sizes
@@ -178,23 +183,20 @@ class WasmDevice implements Device {
   bind(executable: Executable, geometry: Geometry | CallGeometry, bindings: readonly Binding[], label: string): Launch {
     const addresses = bindings.map(({ buffer, offset }) => (buffer as WasmBuffer).address + offset);
     if ("program" in executable)
-      return {
-        executable,
-        label,
-        host: null,
-        steps: [this.bindLoop(executable as LoopExecutable, geometry as Geometry, addresses)],
-      };
+      return { executable, label, host: null, ...this.bindLoop(executable as LoopExecutable, geometry as Geometry, addresses) };
     const { call, bind } = executable as CallExecutable;
     const steps = bind?.(geometry as CallGeometry, addresses) ?? null;
-    if (steps) return { executable, label, host: null, steps: steps.map((step) => this.place(step)) };
-    return { executable, label, steps: [], host: bindHost(call, geometry as CallGeometry, addresses, this.memory) };
+    if (steps) return { executable, label, host: null, between: 0, steps: steps.map((step) => this.place(step)) };
+    return { executable, label, steps: [], between: 0, host: bindHost(call, geometry as CallGeometry, addresses, this.memory) };
   }
 
   release(dispatch: Dispatch): void {
-    for (const { args } of (dispatch as Launch).steps) {
+    const { steps, between } = dispatch as Launch;
+    for (const { args } of steps) {
       this.memory.free(args);
       this.scratchUsers.delete(args);
     }
+    if (between) this.memory.free(between);
   }
 
   run(queue: readonly Dispatch[]): void {
@@ -231,10 +233,27 @@ class WasmDevice implements Device {
     return new dtypes[dtype].array(this.memory.buffer, (buffer as WasmBuffer).address + offset, count);
   }
 
-  private bindLoop({ program, planned, kernels }: LoopExecutable, geometry: Geometry, addresses: readonly number[]): Placed {
-    const { plan, layout } = planned;
+  private bindLoop(
+    executable: LoopExecutable,
+    geometry: Geometry,
+    addresses: readonly number[],
+  ): Pick<Launch, "steps" | "between"> {
+    const { program, planned } = executable;
+    const { plan } = planned;
     const group = groupOf(program, plan, geometry);
-    if (group) return this.bindGroup(group, addresses);
+    if (group) return { steps: [this.bindGroup(group, addresses)], between: 0 };
+    const cut = rowBlocksOf(program, plan, geometry, this.pool.threads);
+    if (!cut || estimateCost(plan, geometry) < rowBlocksAbove)
+      return { steps: [this.bindWalk(executable, geometry, addresses)], between: 0 };
+    const between = this.memory.allocate(4 * cut.elements, "internal");
+    const steps = [...cut.blocks, cut.total].map((part) =>
+      this.bindWalk(this.compile(part.program), part.geometry, [...addresses, between]),
+    );
+    return { steps, between };
+  }
+
+  private bindWalk({ program, planned, kernels }: LoopExecutable, geometry: Geometry, addresses: readonly number[]): Placed {
+    const { plan, layout } = planned;
     const cut = partition(program, plan, geometry, this.pool.threads);
     const vectors = vectorsOf(program, plan, geometry);
     const inBands = inBandsOf(program, plan, geometry);

@@ -135,19 +135,22 @@ export function partition(program: LoopProgram, plan: LoopPlan, geometry: Geomet
   const cost = together * estimateCost(plan, geometry);
   const wanted =
     threads === 1 || cost < splitAbove ? 1 : Math.max(threads, Math.min(4 * threads, Math.floor(cost / taskNanoseconds)));
+  const inBands = inBandsOf(program, plan, geometry);
+  // short pieces of rows are read at half the speed: no more of them than threads
+  const pieces = inBands ? Math.min(wanted, threads) : wanted;
   let part = Math.max(geometry.inner, 1);
   let parts = 1;
   if (crossesLines(program, geometry)) {
     // as many lines as surely stay in the first-level cache until the neighbouring row reads on in them
     part = Math.min(part, 16);
     parts = Math.ceil(geometry.inner / part);
-  } else if (plan.splittable && wanted > 1 && rows < wanted) {
+  } else if (plan.splittable && wanted > 1 && rows < pieces) {
     // whole cache lines, so that threads do not write to the same one
     const grain = program.shape === "columns" ? 16 : 64;
-    part = Math.max(grain, Math.ceil(geometry.inner / Math.ceil(wanted / rows) / grain) * grain);
+    part = Math.max(grain, Math.ceil(geometry.inner / Math.ceil(pieces / rows) / grain) * grain);
     parts = Math.max(1, Math.ceil(geometry.inner / part));
   }
-  if (part > bandColumns && inBandsOf(program, plan, geometry)) {
+  if (part > bandColumns && inBands) {
     part = bandColumns;
     parts = Math.ceil(geometry.inner / part);
   }

@@ -4,12 +4,15 @@
  * cache; four rows side by side are four streams that the processor fetches ahead.
  *
  * Every column takes in its rows one after the other in the same blocks as elsewhere, so that not a bit depends on which way was taken.
+ * Where there are fewer units than threads, each block of rows is one thread's work, and what they come to is folded in their order by a second
+ * launch: short pieces of rows would cost more than a second thread saves.
  */
 import { bytesPerElement } from "../../graph/dtype.ts";
-import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
+import { sizeOf } from "../../graph/shape.ts";
+import { type Geometry, type LoopProgram, loopProgramKey, type Register, type Slot, type SlotGeometry } from "../loop-program.ts";
 import { load } from "./assembler.ts";
 import { type Cursor, cursorAt, type I32, SlotAccess } from "./cursor.ts";
-import { type Accumulator, Folds, forEachBlock } from "./folds.ts";
+import { type Accumulator, blockLength, Folds, forEachBlock } from "./folds.ts";
 import type { LaneMath } from "./lanes.ts";
 import type { LoopFrame } from "./loop-frame.ts";
 import type { Fold, LoopPlan } from "./loop-plan.ts";
@@ -39,6 +42,83 @@ export function inBandsOf(program: LoopProgram, plan: LoopPlan, { inner, reduce 
       return masked.length === 0 && (inner === "unit" || plan.places[register] === "uniform");
     })
   );
+}
+
+/** A loop program at the sizes of one launch. */
+interface Sized {
+  readonly program: LoopProgram;
+  readonly geometry: Geometry;
+}
+
+/** A fold of columns in two steps, which share a buffer behind those of the program. */
+export interface RowBlocks {
+  /** Folds blocks of rows: all whole ones, and what is left. */
+  readonly blocks: readonly Sized[];
+  /** Folds the blocks, and goes on as the program does. */
+  readonly total: Sized;
+  /** Elements of the buffer, which are float32. */
+  readonly elements: number;
+}
+
+/** How a launch in bands is cut into blocks of rows for several threads; `null` where it is not. */
+export function rowBlocksOf(program: LoopProgram, plan: LoopPlan, geometry: Geometry, threads: number): RowBlocks | null {
+  const { outer, inner, reduce, slots } = geometry;
+  const [rows] = reduce as [number];
+  const count = Math.ceil(rows / blockLength);
+  const [fold, another] = plan.passes[0]?.folds ?? [];
+  const units = sizeOf(outer) * Math.ceil(inner / bandColumns);
+  // blocks of more than a block's blocks would form blocks in turn, and only a sum or a maximum is the same in two steps
+  if (threads === 1 || units >= threads || reduce.length !== 1 || count < 2 || count > blockLength || !fold || another)
+    return null;
+  if (!inBandsOf(program, plan, geometry) || program.slots.some(({ masked }) => masked.length > 0)) return null;
+  if (fold.dtype !== "float32" || (fold.op.name !== "sum" && fold.op.name !== "maxReduce")) return null;
+  if (program.instructions[fold.arg]!.level !== "body" || fold.stage !== program.stores[0]!.stage) return null;
+
+  const slot: Slot = { buffer: program.buffers, dtype: "float32", inner: "unit", masked: [] };
+  const number = program.slots.length;
+  const added = { ...program, slots: [...program.slots, slot], buffers: program.buffers + 1 };
+  const keyed = (draft: Omit<LoopProgram, "key">): LoopProgram => ({ ...draft, key: loopProgramKey(draft) });
+  /** Of the buffer, [...outer, count, inner]. */
+  const strides = outer.map((_, axis) => sizeOf(outer.slice(axis + 1)) * count * inner);
+  const partial = { offset: 0, inner: 1, valid: [] };
+  const ofBlocks = keyed({
+    ...added,
+    outer: program.outer + 1,
+    stores: [{ register: fold.register, slot: number, stage: fold.stage }],
+  });
+  const block = (first: number, blocks: number, length: number): Sized => ({
+    program: ofBlocks,
+    geometry: {
+      outer: [...outer, blocks],
+      inner,
+      reduce: [length],
+      slots: [
+        ...slots.map((walk): SlotGeometry => {
+          const between = blockLength * walk.reduce[0]!;
+          return { ...walk, offset: walk.offset + first * between, outer: [...walk.outer, between] };
+        }),
+        { ...partial, offset: first * inner, outer: [...strides, inner], reduce: [0] },
+      ],
+    },
+  });
+  const whole = Math.floor(rows / blockLength);
+  const rest = rows % blockLength;
+  const total = keyed({
+    ...added,
+    instructions: program.instructions.map((instruction, register) =>
+      register === fold.arg
+        ? { kind: "load", slot: number, dtype: "float32", level: instruction.level, stage: instruction.stage }
+        : instruction,
+    ),
+  });
+  return {
+    blocks: [block(0, whole, blockLength), ...(rest > 0 ? [block(whole, 1, rest)] : [])],
+    total: {
+      program: total,
+      geometry: { ...geometry, reduce: [count], slots: [...slots, { ...partial, outer: strides, reduce: [inner] }] },
+    },
+    elements: sizeOf(outer) * count * inner,
+  };
 }
 
 /** Rows of scratch that the folds of a program take at most: each its value, the sum of its blocks, and where NaN was met. */
