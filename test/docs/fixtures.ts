@@ -4,7 +4,16 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { arange, createWasm, type Tensor, tensor, useDevice } from "../../src/index.ts";
 import { LlamaForCausalLM } from "../../src/models/index.ts";
-import { adapterNames, detach } from "../../src/peft/index.ts";
+import {
+  type AdapterConfig,
+  adapterNames,
+  attach,
+  cartridge,
+  detach,
+  lora,
+  multitaskPrompt,
+  saveAdapter,
+} from "../../src/peft/index.ts";
 import { loadTokenizer, type TextDataset, type Tokenizer, textDataset } from "../../src/text/index.ts";
 import { saveModel } from "../../src/train/index.ts";
 
@@ -16,6 +25,7 @@ const numbers = (...shape: number[]): Tensor => arange(shape.reduce((a, b) => a 
 
 export const q: Tensor = numbers(1, 4, 2, 8);
 export const k: Tensor = numbers(1, 4, 2, 8);
+export const text = "Every ship shall carry a lamp, and every lamp shall be lit at dusk. ".repeat(20);
 export const inputIds: Tensor = tensor([[1, 2, 3, 4]], { dtype: "int32" });
 export const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
 
@@ -47,12 +57,25 @@ const config = {
   intermediate_size: 24,
   num_hidden_layers: 1,
   num_attention_heads: 2,
-  max_position_embeddings: 128,
+  max_position_embeddings: 256,
 };
 export const model = new LlamaForCausalLM(config);
 await saveModel("models/tiny", model, config);
 cpSync("models/tiny/model.safetensors", "model.safetensors");
 export const loss: Tensor = model.forward({ inputIds, labels: inputIds }).loss!;
+
+const saved: readonly (readonly [path: string, adapter: AdapterConfig])[] = [
+  ["cartridges/laws", cartridge({ numVirtualTokens: 4 })],
+  ["cartridges/letters", cartridge({ numVirtualTokens: 6 })],
+  ["adapters/source", multitaskPrompt({ numVirtualTokens: 20, numTasks: 3 })],
+  ["adapters/sums", lora({ r: 2, targetModules: ["q_proj"] })],
+  ["adapters/poems", lora({ r: 2, targetModules: ["q_proj"] })],
+];
+for (const [path, adapter] of saved) {
+  attach(model, adapter);
+  await saveAdapter(model, path);
+  detach(model);
+}
 
 /** Undoes what examples do to what they share. */
 export function restore(): void {
