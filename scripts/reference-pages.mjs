@@ -1,4 +1,5 @@
-// npm run docs: docs/operations.md, docs/methods.md and docs/laws.md from the registries and from the comments of the laws.
+// npm run docs: docs/operations.md, docs/methods.md, docs/laws.md and docs/decisions/README.md, from the registries, from the comments of the
+// laws and from the titles of the decisions.
 // With --check (in npm test) it writes nothing and fails when a page is not what it would write.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -58,9 +59,23 @@ function laws() {
   return page("Laws", about, ...parts);
 }
 
+/** A line a decision. */
+function decisions() {
+  const titles = new Map();
+  for (const path of filesBelow("docs/decisions", [".md"])) {
+    const name = basename(path);
+    if (name !== "README.md") titles.set(name, /^# (.*)/.exec(readFileSync(join(root, path), "utf8"))?.[1]);
+  }
+  const numbers = [...titles.keys()].map((name) => Number.parseInt(name, 10));
+  const missing = Array.from({ length: Math.max(...numbers) }, (_, i) => i + 1).filter((number) => !numbers.includes(number));
+  const lines = [...titles].sort().map(([name, title]) => `- ${name.slice(0, 4)} [${title}](${name})`);
+  const never = missing.map((number) => `${String(number).padStart(4, "0")} was never given.`);
+  return page("Decisions", "What was tried, what was measured, and why it is as it is.", lines.join("\n"), ...never);
+}
+
 /** Writes the pages, or only compares. Returns whether they were up to date or are now. */
 export async function referencePages({ check }) {
-  const pages = { operations: await operations(), methods: await adapterMethods(), laws: laws() };
+  const pages = { operations: await operations(), methods: await adapterMethods(), laws: laws(), "decisions/README": decisions() };
   let current = true;
   for (const [name, text] of Object.entries(pages)) {
     const path = join(root, "docs", `${name}.md`);
