@@ -10,19 +10,13 @@ import {
   type SlotGeometry,
   type Store,
 } from "../../src/devices/loop-program.ts";
-import {
-  bytesPerElement,
-  type DType,
-  dtypes,
-  isFloat,
-  type TypedArray,
-  toBFloat16Bits,
-  toFloat16Bits,
-} from "../../src/graph/dtype.ts";
+import { type DType, isFloat } from "../../src/graph/dtype.ts";
 import { elementwise } from "../../src/graph/elementwise.ts";
 import type { Elementwise } from "../../src/graph/primitive.ts";
 import { reductions } from "../../src/graph/reduction.ts";
+import { type Facts, factsOf, unit } from "./register-facts.ts";
 
+/** A loop program, the sizes that it runs with and the buffers that it reads and writes. */
 export interface LoopCase {
   readonly program: LoopProgram;
   readonly geometry: Geometry;
@@ -37,16 +31,6 @@ export interface LoopCase {
   readonly seed: number;
   toString(): string;
 }
-
-/** What is known of a register: a bound of its magnitude, its binary digits after the point, a bound of its error. */
-interface Facts {
-  readonly magnitude: number;
-  readonly digits: number;
-  /** 0: computed exactly in float32, so that steps and comparisons cannot go either way. */
-  readonly error: number;
-}
-
-const unit: Partial<Record<DType, number>> = { float32: 2 ** -23, float16: 2 ** -10, bfloat16: 2 ** -7 };
 
 /** A source of random choices: `pick(n)` in 0 … n − 1. */
 export type Pick = (n: number) => number;
@@ -87,80 +71,9 @@ class Draft {
   }
 
   push(instruction: Instruction): number {
-    this.facts.push(this.factsOf(instruction));
+    const reduced = this.shape === "rows" ? this.inner : this.reduce.reduce((a, b) => a * b, 1);
+    this.facts.push(factsOf(instruction, this.instructions, this.facts, reduced));
     return this.instructions.push(instruction) - 1;
-  }
-
-  private factsOf(instruction: Instruction): Facts {
-    const { dtype } = instruction;
-    if (instruction.kind === "constant") return { magnitude: Math.abs(instruction.value), digits: 2, error: 0 };
-    if (instruction.kind === "index") return { magnitude: 2 ** 20, digits: 0, error: 0 };
-    if (instruction.kind === "load") return { magnitude: isFloat(dtype) ? 4 : 256, digits: 3, error: 0 };
-    const args = (instruction.kind === "apply" ? instruction.args : [instruction.arg]).map((arg) => this.facts[arg]!);
-    const from = this.instructions[instruction.kind === "apply" ? instruction.args[0]! : instruction.arg]!.dtype;
-    const [x, y, z] = args as [Facts, Facts, Facts];
-    const rounded = ({ magnitude, digits, error }: Facts): Facts => {
-      if (!isFloat(dtype)) return { magnitude, digits: 0, error: 0 };
-      // a 16-bit float rounds what is exact the same way everywhere
-      const exact = error === 0 && (dtype !== "float32" || Math.log2(magnitude) + digits < 23);
-      return { magnitude, digits, error: exact ? 0 : error + unit[dtype]! * magnitude };
-    };
-    const wider = {
-      magnitude: Math.max(...args.map((a) => a.magnitude)),
-      digits: Math.max(...args.map((a) => a.digits)),
-      error: Math.max(...args.map((a) => a.error)),
-    };
-    const smooth = (error: number, magnitude: number): Facts => ({ magnitude, digits: 40, error: error + 2e-6 * magnitude });
-    if (instruction.kind === "reduce") {
-      const n = this.shape === "rows" ? this.inner : this.reduce.reduce((a, b) => a * b, 1);
-      if (instruction.op.name === "maxReduce") return { ...x, error: x.error };
-      return rounded({
-        magnitude: x.magnitude * n,
-        digits: x.digits,
-        error: x.error === 0 ? 0 : n * x.error + n * 1e-7 * x.magnitude * n,
-      });
-    }
-    switch (instruction.op.name) {
-      case "add":
-        return rounded({ magnitude: x.magnitude + y.magnitude, digits: wider.digits, error: x.error + y.error });
-      case "mul":
-        return rounded({
-          magnitude: x.magnitude * y.magnitude,
-          digits: x.digits + y.digits,
-          error: x.error * y.magnitude + y.error * x.magnitude,
-        });
-      case "tanh":
-      case "sin":
-      case "erf":
-        return smooth(1.2 * x.error, 1);
-      case "exp":
-        return smooth(3 * x.error, 3);
-      case "sqrt":
-        return smooth(x.error, Math.sqrt(x.magnitude));
-      case "recip":
-        return smooth(x.error, 1);
-      case "where":
-        return {
-          magnitude: Math.max(y.magnitude, z.magnitude),
-          digits: Math.max(y.digits, z.digits),
-          error: Math.max(y.error, z.error),
-        };
-      case "less":
-      case "equal":
-        return { magnitude: 1, digits: 0, error: 0 };
-      case "shiftLeft":
-      case "shiftRight":
-      case "bitcast":
-        return { magnitude: 2 ** 31, digits: 0, error: 0 };
-      case "cast":
-        return dtype === "uint8" || dtype === "bool"
-          ? { magnitude: 256, digits: 0, error: 0 }
-          : isFloat(from)
-            ? rounded(wider)
-            : rounded({ ...wider, digits: 0 });
-      default:
-        return wider;
-    }
   }
 
   /** Whether a comparison or a step gives the same in float32 and float64. */
@@ -494,31 +407,3 @@ const cases = (large: boolean): fc.Arbitrary<LoopCase> =>
 
 export const loopCases: fc.Arbitrary<LoopCase> = cases(false);
 export const largeLoopCases: fc.Arbitrary<LoopCase> = cases(true);
-
-/** Small random contents: floats that every float dtype holds exactly, so that loading them rounds nothing. */
-export function contents(dtype: DType, length: number, seed: number): TypedArray {
-  let state = seed | 1;
-  const next = (n: number) => {
-    state = (Math.imul(state, 1664525) + 1013904223) | 0;
-    return (state >>> 8) % n;
-  };
-  const values = new dtypes[dtype].array(length);
-  for (let i = 0; i < length; i++) {
-    const float = (next(65) - 32) / 8;
-    values[i] =
-      dtype === "float32"
-        ? float
-        : dtype === "float16"
-          ? toFloat16Bits(float)
-          : dtype === "bfloat16"
-            ? toBFloat16Bits(float)
-            : dtype === "int32"
-              ? next(200) - 100
-              : dtype === "uint8"
-                ? next(256)
-                : next(2);
-  }
-  return values;
-}
-
-export const bytesOf = (dtype: DType, length: number): number => bytesPerElement(dtype) * length;

@@ -1,7 +1,7 @@
 /** Runs loop programs on a device between guard zones. */
 import type { Device } from "../../src/devices/device.ts";
-import type { TypedArray } from "../../src/graph/dtype.ts";
-import { contents, type LoopCase } from "./loop-arbitrary.ts";
+import { type DType, dtypes, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../../src/graph/dtype.ts";
+import type { LoopCase } from "./loop-arbitrary.ts";
 
 const guardElements = 32;
 
@@ -30,4 +30,30 @@ export function runCase(device: Device, { program, geometry, buffers, seed }: Lo
     if (!output) changed(0, after.length);
     return output ? after.slice(guardElements, guardElements + length) : null;
   });
+}
+
+/** Small random contents: floats that every float dtype holds exactly, so that loading them rounds nothing. */
+function contents(dtype: DType, length: number, seed: number): TypedArray {
+  let state = seed | 1;
+  const next = (n: number) => {
+    state = (Math.imul(state, 1664525) + 1013904223) | 0;
+    return (state >>> 8) % n;
+  };
+  const values = new dtypes[dtype].array(length);
+  for (let i = 0; i < length; i++) {
+    const float = (next(65) - 32) / 8;
+    values[i] =
+      dtype === "float32"
+        ? float
+        : dtype === "float16"
+          ? toFloat16Bits(float)
+          : dtype === "bfloat16"
+            ? toBFloat16Bits(float)
+            : dtype === "int32"
+              ? next(200) - 100
+              : dtype === "uint8"
+                ? next(256)
+                : next(2);
+  }
+  return values;
 }
