@@ -6,7 +6,7 @@ import { currentDevice } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, FormatError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
-import { assignAll } from "../graph/variable.ts";
+import { assignAll, type Variable } from "../graph/variable.ts";
 import { dropout as dropoutWith, Generator } from "../tensor/random.ts";
 import { Module } from "./module.ts";
 
@@ -23,27 +23,21 @@ function generator(): Generator {
 /** Makes dropout on the current device draw the masks of `seed` from the first one on. */
 export const seedDropout = (seed: number): void => generator().manualSeed(seed);
 
+/** What the next dropout mask depends on. */
+export const dropoutVariables = (): Map<string, Variable> => new Map(Object.entries(generator().state));
+
 /** Where the generator of dropout masks stands, for a checkpoint. */
-export function dropoutState(): Map<string, Tensor> {
-  const { key, count } = generator().state;
-  return new Map([
-    ["key", key.stored],
-    ["count", count.stored],
-  ]);
-}
+export const dropoutState = (): Map<string, Tensor> =>
+  new Map([...dropoutVariables()].map(([name, { stored }]) => [name, stored]));
 
 /** Goes on where a saved run stood. @throws {FormatError} when a value is missing */
 export function loadDropoutState(saved: ReadonlyMap<string, Tensor>): void {
-  const { key, count } = generator().state;
-  const get = (name: string): Tensor => {
+  const pairs = [...dropoutVariables()].map(([name, variable]) => {
     const value = saved.get(name);
     if (!value) throw new FormatError(`"${name}" is missing.`, { operation: "loadDropoutState", expected: name });
-    return value;
-  };
-  assignAll([
-    [key, get("key")],
-    [count, get("count")],
-  ]);
+    return [variable, value] as const;
+  });
+  assignAll(pairs);
 }
 
 /**

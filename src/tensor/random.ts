@@ -126,6 +126,14 @@ interface RandomOptions {
   readonly dtype?: DType;
 }
 
+function checkRange(operation: string, low: number, high: number): void {
+  if (!Number.isFinite(low) || !Number.isFinite(high) || high < low)
+    throw new ConfigError(`\`low\` (= ${low}) and \`high\` (= ${high}) must be numbers with low ≤ high.`, {
+      operation,
+      got: [low, high],
+    });
+}
+
 /** Evenly distributed over [low, high); before scaling a multiple of 2⁻²⁴. */
 export function uniform(
   from: Tensor,
@@ -135,6 +143,7 @@ export function uniform(
   checkOptions("uniform", options, ["low", "high", "dtype"]);
   const { low = 0, high = 1, dtype = "float32" } = options;
   checkDType("uniform", dtype);
+  checkRange("uniform", low, high);
   const u = unit(bitsFor("uniform", from, shape));
   const scaled = low === 0 && high === 1 ? u : add(mul(u, constant(high - low)), constant(low));
   return cast(scaled, dtype);
@@ -152,6 +161,11 @@ export function normal(
   checkOptions("normal", options, ["mean", "std", "dtype"]);
   const { mean = 0, std = 1, dtype = "float32" } = options;
   checkDType("normal", dtype);
+  if (!Number.isFinite(mean) || !(std >= 0) || !Number.isFinite(std))
+    throw new ConfigError(`\`mean\` (= ${mean}) and \`std\` (= ${std}) must be numbers, \`std\` from 0.`, {
+      operation: "normal",
+      got: [mean, std],
+    });
   const [x, y] = drawn("normal", from, shape);
   const radius = sqrt(mul(constant(-2), log(sub(constant(1), unit(x)))));
   // cos(2πv) with v in [0, 1) is −sin(2π(v − ¼)); v − ¼ is exact
@@ -168,11 +182,12 @@ export function bernoulli(from: Tensor, p: TensorLike, shape: Shape): Tensor {
 
 /** Whole numbers of [low, high) as int32: 31 random bits modulo the range, so that the bias is below range / 2³¹. */
 export function randint(from: Tensor, shape: Shape, low: number, high: number): Tensor {
-  if (!Number.isInteger(low) || !Number.isInteger(high) || high <= low || high - low > 2 ** 31 - 1)
-    throw new ConfigError(`\`low\` (= ${low}) and \`high\` (= ${high}) must be whole numbers with low < high.`, {
-      operation: "randint",
-      got: [low, high],
-    });
+  const isWhole = Number.isInteger(low) && Number.isInteger(high);
+  if (!isWhole || high <= low || high - low > 2 ** 31 - 1 || low < -(2 ** 31) || high > 2 ** 31)
+    throw new ConfigError(
+      `\`low\` (= ${low}) and \`high\` (= ${high}) must be whole numbers of 32 bits with low < high, at most 2³¹ − 1 apart.`,
+      { operation: "randint", got: [low, high] },
+    );
   return add(mod(shiftRight(bitsFor("randint", from, shape), int(1)), int(high - low)), int(low));
 }
 
@@ -268,6 +283,7 @@ export function torchUniform(
   checkOptions("torchUniform", options, ["low", "high", "generator"]);
   const { low = 0, high = 1, generator = shared } = options;
   checkShape("torchUniform", shape);
+  checkRange("torchUniform", low, high);
   return onDevice(generator.uniform(sizeOf(shape), low, high), shape);
 }
 
@@ -280,5 +296,9 @@ export function torchRandn(shape: Shape, options: TorchOptions = {}): Tensor {
 }
 
 /** A permutation of 0 … n − 1 as int32, drawn as `torch.randperm(n)` does. */
-export const torchRandperm = (n: number, { generator = shared }: TorchOptions = {}): Tensor =>
-  onDevice(generator.randperm(n), [n]);
+export function torchRandperm(n: number, options: TorchOptions = {}): Tensor {
+  checkOptions("torchRandperm", options, ["generator"]);
+  const { generator = shared } = options;
+  checkShape("torchRandperm", [n]);
+  return onDevice(generator.randperm(n), [n]);
+}

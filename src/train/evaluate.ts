@@ -1,6 +1,6 @@
 /** How well a model does on what it has not been trained on. */
 import { compile } from "../compile/trace.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
@@ -55,6 +55,7 @@ export class Evaluator implements Disposable {
    * @throws {ConfigError} when nothing was held out; the signal's reason when it was aborted
    */
   async run(dataset: TextDataset | TrainingData, options: EvaluateOptions = {}): Promise<Evaluation> {
+    checkOptions("evaluate", options, ["batchSize", "maxTokens", "signal", "onProgress"]);
     const { batchSize = 16, maxTokens = Number.POSITIVE_INFINITY, signal, onProgress } = options;
     if (!(maxTokens > 0))
       throw new ConfigError(`\`maxTokens\` (= ${maxTokens}) must be above 0.`, { operation: "evaluate", got: maxTokens });

@@ -1,8 +1,9 @@
 /** Fine-tuning in one call: the settings that suit adapters, over the loop of trainer.ts. */
+import { checkOptions } from "../errors.ts";
 import { cosineSchedule } from "../optim/schedule.ts";
 import type { TextDataset } from "../text/dataset.ts";
 import type { TrainingResult } from "./progress.ts";
-import { type RunOptions, Trainer, type TrainerOptions } from "./trainer.ts";
+import { type RunOptions, runOptionNames, Trainer, type TrainerOptions, trainerOptionNames } from "./trainer.ts";
 import type { TrainableModel, TrainingData } from "./training-data.ts";
 
 /** What can be set, beyond what training in general takes. */
@@ -23,23 +24,23 @@ export interface FinetuneOptions extends TrainerOptions {
 export async function finetune(
   model: TrainableModel,
   dataset: TextDataset | TrainingData,
-  { signal, onStep, onEvaluation, ...options }: FinetuneOptions & RunOptions,
+  options: FinetuneOptions & RunOptions,
 ): Promise<TrainingResult> {
-  using trainer = finetuning(model, dataset, options);
+  checkOptions("finetune", options, [...trainerOptionNames, "warmupSteps", ...runOptionNames]);
+  const { signal, onStep, onEvaluation, ...settings } = options;
+  using trainer = finetuning(model, dataset, settings);
   return await trainer.run({ signal, ...(onStep ? { onStep } : {}), ...(onEvaluation ? { onEvaluation } : {}) });
 }
 
 /** The trainer that `finetune` runs, for those who want to save it and go on later. */
-export function finetuning(
-  model: TrainableModel,
-  dataset: TextDataset | TrainingData,
-  { warmupSteps, ...options }: FinetuneOptions,
-): Trainer {
-  const totalSteps = options.steps;
+export function finetuning(model: TrainableModel, dataset: TextDataset | TrainingData, options: FinetuneOptions): Trainer {
+  checkOptions("finetuning", options, [...trainerOptionNames, "warmupSteps"]);
+  const { warmupSteps, ...settings } = options;
+  const totalSteps = settings.steps;
   return new Trainer(model, dataset, {
     schedule: (step, base) =>
       // the first step would have the rate 0: count from 1
       cosineSchedule({ warmupSteps: warmupSteps ?? Math.ceil(totalSteps / 20), totalSteps: totalSteps + 1 })(step + 1, base),
-    ...options,
+    ...settings,
   });
 }

@@ -1,7 +1,6 @@
 /** Continuing texts, token by token, with a key/value cache. */
 import { download } from "../compile/program.ts";
 import { ConfigError, checkOptions } from "../errors.ts";
-import type { CausalLM } from "../models/causal-lm.ts";
 import { withAdapters } from "../peft/mixed-batch.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { yieldToOthers } from "./batch.ts";
@@ -152,7 +151,7 @@ async function* write(
   const acting = <T>(body: () => T): T => (rows ? withAdapters(model, rows, body) : body());
   const sequences = begin(model, prompts, options);
   const longest = Math.max(...sequences.map(({ tokens }) => tokens.length));
-  const { maxLength = Number.POSITIVE_INFINITY } = "maxLength" in model ? (model as CausalLM) : {};
+  const { maxLength = Number.POSITIVE_INFINITY } = "maxLength" in model ? model : {};
   const count = newTokens(options, longest, maxLength);
   checkLength(longest, count, maxLength);
   if (count === 0) return;

@@ -4,12 +4,12 @@
  */
 import { currentDevice } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
-import { ConfigError, FormatError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, ShapeError, wordShape } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { assignAll, type Variable } from "../graph/variable.ts";
-import { dropoutState, loadDropoutState, seedDropout } from "../nn/dropout.ts";
+import { dropoutState, dropoutVariables, seedDropout } from "../nn/dropout.ts";
 import type { Parameter } from "../nn/module.ts";
 import { AdamW } from "../optim/adam.ts";
 import { clipGradNorm } from "../optim/clip.ts";
@@ -66,6 +66,13 @@ export interface TrainerOptions {
   readonly evaluationTokens?: number;
 }
 
+const optionNames: Readonly<Record<keyof TrainerOptions, true>> = {
+  ...{ steps: true, batchSize: true, learningRate: true, schedule: true, clipNorm: true, optimizer: true, seed: true },
+  ...{ evaluateEvery: true, evaluationTokens: true },
+};
+/** What can be set. */
+export const trainerOptionNames = Object.keys(optionNames);
+
 /** Who is told, and who can stop the run. */
 export interface RunOptions {
   /** Stops after the step that is running. */
@@ -73,6 +80,9 @@ export interface RunOptions {
   readonly onStep?: (event: StepEvent) => void | Promise<void>;
   readonly onEvaluation?: (event: EvaluationEvent) => void | Promise<void>;
 }
+
+/** Names of these. */
+export const runOptionNames: readonly (keyof RunOptions)[] = ["signal", "onStep", "onEvaluation"];
 
 /** Bytes that training takes. */
 export interface MemoryReport {
@@ -111,11 +121,16 @@ export class Trainer implements Disposable {
   /** @throws {ConfigError} when nothing of the model can be trained, or an option is out of range */
   constructor(model: TrainableModel, dataset: TextDataset | TrainingData, options: TrainerOptions) {
     const operation = "train";
-    const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed, evaluateEvery } = options;
+    checkOptions(operation, options, trainerOptionNames);
+    const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed, evaluateEvery, evaluationTokens } = options;
     checkCount(operation, "steps", steps);
     if (!(learningRate > 0) || !Number.isFinite(learningRate))
       throw new ConfigError(`\`learningRate\` (= ${learningRate}) must be above 0.`, { operation, got: learningRate });
+    checkCount(operation, "batchSize", batchSize);
     if (evaluateEvery !== undefined) checkCount(operation, "evaluateEvery", evaluateEvery);
+    if (evaluationTokens !== undefined) checkCount(operation, "evaluationTokens", evaluationTokens);
+    if (clipNorm !== null && !(clipNorm > 0))
+      throw new ConfigError(`\`clipNorm\` (= ${clipNorm}) must be above 0, or null for no limit.`, { operation, got: clipNorm });
     this.parameters = new Map([...model.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
     if (this.parameters.size === 0)
       throw new ConfigError("nothing of this model can be trained.", {
@@ -165,7 +180,9 @@ export class Trainer implements Disposable {
    *
    * @throws {ConfigError} when the loss is no finite number any more
    */
-  async run({ signal, onStep, onEvaluation }: RunOptions = {}): Promise<TrainingResult> {
+  async run(options: RunOptions = {}): Promise<TrainingResult> {
+    checkOptions("run", options, runOptionNames);
+    const { signal, onStep, onEvaluation } = options;
     const { evaluateEvery } = this.#options;
     const evaluateNow = async () => {
       if (evaluateEvery === undefined || this.history.evaluations.at(-1)?.step === this.step) return;
@@ -305,40 +322,36 @@ export class Trainer implements Disposable {
     const operation = "resume";
     const { tensors, data } = await loadCheckpoint(source);
     const path = typeof source === "string" ? source : "checkpoint";
-    const state = data["trainer"] as SavedState | undefined;
-    if (!state || typeof state.step !== "number")
-      throw new FormatError(`"${path}" is no checkpoint of a trainer.`, { operation, got: path });
+    const state = data["trainer"];
+    if (!isSavedState(state)) throw new FormatError(`"${path}" is no checkpoint of a trainer.`, { operation, got: path });
     const part = (prefix: string) =>
       new Map([...tensors].flatMap(([name, tensor]) => (name.startsWith(prefix) ? [[name.slice(prefix.length), tensor]] : [])));
-    const model = part("model.");
-    for (const [name, parameter] of this.parameters) {
-      const value = model.get(name);
-      if (!value)
-        throw new FormatError(`"${name}" is not in the checkpoint "${path}".`, {
-          operation,
-          expected: name,
-          hint: "It is of another model or adapter.",
-        });
-      if (!sameShape(value.shape, parameter.shape))
-        throw new ShapeError(`"${name}" is ${wordShape(value.shape)} in the checkpoint, ${wordShape(parameter.shape)} here.`, {
-          operation,
-          expected: parameter.shape,
-          got: value.shape,
-        });
-    }
-    const saved = part("random.");
-    const random = [...this.#adapterRandomness()].map(([name, variable]) => {
-      const value = saved.get(name);
-      if (!value)
-        throw new FormatError(`the random state "${name}" is not in the checkpoint "${path}".`, { operation, expected: name });
-      return [variable, value] as const;
-    });
+    const own = [
+      ["", "model.", this.parameters],
+      ["the random state ", "random.", this.#adapterRandomness()],
+      ["the dropout state ", "dropout.", dropoutVariables()],
+    ] as const;
+    const pairs = own.flatMap(([what, prefix, variables]) =>
+      [...variables].map(([name, variable]): [Variable, Tensor] => {
+        const value = tensors.get(`${prefix}${name}`);
+        if (!value)
+          throw new FormatError(`${what}"${name}" is not in the checkpoint "${path}".`, {
+            operation,
+            expected: name,
+            hint: "It is of another model or adapter.",
+          });
+        if (!sameShape(value.shape, variable.shape))
+          throw new ShapeError(
+            `${what}"${name}" is ${wordShape(value.shape)} in the checkpoint, ${wordShape(variable.shape)} here.`,
+            { operation, expected: variable.shape, got: value.shape },
+          );
+        return [variable, value];
+      }),
+    );
     const resumeSchedules = this.#schedules.restoring(part("schedule."), state.schedules);
     const sampler = this.dataset.batches({ batchSize: this.batchSize, seed: state.sampler.seed, state: state.sampler });
-    this.optimizer.loadStateDict(part("optimizer."));
-    loadDropoutState(part("dropout."));
-    assignAll(random);
-    assignAll([...this.parameters].map(([name, parameter]) => [parameter, model.get(name) as Tensor]));
+    this.optimizer.loadStateDict(part("optimizer.")); // the last that may refuse
+    assignAll(pairs);
     resumeSchedules(state.step);
     this.#sampler = sampler;
     this.steps = state.steps;
@@ -368,6 +381,13 @@ interface SavedState extends SavedProgress {
   readonly steps: number;
   readonly sampler: SamplerState;
   readonly schedules: Readonly<Record<string, unknown>>;
+}
+
+function isSavedState(value: unknown): value is SavedState {
+  const { step, steps, tokens, seconds, timed, history, sampler, schedules } = (value ?? {}) as Partial<SavedState>;
+  const numbers = [step, steps, tokens, seconds, timed?.tokens, timed?.seconds, sampler?.seed];
+  const lists = [history?.loss, history?.learningRate, history?.evaluations];
+  return numbers.every(Number.isFinite) && lists.every(Array.isArray) && typeof schedules === "object";
 }
 
 function checkCount(operation: string, name: string, value: number): void {
