@@ -2,7 +2,7 @@
  * Learning-rate schedules: the rate of step i (from 0) given the rate that the optimiser was made with.
  * `optimizer.setLearningRate((base) => schedule(i, base))` before step i.
  */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, wordArgument } from "../errors.ts";
 
 /** The learning rate of a step, given the rate that the optimiser was made with. */
 export type Schedule = (step: number, base: number) => number;
@@ -17,14 +17,20 @@ interface Total extends Warmup {
   readonly totalSteps: number;
 }
 
+/** @throws {ConfigError} unless `holds` */
+function demand(name: string, value: number | string, holds: boolean, rule: string): void {
+  if (!holds)
+    throw new ConfigError(`\`${name}\` (= ${wordArgument(value)}) must be ${rule}.`, { operation: "schedule", got: value });
+}
+
 function count(name: string, value: number, least = 0): number {
-  if (!Number.isInteger(value) || value < least)
-    throw new ConfigError(`\`${name}\` (= ${value}) must be a whole number from ${least}.`, {
-      operation: "schedule",
-      got: value,
-    });
+  demand(name, value, Number.isInteger(value) && value >= least, `a whole number from ${least}`);
   return value;
 }
+
+/** @throws {ConfigError} unless it is one of these words */
+const word = (name: string, value: string, known: readonly string[]): void =>
+  demand(name, value, known.includes(value), known.map((each) => `"${each}"`).join(" or "));
 
 /** Base rate times a factor: rising over the warm-up, then `after(steps since)`. */
 function warmed(warmupSteps: number, after: (step: number) => number): Schedule {
@@ -93,21 +99,13 @@ export function inverseSqrtSchedule({
   return warmed(warmupSteps, (step) => 1 / Math.sqrt((step + shift) / timescale));
 }
 
-type Curve = "linear" | "cosine" | "1-sqrt";
-
-/** Rises from 0 to 1 along the curve while progress does. */
-const rise = (curve: Curve, done: number): number => {
-  switch (curve) {
-    case "linear":
-      return done;
-    case "cosine":
-      return 0.5 * (1 - Math.cos(Math.PI * done));
-    case "1-sqrt":
-      return 1 - Math.sqrt(1 - done);
-    default:
-      throw new ConfigError(`\`${curve satisfies never}\` is not a curve.`, { operation: "schedule", got: curve });
-  }
+/** Rise from 0 to 1 while progress does. */
+const curves = {
+  linear: (done: number) => done,
+  cosine: (done: number) => 0.5 * (1 - Math.cos(Math.PI * done)),
+  "1-sqrt": (done: number) => 1 - Math.sqrt(1 - done),
 };
+type Curve = keyof typeof curves;
 
 /**
  * Warm-up, a stretch at the base rate, then a decay to `minRatio` of it.
@@ -128,16 +126,17 @@ export function warmupStableDecaySchedule({
 }): Schedule {
   count("warmupSteps", warmupSteps);
   count("decaySteps", decaySteps);
+  word("warmup", warmup, Object.keys(curves));
+  word("decay", decay, Object.keys(curves));
+  demand("minRatio", minRatio, minRatio >= 0 && minRatio <= 1, "from 0 to 1");
   const stable = count("totalSteps", totalSteps, 1) - decaySteps;
   const scaled = (factor: number) => Math.max(0, factor * (1 - minRatio) + minRatio);
   return (step, base) => {
-    if (step < warmupSteps) return base * scaled(rise(warmup, step / Math.max(1, warmupSteps)));
+    if (step < warmupSteps) return base * scaled(curves[warmup](step / Math.max(1, warmupSteps)));
     if (step < stable) return base;
     if (step >= totalSteps) return base * minRatio;
     const done = (step - stable) / Math.max(1, decaySteps);
-    const fallen =
-      decay === "1-sqrt" ? 1 - Math.sqrt(done) : decay === "cosine" ? 0.5 * (1 + Math.cos(Math.PI * done)) : 1 - done;
-    return base * scaled(fallen);
+    return base * scaled(curves[decay](1 - done));
   };
 }
 
@@ -213,10 +212,16 @@ export function oneCycleSchedule({
   readonly anneal?: "cos" | "linear";
 }): Schedule {
   count("totalSteps", totalSteps, 1);
+  word("anneal", anneal, ["cos", "linear"]);
+  demand("warmupShare", warmupShare, warmupShare >= 0 && warmupShare <= 1, "from 0 to 1");
+  for (const [name, value] of Object.entries({ max, divFactor, finalDivFactor }))
+    demand(name, value, value > 0 && Number.isFinite(value), "a number above 0");
   const [first, last] = [max / divFactor, max / divFactor / finalDivFactor];
   const top = warmupShare * totalSteps - 1;
   const move = (from: number, to: number, done: number) =>
     anneal === "cos" ? to + ((from - to) / 2) * (1 + Math.cos(Math.PI * done)) : from + (to - from) * done;
   return (step) =>
-    step <= top ? move(first, max, step / top) : move(max, last, Math.min(1, (step - top) / (totalSteps - 1 - top)));
+    step <= top
+      ? move(first, max, top > 0 ? step / top : 1)
+      : move(max, last, Math.min(1, (step - top) / (totalSteps - 1 - top)));
 }

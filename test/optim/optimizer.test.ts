@@ -190,6 +190,21 @@ onReference("what is refused", () => {
 });
 
 describe("schedules", () => {
+  test("refuse what is no setting, before the first step", () => {
+    const stable = { decaySteps: 4, totalSteps: 10 };
+    expect(() => warmupStableDecaySchedule({ ...stable, decay: "linaer" as "linear" })).toThrow(
+      'schedule: `decay` (= "linaer") must be "linear" or "cosine" or "1-sqrt".',
+    );
+    expect(() => warmupStableDecaySchedule({ ...stable, minRatio: 2 })).toThrow("`minRatio` (= 2) must be from 0 to 1.");
+    expect(() => oneCycleSchedule({ max: 1, totalSteps: 10, divFactor: 0 })).toThrow(
+      "`divFactor` (= 0) must be a number above 0.",
+    );
+    expect(() => oneCycleSchedule({ max: 1, totalSteps: 10, warmupShare: 30 })).toThrow(
+      "`warmupShare` (= 30) must be from 0 to 1.",
+    );
+    expect(oneCycleSchedule({ max: 1, totalSteps: 10, warmupShare: 0.1 })(0, 0)).toBe(1);
+  });
+
   test("warm up, stay, and come down", () => {
     const schedule = warmupStableDecaySchedule({ warmupSteps: 2, decaySteps: 4, totalSteps: 10, decay: "linear" });
     expect([0, 1, 2, 5, 6, 8, 10, 99].map((step) => schedule(step, 2))).toEqual([0, 1, 2, 2, 2, 1, 0, 0]);

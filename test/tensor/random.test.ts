@@ -113,9 +113,19 @@ describe("errors", () => {
     ],
     ["bernoulli: `p` (= 1.5) must be in 0…1.", () => random.bernoulli(random.key(0), 1.5, [1])],
     [
-      "randint: `low` (= 3) and `high` (= 3) must be whole numbers with low < high.",
+      "randint: `low` (= 3) and `high` (= 3) must be whole numbers of 32 bits with low < high, at most 2³¹ − 1 apart.",
       () => random.randint(random.key(0), [1], 3, 3),
     ],
+    ["must be whole numbers of 32 bits", () => random.randint(random.key(0), [1], 2 ** 40, 2 ** 40 + 6)],
+    [
+      "uniform: `low` (= 1) and `high` (= 0) must be numbers with low ≤ high.",
+      () => random.uniform(random.key(0), [1], { low: 1, high: 0 }),
+    ],
+    [
+      "normal: `mean` (= 0) and `std` (= -1) must be numbers, `std` from 0.",
+      () => random.normal(random.key(0), [1], { std: -1 }),
+    ],
+    ["torchRandperm: ", () => random.torchRandperm(-1)],
     ["dropout: `p` (= 1) must be at least 0 and below 1.", () => random.dropoutMask(random.key(0), [1], 1)],
   ])("%s", (message, act) => expect(act).toThrow(message));
 });

@@ -6,6 +6,7 @@ import { currentDevice, downloadSync, useDevice } from "../../src/compile/progra
 import type { Device } from "../../src/devices/device.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
 import { ConfigError, FormatError, ShapeError } from "../../src/errors.ts";
+import type { Tensor } from "../../src/graph/node.ts";
 import { constant } from "../../src/graph/source.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { crossEntropy } from "../../src/nn/loss.ts";
@@ -16,7 +17,7 @@ import { merge } from "../../src/peft/merge.ts";
 import { adalora } from "../../src/peft/methods/adalora.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
 import { uploadBatch } from "../../src/train/batch.ts";
-import { saveCheckpoint } from "../../src/train/checkpoint.ts";
+import { type Checkpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
 import { evaluate } from "../../src/train/evaluate.ts";
 import { finetune, finetuning } from "../../src/train/finetune.ts";
 import type { StepEvent } from "../../src/train/progress.ts";
@@ -226,6 +227,21 @@ describe("on wasm", () => {
     await expect(trainer.run()).rejects.toThrow(/train: the loss of step 1 is NaN\. Use a lower learning rate/);
   });
 
+  it("refuses options that it does not know, and values out of range", async () => {
+    const [model, data] = [smallModel(), smallDataset()];
+    const misspelled = { steps: 1, learningrate: 1 } as unknown as TrainerOptions;
+    await expect(finetune(model, data, misspelled)).rejects.toThrow(
+      "finetune: `learningrate` is not an option. Did you mean `learningRate`?",
+    );
+    expect(() => new Trainer(model, data, misspelled)).toThrow("`learningrate` is not an option");
+    for (const name of ["evaluationTokens", "evaluateEvery", "batchSize", "steps"])
+      expect(() => new Trainer(model, data, { steps: 1, [name]: 0 })).toThrow(
+        `train: \`${name}\` (= 0) must be a positive integer.`,
+      );
+    expect(() => new Trainer(model, data, { steps: 1, clipNorm: 0 })).toThrow("train: `clipNorm` (= 0) must be above 0, or null");
+    await expect(evaluate(model, data, { batchsize: 2 } as object)).rejects.toThrow("Did you mean `batchSize`?");
+  });
+
   it("refuses a checkpoint of another run and stays as it was", async () => {
     const model = adapted();
     using trainer = finetuning(model, smallDataset(), options);
@@ -237,6 +253,7 @@ describe("on wasm", () => {
       expect(caught, name).toBeInstanceOf(error);
       expect(caught.message).toMatch(sentence);
       expect(valuesOf(model)).toEqual(before);
+      expect(downloadSync(trainer.optimizer.stateDict().get("groups.0.lr") as Tensor)[0]).toBeCloseTo(0.01);
       expect(trainer.step).toBe(0);
     };
     const saveOf = (other: CausalLM, dataset = smallDataset()) => {
@@ -252,6 +269,20 @@ describe("on wasm", () => {
     await refused("rows", saveOf(adapted(), smallDataset({ stride: 4 })), ConfigError, /the state is of a run with/);
     const plain = (path: string) => saveCheckpoint(path, { tensors: new Map(), data: {} });
     await refused("plain", plain, FormatError, /is no checkpoint of a trainer/);
+    const tampered = (change: (content: Checkpoint) => Checkpoint) => async (path: string) => {
+      await saveOf(adapted())(path);
+      await saveCheckpoint(path, change(await loadCheckpoint(path)));
+    };
+    const withoutDropout = ({ tensors, data }: Checkpoint) => {
+      const left = [...tensors].filter(([name]) => !name.startsWith("dropout."));
+      return { data, tensors: new Map([...left, ["optimizer.groups.0.lr", constant(7)]]) };
+    };
+    await refused("dropout", tampered(withoutDropout), FormatError, /the dropout state "key" is not in the checkpoint/);
+    const withoutTimes = ({ tensors, data }: Checkpoint) => ({
+      tensors,
+      data: { trainer: { ...(data["trainer"] as object), timed: null } },
+    });
+    await refused("times", tampered(withoutTimes), FormatError, /is no checkpoint of a trainer/);
     const text = async (path: string) => writeFileSync(path, "not a checkpoint at all");
     await refused("text", text, FormatError, /./);
     expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
