@@ -75,7 +75,12 @@ function decisions() {
 
 /** Writes the pages, or only compares. Returns whether they were up to date or are now. */
 export async function referencePages({ check }) {
-  const pages = { operations: await operations(), methods: await adapterMethods(), laws: laws(), "decisions/README": decisions() };
+  const pages = {
+    operations: await operations(),
+    methods: await adapterMethods(),
+    laws: laws(),
+    "decisions/README": decisions(),
+  };
   let current = true;
   for (const [name, text] of Object.entries(pages)) {
     const path = join(root, "docs", `${name}.md`);
