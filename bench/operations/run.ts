@@ -12,15 +12,15 @@ import { upload, useDevice } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import type { Device } from "../../src/devices/device.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
-import { bestTime, Limits } from "../../src/devices/wasm/limits.ts";
+import { bestTime, inWindows, Limits } from "../../src/devices/wasm/limits.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { Variable } from "../../src/graph/variable.ts";
 import "../../src/tensor/methods.ts";
 import { median } from "../timing.ts";
 import type { Case } from "./case.ts";
 
-/** Limit and operation take so many turns. */
-const rounds = 9;
+/** All operations are gone through so often, and each time limit and operation take so many turns: no slow minute is all of one's. */
+const [sweeps, turnsASweep] = [5, 2] as const;
 
 const names = ["matmul", "elementwise", "softmax", "norm", "attention", "embedding"] as const;
 const questions: Readonly<Record<(typeof names)[number], () => Promise<{ readonly cases: readonly Case[] }>>> = {
@@ -37,8 +37,10 @@ interface Result {
   readonly bestMicroseconds: number;
   readonly limitMicroseconds: number;
   readonly boundBy: "memory" | "SIMD";
-  /** The best window of a round over its limit, which is measured before it; the median over rounds. */
+  /** The best time of all turns over the least limit of all turns: what is left when other programs disturb neither. */
   readonly timesLimit: number;
+  /** The median of the turns' own ratios. */
+  readonly typicalTimesLimit: number;
   readonly gflops?: number;
   readonly gigabytesPerSecond: number;
   readonly bar?: number;
@@ -63,18 +65,28 @@ export async function operations(args: readonly string[]): Promise<Record<string
     `one operation per call, on ${device.about}: ${limits.peak.toFixed(0)} GFLOP/s in registers, ${limits.bandwidth(16e6).toFixed(0)} GB/s of copying 16 MB`,
   );
   console.log(`${"".padEnd(38)}    median µs    best µs   limit µs`);
-  const results: Record<string, Result> = {};
-  for (const name of wanted) {
-    const { cases } = await questions[name]();
-    for (const one of cases) results[one.name] = measure(one, device, limits);
-  }
+  const files = await Promise.all(wanted.map((name) => questions[name]()));
+  const prepared = files.flatMap(({ cases }) => cases).map((one) => prepare(one, device, limits));
+  for (let sweep = 0; sweep < sweeps; sweep++)
+    for (const one of prepared) for (let turn = 0; turn < turnsASweep; turn++) one.turn();
+  const results = Object.fromEntries(prepared.map((one) => [one.name, one.result()]));
+  for (const [name, result] of Object.entries(results)) console.log(wordResult(name, result));
+  for (const one of prepared) one[Symbol.dispose]();
   const missed = Object.entries(results).filter(([, { bar, timesLimit }]) => bar !== undefined && timesLimit > bar);
   console.log(missed.length ? `above their bars: ${missed.map(([name]) => name).join(", ")}` : "all within their bars");
   device[Symbol.dispose]();
   return { bench: "operations", device: device.about, node: process.version, peakGflops: Math.round(limits.peak), results };
 }
 
-function measure({ name, shapes, run, integers, bar }: Case, device: Device, limits: Limits): Result {
+/** An operation that is ready to run. */
+interface Prepared extends Disposable {
+  readonly name: string;
+  /** Measures the limit, then the operation. */
+  turn(): void;
+  result(): Result;
+}
+
+function prepare({ name, shapes, run, integers, bar }: Case, device: Device, limits: Limits): Prepared {
   const inputs = shapes.map((shape, i) => {
     const size = shape.reduce((product, extent) => product * extent, 1);
     if (i === 1 && integers !== undefined)
@@ -94,50 +106,60 @@ function measure({ name, shapes, run, integers, bar }: Case, device: Device, lim
   });
   call();
   const { steps } = call.schedule()!;
-  const turns = Array.from({ length: rounds }, () => {
-    const bounds = steps.map((step) => limits.of(step, device, true));
-    const limit = bounds.reduce((sum, bound) => sum + Math.max(bound.arithmetic, bound.memory), 0);
-    const time = bestTime(() => call(), { window: 0.5, milliseconds: 30, warmUp: 10 });
-    return { limit, bounds, time, sample: sampleOf(name, () => call()) };
-  });
-  const sample = turns.flatMap((turn) => turn.sample).sort((a, b) => a - b);
-  const limit = Math.min(...turns.map((turn) => turn.limit));
-  const timesLimit = median(turns.map(({ time, limit }) => time / limit));
-  const isMemory =
-    turns
-      .flatMap(({ bounds }) => bounds)
-      .reduce((sum, { arithmetic, memory }) => sum + Math.sign(memory - arithmetic) * Math.max(arithmetic, memory), 0) > 0;
   const flops = steps.reduce((sum, step) => sum + ("instructions" in step.code ? 0 : step.flops), 0);
   const bytes = steps
     .flatMap((step) => [...new Set(step.values)])
     .reduce((sum, value) => sum + value.size * device.storageBytes(value.dtype), 0);
-  const best = Math.min(...turns.map(({ time }) => time)) / 1e3;
-  const result: Result = {
-    microseconds: round(sample[sample.length >> 1]! * 1e6),
-    bestMicroseconds: round(best * 1e6),
-    limitMicroseconds: round(limit * 1e3),
-    boundBy: isMemory ? "memory" : "SIMD",
-    timesLimit: Number(timesLimit.toPrecision(3)),
-    ...(flops > 0 && { gflops: round(flops / best / 1e9) }),
-    gigabytesPerSecond: round(bytes / best / 1e9),
-    ...(bar !== undefined && { bar: Number(bar.toFixed(2)) }),
-  };
-  const rate = result.gflops === undefined ? `${result.gigabytesPerSecond} GB/s` : `${result.gflops} GFLOP/s`;
-  const verdict = bar === undefined ? "" : ` (bar ${bar.toFixed(2)}${result.timesLimit > bar ? ": above" : ""})`;
-  console.log(
-    [
-      name.padEnd(38),
-      ...[result.microseconds, result.bestMicroseconds, result.limitMicroseconds].map((value) => value.toFixed(1).padStart(11)),
-      rate.padStart(16),
-      `  ${result.timesLimit.toFixed(2)} × the limit of ${result.boundBy}${verdict}`,
-    ].join(""),
+  const window = Math.max(
+    0.5,
+    bestTime(() => call()),
   );
-  call.dispose();
-  for (const tensor of inputs) tensor.dispose();
-  return result;
+  const turns: { readonly limit: number; readonly ofMemory: number; readonly time: number; readonly sample: number[] }[] = [];
+  return {
+    name,
+    turn() {
+      const bounds = steps.map((step) => limits.of(step, device, window));
+      const sum = (some: typeof bounds) =>
+        some.reduce((total, { arithmetic, memory }) => total + Math.max(arithmetic, memory), 0);
+      const ofMemory = sum(bounds.filter(({ arithmetic, memory }) => memory > arithmetic));
+      const time = bestTime(() => call(), inWindows(window));
+      turns.push({ limit: sum(bounds), ofMemory, time, sample: sampleOf(name, () => call()) });
+    },
+    result() {
+      const limit = Math.min(...turns.map((turn) => turn.limit));
+      const best = Math.min(...turns.map(({ time }) => time));
+      return {
+        microseconds: round(median(turns.flatMap(({ sample }) => sample)) * 1e6),
+        bestMicroseconds: round(best * 1e3),
+        limitMicroseconds: round(limit * 1e3),
+        boundBy: median(turns.map((turn) => turn.ofMemory / turn.limit)) > 0.5 ? "memory" : "SIMD",
+        timesLimit: Number((best / limit).toPrecision(3)),
+        typicalTimesLimit: Number(median(turns.map((turn) => turn.time / turn.limit)).toPrecision(3)),
+        ...(flops > 0 && { gflops: round(flops / best / 1e6) }),
+        gigabytesPerSecond: round(bytes / best / 1e6),
+        ...(bar !== undefined && { bar: Number(bar.toFixed(2)) }),
+      };
+    },
+    [Symbol.dispose]() {
+      call.dispose();
+      for (const tensor of inputs) tensor.dispose();
+    },
+  };
 }
 
-/** Seconds of a call, sorted; each a mean over a few milliseconds, as Benchmark.js takes them. */
+function wordResult(name: string, result: Result): string {
+  const { gflops, gigabytesPerSecond, bar, timesLimit, typicalTimesLimit, boundBy } = result;
+  const rate = gflops === undefined ? `${gigabytesPerSecond} GB/s` : `${gflops} GFLOP/s`;
+  const verdict = bar === undefined ? "" : ` (bar ${bar.toFixed(2)}${timesLimit > bar ? ": above" : ""})`;
+  return [
+    name.padEnd(38),
+    ...[result.microseconds, result.bestMicroseconds, result.limitMicroseconds].map((value) => value.toFixed(1).padStart(11)),
+    rate.padStart(16),
+    `  ${timesLimit.toFixed(2)} × the limit of ${boundBy}${verdict}, typically ${typicalTimesLimit.toFixed(2)}`,
+  ].join("");
+}
+
+/** Seconds of a call; each a mean over a few milliseconds, as Benchmark.js takes them. */
 function sampleOf(name: string, call: () => unknown): number[] {
   let sample: number[] = [];
   const benchmark = new Benchmark(name, call, {
@@ -145,7 +167,7 @@ function sampleOf(name: string, call: () => unknown): number[] {
     minTime: 0.003,
     onComplete(event: { target: { error?: Error; stats: { sample: number[] } } }) {
       if (event.target.error) throw event.target.error;
-      sample = [...event.target.stats.sample].sort((a, b) => a - b);
+      sample = [...event.target.stats.sample];
     },
   });
   benchmark.run();

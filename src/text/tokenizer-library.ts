@@ -6,9 +6,17 @@ import { FormatError } from "../errors.ts";
 /** A parsed tokenizer.json: only what is read here is named. */
 export interface TokenizerDefinition {
   readonly model: { readonly type?: string; readonly [key: string]: unknown };
-  readonly added_tokens?: readonly { readonly id: number; readonly content: string; readonly special?: boolean }[];
+  readonly added_tokens?: readonly AddedTokenDefinition[];
   readonly pre_tokenizer?: PreTokenizerDefinition | null;
   readonly [key: string]: unknown;
+}
+
+interface AddedTokenDefinition {
+  readonly id: number;
+  readonly content: string;
+  readonly special?: boolean;
+  /** Is not looked for inside of words. */
+  readonly single_word?: boolean;
 }
 
 interface PreTokenizerDefinition {
@@ -37,14 +45,19 @@ export interface LibraryTokenizer {
     | ((tokens: readonly string[], pair: readonly string[] | null, special: boolean) => { readonly tokens: string[] })
     | null;
   /** Cut a text at added tokens, before and after it is normalized. */
-  readonly splitter_unnormalized: { split(text: string): string[] };
-  readonly splitter_normalized: { split(text: string): string[] };
+  readonly splitter_unnormalized: Splitter;
+  readonly splitter_normalized: Splitter;
   readonly added_tokens_map: ReadonlyMap<string, AddedToken>;
   encode(text: string, options: object): LibraryEncoding;
   decode(ids: readonly number[], options: object): string;
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
   get_vocab(): Map<string, number>;
+}
+
+interface Splitter {
+  /** Added tokens and what lies between them; together the text. */
+  split(text: string): string[];
 }
 
 /** A token that is looked for in the text itself. */
@@ -81,7 +94,39 @@ export const library = huggingFace as unknown as Library;
 /** A tokenizer of the library; parts that the definition leaves out do nothing. */
 export function libraryTokenizer(definition: TokenizerDefinition, config: object): LibraryTokenizer {
   const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
-  return new library.Tokenizer({ ...parts, ...definition }, config);
+  const tokenizer = new library.Tokenizer({ ...parts, ...definition }, config);
+  const added = new Map(definition.added_tokens?.map((token) => [token.content, token.single_word === true]));
+  if ([...added.values()].includes(true))
+    for (const splitter of [tokenizer.splitter_unnormalized, tokenizer.splitter_normalized]) keepWordsWhole(splitter, added);
+  return tokenizer;
+}
+
+// what \w means to Hugging Face's tokenizers
+const wordEnd = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u;
+const wordStart = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
+
+/**
+ * The library does not look at `single_word`: what it has cut out of a word goes back into its neighbours.
+ *
+ * @param added whether each of the tokens is a word of its own, by content
+ */
+function keepWordsWhole(splitter: Splitter, added: ReadonlyMap<string, boolean>): void {
+  const split = splitter.split.bind(splitter);
+  splitter.split = (text) => {
+    const sections: string[] = [];
+    let isOpen = false; // the last section is text that may go on
+    let end = 0;
+    for (const piece of split(text)) {
+      const before = text.slice(Math.max(0, end - 2), end);
+      end += piece.length;
+      const isInWord = added.get(piece) === true && (wordEnd.test(before) || wordStart.test(text.slice(end, end + 2)));
+      const isText = isInWord || !added.has(piece);
+      if (isText && isOpen) sections.push(sections.pop() + piece);
+      else sections.push(piece);
+      isOpen = isText;
+    }
+    return sections;
+  };
 }
 
 const longPiece = 64; // characters

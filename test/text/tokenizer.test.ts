@@ -46,6 +46,19 @@ const someText = fc.oneof(
   fc.array(fc.constantFrom(...words), { maxLength: 120 }).map((parts) => parts.join("")),
 );
 
+it("added tokens that are words of their own are not looked for inside of words", () => {
+  const { added_tokens: more, cases } = readJson(new URL("../fixtures/single-word.json", import.meta.url).pathname) as {
+    added_tokens: NonNullable<TokenizerDefinition["added_tokens"]>;
+    cases: Cases["cases"];
+  };
+  const definition = definitionOf("bpe_gpt2");
+  const tokenizer = new Tokenizer({ ...definition, added_tokens: [...(definition.added_tokens ?? []), ...more] });
+  for (const { text, ids } of cases) {
+    expect([...tokenizer.encode(text)], text).toEqual(ids);
+    expect([...tokenizer.encodeWithOffsets(text).ids], text).toEqual(ids);
+  }
+});
+
 describe.each(names)("%s", (name) => {
   const { cases, pairs = [] }: Cases = readJson(`${folder}${name}/cases.json`);
   const tokenizer = new Tokenizer(definitionOf(name));

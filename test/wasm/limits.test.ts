@@ -50,15 +50,15 @@ describe("instructions of a loop program", () => {
 
 it("a launch has a limit of memory and of arithmetic, which grow with it", () => {
   using limits = new Limits(device);
-  const bound = (size: number, fresh?: boolean) => {
+  const bound = (size: number, window?: number) => {
     const a = upload(device, new Float32Array(size * size), [size, size], "float32");
-    return limits.of(plan([a.exp()], device).steps[0]!, device, fresh);
+    return limits.of(plan([a.exp()], device).steps[0]!, device, window);
   };
   const [small, large] = [bound(64), bound(512)];
   expect(large.arithmetic / small.arithmetic).toBeCloseTo(64, 6);
   expect(large.memory).toBeGreaterThan(small.memory);
   expect(limits.threads).toBe(1);
-  const [smallNow, largeNow] = [bound(64, true), bound(512, true)];
+  const [smallNow, largeNow] = [bound(64, 0.5), bound(512, 0.5)];
   expect(largeNow.arithmetic).toBeGreaterThan(smallNow.arithmetic);
   expect(largeNow.memory).toBeGreaterThan(smallNow.memory);
 });

@@ -35,6 +35,15 @@ export function bestTime(run: () => void, { window = 1, milliseconds = 250, warm
   return fastest;
 }
 
+/** What `bestTime` is told for the best of many windows of so many milliseconds. */
+export const inWindows = (
+  window: number,
+): { readonly window: number; readonly milliseconds: number; readonly warmUp: number } => ({
+  window,
+  milliseconds: Math.max(20, 8 * window),
+  warmUp: 8,
+});
+
 /** An arithmetic vector instruction with the kinds of its operands. */
 export interface VectorInstruction {
   readonly op: SimpleOp;
@@ -86,7 +95,7 @@ export function simdPeak(fused: boolean): number {
 const yardstick: VectorInstruction = { op: "f32x4.add", operands: 2 };
 
 /** Tasks for each thread: one that is slower than the others takes fewer. */
-const chainTasks = 16;
+const chainTasks = 8;
 
 /**
  * Reads and writes memory as fast as vectors can, on as many threads as a device has. The same bytes again and again: from the cache where
@@ -146,23 +155,23 @@ export class Streams implements Disposable {
     [this.kernel, this.chains] = [kernels["stream"] as number, kernels["chains"] as number];
   }
 
-  /** What `instructionTime` says of an addition, but of all threads together at this moment. */
-  additionTime(): number {
-    const rounds = 100;
+  /** What `instructionTime` says of an addition, but of all threads together at this moment, in windows of so many milliseconds. */
+  additionTime(window: number): number {
+    const rounds = 2000;
     this.memory.i32(this.args, 1)[0] = rounds;
     const tasks = chainTasks * this.pool.threads;
     const run = () => this.pool.run(this.chains, tasks, this.args);
-    return (bestTime(run, { window: 0.5, milliseconds: 10, warmUp: 5 }) * 1e6) / (rounds * instructionsARound * chainTasks);
+    return (bestTime(run, inWindows(window)) * 1e6) / (rounds * instructionsARound * chainTasks);
   }
 
   /**
    * Milliseconds of reading and writing so many bytes. Measured once for sizes that are within a tenth of each other.
    *
    * @param rounds how often what is read is the same again
-   * @param fresh measures it now
+   * @param window measures it now, in windows of so many milliseconds
    */
-  time(readBytes: number, writtenBytes: number, rounds = 1, fresh = false): number {
-    if (fresh) return this.measure(readBytes, writtenBytes, rounds);
+  time(readBytes: number, writtenBytes: number, rounds = 1, window?: number): number {
+    if (window !== undefined) return this.measure(readBytes, writtenBytes, rounds, window);
     const total = readBytes + writtenBytes;
     const rounded = (bytes: number) => Math.round(Math.log(Math.max(bytes, 4096)) / Math.log(1.1));
     const key = `${rounded(readBytes)}/${rounded(writtenBytes)}/${rounds}`;
@@ -171,7 +180,7 @@ export class Streams implements Disposable {
     return total / rate;
   }
 
-  private measure(readBytes: number, writtenBytes: number, rounds: number): number {
+  private measure(readBytes: number, writtenBytes: number, rounds: number, window = 0.5): number {
     const { memory, pool } = this;
     const tasks = readBytes + writtenBytes < 65536 ? 1 : pool.threads;
     const units = (bytes: number) => Math.max(0, Math.round(bytes / tasks / 64 / rounds));
@@ -185,7 +194,7 @@ export class Streams implements Disposable {
     }
     const { address } = this.block;
     memory.i32(this.args, 6).set([address, address + 64 * tasks * read, copied, read - copied, written - copied, rounds]);
-    return bestTime(() => pool.run(this.kernel, tasks, this.args), { window: 0.5, milliseconds: 30, warmUp: 10 });
+    return bestTime(() => pool.run(this.kernel, tasks, this.args), inWindows(window));
   }
 
   [Symbol.dispose](): void {
@@ -285,10 +294,10 @@ export class Limits implements Disposable {
   /**
    * The limit of a launch at the machine's best.
    *
-   * @param fresh the limit at this moment, on all threads: other programs slow the processor down from one minute to the next, and
-   * what is measured in the same moment is held against it
+   * @param window the limit at this moment instead, on all threads: other programs slow the processor down from one minute to the next.
+   * What is held against it is measured beside it, `inWindows` of as many milliseconds: the shorter a window, the better its best
    */
-  of(step: Step, device: Device, fresh = false): Limit {
+  of(step: Step, device: Device, window?: number): Limit {
     const bytes = (value: Step["values"][number]) => value.size * device.storageBytes(value.dtype);
     const outputs = new Set(step.outputs);
     const sum = (values: Iterable<Step["values"][number]>) => [...values].reduce((total, value) => total + bytes(value), 0);
@@ -297,8 +306,8 @@ export class Limits implements Disposable {
     const isTake = step.label.startsWith("take");
     // of a table, only the rows that are taken, but each as often as it is: by then it has left the nearer caches
     const rounds = isTake ? Math.max(1, Math.round(written / read)) : 1;
-    const memory = this.streams.time(rounds > 1 ? written : isTake ? Math.min(read, 2 * written) : read, written, rounds, fresh);
-    const pace = fresh ? this.streams.additionTime() / this.addition : 1;
+    const memory = this.streams.time(rounds > 1 ? written : isTake ? Math.min(read, 2 * written) : read, written, rounds, window);
+    const pace = window === undefined ? 1 : this.streams.additionTime(window) / this.addition;
     return { arithmetic: this.arithmetic(step) * pace, memory };
   }
 
