@@ -73,9 +73,9 @@ const float32Epsilon = 2 ** -23;
 export class Adafactor extends Optimizer<AdafactorOptions> {
   constructor(
     parameters: readonly Variable[] | readonly ParameterGroup<AdafactorOptions>[],
-    { lr = 1e-2, beta2Decay = -0.8, eps = [float32Epsilon, 1e-3], d = 1, weightDecay = 0 }: Partial<AdafactorOptions> = {},
+    options: Partial<AdafactorOptions> = {},
   ) {
-    super(parameters, { lr, beta2Decay, eps, d, weightDecay });
+    super(parameters, { lr: 1e-2, beta2Decay: -0.8, eps: [float32Epsilon, 1e-3], d: 1, weightDecay: 0 }, options);
   }
 
   protected override check({ beta2Decay, eps, d, weightDecay }: AdafactorOptions): void {
@@ -141,29 +141,23 @@ export interface TransformersAdafactorOptions extends LearningRate {
 export class TransformersAdafactor extends Optimizer<TransformersAdafactorOptions> {
   constructor(
     parameters: readonly Variable[] | readonly ParameterGroup<TransformersAdafactorOptions>[],
-    {
-      lr = 1e-3,
-      eps = [1e-30, 1e-3],
-      clipThreshold = 1,
-      decayRate = -0.8,
-      beta1 = null,
-      weightDecay = 0,
-      scaleParameter = true,
-      relativeStep = true,
-      warmupInit = false,
-    }: Partial<TransformersAdafactorOptions> = {},
+    options: Partial<TransformersAdafactorOptions> = {},
   ) {
-    super(parameters, {
-      lr,
-      eps,
-      clipThreshold,
-      decayRate,
-      beta1,
-      weightDecay,
-      scaleParameter,
-      relativeStep,
-      warmupInit,
-    });
+    super(
+      parameters,
+      {
+        lr: 1e-3,
+        eps: [1e-30, 1e-3],
+        clipThreshold: 1,
+        decayRate: -0.8,
+        beta1: null,
+        weightDecay: 0,
+        scaleParameter: true,
+        relativeStep: true,
+        warmupInit: false,
+      },
+      options,
+    );
   }
 
   protected override check(options: TransformersAdafactorOptions): void {

@@ -38,9 +38,9 @@ export interface AdagradOptions extends Common {
 export class Adagrad extends Optimizer<AdagradOptions> {
   constructor(
     parameters: readonly Variable[] | readonly ParameterGroup<AdagradOptions>[],
-    { lr = 1e-2, lrDecay = 0, weightDecay = 0, initialAccumulatorValue = 0, eps = 1e-10 }: Partial<AdagradOptions> = {},
+    options: Partial<AdagradOptions> = {},
   ) {
-    super(parameters, { lr, lrDecay, weightDecay, initialAccumulatorValue, eps });
+    super(parameters, { lr: 1e-2, lrDecay: 0, weightDecay: 0, initialAccumulatorValue: 0, eps: 1e-10 }, options);
   }
 
   protected override check({ lrDecay, weightDecay, initialAccumulatorValue, eps }: AdagradOptions): void {
@@ -89,9 +89,9 @@ export interface RMSpropOptions extends Common {
 export class RMSprop extends Optimizer<RMSpropOptions> {
   constructor(
     parameters: readonly Variable[] | readonly ParameterGroup<RMSpropOptions>[],
-    { lr = 1e-2, alpha = 0.99, eps = 1e-8, weightDecay = 0, momentum = 0, centered = false }: Partial<RMSpropOptions> = {},
+    options: Partial<RMSpropOptions> = {},
   ) {
-    super(parameters, { lr, alpha, eps, weightDecay, momentum, centered });
+    super(parameters, { lr: 1e-2, alpha: 0.99, eps: 1e-8, weightDecay: 0, momentum: 0, centered: false }, options);
   }
 
   protected override check({ alpha, eps, weightDecay, momentum }: RMSpropOptions): void {
@@ -132,9 +132,9 @@ export interface AdadeltaOptions extends Common {
 export class Adadelta extends Optimizer<AdadeltaOptions> {
   constructor(
     parameters: readonly Variable[] | readonly ParameterGroup<AdadeltaOptions>[],
-    { lr = 1, rho = 0.9, eps = 1e-6, weightDecay = 0 }: Partial<AdadeltaOptions> = {},
+    options: Partial<AdadeltaOptions> = {},
   ) {
-    super(parameters, { lr, rho, eps, weightDecay });
+    super(parameters, { lr: 1, rho: 0.9, eps: 1e-6, weightDecay: 0 }, options);
   }
 
   protected override check({ rho, eps, weightDecay }: AdadeltaOptions): void {

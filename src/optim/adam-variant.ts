@@ -31,11 +31,8 @@ export interface AdamaxOptions extends LearningRate {
  * @see https://arxiv.org/abs/1412.6980, section 7.1
  */
 export class Adamax extends Optimizer<AdamaxOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<AdamaxOptions>[],
-    { lr = 2e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0 }: Partial<AdamaxOptions> = {},
-  ) {
-    super(parameters, { lr, betas, eps, weightDecay });
+  constructor(parameters: readonly Variable[] | readonly ParameterGroup<AdamaxOptions>[], options: Partial<AdamaxOptions> = {}) {
+    super(parameters, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0 }, options);
   }
 
   protected override check({ betas, eps, weightDecay }: AdamaxOptions): void {
@@ -111,18 +108,12 @@ export interface NAdamOptions extends RAdamOptions {
  * @see https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
  */
 export class NAdam extends Moments<NAdamOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<NAdamOptions>[],
-    {
-      lr = 2e-3,
-      betas = [0.9, 0.999],
-      eps = 1e-8,
-      weightDecay = 0,
-      momentumDecay = 4e-3,
-      decoupledWeightDecay = false,
-    }: Partial<NAdamOptions> = {},
-  ) {
-    super(parameters, { lr, betas, eps, weightDecay, momentumDecay, decoupledWeightDecay });
+  constructor(parameters: readonly Variable[] | readonly ParameterGroup<NAdamOptions>[], options: Partial<NAdamOptions> = {}) {
+    super(
+      parameters,
+      { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, momentumDecay: 4e-3, decoupledWeightDecay: false },
+      options,
+    );
   }
 
   protected override check(options: NAdamOptions): void {
@@ -174,11 +165,8 @@ function momentum(step: Tensor, { betas, momentumDecay }: NAdamOptions): Tensor 
  * @see https://arxiv.org/abs/1908.03265
  */
 export class RAdam extends Moments<RAdamOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<RAdamOptions>[],
-    { lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decoupledWeightDecay = false }: Partial<RAdamOptions> = {},
-  ) {
-    super(parameters, { lr, betas, eps, weightDecay, decoupledWeightDecay });
+  constructor(parameters: readonly Variable[] | readonly ParameterGroup<RAdamOptions>[], options: Partial<RAdamOptions> = {}) {
+    super(parameters, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, decoupledWeightDecay: false }, options);
   }
 
   protected override counters(): Record<string, number> {

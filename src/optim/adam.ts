@@ -34,11 +34,8 @@ export interface AdamOptions extends LearningRate {
  * @see https://arxiv.org/abs/1412.6980; https://openreview.net/forum?id=ryQu7f-RZ for amsgrad
  */
 export class Adam extends Optimizer<AdamOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<AdamOptions>[],
-    { lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, amsgrad = false }: Partial<AdamOptions> = {},
-  ) {
-    super(parameters, { lr, betas, eps, weightDecay, amsgrad });
+  constructor(parameters: readonly Variable[] | readonly ParameterGroup<AdamOptions>[], options: Partial<AdamOptions> = {}) {
+    super(parameters, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false }, options);
   }
 
   protected override check({ betas, eps, weightDecay }: AdamOptions): void {

@@ -27,11 +27,8 @@ export interface LionOptions extends LearningRate {
  * @see https://arxiv.org/abs/2302.06675
  */
 export class Lion extends Optimizer<LionOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<LionOptions>[],
-    { lr = 1e-4, betas = [0.9, 0.99], weightDecay = 0 }: Partial<LionOptions> = {},
-  ) {
-    super(parameters, { lr, betas, weightDecay });
+  constructor(parameters: readonly Variable[] | readonly ParameterGroup<LionOptions>[], options: Partial<LionOptions> = {}) {
+    super(parameters, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0 }, options);
   }
 
   protected override check({ betas, weightDecay }: LionOptions): void {

@@ -6,7 +6,7 @@
 import { pullback } from "../autograd/grad.ts";
 import { currentDevice, upload } from "../compile/program.ts";
 import type { Buffer, Device } from "../devices/device.ts";
-import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -53,6 +53,10 @@ interface Group<Options extends LearningRate> {
   readonly counters: Readonly<Record<string, Variable>>;
 }
 
+/** Without what is only named, so that defaults stay. */
+const defined = <T extends object>(options: T): T =>
+  Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
+
 /**
  * What all optimisers can do. Gradients come from `gradientsOf`, or from `backward` as in PyTorch.
  *
@@ -66,11 +70,17 @@ export abstract class Optimizer<Options extends LearningRate> {
 
   /**
    * @param parameters the parameters, or groups of them with settings of their own
+   * @param defaults   all settings, as they are when nobody gives them
    * @param options    settings of all groups that do not give them
-   * @throws {ConfigError} for no parameters, a parameter given twice, or a setting out of range
+   * @throws {ConfigError} for no parameters, a parameter given twice, a setting that there is not, or one out of range
    */
-  constructor(parameters: readonly Variable[] | readonly ParameterGroup<Options>[], options: Options) {
+  constructor(
+    parameters: readonly Variable[] | readonly ParameterGroup<Options>[],
+    defaults: Options,
+    options: Partial<Options>,
+  ) {
     const operation = this.#operation;
+    checkOptions(operation, options, Object.keys(defaults));
     if (parameters.length === 0) throw new ConfigError("got no parameters.", { operation });
     const none: Partial<Options> = {};
     const groups: readonly ParameterGroup<Options>[] =
@@ -85,7 +95,8 @@ export abstract class Optimizer<Options extends LearningRate> {
         seen.add(parameter);
       }
     this.groups = groups.map(({ parameters: own, ...given }) => {
-      const settings: Options = { ...options, ...given };
+      checkOptions(operation, given, Object.keys(defaults));
+      const settings: Options = { ...defaults, ...defined(options), ...defined(given) };
       nonNegative(operation, "lr", settings.lr);
       this.check(settings);
       const counters = Object.entries(this.counters(settings)).map(([name, first]) => [name, scalar(first)] as const);

@@ -30,11 +30,8 @@ export interface SGDOptions extends LearningRate {
  * @see https://proceedings.mlr.press/v28/sutskever13.html
  */
 export class SGD extends Optimizer<SGDOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<SGDOptions>[],
-    { lr = 1e-3, momentum = 0, dampening = 0, weightDecay = 0, nesterov = false }: Partial<SGDOptions> = {},
-  ) {
-    super(parameters, { lr, momentum, dampening, weightDecay, nesterov });
+  constructor(parameters: readonly Variable[] | readonly ParameterGroup<SGDOptions>[], options: Partial<SGDOptions> = {}) {
+    super(parameters, { lr: 1e-3, momentum: 0, dampening: 0, weightDecay: 0, nesterov: false }, options);
   }
 
   protected override check({ momentum, dampening, weightDecay, nesterov }: SGDOptions): void {

@@ -154,10 +154,12 @@ export class LoraFA extends Optimizer<LoraFAOptions> {
   readonly #pairs: readonly Pair[];
 
   /** Freezes A. @throws {ConfigError} when no active adapter is a LoRA on linear layers, or for a setting out of range */
-  constructor(model: Module, { lr = 1e-3, betas = [0.9, 0.999], eps = 1e-6, weightDecay = 0 }: Partial<LoraFAOptions> = {}) {
+  constructor(model: Module, options: Partial<LoraFAOptions> = {}) {
     const pairs = pairsOf(model, "LoraFA");
-    for (const { A } of pairs) A.requiresGrad = false;
-    super(model.trainableParameters(), { lr, betas, eps, weightDecay });
+    const frozen = new Set(pairs.map(({ A }) => A));
+    const trained = model.trainableParameters().filter((parameter) => !frozen.has(parameter));
+    super(trained, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-6, weightDecay: 0 }, options);
+    for (const A of frozen) A.requiresGrad = false;
     this.#pairs = pairs;
   }
 

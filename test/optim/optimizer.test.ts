@@ -126,6 +126,12 @@ onReference("what is refused", () => {
     const p = make(1);
     expect(() => new SGD([])).toThrow("SGD: got no parameters.");
     expect(() => new SGD([p, p])).toThrow("SGD: a parameter of [4] is given twice.");
+    expect(() => new AdamW([p], { learningRate: 1 } as object)).toThrow(
+      /^AdamW: `learningRate` is not an option\. There are lr, betas/,
+    );
+    expect(() => new AdamW([{ parameters: [p], weightdecay: 1 } as { parameters: [typeof p] }])).toThrow(
+      "AdamW: `weightdecay` is not an option. Did you mean `weightDecay`?",
+    );
     expect(() => new SGD([p], { lr: -1 })).toThrow("SGD: `lr` (= -1) must be a number from 0.");
     expect(() => new SGD([p], { nesterov: true })).toThrow("SGD: `nesterov` needs a momentum and no dampening.");
     expect(() => new AdamW([p], { betas: [0.9, 1] })).toThrow("AdamW: `betas[1]` (= 1) must be in [0, 1).");
