@@ -167,9 +167,9 @@ onEveryDevice(() => {
 
     it("that ask for what is not there are refused by the option's name", async () => {
       await saveAdapter(trained(), folder);
-      await rewriteConfig({ use_qalora: true });
-      await expect(loadAdapter(new SmallModel(), folder)).rejects.toThrow("lora: `useQalora` (= true) is not implemented.");
-      await rewriteConfig({ use_qalora: false, peft_type: "LORRA" });
+      await rewriteConfig({ megatron_config: { hidden_size: 6 } });
+      await expect(loadAdapter(new SmallModel(), folder)).rejects.toThrow(/^lora: `megatronConfig` .* is not implemented/);
+      await rewriteConfig({ megatron_config: null, peft_type: "LORRA" });
       await expect(loadAdapter(new SmallModel(), folder)).rejects.toThrow(
         'has the unknown `peft_type` "LORRA". Did you mean "LORA"?',
       );

@@ -194,7 +194,7 @@ describe("a config", () => {
     [{ loraAlfa: 4 }, "lora: `loraAlfa` is not an option of LORA. Did you mean `loraAlpha`?"],
     [{ loraDropout: 1 }, "lora: `loraDropout` (= 1) must be less than 1."],
     [{ initLoraWeights: "gausian" }, 'lora: `initLoraWeights` (= "gausian") is not one of true, false, "gaussian", "orthogonal"'],
-    [{ useQalora: true }, "lora: `useQalora` (= true) is not implemented."],
+    [{ megatronCore: "megatron" }, 'lora: `megatronCore` (= "megatron") is not implemented.'],
     [{ bias: "some" }, 'lora: `bias` (= "some") must be one of "none", "all", "lora_only". Did you mean "none"?'],
     [{ bias: "lora_olny" }, 'Did you mean "lora_only"?'],
     [{ taskType: "CAUSALLM" }, 'Did you mean "CAUSAL_LM"?'],

@@ -10,6 +10,7 @@ declare global {
   interface WebGLRenderingContext {}
   interface WebGL2RenderingContext {}
   interface WebGLTexture {}
+  interface WebGLFramebuffer {}
 }
 
 /** GPU.js's handle of a value in mode webgpu. */
