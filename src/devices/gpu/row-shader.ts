@@ -191,7 +191,7 @@ class RowWriter {
     return true;
   }
 
-  fold(group: readonly Register[]): void {
+  private fold(group: readonly Register[]): void {
     const { code, writer } = this;
     const registers = group.filter((register) => !this.picked(register));
     if (!registers.length) return;
@@ -219,8 +219,16 @@ class RowWriter {
     }
   }
 
+  /** Writes all of the row, where there is one of the number. */
+  write(rows: number, { folds, isElement }: Rows, root: Register): void {
+    this.code.wgsl(`if (number >= ${rows}) { return; }`);
+    this.writer.atRow("number");
+    for (const group of folds) this.fold(group);
+    this.store(root, isElement);
+  }
+
   /** Writes the value, where it is one of the row in the first thread. */
-  store(root: Register, isElement: boolean): void {
+  private store(root: Register, isElement: boolean): void {
     const { code, writer, program, known } = this;
     const { inner } = this.geometry;
     const name = () => (writer.get(root) as Single).name;
@@ -271,10 +279,7 @@ function renderThreadRows(
     const row = new RowWriter(program, geometry, known, lanes > 1 ? wide : new Set(), lanes);
     const { code, writer } = row;
     code.wgsl(`let number = place * ${rowThreads} + i32(t);`);
-    code.wgsl(`if (number >= ${rows}) { return; }`);
-    writer.atRow("number");
-    for (const folds of shape.folds) row.fold(folds);
-    row.store(root, shape.isElement);
+    row.write(rows, shape, root);
     return assemble(writer, code, inputs, {
       threads: rowThreads,
       workgroups: Math.ceil(rows / rowThreads),
@@ -322,10 +327,7 @@ function renderWorkgroupRows(
     const row = new RowWriter(program, geometry, known, lanes > 1 ? wide : new Set(), lanes, way);
     const { code, writer } = row;
     code.wgsl("let number = place;");
-    code.wgsl(`if (number >= ${rows}) { return; }`);
-    writer.atRow("number");
-    for (const folds of shape.folds) row.fold(folds);
-    row.store(root, shape.isElement);
+    row.write(rows, shape, root);
     return assemble(writer, code, inputs, {
       threads,
       workgroups: rows,

@@ -5,6 +5,7 @@
 import { bytesPerElement } from "../../graph/dtype.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import { bandColumns, bandStates, inBandsOf } from "./loop-bands.ts";
+import { patchBytes } from "./loop-frame.ts";
 import { type LoopPlan, wholeRowsOf } from "./loop-plan.ts";
 
 /** Byte offsets in the args block of what one slot needs. */
@@ -68,8 +69,6 @@ export function layoutArguments(program: LoopProgram, plan: LoopPlan): ArgumentL
   return { ...fixed, ...sizes, slots, bytes: 4 * words, walkAxes };
 }
 
-/** A thread's scratch begins with a patch of 16 bytes for every store; then come the kept rows, of two rows where they go by twos. */
-export const patchBytes = (program: LoopProgram): number => 16 * program.stores.length;
 const keptRowBytes = (length: number): number => 16 * Math.ceil(length / 4) + 64;
 /** Whole cache lines, so that threads do not write to the same one. */
 export function scratchBytes(program: LoopProgram, plan: LoopPlan, geometry: Geometry): number {

@@ -12,10 +12,10 @@ import { type FunctionBuilder, type Local, ModuleBuilder } from "./assembler.ts"
 import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
 import { type Accumulator, Folds } from "./folds.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
-import { type ArgumentLayout, layoutArguments, patchBytes } from "./loop-arguments.ts";
+import { type ArgumentLayout, layoutArguments } from "./loop-arguments.ts";
 import { Bands } from "./loop-bands.ts";
 import { LoopFrame, lanePositions } from "./loop-frame.ts";
-import { isIrregular, type LoopPlan, type Pass, planLoop, unrollOf, type WholeRows } from "./loop-plan.ts";
+import { busyPasses, isIrregular, type LoopPlan, type Pass, planLoop, unrollOf, type WholeRows } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
 import { WholeRowsEmitter } from "./whole-rows.ts";
 
@@ -124,8 +124,7 @@ class LoopEmitter {
   private rows(): void {
     const { values, plan } = this;
     values.beginRows();
-    for (const pass of plan.passes) {
-      if (pass.folds.length + pass.stores.length === 0) continue;
+    for (const pass of busyPasses(plan)) {
       for (const register of pass.hoisted) values.get(register);
       const parts = this.pass(pass);
       pass.folds.forEach((fold, i) => {
@@ -227,7 +226,7 @@ class LoopEmitter {
 
   /** What follows the folds, which lie in scratch memory by then. */
   private inBands(bands: Bands, stores: readonly StoreCursor[]): void {
-    const folded = bands.fold((row) => this.keptRow(row));
+    const folded = bands.fold((row) => this.frame.scratchRow(row));
     this.keptCursors = [...folded].map(([register, start]) => ({
       register,
       restored: true,
@@ -336,18 +335,8 @@ class LoopEmitter {
     this.keptCursors = [...pass.kept, ...pass.restored].map((register) => ({
       register,
       restored: pass.restored.has(register),
-      pointer: this.keptRow(kept.get(register)!),
+      pointer: this.frame.scratchRow(kept.get(register)!),
     }));
-  }
-
-  /** Where a row of scratch begins. */
-  private keptRow(row: number): I32 {
-    const { frame } = this;
-    return this.f.local("i32", [
-      "i32.add",
-      ["i32.add", frame.scratch, patchBytes(this.program)],
-      ["i32.mul", frame.argument(frame.layout.keptStride), row],
-    ]);
   }
 
   // --- reads

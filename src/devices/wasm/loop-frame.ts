@@ -16,6 +16,9 @@ export const smaller = (x: Expression, y: Expression): Expression => ["select", 
 export const lanePositions = (f: FunctionBuilder): Local<"v128"> =>
   f.vectorConstant([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
 
+/** A thread's scratch begins with a patch of 16 bytes for every store; then come the kept rows, of two rows where they go by twos. */
+export const patchBytes = (program: LoopProgram): number => 16 * program.stores.length;
+
 export class LoopFrame {
   readonly f: FunctionBuilder;
   readonly program: LoopProgram;
@@ -117,6 +120,12 @@ export class LoopFrame {
       follow();
       last();
     });
+  }
+
+  /** Where a row of scratch begins. */
+  scratchRow(row: number): I32 {
+    const rows: Expression = ["i32.add", this.scratch, patchBytes(this.program)];
+    return this.f.local("i32", ["i32.add", rows, ["i32.mul", this.argument(this.layout.keptStride), row]]);
   }
 
   /** Sets scratch, and the indices and pointers of the task's first unit. */

@@ -9,7 +9,6 @@ import type { FunctionBuilder, Local } from "./assembler.ts";
 import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
 import { type Accumulator, Folds } from "./folds.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
-import { patchBytes } from "./loop-arguments.ts";
 import type { LoopFrame } from "./loop-frame.ts";
 import { busyPasses, type LoopPlan, type Pass, roundOf, unrollOf, type WholeRows } from "./loop-plan.ts";
 import { LoopValues } from "./loop-values.ts";
@@ -118,7 +117,7 @@ export class WholeRowsEmitter {
   }
 
   private open(pass: Pass, row: number): Walk {
-    const { f, frame, plan, program, values } = this;
+    const { frame, plan, program, values } = this;
     this.at(row);
     for (const register of pass.hoisted) values.get(register);
     const cursors = new Map<number, Cursor>();
@@ -127,12 +126,6 @@ export class WholeRowsEmitter {
       if ((one.kind === "load" || one.kind === "index") && !cursors.has(one.slot)) cursors.set(one.slot, frame.open(one.slot));
     }
     const before = this.way.order === "twos" ? row * plan.kept.size : 0;
-    const keptRow = (register: Register): I32 =>
-      f.local("i32", [
-        "i32.add",
-        ["i32.add", frame.scratch, patchBytes(program)],
-        ["i32.mul", frame.argument(frame.layout.keptStride), before + plan.kept.get(register)!],
-      ]);
     return {
       pass,
       row,
@@ -141,7 +134,7 @@ export class WholeRowsEmitter {
       kept: [...pass.kept, ...pass.restored].map((register) => ({
         register,
         restored: pass.restored.has(register),
-        pointer: keptRow(register),
+        pointer: frame.scratchRow(before + plan.kept.get(register)!),
       })),
       parts: Array.from({ length: unrollOf(program, pass) }, () => pass.folds.map((fold) => this.folds.begin(fold, false))),
     };
