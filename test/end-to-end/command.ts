@@ -38,4 +38,4 @@ export function run(program: string, args: readonly string[], interruptAt?: RegE
 }
 
 /** The last line of standard output as JSON. */
-export const lastLine = ({ stdout }: Outcome): Record<string, unknown> => JSON.parse(stdout.trim().split("\n").at(-1) ?? "");
+export const lastLine = (stdout: string): Record<string, unknown> => JSON.parse(stdout.trim().split("\n").at(-1) ?? "");

@@ -1,49 +1,16 @@
 /** Fine-tuning as a person runs it: results, a second run, Ctrl-C and going on, and what is said when something is wrong. */
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
-import "../../src/devices/choose.ts";
-import { LlamaForCausalLM } from "../../src/models/llama.ts";
-import type { ConfigJson } from "../../src/models/llama-config.ts";
-import { normal } from "../../src/nn/init.ts";
 import { loadAdapter } from "../../src/peft/adapter-file.ts";
-import { methods } from "../../src/peft/methods.ts";
-import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { tensor } from "../../src/tensor/create.ts";
-import { loadModel, saveModel } from "../../src/train/load-model.ts";
-import { lastLine, lorikeet, type Outcome, root, run } from "./command.ts";
+import { loadModel } from "../../src/train/load-model.ts";
+import { lastLine, lorikeet, type Outcome, run } from "./command.ts";
+import { smallRun } from "./small-run.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "lorikeet-end-to-end-"));
-const model = join(folder, "model");
-const text = join(folder, "book.txt");
-const at = (name: string) => join(folder, name);
-/** A model of random values with the tokenizer of the real one: quick to train, and it says nothing. */
-const small = ["--model", model, "--data", text, "--window", "32", "--batch", "2", "--rank", "4", "--prompt", "Call me"];
-
-beforeAll(async () => {
-  const config: ConfigJson = {
-    architectures: ["LlamaForCausalLM"],
-    model_type: "llama",
-    vocab_size: 2048,
-    hidden_size: 32,
-    intermediate_size: 48,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    max_position_embeddings: 128,
-    rms_norm_eps: 1e-5,
-    tie_word_embeddings: true,
-  };
-  await saveModel(model, new LlamaForCausalLM(config, { init: normal({ std: 0.1, generator: new TorchGenerator(1) }) }), config);
-  for (const name of ["tokenizer.json", "tokenizer_config.json"]) cpSync(join(root, "models/tiny", name), join(model, name));
-  writeFileSync(
-    text,
-    "It was the whale, and the whale was white; the sea went on as it had five thousand years ago. ".repeat(60),
-  );
-});
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const { at, model, args } = smallRun();
+const small = [...args, "--rank", "4"];
 
 /** Lines of standard error that are not the bar. */
 const lines = ({ stderr }: Outcome): string[] => stderr.trim().split("\n");
@@ -58,7 +25,7 @@ describe("a run", () => {
   it("ends with one line of JSON that tells everything", () => {
     expect(outcome.stderr).toContain("held-out perplexity");
     expect(outcome.code).toBe(0);
-    const summary = lastLine(outcome);
+    const summary = lastLine(outcome.stdout);
     const numbers = ["perplexityBefore", "perplexityAfter", "mergeMaxLogitDifference", "trainSeconds", "tokensPerSecond"];
     for (const key of [...numbers, "peakBytes", "plannedBytes"]) expect(summary[key], key).toBeGreaterThan(0);
     expect(Object.keys(summary).slice(-3)).toEqual(["adapterDir", "mergedDir", "report"]);
@@ -95,75 +62,24 @@ describe("a run", () => {
     expect(again.code).toBe(0);
     expect(again.stderr).toContain("--fresh");
     expect(again.stderr).not.toContain("Measuring");
-    expect(lastLine(again)).toEqual(lastLine(outcome));
+    expect(lastLine(again.stdout)).toEqual(lastLine(outcome.stdout));
   });
 
   it("is done again by --fresh, with the same numbers to the bit", async () => {
     const again = await lorikeet([...small, "--steps", "12", "--out", out, "--json", "--fresh"]);
     const numbers = ["perplexityBefore", "perplexityAfter", "mergeMaxLogitDifference", "plannedBytes"];
-    for (const key of numbers) expect(lastLine(again)[key], key).toBe(lastLine(outcome)[key]);
+    for (const key of numbers) expect(lastLine(again.stdout)[key], key).toBe(lastLine(outcome.stdout)[key]);
   });
 
   it("gives other numbers for another seed", async () => {
     const other = await lorikeet([...small, "--steps", "12", "--out", at("seed"), "--json", "--seed", "5"]);
-    expect(lastLine(other)["perplexityAfter"]).not.toBe(lastLine(outcome)["perplexityAfter"]);
-    expect(lastLine(other)["perplexityBefore"]).toBe(lastLine(outcome)["perplexityBefore"]);
+    expect(lastLine(other.stdout)["perplexityAfter"]).not.toBe(lastLine(outcome.stdout)["perplexityAfter"]);
+    expect(lastLine(other.stdout)["perplexityBefore"]).toBe(lastLine(outcome.stdout)["perplexityBefore"]);
   });
 
   it("prints no JSON unless it is asked to", async () => {
     expect((await lorikeet([...small, "--steps", "2", "--out", at("quiet")])).stdout).toBe("");
   });
-});
-
-describe("other methods", () => {
-  /** Sizes that fit a model of 32 channels. */
-  const sizes: Record<string, string[]> = {
-    fourierft: ["n_frequency=50"],
-    waveft: ["n_frequency=50"],
-    psoft: ["r=4"],
-    road: ["group_size=8"],
-    c3a: ["block_size=16"],
-    vblora: ["vectorLength=16", "numVectors=20"],
-    trainableTokens: ["tokenIndices=[1,2,30,40,50,60]", "--targets", "embed_tokens"],
-    kasa: ["r=4"],
-    bdlora: ['useBdlora={"target_modules_bd_a":[],"target_modules_bd_b":["_proj"],"nblocks":2}'],
-    alora: ["aloraInvocationTokens=[1]"],
-    shira: ["r=4"],
-    cpt: ["cptTokenIds=[3,40,41,5]", "cptTokensTypeMask=[1,2,2,4]"],
-  };
-  const without = small.filter((option, i) => option !== "--rank" && small[i - 1] !== "--rank");
-  it.each(Object.keys(methods).filter((method) => method !== "lora"))(
-    "%s trains, is saved, and merges if it can",
-    async (method) => {
-      const set = sizes[method] ? ["--set", ...sizes[method]] : [];
-      mkdirSync(join(at(method), "merged"), { recursive: true });
-      writeFileSync(join(at(method), "merged", "model.safetensors"), "of an earlier run");
-      const outcome = await lorikeet([...without, "--method", method, ...set, "--steps", "2", "--out", at(method), "--json"]);
-      expect(outcome.stderr).toContain("held-out perplexity");
-      expect(outcome.code).toBe(0);
-      const { perplexityBefore, perplexityAfter, mergeMaxLogitDifference, mergedDir } = lastLine(outcome);
-      // an aLoRA acts behind its words only, which the book may not have
-      if (method !== "alora") expect(perplexityAfter).not.toBe(perplexityBefore);
-      const changesNoWeight = [
-        "alora",
-        "beft",
-        "adaptionPrompt",
-        "promptTuning",
-        "prefixTuning",
-        "pTuning",
-        "multitaskPrompt",
-        "cartridge",
-        "cpt",
-        "poly",
-        "shadow",
-        "lily",
-      ].includes(method);
-      expect(mergedDir).toBe(changesNoWeight ? null : join(at(method), "merged"));
-      expect(existsSync(join(at(method), "merged"))).toBe(!changesNoWeight);
-      if (changesNoWeight) expect(outcome.stderr).toContain("no change of the weights");
-      else expect(mergeMaxLogitDifference).toBeLessThan(1e-3);
-    },
-  );
 });
 
 describe("Ctrl-C", () => {
@@ -186,7 +102,7 @@ describe("Ctrl-C", () => {
     expect(resumed.code).toBe(0);
     const whole = await lorikeet([...long, "--out", at("whole")]);
     for (const key of ["perplexityBefore", "perplexityAfter", "mergeMaxLogitDifference"])
-      expect(lastLine(resumed)[key], key).toBe(lastLine(whole)[key]);
+      expect(lastLine(resumed.stdout)[key], key).toBe(lastLine(whole.stdout)[key]);
     expect(existsSync(join(out, "checkpoint.safetensors"))).toBe(false);
   });
 
@@ -251,6 +167,6 @@ it("npm start fine-tunes the model that comes with the package on Moby-Dick", as
   const outcome = await run("npm", args);
   expect(outcome.code).toBe(0);
   expect(outcome.stderr).toContain("Moby-Dick");
-  const { perplexityBefore, perplexityAfter } = lastLine(outcome) as { perplexityBefore: number; perplexityAfter: number };
+  const { perplexityBefore, perplexityAfter } = lastLine(outcome.stdout) as { perplexityBefore: number; perplexityAfter: number };
   expect(perplexityAfter).toBeLessThan(perplexityBefore);
 });
