@@ -52,7 +52,7 @@ describe("four neighbours at once", () => {
     ];
     const [line] = statements((code) => code.each(4, () => code.read("b0", "k", bounds, 1)), ["b0"]);
     expect(line).toBe(
-      "var v0 : vec4<f32> = select(vec4<f32>(), b0[(k) >> 2u], vec4<bool>(r >= 0 && r < 3) & " +
+      "var v0 : vec4<f32> = select(vec4<f32>(0.0), select(vec4<f32>(0.0), b0[(k) >> 2u], r >= 0 && r < 3), " +
         "((vec4<i32>(k) + vec4<i32>(0, 1, 2, 3)) >= vec4<i32>(4)) & ((vec4<i32>(k) + vec4<i32>(0, 1, 2, 3)) < vec4<i32>(8)));",
     );
   });

@@ -33,9 +33,9 @@ test.each(modes)("values outlive the kernels that made them, on %s", async (mode
   const tens = backend.upload(Float32Array.of(10, 20, 30));
   // three runs of one kernel: GPU.js treats the first result, the last one and those between in different ways
   const twice = times(2);
-  const values = [ones, tens, ones].map((given) => backend.run(twice, [given]));
+  const values = [ones, tens, ones].map((given) => backend.run(twice, [given])[0]!);
   const evict = async (): Promise<void> => {
-    for (let i = 3; i < 3 + 3 * kept.most; i++) backend.free(backend.run(times(i), [ones]));
+    for (let i = 3; i < 3 + 3 * kept.most; i++) backend.free(backend.run(times(i), [ones])[0]!);
     await backend.read(ones); // all that was begun is done
   };
   await evict();
@@ -48,7 +48,7 @@ test.each(modes)("values outlive the kernels that made them, on %s", async (mode
   ].entries())
     expect(Array.from(await backend.read(values[i]!)), `value ${i}`).toEqual(expected);
   // and are no less readable by kernels
-  const sum = backend.run(times(7), [values[0]!]);
+  const sum = backend.run(times(7), [values[0]!])[0]!;
   expect(Array.from(await backend.read(sum))).toEqual([14, 28, 42]);
   for (const value of [...values, sum]) backend.free(value);
   await evict();

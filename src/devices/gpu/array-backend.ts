@@ -40,7 +40,7 @@ export function createArrayBackend({ GPU, input }: GpuJs, mode: GpuMode & ("cpu"
         ...called(pass, args, (values, row, rows) => input((values as Float32Array).subarray(0, row * rows), [row, rows])),
       ) as Float32Array;
       checkMode(kernel, mode);
-      return made(raw);
+      return [made(raw)];
     },
     readSync: (handle) => handle.raw as Float32Array,
     read: async (handle) => handle.raw as Float32Array,

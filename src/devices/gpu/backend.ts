@@ -3,7 +3,7 @@
 import { DeviceError } from "../../errors.ts";
 import { functionSource } from "./function-source.ts";
 import type { BufferResult, WebGpuContext } from "./gpujs-internals.ts";
-import type { ArrayArgument, Pass } from "./plan.ts";
+import { type ArrayArgument, countsOf, type Pass } from "./plan.ts";
 
 /** The ways in which GPU.js can run a kernel, the fastest first. */
 export const gpuModes = ["webgpu", "webgl2", "webgl", "headlessgl", "webasm", "cpu"] as const;
@@ -30,6 +30,8 @@ export interface Backend {
   readonly mode: GpuMode;
   /** Arrays that one kernel may read. */
   readonly inputs: number;
+  /** Values that one shader of ours may write, beside what counts among the inputs. */
+  readonly results?: number;
   /** Floats that one handle may hold. */
   readonly limit: number;
   /** Floats that a kernel can tell apart by an index that it computes. */
@@ -39,7 +41,8 @@ export interface Backend {
   /** The processor computes what a graphics card would: the memory of a workgroup is no faster than any other there. */
   readonly software?: boolean;
   upload(values: Float32Array): Handle;
-  run(pass: Pass, args: readonly (Handle | number)[]): Handle;
+  /** Gives what the pass writes, in order. */
+  run(pass: Pass, args: readonly (Handle | number)[]): readonly Handle[];
   read(handle: Handle): Promise<Float32Array>;
   readonly readSync?: (handle: Handle) => Float32Array;
   free(handle: Handle): void;
@@ -180,7 +183,7 @@ export class KernelCache {
   private key(pass: Pass, args: readonly (Handle | number)[]): string {
     let number = this.numbers.get(pass);
     if (number === undefined) {
-      const text = `${pass.size ?? pass.count}|${JSON.stringify(pass.constants)}|${pass.wgsl?.code ?? pass.glsl ?? pass.source}`;
+      const text = `${pass.size ?? countsOf(pass)}|${JSON.stringify(pass.constants)}|${pass.wgsl?.code ?? pass.glsl ?? pass.source}`;
       // a text that is forgotten and comes back has another number, and is compiled once more
       number = this.texts.get(text) ?? this.nextNumber++;
       this.texts.delete(text);

@@ -14,7 +14,7 @@ import type { Backend, GpuMode, Handle } from "./backend.ts";
 import { callPlans } from "./calls.ts";
 import { callReach, checkHeld, checkLimits, loopReach } from "./limits.ts";
 import { loopPlan } from "./loop-passes.ts";
-import { floatsPerElement, type Pass, type Plan } from "./plan.ts";
+import { countsOf, floatsPerElement, type Pass, type Plan } from "./plan.ts";
 
 interface GpuBuffer extends Buffer {
   readonly held: Map<number, { readonly handle: Handle; readonly end: number }>;
@@ -30,13 +30,13 @@ interface GpuExecutable extends Executable {
 interface Launch extends Dispatch {
   readonly plan: Plan;
   readonly bindings: readonly Binding[];
-  /** By pass: bindings and passes it reads last. */
+  /** By pass: values that it reads last. */
   readonly done: readonly (readonly number[])[];
 }
 
 const bytesPerFloat = 4;
 
-/** For each pass the earlier passes that nobody reads after it. */
+/** For each pass the values of earlier ones that nobody reads after it. */
 function lastReads({ passes, results }: Plan): number[][] {
   const kept = new Set(results.map(({ pass }) => pass));
   const last = new Map<number, number>();
@@ -134,7 +134,9 @@ export class GpuDevice implements Device {
   }
 
   compile(program: LoopProgram): Executable {
-    const shaders = this.mode === "webgpu" && (this.backend.software ? "software" : "card");
+    const { mode, software, results = 1 } = this.backend;
+    const language = mode === "webgpu" ? "wgsl" : mode === "webgl2" ? "glsl" : null;
+    const shaders = language ? ({ language, adapter: software ? "software" : "card", results } as const) : undefined;
     return this.executable(program.key, program.shape, {
       plan: (geometry) => loopPlan(program, geometry as Geometry, this.backend.inputs, shaders),
       reach: (geometry) => loopReach(program, geometry as Geometry),
@@ -185,7 +187,7 @@ export class GpuDevice implements Device {
             ? this.orNothing(made[arg.index]!)
             : this.at(bindings[arg.index]!),
       );
-      made.push(pass.count === 0 ? null : this.result(pass, args));
+      made.push(...(pass.count === 0 ? countsOf(pass).map(() => null) : this.results(pass, args)));
       for (const index of done[i]!) this.drop(made[index]!);
     });
     const given = new Set<number>();
@@ -198,19 +200,19 @@ export class GpuDevice implements Device {
   }
 
   /** Runs a pass, or finds what it gave before: values never change. */
-  private result(pass: Pass, args: readonly (Handle | number)[]): Handle {
+  private results(pass: Pass, args: readonly (Handle | number)[]): readonly Handle[] {
     const { kept } = pass;
     if (kept === undefined) return this.backend.run(pass, args);
     const of = args[0] as Handle;
     of.kept ??= new Map();
     const known = of.kept.get(kept);
-    const handle = known ?? this.backend.run(pass, args);
+    const handle = known ?? this.backend.run(pass, args)[0]!;
     if (known === undefined) of.kept.set(kept, null);
     else {
       handle.references++;
       of.kept.set(kept, handle);
     }
-    return handle;
+    return [handle];
   }
 
   get statistics(): GpuStatistics {

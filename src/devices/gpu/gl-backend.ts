@@ -19,6 +19,7 @@ import { Drawings } from "./gl-drawing.ts";
 import { mendedShader } from "./gl-shader.ts";
 import type { GlKernel, GlTexture } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
+import { countsOf } from "./plan.ts";
 
 type GlMode = GpuMode & ("webgl2" | "webgl" | "headlessgl");
 
@@ -110,6 +111,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
   };
   const kernels = new KernelCache(kept.most, kept.mostOfAll, (pass) => {
     // whatever such a pass reads was uploaded once
+    if (mode === "webgl2" && pass.copiesFours) return drawings!.fours(pass);
     if (mode === "webgl2" && pass.glsl) return drawings!.kernel(pass);
     if (mode === "webgl2" && pass.copiedColumns) return drawings!.copier(pass);
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
@@ -126,6 +128,14 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     // a value is a texture that is nearly a square; whole numbers are floats in WebGL 1
     limit: mode === "webgl2" ? features.maxTextureSize ** 2 : exactIn32Bits,
     exact: exactIn32Bits,
+    results:
+      mode === "webgl2" && testContext
+        ? Math.min(
+            ...["MAX_DRAW_BUFFERS", "MAX_COLOR_ATTACHMENTS"].map(
+              (name) => testContext.getParameter(testContext[name as "MAX_TEXTURE_SIZE"]) || 4,
+            ),
+          )
+        : 1,
     visible: false,
     software: adapter ? adapter === "software" : softwareNames.test(rendererOf(testContext)),
     upload(values) {
@@ -149,15 +159,15 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     run(pass, args) {
       checkAlive();
       const kernel = kernels.get(pass, args);
-      const raw = kernel(...called(pass, args, shaped)) as GlTexture;
+      const raws = [kernel(...called(pass, args, shaped))].flat() as GlTexture[];
       checkMode(kernel, mode);
       // a kernel of GPU.js deletes the first texture that it made when it goes, whoever holds it
       const { textureCache } = kernel.kernel as unknown as Partial<GlKernel>;
       if (textureCache) {
         textureCache.length = 0;
-        raw.kernel = owner;
+        raws[0]!.kernel = owner;
       }
-      return made(raw, pass.count);
+      return countsOf(pass).map((count, i) => made(raws[i], count));
     },
     readSync(handle) {
       checkAlive();

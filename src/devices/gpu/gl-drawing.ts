@@ -45,6 +45,8 @@ export class Drawings {
   private rows: WebGLBuffer | null = null;
   private rowsBytes = 0;
   private readonly framebuffers = new Map<number, WebGLFramebuffer>();
+  /** Whether flat values can be read as they are; known once one was asked for. */
+  private readsFloats: boolean | null = null;
 
   /** @param kernel the one that made `flat` */
   constructor(flat: GlTexture, kernel: GlKernel) {
@@ -113,12 +115,34 @@ export class Drawings {
     this.spare.give(`${width},${height},${layers},${format}`, texture, bytes);
   }
 
-  private attach(texture: WebGLTexture, layers: number): void {
+  /** Draws to textures, or to the layers of one, and reads from them. */
+  private attach(textures: readonly WebGLTexture[], layers: number): void {
     const { gl } = this;
-    this.framebuffer(layers);
-    for (let i = 0; i < layers; i++)
-      if (layers > 1) gl.framebufferTextureLayer(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0 + i, texture, 0, i);
-      else gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+    this.framebuffer(Math.max(layers, textures.length));
+    for (let i = 0; i < layers && layers > 1; i++)
+      gl.framebufferTextureLayer(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0 + i, textures[0]!, 0, i);
+    if (layers === 1)
+      textures.forEach((texture, i) => {
+        gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0 + i, gl.TEXTURE_2D, texture, 0);
+      });
+  }
+
+  /** The buffer to copy through, bound to be written. */
+  private bindRows(bytes: number): void {
+    const { gl } = this;
+    gl.bindBuffer(gl.PIXEL_PACK_BUFFER, (this.rows ??= gl.createBuffer()));
+    if (bytes > this.rowsBytes) gl.bufferData(gl.PIXEL_PACK_BUFFER, (this.rowsBytes = bytes), gl.STREAM_COPY);
+  }
+
+  /** Fills a texture from that buffer. */
+  private fromRows(texture: WebGLTexture, size: readonly [number, number], format: number): void {
+    const { gl } = this;
+    gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
+    gl.bindBuffer(gl.PIXEL_UNPACK_BUFFER, this.rows);
+    gl.activeTexture(gl.TEXTURE15);
+    gl.bindTexture(gl.TEXTURE_2D, texture);
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, ...size, format, gl.FLOAT, 0);
+    gl.bindBuffer(gl.PIXEL_UNPACK_BUFFER, null);
   }
 
   /** A texture as GPU.js's handle of a flat value. */
@@ -140,9 +164,8 @@ export class Drawings {
       const texture = this.texture(size, 1, gl.R32F);
       // the flat value's texture may have a few elements more, and so may the rows
       const bytes = Math.max(16 * width * height * layers, 4 * size[0] * size[1]);
-      this.attach(from, layers);
-      gl.bindBuffer(gl.PIXEL_PACK_BUFFER, (this.rows ??= gl.createBuffer()));
-      if (bytes > this.rowsBytes) gl.bufferData(gl.PIXEL_PACK_BUFFER, (this.rowsBytes = bytes), gl.STREAM_COPY);
+      this.attach([from], layers);
+      this.bindRows(bytes);
       // a layer's rows lie so many texels apart
       gl.pixelStorei(gl.PACK_ROW_LENGTH, columns);
       for (let i = 0; i < layers; i++) {
@@ -150,23 +173,45 @@ export class Drawings {
         gl.readPixels(0, 0, width, height, gl.RGBA, gl.FLOAT, 4 * columns * i);
       }
       gl.pixelStorei(gl.PACK_ROW_LENGTH, 0);
-      gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
-      gl.bindBuffer(gl.PIXEL_UNPACK_BUFFER, this.rows);
-      gl.activeTexture(gl.TEXTURE15);
-      gl.bindTexture(gl.TEXTURE_2D, texture);
-      gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, ...size, gl.RED, gl.FLOAT, 0);
-      gl.bindBuffer(gl.PIXEL_UNPACK_BUFFER, null);
+      this.fromRows(texture, size, gl.RED);
       return this.flatOf(texture, size, count);
     };
     return kernelOf(run, () => {});
   }
 
+  /** A pass that copies a flat value through a buffer to a texture of four floats a texel. */
+  fours(pass: Pass): GpuKernel {
+    const { gl } = this;
+    const size = pass.size!;
+    let drawn: GpuKernel | null = null;
+    const run = (flat: GlTexture): unknown => {
+      const [width, height] = flat.size as unknown as [number, number];
+      if (this.readsFloats !== false) this.attach([flat.texture], 1);
+      // which formats there are, beside four floats a texel, the driver says of what is attached
+      this.readsFloats ??=
+        gl.getParameter(gl.IMPLEMENTATION_COLOR_READ_FORMAT) === gl.RED &&
+        gl.getParameter(gl.IMPLEMENTATION_COLOR_READ_TYPE) === gl.FLOAT;
+      if (!this.readsFloats) return (drawn ??= this.kernel(pass))(flat);
+      const texture = this.texture(size, 1, gl.RGBA32F);
+      this.bindRows(Math.max(4 * width * height, 16 * size[0] * size[1]));
+      gl.readBuffer(gl.COLOR_ATTACHMENT0);
+      gl.readPixels(0, 0, width, height, gl.RED, gl.FLOAT, 0);
+      this.fromRows(texture, size, gl.RGBA);
+      return this.layered(texture, size, 1);
+    };
+    return kernelOf(run, () => drawn?.destroy());
+  }
+
+  private layered(texture: WebGLTexture, size: readonly [number, number], layers: number): Layered {
+    return { texture, size, layers, delete: () => this.giveBack(texture, size, layers, this.gl.RGBA32F) };
+  }
+
   /** A pass with a shader of its own, which is compiled when it runs first: then the sizes of what it reads are known. */
-  kernel({ glsl, size: given, layers = 1, count }: Pass): GpuKernel {
+  kernel({ glsl, size: given, layers = 1, count, also = [] }: Pass): GpuKernel {
     const { gl } = this;
     const size = given ?? flatSize(count);
     let program: WebGLProgram | null = null;
-    const run = (...reads: readonly Read[]): GlTexture | Layered => {
+    const run = (...reads: readonly Read[]): readonly (GlTexture | Layered)[] => {
       gl.bindVertexArray(this.vertices);
       if (program) gl.useProgram(program);
       else {
@@ -176,8 +221,8 @@ export class Drawings {
         program = this.program(ourShader(glsl!, new Map(sizes), size));
       }
       const format = given ? gl.RGBA32F : gl.R32F;
-      const texture = this.texture(size, layers, format);
-      this.attach(texture, layers);
+      const textures = [count, ...also].map(() => this.texture(size, layers, format));
+      this.attach(textures, layers);
       reads.forEach((read, unit) => {
         gl.activeTexture(gl.TEXTURE0 + unit);
         gl.bindTexture("layers" in read && read.layers > 1 ? gl.TEXTURE_2D_ARRAY : gl.TEXTURE_2D, read.texture);
@@ -188,8 +233,7 @@ export class Drawings {
       const [width, height] = this.maxTexSize;
       gl.viewport(0, 0, width, height);
       gl.bindVertexArray(null);
-      if (!given) return this.flatOf(texture, size, count);
-      return { texture, size: given, layers, delete: () => this.giveBack(texture, size, layers, format) };
+      return textures.map((texture) => (given ? this.layered(texture, given, layers) : this.flatOf(texture, size, count)));
     };
     return kernelOf(run, () => {
       if (program) gl.deleteProgram(program);

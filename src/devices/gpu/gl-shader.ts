@@ -11,38 +11,57 @@ const fewEnough = 2 ** 21;
 
 const inverse = (size: number): string => (1 / size).toExponential();
 
-/** `at_a(i)`: element `i` of an array, whose texture is filled row by row. */
-function reader(name: string, [width, height]: [number, number]): string {
+/** What a reader gives: a float of an array, or four of one of four floats a texel. */
+interface Kind {
+  readonly type: string;
+  /** Names of the readers. */
+  readonly at: string;
+  readonly own: string;
+  readonly part: string;
+}
+const kinds: readonly Kind[] = [
+  { type: "float", at: "at_", own: "own_", part: ".x" },
+  { type: "vec4", at: "four_", own: "own_four_", part: "" },
+];
+
+/** `at_a(i)`: element `i` of an array, whose texture is filled row by row; `four_a(i)` of one of four floats a texel. */
+function reader({ type, at, part }: Kind, name: string, [width, height]: [number, number]): string {
   const isExact = (width & (width - 1)) === 0 && width * height < 2 ** 23;
   if (isExact || width * height <= fewEnough)
-    return `float at_${name}(int i) {
+    return `${type} ${at}${name}(int i) {
   float t = (float(i) + 0.5) * ${inverse(width)};
   float row = floor(t);
-  return texture(user_${name}, vec2(t - row, (row + 0.5) * ${inverse(height)})).x;
+  return texture(user_${name}, vec2(t - row, (row + 0.5) * ${inverse(height)}))${part};
 }`;
-  return `float at_${name}(int i) {
+  return `${type} ${at}${name}(int i) {
   int row = int(float(i) * ${inverse(width)});
   int column = i - row * ${width};
   if (column < 0) { column += ${width}; row--; }
   if (column >= ${width}) { column -= ${width}; row++; }
-  return texture(user_${name}, (vec2(column, row) + 0.5) * vec2(${inverse(width)}, ${inverse(height)})).x;
+  return texture(user_${name}, (vec2(column, row) + 0.5) * vec2(${inverse(width)}, ${inverse(height)}))${part};
 }`;
 }
 
 /** `own_a()`: the element of an array that has the place of the one which is written. */
-const ownReader = (name: string, [width, height]: [number, number], { 0: w, 1: h }: Size): string =>
+const ownReader = (
+  { type, at, own, part }: Kind,
+  name: string,
+  [width, height]: [number, number],
+  { 0: w, 1: h }: Size,
+): string =>
   width === w && height === h
-    ? `float own_${name}() { return texture(user_${name}, gl_FragCoord.xy * vec2(${inverse(width)}, ${inverse(height)})).x; }`
-    : `float own_${name}() { return at_${name}(int(gl_FragCoord.y) * ${w} + int(gl_FragCoord.x)); }`;
+    ? `${type} ${own}${name}() { return texture(user_${name}, gl_FragCoord.xy * vec2(${inverse(width)}, ${inverse(height)}))${part}; }`
+    : `${type} ${own}${name}() { return ${at}${name}(int(gl_FragCoord.y) * ${w} + int(gl_FragCoord.x)); }`;
 
 /** The readers that a shader calls. */
 function readers(code: string, sizes: ReadonlyMap<string, [number, number]>, written: Size): string {
   const made: string[] = [];
-  for (const [name, size] of sizes) {
-    const own = code.includes(`own_${name}()`);
-    if (own || code.includes(`at_${name}(`)) made.push(reader(name, size));
-    if (own) made.push(ownReader(name, size, written));
-  }
+  for (const [name, size] of sizes)
+    for (const kind of kinds) {
+      const own = code.includes(`${kind.own}${name}()`);
+      if (own || code.includes(`${kind.at}${name}(`)) made.push(reader(kind, name, size));
+      if (own) made.push(ownReader(kind, name, size, written));
+    }
   return made.join("\n");
 }
 

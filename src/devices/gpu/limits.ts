@@ -4,7 +4,7 @@ import type { CallGeometry } from "../../graph/primitive.ts";
 import type { KernelCall } from "../device.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import type { Backend } from "./backend.ts";
-import { floatsPerElement, type Plan } from "./plan.ts";
+import { countsOf, floatsPerElement, type Plan } from "./plan.ts";
 
 /** Whole numbers that a float32 holds exactly: kernels of GPU.js compute their indices in it. */
 export const exactIn32Bits = 2 ** 24;
@@ -63,13 +63,16 @@ export function checkHeld(floats: number, { limit, mode }: Pick<Backend, "limit"
  *   but for tables that are read by row and column, and for shaders of our own
  */
 export function checkLimits({ passes }: Plan, reaches: readonly number[], backend: Backend, operation: string): void {
-  for (const { args, count, wgsl } of passes) {
-    checkHeld(count, backend, operation);
+  const written = passes.flatMap(countsOf);
+  for (const each of passes) {
+    const { args, wgsl } = each;
+    const counts = countsOf(each);
+    for (const count of counts) checkHeld(count, backend, operation);
     const read = args.map((arg) => {
       if (arg.kind === "number" || arg.row !== undefined) return 0;
-      return arg.kind === "pass" ? passes[arg.index]!.count : (reaches[arg.index] ?? 0);
+      return arg.kind === "pass" ? written[arg.index]! : (reaches[arg.index] ?? 0);
     });
-    const most = Math.max(count, ...read);
+    const most = Math.max(...counts, ...read);
     if (most <= backend.exact || (wgsl && !wgsl.indices && backend.mode === "webgpu")) continue;
     throw new DeviceError(
       `a value takes ${most} floats, of which kernels in mode ${backend.mode} of the gpu device can tell ${backend.exact} apart.`,

@@ -1,13 +1,15 @@
 /**
  * A loop program becomes passes: one a fold, one a stored value. A GPU.js kernel writes one value, so what several stores
  * need is computed in each, and only folds, and what would need more inputs than a kernel may have, go through memory.
- * On webgpu a value that needs folds of rows is one pass with all of them (row-shader.ts).
+ * Shaders of ours write several: on webgpu a program of rows is one pass with all its folds (row-shader.ts), and where there are
+ * none, all values are one (loop-shader.ts).
  */
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import type { AdapterKind } from "./backend.ts";
+import { drawElements, drawRows } from "./loop-drawing.ts";
 import { renderElements } from "./loop-shader.ts";
 import { type Chunks, neededFor, renderChunkFold, renderFold, renderValue, valuesAt } from "./loop-source.ts";
-import type { Pass, Plan } from "./plan.ts";
+import { countsOf, type Pass, type Plan } from "./plan.ts";
 import { renderRows } from "./row-shader.ts";
 
 /** Rows at least this long are folded in chunks when there are fewer rows than `manyRows`. */
@@ -20,14 +22,30 @@ function chunksOf(program: LoopProgram, geometry: Geometry): Chunks | null {
   return { size, count: Math.ceil(geometry.inner / size) };
 }
 
-/**
- * @param inputs  arrays that one kernel of the mode may read
- * @param shaders what shaders of our own would run on, where they may
- */
-export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, shaders: AdapterKind | false = false): Plan {
+/** Where shaders of our own may run. */
+export interface Shaders {
+  readonly language: "wgsl" | "glsl";
+  readonly adapter: AdapterKind;
+  /** Values that one may write. */
+  readonly results: number;
+}
+
+/** @param inputs arrays that one kernel of the mode may read */
+export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, given?: Shaders): Plan {
+  const drawing = given?.language === "glsl" ? { inputs, results: given.results } : null;
+  const drawn = drawing && given!.adapter === "software" ? drawRows(program, geometry, drawing) : null;
+  if (drawn) return drawn;
+  const shaders = given?.language === "wgsl" && given.adapter;
   const software = shaders === "software";
   const passes: Pass[] = [];
-  /** The pass that wrote a register to memory. */
+  let values = 0;
+  /** Adds a pass; gives the number of the first value that it writes. */
+  const add = (pass: Pass): number => {
+    passes.push(pass);
+    values += countsOf(pass).length;
+    return values - countsOf(pass).length;
+  };
+  /** Values that are registers in memory. */
   const known = new Map<Register, number>();
 
   /** What a kernel for `register` would read: buffers and earlier passes. */
@@ -51,17 +69,17 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
         const compared = program.shape === "rows" && instruction.op.name === "maxReduce";
         if (compared && program.instructions[instruction.arg]!.kind === "apply") written(instruction.arg);
         settle(instruction.arg);
-        const shader = software ? renderRows(program, geometry, register, known, inputs, software) : null;
+        const shader = software ? renderRows(program, geometry, [register], known, inputs, software) : null;
         const chunks = shader ? null : chunksOf(program, geometry);
-        pass = passes.push(shader ?? renderFold(program, geometry, register, known, chunks)) - 1;
-        if (chunks) pass = passes.push(renderChunkFold(program, geometry, register, pass, chunks)) - 1;
+        pass = add(shader ?? renderFold(program, geometry, register, known, chunks));
+        if (chunks) pass = add(renderChunkFold(program, geometry, register, pass, chunks));
       } else {
         settle(register);
         const shader =
           software &&
-          (renderRows(program, geometry, register, known, inputs, software) ??
-            renderElements(program, geometry, register, known, inputs));
-        pass = passes.push(shader || renderValue(program, geometry, register, known)) - 1;
+          (renderRows(program, geometry, [register], known, inputs, software) ??
+            renderElements(program, geometry, [register], known, inputs, shaders));
+        pass = add(shader || renderValue(program, geometry, register, known));
       }
       known.set(register, pass);
     }
@@ -92,19 +110,35 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
     if (program.shape !== "columns" || folds.length !== 1 || fold === root) return null;
     const instruction = program.instructions[fold!]!;
     const { size } = new Set([...readsOf(root), ...readsOf((instruction as { arg: Register }).arg)]);
-    return size > inputs ? null : passes.push(renderFold(program, geometry, fold!, known, null, root)) - 1;
+    return size > inputs ? null : add(renderFold(program, geometry, fold!, known, null, root));
   };
 
   /** All the folds of a rows program and what comes after them, in one shader; on a processor only where nothing else needs them. */
   const shaded = (root: Register): number | null => {
     if (!shaders || (software && program.stores.length > 1)) return null;
-    const shader = renderRows(program, geometry, root, known, inputs, software);
+    const shader = renderRows(program, geometry, [root], known, inputs, software);
     if (shader === null) return null;
-    const pass = passes.push(shader) - 1;
+    const pass = add(shader);
     known.set(root, pass);
     return pass;
   };
 
+  /** All stored values in one shader, where there is one. */
+  const together = (): void => {
+    const roots = [...new Set(program.stores.map(({ register }) => register))];
+    if (program.shape !== "rows" || roots.length < 2) return;
+    const shader = shaders
+      ? (renderRows(program, geometry, roots, known, inputs, software) ??
+        renderElements(program, geometry, roots, known, inputs, shaders))
+      : drawing && drawElements(program, geometry, roots, drawing);
+    if (!shader) return;
+    const first = add(shader);
+    roots.forEach((root, i) => {
+      known.set(root, first + i);
+    });
+  };
+
+  together();
   const results = program.stores.map(({ register, slot }) => ({
     binding: program.slots[slot]!.buffer,
     pass: known.get(register) ?? folded(register) ?? shaded(register) ?? written(register),

@@ -4,10 +4,12 @@
  * those of `LoopWriter`, on four neighbours at once where sizes and strides allow.
  */
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
+import type { AdapterKind } from "./backend.ts";
 import type { Single } from "./code.ts";
 import { LoopWriter, nameOf, neededFor, valuesAt } from "./loop-source.ts";
 import { binding, type Pass, pass } from "./plan.ts";
-import { type Lanes, WgslCode } from "./wgsl-code.ts";
+import type { Lanes } from "./shader-code.ts";
+import { resultName, WgslCode } from "./wgsl-code.ts";
 
 /** Arrays of which a value is made. */
 interface Reads {
@@ -55,16 +57,17 @@ export function assemble(
   writer: LoopWriter,
   code: WgslCode,
   inputs: number,
-  { threads, workgroups, count, isWide, declarations = "" }: Assembly,
+  { threads, workgroups, results, declarations = "" }: Assembly,
 ): Pass | null {
   const { arrays } = writer;
-  if (arrays.length === 0 || arrays.length > inputs || code.isForeign) return null;
+  if (arrays.length === 0 || arrays.length + results.length - 1 > inputs || code.isForeign) return null;
   const { names, args } = writer.reads();
   const numbers = [...code.numbers.keys()];
+  const typeOf = (isWide: boolean) => `array<${isWide ? code.types.vector : code.types.float}>`;
   const text = `struct Params { x : u32, y : u32, z : u32, width : u32, ${arrays.map((name) => `${name}_ : vec4<u32>, `).join("")}${numbers.map((name) => `${name} : f32, `).join("")}}
 @group(0) @binding(0) var<uniform> params : Params;
-${arrays.map((name, i) => `@group(0) @binding(${i + 1}) var<storage, read> ${name} : array<${code.typeOf(name)}>;`).join("\n")}
-@group(0) @binding(${arrays.length + 1}) var<storage, read_write> result : array<${isWide ? "vec4<f32>" : "f32"}>;
+${arrays.map((name, i) => `@group(0) @binding(${i + 1}) var<storage, read> ${name} : ${typeOf(code.isWide(name))};`).join("\n")}
+${results.map(({ isWide }, i) => `@group(0) @binding(${arrays.length + 1 + i}) var<storage, read_write> ${resultName(i)} : ${typeOf(isWide)};`).join("\n")}
 ${declarations}
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) groups : vec3<u32>, @builtin(local_invocation_index) t : u32) {
@@ -74,17 +77,16 @@ ${numbers.map((name) => `let ${name} = params.${name};\n`).join("")}${code.lines
   // GPU.js takes the names of the arguments from a body that never runs
   const read = names.map((name) => (arrays.includes(name) ? `${name}[0]` : name)).join(" + ");
   const source = `function (${names.join(", ")}) { return ${read}; }`;
-  return { source, functions: [], args, count, wgsl: { code: text, workgroups, indices: "float" } };
+  const [count, ...also] = results.map((result) => result.count) as [number, ...number[]];
+  return { source, functions: [], args, count, also, wgsl: { code: text, workgroups, indices: "float" } };
 }
 
 interface Assembly {
   /** Of a workgroup. */
   readonly threads: number;
   readonly workgroups: number;
-  /** Elements of the result. */
-  readonly count: number;
-  /** Whether the result is written by vec4. */
-  readonly isWide: boolean;
+  /** Elements of each result, and whether it is written by vec4. */
+  readonly results: readonly { readonly count: number; readonly isWide: boolean }[];
   readonly declarations?: string;
 }
 
@@ -93,36 +95,59 @@ export const firstOf = (lanes: Lanes, render: (lanes: Lanes) => Pass | null): Pa
   render(lanes) ?? (lanes > 1 ? render(1) : null);
 
 /** Elements that a thread of `renderElements` computes: a processor takes as long to begin a thread as to compute a few of them. */
-const perThread = 8;
+const perThread = { software: 8, card: 4 };
 const elementThreads = 64;
 
-/** A value of no folds for an adapter that computes on the processor; `null` as for `renderRows`. */
+/** Registers of which values without folds are made, and whether each element finds them at its own number; `null` for other values. */
+export function elementsOf(
+  program: LoopProgram,
+  geometry: Geometry,
+  roots: readonly Register[],
+  known: ReadonlyMap<Register, number>,
+): { readonly needed: readonly Register[]; readonly flat: boolean } | null {
+  if (valuesAt("element", geometry) === 0) return null;
+  const needed = [...new Set(roots.flatMap((root) => neededFor(program, root, known)))].sort((a, b) => a - b);
+  const isFolded = needed.some((register) => program.instructions[register]!.kind === "reduce" && !known.has(register));
+  const isOther = roots.some((root) => {
+    const { level, dtype } = program.instructions[root]!;
+    return level !== "element" || dtype === "int32";
+  });
+  if (isFolded || isOther) return null;
+  const writer = new LoopWriter(program, geometry, known);
+  return { needed, flat: needed.every((register) => writer.isFlat(register)) };
+}
+
+/** Values of no folds; `null` as for `renderRows`. */
 export function renderElements(
   program: LoopProgram,
   geometry: Geometry,
-  root: Register,
+  roots: readonly Register[],
   known: ReadonlyMap<Register, number>,
   inputs: number,
+  adapter: AdapterKind,
 ): Pass | null {
-  const { level, dtype } = program.instructions[root]!;
+  const elements = elementsOf(program, geometry, roots, known);
+  if (!elements) return null;
+  const { needed, flat } = elements;
   const count = valuesAt("element", geometry);
-  if (level !== "element" || dtype === "int32" || count === 0) return null;
-  const needed = neededFor(program, root, known);
-  const flat = needed.every((register) => new LoopWriter(program, geometry, known).isFlat(register));
+  const each = perThread[adapter];
   return firstOf((flat ? count : geometry.inner) % 4 === 0 ? 4 : 1, (lanes) => {
     const code = new WgslCode(lanes > 1 ? readsOf(program, geometry, needed, known, flat).wide : new Set());
     const writer = new LoopWriter(program, geometry, known, code);
-    code.wgsl(`let first = (place * ${elementThreads} + i32(t)) * ${perThread};`);
-    code.wgsl(`for (var e = 0; e < ${perThread}; e += ${lanes}) {`);
-    code.wgsl("let number = first + e;");
-    code.wgsl(`if (number >= ${count}) { return; }`);
+    code.raw(`let first = (place * ${elementThreads} + i32(t)) * ${each};`);
+    code.raw(`for (var e = 0; e < ${each}; e += ${lanes}) {`);
+    code.raw("let number = first + e;");
+    code.raw(`if (number >= ${count}) { return; }`);
     code.each(lanes, () => {
       writer.atElement("number", !flat);
       writer.compute(needed);
-      code.store("number", (writer.get(root) as Single).name, lanes, true);
+      roots.forEach((root, i) => {
+        code.store("number", (writer.get(root) as Single).name, lanes, true, i);
+      });
     });
-    code.wgsl("}");
-    const workgroups = Math.ceil(count / (perThread * elementThreads));
-    return assemble(writer, code, inputs, { threads: elementThreads, workgroups, count, isWide: lanes > 1 });
+    code.raw("}");
+    const workgroups = Math.ceil(count / (each * elementThreads));
+    const results = roots.map(() => ({ count, isWide: lanes > 1 }));
+    return assemble(writer, code, inputs, { threads: elementThreads, workgroups, results });
   });
 }

@@ -1,6 +1,7 @@
 /**
- * What the device runs: passes, each one GPU.js kernel that writes one value. A loop program or a kernel call of the compiler
- * becomes a plan of one or more passes; values between them are temporaries.
+ * What the device runs: passes, each one launch, that write values: a kernel of GPU.js writes one, a shader of ours may write several.
+ * A loop program or a kernel call of the compiler becomes a plan of one or more passes; values between them are temporaries. The values of
+ * a plan are numbered as they are written.
  */
 
 import { functionSource } from "./function-source.ts";
@@ -8,7 +9,7 @@ import { functionSource } from "./function-source.ts";
 /** What a kernel reads: a binding of the dispatch, what an earlier pass of the plan wrote, or a number. */
 export type Argument = ArrayArgument | { readonly kind: "number"; readonly value: number };
 
-/** An array that a kernel reads: a binding of the dispatch, or what an earlier pass wrote. */
+/** An array that a kernel reads: a binding of the dispatch, or a value that an earlier pass wrote, by its number. */
 export interface ArrayArgument {
   readonly kind: "binding" | "pass";
   readonly index: number;
@@ -27,6 +28,8 @@ export interface Pass {
   readonly args: readonly Argument[];
   /** What it writes: one float a thread, or one texel of four. */
   readonly count: number;
+  /** The same of further values, which only shaders of ours write. */
+  readonly also?: readonly number[];
   /** Mode webgpu runs this shader in place of the source. */
   readonly wgsl?: {
     readonly code: string;
@@ -41,6 +44,8 @@ export interface Pass {
    * runs. Equal passes have equal sources here, too.
    */
   readonly copiedColumns?: number;
+  /** Mode webgl2 copies its one array, a flat value, to the texture of `size` and draws `glsl` only where it cannot. */
+  readonly copiesFours?: boolean;
   /** What it makes of its one array is kept with that array under this name, from the second time on, for whoever asks for the same. */
   readonly kept?: string;
   /** The texture of four floats a texel that `glsl` writes, and its layers; without it a flat value is written. */
@@ -51,11 +56,14 @@ export interface Pass {
 /** What the `gpu` device runs for one program or call: kernels, one after the other. */
 export interface Plan {
   readonly passes: readonly Pass[];
-  /** The pass that writes each result, by binding. */
+  /** The value, by its number, that is each result. */
   readonly results: readonly { readonly binding: number; readonly pass: number }[];
   /** Looks at operands before it runs, in modes whose memory can be read at no cost; throws for what no kernel may meet. */
   readonly check?: (read: (binding: number) => ArrayLike<number>) => void;
 }
+
+/** Counts of all that a pass writes. */
+export const countsOf = ({ count, also = [] }: Pass): readonly number[] => [count, ...also];
 
 /** Floats that a value of a dtype takes per element: an int32 lies as its lower and its upper 16 bits. */
 export const floatsPerElement = (dtype: string): number => (dtype === "int32" ? 2 : 1);

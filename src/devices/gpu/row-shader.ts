@@ -1,18 +1,20 @@
 /**
- * A rows program on webgpu: one shader per stored value does all its folds and what comes after them. Softmax, norms and cross-entropy,
+ * A rows program on webgpu: one shader does all its folds and what comes after them. Softmax, norms and cross-entropy,
  * forward and backward, are such programs: each is one launch that finds its row in the cache after the first fold, where passes through
  * memory (loop-passes.ts) take one or two for every fold and one for the value.
  *
  * On a card a workgroup takes a row: its threads take every 64th (256th) element, or four of them, so that neighbours read neighbours, and
  * meet in workgroup memory. Where a processor plays the card, a thread takes a whole row.
  */
+import type { Reduction } from "../../graph/primitive.ts";
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import { type Single, single } from "./code.ts";
 import { writeFoldStart, writeFoldStep } from "./expressions.ts";
 import { assemble, firstOf, readsOf } from "./loop-shader.ts";
 import { LoopWriter, neededFor, valuesAt } from "./loop-source.ts";
 import type { Pass } from "./plan.ts";
-import { type Lanes, WgslCode } from "./wgsl-code.ts";
+import type { Lanes, ShaderCode } from "./shader-code.ts";
+import { WgslCode } from "./wgsl-code.ts";
 
 /** Rows shorter than this are folded by a thread each. */
 const shortestRow = 64;
@@ -25,8 +27,8 @@ const manyThreads = 8192;
 
 const threadsOf = (inner: number): number => (inner >= longRow ? 256 : 64);
 
-/** Everything that `root` is made of, in order, through the folds. */
-function closure(program: LoopProgram, root: Register, known: ReadonlyMap<Register, number>): Register[] {
+/** Everything that `roots` are made of, in order, through the folds. */
+function closure(program: LoopProgram, roots: readonly Register[], known: ReadonlyMap<Register, number>): Register[] {
   const found = new Set<Register>();
   const visit = (register: Register): void => {
     for (const each of neededFor(program, register, known)) {
@@ -36,25 +38,31 @@ function closure(program: LoopProgram, root: Register, known: ReadonlyMap<Regist
       if (instruction.kind === "reduce" && !known.has(each)) visit(instruction.arg);
     }
   };
-  visit(root);
+  roots.forEach(visit);
   return [...found].sort((a, b) => a - b);
 }
 
-/** What both ways of rendering rows start from. */
-interface Rows {
+/** What all ways of rendering rows start from. */
+export interface Rows {
   readonly registers: readonly Register[];
   /** Folds that need none of each other, in the order of the groups: each is one walk along the row. */
   readonly folds: readonly (readonly Register[])[];
-  readonly isElement: boolean;
 }
 
+export const isElement = ({ instructions }: LoopProgram, register: Register): boolean => instructions[register]!.level !== "row";
+
 /** `null` where the program is not one for a shader: then passes through memory do it. */
-function rowsOf(program: LoopProgram, geometry: Geometry, root: Register, known: ReadonlyMap<Register, number>): Rows | null {
+export function rowsOf(
+  program: LoopProgram,
+  geometry: Geometry,
+  roots: readonly Register[],
+  known: ReadonlyMap<Register, number>,
+): Rows | null {
   if (program.shape !== "rows" || valuesAt("row", geometry) === 0) return null;
-  const registers = closure(program, root, known);
+  const registers = closure(program, roots, known);
   const instructionAt = (register: Register) => program.instructions[register]!;
   const folds = registers.filter((register) => instructionAt(register).kind === "reduce" && !known.has(register));
-  if ([root, ...folds].some((register) => instructionAt(register).dtype === "int32")) return null;
+  if ([...roots, ...folds].some((register) => instructionAt(register).dtype === "int32")) return null;
   // who compares with the largest must see the very value that it was found among, which is why that one goes through memory
   const compares = registers.some((register) => {
     const instruction = instructionAt(register);
@@ -69,7 +77,7 @@ function rowsOf(program: LoopProgram, geometry: Geometry, root: Register, known:
   if (compares && computedMax) return null;
   const stages = [...new Set(folds.map((register) => instructionAt(register).stage))].sort((a, b) => a - b);
   const groups = stages.map((stage) => folds.filter((register) => instructionAt(register).stage === stage));
-  return { registers, folds: groups, isElement: instructionAt(root).level !== "row" };
+  return { registers, folds: groups };
 }
 
 /** Where a fold sums `index = at ? value : 0` over the row, with the index counting from 0: what it picks, and at which index. */
@@ -103,16 +111,13 @@ function pickOf(
   return level === "row" && dtype === "int32" ? { value: value!, at } : null;
 }
 
-/** A fold of two floats in WGSL; the largest is NaN when either is. */
-const combinations: Readonly<Record<string, (mine: string, other: string) => string>> = {
-  sum: (mine, other) => `${mine} + ${other}`,
-  product: (mine, other) => `${mine} * ${other}`,
-  maxReduce: (mine, other) => `select(${mine}, ${other}, (${other} > ${mine}) | !((${other} <= 0.0) | (${other} > 0.0)))`,
-};
+/** A fold of two floats; the largest is NaN when either is. */
+const combined = (code: ShaderCode, { name }: Reduction, mine: string, other: string): string =>
+  name === "maxReduce" ? code.largest(mine, other) : `${mine} ${name === "sum" ? "+" : "*"} ${other}`;
 
 /** Writes the row `number`, of whose elements each thread takes some. */
-class RowWriter {
-  readonly code: WgslCode;
+export class RowWriter {
+  readonly code: ShaderCode;
   readonly writer: LoopWriter;
   private readonly program: LoopProgram;
   private readonly geometry: Geometry;
@@ -123,21 +128,21 @@ class RowWriter {
   private readonly thread: string;
   private readonly threads: number;
   /** Joins what the threads have folded, in place. */
-  private readonly meet: (code: WgslCode, name: string, combine: (mine: string, other: string) => string) => void;
+  private readonly meet: (code: ShaderCode, name: string, combine: (mine: string, other: string) => string) => void;
 
   constructor(
     program: LoopProgram,
     geometry: Geometry,
     known: ReadonlyMap<Register, number>,
-    wide: ReadonlySet<string>,
+    code: ShaderCode,
     lanes: Lanes,
     { thread = "0", threads = 1, meet = () => {} }: { thread?: string; threads?: number; meet?: RowWriter["meet"] } = {},
   ) {
     this.program = program;
     this.geometry = geometry;
     this.known = known;
-    this.code = new WgslCode(wide);
-    this.writer = new LoopWriter(program, geometry, known, this.code);
+    this.code = code;
+    this.writer = new LoopWriter(program, geometry, known, code);
     this.lanes = lanes;
     this.thread = thread;
     this.threads = threads;
@@ -161,7 +166,7 @@ class RowWriter {
         writer.compute(needed);
         body(i, width);
         writer.forget(before);
-        code.wgsl("}");
+        code.raw("}");
       });
     };
     writer.beginRow(needed);
@@ -200,7 +205,7 @@ class RowWriter {
       return instruction.kind === "reduce" ? [{ ...instruction, register, name: "" }] : [];
     });
     const join = () => {
-      for (const fold of folds) fold.name = code.folded(fold.name, combinations[fold.op.name]!);
+      for (const fold of folds) fold.name = code.folded(fold.name, (mine, other) => combined(code, fold.op, mine, other));
     };
     this.overRow(
       folds.map(({ arg }) => arg),
@@ -214,36 +219,54 @@ class RowWriter {
     );
     join();
     for (const { op, register, name } of folds) {
-      this.meet(code, name, combinations[op.name]!);
+      this.meet(code, name, (mine, other) => combined(code, op, mine, other));
       writer.set(register, single(name));
     }
   }
 
-  /** Writes all of the row, where there is one of the number. */
-  write(rows: number, { folds, isElement }: Rows, root: Register): void {
-    this.code.wgsl(`if (number >= ${rows}) { return; }`);
+  /** Folds the row `number`. */
+  folds({ folds }: Rows): void {
     this.writer.atRow("number");
     for (const group of folds) this.fold(group);
-    this.store(root, isElement);
   }
 
-  /** Writes the value, where it is one of the row in the first thread. */
-  private store(root: Register, isElement: boolean): void {
+  private name(register: Register): string {
+    return (this.writer.get(register) as Single).name;
+  }
+
+  /** Writes those of the values that are one of the row, each to the result of its place. */
+  storeRow(roots: readonly Register[]): void {
     const { code, writer, program, known } = this;
+    const ofRow = roots.filter((root) => !isElement(program, root));
+    for (const root of ofRow) writer.compute(neededFor(program, root, known));
+    if (ofRow.length && this.threads > 1) code.raw(`if (${this.thread} == 0) {`);
+    for (const root of ofRow) code.store("number", this.name(root), 1, false, roots.indexOf(root));
+    if (ofRow.length && this.threads > 1) code.raw("}");
+  }
+
+  /** Writes the others, in one walk along the row. */
+  storeElements(roots: readonly Register[]): void {
+    const { code } = this;
     const { inner } = this.geometry;
-    const name = () => (writer.get(root) as Single).name;
-    if (isElement) {
-      const row = code.base(`number * ${inner}`);
-      this.overRow(
-        [root],
-        () => {},
-        (i, lanes) => code.store(`${row} + ${i}`, name(), lanes, inner % 4 === 0 && this.lanes > 1),
-      );
-      return;
-    }
-    writer.compute(neededFor(program, root, known));
-    if (this.threads > 1) code.wgsl(`if (${this.thread} != 0) { return; }`);
-    code.store("number", name(), 1, false);
+    const elements = roots.filter((root) => isElement(this.program, root));
+    if (!elements.length) return;
+    const row = code.base(`number * ${inner}`);
+    const isWide = inner % 4 === 0 && this.lanes > 1;
+    this.overRow(
+      elements,
+      () => {},
+      (i, lanes) => {
+        for (const root of elements) code.store(`${row} + ${i}`, this.name(root), lanes, isWide, roots.indexOf(root));
+      },
+    );
+  }
+
+  /** Writes all of the row, where there is one of the number. */
+  write(rows: number, shape: Rows, roots: readonly Register[]): void {
+    this.code.raw(`if (number >= ${rows}) { return; }`);
+    this.folds(shape);
+    this.storeRow(roots);
+    this.storeElements(roots);
   }
 }
 
@@ -251,40 +274,49 @@ class RowWriter {
 const manyRows = 32;
 const fewElements = 4096;
 const rowThreads = 8;
+/** Whether rows are worth a thread each: where they are few and long, more threads take them. */
+export const enoughRows = (rows: number, inner: number): boolean => rows >= manyRows || rows * inner <= fewElements;
 /** Rows at least this long are taken by fours even where that leaves a rest. */
 const worthTwoLoops = 16;
 
 /** Whether elements without folds are made with values of their row, which a thread that takes the row computes once. */
-const sharesRow = ({ instructions }: LoopProgram, { registers, isElement }: Rows, rows: number, inner: number): boolean =>
-  isElement &&
+const sharesRow = (program: LoopProgram, { registers }: Rows, roots: readonly Register[], rows: number, inner: number): boolean =>
+  roots.every((root) => isElement(program, root)) &&
   rows >= manyRows &&
   inner >= worthTwoLoops &&
-  registers.some((register) => instructions[register]!.level === "row" && instructions[register]!.kind !== "constant");
+  registers.some((register) => !isElement(program, register) && program.instructions[register]!.kind !== "constant");
+
+/** Sizes of what the values are written to, and whether that is done by fours. */
+const resultsOf = (program: LoopProgram, geometry: Geometry, roots: readonly Register[], lanes: Lanes) =>
+  roots.map((root) => {
+    const ofElements = isElement(program, root);
+    const isWide = ofElements && lanes > 1 && geometry.inner % 4 === 0;
+    return { count: valuesAt(ofElements ? "element" : "row", geometry), isWide };
+  });
 
 /** A thread a row, without barriers: on a processor every thread of a workgroup waits for all others at one. */
 function renderThreadRows(
   program: LoopProgram,
   geometry: Geometry,
-  root: Register,
+  roots: readonly Register[],
   known: ReadonlyMap<Register, number>,
   inputs: number,
 ): Pass | null {
   const { inner } = geometry;
   const rows = valuesAt("row", geometry);
-  if (rows < manyRows && rows * inner > fewElements) return null;
-  const shape = rowsOf(program, geometry, root, known);
-  if (!shape || (shape.folds.length === 0 && !sharesRow(program, shape, rows, inner))) return null;
+  if (!enoughRows(rows, inner)) return null;
+  const shape = rowsOf(program, geometry, roots, known);
+  if (!shape || (shape.folds.length === 0 && !sharesRow(program, shape, roots, rows, inner))) return null;
   const { wide } = readsOf(program, geometry, shape.registers, known, false);
   return firstOf(inner % 4 === 0 || inner >= worthTwoLoops ? 4 : 1, (lanes) => {
-    const row = new RowWriter(program, geometry, known, lanes > 1 ? wide : new Set(), lanes);
-    const { code, writer } = row;
-    code.wgsl(`let number = place * ${rowThreads} + i32(t);`);
-    row.write(rows, shape, root);
-    return assemble(writer, code, inputs, {
+    const code = new WgslCode(lanes > 1 ? wide : new Set());
+    const row = new RowWriter(program, geometry, known, code, lanes);
+    code.raw(`let number = place * ${rowThreads} + i32(t);`);
+    row.write(rows, shape, roots);
+    return assemble(row.writer, code, inputs, {
       threads: rowThreads,
       workgroups: Math.ceil(rows / rowThreads),
-      count: shape.isElement ? rows * inner : rows,
-      isWide: shape.isElement && lanes > 1 && inner % 4 === 0,
+      results: resultsOf(program, geometry, roots, lanes),
     });
   });
 }
@@ -293,14 +325,14 @@ function renderThreadRows(
 const meeting =
   (threads: number): RowWriter["meet"] =>
   (code, name, combine) => {
-    code.wgsl(`meeting[t] = ${name};`);
-    code.wgsl("workgroupBarrier();");
-    code.wgsl(`for (var span = ${threads / 2}u; span > 0u; span >>= 1u) {`);
-    code.wgsl("if (t < span) { let mine = meeting[t]; let other = meeting[t + span];");
-    code.wgsl(`meeting[t] = ${combine("mine", "other")}; }`);
-    code.wgsl("workgroupBarrier(); }");
-    code.wgsl(`${name} = meeting[0u];`);
-    code.wgsl("workgroupBarrier();");
+    code.raw(`meeting[t] = ${name};`);
+    code.raw("workgroupBarrier();");
+    code.raw(`for (var span = ${threads / 2}u; span > 0u; span >>= 1u) {`);
+    code.raw("if (t < span) { let mine = meeting[t]; let other = meeting[t + span];");
+    code.raw(`meeting[t] = ${combine("mine", "other")}; }`);
+    code.raw("workgroupBarrier(); }");
+    code.raw(`${name} = meeting[0u];`);
+    code.raw("workgroupBarrier();");
   };
 
 /**
@@ -311,7 +343,7 @@ const meeting =
 function renderWorkgroupRows(
   program: LoopProgram,
   geometry: Geometry,
-  root: Register,
+  roots: readonly Register[],
   known: ReadonlyMap<Register, number>,
   inputs: number,
 ): Pass | null {
@@ -319,31 +351,30 @@ function renderWorkgroupRows(
   const rows = valuesAt("row", geometry);
   const threads = threadsOf(inner);
   if (inner < shortestRow || (inner > mostPerThread * threads && rows * threads < manyThreads)) return null;
-  const shape = rowsOf(program, geometry, root, known);
+  const shape = rowsOf(program, geometry, roots, known);
   if (!shape?.folds.length) return null;
   const { wide, isGathered } = readsOf(program, geometry, shape.registers, known, false);
   return firstOf(inner % 4 === 0 && inner >= 4 * threads && !isGathered ? 4 : 1, (lanes) => {
     const way = { thread: "i32(t)", threads, meet: meeting(threads) };
-    const row = new RowWriter(program, geometry, known, lanes > 1 ? wide : new Set(), lanes, way);
-    const { code, writer } = row;
-    code.wgsl("let number = place;");
-    row.write(rows, shape, root);
-    return assemble(writer, code, inputs, {
+    const code = new WgslCode(lanes > 1 ? wide : new Set());
+    const row = new RowWriter(program, geometry, known, code, lanes, way);
+    code.raw("let number = place;");
+    row.write(rows, shape, roots);
+    return assemble(row.writer, code, inputs, {
       threads,
       workgroups: rows,
-      count: shape.isElement ? rows * inner : rows,
-      isWide: shape.isElement && lanes > 1,
+      results: resultsOf(program, geometry, roots, lanes),
       declarations: `var<workgroup> meeting : array<f32, ${threads}>;`,
     });
   });
 }
 
-/** The pass with all the folds of a value, for a card or for a processor that plays one; `null` where there is none. */
+/** The pass with all the folds of values, for a card or for a processor that plays one; `null` where there is none. */
 export const renderRows = (
   program: LoopProgram,
   geometry: Geometry,
-  root: Register,
+  roots: readonly Register[],
   known: ReadonlyMap<Register, number>,
   inputs: number,
   software: boolean,
-): Pass | null => (software ? renderThreadRows : renderWorkgroupRows)(program, geometry, root, known, inputs);
+): Pass | null => (software ? renderThreadRows : renderWorkgroupRows)(program, geometry, roots, known, inputs);

@@ -10,13 +10,13 @@ import {
   called,
   type GpuJs,
   type GpuKernel,
-  type Handle,
   KernelCache,
   kernelSettings,
   softwareNames,
 } from "./backend.ts";
 import type { BufferResult, WebGpuContext, WebGpuKernel } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
+import { countsOf } from "./plan.ts";
 import { Launches } from "./webgpu-launches.ts";
 
 /** Kernels that are kept. */
@@ -90,7 +90,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
   };
 
   /** What GPU.js does after it has written the shader, without waiting. */
-  const build = (kernel: WebGpuKernel): void => {
+  const build = (kernel: WebGpuKernel, results: number): void => {
     const entry = (binding: number, type: GPUBufferBindingType) => ({ binding, visibility: computeStage, buffer: { type } });
     const { arrayArgs, byteLength } = kernel.paramsLayout;
     device.pushErrorScope("validation");
@@ -98,7 +98,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
       entries: [
         entry(0, "uniform"),
         ...arrayArgs.map((_, i) => entry(1 + i, "read-only-storage")),
-        entry(1 + arrayArgs.length, "storage"),
+        ...Array.from({ length: results }, (_, i) => entry(1 + arrayArgs.length + i, "storage")),
       ],
     });
     const module = device.createShaderModule({ code: kernel.compiledSource });
@@ -137,7 +137,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
         return wgsl.code;
       };
     made.kernel._buildAsync = function () {
-      build(this);
+      build(this, countsOf(pass).length);
       return Promise.resolve();
     };
     const destroy = made.destroy;
@@ -167,14 +167,15 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
       handles++;
       return { count: values.length, references: 1, raw: wrapped(launches.upload(values), values.length) };
     },
-    run(pass, args): Handle {
+    run(pass, args) {
       checkAlive();
       const { kernel } = kernels.get(pass, args) as GpuKernel & { kernel: WebGpuKernel };
       const raws = called(pass, args, shaped);
       if (!kernel.built) void kernel.build(...raws);
-      const raw = wrapped(launches.run(kernel, raws), pass.count);
-      handles++;
-      return { count: pass.count, references: 1, raw };
+      const counts = countsOf(pass);
+      handles += counts.length;
+      const buffers = launches.run(kernel, raws, counts);
+      return counts.map((count, i) => ({ count, references: 1, raw: wrapped(buffers[i]!, count) }));
     },
     async read(handle) {
       handle.references++; // may be dropped meanwhile

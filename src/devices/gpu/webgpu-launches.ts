@@ -106,8 +106,8 @@ export class Launches {
     return group;
   }
 
-  /** Runs a kernel with what GPU.js would be called with; gives the buffer that it writes. */
-  run(kernel: WebGpuKernel, args: readonly unknown[]): GPUBuffer {
+  /** Runs a kernel with what GPU.js would be called with; gives the buffers that it writes, of so many floats. */
+  run(kernel: WebGpuKernel, args: readonly unknown[], counts: readonly number[]): readonly GPUBuffer[] {
     const { paramsLayout, paramsU32, paramsI32, paramsF32 } = kernel;
     const count = kernel.output[0]!;
     const threads = [count, 1, 1];
@@ -123,8 +123,8 @@ export class Launches {
       (type === "Integer" ? paramsI32 : paramsF32)[offset / 4] = args[index] as number;
     let known = this.known.get(kernel);
     if (!known) this.known.set(kernel, (known = { uniforms: new Map(), groups: new Map() }));
-    const result = this.spare.take(4 * count) ?? this.newBuffer(4 * count);
-    const group = this.group(kernel, known, [this.uniforms(kernel, known), ...arrays, result]);
+    const results = counts.map((floats) => this.spare.take(4 * floats) ?? this.newBuffer(4 * floats));
+    const group = this.group(kernel, known, [this.uniforms(kernel, known), ...arrays, ...results]);
     this.encoder ??= this.device.createCommandEncoder();
     this.pass ??= this.encoder.beginComputePass();
     this.pass.setPipeline(kernel.computePipeline);
@@ -138,7 +138,7 @@ export class Launches {
         this.flush();
       });
     }
-    return result;
+    return results;
   }
 
   /** Copies what a buffer holds once all that was run has run. */
