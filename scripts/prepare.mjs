@@ -76,7 +76,7 @@ function sourceDigest() {
 /** Compiled files whose source is gone would still be imported and packed. */
 function removeOrphans() {
   for (const path of sourceFolders.flatMap((folder) => filesBelow(`dist/${folder}`, [".js", ".js.map", ".d.ts"]))) {
-    const source = path.replace(/^dist\//, "").replace(/\.(js|js\.map|d\.ts)$/, ".ts");
+    const source = path.replace(/^dist\//, "").replace(/\.(js|d\.ts)$/, ".ts");
     if (!existsSync(inRoot(source)) && !existsSync(inRoot(source.replace(/\.ts$/, ".d.ts"))))
       rmSync(inRoot(path), { force: true });
   }

@@ -29,7 +29,7 @@ import { nodeDrawing } from "./drawing.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { adapterOf, type MethodOptions, withDefaults } from "./method-option.ts";
 import { nonNegative, positive, whole } from "./option.ts";
-import { evaluationsOf, renderReport, type Sample, sampling } from "./report.ts";
+import { type Drawing, evaluationsOf, renderReport, type Sample, sampling } from "./report.ts";
 import { RunFolder, type Settings, type Summary } from "./run-folder.ts";
 import { drawSamples, sampleLines } from "./samples.ts";
 import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
@@ -107,6 +107,10 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   const base = model.numParameters();
   const adapter = adapterOf(options, model.backbone.sizes.layers);
   planAttach(model, adapter as AnyAdapterConfig); // refuses what does not fit, before anything takes time
+  const drawing = await nodeDrawing().catch((error: Error) => {
+    say(`There will be no page with curves. ${error.message}`);
+    return undefined;
+  });
 
   using interrupt = listenForInterrupt(() => say("\nStopping ..."));
   const { signal } = interrupt;
@@ -161,7 +165,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
       return;
     }
     const after = await look("after");
-    const summary = await keep({ options, run, loaded, dataset, trainer, before, after, planned });
+    const summary = await keep({ options, run, loaded, dataset, trainer, before, after, planned, drawing });
     await run.finish(settings, summary);
     showSamples(before.samples, after.samples);
     show(summary, options);
@@ -243,11 +247,12 @@ interface Done {
   readonly before: Before;
   readonly after: Before;
   readonly planned: number;
+  readonly drawing: Drawing | undefined;
 }
 
 /** Checks the merge law on the trained weights, and writes adapter, merged model and report; without the model where there is none. */
 async function keep(done: Done): Promise<Summary> {
-  const { options, run, loaded, dataset, trainer, before, after, planned } = done;
+  const { options, run, loaded, dataset, trainer, before, after, planned, drawing } = done;
   const { model, config, tokenizer } = loaded;
   const result = trainer.result();
   const merges = mergeRefusal(model) === null;
@@ -259,7 +264,7 @@ async function keep(done: Done): Promise<Summary> {
     await saveTokenizer(run.merged, tokenizer);
     const generation = join(options.model, "generation_config.json");
     if (existsSync(generation)) await copyFile(generation, join(run.merged, "generation_config.json"));
-  } else run.dropMerged();
+  } else run.drop("merged");
   const summary: Summary = {
     perplexityBefore: before.perplexity,
     perplexityAfter: after.perplexity,
@@ -270,8 +275,12 @@ async function keep(done: Done): Promise<Summary> {
     plannedBytes: planned,
     adapterDir: run.adapter,
     mergedDir: merges ? run.merged : null,
-    report: run.report,
+    report: drawing ? run.report : null,
   };
+  if (!drawing) {
+    run.drop("report");
+    return summary;
+  }
   const page = renderReport(
     {
       title: `${options.method} on ${options.data === undefined ? "Moby-Dick" : basename(options.data)}`,
@@ -285,7 +294,7 @@ async function keep(done: Done): Promise<Summary> {
       samples: before.samples.map((sample, i) => ({ before: sample, after: after.samples[i] as Sample })),
       drawn: `Drawn with temperature ${sampling.temperature}, top-p ${sampling.topP} and seed ${options.seed}, before and after.`,
     },
-    await nodeDrawing(),
+    drawing,
   );
   await writeFileAtomically(run.report, page);
   return summary;
@@ -327,7 +336,7 @@ function show(summary: Summary, { json }: FinetuneOptions): void {
     ...resultRows(summary),
     ["adapter", `${summary.adapterDir}   (Hugging Face PEFT loads it)`],
     ...(summary.mergedDir === null ? [] : [["merged model", summary.mergedDir] as const]),
-    ["report", summary.report],
+    ...(summary.report === null ? [] : [["report", summary.report] as const]),
   ] as const;
   say();
   for (const [name, value] of rows) say(`  ${name.padEnd(21)}${value}`);

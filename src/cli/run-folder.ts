@@ -22,7 +22,8 @@ export interface Summary {
   readonly adapterDir: string;
   /** `null` where there is no merged model. */
   readonly mergedDir: string | null;
-  readonly report: string;
+  /** `null` where nothing draws it. */
+  readonly report: string | null;
 }
 
 interface Finished {
@@ -80,9 +81,9 @@ export class RunFolder {
     for (const file of [this.checkpoint, this.#result]) rmSync(file, { force: true });
   }
 
-  /** A merged model that an earlier run left here is not what this run's adapter makes of the weights. */
-  dropMerged(): void {
-    rmSync(this.merged, { recursive: true, force: true });
+  /** What an earlier run left here and this run does not write is not of this run's adapter. */
+  drop(what: "merged" | "report"): void {
+    rmSync(this[what], { recursive: true, force: true });
   }
 
   /** Keeps the summary; there is nothing left to go on with. */

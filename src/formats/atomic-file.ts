@@ -1,34 +1,12 @@
 /** Writing files so that a reader finds either the old content or the new, never half of it, and wording what the system refuses. */
 import { ConfigError } from "../errors.ts";
+import { nodeModule } from "./node-module.ts";
 
 /** Appends one piece to the file being written. */
 export type Append = (chunk: Uint8Array) => Promise<void>;
 
 /** What a file shall hold: text (UTF-8), bytes, or a function that writes it piece by piece when it is too large for memory. */
 export type FileContent = string | Uint8Array | ((append: Append) => Promise<void>);
-
-/**
- * A module of Node, looked up when it is needed, so that the files that use it can be imported in a browser.
- *
- * @throws {ConfigError} where there is no file system
- */
-export function nodeModule<Name extends keyof NodeModules>(name: Name, operation: string): NodeModules[Name] {
-  const found =
-    typeof process === "undefined" ? undefined : (process.getBuiltinModule?.(`node:${name}`) as NodeModules[Name] | undefined);
-  if (found === undefined)
-    throw new ConfigError("paths need a file system, and there is none here.", {
-      operation,
-      hint: "Pass bytes or a Blob instead.",
-    });
-  return found;
-}
-
-interface NodeModules {
-  readonly "fs/promises": typeof import("node:fs/promises");
-  readonly path: typeof import("node:path");
-  readonly crypto: typeof import("node:crypto");
-  readonly os: typeof import("node:os");
-}
 
 /**
  * Writes `path` by way of a temporary file in the same folder that is flushed to disk and then renamed.

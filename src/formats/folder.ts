@@ -3,7 +3,14 @@
  * a repository of the Hub (hub.ts). What reads models and adapters knows only this.
  */
 import { ConfigError, FormatError, wordType } from "../errors.ts";
-import { nodeModule, wordSystemError } from "./atomic-file.ts";
+import { wordSystemError } from "./atomic-file.ts";
+import { nodeModule } from "./node-module.ts";
+
+declare global {
+  // for programs that have the types of neither a browser nor Node; where there are some, this adds nothing
+  interface Blob {}
+  interface File extends Blob {}
+}
 
 /** Where bytes come from. Nothing is in memory but what `read` gives. */
 export interface ByteSource {

@@ -3,10 +3,11 @@
  * it appears under its name only when it is whole. Several processes may want the same file at once; one of them gets it.
  */
 import { ConfigError, FormatError } from "../errors.ts";
-import { nodeModule, wordSystemError } from "./atomic-file.ts";
+import { wordSystemError } from "./atomic-file.ts";
 import { type HubFile, type HubPlace, pieces, plainEtag } from "./hub-library.ts";
 import { attempted, Interrupted, refusal } from "./hub-request.ts";
 import type { HubSettings } from "./hub-settings.ts";
+import { nodeModule } from "./node-module.ts";
 
 /** Where it goes and comes from. */
 export interface Transfer {

@@ -1,6 +1,6 @@
 /** How the Hugging Face Hub is reached and where its files are kept: options first, then the variables that Python's library reads. */
 import { ConfigError } from "../errors.ts";
-import { nodeModule } from "./atomic-file.ts";
+import { fileSystem, nodeModule } from "./node-module.ts";
 
 /** What was received of a file. */
 export interface HubProgress {
@@ -45,7 +45,7 @@ const environment = (key: string): string | undefined =>
 const isOn = (key: string): boolean => /^(1|on|yes|true)$/i.test(environment(key) ?? "");
 
 /** Whether there is a disk to keep downloads on: in Node, not in a browser. */
-export const hasFileSystem = (): boolean => typeof process !== "undefined" && process.getBuiltinModule?.("node:fs") !== undefined;
+export const hasFileSystem = (): boolean => fileSystem() !== undefined;
 
 /** @throws {ConfigError} for an endpoint that is no address */
 export async function hubSettings(options: HubOptions): Promise<HubSettings> {

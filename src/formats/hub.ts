@@ -5,12 +5,13 @@
  * @see https://huggingface.co/docs/huggingface_hub/guides/manage-cache
  */
 import { ConfigError, FormatError, wordJson } from "../errors.ts";
-import { nodeModule, wordSystemError, writeFileAtomically } from "./atomic-file.ts";
+import { wordSystemError, writeFileAtomically } from "./atomic-file.ts";
 import { type ByteSource, diskFile, type Folder } from "./folder.ts";
 import { download } from "./hub-download.ts";
 import { fileHeaders, type HubFile, type HubPlace, listing, pieces } from "./hub-library.ts";
 import { attempted, refusal, Unreachable } from "./hub-request.ts";
 import { type HubOptions, type HubSettings, hubSettings } from "./hub-settings.ts";
+import { nodeModule } from "./node-module.ts";
 
 export type { HubOptions, HubProgress } from "./hub-settings.ts";
 

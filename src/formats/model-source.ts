@@ -1,13 +1,14 @@
 /** What `loadModel`, `loadTokenizer` and `loadAdapter` take: a path, a repository of the Hub, or files that a browser has. */
 import { ConfigError } from "../errors.ts";
-import { nodeModule, wordSystemError } from "./atomic-file.ts";
+import { wordSystemError } from "./atomic-file.ts";
 import { diskFolder, type Folder, filesFolder, type GivenFiles, pathIn, wordFolder } from "./folder.ts";
 import { type HubOptions, hubFolder, isHubId } from "./hub.ts";
 import { hasFileSystem } from "./hub-settings.ts";
+import { nodeModule } from "./node-module.ts";
 
 /**
  * Where a model is: the path of a folder or of one file, the name of a repository of the Hub (`owner/name`; a path of that name
- * comes first), files that were given, or a folder of another kind.
+ * comes first), files that were given, or a folder of another kind. `"models/tiny"` is the small model of the package.
  */
 export type ModelSource = string | Folder | { readonly files: GivenFiles };
 
@@ -58,9 +59,26 @@ export async function openSource(source: ModelSource, operation: string, options
     if (error.code === "ENOENT" && isHubId(source)) return undefined;
     throw wordSystemError(error, operation, source, "read");
   });
+  if (!stat && source === tinyModel) {
+    const own = packageFolder(operation);
+    if (own !== undefined) return openSource(join(own, source), operation, options);
+  }
   if (!stat) return { folder: part(await hubOrFolder(source, options)), ...named };
   if (stat.isDirectory()) return { folder: await diskFolder(join(source, options.subfolder ?? ""), operation), ...named };
   return { folder: await diskFolder(dirname(source), operation), file: basename(source) };
+}
+
+/** The small model that comes with the package: it has this name wherever a program runs, unless a folder there has it. */
+const tinyModel = "models/tiny";
+
+/** Where the package is installed, also for a bundle that it was made a part of. */
+function packageFolder(operation: string): string | undefined {
+  try {
+    const require = nodeModule("module", operation).createRequire(import.meta.url);
+    return nodeModule("path", operation).dirname(require.resolve("lorikeet/package.json"));
+  } catch {
+    return undefined;
+  }
 }
 
 /** The files of a folder within a folder, under their names there. @throws {ConfigError} when there are none */

@@ -3,9 +3,10 @@
  * `adapter_model.safetensors` and a model card, and how names in the file and in the live model correspond.
  */
 import { ConfigError } from "../errors.ts";
-import { type FileContent, nodeModule, wordSystemError } from "./atomic-file.ts";
+import { type FileContent, wordSystemError } from "./atomic-file.ts";
 import { type Folder, pathIn, readText, wordFolder } from "./folder.ts";
 import { type ModelSource, openSource, type SourceOptions } from "./model-source.ts";
+import { nodeModule } from "./node-module.ts";
 import {
   type ConfigSchema,
   type FileConfig,

@@ -1,7 +1,8 @@
 /** Folders that can be written to, wherever they are: on disk, in memory, or what a browser keeps for a page. */
 import { ConfigError } from "../errors.ts";
-import { type FileContent, nodeModule, writeFolderAtomically } from "./atomic-file.ts";
+import { type FileContent, writeFolderAtomically } from "./atomic-file.ts";
 import { diskFile, type Folder, memoryFile, pathIn } from "./folder.ts";
+import { nodeModule } from "./node-module.ts";
 
 declare global {
   // for programs whose `lib` has no browser in it; where it has, this adds nothing

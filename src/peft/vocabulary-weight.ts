@@ -5,8 +5,8 @@
 import { download, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, ShapeError, wordShape } from "../errors.ts";
-import { nodeModule } from "../formats/atomic-file.ts";
 import { hasFileSystem } from "../formats/hub-settings.ts";
+import { nodeModule } from "../formats/node-module.ts";
 import { toFileKey } from "../formats/peft-adapter.ts";
 import type { StoredTensor } from "../formats/safetensors.ts";
 import { toFloat32 } from "../graph/dtype.ts";

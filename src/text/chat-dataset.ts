@@ -1,7 +1,8 @@
 /** Conversations as rows of tokens, of which only what the assistant says is learnt. */
 import { ConfigError, FormatError, wordJson } from "../errors.ts";
+import { fileSystem } from "../formats/node-module.ts";
 import type { ChatMessage, ChatOptions } from "./chat-template.ts";
-import { checkPositive, checkSeed, fileSystem, TextDataset } from "./dataset.ts";
+import { checkPositive, checkSeed, TextDataset } from "./dataset.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A list of messages, or an object that has one under `messages`, with what else the template reads, such as `tools`. */

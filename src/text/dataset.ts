@@ -1,6 +1,7 @@
 /** Text as rows of tokens for a causal language model: packing, the held-out part, shuffled batches that can be resumed. */
 
 import { ConfigError, FormatError } from "../errors.ts";
+import { fileSystem } from "../formats/node-module.ts";
 import { threefry2x32 } from "../random/threefry.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -317,11 +318,6 @@ function readFile(path: string): string[] {
     throw problem(`"${path}" is not text in UTF-8.`, "Save it as UTF-8 text.");
   }
   return /\.jsonl$/i.test(path) ? textsFromJsonl(content, { name: path }) : [content];
-}
-
-/** Node's file system without an import that a browser would stumble over. */
-export function fileSystem(): typeof import("node:fs") | undefined {
-  return globalThis.process?.getBuiltinModule?.("node:fs");
 }
 
 function packTokens(name: string, texts: readonly string[], tokenizer: Pick<Tokenizer, "encode" | "eosId">): Int32Array {

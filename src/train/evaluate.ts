@@ -6,6 +6,11 @@ import type { TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
 import { type TrainableModel, type TrainingData, trainingData } from "./training-data.ts";
 
+declare global {
+  // for programs that have the types of neither a browser nor Node; where there are some, this adds nothing
+  interface AbortSignal {}
+}
+
 /** How well text was predicted. */
 export interface Evaluation {
   /** Mean cross-entropy per token, natural logarithm. */

@@ -11,6 +11,7 @@ declare global {
   interface WebGL2RenderingContext {}
   interface WebGLTexture {}
   interface WebGLFramebuffer {}
+  interface EventTarget {}
 }
 
 /** GPU.js's handle of a value in mode webgpu. */
