@@ -81,6 +81,10 @@ const knownStrideProduct = 1 << 22;
 const knownStrideStep = 16;
 /** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
 const tasksPerThread = 3;
+/** Multiply-adds of a task that columns are cut down to where that costs nothing: 20 to 50 µs, which a thread may be late by. */
+const evenTask = 1 << 21;
+/** Columns of the narrowest such task: a line of the cache from each row of B. */
+const narrowestTask = 16;
 /** Blocks of packed B (and A) that stay in a second-level cache. */
 const columnBlockLimit = { rows: 128, columns: 256, narrow: 128 } as const;
 const rowBlockLimit = { rows: 480, columns: 192, narrow: 480 } as const;
@@ -221,10 +225,13 @@ function tileBlocks(
     const rowBlock = blockOf(M, rowParts, tileRows);
     const columnBlock = blockOf(N, columnParts, panelColumns);
     const tasks = batches * Math.ceil(M / rowBlock) * Math.ceil(N / columnBlock);
-    const splittable = rowBlock * columnBlock * K >= 2 * smallestTask;
-    if (tasks >= wanted || !splittable || batches === 0) return { rowBlock, columnBlock };
+    const work = rowBlock * columnBlock * K;
+    const enough = tasks >= wanted || work < 2 * smallestTask || batches === 0;
+    // as long as A is not packed, nothing is done twice for narrower columns
+    const narrows = threads > 1 && variant.a === "rows" && columnBlock >= 2 * narrowestTask && work >= 2 * evenTask;
+    if (enough && !narrows) return { rowBlock, columnBlock };
     // halving columns packs A twice, if A is packed; halving rows packs B twice
-    const byColumns = columnBlock >= 8 * panelColumns || (columnBlock > panelColumns && rowBlock <= 4 * tileRows);
+    const byColumns = enough || columnBlock >= 8 * panelColumns || (columnBlock > panelColumns && rowBlock <= 4 * tileRows);
     if (byColumns) columnParts *= 2;
     else if (rowBlock > tileRows) rowParts *= 2;
     else return { rowBlock, columnBlock };
