@@ -81,10 +81,12 @@ const knownStrideProduct = 1 << 22;
 const knownStrideStep = 16;
 /** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
 const tasksPerThread = 3;
-/** Multiply-adds of a task that columns are cut down to where that costs nothing: 20 to 50 µs, which a thread may be late by. */
-const evenTask = 1 << 21;
-/** Columns of the narrowest such task: a line of the cache from each row of B. */
-const narrowestTask = 16;
+/** And so many where more of them cost nothing: cores differ, and the last task of the slowest is waited for. */
+const freeTasksPerThread = 16;
+/** Multiply-adds of such a task: about 20 µs. */
+const smallestFreeTask = 1 << 20;
+/** Columns of such a task. Short rows of A stay in the second-level cache from one task to the next; long ones come from behind it. */
+const narrowest = { short: 16, long: 32 } as const;
 /** Blocks of packed B (and A) that stay in a second-level cache. */
 const columnBlockLimit = { rows: 128, columns: 256, narrow: 128 } as const;
 const rowBlockLimit = { rows: 480, columns: 192, narrow: 480 } as const;
@@ -221,14 +223,16 @@ function tileBlocks(
   let rowParts = Math.max(1, Math.ceil(M / rowBlockLimit[variant.a]));
   let columnParts = Math.max(1, Math.ceil(N / columnBlockLimit[variant.a]));
   const wanted = threads === 1 ? 1 : threads * tasksPerThread;
+  // as long as A is not packed, nothing is done twice for narrower columns
+  const mayNarrow = threads > 1 && variant.a === "rows";
+  const least = depthBlockOf(K) < K ? narrowest.long : narrowest.short;
   for (;;) {
     const rowBlock = blockOf(M, rowParts, tileRows);
     const columnBlock = blockOf(N, columnParts, panelColumns);
     const tasks = batches * Math.ceil(M / rowBlock) * Math.ceil(N / columnBlock);
     const work = rowBlock * columnBlock * K;
     const enough = tasks >= wanted || work < 2 * smallestTask || batches === 0;
-    // as long as A is not packed, nothing is done twice for narrower columns
-    const narrows = threads > 1 && variant.a === "rows" && columnBlock >= 2 * narrowestTask && work >= 2 * evenTask;
+    const narrows = mayNarrow && tasks < threads * freeTasksPerThread && columnBlock >= 2 * least && work >= 2 * smallestFreeTask;
     if (enough && !narrows) return { rowBlock, columnBlock };
     // halving columns packs A twice, if A is packed; halving rows packs B twice
     const byColumns = enough || columnBlock >= 8 * panelColumns || (columnBlock > panelColumns && rowBlock <= 4 * tileRows);
