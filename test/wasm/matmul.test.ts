@@ -9,6 +9,7 @@ import {
   planMatmul,
   writeMatmulArguments,
 } from "../../kernels/wasm/matmul.ts";
+import { argument } from "../../kernels/wasm/matmul-arguments.ts";
 import { features } from "../../src/devices/wasm/features.ts";
 import { DeviceMemory } from "../../src/devices/wasm/memory.ts";
 import { Pool } from "../../src/devices/wasm/pool.ts";
@@ -352,6 +353,10 @@ test("large products have tasks for every thread, whatever their shape; small on
       const [problem] = build({ ...plain, M, N, K, aTurned, bTurned });
       expect(planMatmul(problem, 4)!.tasks, `${M} ${N} ${K}`).toBeGreaterThanOrEqual(8);
     }
+  // many a thread where narrow columns cost nothing, and rows no lower than one thread has them
+  const [big] = build({ ...plain, M: 512, N: 512, K: 256 });
+  expect(planMatmul(big, 2)!.tasks).toBeGreaterThanOrEqual(2 * 16);
+  expect(planMatmul(big, 2)!.words[argument.rowBlock]).toBe(planMatmul(big, 1)!.words[argument.rowBlock]);
   const [problem] = build({ ...plain, M: 16, N: 16, K: 16 });
   expect(planMatmul(problem, 4)).toMatchObject({ tasks: 1, small: true });
 });
