@@ -233,14 +233,15 @@ export function formatAdapterConfig<Schema extends ConfigSchema>(schema: Schema,
   for (const [name, value] of Object.entries(given)) {
     if (name === "peft_type" || value === undefined) continue;
     const known = Object.hasOwn(schema.keys, name) ? (schema.keys as ConfigKeys)[name] : undefined;
-    const near = nearestName(name, Object.keys(schema.keys));
     const problem = known === undefined ? `\`${name}\` is not a key of ${schema.peftType}.` : problemWith(name, value, known);
-    if (problem !== undefined)
+    if (problem !== undefined) {
+      const near = known === undefined ? nearestName(name, Object.keys(schema.keys)) : undefined;
       throw new ConfigError(problem, {
         operation: "writeAdapter",
         got: value,
-        ...(known === undefined && near !== undefined ? { hint: `Did you mean \`${near}\`?` } : {}),
+        ...(near === undefined ? {} : { hint: `Did you mean \`${near}\`?` }),
       });
+    }
     full[name] = value;
   }
   full["inference_mode"] = true;

@@ -8,12 +8,10 @@
  *
  * @see https://arxiv.org/abs/2404.02948, §C: "W + ΔW = W_res + AB, ΔW = AB − A₀B₀ = [A, A₀]·[B; −B₀]"
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { currentDevice, downloadSync, realize, upload } from "../../src/compile/program.ts";
+import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { matrix } from "../../src/linalg/matrix.ts";
 import { zeros } from "../../src/nn/init.ts";
@@ -140,18 +138,14 @@ async function checkFile(item: Item, plainLora: boolean): Promise<void> {
   }
   const trained = Object.values(parameters).map(({ stored }) => downloadSync(stored));
   const live = model.forward(x);
-  const folder = await mkdtemp(join(tmpdir(), "lorikeet-start-"));
-  try {
-    await saveAdapter(model, folder, { plainLora });
-    const fresh = build(item);
-    const loaded = await loadAdapter(fresh.model, folder);
-    if (plainLora) expect(loaded.residual).toBe(false);
-    const weight = downloadSync((model.layer as Linear).weight.stored);
-    const found = difference(fresh.model.forward(x), live);
-    expect(found).toBeLessThanOrEqual(4 * (allowed(item, x, weight, first) + allowed(item, x, weight, trained)));
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  const folder = memoryFolder();
+  await saveAdapter(model, folder, { plainLora });
+  const fresh = build(item);
+  const loaded = await loadAdapter(fresh.model, folder);
+  if (plainLora) expect(loaded.residual).toBe(false);
+  const weight = downloadSync((model.layer as Linear).weight.stored);
+  const found = difference(fresh.model.forward(x), live);
+  expect(found).toBeLessThanOrEqual(4 * (allowed(item, x, weight, first) + allowed(item, x, weight, trained)));
 }
 
 onEveryDevice(() => {

@@ -10,12 +10,10 @@
  *
  * @see specs of the methods in src/peft/methods
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
+import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { createModel } from "../../src/models/registry.ts";
@@ -157,20 +155,16 @@ async function checkLife(method: AnyMethod, family: Family, item: Case): Promise
   adapted(method, model, { ...item, seed: item.seed + 1 }, "other");
   expect(run(model, item)).toEqual(with_);
 
-  const folder = await mkdtemp(join(tmpdir(), "lorikeet-law-"));
-  try {
-    await saveAdapter(model, folder);
-    deleteAdapter(model, "other");
-    expect(run(model, item)).toEqual(with_);
-    detach(model);
-    expect(run(model, item)).toEqual(before.logits);
-    expect(Object.keys(model)).toEqual(before.keys);
-    expect([...model.namedParameters()].map(([path]) => path)).toEqual(before.paths);
-    await loadAdapter(model, folder, { name: "again" });
-    close(run(model, item), with_);
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  const folder = memoryFolder();
+  await saveAdapter(model, folder);
+  deleteAdapter(model, "other");
+  expect(run(model, item)).toEqual(with_);
+  detach(model);
+  expect(run(model, item)).toEqual(before.logits);
+  expect(Object.keys(model)).toEqual(before.keys);
+  expect([...model.namedParameters()].map(([path]) => path)).toEqual(before.paths);
+  await loadAdapter(model, folder, { name: "again" });
+  close(run(model, item), with_);
 }
 
 /** Every method that acts on whole models, with the families that it fits. */
