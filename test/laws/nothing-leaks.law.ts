@@ -133,6 +133,32 @@ function evaluate({ apply }: Sample, xs: readonly Tensor[]): Tensor[] {
 const inputsOf = ({ inputs }: Sample, device: Device): Tensor[] =>
   inputs.map(({ shape, domain }, i) => randomTensor(device, shape, domain, i, "float32"));
 
+/** What is done with the adapters of a method on some layers, which are made here and stay. */
+function usesOf({ name, method, kind }: (typeof adaptations)[number]) {
+  // not every method knows what to do with every layer
+  const suits = (item: AdapterCase) =>
+    Array.from({ length: item.adapters }, (_, i) => sampleOptions(method, kind, item, i)).every((options) => options !== null);
+  const items = fc.sample(adapterCases(), 60).filter(suits).slice(0, 4);
+  expect(items, name).not.toEqual([]);
+  const models = items.map((item) => buildLayer(kind, item));
+  const use = () =>
+    items.forEach((item, i) => {
+      const built = models[i]!;
+      for (let index = 0; index < item.adapters; index++) {
+        const adapter = attach(built.model, method(optionsOf(method, kind, item, index)), { name: nameOf(index), seed: index });
+        shake({ ...built, adapters: [adapter] }, item.seed);
+      }
+      realize([built.model.forward(built.x)]);
+      const isChange = method.layers[kind]?.delta !== undefined;
+      if (isChange) merge(built.model);
+      realize([built.model.forward(built.x)]);
+      unmerge(built.model);
+      if (i % 2 && isChange) mergeAndUnload(built.model);
+      else detach(built.model);
+    });
+  return { name, models, use };
+}
+
 /** A smaller counterexample would take many collections. */
 const once = { ...cases(1), endOnFailure: true };
 
@@ -194,33 +220,21 @@ describe.each(opened)("$name", ({ open, first }) => {
     );
   });
 
-  test.each(adaptations)("$name on $kind, attached, merged, taken out, taken off", async ({ method, kind }) => {
+  // all methods between two looks: a look is two collections, which take longer than what a method does
+  const kinds = [...new Set(adaptations.map(({ kind }) => kind))];
+  test.each(kinds)("every method on %s, attached, merged, taken out, taken off", async (kind) => {
     useDevice(device);
-    // not every method knows what to do with every layer
-    const suits = (item: AdapterCase) =>
-      Array.from({ length: item.adapters }, (_, i) => sampleOptions(method, kind, item, i)).every((options) => options !== null);
-    const items = fc
-      .sample(adapterCases(), 60)
-      .filter(suits)
-      .slice(0, 4)
-      .map((item) => ({ item, built: buildLayer(kind, item) }));
-    expect(items).not.toEqual([]);
-    await leavesNothingHere(() => {
-      items.forEach(({ item, built }, i) => {
-        for (let index = 0; index < item.adapters; index++) {
-          const adapter = attach(built.model, method(optionsOf(method, kind, item, index)), { name: nameOf(index), seed: index });
-          shake({ ...built, adapters: [adapter] }, item.seed);
-        }
-        realize([built.model.forward(built.x)]);
-        const isChange = method.layers[kind]?.delta !== undefined;
-        if (isChange) merge(built.model);
-        realize([built.model.forward(built.x)]);
-        unmerge(built.model);
-        if (i % 2 && isChange) mergeAndUnload(built.model);
-        else detach(built.model);
-      });
-    });
-    for (const { built } of items) realize([built.model.forward(built.x)]);
+    const uses = adaptations.filter((adaptation) => adaptation.kind === kind).map(usesOf);
+    try {
+      await leavesNothingHere(() => uses.forEach(({ use }) => void use()));
+    } catch (error) {
+      for (const { name, use } of uses)
+        await leavesNothingHere(use).catch((alone) => {
+          throw new Error(`${name}: ${alone.message}`, { cause: error });
+        });
+      throw error;
+    }
+    for (const { models } of uses) for (const { model, x } of models) realize([model.forward(x)]);
   });
 
   test("generation, to its end and broken off", async () => {
