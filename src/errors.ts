@@ -76,9 +76,10 @@ export function renamed(error: unknown, operation: string): unknown {
 
 /**
  * An options object holds nothing but `known` keys.
+ * @returns the options
  * @throws {ConfigError} for another key, and for something that is no object
  */
-export function checkOptions(operation: string, options: unknown, known: readonly string[]): void {
+export function checkOptions<Options>(operation: string, options: Options, known: readonly string[]): Options {
   if (typeof options !== "object" || options === null || Array.isArray(options))
     throw new ConfigError(`options are an object, got ${wordArgument(options)}.`, {
       operation,
@@ -95,6 +96,7 @@ export function checkOptions(operation: string, options: unknown, known: readonl
       hint: near ? `Did you mean \`${near}\`?` : `There are ${known.join(", ")}.`,
     });
   }
+  return options;
 }
 
 /** A value of a file or an option as a sentence may quote it: its JSON, cut after so many characters. */

@@ -2,6 +2,7 @@
  * Numeric derivatives, to check analytic ones with. Everything here only builds a graph; give it float64 inputs on the
  * reference device, because in float32 little is left after the subtraction.
  */
+import { checkOptions } from "../errors.ts";
 import { add, max, mul, neg, recip, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
@@ -33,8 +34,9 @@ export function centralDifference(
   f: Differentiable,
   inputs: readonly Tensor[],
   tangents: readonly Tensor[],
-  { step = 1e-3 }: DifferenceOptions = {},
+  options: DifferenceOptions = {},
 ): Difference {
+  const { step = 1e-3 } = checkOptions("centralDifference", options, ["step"]);
   const at = (distance: number): Tensor => f(...inputs.map((x, i) => add(x, mul(tangents[i]!, number(x, distance)))));
   const [one, two, four] = [1, 2, 4].map((k) => {
     const difference = sub(at(k * step), at(-k * step));

@@ -1,7 +1,7 @@
 /** Fourth pass of the compiler: a schedule gets addresses and runs. Also the entry for everyday use: `realize`. */
 import type { Binding, Buffer, Device, Dispatch, KernelCall } from "../devices/device.ts";
 import type { LoopProgram } from "../devices/loop-program.ts";
-import { ConfigError, DeviceError, wordArgument, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, DeviceError, wordArgument, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { checkAlive, disposeStorage, type Storage, type Tensor } from "../graph/node.ts";
 import { buffer } from "../graph/source.ts";
@@ -300,6 +300,7 @@ function deviceOf(tensors: readonly Tensor[]): Device {
 
 /** Makes the schedule that computes `tensors`; for looking at, see explain.ts. */
 export function plan(tensors: readonly Tensor[], device: Device = deviceOf(tensors), options: ScheduleOptions = {}): Schedule {
+  checkOptions("plan", options, ["donors"]);
   return schedule(tensors, device, options);
 }
 

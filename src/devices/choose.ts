@@ -1,6 +1,6 @@
 /** Choosing a device, and the one for people who choose none. Imported for its effect by the entry points. */
 import { setDefaultDevice } from "../compile/program.ts";
-import { ConfigError, DeviceError } from "../errors.ts";
+import { ConfigError, checkOptions, DeviceError } from "../errors.ts";
 import type { Device, DeviceName } from "./device.ts";
 import type { GpuOptions } from "./gpu/create.ts";
 import { type Candidate, type Probe, probe } from "./probe.ts";
@@ -57,6 +57,7 @@ export interface ChooseDeviceOptions {
  * One that is wrong, fails or hangs is reported with the reason.
  */
 export async function probeDevices(options: ChooseDeviceOptions = {}): Promise<Probe[]> {
+  checkOptions("probeDevices", options, ["among", "onProbe"]);
   const reports: Probe[] = [];
   for (const candidate of options.among ?? candidates) {
     const { report, device } = await probe(candidate);
@@ -76,6 +77,7 @@ export async function probeDevices(options: ChooseDeviceOptions = {}): Promise<P
  * useDevice(await chooseDevice({ onProbe: ({ name, mode, reason }) => reason && console.warn(name, mode, reason) }));
  */
 export async function chooseDevice(options: ChooseDeviceOptions = {}): Promise<Device> {
+  checkOptions("chooseDevice", options, ["among", "onProbe"]);
   let best: { device: Device; milliseconds: number } | null = null;
   const reasons: string[] = [];
   for (const candidate of options.among ?? candidates) {

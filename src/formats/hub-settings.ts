@@ -32,6 +32,19 @@ export interface HubOptions {
   readonly retryDelay?: number;
 }
 
+/** The names of these options, for those who check theirs. */
+export const hubOptionNames = [
+  "revision",
+  "token",
+  "cacheDir",
+  "endpoint",
+  "offline",
+  "onProgress",
+  "timeout",
+  "attempts",
+  "retryDelay",
+] as const satisfies readonly (keyof HubOptions)[];
+
 /** The same with everything decided. */
 export interface HubSettings extends Required<Omit<HubOptions, "token" | "cacheDir" | "onProgress">> {
   readonly token: string | undefined;

@@ -4,13 +4,13 @@
  *
  * @see https://huggingface.co/docs/huggingface_hub/guides/manage-cache
  */
-import { ConfigError, FormatError, wordJson } from "../errors.ts";
-import { wordSystemError, writeFileAtomically } from "./atomic-file.ts";
+import { ConfigError, checkOptions, FormatError, wordJson } from "../errors.ts";
+import { nodeModule, wordSystemError, writeFileAtomically } from "./atomic-file.ts";
 import { type ByteSource, diskFile, type Folder } from "./folder.ts";
 import { download } from "./hub-download.ts";
 import { fileHeaders, type HubFile, type HubPlace, listing, pieces } from "./hub-library.ts";
 import { attempted, refusal, Unreachable } from "./hub-request.ts";
-import { type HubOptions, type HubSettings, hubSettings } from "./hub-settings.ts";
+import { type HubOptions, type HubSettings, hubOptionNames, hubSettings } from "./hub-settings.ts";
 import { nodeModule } from "./node-module.ts";
 
 export type { HubOptions, HubProgress } from "./hub-settings.ts";
@@ -27,6 +27,11 @@ export const isHubId = (text: string): boolean =>
  * `await hubFolder("HuggingFaceTB/SmolLM2-135M", { revision: "main" })` gives the folder of that model.
  */
 export async function hubFolder(id: string, options: HubOptions = {}): Promise<Folder> {
+  return openHub(id, checkOptions("hubFolder", options, hubOptionNames));
+}
+
+/** The same for those who have checked what they were given, which may be more. */
+export async function openHub(id: string, options: HubOptions): Promise<Folder> {
   const settings = await hubSettings(options);
   if (settings.offline) return cached(id, settings, undefined);
   try {

@@ -2,8 +2,8 @@
 import { ConfigError } from "../errors.ts";
 import { wordSystemError } from "./atomic-file.ts";
 import { diskFolder, type Folder, filesFolder, type GivenFiles, pathIn, wordFolder } from "./folder.ts";
-import { type HubOptions, hubFolder, isHubId } from "./hub.ts";
-import { hasFileSystem } from "./hub-settings.ts";
+import { type HubOptions, isHubId, openHub } from "./hub.ts";
+import { hasFileSystem, hubOptionNames } from "./hub-settings.ts";
 import { nodeModule } from "./node-module.ts";
 
 /**
@@ -21,19 +21,7 @@ export interface SourceOptions extends HubOptions {
 }
 
 /** The names of these options, for those who check theirs. */
-export const sourceOptionNames = [
-  "file",
-  "subfolder",
-  "revision",
-  "token",
-  "cacheDir",
-  "endpoint",
-  "offline",
-  "onProgress",
-  "timeout",
-  "attempts",
-  "retryDelay",
-] as const satisfies readonly (keyof SourceOptions)[];
+export const sourceOptionNames = ["file", "subfolder", ...hubOptionNames] as const satisfies readonly (keyof SourceOptions)[];
 
 /** A folder, and the one file of it that is meant, if a file was named. */
 export interface OpenSource {
@@ -52,7 +40,7 @@ export async function openSource(source: ModelSource, operation: string, options
     options.subfolder === undefined ? folder : within(folder, options.subfolder, operation);
   if (typeof source !== "string")
     return { folder: part("open" in source ? source : filesFolder(source.files, operation)), ...named };
-  if (!hasFileSystem()) return { folder: part(await hubFolder(source, options)), ...named };
+  if (!hasFileSystem()) return { folder: part(await openHub(source, options)), ...named };
   const fs = nodeModule("fs/promises", operation);
   const { basename, dirname, join } = nodeModule("path", operation);
   const stat = await fs.stat(source).catch((error) => {
@@ -93,7 +81,7 @@ function within(folder: Folder, subfolder: string, operation: string): Folder {
 /** A repository of the Hub; who meant a folder is told that there is none. */
 async function hubOrFolder(source: string, options: SourceOptions): Promise<Folder> {
   try {
-    return await hubFolder(source, options);
+    return await openHub(source, options);
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     throw new ConfigError(`there is no folder ${JSON.stringify(source)} here, and ${error.problem}`, {

@@ -2,10 +2,10 @@
  * Adapter folders as Hugging Face PEFT reads and writes them: `adapter_config.json` (see `peft-config.ts`),
  * `adapter_model.safetensors` and a model card, and how names in the file and in the live model correspond.
  */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import { type FileContent, wordSystemError } from "./atomic-file.ts";
 import { type Folder, pathIn, readText, wordFolder } from "./folder.ts";
-import { type ModelSource, openSource, type SourceOptions } from "./model-source.ts";
+import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "./model-source.ts";
 import { nodeModule } from "./node-module.ts";
 import {
   type ConfigSchema,
@@ -45,6 +45,7 @@ export async function readAdapter<Schema extends ConfigSchema>(
   schemas: readonly Schema[],
   options: SourceOptions = {},
 ): Promise<AdapterFile<Schema>> {
+  checkOptions("readAdapter", options, sourceOptionNames);
   const operation = "readAdapter";
   const { folder } = await openSource(source, operation, options);
   const { files } = folder;

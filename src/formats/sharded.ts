@@ -2,8 +2,8 @@
  * Checkpoints of one or several safetensors files: `model.safetensors`, or `model.safetensors.index.json` whose `weight_map` says
  * which file holds which tensor. Both read as one map of tensors.
  */
-import { ConfigError, FormatError, nearestName, wordJson } from "../errors.ts";
-import type { FileContent } from "./atomic-file.ts";
+import { ConfigError, checkOptions, FormatError, nearestName, wordJson } from "../errors.ts";
+import { type FileContent, nodeModule } from "./atomic-file.ts";
 import { diskFolder, type Folder, isFolder, pathIn, readText, wordFolder } from "./folder.ts";
 import { nodeModule } from "./node-module.ts";
 import {
@@ -39,7 +39,8 @@ export interface Checkpoint extends SafetensorsFile {
  * @throws {FormatError} when a file, or a tensor that the index promises, is missing or broken
  * @throws {ConfigError} when there is no such folder or no checkpoint in it
  */
-export async function openCheckpoint(source: string | Folder, { name = "model" } = {}): Promise<Checkpoint> {
+export async function openCheckpoint(source: string | Folder, options: { readonly name?: string } = {}): Promise<Checkpoint> {
+  const { name = "model" } = checkOptions("openCheckpoint", options, ["name"]);
   const operation = "openCheckpoint";
   if (typeof source === "string" && !(await isFolder(source, operation)))
     return checkpoint(await readSafetensors(source), [nodeModule("path", operation).basename(source)]);
@@ -148,13 +149,20 @@ function parseIndex(text: string, fail: (problem: string, got?: unknown) => Form
 export async function writeCheckpoint(
   folder: FolderTarget,
   tensors: TensorsToWrite,
-  {
-    name = "model",
-    maxShardBytes = 5e9,
-    metadata = { format: "pt" } as Metadata,
-    files: others = new Map() as ReadonlyMap<string, FileContent>,
+  options: {
+    readonly name?: string;
+    readonly maxShardBytes?: number;
+    readonly metadata?: Metadata;
+    readonly files?: ReadonlyMap<string, FileContent>;
   } = {},
 ): Promise<readonly string[]> {
+  checkOptions("writeCheckpoint", options, ["name", "maxShardBytes", "metadata", "files"]);
+  const {
+    name = "model",
+    maxShardBytes = 5e9,
+    metadata = { format: "pt" },
+    files: others = new Map<string, FileContent>(),
+  } = options;
   if (!(maxShardBytes > 0))
     throw new ConfigError(`\`maxShardBytes\` (= ${maxShardBytes}) must be positive.`, {
       operation: "writeCheckpoint",

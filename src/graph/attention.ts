@@ -2,7 +2,7 @@
  * Scaled dot-product attention as one operation, so that a device may do it without keeping the T×T matrix.
  * Everything is token-major, [batch, time, heads, size], which is how projections leave their results.
  */
-import { ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "./contraction.ts";
 import { promote, requireFloat } from "./dtype.ts";
 import { add, and, cast, exp, less, log, max, mul, sub, where } from "./elementwise.ts";
@@ -165,6 +165,7 @@ export const attentionBackwardOp: Fused = {
  * @see https://arxiv.org/abs/1706.03762, eq. 1; https://arxiv.org/abs/2205.14135 for not keeping the T×T matrix
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  checkOptions("attention", options, ["isCausal", "scale", "window"]);
   const fits =
     q.rank === 4 &&
     k.rank === 4 &&

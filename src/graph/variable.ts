@@ -2,7 +2,7 @@
  * Mutable cells. Tensors never change; a variable holds one tensor after another: parameters, optimiser state, caches.
  * Reading a variable gives its tensor of this moment, so a graph that was built from it keeps its meaning.
  */
-import { ConfigError, DTypeError, ShapeError, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape, wordType } from "../errors.ts";
 import { cast, copy } from "./elementwise.ts";
 import { Tensor } from "./node.ts";
 import { sameShape } from "./shape.ts";
@@ -118,6 +118,7 @@ export class Variable {
 
   /** Takes over `initial`, which is computed now if it was not. */
   constructor(initial: Tensor, options: { readonly requiresGrad?: boolean } = {}) {
+    checkOptions("Variable", options, ["requiresGrad"]);
     requireTensor("variable", initial);
     realizeAll([initial]);
     this.#current = this.#leaf(initial);

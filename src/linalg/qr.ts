@@ -1,4 +1,5 @@
 /** QR decomposition. */
+import { checkOptions } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
@@ -27,7 +28,8 @@ export interface Qr {
  *   derivative; LAPACK's signs otherwise
  * @throws {ShapeError} when `x` is not one matrix; @throws {ConfigError} for NaN and infinities
  */
-export function qr(x: Tensor, { positive = false }: { readonly positive?: boolean } = {}): Qr {
+export function qr(x: Tensor, options: { readonly positive?: boolean } = {}): Qr {
+  const { positive = false } = checkOptions("qr", options, ["positive"]);
   const A = readMatrix("qr", x);
   const [m, n, k] = [A.rows, A.columns, Math.min(A.rows, A.columns)];
   const [Q, R] = factors(

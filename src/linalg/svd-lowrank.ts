@@ -1,5 +1,5 @@
 /** Randomised singular value decomposition. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import { type Matrix, matrix, readMatrix, toTensor, transposed } from "./matrix.ts";
@@ -23,6 +23,7 @@ export interface LowrankOptions {
  * @see Halko, Martinsson, Tropp, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1
  */
 export function svdLowrank(x: Tensor, q: number, options: LowrankOptions): Svd {
+  checkOptions("svdLowrank", options, ["niter", "random"]);
   const A = readMatrix("svdLowrank", x);
   const { U, S, Vt } = svdLowrankMatrix(A, q, options, x.dtype === "float64");
   return {

@@ -2,6 +2,7 @@
  * Models as a part that reads text and an output layer behind it. Families say what their reading part is called and how it is
  * built; what an output layer does is said once for all of them.
  */
+import { checkOptions } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { Dropout } from "../nn/dropout.ts";
 import { type Initializer, normal, zeros } from "../nn/init.ts";
@@ -65,8 +66,9 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
   class WithHead extends Module implements CheckpointNames {
     readonly config: Config;
 
-    constructor(config: Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
+    constructor(config: Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
       super();
+      const { init } = checkOptions(new.target.name, options, ["init"]);
       const known = family.read(config);
       const base = family.build(known, init);
       const parts = head.parts(known, init ?? normal({ std: family.std(known) }), base);

@@ -2,6 +2,7 @@
  * GPT-Neo: GPT-2 with projections of their own for queries, keys and values, unscaled scores, and a window in every other layer.
  * @see https://doi.org/10.5281/zenodo.5297715
  */
+import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -216,6 +217,7 @@ export class GPTNeoForCausalLM extends DecoderLM {
 
   constructor(config: GPTNeoConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
+    checkOptions(new.target.name, options, ["init"]);
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;

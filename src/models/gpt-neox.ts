@@ -3,6 +3,7 @@
  * keys and values of all heads; rotary positions on a part of each head.
  * @see https://arxiv.org/abs/2204.06745
  */
+import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -221,6 +222,7 @@ export class GPTNeoXForCausalLM extends DecoderLM {
 
   constructor(config: GPTNeoXConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
+    checkOptions(new.target.name, options, ["init"]);
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;

@@ -2,6 +2,7 @@
  * GPT-2: pre-norm blocks with learned positions; layers keep their weights as [in, out].
  * @see https://openai.com/research/better-language-models
  */
+import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -233,8 +234,9 @@ export class GPT2LMHeadModel extends DecoderLM {
   lm_head: Layer;
   readonly config: GPT2Config;
 
-  constructor(config: GPT2Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
+  constructor(config: GPT2Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
+    const { init } = checkOptions(new.target.name, options, ["init"]);
     const known = family.read(config);
     this.config = known;
     this.transformer = family.build(known, init);

@@ -2,6 +2,7 @@
  * OPT: blocks with learned positions, whose norms stand before attention and feed-forward part, or (350M) behind them.
  * @see https://arxiv.org/abs/2205.01068
  */
+import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -217,6 +218,7 @@ export class OPTForCausalLM extends DecoderLM {
 
   constructor(config: OPTConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
+    checkOptions(new.target.name, options, ["init"]);
     const known = family.read(config);
     const { init = normal({ std: known.initStd }) } = options;
     this.config = known;

@@ -2,6 +2,7 @@
  * Phi (1, 1.5, 2): attention and feed-forward part beside each other behind one norm; rotary positions on a part of each head.
  * @see https://arxiv.org/abs/2309.05463
  */
+import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -218,6 +219,7 @@ export class PhiForCausalLM extends DecoderLM {
 
   constructor(config: PhiConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
+    checkOptions(new.target.name, options, ["init"]);
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;

@@ -1,5 +1,5 @@
 /** The models there are, by the `model_type` of their `config.json`. */
-import { ConfigError, nearestName, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, nearestName, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import type { ConfigJson } from "./config-reader.ts";
@@ -64,8 +64,9 @@ export const models = {
  */
 export function createModel<T extends Task = "CausalLM">(
   config: ConfigJson,
-  { init = zeros, task }: { readonly init?: Initializer; readonly task?: T } = {},
+  options: { readonly init?: Initializer; readonly task?: T } = {},
 ): ModelByTask[T] {
+  const { init = zeros, task } = checkOptions("createModel", options, ["init", "task"]);
   const type = config["model_type"];
   if (typeof type !== "string" || !Object.hasOwn(models, type)) {
     const near = typeof type === "string" ? nearestName(type, Object.keys(models)) : undefined;

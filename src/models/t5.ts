@@ -2,6 +2,7 @@
  * T5: an encoder and a decoder whose attention knows positions by a learned bias for each distance. Queries are not scaled.
  * @see https://arxiv.org/abs/1910.10683
  */
+import { checkOptions } from "../errors.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -214,8 +215,9 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
   lm_head: Layer;
   readonly config: T5Config;
 
-  constructor(config: T5Config | ConfigJson, { init }: { readonly init?: Initializer } = {}) {
+  constructor(config: T5Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
+    const { init } = checkOptions(new.target.name, options, ["init"]);
     const known = "dModel" in config ? (config as T5Config) : t5Config(config as ConfigJson);
     const draw: Draw = (terms) => init ?? normal({ std: known.initializerFactor / Math.sqrt(terms) });
     const shared = new Embedding(known.vocabSize, known.dModel, { init: draw(1) });

@@ -3,7 +3,7 @@
  * have the names of before.
  * @see https://arxiv.org/abs/2010.11929
  */
-import { ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { add } from "../graph/elementwise.ts";
 import { expand, reshape, transpose } from "../graph/movement.ts";
@@ -178,6 +178,7 @@ export class ViTForImageClassification extends Module implements ImageClassifier
 
   constructor(config: ViTConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
+    checkOptions(new.target.name, options, ["init"]);
     const known = "hiddenSize" in config ? (config as ViTConfig) : vitConfig(config as ConfigJson);
     const init = options.init ?? normal({ std: known.initializerRange });
     this.config = known;

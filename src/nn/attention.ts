@@ -2,7 +2,7 @@
  * Attention with all its masks. The causal case without a mask goes to the operation of graph/attention.ts, for which
  * devices have kernels that never hold the T×T matrix; every other case is composed here. Nothing else decides this.
  */
-import { DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, DTypeError, ShapeError, wordShape } from "../errors.ts";
 import { attention } from "../graph/attention.ts";
 import { matmul } from "../graph/contraction.ts";
 import { isFloat } from "../graph/dtype.ts";
@@ -45,6 +45,7 @@ export interface AttendOptions {
  * @see https://arxiv.org/abs/1706.03762, eq. 1; https://arxiv.org/abs/2305.13245 for grouped queries
  */
 export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions = {}): Tensor {
+  checkOptions("attend", options, ["isCausal", "offset", "window", "keyMask", "mask", "scale", "softcap", "dropout"]);
   const { isCausal = false, offset, window = 0, keyMask, mask, scale, softcap: cap = 0, dropout } = options;
   const atEnd = offset === undefined || offset === (k.shape[1] as number) - (q.shape[1] as number);
   if (!keyMask && !mask && !dropout && cap === 0 && (!isCausal || atEnd))
@@ -89,6 +90,7 @@ export function scaledDotProductAttention(
   v: Tensor,
   options: ScaledDotProductAttentionOptions = {},
 ): Tensor {
+  checkOptions("scaledDotProductAttention", options, ["isCausal", "mask", "scale"]);
   const { isCausal = false, mask, scale } = options;
   const swap = (x: Tensor) => {
     if (x.rank !== 4) throw misfit("scaledDotProductAttention", q, k, v, "They are [batch, heads, time, size].");

@@ -1,5 +1,5 @@
 /** Normalisation of images and other tensors whose second axis is the channel: [N, C, ...]. */
-import { ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -32,7 +32,14 @@ function affine(operation: string, y: Tensor, weight: Tensor | null, bias: Tenso
  * @param bias   [C] or `null`
  * @see https://arxiv.org/abs/1803.08494
  */
-export function groupNorm(x: Tensor, groups: number, weight: Tensor | null, bias: Tensor | null, { eps = 1e-5 } = {}): Tensor {
+export function groupNorm(
+  x: Tensor,
+  groups: number,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  options: { readonly eps?: number } = {},
+): Tensor {
+  const { eps = 1e-5 } = checkOptions("groupNorm", options, ["eps"]);
   if (x.rank < 2 || !(groups > 0) || x.shape[1]! % groups !== 0)
     throw new ShapeError(`the channels of ${wordShape(x.shape)} do not make ${groups} equal groups.`, {
       operation: "groupNorm",
@@ -54,8 +61,9 @@ export function batchNorm(
   running: { readonly mean: Tensor; readonly variance: Tensor } | null,
   weight: Tensor | null,
   bias: Tensor | null,
-  { eps = 1e-5 } = {},
+  options: { readonly eps?: number } = {},
 ): Tensor {
+  const { eps = 1e-5 } = checkOptions("batchNorm", options, ["eps"]);
   const operation = "batchNorm";
   const axes = x.shape.map((_, axis) => axis).filter((axis) => axis !== 1);
   const centre = running ? perChannel(operation, "mean", running.mean, x) : mean(x, axes, true);

@@ -1,5 +1,5 @@
 /** Convolution layers. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { type ConvolutionOptions, conv1d, conv2d, conv3d } from "../tensor/convolution.ts";
@@ -34,9 +34,11 @@ export abstract class Convolution extends Module {
     inChannels: number,
     outChannels: number,
     kernelSize: number | readonly number[],
-    { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }), initBias, ...options }: ConvolutionLayerOptions,
+    given: ConvolutionLayerOptions,
   ) {
     super();
+    checkOptions(new.target.name, given, ["stride", "padding", "dilation", "groups", "bias", "init", "initBias"]);
+    const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }), initBias, ...options } = given;
     const kernel = typeof kernelSize === "number" ? new Array<number>(axes).fill(kernelSize) : kernelSize;
     const { groups = 1 } = options;
     if (kernel.length !== axes || inChannels % groups !== 0 || outChannels % groups !== 0)

@@ -1,4 +1,5 @@
 /** The table that turns token numbers into vectors. */
+import { checkOptions } from "../errors.ts";
 import { cast, equal, mul, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
@@ -23,7 +24,8 @@ export interface EmbeddingOptions {
  * Rows of a table: weight [V, C], ids [...] int32 → [..., C]; float32 for a table of 16 bits. No gradient reaches the row of
  * `paddingIdx`.
  */
-export function embedding(weight: Tensor, ids: Tensor, { paddingIdx }: { readonly paddingIdx?: number } = {}): Tensor {
+export function embedding(weight: Tensor, ids: Tensor, options: { readonly paddingIdx?: number } = {}): Tensor {
+  const { paddingIdx } = checkOptions("embedding", options, ["paddingIdx"]);
   const rows = take(weight, ids);
   const y = rows.dtype === "float16" || rows.dtype === "bfloat16" ? cast(rows, "float32") : rows;
   if (paddingIdx === undefined) return y;
@@ -41,6 +43,7 @@ export class Embedding extends Module {
 
   constructor(numEmbeddings: number, embeddingDim: number, options: EmbeddingOptions = {}) {
     super();
+    checkOptions("Embedding", options, ["init", "paddingIdx", "weight", "scale"]);
     const { init = normal(), paddingIdx, scale = 1 } = options;
     this.paddingIdx = paddingIdx;
     this.scale = scale;

@@ -1,5 +1,5 @@
 /** The affine layer. */
-import { ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
@@ -49,6 +49,7 @@ export class Linear extends Module {
 
   constructor(inFeatures: number, outFeatures: number, options: LinearOptions = {}) {
     super();
+    checkOptions("Linear", options, ["bias", "init", "initBias", "weight"]);
     const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }) } = options;
     const bound = 1 / Math.sqrt(inFeatures);
     this.weight = options.weight ?? Parameter.from(init([outFeatures, inFeatures]), [outFeatures, inFeatures]);
@@ -77,8 +78,9 @@ export class Conv1D extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;
 
-  constructor(inFeatures: number, outFeatures: number, { init = normal({ std: 0.02 }) }: Pick<LinearOptions, "init"> = {}) {
+  constructor(inFeatures: number, outFeatures: number, options: Pick<LinearOptions, "init"> = {}) {
     super();
+    const { init = normal({ std: 0.02 }) } = checkOptions("Conv1D", options, ["init"]);
     this.weight = Parameter.from(init([inFeatures, outFeatures]), [inFeatures, outFeatures]);
     this.bias = Parameter.from(zeros([outFeatures]), [outFeatures]);
   }

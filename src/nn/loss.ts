@@ -1,5 +1,5 @@
 /** Losses. Each is a row-wise composition, so that a forward and a backward pass over the data are one program each. */
-import { ConfigError, DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add, and, cast, div, equal, exp, less, log, max, mul, neg, sub, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
@@ -59,6 +59,7 @@ export interface CrossEntropyOptions {
  * @throws {ShapeError} when `targets` has another shape than the rows of `logits`; @throws {DTypeError} when it is not whole numbers
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  checkOptions("crossEntropy", options, ["ignoreIndex", "labelSmoothing", "weight", "reduction"]);
   const { labelSmoothing = 0, weight } = options;
   const operation = "crossEntropy";
   if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
@@ -87,6 +88,7 @@ export function negativeLogLikelihood(
   targets: Tensor,
   options: Omit<CrossEntropyOptions, "labelSmoothing"> = {},
 ): Tensor {
+  checkOptions("negativeLogLikelihood", options, ["ignoreIndex", "weight", "reduction"]);
   const operation = "negativeLogLikelihood";
   const rows = rowsOf(operation, logProbabilities, targets, options.weight);
   const values = options.weight ? mul(rows.x, options.weight) : rows.x;
@@ -146,14 +148,16 @@ function finish(operation: string, { x, target, isClass, shape }: Rows, loss: Te
 }
 
 /** (x − target)². */
-export function mseLoss(x: Tensor, target: Tensor, { reduction = "mean" }: { readonly reduction?: Reduction } = {}): Tensor {
+export function mseLoss(x: Tensor, target: Tensor, options: { readonly reduction?: Reduction } = {}): Tensor {
+  const { reduction = "mean" } = checkOptions("mseLoss", options, ["reduction"]);
   checkSame("mseLoss", x, target);
   const difference = sub(x, target);
   return reduceLoss("mseLoss", mul(difference, difference), reduction);
 }
 
 /** |x − target|. */
-export function l1Loss(x: Tensor, target: Tensor, { reduction = "mean" }: { readonly reduction?: Reduction } = {}): Tensor {
+export function l1Loss(x: Tensor, target: Tensor, options: { readonly reduction?: Reduction } = {}): Tensor {
+  const { reduction = "mean" } = checkOptions("l1Loss", options, ["reduction"]);
   checkSame("l1Loss", x, target);
   return reduceLoss("l1Loss", abs(sub(x, target)), reduction);
 }
@@ -162,8 +166,9 @@ export function l1Loss(x: Tensor, target: Tensor, { reduction = "mean" }: { read
 export function huberLoss(
   x: Tensor,
   target: Tensor,
-  { delta = 1, reduction = "mean" }: { readonly delta?: number; readonly reduction?: Reduction } = {},
+  options: { readonly delta?: number; readonly reduction?: Reduction } = {},
 ): Tensor {
+  const { delta = 1, reduction = "mean" } = checkOptions("huberLoss", options, ["delta", "reduction"]);
   checkSame("huberLoss", x, target);
   if (!(delta > 0)) throw new ConfigError(`\`delta\` (= ${delta}) must be above 0.`, { operation: "huberLoss", got: delta });
   const d = sub(x, target);
@@ -176,8 +181,9 @@ export function huberLoss(
 export function smoothL1Loss(
   x: Tensor,
   target: Tensor,
-  { beta = 1, reduction = "mean" }: { readonly beta?: number; readonly reduction?: Reduction } = {},
+  options: { readonly beta?: number; readonly reduction?: Reduction } = {},
 ): Tensor {
+  const { beta = 1, reduction = "mean" } = checkOptions("smoothL1Loss", options, ["beta", "reduction"]);
   if (beta === 0) return l1Loss(x, target, { reduction });
   checkSame("smoothL1Loss", x, target);
   if (!(beta > 0)) throw new ConfigError(`\`beta\` (= ${beta}) must be at least 0.`, { operation: "smoothL1Loss", got: beta });
@@ -193,8 +199,9 @@ export function smoothL1Loss(
 export function binaryCrossEntropyWithLogits(
   x: Tensor,
   target: Tensor,
-  { posWeight, reduction = "mean" }: { readonly posWeight?: Tensor; readonly reduction?: Reduction } = {},
+  options: { readonly posWeight?: Tensor; readonly reduction?: Reduction } = {},
 ): Tensor {
+  const { posWeight, reduction = "mean" } = checkOptions("binaryCrossEntropyWithLogits", options, ["posWeight", "reduction"]);
   checkSame("binaryCrossEntropyWithLogits", x, target);
   // ln(1 + e^−x) = ln(1 + e^−|x|) + max(−x, 0)
   const softplusOfNegative = add(log1p(exp(neg(abs(x)))), max(neg(x), number(x, 0)));
@@ -216,8 +223,9 @@ export function binaryCrossEntropyWithLogits(
 export function klDivergence(
   x: Tensor,
   target: Tensor,
-  { reduction = "mean", logTarget = false }: { readonly reduction?: Reduction | "batchmean"; readonly logTarget?: boolean } = {},
+  options: { readonly reduction?: Reduction | "batchmean"; readonly logTarget?: boolean } = {},
 ): Tensor {
+  const { reduction = "mean", logTarget = false } = checkOptions("klDivergence", options, ["reduction", "logTarget"]);
   checkSame("klDivergence", x, target);
   const positive = less(number(target, 0), target);
   const loss = logTarget

@@ -1,5 +1,7 @@
 /** Feed-forward parts of transformer blocks. */
+
 import { withVjp } from "../autograd/custom.ts";
+import { checkOptions } from "../errors.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
@@ -46,8 +48,13 @@ export class GatedMLP extends Module {
   down_proj: Layer;
   readonly #gated: (gate: Tensor, up: Tensor) => Tensor;
 
-  constructor(size: number, innerSize: number, { activation: name = "silu", bias = false, ...init }: GatedMLPOptions = {}) {
+  constructor(size: number, innerSize: number, options: GatedMLPOptions = {}) {
     super();
+    const {
+      activation: name = "silu",
+      bias = false,
+      ...init
+    } = checkOptions("GatedMLP", options, ["activation", "bias", "init", "initBias"]);
     this.gate_proj = new Linear(size, innerSize, { bias, ...init });
     this.up_proj = new Linear(size, innerSize, { bias, ...init });
     this.down_proj = new Linear(innerSize, size, { bias, ...init });

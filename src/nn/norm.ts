@@ -1,5 +1,5 @@
 /** Normalisation over the last axis. Composed of row-wise operations, so that each pass over the data is one program. */
-import { ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { add, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
@@ -32,7 +32,12 @@ const meanLast = (x: Tensor): Tensor =>
  * @throws {ShapeError} when `weight` is not [C]
  * @see https://arxiv.org/abs/1910.07467, eq. 4
  */
-export function rmsNorm(x: Tensor, weight: Tensor | null, { eps = 1e-6, unitOffset = false } = {}): Tensor {
+export function rmsNorm(
+  x: Tensor,
+  weight: Tensor | null,
+  options: { readonly eps?: number; readonly unitOffset?: boolean } = {},
+): Tensor {
+  const { eps = 1e-6, unitOffset = false } = checkOptions("rmsNorm", options, ["eps", "unitOffset"]);
   checkWidth("rmsNorm", x, weight);
   const inverse = recip(sqrt(add(meanLast(mul(x, x)), constant(eps, [], x.dtype))));
   const y = mul(x, inverse);
@@ -50,7 +55,13 @@ export function rmsNorm(x: Tensor, weight: Tensor | null, { eps = 1e-6, unitOffs
  * @throws {ShapeError} when `weight` or `bias` is not [C]
  * @see https://arxiv.org/abs/1607.06450
  */
-export function layerNorm(x: Tensor, weight: Tensor | null, bias: Tensor | null, { eps = 1e-5 } = {}): Tensor {
+export function layerNorm(
+  x: Tensor,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  options: { readonly eps?: number } = {},
+): Tensor {
+  const { eps = 1e-5 } = checkOptions("layerNorm", options, ["eps"]);
   checkWidth("layerNorm", x, weight);
   checkWidth("layerNorm", x, bias, "bias");
   const centred = sub(x, meanLast(x));
@@ -67,15 +78,16 @@ export class RMSNorm extends Module {
   /** Multiplies by 1 + w instead of w (Gemma); w then starts at 0. */
   readonly unitOffset: boolean;
 
-  constructor(size: number, { eps = 1e-6, unitOffset = false } = {}) {
+  constructor(size: number, options: { readonly eps?: number; readonly unitOffset?: boolean } = {}) {
     super();
+    const { eps = 1e-6, unitOffset = false } = checkOptions("RMSNorm", options, ["eps", "unitOffset"]);
     this.weight = Parameter.from((unitOffset ? zeros : ones)([size]), [size]);
     this.eps = eps;
     this.unitOffset = unitOffset;
   }
 
   forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight.value, this);
+    return rmsNorm(x, this.weight.value, { eps: this.eps, unitOffset: this.unitOffset });
   }
 }
 
@@ -85,14 +97,15 @@ export class LayerNorm extends Module {
   readonly bias: Parameter | null;
   readonly eps: number;
 
-  constructor(size: number, { eps = 1e-5, bias = true } = {}) {
+  constructor(size: number, options: { readonly eps?: number; readonly bias?: boolean } = {}) {
     super();
+    const { eps = 1e-5, bias = true } = checkOptions("LayerNorm", options, ["eps", "bias"]);
     this.weight = Parameter.from(ones([size]), [size]);
     this.bias = bias ? Parameter.from(zeros([size]), [size]) : null;
     this.eps = eps;
   }
 
   forward(x: Tensor): Tensor {
-    return layerNorm(x, this.weight.value, this.bias ? this.bias.value : null, this);
+    return layerNorm(x, this.weight.value, this.bias ? this.bias.value : null, { eps: this.eps });
   }
 }

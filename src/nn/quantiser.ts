@@ -5,7 +5,7 @@
  * @see https://arxiv.org/abs/2305.14314 (NF4, double quantisation), https://arxiv.org/abs/2110.02861 (the dynamic map),
  *   https://arxiv.org/abs/2208.07339 (int8 by rows)
  */
-import { ConfigError, ShapeError } from "../errors.ts";
+import { ConfigError, checkOptions, ShapeError } from "../errors.ts";
 import { fromFloat16Bits, roundHalfEven, toFloat16Bits } from "../graph/dtype.ts";
 
 /** NF4: quantiles of the normal distribution, so that values of a trained weight use all codes alike. Sorted; code 7 is 0. */
@@ -24,7 +24,8 @@ export const fp4 = Float32Array.from(
  * The dynamic 8-bit map: 256 sorted values whose exponent and mantissa share seven (unsigned: eight) bits, dense near 0 and fine near
  * 1. It holds the scales in double quantisation and the moments of 8-bit optimisers.
  */
-export function dynamicMap({ signed = true }: { readonly signed?: boolean } = {}): Float32Array {
+export function dynamicMap(options: { readonly signed?: boolean } = {}): Float32Array {
+  const { signed = true } = checkOptions("dynamicMap", options, ["signed"]);
   const { fround } = Math; // every step is rounded, as in bitsandbytes
   const values = [0, 1];
   for (let exponent = 0; exponent < 7; exponent++) {

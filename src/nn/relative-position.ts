@@ -1,4 +1,5 @@
 /** Distances between tokens as a few numbers, each of which has a learned bias in T5's attention. */
+import { checkOptions } from "../errors.ts";
 import { add, cast, less, max, neg, sub, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -25,11 +26,13 @@ const whole = (value: number): Tensor => constant(value, [], "int32");
  * @returns [queries, keys] int32
  * @see https://arxiv.org/abs/1910.10683, section 2.1
  */
-export function relativeBuckets(
-  queries: number,
-  keys: number,
-  { buckets, maxDistance, isCausal, offset }: RelativeBucketOptions,
-): Tensor {
+export function relativeBuckets(queries: number, keys: number, options: RelativeBucketOptions): Tensor {
+  const { buckets, maxDistance, isCausal, offset } = checkOptions("relativeBuckets", options, [
+    "buckets",
+    "maxDistance",
+    "isCausal",
+    "offset",
+  ]);
   const query = reshape(iota([queries]), [queries, 1]);
   const ahead = sub(reshape(iota([keys]), [1, keys]), offset ? add(query, offset) : query);
   const own = isCausal ? buckets : Math.floor(buckets / 2);

@@ -2,7 +2,7 @@
 import { withVjp } from "../autograd/custom.ts";
 import { currentDevice, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, nearestName, ShapeError, wordJson, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, nearestName, ShapeError, wordJson, wordShape } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
@@ -159,7 +159,8 @@ export class Rotary {
   readonly #tables = new Map<number, Tables>();
 
   /** @param size values of a head that are turned: D */
-  constructor(size: number, parameters: RopeParameters, { pairs = "halves" }: { readonly pairs?: RotaryPairs } = {}) {
+  constructor(size: number, parameters: RopeParameters, options: { readonly pairs?: RotaryPairs } = {}) {
+    const { pairs = "halves" } = checkOptions("Rotary", options, ["pairs"]);
     this.size = size;
     this.pairs = pairs;
     this.#parameters = parameters;

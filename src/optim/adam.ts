@@ -34,8 +34,13 @@ export interface AdamOptions extends LearningRate {
  * @see https://arxiv.org/abs/1412.6980; https://openreview.net/forum?id=ryQu7f-RZ for amsgrad
  */
 export class Adam extends Optimizer<AdamOptions> {
-  constructor(parameters: readonly Variable[] | readonly ParameterGroup<AdamOptions>[], options: Partial<AdamOptions> = {}) {
-    super(parameters, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false }, options);
+  /** @param defaults what a relative starts from in place of Adam's settings */
+  constructor(
+    parameters: readonly Variable[] | readonly ParameterGroup<AdamOptions>[],
+    options: Partial<AdamOptions> = {},
+    defaults: Partial<AdamOptions> = {},
+  ) {
+    super(parameters, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false, ...defaults }, options);
   }
 
   protected override check({ betas, eps, weightDecay }: AdamOptions): void {
@@ -84,7 +89,7 @@ export class Adam extends Optimizer<AdamOptions> {
  */
 export class AdamW extends Adam {
   constructor(parameters: readonly Variable[] | readonly ParameterGroup<AdamOptions>[], options: Partial<AdamOptions> = {}) {
-    super(parameters, { weightDecay: 0.01, ...options });
+    super(parameters, options, { weightDecay: 0.01 });
   }
 
   protected override derive(scalars: Values, options: AdamOptions = {} as AdamOptions): Values {

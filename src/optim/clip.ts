@@ -1,5 +1,5 @@
 /** Keeping gradients from growing too large for one step. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import { add, max, mul, neg, pow, recip, sqrt } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { addAll } from "../graph/reduction.ts";
@@ -28,8 +28,9 @@ function checkLimit(operation: string, name: string, value: number): void {
 export function clipGradNorm<Key>(
   gradients: ReadonlyMap<Key, Tensor>,
   maxNorm: number,
-  { normType = 2 }: { readonly normType?: number } = {},
+  options: { readonly normType?: number } = {},
 ): ClippedGradients<Key> {
+  const { normType = 2 } = checkOptions("clipGradNorm", options, ["normType"]);
   const operation = "clipGradNorm";
   checkLimit(operation, "maxNorm", maxNorm);
   checkLimit(operation, "normType", normType);

@@ -2,7 +2,7 @@
  * Learning-rate schedules: the rate of step i (from 0) given the rate that the optimiser was made with.
  * `optimizer.setLearningRate((base) => schedule(i, base))` before step i.
  */
-import { ConfigError, wordArgument } from "../errors.ts";
+import { ConfigError, checkOptions, wordArgument } from "../errors.ts";
 
 /** The learning rate of a step, given the rate that the optimiser was made with. */
 export type Schedule = (step: number, base: number) => number;
@@ -42,10 +42,12 @@ function warmed(warmupSteps: number, after: (step: number) => number): Schedule 
 const progress = (step: number, warmup: number, total: number): number => (step - warmup) / Math.max(1, total - warmup);
 
 /** The base rate, after a warm-up if there is one. */
-export const constantSchedule = ({ warmupSteps = 0 }: Warmup = {}): Schedule => warmed(warmupSteps, () => 1);
+export const constantSchedule = (options: Warmup = {}): Schedule =>
+  warmed(checkOptions("constantSchedule", options, ["warmupSteps"]).warmupSteps ?? 0, () => 1);
 
 /** Falls in a straight line to 0 at `totalSteps`. */
-export function linearSchedule({ warmupSteps = 0, totalSteps }: Total): Schedule {
+export function linearSchedule(options: Total): Schedule {
+  const { warmupSteps = 0, totalSteps } = checkOptions("linearSchedule", options, ["warmupSteps", "totalSteps"]);
   count("totalSteps", totalSteps, 1);
   return warmed(warmupSteps, (step) => Math.max(0, 1 - progress(step, warmupSteps, totalSteps)));
 }
@@ -54,7 +56,12 @@ export function linearSchedule({ warmupSteps = 0, totalSteps }: Total): Schedule
  * ½(1 + cos(2π·cycles·progress)): half a wave from the base rate to 0.
  * @see https://arxiv.org/abs/1608.03983
  */
-export function cosineSchedule({ warmupSteps = 0, totalSteps, cycles = 0.5 }: Total & { readonly cycles?: number }): Schedule {
+export function cosineSchedule(options: Total & { readonly cycles?: number }): Schedule {
+  const {
+    warmupSteps = 0,
+    totalSteps,
+    cycles = 0.5,
+  } = checkOptions("cosineSchedule", options, ["warmupSteps", "totalSteps", "cycles"]);
   count("totalSteps", totalSteps, 1);
   return warmed(warmupSteps, (step) =>
     Math.max(0, 0.5 * (1 + Math.cos(Math.PI * cycles * 2 * progress(step, warmupSteps, totalSteps)))),
@@ -62,11 +69,12 @@ export function cosineSchedule({ warmupSteps = 0, totalSteps, cycles = 0.5 }: To
 }
 
 /** Half a wave from the base rate to 0, `cycles` times. */
-export function cosineWithRestartsSchedule({
-  warmupSteps = 0,
-  totalSteps,
-  cycles = 1,
-}: Total & { readonly cycles?: number }): Schedule {
+export function cosineWithRestartsSchedule(options: Total & { readonly cycles?: number }): Schedule {
+  const {
+    warmupSteps = 0,
+    totalSteps,
+    cycles = 1,
+  } = checkOptions("cosineWithRestartsSchedule", options, ["warmupSteps", "totalSteps", "cycles"]);
   count("totalSteps", totalSteps, 1);
   return warmed(warmupSteps, (step) => {
     const done = progress(step, warmupSteps, totalSteps);
@@ -75,12 +83,13 @@ export function cosineWithRestartsSchedule({
 }
 
 /** From the base rate to `end` along (1 − progress)^power. */
-export function polynomialSchedule({
-  warmupSteps = 0,
-  totalSteps,
-  end = 1e-7,
-  power = 1,
-}: Total & { readonly end?: number; readonly power?: number }): Schedule {
+export function polynomialSchedule(options: Total & { readonly end?: number; readonly power?: number }): Schedule {
+  const {
+    warmupSteps = 0,
+    totalSteps,
+    end = 1e-7,
+    power = 1,
+  } = checkOptions("polynomialSchedule", options, ["warmupSteps", "totalSteps", "end", "power"]);
   count("totalSteps", totalSteps, 1);
   const warm = warmed(warmupSteps, () => 1);
   return (step, base) => {
@@ -91,10 +100,11 @@ export function polynomialSchedule({
 }
 
 /** Base rate·√(warmupSteps / step) after the warm-up. @see https://arxiv.org/abs/2106.04560 */
-export function inverseSqrtSchedule({
-  warmupSteps = 0,
-  timescale = warmupSteps || 10_000,
-}: Warmup & { readonly timescale?: number } = {}): Schedule {
+export function inverseSqrtSchedule(options: Warmup & { readonly timescale?: number } = {}): Schedule {
+  const { warmupSteps = 0, timescale = warmupSteps || 10_000 } = checkOptions("inverseSqrtSchedule", options, [
+    "warmupSteps",
+    "timescale",
+  ]);
   const shift = timescale - warmupSteps;
   return warmed(warmupSteps, (step) => 1 / Math.sqrt((step + shift) / timescale));
 }
@@ -111,19 +121,29 @@ type Curve = keyof typeof curves;
  * Warm-up, a stretch at the base rate, then a decay to `minRatio` of it.
  * @see https://arxiv.org/abs/2404.06395
  */
-export function warmupStableDecaySchedule({
-  warmupSteps = 0,
-  decaySteps,
-  totalSteps,
-  minRatio = 0,
-  warmup = "linear",
-  decay = "cosine",
-}: Total & {
-  readonly decaySteps: number;
-  readonly minRatio?: number;
-  readonly warmup?: Curve;
-  readonly decay?: Curve;
-}): Schedule {
+export function warmupStableDecaySchedule(
+  options: Total & {
+    readonly decaySteps: number;
+    readonly minRatio?: number;
+    readonly warmup?: Curve;
+    readonly decay?: Curve;
+  },
+): Schedule {
+  const {
+    warmupSteps = 0,
+    decaySteps,
+    totalSteps,
+    minRatio = 0,
+    warmup = "linear",
+    decay = "cosine",
+  } = checkOptions("warmupStableDecaySchedule", options, [
+    "warmupSteps",
+    "decaySteps",
+    "totalSteps",
+    "minRatio",
+    "warmup",
+    "decay",
+  ]);
   count("warmupSteps", warmupSteps);
   count("decaySteps", decaySteps);
   word("warmup", warmup, Object.keys(curves));
@@ -141,45 +161,38 @@ export function warmupStableDecaySchedule({
 }
 
 /** Times `gamma` every `stepSize` steps. */
-export function stepSchedule({ stepSize, gamma = 0.1 }: { readonly stepSize: number; readonly gamma?: number }): Schedule {
+export function stepSchedule(options: { readonly stepSize: number; readonly gamma?: number }): Schedule {
+  const { stepSize, gamma = 0.1 } = checkOptions("stepSchedule", options, ["stepSize", "gamma"]);
   count("stepSize", stepSize, 1);
   return (step, base) => base * gamma ** Math.floor(step / stepSize);
 }
 
 /** Times `gamma` at each milestone. */
-export const multiStepSchedule =
-  ({ milestones, gamma = 0.1 }: { readonly milestones: readonly number[]; readonly gamma?: number }): Schedule =>
-  (step, base) =>
-    base * gamma ** milestones.filter((milestone) => milestone <= step).length;
+export function multiStepSchedule(options: { readonly milestones: readonly number[]; readonly gamma?: number }): Schedule {
+  const { milestones, gamma = 0.1 } = checkOptions("multiStepSchedule", options, ["milestones", "gamma"]);
+  return (step, base) => base * gamma ** milestones.filter((milestone) => milestone <= step).length;
+}
 
 /** Times `gamma` at every step. */
-export const exponentialSchedule =
-  ({ gamma }: { readonly gamma: number }): Schedule =>
-  (step, base) =>
-    base * gamma ** step;
+export function exponentialSchedule(options: { readonly gamma: number }): Schedule {
+  const { gamma } = checkOptions("exponentialSchedule", options, ["gamma"]);
+  return (step, base) => base * gamma ** step;
+}
 
 /** A wave between the base rate and `min`, half of it in `halfPeriod` steps. @see https://arxiv.org/abs/1608.03983 */
-export function cosineAnnealingSchedule({
-  halfPeriod,
-  min = 0,
-}: {
-  readonly halfPeriod: number;
-  readonly min?: number;
-}): Schedule {
+export function cosineAnnealingSchedule(options: { readonly halfPeriod: number; readonly min?: number }): Schedule {
+  const { halfPeriod, min = 0 } = checkOptions("cosineAnnealingSchedule", options, ["halfPeriod", "min"]);
   count("halfPeriod", halfPeriod, 1);
   return (step, base) => min + (base - min) * 0.5 * (1 + Math.cos((Math.PI * step) / halfPeriod));
 }
 
 /** Half a wave from the base rate to `min`, again and again, each `factor` times longer than the one before. */
-export function cosineAnnealingWarmRestartsSchedule({
-  first,
-  factor = 1,
-  min = 0,
-}: {
+export function cosineAnnealingWarmRestartsSchedule(options: {
   readonly first: number;
   readonly factor?: number;
   readonly min?: number;
 }): Schedule {
+  const { first, factor = 1, min = 0 } = checkOptions("cosineAnnealingWarmRestartsSchedule", options, ["first", "factor", "min"]);
   count("first", first, 1);
   count("factor", factor, 1);
   return (step, base) => {
@@ -196,14 +209,7 @@ export function cosineAnnealingWarmRestartsSchedule({
  * One rise from max / divFactor to `max` and one fall to max / (divFactor·finalDivFactor); the base rate does not count.
  * @see https://arxiv.org/abs/1708.07120
  */
-export function oneCycleSchedule({
-  max,
-  totalSteps,
-  warmupShare = 0.3,
-  divFactor = 25,
-  finalDivFactor = 1e4,
-  anneal = "cos",
-}: {
+export function oneCycleSchedule(options: {
   readonly max: number;
   readonly totalSteps: number;
   readonly warmupShare?: number;
@@ -211,6 +217,14 @@ export function oneCycleSchedule({
   readonly finalDivFactor?: number;
   readonly anneal?: "cos" | "linear";
 }): Schedule {
+  const {
+    max,
+    totalSteps,
+    warmupShare = 0.3,
+    divFactor = 25,
+    finalDivFactor = 1e4,
+    anneal = "cos",
+  } = checkOptions("oneCycleSchedule", options, ["max", "totalSteps", "warmupShare", "divFactor", "finalDivFactor", "anneal"]);
   count("totalSteps", totalSteps, 1);
   word("anneal", anneal, ["cos", "linear"]);
   demand("warmupShare", warmupShare, warmupShare >= 0 && warmupShare <= 1, "from 0 to 1");

@@ -3,7 +3,7 @@
  * very same modules back; see attach.ts for how they come.
  */
 import type { Device } from "../devices/device.ts";
-import { ConfigError, nearestName } from "../errors.ts";
+import { ConfigError, checkOptions, nearestName } from "../errors.ts";
 import { checkAdapterName } from "../formats/peft-adapter.ts";
 import type { Tensor } from "../graph/node.ts";
 import { isObserved, Setting, structure } from "../graph/variable.ts";
@@ -224,8 +224,9 @@ export function choose(adapted: Adapted, names: readonly string[]): void {
 export function setScale(
   model: Module,
   scale: number,
-  { name, where }: { readonly name?: string; readonly where?: (path: string) => boolean } = {},
+  options: { readonly name?: string; readonly where?: (path: string) => boolean } = {},
 ): void {
+  const { name, where } = checkOptions("setScale", options, ["name", "where"]);
   const operation = "setScale";
   if (!Number.isFinite(Math.fround(scale)))
     throw new ConfigError(`\`scale\` (= ${scale}) must be a number that float32 can hold.`, { operation, got: scale });

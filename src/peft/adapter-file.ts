@@ -1,7 +1,7 @@
 /** Adapters of a live model to and from the folders that Hugging Face PEFT reads and writes. */
 import { download } from "../compile/program.ts";
-import { ConfigError } from "../errors.ts";
-import type { ModelSource, SourceOptions } from "../formats/model-source.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
+import { type ModelSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
 import { type ConfigSchema, defaultAdapterName, type FileConfig, readAdapter, writeAdapter } from "../formats/peft-adapter.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
 import type { FolderTarget } from "../formats/writable-folder.ts";
@@ -51,11 +51,13 @@ export interface SaveOptions {
  * @returns the path or name of the folder that holds the two files
  * @throws {ConfigError} when there is no such adapter or the folder cannot be written; nothing is half-written
  */
-export async function saveAdapter(
-  model: Module,
-  folder: FolderTarget,
-  { name = defaultAdapterName, baseModel, saveEmbeddingLayers = "auto", plainLora = false }: SaveOptions = {},
-): Promise<string> {
+export async function saveAdapter(model: Module, folder: FolderTarget, options: SaveOptions = {}): Promise<string> {
+  const {
+    name = defaultAdapterName,
+    baseModel,
+    saveEmbeddingLayers = "auto",
+    plainLora = false,
+  } = checkOptions("saveAdapter", options, ["name", "baseModel", "saveEmbeddingLayers", "plainLora"]);
   const operation = "saveAdapter";
   const adapter = getAdapter(model, name, operation);
   const { method, layers, shared, sharedSpecs, saved, biases, isPrompt } = adapter;
@@ -128,6 +130,9 @@ export interface LoadOptions extends Omit<SourceOptions, "file"> {
   readonly seed?: number;
 }
 
+/** The names of these options. */
+export const loadOptionNames = ["name", "trainable", "seed", ...sourceOptionNames.filter((name) => name !== "file")];
+
 /**
  * Attaches a saved adapter: `source` is the path of its folder, the name of a repository of the Hub, or `{ files }`. Halves are widened to
  * float32. Base weights that the file holds for vocabulary layers take the place of the model's while the adapter is on it.
@@ -135,11 +140,9 @@ export interface LoadOptions extends Omit<SourceOptions, "file"> {
  * @throws {FormatError} when a tensor is missing or unexpected; @throws {ShapeError} when one has another shape;
  *   @throws {ConfigError} when the config wants what is not there, or the file cannot be trained on. The model is unchanged then.
  */
-export async function loadAdapter(
-  model: Module,
-  source: ModelSource,
-  { name = defaultAdapterName, trainable = false, seed = 0, ...where }: LoadOptions = {},
-): Promise<Adapter> {
+export async function loadAdapter(model: Module, source: ModelSource, options: LoadOptions = {}): Promise<Adapter> {
+  checkOptions("loadAdapter", options, loadOptionNames);
+  const { name = defaultAdapterName, trainable = false, seed = 0, ...where } = options;
   const { plan, starts } = await readFor(model, source, { ...where, name, trainable, seed });
   return install(model, plan, { name, trainable, seed }, starts);
 }

@@ -1,7 +1,7 @@
 /** Putting adapters on a model: target layers are replaced in place by an `AdapterLayer` each. */
 import { upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import { type ConfigSchema, defaultAdapterName } from "../formats/peft-adapter.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import { cast, copy } from "../graph/elementwise.ts";
@@ -59,6 +59,7 @@ export function attach<Schema extends ConfigSchema>(
   adapter: AdapterConfig<Schema>,
   options: AttachOptions = {},
 ): Adapter {
+  checkOptions("attach", options, ["name", "seed", "trainable", "tokenizer", "sourceTasks"]);
   const plan = planAttach(model, adapter, options.name);
   const random = new TorchGenerator(options.seed ?? 0);
   return install(model, plan, options, {

@@ -1,7 +1,7 @@
 /** Other values in the place of an adapter's: compiled programs go on with them. */
 import { upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, wordJson } from "../errors.ts";
 import { defaultAdapterName } from "../formats/peft-adapter.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import { Tensor } from "../graph/node.ts";
@@ -34,10 +34,8 @@ export interface HotSwapOptions {
  * @param rank at least that of every layer
  * @throws {ConfigError} for another method, a smaller rank, or convolutions in groups, whose rows belong to groups
  */
-export function prepareHotSwap(
-  model: Module,
-  { name = defaultAdapterName, rank }: HotSwapOptions & { readonly rank: number },
-): void {
+export function prepareHotSwap(model: Module, options: HotSwapOptions & { readonly rank: number }): void {
+  const { name = defaultAdapterName, rank } = checkOptions("prepareHotSwap", options, ["name", "rank"]);
   const adapter = getAdapter(model, name, "prepareHotSwap");
   const refuse = (why: string, got: unknown, hint?: string): never => {
     throw new ConfigError(why, { operation: "prepareHotSwap", got, ...(hint === undefined ? {} : { hint }) });
@@ -78,7 +76,8 @@ export function prepareHotSwap(
  *   `loadAdapter`. Nothing is changed then.
  * @see https://huggingface.co/docs/peft/package_reference/hotswap
  */
-export async function hotSwap(model: Module, folder: string, { name = defaultAdapterName }: HotSwapOptions = {}): Promise<void> {
+export async function hotSwap(model: Module, folder: string, options: HotSwapOptions = {}): Promise<void> {
+  const { name = defaultAdapterName } = checkOptions("hotSwap", options, ["name"]);
   const adapter = getAdapter(model, name, operation);
   refuseMerged(adapter, operation);
   if (adapter.isPrompt)

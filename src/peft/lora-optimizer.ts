@@ -3,7 +3,7 @@
  * gradients measured by the other factor (Riemannian preconditioning). All of them are for the factors A [r, in] and B [out, r] of matrices;
  * embeddings, convolutions and everything else that is trained get the steps they would get anyway.
  */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, div, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
@@ -71,10 +71,13 @@ export interface LoraPlusOptions {
  * attach(model, lora({ r: 4 }));
  * const optimizer = new AdamW(loraPlusGroups(model, { lr: 1e-4, ratio: 16 }));
  */
-export function loraPlusGroups(
-  model: Module,
-  { lr, ratio, weightDecay = 0, embeddingLr = 1e-6 }: LoraPlusOptions,
-): ParameterGroup<AdamOptions>[] {
+export function loraPlusGroups(model: Module, options: LoraPlusOptions): ParameterGroup<AdamOptions>[] {
+  const {
+    lr,
+    ratio,
+    weightDecay = 0,
+    embeddingLr = 1e-6,
+  } = checkOptions("loraPlusGroups", options, ["lr", "ratio", "weightDecay", "embeddingLr"]);
   const groups = {
     A: { lr, weightDecay, parameters: [] as Parameter[] },
     embedding: { lr: embeddingLr, weightDecay, parameters: [] as Parameter[] },
@@ -126,7 +129,8 @@ function inverseGram(M: Tensor, reg: number): Tensor {
  * const { loss } = model.forward({ inputIds, labels: inputIds });
  * new AdamW(parameters).step(riemannian(model, gradientsOf(loss!, parameters)));
  */
-export function riemannian(model: Module, gradients: Gradients, { reg = 1e-2 }: { readonly reg?: number } = {}): Gradients {
+export function riemannian(model: Module, gradients: Gradients, options: { readonly reg?: number } = {}): Gradients {
+  const { reg = 1e-2 } = checkOptions("riemannian", options, ["reg"]);
   const changed = new Map(gradients);
   for (const { A, B } of pairsOf(model, "riemannian")) {
     const [gA, gB] = [gradients.get(A), gradients.get(B)];

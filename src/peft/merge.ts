@@ -1,6 +1,6 @@
 /** Writing adapters into the weights, and taking them out again without a trace. */
 import { downloadSync, realize } from "../compile/program.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, checkOptions } from "../errors.ts";
 import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import { cast, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -40,6 +40,16 @@ export interface MergeOptions {
   tell?(message: string): void;
 }
 
+const mergeOptionNames: readonly (keyof MergeOptions)[] = [
+  "safe",
+  "report",
+  "maxError",
+  "probe",
+  "maxDifference",
+  "keep",
+  "tell",
+];
+
 /**
  * Adds the adapters' changes to the weights of their layers, which then run at the speed of the base model. Adapters that
  * are merged already are skipped. The original weights are kept for `unmerge`: merged layers take their weight's memory twice.
@@ -65,6 +75,7 @@ export function merge(
 ): MergeReport;
 export function merge(model: Module, names?: readonly string[], options?: MergeOptions): string[];
 export function merge(model: Module, names?: readonly string[], options: MergeOptions = {}): string[] | MergeReport {
+  checkOptions(operation, options, mergeOptionNames);
   const {
     safe = false,
     keep = true,
@@ -257,6 +268,7 @@ function besideWeights(adapted: Adapted, names: readonly string[] | undefined, p
  * switchMerged(model, ["legal"]);
  */
 export function switchMerged(model: Module, names: readonly string[], options: MergeOptions = {}): string[] {
+  checkOptions("switchMerged", options, mergeOptionNames);
   const adapted = adaptedModel(model, "switchMerged");
   const { layers, saved, unmerged, active } = adapted;
   for (const name of names) getAdapter(model, name, "switchMerged");

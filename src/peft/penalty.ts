@@ -1,4 +1,5 @@
 /** What adapters add to the loss: AdaLoRA's and KaSA's factors are held near to orthonormal. */
+import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module } from "../nn/module.ts";
@@ -10,7 +11,8 @@ import type { LayerAdapter } from "./adapter-layer.ts";
  *
  * @param options.optional with what PEFT leaves to the caller (KaSA's); true when absent
  */
-export function adapterPenalty(model: Module, { optional = true }: { readonly optional?: boolean } = {}): Tensor | null {
+export function adapterPenalty(model: Module, options: { readonly optional?: boolean } = {}): Tensor | null {
+  const { optional = true } = checkOptions("adapterPenalty", options, ["optional"]);
   const adapted = adaptersOf(model);
   if (!adapted || adapted.off.value) return null;
   const terms = adapted.active.flatMap((name) => {

@@ -104,6 +104,7 @@ export function fromTypedArray(
   shape: Shape = [values.length],
   options: Omit<CreateOptions, "shape"> = {},
 ): Tensor {
+  checkOptions("fromTypedArray", options, ["dtype", "device"]);
   const dtype = options.dtype ?? dtypeOf(values);
   checkDType("tensor", dtype);
   checkFill("tensor", values.length, shape);

@@ -1,5 +1,7 @@
 /** Tensors as text, as numpy writes them: aligned columns, big ones with their middle left out, shape and dtype at the end. */
+
 import { downloadSync } from "../compile/program.ts";
+import { checkOptions } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { type DType, fromBFloat16Bits, fromFloat16Bits, isFloat, type TypedArray } from "../graph/dtype.ts";
 import { sliceAxis } from "../graph/movement.ts";
@@ -110,6 +112,7 @@ function edges(x: Tensor, edgeItems: number): { shown: Tensor; cut: boolean[] } 
  * //  [-3.0  4.0]] float32 [2, 2]
  */
 export function print(x: Tensor, options: PrintOptions = {}): string {
+  checkOptions("print", options, ["precision", "threshold", "edgeItems", "lineWidth"]);
   const { threshold, edgeItems } = { ...defaults, ...options };
   const { shown, cut } = x.size > threshold ? edges(x, edgeItems) : { shown: x, cut: [] };
   return `${format(readable(downloadSync(shown), x.dtype), shown.shape, x.dtype, options, cut)} ${suffix(x)}`;

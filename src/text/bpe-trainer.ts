@@ -1,6 +1,6 @@
 /** Learns a byte-level BPE vocabulary from text and writes it as a Hugging Face tokenizer.json. */
 
-import { ConfigError, FormatError } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError } from "../errors.ts";
 import { type FolderTarget, openTarget } from "../formats/writable-folder.ts";
 import { byteLetters } from "./byte-letter.ts";
 import { byteLevelDefinition, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
@@ -30,8 +30,9 @@ export function trainTokenizer(
   texts: Iterable<string>,
   options: { vocabularySize: number; specialTokens?: readonly string[]; minimumCount?: number },
 ): TokenizerDefinition {
+  checkOptions("trainTokenizer", options, ["vocabularySize", "specialTokens", "minimumCount"]);
   const { vocabularySize, specialTokens = [], minimumCount = 2 } = options;
-  checkOptions(vocabularySize, specialTokens, minimumCount);
+  checkSizes(vocabularySize, specialTokens, minimumCount);
   const letters = byteLetters();
   // Ids follow the order of the letters, not of the bytes, as in every tokenizer.json that Hugging Face's trainer writes.
   const alphabet = [...letters].sort();
@@ -98,7 +99,7 @@ export async function saveTokenizer(
   );
 }
 
-function checkOptions(vocabularySize: number, specialTokens: readonly string[], minimumCount: number): void {
+function checkSizes(vocabularySize: number, specialTokens: readonly string[], minimumCount: number): void {
   const operation = "trainTokenizer";
   const least = byteCount + specialTokens.length;
   if (!Number.isInteger(vocabularySize) || vocabularySize < least) {

@@ -1,5 +1,5 @@
 /** Conversations as rows of tokens, of which only what the assistant says is learnt. */
-import { ConfigError, FormatError, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, wordJson } from "../errors.ts";
 import { fileSystem } from "../formats/node-module.ts";
 import type { ChatMessage, ChatOptions } from "./chat-template.ts";
 import { checkPositive, checkSeed, TextDataset } from "./dataset.ts";
@@ -42,6 +42,7 @@ export function chatDataset(
   tokenizer: Tokenizer,
   options: ChatDatasetOptions = {},
 ): TextDataset {
+  checkOptions("chatDataset", options, ["window", "stride", "heldOut", "seed", "template", "tools", "now", "variables"]);
   const operation = "chatDataset";
   const { window = 128, stride = window, seed = 0, heldOut = 0.1, ...chat } = options;
   checkPositive(operation, "window", window);

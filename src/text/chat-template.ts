@@ -4,7 +4,7 @@
  * @see https://huggingface.co/docs/transformers/chat_templating
  */
 import { Template } from "@huggingface/jinja";
-import { ConfigError, FormatError, nearestName } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, nearestName } from "../errors.ts";
 
 /** One turn. Templates may read further keys, such as `tool_calls`. */
 export interface ChatMessage {
@@ -76,6 +76,7 @@ export function renderChat(
   const operation = "applyChatTemplate";
   if (!Array.isArray(messages) || messages.some((message) => typeof message?.role !== "string"))
     throw new ConfigError("messages are a list of { role, content }.", { operation, got: messages });
+  checkOptions(operation, options, ["addGenerationPrompt", "tools", "documents", "template", "now", "variables"]);
   const source = pickTemplate(templates, options);
   let template = compiled.get(source);
   try {

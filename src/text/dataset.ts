@@ -1,6 +1,6 @@
 /** Text as rows of tokens for a causal language model: packing, the held-out part, shuffled batches that can be resumed. */
 
-import { ConfigError, FormatError } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError } from "../errors.ts";
 import { fileSystem } from "../formats/node-module.ts";
 import { threefry2x32 } from "../random/threefry.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -103,7 +103,7 @@ export class TextDataset {
    * The last row and the last batch are filled with label -100.
    */
   *evaluationBatches(options: { batchSize: number }): Generator<TextBatch, void> {
-    const { batchSize } = options;
+    const { batchSize } = checkOptions("evaluationBatches", options, ["batchSize"]);
     checkPositive("evaluationBatches", "batchSize", batchSize);
     if (this.heldOutTokens.length === 0) {
       throw new ConfigError("nothing was held out.", {
@@ -134,6 +134,7 @@ export class BatchSampler implements Iterable<TextBatch> {
   #order: Uint32Array | undefined;
 
   constructor(dataset: TextDataset, options: { batchSize: number; seed?: number; epochs?: number; state?: SamplerState }) {
+    checkOptions("batches", options, ["batchSize", "seed", "epochs", "state"]);
     const { batchSize, seed = options.state?.seed ?? dataset.seed, epochs = Number.POSITIVE_INFINITY, state } = options;
     checkPositive("batches", "batchSize", batchSize);
     if (epochs !== Number.POSITIVE_INFINITY) checkPositive("batches", "epochs", epochs);
@@ -202,6 +203,7 @@ export function textDataset(
   tokenizer: Pick<Tokenizer, "encode" | "eosId">,
   options: TextDatasetOptions = {},
 ): TextDataset {
+  checkOptions("textDataset", options, ["window", "stride", "heldOut", "seed"]);
   const operation = "textDataset";
   const { window = 128, stride = window, seed = 0 } = options;
   checkPositive(operation, "window", window);
@@ -240,6 +242,7 @@ export function textDataset(
  * @throws {FormatError} naming the line that is not JSON or has no such text
  */
 export function textsFromJsonl(content: string, options: { key?: string; name?: string } = {}): string[] {
+  checkOptions("textsFromJsonl", options, ["key", "name"]);
   const { key = "text", name = "the JSON lines" } = options;
   const texts: string[] = [];
   content.split("\n").forEach((line, i) => {

@@ -1,8 +1,8 @@
 /** Tokenizers from files: tokenizer.json, the older pair vocab.json and merges.txt, or a GGUF file. */
-import { FormatError } from "../errors.ts";
+import { checkOptions, FormatError } from "../errors.ts";
 import { type Folder, readJson, readText, wordFolder } from "../formats/folder.ts";
 import { readGguf } from "../formats/gguf.ts";
-import { type ModelSource, openSource, type SourceOptions } from "../formats/model-source.ts";
+import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
 import { byteLevelDefinition, isRecord, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
 
@@ -27,6 +27,7 @@ export async function loadTokenizer(
   source: ModelSource | TokenizerDefinition,
   options: LoadTokenizerOptions = {},
 ): Promise<Tokenizer> {
+  checkOptions("loadTokenizer", options, ["config", ...sourceOptionNames]);
   if (typeof source !== "string" && "model" in source) return new Tokenizer(source, options.config);
   const { folder, file } = await openSource(source, "loadTokenizer", options);
   return readTokenizer(folder, file, options.config);

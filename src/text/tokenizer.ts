@@ -1,6 +1,6 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
 
-import { ConfigError, FormatError, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, wordJson } from "../errors.ts";
 import {
   type ChatMessage,
   type ChatOptions,
@@ -74,7 +74,8 @@ export class Tokenizer {
    * @param options.addSpecialTokens adds what the tokenizer puts around a text (BERT's [CLS] … [SEP], LLaMA's <s>)
    * @throws {FormatError} for a text that the vocabulary cannot say, or a tokenizer.json that contradicts itself
    */
-  encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): Int32Array {
+  encode(text: string, options: { addSpecialTokens?: boolean } = {}): Int32Array {
+    const { addSpecialTokens = true } = checkOptions("encode", options, ["addSpecialTokens"]);
     return this.#fill(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens })).ids;
   }
 
@@ -89,7 +90,8 @@ export class Tokenizer {
    * @param options.addSpecialTokens adds what the tokenizer puts around a text, at [0, 0]
    * @throws {ConfigError} for a normalizer whose changes cannot be followed
    */
-  encodeWithOffsets(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): EncodingWithOffsets {
+  encodeWithOffsets(text: string, options: { addSpecialTokens?: boolean } = {}): EncodingWithOffsets {
+    const { addSpecialTokens = true } = checkOptions("encodeWithOffsets", options, ["addSpecialTokens"]);
     try {
       this.#offsets ??= new OffsetEncoder(this.definition, this.config);
       return this.#offsets.encode(text, addSpecialTokens);
@@ -111,7 +113,8 @@ export class Tokenizer {
    *
    * @param options.skipSpecialTokens leaves out end-of-text and the like
    */
-  decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+  decode(ids: ArrayLike<number>, options: { skipSpecialTokens?: boolean } = {}): string {
+    const { skipSpecialTokens = false } = checkOptions("decode", options, ["skipSpecialTokens"]);
     const known = Array.from(ids).filter((id) => this.#library.id_to_token(id) !== undefined);
     if (known.length === 0) return "";
     try {

@@ -176,8 +176,9 @@ export async function saveModel(
   folder: FolderTarget,
   model: Module,
   config: ConfigJson,
-  { dtype = "float32", maxShardBytes = 5e9 }: SaveOptions = {},
+  options: SaveOptions = {},
 ): Promise<void> {
+  const { dtype = "float32", maxShardBytes = 5e9 } = checkOptions("saveModel", options, ["dtype", "maxShardBytes"]);
   const narrow = narrowing[dtype];
   if (!narrow)
     throw new ConfigError(`\`dtype\` (= ${JSON.stringify(dtype)}) must be float32, float16 or bfloat16.`, {

@@ -2,7 +2,7 @@
  * What training takes in: batches of a model's inputs by name, whatever the model is for. A text to be continued comes as a
  * `TextDataset`; everything else as columns with one row for each text or image, `tensorDataset`.
  */
-import { ConfigError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
@@ -97,10 +97,8 @@ export interface TensorDatasetOptions {
  * attach(model, lora({ r: 4 }));
  * await finetune(model, data, { steps: 2 });
  */
-export function tensorDataset(
-  columns: Readonly<Record<string, Column>>,
-  { heldOut = 0, seed = 0 }: TensorDatasetOptions = {},
-): TrainingData {
+export function tensorDataset(columns: Readonly<Record<string, Column>>, options: TensorDatasetOptions = {}): TrainingData {
+  const { heldOut = 0, seed = 0 } = checkOptions("tensorDataset", options, ["heldOut", "seed"]);
   const operation = "tensorDataset";
   const labels = columns["labels"];
   if (!labels) throw new ConfigError("there is no column `labels`.", { operation, got: Object.keys(columns) });

@@ -121,6 +121,23 @@ onEveryDevice(() => {
   });
 });
 
+onReference("settings that are named and not given", () => {
+  const makers = [Adafactor, TransformersAdafactor, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Lion, SGD];
+  test.each(makers.map((maker) => [maker.name, maker] as const))("%s takes its own defaults", (_, maker) => {
+    const settings = (made: { readonly groups: readonly { readonly options: object }[] }) =>
+      made.groups.map(({ options }) => options);
+    const standard = settings(new maker([make(1)]));
+    const unset = Object.fromEntries(Object.keys(standard[0]!).map((name) => [name, undefined]));
+    expect(settings(new maker([make(1)], unset))).toEqual(standard);
+    expect(settings(new maker([{ ...unset, parameters: [make(1)] }]))).toEqual(standard);
+  });
+
+  test("AdamW decays weights, Adam does not", () => {
+    expect(new AdamW([make(1)], { weightDecay: undefined } as object).groups[0]!.options.weightDecay).toBe(0.01);
+    expect(new Adam([make(1)]).groups[0]!.options.weightDecay).toBe(0);
+  });
+});
+
 onReference("what is refused", () => {
   test("parameters and settings that make no sense", () => {
     const p = make(1);

@@ -1,4 +1,5 @@
 /** The reference device: float64, plain loops, one primitive at a time. Its only purpose is to be obviously right. */
+import { checkOptions } from "../../errors.ts";
 import {
   type DType,
   dtypes,
@@ -35,6 +36,7 @@ export interface ReferenceOptions {
 
 /** @returns a device that computes every float in float64, whatever the dtype says */
 export function createReference(options: ReferenceOptions = {}): Device {
+  checkOptions("createReference", options, ["fuse"]);
   const executables = new Map<
     string,
     Executable & { bind(geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]): () => void }

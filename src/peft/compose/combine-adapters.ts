@@ -1,5 +1,5 @@
 /** Several adapters become a new one beside them: PEFT's `add_weighted_adapter`. */
-import { ConfigError, nearestName } from "../../errors.ts";
+import { ConfigError, checkOptions, nearestName } from "../../errors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { add } from "../../graph/elementwise.ts";
 import { svd } from "../../linalg/svd.ts";
@@ -71,6 +71,19 @@ export interface CombineOptions extends NewAdapter, Partial<CombinationSettings>
  * combineAdapters(model, { adapters: ["poet", "lawyer"], weights: [0.7, 0.3], type: "ties_svd", density: 0.2, name: "both" })
  */
 export function combineAdapters(model: Module, options: CombineOptions): Adapter {
+  checkOptions(operation, options, [
+    "adapters",
+    "weights",
+    "type",
+    "svdRank",
+    "svdClamp",
+    "seed",
+    "name",
+    "trainable",
+    "density",
+    "majoritySignMethod",
+    "mask",
+  ]);
   const { adapters: names, weights, name, seed = 0 } = options;
   adaptedModel(model, operation);
   const adapters = names.map((each) => getAdapter(model, each, operation));

@@ -1,5 +1,5 @@
 /** Adapters of any method that changes the weight, as LoRA: what serves, mixes and loads everywhere. */
-import { ConfigError } from "../../errors.ts";
+import { ConfigError, checkOptions } from "../../errors.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
 import { svd } from "../../linalg/svd.ts";
@@ -39,6 +39,7 @@ export interface ConvertOptions extends NewAdapter {
  * convertToLora(model, { adapter: "default", energy: 0.99, name: "as-lora" })
  */
 export function convertToLora(model: Module, options: ConvertOptions): Adapter {
+  checkOptions(operation, options, ["adapter", "rank", "energy", "name", "trainable"]);
   const { adapter: source, name, rank, energy } = options;
   const adapter = getAdapter(model, source, operation);
   const { config, layers, method, saved, residual, biases } = adapter;

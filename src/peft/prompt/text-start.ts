@@ -5,7 +5,7 @@
  * @see https://arxiv.org/abs/2506.06266, §3.2
  */
 import { currentDevice, realize, upload } from "../../compile/program.ts";
-import { ConfigError } from "../../errors.ts";
+import { ConfigError, checkOptions } from "../../errors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { permute, reshape, sliceAxis } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
@@ -43,21 +43,20 @@ export function initializeKvPrefixFromText(
   model: Module,
   tokenizer: PrefixTokenizer,
   text: string,
-  { useChatTemplate = true, ...options }: KvPrefixOptions & { readonly useChatTemplate?: boolean } = {},
+  options: KvPrefixOptions & { readonly useChatTemplate?: boolean } = {},
 ): void {
+  checkOptions("initializeKvPrefixFromText", options, ["name", "useChatTemplate"]);
+  const { useChatTemplate = true, ...where } = options;
   const asChat = useChatTemplate && tokenizer.chatTemplate !== undefined && tokenizer.applyChatTemplate;
   const tokens = asChat
     ? tokenizer.encode(tokenizer.applyChatTemplate!([{ role: "system", content: text }]), { addSpecialTokens: false })
     : tokenizer.encode(text);
-  initializeKvPrefixFromTokens(model, tokens, options);
+  initializeKvPrefixFromTokens(model, tokens, where);
 }
 
 /** The same for a text that is tokens already. @throws {ConfigError} as above, and for a token that the model does not have */
-export function initializeKvPrefixFromTokens(
-  model: Module,
-  tokens: ArrayLike<number>,
-  { name = "default" }: KvPrefixOptions = {},
-): void {
+export function initializeKvPrefixFromTokens(model: Module, tokens: ArrayLike<number>, options: KvPrefixOptions = {}): void {
+  const { name = "default" } = checkOptions("initializeKvPrefixFromTokens", options, ["name"]);
   const operation = "initializeKvPrefix";
   const { method } = getAdapter(model, name, operation);
   const { prompts } = adaptedModel(model, operation);

@@ -1,7 +1,7 @@
 /** LoftQ for a model that holds codes already: PEFT's `replace_lora_weights_loftq`. */
 import { upload } from "../../compile/program.ts";
 import type { Device } from "../../devices/device.ts";
-import { ConfigError, FormatError, wordShape } from "../../errors.ts";
+import { ConfigError, checkOptions, FormatError, wordShape } from "../../errors.ts";
 import { defaultAdapterName } from "../../formats/peft-adapter.ts";
 import { openCheckpoint } from "../../formats/sharded.ts";
 import { toFloat32 } from "../../graph/dtype.ts";
@@ -32,8 +32,9 @@ export interface ReplaceLoftqOptions {
 export async function replaceLoraWeightsLoftq(
   model: Module,
   folder: string,
-  { name = defaultAdapterName, keep }: ReplaceLoftqOptions = {},
+  options: ReplaceLoftqOptions = {},
 ): Promise<string[]> {
+  const { name = defaultAdapterName, keep } = checkOptions("replaceLoraWeightsLoftq", options, ["name", "keep"]);
   const operation = "replaceLoraWeightsLoftq";
   const layers = [...getAdapter(model, name, operation).layers].flatMap(([path, layer]) => {
     const { parameters } = layer.adapters.get(name)!;

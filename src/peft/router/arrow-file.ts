@@ -5,7 +5,7 @@
  * PEFT 0.21.2 cannot load `arrow_router` itself, for it forgets the names of the adapters; it makes the mixture again from the others:
  * `create_arrow_model(base, ["mixture/task_0", …], ArrowConfig(top_k=…, use_gks=…, rng_seed=…), ["mixture/gks_0", …])`.
  */
-import { ConfigError } from "../../errors.ts";
+import { ConfigError, checkOptions } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
 import { type ConfigSchema, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
 import { boolean, float, integer, key, texts } from "../../formats/peft-config.ts";
@@ -79,13 +79,14 @@ export async function arrowSources(source: ModelSource, general?: readonly Exper
 export async function saveArrow(
   model: Module,
   folder: FolderTarget,
-  { baseModel }: { readonly baseModel?: string } = {},
+  options: { readonly baseModel?: string } = {},
 ): Promise<void> {
+  const { baseModel } = checkOptions("saveArrow", options, ["baseModel"]);
   const operation = "saveArrow";
   const { router: mixture } = adaptedModel(model, operation);
   if (!(mixture instanceof ArrowMixture))
     throw new ConfigError("the adapters of this model are not mixed by Arrow.", { operation });
-  const { options, tasks, general } = mixture;
+  const { options: settings, tasks, general } = mixture;
   const base = baseModel === undefined ? {} : { baseModelNameOrPath: baseModel };
   const write = ({ name, config, layers }: ArrowExpert) =>
     writeAdapter(folder, {
@@ -103,10 +104,10 @@ export async function saveArrow(
     baseModelNameOrPath: first.config["baseModelNameOrPath"] as string | null,
   });
   const arrowConfig = {
-    top_k: options.topK,
-    router_temperature: options.routerTemperature,
-    use_gks: options.useGks,
-    rng_seed: options.seed,
+    top_k: settings.topK,
+    router_temperature: settings.routerTemperature,
+    use_gks: settings.useGks,
+    rng_seed: settings.seed,
     task_adapter_names: names(tasks),
     gks_adapter_names: names(general),
   };

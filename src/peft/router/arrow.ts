@@ -10,7 +10,7 @@
  * @see https://arxiv.org/abs/2405.11157, https://arxiv.org/abs/2505.10939
  */
 import { currentDevice, upload } from "../../compile/program.ts";
-import { ConfigError } from "../../errors.ts";
+import { ConfigError, checkOptions } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
 import type { Module } from "../../nn/module.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
@@ -54,6 +54,7 @@ export async function loadArrow(
   experts: ModelSource | readonly ModelSource[],
   options: ArrowOptions = {},
 ): Promise<readonly Adapter[]> {
+  checkOptions(operation, options, ["topK", "routerTemperature", "general", "useGks", "seed"]);
   refuseAdapted(model, operation);
   const found = Array.isArray(experts)
     ? { tasks: named("task", experts), general: named("gks", options.general ?? []), options: {} as Partial<ArrowConfig> }

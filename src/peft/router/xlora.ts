@@ -3,7 +3,7 @@
  * in folders beside it, called 0, 1, ….
  */
 import { currentDevice, download, upload } from "../../compile/program.ts";
-import { ConfigError, FormatError, wordShape } from "../../errors.ts";
+import { ConfigError, checkOptions, FormatError, wordShape } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
 import { type ConfigSchema, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
 import type { TensorToWrite } from "../../formats/safetensors.ts";
@@ -16,7 +16,7 @@ import { type CausalLMInputs, continuesText } from "../../models/causal-lm.ts";
 import { type Module, Parameter } from "../../nn/module.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { type Adapted, adaptedModel, adaptersOf, baseModules, getAdapter } from "../adapted-model.ts";
-import { type LoadOptions, saveAdapter } from "../adapter-file.ts";
+import { type LoadOptions, loadOptionNames, saveAdapter } from "../adapter-file.ts";
 import { toCamel, toFileConfig } from "../method-config.ts";
 import { drawLinear } from "../prompt/linear-start.ts";
 import { type ExpertSource, installExperts, readExperts, refuseAdapted } from "./expert.ts";
@@ -39,8 +39,9 @@ export async function createXlora(
   model: Module,
   adapters: Readonly<Record<string, ModelSource>>,
   config: Partial<XloraConfig> = {},
-  { seed = 0 }: XloraOptions = {},
+  options: XloraOptions = {},
 ): Promise<void> {
+  const { seed = 0 } = checkOptions("createXlora", options, ["seed"]);
   const operation = "createXlora";
   const sources = Object.values(adapters).map((source, i) => ({ source, name: `${i}` }));
   await put(model, sources, config, { operation, seed, trainable: true });
@@ -59,12 +60,10 @@ export interface XloraLoadOptions extends Omit<LoadOptions, "name"> {
  * @returns what is odd but no error
  * @throws {FormatError} when a tensor has another shape than the config says; @throws {ConfigError} as for `createXlora`
  */
-export async function loadXlora(
-  model: Module,
-  source: ModelSource,
-  { trainable = false, seed = 0, adapters, ...where }: XloraLoadOptions = {},
-): Promise<readonly string[]> {
+export async function loadXlora(model: Module, source: ModelSource, options: XloraLoadOptions = {}): Promise<readonly string[]> {
   const operation = "loadXlora";
+  checkOptions(operation, options, ["adapters", ...loadOptionNames]);
+  const { trainable = false, seed = 0, adapters, ...where } = options;
   const { config, tensors, warnings } = await readAdapter<ConfigSchema>(source, [schema], where);
   const given = toCamel(config) as XloraConfig;
   const within = (folder: string) => (where.subfolder ? `${where.subfolder}/${folder}` : folder);
@@ -179,8 +178,9 @@ export function xloraScalings(model: Module, inputs: CausalLMInputs): Tensor {
 export async function saveXlora(
   model: Module,
   folder: FolderTarget,
-  { baseModel }: { readonly baseModel?: string } = {},
+  options: { readonly baseModel?: string } = {},
 ): Promise<void> {
+  const { baseModel } = checkOptions("saveXlora", options, ["baseModel"]);
   const { config, names, own } = placeOf(model, "saveXlora");
   const tensors = new Map<string, TensorToWrite>();
   for (const [name, { stored }] of own)
