@@ -1,4 +1,6 @@
 /** Losses. Each is a row-wise composition, so that a forward and a backward pass over the data are one program each. */
+import { downloadSync } from "../compile/program.ts";
+import type { Device } from "../devices/device.ts";
 import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add, and, cast, div, equal, exp, less, log, max, mul, neg, sub, where } from "../graph/elementwise.ts";
@@ -51,12 +53,14 @@ export interface CrossEntropyOptions {
 
 /**
  * −ln softmax(logits)[target], over the last axis. Targets are compared with index numbers: no one-hot matrix, no gather.
- * A target that is no class and not `ignoreIndex` makes the loss NaN.
+ * A target that is no class and not `ignoreIndex` is an error where its value can be read when this is called; where it is computed
+ * later, as in a compiled function and on WebGPU, it makes the loss NaN.
  *
  * @param logits  [..., C]
- * @param targets [...] int32
+ * @param targets [...] int32, 0 … C − 1 or `ignoreIndex`
  * @returns       [] for "mean" (over rows that are not ignored) and "sum", [...] for "none"
- * @throws {ShapeError} when `targets` has another shape than the rows of `logits`; @throws {DTypeError} when it is not whole numbers
+ * @throws {ShapeError} when `targets` has another shape than the rows of `logits`, or holds what is no class;
+ *   @throws {DTypeError} when it is not whole numbers
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
   checkOptions("crossEntropy", options, ["ignoreIndex", "labelSmoothing", "weight", "reduction"]);
@@ -64,7 +68,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   const operation = "crossEntropy";
   if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
     throw new ConfigError(`\`labelSmoothing\` (= ${labelSmoothing}) must be in 0…1.`, { operation, got: labelSmoothing });
-  const rows = rowsOf(operation, logits, targets, weight);
+  const rows = rowsOf(operation, logits, targets, options);
   const { x, isClass } = rows;
   const logSum = logSumExp(x, -1, true); // [N, 1]
   // Σ_c (ln Σ eˣ − x_c)·target_c = ln Σ eˣ·Σ target_c − Σ x_c·target_c, and Σ target_c = 1 without class weights
@@ -81,7 +85,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
  * −logProbabilities[target], over the last axis: `crossEntropy` of values that are logarithms of probabilities already.
  *
  * @param logProbabilities [..., C]
- * @param targets          [...] int32
+ * @param targets          [...] int32; what is no class is treated as there
  */
 export function negativeLogLikelihood(
   logProbabilities: Tensor,
@@ -90,7 +94,7 @@ export function negativeLogLikelihood(
 ): Tensor {
   checkOptions("negativeLogLikelihood", options, ["ignoreIndex", "weight", "reduction"]);
   const operation = "negativeLogLikelihood";
-  const rows = rowsOf(operation, logProbabilities, targets, options.weight);
+  const rows = rowsOf(operation, logProbabilities, targets, options);
   const values = options.weight ? mul(rows.x, options.weight) : rows.x;
   return finish(operation, rows, neg(reduceSum(where(rows.isClass, values, number(rows.x, 0)), [1])), options);
 }
@@ -106,7 +110,30 @@ interface Rows {
   readonly shape: readonly number[];
 }
 
-function rowsOf(operation: string, x: Tensor, targets: Tensor, weight: Tensor | undefined): Rows {
+/** Whole numbers that lie in memory which can be read at once, as they are or seen through movements; `null` where they are not there yet. */
+function knownValues(x: Tensor): ArrayLike<number> | null {
+  let stored = x;
+  while (!stored.storage && stored.op.kind === "movement" && stored.sources.length === 1) stored = stored.sources[0]!;
+  const { storage } = stored;
+  return storage && !storage.disposed && (storage.device as Device).downloadSync ? downloadSync(x) : null;
+}
+
+function checkTargets(operation: string, targets: Tensor, C: number, ignoreIndex: number): void {
+  const values = knownValues(targets) ?? [];
+  for (let i = 0; i < values.length; i++) {
+    const target = values[i]!;
+    if (target === ignoreIndex || (target >= 0 && target < C)) continue;
+    throw new ShapeError(`target ${target} is none of the ${C} classes.`, {
+      operation,
+      expected: C,
+      got: target,
+      hint: `Classes count from 0 to ${C - 1}; rows with \`ignoreIndex\` (= ${ignoreIndex}) are left out.`,
+    });
+  }
+}
+
+function rowsOf(operation: string, x: Tensor, targets: Tensor, options: CrossEntropyOptions): Rows {
+  const { weight, ignoreIndex = -100 } = options;
   const C = x.shape[x.rank - 1] as number;
   if (x.rank === 0 || !sameShape(x.shape.slice(0, -1), targets.shape))
     throw new ShapeError(
@@ -129,6 +156,7 @@ function rowsOf(operation: string, x: Tensor, targets: Tensor, weight: Tensor | 
       expected: [C],
       got: weight.shape,
     });
+  checkTargets(operation, targets, C, ignoreIndex);
   const N = targets.size;
   const target = reshape(cast(targets, "int32"), [N, 1]);
   return { x: reshape(x, [N, C]), target, isClass: equal(reshape(iota([C]), [1, C]), target), shape: targets.shape };
@@ -140,6 +168,7 @@ function finish(operation: string, { x, target, isClass, shape }: Rows, loss: Te
   const C = x.shape[1] as number;
   const whole = (value: number) => constant(value, [], "int32");
   const kept = less(cast(equal(target, whole(ignoreIndex)), "int32"), whole(1));
+  // what cannot be looked at before: NaN is seen, a number would not be
   const isTarget = and(less(whole(-1), target), less(target, whole(C)));
   const counted = where(kept, where(isTarget, loss, number(x, Number.NaN)), number(x, 0));
   if (reduction !== "mean") return reduceLoss(operation, reshape(counted, shape), reduction);

@@ -4,6 +4,7 @@ import { ConfigError, checkOptions } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
+import { checkBatch, lossAndClasses } from "./checked-batch.ts";
 import { type TrainableModel, type TrainingData, trainingData } from "./training-data.ts";
 
 declare global {
@@ -34,7 +35,7 @@ export interface EvaluateOptions {
 
 /** The loss of a model on these inputs. @throws {ConfigError} when it gives none */
 export function lossOf(model: TrainableModel, inputs: Readonly<Record<string, Tensor>>): Tensor {
-  const { loss } = model.forward(inputs as never);
+  const loss = lossAndClasses(model, inputs);
   if (loss) return loss;
   throw new ConfigError("the model gives no loss for these inputs.", {
     operation: "train",
@@ -57,7 +58,7 @@ export class Evaluator implements Disposable {
   /**
    * Mean loss over the held-out tokens of `dataset`, each predicted once.
    *
-   * @throws {ConfigError} when nothing was held out; the signal's reason when it was aborted
+   * @throws {ConfigError} when nothing was held out; @throws {ShapeError} for tokens and labels that the model does not have; the signal's reason when it was aborted
    */
   async run(dataset: TextDataset | TrainingData, options: EvaluateOptions = {}): Promise<Evaluation> {
     checkOptions("evaluate", options, ["batchSize", "maxTokens", "signal", "onProgress"]);
@@ -72,6 +73,7 @@ export class Evaluator implements Disposable {
       for (const batch of data.evaluationBatches({ batchSize })) {
         signal?.throwIfAborted();
         using uploaded = uploadInputs(batch);
+        checkBatch("evaluate", this.#model, batch, () => void this.#mean.explain(uploaded.inputs));
         const [mean] = await readNumbers([this.#mean(uploaded.inputs)]);
         const { judged } = batch;
         if (judged > 0) loss += judged * (mean as number);

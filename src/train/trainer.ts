@@ -20,6 +20,7 @@ import { adapterPenalty } from "../peft/penalty.ts";
 import { beginSchedules, type Schedules } from "../peft/schedule.ts";
 import type { SamplerState, TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
+import { checkBatch } from "./checked-batch.ts";
 import {
   type Checkpoint,
   type CheckpointSource,
@@ -178,7 +179,8 @@ export class Trainer implements Disposable {
   /**
    * Goes on until the last step, or until the signal is aborted.
    *
-   * @throws {ConfigError} when the loss is no finite number any more
+   * @throws {ConfigError} when the loss is no finite number any more; @throws {ShapeError} for tokens and labels that the model does not
+   *   have, before anything is learned from them
    */
   async run(options: RunOptions = {}): Promise<TrainingResult> {
     checkOptions("run", options, runOptionNames);
@@ -221,6 +223,7 @@ export class Trainer implements Disposable {
     this.model.train();
     const results = (() => {
       using uploaded = uploadInputs(batch);
+      checkBatch("train", this.model, batch, () => void this.#learn.explain(uploaded.inputs));
       return this.#learn(uploaded.inputs);
     })();
     const [loss, gradientNorm] = (await readNumbers(results)) as [number, number];

@@ -1,5 +1,8 @@
 import { describe, expect, test } from "vitest";
-import { ConfigError, DTypeError } from "../../src/errors.ts";
+import { compile } from "../../src/compile/trace.ts";
+import { ConfigError, DTypeError, ShapeError } from "../../src/errors.ts";
+import { add } from "../../src/graph/elementwise.ts";
+import { reshape, sliceAxis } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import {
   binaryCrossEntropyWithLogits,
@@ -66,8 +69,30 @@ onEveryDevice(() => {
       expect(values(loss)[0]).toBeCloseTo((want[0]! + 3 * want[1]! + 3 * want[2]!) / 7, 5);
     });
 
-    test("a target that is no class gives NaN instead of a wrong number", () => {
-      for (const target of [5, -1]) expect(values(crossEntropy(randn([1, 5]), integers([target])))[0]).toBeNaN();
+    test("a target that is no class is named where it can be read, as an index outside of a table is", () => {
+      for (const target of [5, -1])
+        expect(() => crossEntropy(randn([1, 5]), integers([target]))).toThrow(
+          new ShapeError(`target ${target} is none of the 5 classes.`, {
+            operation: "crossEntropy",
+            expected: 5,
+            got: target,
+            hint: "Classes count from 0 to 4; rows with `ignoreIndex` (= -100) are left out.",
+          }),
+        );
+      expect(() => negativeLogLikelihood(randn([1, 5]), integers([7]))).toThrow(ShapeError);
+      expect(() => crossEntropy(randn([1, 5]), integers([-100]), { ignoreIndex: -1 })).toThrow("target -100 is none");
+      // labels that were moved by one, of which the first is nobody's target
+      const moved = reshape(sliceAxis(integers([9, 4, 2]), 0, 1, 3), [2, 1]);
+      expect(values(crossEntropy(randn([2, 1, 5]), moved)).every(Number.isFinite)).toBe(true);
+      expect(() => crossEntropy(randn([2, 1, 4]), moved)).toThrow("target 4 is none of the 4 classes");
+    });
+
+    test("a target that is computed later and is no class gives NaN instead of a wrong number", () => {
+      const loss = compile((logits: Tensor, targets: Tensor) => crossEntropy(logits, targets));
+      for (const target of [5, -1]) {
+        expect(values(loss(randn([1, 5]), integers([target])))[0]).toBeNaN();
+        expect(values(crossEntropy(randn([1, 5]), add(integers([target]), integers([0]))))[0]).toBeNaN();
+      }
     });
 
     test("large logits do not overflow", () => {

@@ -153,6 +153,57 @@ onEveryDevice((device) => {
   });
 });
 
+const spoiled = ({ values, shape }: Column, at: number, value: number): Column => {
+  const copy = Int32Array.from(values);
+  copy[at] = value;
+  return { values: copy, shape };
+};
+
+const refused: readonly [name: string, inputIds: Column, labels: Column, wrong: string, known: string][] = [
+  ["texts in classes", ids, spoiled(classes, 3, 2), "`labels` holds 2 in row", "the model has 2 classes, from 0 to 1"],
+  ["texts in classes", spoiled(ids, 20, 23), classes, "`inputIds` holds 23 in row", "the model has 23 tokens, from 0 to 22"],
+  ["texts in classes", spoiled(ids, 20, -1), classes, "`inputIds` holds -1 in row", "the model has 23 tokens"],
+  ["words in classes", ids, { values: spoiled(ids, 0, -7).values, shape: [40, 6] }, "`labels` holds", "the model has 2 classes"],
+  ["answers to texts", ids, spoiled(ids, 5, 23), "`labels` holds 23 in row", "the model has 23 classes"],
+];
+
+it.each(refused)(
+  "%s: a token or label that the model does not have is found before it is learned from",
+  async (name, ...rest) => {
+    const [inputIds, labels, ...parts] = rest;
+    const data = tensorDataset({ inputIds, labels }, { heldOut: 0.2 });
+    const kind = kinds.find(([each]) => each === name)!;
+    const { model, trainer } = begin([...kind.slice(0, 4), () => data] as never, { batchSize: 32 });
+    const before = bits(model);
+    const error = await trainer.run().catch((caught: unknown) => caught);
+    expect(error).toBeInstanceOf(ShapeError);
+    for (const part of parts) expect((error as Error).message).toContain(part);
+    expect((error as Error).message).toMatch(/^train: /);
+    expect(bits(model)).toEqual(before);
+    expect(trainer.step).toBe(0);
+    trainer[Symbol.dispose]();
+  },
+);
+
+it("what is held out is looked at, too", async () => {
+  const { model } = begin(kinds[0]!);
+  const data = tensorDataset({ inputIds: ids, labels: spoiled(classes, 39, -2) }, { heldOut: 0.2 });
+  await expect(evaluate(model, data)).rejects.toThrow("evaluate: `labels` holds -2 in row 7 of a batch");
+});
+
+it("numbers to be met are no classes", async () => {
+  const { model, trainer } = begin([
+    "numbers for texts",
+    "SequenceClassification",
+    { model_type: "bert", ...sizes, num_labels: 1, max_position_embeddings: 12 },
+    kinds[0]![3],
+    () => texts({ values: Int32Array.from({ length: 40 }, (_, i) => 5 * i), shape: [40] }),
+  ]);
+  await trainer.run();
+  expect(Number.isFinite((await evaluate(model, texts(classes))).loss)).toBe(true);
+  trainer[Symbol.dispose]();
+});
+
 it("every row comes once an epoch, and what is held out never", () => {
   const numbers: Column = { values: Int32Array.from({ length: 10 }, (_, i) => i), shape: [10] };
   const data = tensorDataset({ labels: numbers }, { heldOut: 0.3, seed: 4 });
