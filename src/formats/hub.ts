@@ -5,7 +5,7 @@
  * @see https://huggingface.co/docs/huggingface_hub/guides/manage-cache
  */
 import { ConfigError, checkOptions, FormatError, wordJson } from "../errors.ts";
-import { nodeModule, wordSystemError, writeFileAtomically } from "./atomic-file.ts";
+import { wordSystemError, writeFileAtomically } from "./atomic-file.ts";
 import { type ByteSource, diskFile, type Folder } from "./folder.ts";
 import { download } from "./hub-download.ts";
 import { fileHeaders, type HubFile, type HubPlace, listing, pieces } from "./hub-library.ts";

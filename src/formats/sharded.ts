@@ -3,7 +3,7 @@
  * which file holds which tensor. Both read as one map of tensors.
  */
 import { ConfigError, checkOptions, FormatError, nearestName, wordJson } from "../errors.ts";
-import { type FileContent, nodeModule } from "./atomic-file.ts";
+import type { FileContent } from "./atomic-file.ts";
 import { diskFolder, type Folder, isFolder, pathIn, readText, wordFolder } from "./folder.ts";
 import { nodeModule } from "./node-module.ts";
 import {
