@@ -1,5 +1,7 @@
 /** What the page and the engine's Worker say to each other. */
+import type { MethodField } from "../src/cli/method-option.ts";
 import type { MethodName } from "../src/peft/methods.ts";
+import type { WrittenExample } from "../src/peft/prompt/example-tokens.ts";
 import type { EvaluationEvent, History, MemoryReport, StepEvent } from "../src/train/index.ts";
 
 /** Where the engine computes. `automatic` is the fastest that works here. */
@@ -16,6 +18,8 @@ export interface Settings {
   readonly alpha?: number;
   readonly dropout?: number;
   readonly targets: readonly string[];
+  /** What context-aware prompt tuning starts from. */
+  readonly examples?: readonly WrittenExample[];
   readonly steps: number;
   readonly batch: number;
   readonly window: number;
@@ -28,7 +32,7 @@ export interface Settings {
 /** A method and which of the form's fields it has. */
 export interface MethodChoice {
   readonly name: MethodName;
-  readonly fields: readonly ("rank" | "alpha" | "dropout" | "targets")[];
+  readonly fields: readonly MethodField[];
 }
 
 /** `reading` and `measuring` lead to `training`; `paused` and `finished` wait for the person. */

@@ -7,6 +7,7 @@ import { currentDevice, onHost } from "../src/index.ts";
 import {
   attach,
   disabled,
+  exampleTokens,
   getAdapter,
   mergeAndUnload,
   mergeDifference,
@@ -93,7 +94,9 @@ export class Run implements Disposable {
     const dataset = textDataset(await textOf(settings, sources), tokenizer, { window: settings.window, seed: settings.seed });
     if (dataset.heldOutTokens.length === 0)
       throw new ConfigError("the text is too short to hold a part of it out.", { operation: "read", hint: "Give a longer one." });
-    const options = withDefaults<MethodOptions>({ ...settings, set: [] });
+    const examples = settings.examples ? exampleTokens(tokenizer, settings.examples) : {};
+    const set = Object.entries(examples).map(([key, value]) => `${key}=${JSON.stringify(value)}`);
+    const options = withDefaults<MethodOptions>({ ...settings, set });
     const encode = (text: string) => tokenizer.encode(text);
     attach(model, adapterOf(options, model.backbone.sizes.layers), { seed: settings.seed, tokenizer: { encode } });
     const trainer = finetuning(model, dataset, {

@@ -1,5 +1,6 @@
 /** The form of a new run: what is chosen, and the files that are picked or dropped. */
 import { byId, element } from "./element.ts";
+import { readExamples } from "./example-lines.ts";
 import type { Command, DeviceWish, MethodChoice, Settings } from "./protocol.ts";
 
 const form = byId("setup", HTMLFormElement);
@@ -26,6 +27,11 @@ export function prepareSetup(
   const methodField = field("method") as HTMLSelectElement;
   methodField.replaceChildren(...choices.map(({ name }) => new Option(name)));
   methodField.addEventListener("change", offerFields);
+  const examples = field("examples") as HTMLTextAreaElement;
+  examples.addEventListener("input", () => {
+    const read = readExamples(examples.value);
+    examples.setCustomValidity(typeof read === "string" ? read : "");
+  });
   field("device").replaceChildren(...devices.map((name) => new Option(deviceNames[name], name)));
   takeFiles("model", "model-picker", (files) => {
     modelFiles = files;
@@ -48,10 +54,11 @@ export function prepareSetup(
   offerFields();
 }
 
-/** Fields that a method does not have are switched off. */
+/** Fields that a method does not have are switched off; examples, which one method has, are shown for that one. */
 function offerFields(): void {
   const fields = methods.find(({ name }) => name === field("method").value)?.fields ?? [];
   for (const name of ["rank", "alpha", "dropout", "targets"] as const) field(name).disabled = !fields.includes(name);
+  field("examples").disabled = element("examples").hidden = !fields.includes("examples");
 }
 
 const lines = (text: string, between: RegExp): string[] =>
@@ -65,6 +72,8 @@ function chosen(): Extract<Command, { type: "start" }> | string {
   const [ownModel, ownText] = [field("model").value === "given", field("text").value === "given"];
   if (ownModel && modelFiles.length === 0) return "Choose the model's files first.";
   if (ownText && !textFile) return "Choose a text first.";
+  const examples = field("examples").disabled ? undefined : readExamples(field("examples").value);
+  if (typeof examples === "string") return examples;
   const number = (name: string) => Number(field(name).value);
   const given = (name: "rank" | "alpha" | "dropout") =>
     field(name).disabled || (name === "dropout" && number(name) === 0) ? {} : { [name]: number(name) };
@@ -76,6 +85,7 @@ function chosen(): Extract<Command, { type: "start" }> | string {
     ...given("alpha"),
     ...given("dropout"),
     targets: field("targets").disabled ? ["all-linear"] : lines(field("targets").value, /[\s,]+/),
+    ...(examples && { examples }),
     steps: number("steps"),
     batch: number("batch"),
     window: number("window"),

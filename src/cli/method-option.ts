@@ -74,11 +74,15 @@ function assignment(text: string): [key: string, value: unknown] {
   }
 }
 
-/** Which of the options that go by one name everywhere a method has. */
-export function fieldsOf(method: MethodName): ("rank" | "alpha" | "dropout" | "targets")[] {
+/** What a person may be asked for, beside the name of a method. */
+export type MethodField = "rank" | "alpha" | "dropout" | "targets" | "examples";
+
+/** Which of the options that go by one name everywhere a method has; `examples` for one that starts from texts with answers. */
+export function fieldsOf(method: MethodName): MethodField[] {
   const own = ownKeys(method);
   const named = (["rank", "alpha", "dropout"] as const).filter((field) => own.some((key) => keys[field].test(key)));
-  return own.includes("targetModules") ? [...named, "targets"] : named;
+  const others = { targetModules: "targets", cptTokenIds: "examples" } as const;
+  return [...named, ...Object.entries(others).flatMap(([key, field]) => (own.includes(key) ? field : []))];
 }
 
 /** A method's config keys as they are spelled here. */

@@ -87,6 +87,7 @@ export { waveft } from "./methods/waveft.ts";
 export { type MethodName, methods } from "./methods.ts";
 export { withAdapters } from "./mixed-batch.ts";
 export { adapterPenalty } from "./penalty.ts";
+export { type ExampleTokenizer, type ExampleTokens, exampleTokens, type WrittenExample } from "./prompt/example-tokens.ts";
 export { readSourceTasks, type SourceTasks } from "./prompt/source-task.ts";
 export {
   initializeKvPrefixFromText,

@@ -130,6 +130,45 @@ const logitsOf = async ({ model, tokenizer }: LoadedModel): Promise<Float32Array
 };
 
 describe("a page with threads", () => {
+  it("asks for examples where a method starts from them, says which line is wrong, and trains with them, by keyboard alone", async () => {
+    const context = await browser.newContext();
+    const { page, problems } = await openPage(context, isolated.url);
+    const examples = page.getByRole("textbox", { name: "Examples" });
+    await giveText(page);
+    await fill(page, { steps: 2, batch: 2, window: 16, prompts: prompt });
+    expect(await examples.isVisible()).toBe(false);
+    await page.locator("[name=method]").selectOption("cpt");
+    expect(await examples.isVisible()).toBe(true);
+    expect(await page.locator("[name=rank]").isDisabled()).toBe(true);
+    expect(await accessibility(page)).toEqual([]);
+
+    // from the method the next stop is the field; what is wrong in it keeps the form, and has the focus
+    await page.locator("[name=method]").press("Tab");
+    expect(await page.evaluate(() => document.activeElement?.getAttribute("name"))).toBe("examples");
+    await examples.fill("the sea => is wide\nthe ship");
+    await page.locator("[name=steps]").press("Enter");
+    expect(await examples.evaluate((found) => (found as HTMLTextAreaElement).validationMessage)).toMatch(/^Line 2 has no =>/);
+    expect(await page.evaluate(() => document.activeElement?.getAttribute("name"))).toBe("examples");
+    expect(await page.locator("#setup").isVisible()).toBe(true);
+
+    await examples.fill("the sea => is wide\nthe ship => sails");
+    await page.locator("[name=steps]").press("Enter");
+    await phase(page, /Finished/);
+    const adapter = unzipSync(await download(page, "#get-adapter"));
+    const config = JSON.parse(new TextDecoder().decode(adapter["adapter_config.json"]));
+    const { tokenizer } = await loadModel(tiny);
+    expect(config.peft_type).toBe("CPT");
+    expect(tokenizer.decode(config.cpt_token_ids)).toBe("the sea is wide\nthe ship sails");
+    expect(problems).toEqual([]);
+
+    // back at the form, another method does not ask
+    page.on("dialog", (dialog) => void dialog.accept());
+    await page.locator("#discard").click();
+    await page.locator("[name=method]").selectOption("lora");
+    expect(await examples.isVisible()).toBe(false);
+    await context.close();
+  });
+
   it("trains, is reloaded in the middle, goes on, and gives files that are in Node what they are in the page", async () => {
     const context = await browser.newContext();
     const { page, problems } = await openPage(context, isolated.url);

@@ -8,8 +8,9 @@ import { createModel } from "../../src/models/registry.ts";
 import { normal } from "../../src/nn/init.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
-import { attach, cartridge, cpt } from "../../src/peft/index.ts";
+import { attach, cartridge, cpt, exampleTokens } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { readExamples } from "../../web/example-lines.ts";
 
 beforeAll(() => void useDevice(createReference()));
 
@@ -100,4 +101,36 @@ it("freezes the first tokens of a cartridge", () => {
   const model = make();
   attach(model, cartridge({ numVirtualTokens: 3, numFrozenTokens: 1 }));
   expect(model.trainableParameters().map(({ shape }) => shape)).toEqual([[2, 24]]);
+});
+
+describe("examples that are written as texts", () => {
+  const letters = { encode: (written: string) => Int32Array.from(written, (letter) => letter.charCodeAt(0) - 9) };
+  const ids = (written: string) => [...letters.encode(written)];
+
+  it("separators, inputs and answers have types of their own, counted on from one example to the next", () => {
+    const made = exampleTokens(letters, [
+      { input: " ab ", answer: "c" },
+      { input: "d", answer: "ef" },
+    ]);
+    expect(made.cptTokenIds).toEqual(ids("ab c\nd ef"));
+    expect(made.cptTokensTypeMask).toEqual([2, 2, 4, 4, 5, 6, 8, 8, 8]);
+    expect(cpt(made).config.cptTokenIds).toEqual(made.cptTokenIds);
+  });
+
+  it("what has no words is refused", () => {
+    expect(() => exampleTokens(letters, [])).toThrow("exampleTokens: got no examples.");
+    expect(() => exampleTokens(letters, [{ input: "a", answer: " " }])).toThrow("example 1 has no answer.");
+    expect(() => exampleTokens(letters, [{ input: "", answer: "b" }])).toThrow("example 1 has no input.");
+    expect(() => exampleTokens({ encode: () => [] }, [{ input: "a", answer: "b" }])).toThrow("example 1 has no input.");
+  });
+
+  it("on the page they are lines with an arrow", () => {
+    expect(readExamples("a => b\n\n c d=>e => f \n")).toEqual([
+      { input: "a", answer: "b" },
+      { input: "c d", answer: "e => f" },
+    ]);
+    expect(readExamples("a => b\nc")).toBe("Line 2 has no => between what is given and what is answered.");
+    expect(readExamples("a =>")).toBe("Line 1 needs words on both sides of =>.");
+    expect(readExamples(" \n")).toBe("Write at least one example.");
+  });
 });
