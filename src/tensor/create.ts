@@ -85,7 +85,8 @@ export function tensor(values: TensorData, options: CreateOptions = {}): Tensor 
   checkOptions("tensor", options, ["dtype", "shape", "device"]);
   const { dtype, shape, device } = options;
   if (dtype !== undefined) checkDType("tensor", dtype);
-  if (isTypedArray(values)) return fromTypedArray(values, shape ?? [values.length], options);
+  if (isTypedArray(values))
+    return fromTypedArray(values, shape ?? [values.length], { ...(dtype && { dtype }), ...(device && { device }) });
   const nested = readNested(values);
   const wanted = dtype ?? (nested.isBoolean ? "bool" : "float32");
   const place = shape ?? nested.shape;
