@@ -45,7 +45,7 @@ if (python === undefined) {
 } else {
   process.env.LORIKEET_PYTHON = python;
   const config = ["--config", "test/conformance/vitest.config.ts"];
-  const { passed, failed } = install() && build() ? vitest(...config, ...filters) : { passed: 0, failed: 1 };
+  const { passed, failed } = install() && build() ? await vitest(...config, ...filters) : { passed: 0, failed: 1 };
   console.log(`conformance with ${python}:`);
   console.log(`${passed} passed, ${failed} failed`);
   process.exitCode = failed > 0 ? 1 : 0;

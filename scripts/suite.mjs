@@ -5,6 +5,6 @@ import { vitest } from "./vitest.mjs";
 
 const [folder, ...filters] = process.argv.slice(2);
 process.env.LORIKEET_SUITE = folder;
-const { passed, failed } = install() && build() ? vitest(...filters) : { passed: 0, failed: 1 };
+const { passed, failed } = install() && build() ? await vitest(...filters) : { passed: 0, failed: 1 };
 console.log(`${passed} passed, ${failed} failed`);
 process.exitCode = failed > 0 ? 1 : 0;

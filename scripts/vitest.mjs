@@ -1,20 +1,38 @@
 // vitest in a process of its own, and what it counted.
-import { spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "./prepare.mjs";
 
-const reportFile = ".cache/vitest.json";
-
 /** Runs vitest with these arguments; counts tests, and files that could not even be loaded as failed ones. */
-export function vitest(...args) {
+export const vitest = (...args) => run(args, "inherit");
+
+/** The same beside another run: what it writes is shown when it is over. */
+export const vitestBeside = (...args) => run(args, "pipe");
+
+let runs = 0;
+
+async function run(args, output) {
   mkdirSync(join(root, ".cache"), { recursive: true });
-  rmSync(join(root, reportFile), { force: true });
+  // one for every run: of those beside each other, here or in another process, none finds what another found
+  const reportFile = `.cache/vitest-${process.pid}-${runs++}.json`;
   const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${reportFile}`];
-  const { status } = spawnSync(process.execPath, [join(root, "node_modules/vitest/vitest.mjs"), "run", ...reporters, ...args], {
+  const child = spawn(process.execPath, [join(root, "node_modules/vitest/vitest.mjs"), "run", ...reporters, ...args], {
     cwd: root,
-    stdio: ["ignore", "inherit", "inherit"],
+    stdio: ["ignore", output, output],
   });
+  const written = [];
+  for (const stream of [child.stdout, child.stderr]) stream?.on("data", (piece) => written.push(piece));
+  const status = await new Promise((done) => child.on("error", done).on("close", done));
+  for (const piece of written) process.stdout.write(piece);
+  try {
+    return counts(reportFile, status);
+  } finally {
+    rmSync(join(root, reportFile), { force: true });
+  }
+}
+
+function counts(reportFile, status) {
   if (!existsSync(join(root, reportFile))) return { passed: 0, failed: 1, skipped: 0 };
   const report = JSON.parse(readFileSync(join(root, reportFile), "utf8"));
   const unloaded = report.testResults.filter(
