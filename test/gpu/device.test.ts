@@ -51,6 +51,43 @@ describe.each(["cpu", "webasm"] as const)("mode %s", (mode) => {
     expect(device.statistics).toEqual(before);
   });
 
+  test("plans are kept for sizes that come back, and are others for other sizes", async () => {
+    using device = await open();
+    const bound: { plan: { passes: readonly { count: number }[] } }[] = [];
+    const { bind } = device;
+    device.bind = (...args) => {
+      const launch = bind.apply(device, args);
+      bound.push(launch);
+      return launch;
+    };
+    const values = [3, 5, 3, 5].map((length) => {
+      const x = floats(
+        device,
+        Array.from({ length }, (_, i) => i),
+        [length],
+      );
+      return Array.from(downloadSync(add(mul(x, x), constant(1))));
+    });
+    expect(values).toEqual([
+      [1, 2, 5],
+      [1, 2, 5, 10, 17],
+      [1, 2, 5],
+      [1, 2, 5, 10, 17],
+    ]);
+    const plans = bound.map(({ plan }) => plan);
+    expect(plans.map(({ passes }) => passes[0]!.count)).toEqual([3, 5, 3, 5]);
+    expect(plans[2]).toBe(plans[0]);
+    expect(plans[3]).toBe(plans[1]);
+    expect(plans[1]).not.toBe(plans[0]);
+    // sizes that never come back are not kept for ever
+    for (let length = 6; length < 30; length++)
+      downloadSync(add(mul(floats(device, new Array(length).fill(1), [length]), constant(1)), constant(1)));
+    for (const { plans } of (
+      device as unknown as { executables: Map<string, { plans: Map<string, unknown> }> }
+    ).executables.values())
+      expect(plans.size).toBeLessThanOrEqual(16);
+  });
+
   test("what is disposed is freed", async () => {
     using device = await open();
     const x = floats(device, [1, 2, 3], [3]);

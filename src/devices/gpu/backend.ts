@@ -117,7 +117,7 @@ export const called = (
   });
 
 /** Drops what was added first, where there are more than so many. */
-function forgetFirst(names: Set<string> | Map<string, unknown>, most: number): void {
+export function forgetFirst(names: Set<string> | Map<string, unknown>, most: number): void {
   if (names.size > most) names.delete(names.keys().next().value as string);
 }
 

@@ -10,7 +10,7 @@ import { type DType, dtypes, type TypedArray, toBFloat16Bits, toFloat16Bits, toF
 import type { CallGeometry } from "../../graph/primitive.ts";
 import type { Binding, Buffer, Device, DeviceStatistics, Dispatch, Executable, KernelCall } from "../device.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
-import type { Backend, GpuMode, Handle } from "./backend.ts";
+import { type Backend, forgetFirst, type GpuMode, type Handle } from "./backend.ts";
 import { callPlans } from "./calls.ts";
 import { callReach, checkHeld, checkLimits, loopReach } from "./limits.ts";
 import { loopPlan } from "./loop-passes.ts";
@@ -25,7 +25,12 @@ interface GpuExecutable extends Executable {
   plan(geometry: Geometry | CallGeometry): Plan;
   /** Floats of each binding that it reads or writes. */
   reach(geometry: Geometry | CallGeometry): readonly number[];
+  /** Plans for sizes that there were lately, by their text: writing shaders takes longer than running small ones. */
+  readonly plans: Map<string, Plan>;
 }
+
+/** Sizes for which an executable's plans are kept. */
+const plansKept = 16;
 
 interface Launch extends Dispatch {
   readonly plan: Plan;
@@ -35,6 +40,11 @@ interface Launch extends Dispatch {
 }
 
 const bytesPerFloat = 4;
+
+/** The same text for equal geometries, and only for them. */
+const sizesOf = (geometry: Geometry | CallGeometry): string =>
+  // attributes need not be finite
+  JSON.stringify(geometry) + ("attributes" in geometry ? Object.values(geometry.attributes).join() : "");
 
 /** For each pass the values of earlier ones that nobody reads after it. */
 function lastReads({ passes, results }: Plan): number[][] {
@@ -156,16 +166,22 @@ export class GpuDevice implements Device {
     });
   }
 
-  private executable(key: string, name: string, code: Omit<GpuExecutable, "name">): GpuExecutable {
+  private executable(key: string, name: string, code: Pick<GpuExecutable, "plan" | "reach">): GpuExecutable {
     let executable = this.executables.get(key);
-    if (!executable) this.executables.set(key, (executable = { name, ...code }));
+    if (!executable) this.executables.set(key, (executable = { name, ...code, plans: new Map() }));
     return executable;
   }
 
   bind(executable: Executable, geometry: Geometry | CallGeometry, bindings: readonly Binding[], label: string): Launch {
     const code = executable as GpuExecutable;
-    const plan = code.plan(geometry);
-    checkLimits(plan, code.reach(geometry), this.backend, label);
+    const sizes = sizesOf(geometry);
+    let plan = code.plans.get(sizes);
+    if (!plan) {
+      plan = code.plan(geometry);
+      checkLimits(plan, code.reach(geometry), this.backend, label);
+      forgetFirst(code.plans, plansKept - 1);
+      code.plans.set(sizes, plan);
+    }
     return { executable, label, plan, bindings, done: lastReads(plan) };
   }
 
