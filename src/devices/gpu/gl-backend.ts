@@ -109,13 +109,25 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     handles++;
     return { count, references: 1, raw };
   };
+  /**
+   * Corners of what is drawn, which are the same for all. GPU.js gives each kernel a buffer of its own, says only when it builds one which
+   * is read, and deletes that with the kernel: whoever runs next would draw nothing.
+   */
+  let corners: WebGLBuffer | null = null;
   const kernels = new KernelCache(kept.most, kept.mostOfAll, (pass) => {
     // whatever such a pass reads was uploaded once
     if (mode === "webgl2" && pass.copiesFours) return drawings!.fours(pass);
     if (mode === "webgl2" && pass.glsl) return drawings!.kernel(pass);
     if (mode === "webgl2" && pass.copiedColumns) return drawings!.copier(pass);
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
-    if (mode !== "headlessgl") mend(made.kernel as unknown as GlKernel);
+    const kernel = made.kernel as unknown as GlKernel;
+    kernel.buffer = corners;
+    const { destroy } = made;
+    made.destroy = () => {
+      if (kernel.buffer === corners) kernel.buffer = null;
+      destroy();
+    };
+    if (mode !== "headlessgl") mend(kernel);
     return made;
   });
   let drawings: Drawings | null = null;
@@ -162,8 +174,9 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
       const raws = [kernel(...called(pass, args, shaped))].flat() as GlTexture[];
       checkMode(kernel, mode);
       // a kernel of GPU.js deletes the first texture that it made when it goes, whoever holds it
-      const { textureCache } = kernel.kernel as unknown as Partial<GlKernel>;
+      const { textureCache, buffer } = kernel.kernel as unknown as Partial<GlKernel>;
       if (textureCache) {
+        corners ??= buffer ?? null;
         textureCache.length = 0;
         raws[0]!.kernel = owner;
       }

@@ -9,6 +9,7 @@ declare global {
   interface GPUDevice {}
   interface WebGLRenderingContext {}
   interface WebGL2RenderingContext {}
+  interface WebGLBuffer {}
   interface WebGLTexture {}
   interface WebGLFramebuffer {}
   interface EventTarget {}
@@ -84,6 +85,8 @@ export interface GlKernel {
   readonly maxTexSize: readonly [width: number, height: number];
   /** Textures that it made and deletes when it goes. */
   readonly textureCache: WebGLTexture[];
+  /** Of the vertices; made when it is built, if there is none. */
+  buffer: WebGLBuffer | null;
   compiledFragmentShader: string | null;
   /** Gives the shader, once. */
   getFragmentShader(args: unknown): string;

@@ -25,13 +25,13 @@ function textureSize(texels: number, row: number): Size {
   return [width, Math.ceil(texels / width)];
 }
 
-/** The shader whose statements are written. */
-function shader(code: GlslCode, arrays: readonly string[], results: number): string {
+/** The shader whose statements are written; `sizes` says those of arrays that it is compiled for, beside what their lengths say. */
+function shader(code: GlslCode, arrays: readonly string[], results: number, sizes = ""): string {
   return `#version 300 es
 precision highp float;
 precision highp int;
 precision highp sampler2D;
-${arrays.map((name) => `uniform sampler2D user_${name};`).join("\n")}
+${sizes && `// ${sizes}\n`}${arrays.map((name) => `uniform sampler2D user_${name};`).join("\n")}
 ${Array.from({ length: results }, (_, i) => `layout(location = ${i}) out vec4 data${i};`).join("\n")}
 ${onBooleans}
 void main() {
@@ -106,13 +106,17 @@ export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, res
   };
   /** Values by fours of the arrays that have any. */
   const byFours = new Map<string, number>();
+  const sizesOf = new Map<number, Size>();
   const quarters = textureSize((rows * inner) / 4, inner / 4);
   const addFours = (wide: ReadonlySet<string>): void => {
     program.slots.forEach(({ buffer }) => {
       const name = nameOf(binding(buffer));
       if (buffer < 0 || !wide.has(name) || byFours.has(name)) return;
       const most = program.slots.map((slot, i) => (slot.buffer === buffer ? rangeOf(geometry, i)[1] + 1 : 0));
-      byFours.set(name, add(fours(buffer, textureSize(Math.ceil(Math.max(...most) / 4), inner / 4))));
+      const size = textureSize(Math.ceil(Math.max(...most) / 4), inner / 4);
+      const value = add(fours(buffer, size));
+      byFours.set(name, value);
+      sizesOf.set(value, size);
     });
   };
   const addShader = (writer: LoopWriter, code: GlslCode, written: Pick<Pass, "count" | "also" | "size">): number | null => {
@@ -122,7 +126,8 @@ export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, res
       const value = arg.kind === "number" ? undefined : byFours.get(nameOf(arg));
       return value !== undefined && code.isWide(nameOf(arg as { kind: "binding"; index: number })) ? pass(value) : arg;
     });
-    const glsl = shader(code, arrays, 1 + (written.also?.length ?? 0));
+    const sizes = args.flatMap((arg) => (arg.kind === "pass" ? (sizesOf.get(arg.index)?.join("x") ?? []) : []));
+    const glsl = shader(code, arrays, 1 + (written.also?.length ?? 0), sizes.join());
     return add({ source: "", functions: [], args, glsl, ...written });
   };
 
