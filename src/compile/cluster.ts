@@ -6,7 +6,7 @@
  */
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
-import { isContiguous, reshapeView, type View } from "../graph/view.ts";
+import { reshapeView, type View } from "../graph/view.ts";
 import { foldsLastAxis, type Read } from "./inline.ts";
 
 /** More instructions than this in one program spill registers in every engine. */
@@ -36,6 +36,9 @@ export interface Cluster {
   last: number;
 }
 
+/** What a cluster walks. */
+type Space = Pick<Cluster, "size" | "inner" | "bounds">;
+
 /** A node that has a kernel of its own. */
 export interface Call {
   readonly kind: "call";
@@ -61,8 +64,9 @@ export function boundsOf(shape: Shape): number[] {
   return [...new Set(bounds)];
 }
 
-/** All cuts together, if each divides the next; otherwise `null`: the shapes have no common refinement. */
-export function refine(a: readonly number[], b: readonly number[], size: number): number[] | null {
+/** All cuts together, if each divides the next; otherwise `null`: the shapes have no common refinement. `a` itself where `b` has no others. */
+export function refine(a: number[], b: readonly number[], size: number): number[] | null {
+  if (b.every((bound) => bound === size || bound === 1 || a.includes(bound))) return a;
   const merged = [...new Set([...a, ...b])].filter((bound) => bound !== size && bound !== 1).sort((x, y) => x - y);
   for (let i = 0; i < merged.length; i++) if ((merged[i + 1] ?? size) % merged[i]! !== 0) return null;
   return merged;
@@ -100,10 +104,11 @@ export function spaceWith(
   reads: readonly Read[],
 ): { bounds: number[]; inner: number | null } | null {
   if (cluster.members.length >= maximumMembers) return null;
-  const { inside, outside } = cluster;
-  const more = new Set(reads.map(({ base }) => base).filter((base) => !inside.has(base) && !outside.has(base)));
-  if (outside.size + more.size > maximumReads) return null;
-  const { size } = cluster;
+  const { inside, outside, size } = cluster;
+  if (outside.size + reads.length > maximumReads) {
+    const more = new Set(reads.map(({ base }) => base).filter((base) => !inside.has(base) && !outside.has(base)));
+    if (outside.size + more.size > maximumReads) return null;
+  }
   let { inner } = cluster;
   let level: "element" | "row";
   let bounds: number[] | null;
@@ -131,11 +136,14 @@ export function spaceWith(
   // a row-level value exists only where rows are: a cut at `inner` must be among the bounds
   if (inner !== null && inner !== size && !bounds.includes(inner)) return null;
   if (!passedOn(inside, reads, level, cluster, inner)) return null;
-  const strided = reads.map(({ view }) => view).filter((view) => !isContiguous(view));
-  // views that agreed with the cuts still do where there are no new ones
-  const isCutAnew = inner !== cluster.inner || bounds.length !== cluster.bounds.length;
-  return sayable({ size, bounds, inner }, isCutAnew ? [...cluster.strided, ...strided] : strided) ? { bounds, inner } : null;
+  const next = { size, bounds, inner };
+  const strided = reads.filter(({ whole }) => !whole).map(({ view }) => view);
+  return sayable(next, strided) && (isCutLike(cluster, next) || sayable(next, cluster.strided)) ? { bounds, inner } : null;
 }
+
+/** Views that agree with the cuts of one agree with the other's. */
+export const isCutLike = (part: Space, { bounds, inner }: Space): boolean =>
+  inner === part.inner && (bounds === part.bounds || bounds.length === part.bounds.length);
 
 /** True when what the reader takes from members is in a register when it is needed: its own element, or its own row's value. */
 export function passedOn(
@@ -145,16 +153,15 @@ export function passedOn(
   cluster: Cluster,
   inner: number | null,
 ): boolean {
-  return reads.every(({ base, view }) => {
+  return reads.every(({ base, view, whole }) => {
     if (!members.has(base)) return true;
-    if (inner === null || !isRowLevel(base, cluster))
-      return level === "element" && base.size === cluster.size && isContiguous(view);
-    return level === "row" ? isContiguous(view) : isRowBroadcast(view, cluster.size, inner);
+    if (inner === null || !isRowLevel(base, cluster)) return level === "element" && base.size === cluster.size && whole;
+    return level === "row" ? whole : isRowBroadcast(view, cluster.size, inner);
   });
 }
 
 /** The views can be walked along the axes that lower.ts will give the cluster: its rows, cut at the bounds, and one row whole. */
-export function sayable({ size, inner, bounds }: Pick<Cluster, "size" | "inner" | "bounds">, strided: readonly View[]): boolean {
+export function sayable({ size, inner, bounds }: Space, strided: readonly View[]): boolean {
   if (strided.length === 0) return true;
   const cuts = inner === null ? [] : bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []));
   const rows = inner === null ? [] : refinedShape(size / inner, cuts).filter((extent) => extent !== 1);

@@ -7,11 +7,11 @@ import { isItem } from "../graph/fused.ts";
 import { afterOp } from "../graph/movement.ts";
 import { type Tensor, topologicalOrder } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
-import { isContiguous } from "../graph/view.ts";
 import {
   boundsOf,
   type Call,
   type Cluster,
+  isCutLike,
   isRowLevel,
   maximumMembers,
   passedOn,
@@ -101,9 +101,9 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   function admit(cluster: Cluster, node: Tensor): void {
     cluster.members.push(node);
     cluster.inside.add(node);
-    for (const { base, view } of loopReads(node, inlined)!) {
+    for (const { base, view, whole } of loopReads(node, inlined)!) {
       if (!cluster.inside.has(base)) cluster.outside.add(base);
-      if (!isContiguous(view)) cluster.strided.push(view);
+      if (!whole) cluster.strided.push(view);
     }
   }
 
@@ -191,7 +191,7 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
       const level = member.op.kind !== "reduction" && isRowLevel(member, merged) ? "row" : "element";
       return passedOn(inside, loopReads(member, inlined)!, level, merged, inner);
     });
-    return holds && sayable(merged, merged.strided) ? merged : null;
+    return holds && [a, b].every((part) => isCutLike(part, merged) || sayable(merged, part.strided)) ? merged : null;
   }
 
   function replace(parts: readonly Cluster[], merged: Cluster): void {

@@ -7,6 +7,8 @@ import { accessOf, follow, isLeaf } from "./prepare.ts";
 export interface Read {
   readonly base: Tensor;
   readonly view: View;
+  /** Whether the view walks all of the base, in order. */
+  readonly whole: boolean;
 }
 
 /** Values that are made from numbers and indices where they are read, and stand in no memory. */
@@ -107,9 +109,12 @@ export function loopReads(node: Tensor, inlined: ReadonlySet<Tensor>): Read[] | 
   const reads: Read[] = [];
   const visit = (source: Tensor, outer: readonly Tensor[]): void => {
     const { base, moves } = accessOf(source);
-    const path = [...moves, ...outer];
+    const path = outer.length ? [...moves, ...outer] : moves;
     if (inlined.has(base)) for (const inner of base.sources) visit(inner, path);
-    else reads.push({ base, view: follow(contiguousView(base.shape), path)! });
+    else {
+      const view = follow(contiguousView(base.shape), path)!;
+      reads.push({ base, view, whole: isContiguous(view) });
+    }
   };
   for (const source of node.sources) visit(source, []);
   readCache.set(node, { inlined, reads });

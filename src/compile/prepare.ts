@@ -7,7 +7,7 @@ import type { Device } from "../devices/device.ts";
 import { matmulOp } from "../graph/contraction.ts";
 import { copy, elementwise } from "../graph/elementwise.ts";
 import { isItem, itemOp } from "../graph/fused.ts";
-import { afterOp, customOp, moveView, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
+import { afterOp, customOp, moveView, padOp, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
 import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
 import type { Fused, KernelOperation } from "../graph/primitive.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
@@ -137,8 +137,9 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
     let next = withSources(node, sources);
     if (kind === "movement" && !isAlias(node) && node.op !== itemOp) {
       const source = sources[0]!;
-      const generatedPad = node.op.name === "pad" && isGenerated(accessOf(source).base);
-      if (viewOf(next) === null || generatedPad)
+      // the source's view can be said, and no other movement takes it to one that cannot
+      const unsayable = node.op === reshapeOp ? viewOf(next) === null : node.op === padOp && isGenerated(accessOf(source).base);
+      if (unsayable)
         next = new Tensor(node.op, [intern(copy(source))], node.shape, node.dtype, node.attributes);
     }
     return intern(next);
@@ -217,7 +218,9 @@ function fusedOperand(op: Fused, index: number, source: Tensor, intern: (x: Tens
 /** How many nodes read each one; to be a root is to be read, too. */
 function readersOf(order: readonly Tensor[], roots: readonly Tensor[]): Map<Tensor, number> {
   const readers = new Map<Tensor, number>();
-  for (const node of [...order.flatMap(dependencies), ...roots]) readers.set(node, (readers.get(node) ?? 0) + 1);
+  const count = (node: Tensor): void => void readers.set(node, (readers.get(node) ?? 0) + 1);
+  for (const node of order) dependencies(node).forEach(count);
+  roots.forEach(count);
   return readers;
 }
 
