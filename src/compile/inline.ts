@@ -1,5 +1,6 @@
 /** Values that are computed wherever they are read instead of once, and what loops read through them. */
 import type { Tensor } from "../graph/node.ts";
+import { isConstant } from "../graph/source.ts";
 import { contiguousView, isContiguous, type View } from "../graph/view.ts";
 import { accessOf, follow, isLeaf } from "./prepare.ts";
 
@@ -61,6 +62,7 @@ export function inlinedNodes(
         if (outer.moves.some((move) => move.op.name === "pad")) return false;
         for (const source of node.sources) {
           const inner = accessOf(source);
+          if (isConstant(inner.base)) continue;
           if (follow(contiguousView(inner.base.shape), [...inner.moves, ...outer.moves]) === null) return false;
           // a chain of inlined nodes has to hold all the way down
           if (inlined.has(inner.base) && !chainHolds(inner.base, [...inner.moves, ...outer.moves])) return false;
@@ -72,6 +74,7 @@ export function inlinedNodes(
   function chainHolds(node: Tensor, moves: readonly Tensor[]): boolean {
     return node.sources.every((source) => {
       const inner = accessOf(source);
+      if (isConstant(inner.base)) return true;
       const path = [...inner.moves, ...moves];
       if (follow(contiguousView(inner.base.shape), path) === null) return false;
       return !inlined.has(inner.base) || chainHolds(inner.base, path);
@@ -101,7 +104,7 @@ export function foldsLastAxis(node: Tensor): boolean {
 
 const readCache = new WeakMap<Tensor, { inlined: ReadonlySet<Tensor>; reads: Read[] | null }>();
 
-/** What a loop node reads, through the nodes that are inlined into it. `null` for nodes that are not loops. */
+/** What a loop node reads, numbers not counted, through the nodes that are inlined into it. `null` for nodes that are not loops. */
 export function loopReads(node: Tensor, inlined: ReadonlySet<Tensor>): Read[] | null {
   if (!isLoop(node)) return null;
   const cached = readCache.get(node);
@@ -111,7 +114,7 @@ export function loopReads(node: Tensor, inlined: ReadonlySet<Tensor>): Read[] | 
     const { base, moves } = accessOf(source);
     const path = outer.length ? [...moves, ...outer] : moves;
     if (inlined.has(base)) for (const inner of base.sources) visit(inner, path);
-    else {
+    else if (!isConstant(base)) {
       const view = follow(contiguousView(base.shape), path)!;
       reads.push({ base, view, whole: isContiguous(view) });
     }

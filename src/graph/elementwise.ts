@@ -5,7 +5,7 @@ import { expand } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { Elementwise } from "./primitive.ts";
 import { broadcastShapes, sameShape } from "./shape.ts";
-import { constant } from "./source.ts";
+import { constant, isConstant } from "./source.ts";
 
 type Entry = Omit<Elementwise, "kind" | "name">;
 
@@ -14,12 +14,16 @@ function apply(op: Elementwise, inputs: readonly Tensor[], dtype: DType, attribu
   const shape = broadcastShapes(op.name, ...inputs.map((x) => x.shape));
   return new Tensor(
     op,
-    inputs.map((x) => (sameShape(x.shape, shape) ? x : expand(x, shape))),
+    inputs.map((x) => (sameShape(x.shape, shape) ? x : spread(x, shape))),
     shape,
     dtype,
     attributes,
   );
 }
+
+/** `x` at every index of `shape`: a number is made there, which is one node instead of three. */
+const spread = (x: Tensor, shape: readonly number[]): Tensor =>
+  isConstant(x) ? constant(x.attributes["value"] as number, shape, x.dtype) : expand(x, shape);
 
 /** The entries with their names. */
 const define = <Name extends string>(entries: Readonly<Record<Name, Entry>>): Readonly<Record<Name, Elementwise>> => {
@@ -383,7 +387,7 @@ export function where(condition: Tensor, x: Tensor, y: Tensor): Tensor {
 export function cast(x: Tensor, dtype: DType): Tensor {
   checkDType("cast", dtype);
   if (x.dtype === dtype) return x;
-  if (x.op.name === "constant" && x.storage === null) {
+  if (isConstant(x)) {
     const value = x.attributes["value"] as number;
     if (dtype !== "float16" && dtype !== "bfloat16") return constant(isFloat(dtype) ? value : Math.trunc(value), x.shape, dtype);
   }

@@ -73,8 +73,8 @@ export function normalizeAxes(operation: string, axes: number | readonly number[
 
 /** The shape that all of `shapes` broadcast to, aligned at the last axis. */
 export function broadcastShapes(operation: string, ...shapes: readonly Shape[]): number[] {
-  const first = shapes[0];
-  if (first && shapes.every((shape) => sameShape(shape, first))) return [...first];
+  const longest = shapes.reduce((a, b) => (b.length > a.length ? b : a), []);
+  if (shapes.every((shape) => shape.length === 0 || sameShape(shape, longest))) return [...longest];
   const rank = Math.max(...shapes.map((shape) => shape.length));
   return Array.from({ length: rank }, (_, axis) => {
     let extent = 1;

@@ -29,6 +29,9 @@ export function constant(value: number, shape: Shape = [], dtype: DType = "float
   return new Tensor(constantOp, [], shape, dtype, { value: stored });
 }
 
+/** Whether `x` is one number everywhere, which stands in no memory. */
+export const isConstant = (x: Tensor): boolean => x.op === constantOp && x.storage === null;
+
 /** One number as a scalar of the dtype of `x`. */
 export const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 
