@@ -110,8 +110,8 @@ export function reshapeView(view: View, shape: Shape): View | null {
           offset: 0,
           valid: shape.map((extent, axis): [number, number] => [0, axis === 0 ? 0 : extent]),
         };
-  const strides = new Array<number>(shape.length).fill(0);
-  const valid = shape.map((extent): [number, number] => [0, extent]);
+  const strides = shape.map(() => 0);
+  const valid = view.valid && shape.map((extent): [number, number] => [0, extent]);
   let from = 0;
   let to = 0;
   while (from < view.shape.length || to < shape.length) {
@@ -129,22 +129,30 @@ export function reshapeView(view: View, shape: Shape): View | null {
       }
     }
     // axes of size 1 say nothing about addresses
-    const group = [];
-    for (let axis = fromStart; axis < from; axis++) if (view.shape[axis] !== 1) group.push(axis);
-    const partial = group.find((axis) => view.valid && !(view.valid[axis]![0] <= 0 && view.valid[axis]![1] >= view.shape[axis]!));
-    for (let i = 0; i + 1 < group.length; i++)
-      if (view.strides[group[i]!] !== view.strides[group[i + 1]!]! * view.shape[group[i + 1]!]!) return null;
-    const targets = [];
-    for (let axis = toStart; axis < to; axis++) if (shape[axis] !== 1) targets.push(axis);
-    if (partial !== undefined) {
-      if (group.length !== 1 || targets.length !== 1) return null;
-      valid[targets[0]!] = [...view.valid![partial]!];
+    let last = -1;
+    let joined = false;
+    let partial = -1;
+    for (let axis = fromStart; axis < from; axis++) {
+      const extent = view.shape[axis]!;
+      if (extent === 1) continue;
+      if (last >= 0 && view.strides[last] !== view.strides[axis]! * extent) return null;
+      if (view.valid && (view.valid[axis]![0] > 0 || view.valid[axis]![1] < extent)) partial = axis;
+      joined = last >= 0;
+      last = axis;
     }
-    let stride = group.length ? view.strides[group[group.length - 1]!]! : 0;
-    for (let i = targets.length - 1; i >= 0; i--) {
-      strides[targets[i]!] = stride;
-      stride *= shape[targets[i]!]!;
+    let stride = last < 0 ? 0 : view.strides[last]!;
+    let first = -1;
+    for (let axis = to - 1; axis >= toStart; axis--) {
+      const extent = shape[axis]!;
+      if (extent === 1) continue;
+      joined ||= first >= 0;
+      strides[axis] = stride;
+      stride *= extent;
+      first = axis;
     }
+    if (partial < 0) continue;
+    if (joined) return null;
+    valid![first] = [...view.valid![partial]!];
   }
-  return { shape, strides, offset: view.offset, valid: view.valid && valid };
+  return { shape, strides, offset: view.offset, valid };
 }
