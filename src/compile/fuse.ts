@@ -20,7 +20,7 @@ import {
   spaceWith,
   type Unit,
 } from "./cluster.ts";
-import { foldsLastAxis, inlinedNodes, isGenerated, isLoop, loopReads } from "./inline.ts";
+import { foldsLastAxis, inlinedNodes, isGenerated, isLoop, readsThrough } from "./inline.ts";
 import { accessOf, dependencies, isLeaf } from "./prepare.ts";
 
 /** What is computed together, and which values lie in memory. */
@@ -49,6 +49,8 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     }
   }
   const inlined = policy.elementwise ? inlinedNodes(bases, readers, new Set(roots)) : new Set<Tensor>();
+
+  const loopReads = readsThrough(inlined);
 
   const unitOf = new Map<Tensor, Unit>();
   const units = new Set<Unit>();
@@ -82,7 +84,7 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   for (const node of bases) {
     if (inlined.has(node)) continue;
     const unit = unitOf.get(node)!;
-    for (const { base } of loopReads(node, inlined) ?? []) if (unitOf.has(base) && unitOf.get(base) !== unit) stored.add(base);
+    for (const { base } of loopReads(node) ?? []) if (unitOf.has(base) && unitOf.get(base) !== unit) stored.add(base);
     if (!isLoop(node)) {
       stored.add(node);
       if (!isItem(node)) for (const source of node.sources) stored.add(accessOf(source).base);
@@ -101,7 +103,7 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   function admit(cluster: Cluster, node: Tensor): void {
     cluster.members.push(node);
     cluster.inside.add(node);
-    for (const { base, view, whole } of loopReads(node, inlined)!) {
+    for (const { base, view, whole } of loopReads(node)!) {
       if (!cluster.inside.has(base)) cluster.outside.add(base);
       if (!whole) cluster.strided.push(view);
     }
@@ -135,11 +137,11 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   /** The cluster that `node` becomes a member of: the merger of all its producers' clusters that fit, or a new one. */
   function joinClusters(node: Tensor, needs: Set<Unit>, index: number): Cluster {
     const mayJoin = node.op.kind === "elementwise" ? policy.elementwise : policy.rows;
-    const reads = loopReads(node, inlined);
+    const reads = loopReads(node);
     if (!mayJoin || reads === null || node.size === 0) return newCluster(node, index);
-    const candidates = [...needs]
-      .filter((unit): unit is Cluster => unit.kind === "cluster" && unit.form === "rows")
-      .sort((a, b) => b.last - a.last);
+    const candidates: Cluster[] = [];
+    for (const unit of needs) if (unit.kind === "cluster" && unit.form === "rows") candidates.push(unit);
+    candidates.sort((a, b) => b.last - a.last);
     let target: Cluster | null = null;
     for (const candidate of candidates) {
       if (!policy.rows && candidate.inner !== null) continue;
@@ -189,7 +191,7 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
     // one part may read the other, which it did through memory so far
     const holds = merged.members.every((member) => {
       const level = member.op.kind !== "reduction" && isRowLevel(member, merged) ? "row" : "element";
-      return passedOn(inside, loopReads(member, inlined)!, level, merged, inner);
+      return passedOn(inside, loopReads(member)!, level, merged, inner);
     });
     return holds && [a, b].every((part) => isCutLike(part, merged) || sayable(merged, part.strided)) ? merged : null;
   }

@@ -12,6 +12,8 @@ export interface Read {
   readonly whole: boolean;
 }
 
+const noMoves: readonly Tensor[] = [];
+
 /** Values that are made from numbers and indices where they are read, and stand in no memory. */
 export const isGenerated = (node: Tensor): boolean => !isLeaf(node) && node.op.kind === "source";
 /** What becomes a part of a loop program. */
@@ -102,24 +104,27 @@ export function foldsLastAxis(node: Tensor): boolean {
   return axes.length === 1 && axes[0] === node.shape.length - 1;
 }
 
-const readCache = new WeakMap<Tensor, { inlined: ReadonlySet<Tensor>; reads: Read[] | null }>();
-
-/** What a loop node reads, numbers not counted, through the nodes that are inlined into it. `null` for nodes that are not loops. */
-export function loopReads(node: Tensor, inlined: ReadonlySet<Tensor>): Read[] | null {
-  if (!isLoop(node)) return null;
-  const cached = readCache.get(node);
-  if (cached?.inlined === inlined) return cached.reads;
-  const reads: Read[] = [];
-  const visit = (source: Tensor, outer: readonly Tensor[]): void => {
-    const { base, moves } = accessOf(source);
-    const path = outer.length ? [...moves, ...outer] : moves;
-    if (inlined.has(base)) for (const inner of base.sources) visit(inner, path);
-    else if (!isConstant(base)) {
-      const view = follow(contiguousView(base.shape), path)!;
-      reads.push({ base, view, whole: isContiguous(view) });
-    }
+/** What loop nodes read, numbers not counted, through the nodes that are inlined into them; `null` for nodes that are not loops. */
+export function readsThrough(inlined: ReadonlySet<Tensor>): (node: Tensor) => readonly Read[] | null {
+  const known = new Map<Tensor, readonly Read[] | null>();
+  return (node) => {
+    let reads = known.get(node);
+    if (reads === undefined) known.set(node, (reads = isLoop(node) ? readsOf(node) : null));
+    return reads;
   };
-  for (const source of node.sources) visit(source, []);
-  readCache.set(node, { inlined, reads });
-  return reads;
+
+  function readsOf(node: Tensor): Read[] {
+    const reads: Read[] = [];
+    const visit = (source: Tensor, outer: readonly Tensor[]): void => {
+      const { base, moves } = accessOf(source);
+      const path = outer.length ? [...moves, ...outer] : moves;
+      if (inlined.has(base)) for (const inner of base.sources) visit(inner, path);
+      else if (!isConstant(base)) {
+        const view = follow(contiguousView(base.shape), path)!;
+        reads.push({ base, view, whole: isContiguous(view) });
+      }
+    };
+    for (const source of node.sources) visit(source, noMoves);
+    return reads;
+  }
 }

@@ -139,8 +139,7 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
       const source = sources[0]!;
       // the source's view can be said, and no other movement takes it to one that cannot
       const unsayable = node.op === reshapeOp ? viewOf(next) === null : node.op === padOp && isGenerated(accessOf(source).base);
-      if (unsayable)
-        next = new Tensor(node.op, [intern(copy(source))], node.shape, node.dtype, node.attributes);
+      if (unsayable) next = new Tensor(node.op, [intern(copy(source))], node.shape, node.dtype, node.attributes);
     }
     return intern(next);
   };
