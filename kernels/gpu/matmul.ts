@@ -22,6 +22,7 @@ export interface MatrixWalk {
   readonly column: number;
 }
 
+/** Sizes of batched products [M, K] · [K, N], and how their operands are walked; `start` is what the sums begin with. */
 export interface MatmulSizes {
   readonly batches: number;
   readonly M: number;

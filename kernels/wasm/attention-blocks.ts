@@ -13,6 +13,7 @@ import { type Integer, type MatmulVariant, smaller } from "./matmul-arguments.ts
 import { emitPackColumns, emitPackRows, emitTile, panelColumns, tileRows } from "./matmul-tiles.ts";
 import { SimdMath, type V128 } from "./simd-math.ts";
 
+/** Bytes of a row of a panel: a float32 for each of its queries. */
 export const panelRowBytes = 4 * panelColumns;
 /** What a cache takes in at once. */
 const lineBytes = 64;
@@ -53,6 +54,7 @@ export interface Blocks {
   readonly touch: FunctionBuilder;
 }
 
+/** The functions of {@link Blocks}, written into a module once. @param fused multiplies and adds in one instruction (relaxed SIMD) */
 export function emitBlocks(module: ModuleBuilder, fused: boolean): Blocks {
   return module.shared(`attention blocks ${fused}`, () => writeBlocks(module, fused));
 }

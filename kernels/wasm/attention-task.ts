@@ -45,6 +45,7 @@ export const argument = {
   tensors: 37,
 } as const;
 
+/** Words of the argument block that each tensor takes. */
 export const tensorWords = 4;
 
 /** The larger of two integers, signed. Both are evaluated twice. */
@@ -57,8 +58,11 @@ export function cut(f: FunctionBuilder, value: Expression, high: Integer): Integ
   return x;
 }
 
+/** The next multiple of 8, as an expression. */
 export const roundUpTo8 = (x: Expression): Expression => ["i32.and", ["i32.add", x, 7], -8];
+/** x · y of integers, as an expression. */
 export const product = (x: Expression, y: Expression): Expression => ["i32.mul", x, y];
+/** The sum of integers, as an expression. */
 export const sum = (...terms: Expression[]): Expression => terms.reduce((x, y) => ["i32.add", x, y]);
 
 /** A tensor of the argument block. */

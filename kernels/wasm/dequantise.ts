@@ -9,6 +9,7 @@ import { SimdBasics, type V128 } from "./simd-basics.ts";
 
 /** The argument block: number of each 32-bit word. A task does `chunk` values, a multiple of the block. */
 export const argument = { codes: 0, table: 1, scales: 2, out: 3, count: 4, block: 5, chunk: 6 } as const;
+/** Words of the argument block. */
 export const argumentWords = 7;
 
 /** Values that are looked up at once: 16 bytes of two codes. */

@@ -2,6 +2,7 @@
 import { type Expression, type FunctionBuilder, type Local, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import { SimdBasics, type V128 } from "./simd-basics.ts";
 
+/** A local of 32 bits. */
 export type Integer = Local<"i32">;
 /** A function (task, args, thread) → (), see `pool.ts`. */
 export type KernelBuilder = FunctionBuilder<readonly ["i32", "i32", "i32"]>;
@@ -66,6 +67,7 @@ export const argument = {
   updateBBatch: 40,
 } as const;
 
+/** Words of the argument block. */
 export const argumentWords = 43;
 
 /** One task's part of the product; pointers stand at its first element. */
@@ -87,6 +89,7 @@ export interface Task {
   readonly update: Pick<Task, "K" | "a" | "aStride" | "b" | "bStride"> | undefined;
 }
 
+/** Bytes of an element of B in memory; the kernels widen 16 bits while they load or pack. */
 export const bytesOfB = (variant: MatmulVariant): 2 | 4 => (variant.bType === "float32" ? 4 : 2);
 
 /** The smaller of two integers, signed. Both are evaluated twice, so they should be locals or numbers. */

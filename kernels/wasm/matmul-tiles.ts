@@ -18,7 +18,9 @@ import {
 } from "./matmul-arguments.ts";
 import { SimdBasics } from "./simd-basics.ts";
 
+/** Rows of A that a tile takes: with two vectors of columns, twelve sums in registers. */
 export const tileRows = 6;
+/** Columns of B that a tile takes and a packed panel holds. */
 export const panelColumns = 8;
 /** Deepest packed panel: 8 columns × 256 × 4 bytes = 8 KiB beside 6 KiB of A in a first-level cache of 32 KiB. */
 const depthLimit = 256;

@@ -27,6 +27,7 @@ export interface MatmulOperand {
   readonly column: number;
 }
 
+/** A batch of products C = A·B (+ addend) (+ a second, shallow product), all with strides. */
 export interface MatmulProblem {
   /** Sizes of the batch axes, outermost first; 1 where there are fewer. */
   readonly batch: readonly [number, number, number];
@@ -46,6 +47,7 @@ export interface MatmulProblem {
   readonly update?: { readonly K: number; readonly a: MatmulOperand; readonly b: MatmulOperand };
 }
 
+/** How a product is computed: which code, in how many tasks, with how much scratch. */
 export interface MatmulPlan {
   readonly variant: MatmulVariant;
   /** Equal keys, equal modules. */
@@ -61,6 +63,7 @@ export interface MatmulPlan {
   readonly swapped: boolean;
 }
 
+/** Addresses, in bytes, of the first elements and of scratch. */
 export interface MatmulAddresses {
   readonly a: number;
   readonly b: number;

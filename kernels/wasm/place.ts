@@ -5,6 +5,7 @@ import { type Integer, smaller } from "./matmul-arguments.ts";
 
 /** The argument block: number of each 32-bit word; `offset` is the address of the position. */
 export const argument = { table: 0, rows: 1, offset: 2, out: 3, B: 4, S: 5, T: 6, rowBytes: 7 } as const;
+/** Words of the argument block. */
 export const argumentWords = 8;
 
 /** A module with one kernel, `place`. It has one task. */

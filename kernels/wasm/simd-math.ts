@@ -28,6 +28,7 @@ const exponentialSeries = Array.from({ length: 12 }, (_, i) => 1 / factorial(12 
 /** 2/17, 2/15, … 2: log((1 + s) / (1 − s)) = s · (…)(s²) in float64. */
 const logarithmSeries = Array.from({ length: 9 }, (_, i) => 2 / (17 - 2 * i));
 
+/** Elementary functions on top of the basic ones, written into a function body; each says its range and its error. */
 export class SimdMath extends SimdBasics {
   /** eˣ: 0 below −104, ∞ above 88.73, subnormal results kept, NaN stays NaN. Error < 1.5 ulp. */
   exp(x: V128): V128 {

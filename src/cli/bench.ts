@@ -32,6 +32,7 @@ interface BenchOptions {
 /** The model that comes with the package. */
 const tinyModel = fileURLToPath(new URL("../../../models/tiny", import.meta.url));
 
+/** Adds `lorikeet bench`, which measures training and generation of a model on this machine. */
 export function addBench(program: Command): void {
   program
     .command("bench")

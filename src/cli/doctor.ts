@@ -14,6 +14,7 @@ const line = ({ name, mode, works, milliseconds, reason }: Probe): string =>
     .join(" ")
     .trimEnd();
 
+/** Adds `lorikeet doctor`. It ends with 0 when some device works, else with 1. */
 export function addDoctor(program: Command): void {
   program
     .command("doctor")

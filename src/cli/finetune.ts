@@ -54,6 +54,7 @@ const prompts = ["The captain", "The whale", "At last the ship"];
 /** Seconds between two checkpoints. */
 const checkpointSeconds = 20;
 
+/** Adds `lorikeet finetune`, which is also what runs where no command is named. */
 export function addFinetune(program: Command): void {
   const command = program
     .command("finetune", { isDefault: true })

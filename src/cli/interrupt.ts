@@ -4,6 +4,7 @@ import process from "node:process";
 /** What a shell shows for a program that was ended by Ctrl-C. */
 export const interruptedExitCode = 130;
 
+/** A watch for Ctrl-C; ends with `dispose`. */
 export interface Interrupt extends Disposable {
   readonly signal: AbortSignal;
 }

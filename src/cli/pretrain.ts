@@ -56,6 +56,7 @@ const timedSteps = 30;
 /** Share of the learning rate that is left at the end. */
 const finalShare = 0.1;
 
+/** Adds `lorikeet pretrain`, which trains the model in `models/tiny` from nothing. */
 export function addPretrain(program: Command): void {
   program
     .command("pretrain")

@@ -13,6 +13,7 @@ export type Sample = {
   readonly text: string;
 };
 
+/** What the page of a run shows. */
 export interface Report {
   readonly title: string;
   /** What was done, as names and values. */
@@ -119,6 +120,7 @@ function rateCurve(Plot: PlotLibrary, document: Document, { learningRate }: Hist
   return chart.outerHTML;
 }
 
+/** Text as it may stand in HTML, within double quotes too. */
 export const escapeHtml = (text: string): string =>
   text.replace(/[&<>"]/g, (letter) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[letter] as string);
 

@@ -31,6 +31,7 @@ interface Finished {
   readonly summary: Summary;
 }
 
+/** Paths in the folder of a run, and what it holds of an earlier one. */
 export class RunFolder {
   readonly path: string;
   readonly checkpoint: string;

@@ -23,6 +23,7 @@ export interface Access {
   readonly moves: readonly Tensor[];
 }
 
+/** Whether a node has its value from elsewhere: stored, or an argument of a traced program. */
 export const isLeaf = (node: Tensor): boolean => node.storage !== null || node.op.name === "input" || node.op.name === "buffer";
 const isGenerated = (node: Tensor): boolean => !isLeaf(node) && (node.op.name === "constant" || node.op.name === "iota");
 const isAlias = (node: Tensor): boolean => node.op === stopGradientOp || node.op === afterOp || node.op === customOp;
@@ -60,6 +61,7 @@ const viewOf = (node: Tensor): View | null => {
 export const dependencies = (node: Tensor): readonly Tensor[] =>
   isLeaf(node) ? [] : node.op === customOp ? node.sources.slice(0, 1) : node.sources;
 
+/** The graph after the first pass. */
 export interface Prepared {
   /** In the order of the roots that were given. */
   readonly roots: readonly Tensor[];

@@ -32,6 +32,7 @@ export interface CompiledFunction<Args extends readonly TensorTree[], Result ext
   dispose(): void;
 }
 
+/** How many programs a compiled function keeps. */
 export interface CompileOptions {
   /**
    * Programs that are kept, of those used last: one for each kind of arguments and settings. One more takes the place of the one

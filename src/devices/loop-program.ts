@@ -35,6 +35,7 @@ interface Typed {
   readonly stage: number;
 }
 
+/** One register of a program: a value read, computed, folded or counted, with its dtype. */
 export type Instruction = Typed &
   (
     | { readonly kind: "load"; readonly slot: number }

@@ -11,6 +11,7 @@ import { type DType, fromFloat16Bits } from "../graph/dtype.ts";
 /** Writes the elements of the block that begins at byte `at` to `out`, from index `to` on. */
 type DecodeBlock = (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
 
+/** A type of elements: the size of its blocks, and how one is read. */
 export interface BlockFormat {
   /** What ggml calls the type. */
   readonly name: string;

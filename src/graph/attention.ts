@@ -198,4 +198,5 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   return y!;
 }
 
+/** The fused operations by name. */
 export const fusedOperations = { attention: attentionOp, attentionBackward: attentionBackwardOp } as const;

@@ -7,6 +7,7 @@ import { Tensor } from "./node.ts";
 import type { CallGeometry, Draw, KernelOperation, Operand, Sample } from "./primitive.ts";
 import { broadcastShapes, sizeOf } from "./shape.ts";
 
+/** See {@link matmul}. */
 export const matmulOp: KernelOperation = {
   kind: "kernel",
   name: "matmul",

@@ -344,32 +344,50 @@ export const elementwise = define({
   },
 });
 
-export type ElementwiseName = keyof typeof elementwise;
-
 /** The same values in memory of their own, in row-major order. */
 export const copy = (x: Tensor): Tensor => apply(elementwise.copy, [x], x.dtype);
 /** The functions of the entries. Operands are promoted to one dtype and broadcast; `formula` above says what comes out. */
 export const neg = (x: Tensor): Tensor =>
   apply(elementwise.neg, [x.dtype === "bool" ? cast(x, "int32") : x], x.dtype === "bool" ? "int32" : x.dtype);
+/** 1 / x; integers are widened to float32, as for the functions below. */
 export const recip = float(elementwise.recip);
+/** eˣ. */
 export const exp = float(elementwise.exp);
+/** ln x; NaN below 0. */
 export const log = float(elementwise.log);
+/** sin x, in radians. */
 export const sin = float(elementwise.sin);
+/** √x; NaN below 0. */
 export const sqrt = float(elementwise.sqrt);
+/** tanh x. */
 export const tanh = float(elementwise.tanh);
+/** erf x = 2/√π · ∫₀ˣ e^(−t²) dt. */
 export const erf = float(elementwise.erf);
+/** ⌊x⌋; integers as they are. No gradient. */
 export const floor = (x: Tensor): Tensor => (isFloat(x.dtype) ? apply(elementwise.floor, [x], x.dtype) : x);
+/** x + y; two booleans are added as int32. */
 export const add = (x: Tensor, y: Tensor): Tensor => arithmetic(elementwise.add, x, y);
+/** x − y. */
 export const sub = (x: Tensor, y: Tensor): Tensor => arithmetic(elementwise.add, x, neg(y));
+/** x · y. */
 export const mul = (x: Tensor, y: Tensor): Tensor => arithmetic(elementwise.mul, x, y);
+/** The larger one of x and y; NaN where either is. Where they are equal each gets half of the gradient. */
 export const max = (x: Tensor, y: Tensor): Tensor => arithmetic(elementwise.max, x, y);
+/** The remainder of x / y with the sign of y, as in Python. */
 export const mod = (x: Tensor, y: Tensor): Tensor => arithmetic(elementwise.mod, x, y);
+/** x < y, bool. */
 export const less = (x: Tensor, y: Tensor): Tensor => comparison(elementwise.less, x, y);
+/** x = y, bool; NaN equals nothing. */
 export const equal = (x: Tensor, y: Tensor): Tensor => comparison(elementwise.equal, x, y);
+/** Bits in both. @throws {DTypeError} for floats */
 export const and = (x: Tensor, y: Tensor): Tensor => bits(elementwise.and, x, y);
+/** Bits in either. @throws {DTypeError} for floats */
 export const or = (x: Tensor, y: Tensor): Tensor => bits(elementwise.or, x, y);
+/** Bits in one of both. @throws {DTypeError} for floats */
 export const xor = (x: Tensor, y: Tensor): Tensor => bits(elementwise.xor, x, y);
+/** x · 2^(y mod 32), modulo 2³²; int32. */
 export const shiftLeft = (x: Tensor, y: Tensor): Tensor => bits(elementwise.shiftLeft, cast(x, "int32"), cast(y, "int32"));
+/** The 32 bits of x moved down by y mod 32, zeros coming in; int32. */
 export const shiftRight = (x: Tensor, y: Tensor): Tensor => bits(elementwise.shiftRight, cast(x, "int32"), cast(y, "int32"));
 
 /** xʸ in floating point; integers are widened to float32 first. */

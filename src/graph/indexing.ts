@@ -30,6 +30,7 @@ export function checkIndex(operation: string, index: number, rows: number, exten
 const extentOf = (node: Tensor): number | undefined => node.attributes["extent"] as number | undefined;
 const withExtent = (extent: number | undefined) => (extent === undefined ? {} : { extent });
 
+/** See {@link take}. */
 export const takeOp: KernelOperation = {
   kind: "kernel",
   name: "take",
@@ -50,6 +51,7 @@ export const takeOp: KernelOperation = {
   },
 };
 
+/** See {@link scatterAdd}. */
 export const scatterAddOp: KernelOperation = {
   kind: "kernel",
   name: "scatterAdd",
@@ -70,6 +72,7 @@ export const scatterAddOp: KernelOperation = {
   },
 };
 
+/** See {@link cumulativeSum}. */
 export const cumulativeSumOp: KernelOperation = {
   kind: "kernel",
   name: "cumulativeSum",
@@ -87,6 +90,7 @@ export const cumulativeSumOp: KernelOperation = {
   tolerance: 1e-5,
 };
 
+/** See {@link argsort}. */
 export const argsortOp: KernelOperation = {
   kind: "kernel",
   name: "argsort",

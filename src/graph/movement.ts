@@ -10,6 +10,7 @@ import { expandView, padView, permuteView, reshapeView, sliceView, type View } f
 const wide: readonly [number, number] = [-2, 2];
 const one = (shape: readonly number[], apply: (x: Tensor) => Tensor): Sample => ({ inputs: [{ shape, domain: wide }], apply });
 
+/** See {@link reshape}. */
 export const reshapeOp: Movement = {
   kind: "movement",
   name: "reshape",
@@ -32,6 +33,7 @@ export const reshapeOp: Movement = {
   },
 };
 
+/** See {@link permute}. */
 export const permuteOp: Movement = {
   kind: "movement",
   name: "permute",
@@ -59,6 +61,7 @@ export const permuteOp: Movement = {
   },
 };
 
+/** See {@link expand}. */
 export const expandOp: Movement = {
   kind: "movement",
   name: "expand",
@@ -80,6 +83,7 @@ export const expandOp: Movement = {
   },
 };
 
+/** See {@link pad}. */
 export const padOp: Movement = {
   kind: "movement",
   name: "pad",
@@ -101,6 +105,7 @@ export const padOp: Movement = {
   },
 };
 
+/** See {@link slice}. */
 export const sliceOp: Movement = {
   kind: "movement",
   name: "slice",
@@ -335,6 +340,7 @@ export function moveView(node: Tensor, view: View): View | null {
   }
 }
 
+/** The movements by name. */
 export const movements = {
   reshape: reshapeOp,
   permute: permuteOp,

@@ -15,6 +15,7 @@ const samples =
     return [{ inputs: [{ shape, domain: [0.4, 2] }], apply: (x) => apply(x, axes.length ? axes : [shape.length - 1]) }];
   };
 
+/** See {@link reduceSum}. */
 export const sumOp: Reduction = {
   kind: "reduction",
   name: "sum",
@@ -25,6 +26,7 @@ export const sumOp: Reduction = {
   samples: samples((x, axes) => reduceSum(x, axes)),
 };
 
+/** See {@link reduceMax}. */
 export const maxReduceOp: Reduction = {
   kind: "reduction",
   name: "maxReduce",

@@ -11,6 +11,7 @@ import { identityMatrix, type Matrix } from "./matrix.ts";
 export const singleEpsilon = 2 ** -24;
 const smallest = 2 ** -126;
 
+/** A turn of the plane: [cosine, sine; −sine, cosine]. */
 export interface Rotation {
   readonly cosine: number;
   readonly sine: number;

@@ -17,6 +17,7 @@ export interface Poles {
 const gap = ({ d, squared }: Poles, j: number, k: number): number =>
   squared ? (d[j]! - d[k]!) * (d[j]! + d[k]!) : d[j]! - d[k]!;
 
+/** All roots of one secular equation. */
 export interface SecularRoots {
   /** λ, or its square root where poles are squared. */
   readonly values: Float64Array;

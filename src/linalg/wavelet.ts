@@ -61,6 +61,7 @@ const lowPass = {
 
 /** The wavelets that there are. */
 export const waveletNames = [...(Object.keys(lowPass) as (keyof typeof lowPass)[]), "sym2", "sym3"] as const;
+/** The name of one of them, as in PyWavelets. */
 export type WaveletName = (typeof waveletNames)[number];
 
 /** Filters of one length, an even one. */

@@ -118,6 +118,7 @@ export const ofTwo = <F extends (x: Tensor, y: Tensor) => Tensor>(name: string, 
 export const ofPair = <F extends Plain>(name: string, f: F, extra = 0): OfTwo<F> =>
   dispatched(name, () => withExtras("Tensor, Tensor", extra, f)) as OfTwo<F>;
 
+/** Three tensors, and up to `extra` other arguments. */
 export const ofTriple = <F extends Plain>(name: string, f: F, extra = 0): OfThree<F> =>
   dispatched(name, () => withExtras("Tensor, Tensor, Tensor", extra, f)) as OfThree<F>;
 

@@ -285,17 +285,25 @@ export const ceil = (x: Tensor): Tensor => (isFloat(x.dtype) ? neg(floor(neg(x))
 /** x without its fraction. No gradient. */
 export const trunc = (x: Tensor): Tensor => (isFloat(x.dtype) ? where(less(x, number(x, 0)), ceil(x), floor(x)) : x);
 
+/** x ≤ y, bool. */
 export const lessEqual = (x: Tensor, y: Tensor): Tensor => or(less(x, y), equal(x, y));
+/** x > y, bool. */
 export const greater = (x: Tensor, y: Tensor): Tensor => less(y, x);
+/** x ≥ y, bool. */
 export const greaterEqual = (x: Tensor, y: Tensor): Tensor => lessEqual(y, x);
+/** x ≠ y, bool; NaN is not equal to itself. */
 export const notEqual = (x: Tensor, y: Tensor): Tensor => logicalNot(equal(x, y));
 
 /** True where x is zero. */
 export const logicalNot = (x: Tensor): Tensor => xor(cast(x, "bool"), constant(1, [], "bool"));
+/** True where neither is zero. */
 export const logicalAnd = (x: Tensor, y: Tensor): Tensor => and(cast(x, "bool"), cast(y, "bool"));
+/** True where one is not zero. */
 export const logicalOr = (x: Tensor, y: Tensor): Tensor => or(cast(x, "bool"), cast(y, "bool"));
+/** True where one is zero and the other is not. */
 export const logicalXor = (x: Tensor, y: Tensor): Tensor => xor(cast(x, "bool"), cast(y, "bool"));
 
+/** True where x is NaN. */
 export const isNan = (x: Tensor): Tensor => notEqual(x, x);
 /** True where x is +∞ or −∞. */
 export const isInfinite = (x: Tensor): Tensor =>

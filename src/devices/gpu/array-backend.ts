@@ -15,6 +15,7 @@ import { exactIn32Bits } from "./limits.ts";
 /** Each kernel of mode webasm reserves memory of its own. */
 const mostKernels = { cpu: 4096, webasm: 256 };
 
+/** Opens GPU.js in a mode without a GPU. @throws {Error} whatever GPU.js throws when the mode cannot be had */
 export function createArrayBackend({ GPU, input }: GpuJs, mode: GpuMode & ("cpu" | "webasm")): Backend {
   const gpu = new GPU({ mode });
   const kernels = new KernelCache(mostKernels[mode], 4 * mostKernels[mode], (pass) =>

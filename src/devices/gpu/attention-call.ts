@@ -150,6 +150,7 @@ type Target = Pick<Backend, "mode" | "inputs">;
 
 const hasShader = ({ Tq }: AttentionSizes, { mode }: Target): boolean => mode === "webgpu" && Tq >= fewQueries;
 
+/** softmax(scale·q·kᵀ + mask)·v: operands q, k, v; results y and the log-sums of the scores, which the derivative reads. */
 export function attentionPlan(_call: KernelCall, geometry: CallGeometry, target: Target): Plan {
   const made = new AttentionPasses(geometry);
   const { sizes, rows } = made;
@@ -163,6 +164,7 @@ export function attentionPlan(_call: KernelCall, geometry: CallGeometry, target:
   return made.plan([3, made.byQueries(made.weights(scores, logSum), 2, sizes.E)], [4, logSum]);
 }
 
+/** Gradients of q, k and v: operands q, k, v, y, the log-sums and the gradient of y. */
 export function attentionBackwardPlan(_call: KernelCall, geometry: CallGeometry, target: Target): Plan {
   const made = new AttentionPasses(geometry);
   const { sizes, rows } = made;

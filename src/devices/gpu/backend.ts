@@ -26,6 +26,7 @@ export interface Handle {
   raw: unknown;
 }
 
+/** A mode of GPU.js: uploads, runs, reads and frees flat arrays of floats. */
 export interface Backend {
   readonly mode: GpuMode;
   /** Arrays that one kernel may read. */
@@ -66,6 +67,7 @@ export interface GpuJs {
   readonly input: (values: Float32Array, size: readonly [columns: number, rows: number]) => unknown;
 }
 
+/** What is used of an instance of GPU.js. */
 export interface GpuInstance {
   createKernel(source: string, settings: Record<string, unknown>): GpuKernel;
   destroy(): Promise<void> | void;
@@ -78,6 +80,7 @@ export interface GpuInstance {
   readonly canvas?: Partial<EventTarget> | null;
 }
 
+/** What is used of a kernel of GPU.js. */
 export interface GpuKernel {
   (...args: unknown[]): unknown;
   setOutput(output: readonly number[]): void;

@@ -17,8 +17,10 @@ export interface Limbs {
   readonly low: string;
 }
 
+/** The variables that stand for a register. */
 export type Value = Single | Limbs;
 
+/** A value that is one float, in the variable `name`. */
 export const single = (name: string): Single => ({ kind: "single", name });
 
 /** Indices of an axis at which there are elements: from ≤ index < to. */

@@ -33,6 +33,7 @@ function flatSize(count: number): [width: number, height: number] {
 /** Textures that nobody holds any more and that are kept for whoever needs one of their size next. */
 const mostSpare = { bytes: 64 * 2 ** 20, things: 4096 };
 
+/** Runs our fragment shaders on the context of a GPU.js kernel. */
 export class Drawings {
   private readonly spare = new Spare<WebGLTexture>(mostSpare, (texture) => this.gl.deleteTexture(texture));
   private readonly gl: WebGL2RenderingContext;

@@ -49,6 +49,7 @@ function onVectors(text: string, spread: Spread): string | null {
 export const onBooleans = `bvec4 both(bvec4 a, bvec4 b) { return bvec4(uvec4(a) & uvec4(b)); }
 bvec4 either(bvec4 a, bvec4 b) { return bvec4(uvec4(a) | uvec4(b)); }`;
 
+/** Statements of a fragment shader. */
 export class GlslCode extends ShaderCode {
   override readonly types = { float: "float", vector: "vec4", int: "int", ints: "ivec4", uint: "uint" };
   private readonly own: string;

@@ -19,6 +19,7 @@ const signed = (code: Code, { high }: Limbs): string => {
   return name;
 };
 
+/** x + y modulo 2³². */
 export function addLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
   const low = code.let(`${x.low} + ${y.low}`);
   const high = code.let(`${x.high} + ${y.high}`);
@@ -27,6 +28,7 @@ export function addLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
   return limbs(high, low);
 }
 
+/** −x modulo 2³². */
 export function negLimbs(code: Code, x: Limbs): Limbs {
   const low = code.let(`65536 - ${x.low}`);
   const high = code.let(`65535 - ${x.high}`);
@@ -46,6 +48,7 @@ function wideProduct(code: Code, x: string, y: string): { high: string; low: str
   return { high: code.let(`${x1} * ${y1} + ${over} + ${carry}`), low: code.let(`${sum} - ${carry} * 65536`) };
 }
 
+/** x · y modulo 2³². */
 export function mulLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
   const { high, low } = wideProduct(code, x.low, y.low);
   const [p, q] = [wideProduct(code, x.high, y.low).low, wideProduct(code, x.low, y.high).low];
@@ -59,6 +62,7 @@ export function lessLimbs(code: Code, x: Limbs, y: Limbs): Single {
   return single(code.choose(`${p} < ${q} || (${p} === ${q} && ${x.low} < ${y.low})`, "1", "0"));
 }
 
+/** 1 where x = y, else 0. */
 export const equalLimbs = (code: Code, x: Limbs, y: Limbs): Single =>
   single(code.choose(`${x.high} === ${y.high} && ${x.low} === ${y.low}`, "1", "0"));
 
@@ -67,6 +71,7 @@ export function chooseLimbs(code: Code, condition: string, x: Limbs, y: Limbs): 
   return limbs(code.choose(condition, x.high, y.high), code.choose(condition, x.low, y.low));
 }
 
+/** The larger one, signed. */
 export const maxLimbs = (code: Code, x: Limbs, y: Limbs): Limbs => chooseLimbs(code, `${lessLimbs(code, x, y).name} > 0.5`, y, x);
 
 /** `operator` is one of & | ^; GPU.js has these on whole numbers. */
@@ -86,6 +91,7 @@ function shiftOf(code: Code, y: Limbs): { power: string; far: string } {
   return { power, far };
 }
 
+/** x · 2^(y mod 32) modulo 2³². */
 export function shiftLeftLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
   const { power, far } = shiftOf(code, y);
   // whole numbers of 16 bits times a power of two are exact
@@ -95,6 +101,7 @@ export function shiftLeftLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
   return far === "0" ? near : chooseLimbs(code, `${far} > 0.5`, limbs(near.low, "0"), near);
 }
 
+/** x shifted right by y mod 32, zeros coming in. */
 export function shiftRightLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
   const { power, far } = shiftOf(code, y);
   const high = code.let(`Math.floor(${x.high} / ${power})`);

@@ -189,6 +189,7 @@ function squaresPlan(sizes: MatmulSizes, copies: boolean): Plan | null {
 /** Sides from which a tuned kernel is the faster one. */
 const least = { tiled: 8, squares: 4, packed: 4 };
 
+/** The batched product [..., M, K] · [..., K, N] with what its sums begin with, by the kernel that suits mode and sizes. */
 export function matmulPlan(
   _call: KernelCall,
   geometry: CallGeometry,

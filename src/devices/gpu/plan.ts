@@ -68,9 +68,11 @@ export const countsOf = ({ count, also = [] }: Pass): readonly number[] => [coun
 /** Floats that a value of a dtype takes per element: an int32 lies as its lower and its upper 16 bits. */
 export const floatsPerElement = (dtype: string): number => (dtype === "int32" ? 2 : 1);
 
+/** Operand or result `index` of the call, as a flat array. */
 export const binding = (index: number): ArrayArgument => ({ kind: "binding", index });
 /** Read by row and column. */
 export const rowsOf = (index: number, row: number): ArrayArgument => ({ kind: "binding", index, row });
+/** The value that pass `index` of the plan has written. */
 export const pass = (index: number): ArrayArgument => ({ kind: "pass", index });
 
 /** A pass that runs a function of kernels/gpu, which GPU.js takes as text. */

@@ -49,6 +49,7 @@ export interface Rows {
   readonly folds: readonly (readonly Register[])[];
 }
 
+/** Whether a register has a value for each element of a row, and not one for all of it. */
 export const isElement = ({ instructions }: LoopProgram, register: Register): boolean => instructions[register]!.level !== "row";
 
 /** `null` where the program is not one for a shader: then passes through memory do it. */

@@ -8,6 +8,7 @@ import { type Bound, Code, fewEnough, inverseText, type Value } from "./code.ts"
 /** Elements that one variable holds. */
 export type Lanes = 1 | 4;
 
+/** Names of the four components of a vector. */
 export const components = ["x", "y", "z", "w"] as const;
 
 /** What has no form of the same look: whole numbers' bits, and both of "and" and "or", which have no order in WGSL. */
@@ -33,6 +34,7 @@ export const onFloats = (text: string, spread: Spread = (value) => value): strin
     .replaceAll("!==", "!=")
     .replace(/(?<![\w.])\d+(?:\.\d+)?(?![\w.])/g, (number) => spread(number.includes(".") ? number : `${number}.0`));
 
+/** Statements of a shader that is not translated by GPU.js, with vectors of four; what differs between WGSL and GLSL is abstract. */
 export abstract class ShaderCode extends Code {
   abstract readonly types: Types;
   /** The one thing that says how many elements are computed at once from here on; `each` sets it. */

@@ -1,5 +1,6 @@
 /** Memory of the card that nobody holds any more, kept for whoever needs some of its size next: what is new is filled with zeros first. */
 
+/** Things by a size, given back and taken again, up to a total. */
 export class Spare<Thing> {
   /** What is asked for stays; kinds that were asked for longest ago come first, and go first. */
   private readonly kinds = new Map<string | number, { readonly bytes: number; readonly things: Thing[] }>();

@@ -24,6 +24,7 @@ interface Known {
   readonly groups: Map<string, GPUBindGroup>;
 }
 
+/** Passes that wait to be submitted together. */
 export class Launches {
   private readonly device: GPUDevice;
   private encoder: GPUCommandEncoder | null = null;

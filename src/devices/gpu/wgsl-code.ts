@@ -12,6 +12,7 @@ const withoutBranches = (text: string): string =>
         .replaceAll("||", "|")
     : text;
 
+/** Statements of a compute shader. */
 export class WgslCode extends ShaderCode {
   override readonly types = { float: "f32", vector: "vec4<f32>", int: "i32", ints: "vec4<i32>", uint: "u32" };
 

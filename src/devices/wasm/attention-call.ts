@@ -43,6 +43,7 @@ const resultBytes = 1 << 19;
 
 const roundUp = (value: number, step: number): number => Math.ceil(value / step) * step;
 
+/** `attention` as a kernel call, [B, T, H, D], float32; `null` for other dtypes. */
 export const attention: CallEntry = ({ operands, results }, { memory, threads, relaxedSimd, module }) => {
   if ([...operands, ...results].some((dtype) => dtype !== "float32")) return null;
   const options = { shared: memory.shared, fused: relaxedSimd };
@@ -71,6 +72,7 @@ export const attention: CallEntry = ({ operands, results }, { memory, threads, r
   };
 };
 
+/** The gradients of q, k and v, from the log-sums that `attention` has left. */
 export const attentionBackward: CallEntry = ({ operands, results }, { memory, threads, relaxedSimd, module }) => {
   if ([...operands, ...results].some((dtype) => dtype !== "float32")) return null;
   const options = { shared: memory.shared, fused: relaxedSimd };

@@ -43,6 +43,7 @@ export type BindCall = (geometry: CallGeometry, addresses: readonly number[]) =>
 /** How one named call runs; `null` where these dtypes have no kernel. */
 export type CallEntry = (call: KernelCall, context: CallContext) => BindCall | null;
 
+/** The kernels of the device by the names of operations. */
 export const callEntries: Readonly<Record<string, CallEntry>> = {
   matmul,
   attention,

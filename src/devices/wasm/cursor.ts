@@ -5,6 +5,7 @@ import { type Expression, type FunctionBuilder, type Local, load } from "./assem
 import type { LaneMath, Vector } from "./lanes.ts";
 
 type V128 = Local<"v128">;
+/** A local of 32 bits. */
 export type I32 = Local<"i32">;
 
 /** Where a slot stands in the loop that is being emitted. */
@@ -44,6 +45,7 @@ export const cursorAt = (slot: Slot, pointer: I32): Cursor => ({
   bounds: null,
 });
 
+/** Loads and stores of the arrays of a program at the place where its loops stand. */
 export class SlotAccess {
   private readonly f: FunctionBuilder;
   private readonly simd: LaneMath;

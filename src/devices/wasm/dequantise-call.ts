@@ -9,6 +9,7 @@ const tasksPerThread = 3;
 /** Values below which a task is not split further. */
 const smallestTask = 1 << 14;
 
+/** `dequantise` as a kernel call: codes of 4 or 8 bits, a table, a scale for each block; float32 comes out. */
 export const dequantise: CallEntry = ({ operands }, { memory, threads, module }) => {
   const widths = operands.map(bytesPerElement);
   return ({ operands: sources, results, attributes }, addresses) => {

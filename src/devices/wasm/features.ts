@@ -1,6 +1,7 @@
 /** What this JavaScript engine's WebAssembly can do, found out by validating tiny modules. */
 import { type FunctionBuilder, ModuleBuilder } from "./assembler.ts";
 
+/** What this engine can do beyond WebAssembly 2.0. */
 export interface Features {
   /** 128-bit vectors; without them the wasm device cannot run. */
   readonly simd: boolean;

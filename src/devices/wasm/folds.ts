@@ -37,6 +37,7 @@ const instructions: Readonly<Record<string, { readonly float: SimpleOp; readonly
     maxReduce: { float: "f32x4.pmax", integer: "i32x4.max_s", bool: "v128.or" },
   };
 
+/** Emits the folds of a program: accumulators, their steps and their ends. */
 export class Folds {
   private readonly simd: LaneMath;
 

@@ -19,6 +19,7 @@ export interface Vector extends Lanes {
 /** Largest value below every int32: where a maximum of integers starts. */
 export const lowestInt32 = -(2 ** 31);
 
+/** The functions of elementwise entries (`Simd`) on vectors of four, of one dtype each. */
 export class LaneMath implements Simd {
   readonly math: SimdMath;
 

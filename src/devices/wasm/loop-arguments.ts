@@ -23,6 +23,7 @@ export interface SlotLayout {
   readonly valid: number;
 }
 
+/** Which word of the argument block holds which size, stride and address. */
 export interface ArgumentLayout {
   readonly unitsPerTask: number;
   readonly units: number;
@@ -44,6 +45,7 @@ export interface ArgumentLayout {
   readonly walkAxes: number;
 }
 
+/** Gives every number that the code of a program needs a word of its own. */
 export function layoutArguments(program: LoopProgram, plan: LoopPlan): ArgumentLayout {
   let words = 0;
   const take = (count: number): number => 4 * ((words += count) - count);

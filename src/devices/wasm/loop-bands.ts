@@ -132,6 +132,7 @@ interface FoldRow {
   readonly blocks: I32 | null;
 }
 
+/** Emits the loops over the bands of a row. */
 export class Bands {
   private readonly frame: LoopFrame;
   private readonly simd: LaneMath;

@@ -19,6 +19,7 @@ import { busyPasses, isIrregular, type LoopPlan, type Pass, planLoop, unrollOf, 
 import { LoopValues } from "./loop-values.ts";
 import { WholeRowsEmitter } from "./whole-rows.ts";
 
+/** What the code may use, and where its data lies. */
 export interface EmitOptions {
   readonly shared: boolean;
   readonly maximumPages: number;

@@ -19,6 +19,7 @@ export const lanePositions = (f: FunctionBuilder): Local<"v128"> =>
 /** A thread's scratch begins with a patch of 16 bytes for every store; then come the kept rows, of two rows where they go by twos. */
 export const patchBytes = (program: LoopProgram): number => 16 * program.stores.length;
 
+/** Locals, loops over units and addresses that all emitters of a loop program share. */
 export class LoopFrame {
   readonly f: FunctionBuilder;
   readonly program: LoopProgram;

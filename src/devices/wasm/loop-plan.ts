@@ -12,6 +12,7 @@ import { blockLength } from "./folds.ts";
  */
 export type Place = "constant" | "row" | "element" | "body" | "uniform";
 
+/** A reduction, with the register that it fills. */
 export type Fold = Extract<Instruction, { kind: "reduce" }> & { readonly register: Register };
 
 /** One walk over the inner axis. */
@@ -30,6 +31,7 @@ export interface Pass {
   readonly cost: number;
 }
 
+/** The order in which a loop program is computed. */
 export interface LoopPlan {
   readonly places: readonly Place[];
   /** How many instructions, folds and stores read a register. */
@@ -160,6 +162,7 @@ export function wholeRowsOf(program: LoopProgram, plan: LoopPlan, { inner }: Geo
   return { step, order: isAhead ? "ahead" : inner * most <= longestPaired ? "twos" : "alone" };
 }
 
+/** The plan of a program, in the form that its shape asks for. */
 export function planLoop(program: LoopProgram): LoopPlan {
   return program.shape === "rows" ? planRows(program) : planColumns(program);
 }

@@ -10,6 +10,7 @@ export interface Reader {
   restore(register: Register): Vector | null;
 }
 
+/** Where a value of a program is at the moment, computed when it is first asked for. */
 export class LoopValues {
   private readonly program: LoopProgram;
   private readonly plan: LoopPlan;

@@ -21,6 +21,7 @@ interface Pair {
   readonly b: number;
 }
 
+/** `matmul` as a kernel call: float32, B in 16 bits too; `null` for other dtypes. */
 export const matmul: CallEntry = ({ operands, results }, { memory, threads, relaxedSimd, module }) => {
   const [main, update] = pairsOf(operands.length);
   const bType = operands[main.b];

@@ -10,6 +10,7 @@ const alignment = 64;
 /** Bytes after each buffer that belong to nobody else: vector loads may run past the end. */
 export const slackBytes = 64;
 
+/** How much memory is reserved, and for whom. */
 export interface MemoryOptions {
   /** Whether workers can share it; by default where the platform can. */
   readonly shared?: boolean;
@@ -17,6 +18,7 @@ export interface MemoryOptions {
   readonly maximumBytes?: number;
 }
 
+/** Counts of what lies in the memory. */
 export interface MemoryStatistics {
   /** Buffers allocated and not yet freed. */
   readonly buffers: number;

@@ -110,9 +110,15 @@ export const laneAccesses = {
   "v128.store8_lane": [0xfd000 + 88, 0], "v128.store16_lane": [0xfd000 + 89, 1], "v128.store32_lane": [0xfd000 + 90, 2], "v128.store64_lane": [0xfd000 + 91, 3],
 } as const;
 
+/** An instruction without immediates. */
 export type SimpleOp = keyof typeof simple;
+/** An instruction that loads. */
 export type LoadOp = keyof typeof loads;
+/** An instruction that stores. */
 export type StoreOp = keyof typeof stores;
+/** An atomic instruction other than load and store. */
 export type AtomicOp = keyof typeof atomics;
+/** An instruction with a lane number. */
 export type LaneOp = keyof typeof lanes;
+/** An instruction that loads or stores one lane. */
 export type LaneAccessOp = keyof typeof laneAccesses;

@@ -3,6 +3,7 @@ import { argument, argumentWords, placeModule } from "../../../kernels/wasm/plac
 import { sizeOf } from "../../graph/shape.ts";
 import type { CallEntry } from "./calls.ts";
 
+/** See {@link placeModule}. */
 export const place: CallEntry = (_, { memory, module }) => {
   const kernel = module("place", () => placeModule({ shared: memory.shared }))["place"]!;
   return ({ operands }, addresses) => {

@@ -14,6 +14,7 @@ import type { DeviceMemory } from "./memory.ts";
 import { control, insideBit, moduleHeaderWords } from "./worker.ts";
 import { startWorker, tellOfFewerThreads, type WorkerThread } from "./worker-thread.ts";
 
+/** An exported function: does one task with the arguments at an address, as one of the threads. */
 export type Kernel = (task: number, args: number, thread: number) => void;
 /** Names a kernel of a pool; from `add`. */
 export type KernelId = number;
@@ -24,11 +25,13 @@ const callerSpins = 5_000;
 /** After so many sleeps, of a millisecond at most, the caller asks whether the workers it waits for are still alive. */
 const sleepsBetweenLooks = 50;
 
+/** How many threads compute. */
 export interface PoolOptions {
   /** Threads that compute, the calling one included; see `defaultThreads`. */
   readonly threads?: number;
 }
 
+/** Threads that run the tasks of kernels; the calling thread is one of them. */
 export class Pool {
   /** Threads that compute, the calling one included. */
   readonly threads: number;

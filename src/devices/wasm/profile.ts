@@ -16,6 +16,7 @@ export interface ProfileRow {
   readonly bound: "arithmetic" | "memory";
 }
 
+/** Kernels of a program with their times, and the limits of this machine that they are held against. */
 export interface Profile {
   readonly rows: readonly ProfileRow[];
   readonly milliseconds: number;

@@ -20,6 +20,7 @@ const checkOf =
     for (let i = 0; i < count; i++) if (index[i]! >>> 0 >= rows) checkIndex(operation, index[i]!, rows, attributes["extent"]);
   };
 
+/** `take` as a kernel call: a table [rows, width] of any dtype, indices int32. @throws {ShapeError} for an index outside, when it runs */
 export const take: CallEntry = ({ operands }, { memory, threads, module }) => {
   const bytes = bytesPerElement(operands[0]!);
   return (geometry, addresses) => {
@@ -49,6 +50,7 @@ export const take: CallEntry = ({ operands }, { memory, threads, module }) => {
   };
 };
 
+/** `scatterAdd` as a kernel call: float32 and int32; rows are added in the order of the indices, by any number of threads. */
 export const scatterAdd: CallEntry = ({ results }, { memory, threads, module }) => {
   const [type] = results;
   if (type !== "float32" && type !== "int32") return null;

@@ -24,6 +24,7 @@ interface Walk {
   readonly parts: readonly (readonly Accumulator[])[];
 }
 
+/** Emits the loops for rows that end with a whole step of every pass. */
 export class WholeRowsEmitter {
   private readonly frame: LoopFrame;
   private readonly f: FunctionBuilder;

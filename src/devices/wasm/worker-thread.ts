@@ -6,6 +6,7 @@ import { workerSource } from "./worker.ts";
 /** How often a worker looks for the next job before it sleeps: some hundred microseconds. */
 const workerSpins = 20_000;
 
+/** A thread that was started. */
 export interface WorkerThread {
   /** Whether it has ended, as far as can be told without returning to the event loop: in a browser that cannot be told. */
   ended(): boolean;

@@ -53,6 +53,7 @@ export const loftqKeys = {
   loftq_iter: key(1, integer(1)),
 };
 
+/** `initLoraWeights: "loftq"`. */
 export const loftq: Initialiser = {
   startsAtZero: false,
   residual: "from the weight",

@@ -9,6 +9,7 @@ import { svdMatrix } from "../../linalg/svd.ts";
 import type { Initialiser } from "../initialiser.ts";
 import { requireRank, weightOf } from "./factors.ts";
 
+/** `initLoraWeights: "mica"`. */
 export const mica: Initialiser = {
   startsAtZero: true,
   fixesB: true,

@@ -11,6 +11,7 @@ import { qrMatrix } from "../../linalg/qr.ts";
 import type { Initialiser } from "../initialiser.ts";
 import { requireLinear, requireRank, takenOut, weightOf } from "./factors.ts";
 
+/** `initLoraWeights: "olora"`. */
 export const olora: Initialiser = {
   startsAtZero: true,
   residual: "from the weight",

@@ -11,6 +11,7 @@ import { qrMatrix } from "../../linalg/qr.ts";
 import type { Initialiser } from "../initialiser.ts";
 import { requireLinear } from "./factors.ts";
 
+/** `initLoraWeights: "orthogonal"`. @throws {ConfigError} for an odd rank */
 export const orthogonal: Initialiser = {
   startsAtZero: true,
   start(base, { r }, random) {

@@ -56,6 +56,7 @@ export const projections = <C extends Pick<Config, "r" | "projectionPrngKey" | "
 
 /** What a layer uses of them. */
 export const columns = (A: Tensor, { in: into }: Base): Tensor => sliceAxis(A, 1, 0, into);
+/** The rows of B [most, r] that a layer uses, [out, r]. */
 export const rows = (B: Tensor, { out }: Base): Tensor => sliceAxis(B, 0, 0, out);
 
 const linear: LayerMethod<Config, "b" | "d", never, "A" | "B"> = {

@@ -30,6 +30,7 @@ import { through, times } from "../weight-change.ts";
 import { mixtures } from "./mixtures.ts";
 import type { Router } from "./router.ts";
 
+/** The keys of PEFT's XLoraConfig. */
 export const schema = configSchema("XLORA", "xlora_", {
   hidden_size: key(null, integer(1)),
   adapters: key(null, object()),
