@@ -25,7 +25,8 @@ async function loadGpuJs(): Promise<GpuJs> {
   } catch (error) {
     throw new DeviceError(`cannot load gpu.js: ${error instanceof Error ? error.message : String(error)}.`, {
       operation: "gpu",
-      hint: "Install it: npm install gpu.js@2.24.1 --omit=optional",
+      // not --omit=optional, which takes the native parts of Vite and TypeScript out of a project
+      hint: "Install it: npm install gpu.js@2.24.1 --ignore-scripts",
     });
   }
 }
