@@ -28,13 +28,16 @@ export interface Listing {
 }
 
 /** Imported when the Hub is first asked, so that nobody who does not ask it needs to have it or to load it. */
-const library = () =>
-  import("@huggingface/hub").catch((cause) => {
+async function library(): Promise<typeof import("@huggingface/hub")> {
+  try {
+    return await import("@huggingface/hub"); // for webpack, a package within `try` may be missing
+  } catch (cause) {
     throw new ConfigError(
       `what the Hub is asked with, @huggingface/hub, cannot be imported: ${(cause as Error).message.split("\n")[0]}.`,
       { operation: "hub", got: cause, hint: "Install it with: npm install @huggingface/hub" },
     );
-  });
+  }
+}
 
 /** The token is not among these: the library takes only those that begin with hf_, so `request` adds it. */
 const repository = (id: string, { endpoint }: HubSettings) => ({ repo: { type: "model", name: id }, hubUrl: endpoint }) as const;

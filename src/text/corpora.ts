@@ -89,7 +89,7 @@ export async function loadCorpus(name: CorpusName): Promise<Corpus> {
 /** Imports a package that may be absent; the name is a variable so that bundlers do not ask for it. */
 export async function importCorpus(packageName: string): Promise<() => unknown> {
   try {
-    const module = (await import(/* @vite-ignore */ packageName)) as { default: () => unknown };
+    const module = (await import(/* @vite-ignore */ /* webpackIgnore: true */ packageName)) as { default: () => unknown };
     return module.default;
   } catch (cause) {
     throw new ConfigError(`the package ${packageName} cannot be imported: ${(cause as Error).message.split("\n")[0]}.`, {
