@@ -15,12 +15,9 @@ const ln2Low = Math.LN2 - ln2High;
 /** Adding and subtracting it rounds to an integer, which then stands in the low bits. */
 const roundToInteger = 1.5 * 2 ** 23;
 const signBit = -0x80000000;
-/** (eʳ − 1 − r) / r² for |r| ≤ ½ ln 2: so that the error of eʳ is even, and that of eʳ − 1 relative to itself. */
-const tailAroundOne = [
+/** (eʳ − 1 − r) / r² for |r| ≤ ½ ln 2, so that the error of eʳ is even. */
+const exponentialTail = [
   1.381402718834579e-3, 8.368992246687412e-3, 4.166841506958008e-2, 1.66665181517601e-1, 4.999999403953552e-1,
-];
-const tailAroundZero = [
-  0.0001991473836824298, 0.0013941415818408132, 0.00833327230066061, 0.04166635125875473, 0.1666666716337204, 0.5,
 ];
 
 /** 1/1!, 1/2!, … lowest power last, for exp(x) − 1 = x · (…) in float64. */
@@ -32,8 +29,14 @@ const logarithmSeries = Array.from({ length: 9 }, (_, i) => 2 / (17 - 2 * i));
 export class SimdMath extends SimdBasics {
   /** eˣ: 0 below −104, ∞ above 88.73, subnormal results kept, NaN stays NaN. Error < 1.5 ulp. */
   exp(x: V128): V128 {
-    // n + 254 in the low bits: twice the bias of an exponent
-    const { power, shifted } = this.reducedPower(this.clamp(x, -105, 90), roundToInteger + 254, [ln2High, ln2Low], tailAroundOne);
+    const clamped = this.clamp(x, -105, 90);
+    const magic = roundToInteger + 254;
+    // n + 254 in the low bits, twice the bias of an exponent: shifted into the place of one they lose all others
+    const shifted = this.madd(clamped, Math.LOG2E, magic);
+    const n = this.sub(shifted, magic);
+    const r = this.madd(n, -ln2Low, this.madd(n, -ln2High, clamped)); // |r| ≤ ½ ln 2
+    const square = this.mul(r, r);
+    const power = this.madd(this.polynomial(r, exponentialTail, square), square, r); // eʳ − 1
     // two factors, since 2ⁿ alone would leave the range where the result is subnormal or infinite
     const half = this.and(this.shift("shl", shifted, 22), this.i32(-0x800000));
     const rest = this.i32Sub(this.shift("shl", shifted, 23), half);
@@ -86,20 +89,18 @@ export class SimdMath extends SimdBasics {
 
   /** Error function. Error < 2 ulp, near 0 too. */
   erf(x: V128): V128 {
-    const sign = this.and(x, this.i32(signBit));
-    const t = this.apply("f32x4.pmax", this.or(x, this.i32(signBit)), -3.93); // −|x|; erf is ±1 in float32 beyond
-    // erfc(|x|) = e^(t + t·slope), fitted so that the error of erf is even relative to erf
+    const a = this.apply("f32x4.pmin", this.abs(x), 3.88); // erf is ±1 in float32 beyond
+    // erf = 1 − (1 − v/2)² with v = a + a·slope, fitted so that the error of erf is even relative to erf: the square alone bends the line
+    // towards 1, and no exponential is needed. As v − v²/4, so that nothing is lost near 0
     const slope = this.polynomial(
-      t,
+      a,
       [
-        -9.25626591197215e-6, -1.1764127702917904e-4, -6.328368908725679e-4, -1.66702747810632e-3, -1.603961136424914e-4,
-        1.9153064116835594e-2, 1.0277783125638962e-1, -6.366193890571594e-1, 1.2837916612625122e-1,
+        3.078039867e-7, -7.071414984e-6, 6.725364074e-5, -3.270395973e-4, 7.590225432e-4, -3.010000219e-4, -9.722378454e-4,
+        -5.280183628e-3, 1.49768861e-2, 3.327519074e-2, -8.556200564e-2, -1.965373158e-1, 3.183097541e-1, 1.283791661e-1,
       ],
     );
-    const { power, shifted } = this.reducedPower(this.madd(slope, t, t), roundToInteger + 127, [Math.LN2], tailAroundZero);
-    // 1 − 2ⁿ·eʳ as (1 − 2ⁿ) − 2ⁿ·(eʳ − 1), so that nothing is lost near 0
-    const factor = this.shift("shl", shifted, 23);
-    return this.or(this.nmadd(power, factor, this.sub(1, factor)), sign);
+    const v = this.madd(slope, a, a);
+    return this.or(this.nmadd(this.mul(v, 0.25), v, v), this.and(x, this.i32(signBit)));
   }
 
   /** Error < 2 ulp for |x| ≤ 2²⁰, then growing by |x| · 2⁻⁵³ absolute; always within [−1, 1]; NaN at ±∞. */
@@ -147,26 +148,6 @@ export class SimdMath extends SimdBasics {
     );
     const oppositeSigns = this.less(this.mul(x, this.copySign(this.f32(1), y)), 0);
     return this.select(infiniteY, this.select(oppositeSigns, y, x), finite);
-  }
-
-  /**
-   * eˣ = 2ⁿ·(1 + power) with |power| < 0.42. The low bits of `shifted` are n plus what `magic` has beyond `roundToInteger`; shifted into
-   * the place of an exponent they lose all others.
-   *
-   * @param ln2 in parts; where n ≤ 0 one is enough, since the error grows with n and 2ⁿ does not
-   * @param tail coefficients of (eʳ − 1 − r) / r²
-   */
-  private reducedPower(
-    x: V128,
-    magic: number,
-    ln2: readonly number[],
-    tail: readonly number[],
-  ): { readonly power: V128; readonly shifted: V128 } {
-    const shifted = this.madd(x, Math.LOG2E, magic);
-    const n = this.sub(shifted, magic);
-    const r = ln2.reduce((rest, part) => this.madd(n, -part, rest), x); // |r| ≤ ½ ln 2
-    const square = this.mul(r, r);
-    return { power: this.madd(this.polynomial(r, tail, square), square, r), shifted };
   }
 
   /** x = fraction · 2^exponent with fraction in [√½, √2), for normal x > 0. */

@@ -177,7 +177,7 @@ export const silu = swish("silu", 1);
 export const quickGelu = swish("quickGelu", 1.702);
 
 /** Φ(x), the normal distribution function, through erf: exact to rounding of 1, not in the far left tail. */
-const normalCdf = (x: Tensor): Tensor => mul(number(x, 0.5), add(number(x, 1), erf(mul(number(x, Math.SQRT1_2), x))));
+const normalCdf = (x: Tensor): Tensor => add(number(x, 0.5), mul(number(x, 0.5), erf(mul(number(x, Math.SQRT1_2), x))));
 
 /** x·Φ(x) with the normal distribution function Φ. @see https://arxiv.org/abs/1606.08415 */
 export const gelu = real(
