@@ -29,18 +29,19 @@ const logarithmSeries = Array.from({ length: 9 }, (_, i) => 2 / (17 - 2 * i));
 export class SimdMath extends SimdBasics {
   /** eˣ: 0 below −104, ∞ above 88.73, subnormal results kept, NaN stays NaN. Error < 1.5 ulp. */
   exp(x: V128): V128 {
-    const clamped = this.clamp(x, -105, 90);
-    const magic = roundToInteger + 254;
-    // n + 254 in the low bits, twice the bias of an exponent: shifted into the place of one they lose all others
-    const shifted = this.madd(clamped, Math.LOG2E, magic);
-    const n = this.sub(shifted, magic);
-    const r = this.madd(n, -ln2Low, this.madd(n, -ln2High, clamped)); // |r| ≤ ½ ln 2
-    const square = this.mul(r, r);
-    const power = this.madd(this.polynomial(r, exponentialTail, square), square, r); // eʳ − 1
+    // n + 254 in the low bits: twice the bias of an exponent
+    const { power, shifted } = this.reducedPower(this.clamp(x, -105, 90), roundToInteger + 254);
     // two factors, since 2ⁿ alone would leave the range where the result is subnormal or infinite
     const half = this.and(this.shift("shl", shifted, 22), this.i32(-0x800000));
     const rest = this.i32Sub(this.shift("shl", shifted, 23), half);
     return this.mul(this.madd(power, half, half), rest);
+  }
+
+  /** eˣ for x ≤ 0: 0 below −87.7, where `exp` has subnormal numbers; NaN stays NaN. Error < 1.5 ulp. */
+  expBelowZero(x: V128): V128 {
+    const { power, shifted } = this.reducedPower(this.apply("f32x4.pmax", x, -88), roundToInteger + 127);
+    const factor = this.shift("shl", shifted, 23); // of −88 it is 0
+    return this.madd(power, factor, factor);
   }
 
   /** ln x: −∞ at 0, NaN below, ∞ at ∞; subnormals taken. Error < 1.5 ulp. */
@@ -148,6 +149,18 @@ export class SimdMath extends SimdBasics {
     );
     const oppositeSigns = this.less(this.mul(x, this.copySign(this.f32(1), y)), 0);
     return this.select(infiniteY, this.select(oppositeSigns, y, x), finite);
+  }
+
+  /**
+   * eˣ = 2ⁿ·(1 + power) with |power| < 0.42. The low bits of `shifted` are n plus what `magic` has beyond `roundToInteger`; shifted into
+   * the place of an exponent they lose all others.
+   */
+  private reducedPower(x: V128, magic: number): { readonly power: V128; readonly shifted: V128 } {
+    const shifted = this.madd(x, Math.LOG2E, magic);
+    const n = this.sub(shifted, magic);
+    const r = this.madd(n, -ln2Low, this.madd(n, -ln2High, x)); // |r| ≤ ½ ln 2
+    const square = this.mul(r, r);
+    return { power: this.madd(this.polynomial(r, exponentialTail, square), square, r), shifted };
   }
 
   /** x = fraction · 2^exponent with fraction in [√½, √2), for normal x > 0. */

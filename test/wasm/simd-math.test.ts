@@ -165,6 +165,25 @@ describe.each([true, false])("fused multiply-add %s", (fused) => {
     expect([...got]).toEqual([0, 0, 0, Infinity, Infinity, Infinity, Math.fround(Math.exp(-100)), Number.NaN]);
   });
 
+  test("expBelowZero is within 1.5 ulp of what is a normal number, and 0 far below", () => {
+    const x = samples(-89, 0).filter((value) => !(value > 0));
+    const got = mapLanes(fused, (s, v) => s.expBelowZero(v))(x);
+    const normal = x.map((value) => value > -87.33 || Number.isNaN(value));
+    const [worst, at] = worstUlp(
+      got.filter((_, i) => normal[i]),
+      x.filter((_, i) => normal[i]),
+      Math.exp,
+    );
+    console.log(`expBelowZero${fused ? "" : " (mul + add)"}: ${worst.toFixed(3)} ulp at ${at}`);
+    expect(worst, `at ${at}`).toBeLessThanOrEqual(1.5);
+    for (const [i, value] of x.entries()) {
+      const isGone = got[i] === 0;
+      if (value < -87.7) expect(isGone, `at ${value}`).toBe(true);
+      else if (value < -87.67) expect(isGone || Math.abs(got[i]! - Math.exp(value)) < 2 ** -148, `at ${value}`).toBe(true);
+      else if (value < -87.33) expect(Math.abs(got[i]! - Math.exp(value)), `at ${value}`).toBeLessThan(2 ** -148);
+    }
+  });
+
   test("sin and cos are within 2 ulp up to 2^20, bounded beyond and NaN at infinity", () => {
     for (const [emit, exact] of [
       [(s: SimdMath, x: V128) => s.sin(x), Math.sin],

@@ -87,6 +87,7 @@ export class LaneMath implements Simd {
   floor = (x: Lanes): Vector => (isFloat(x.dtype) ? this.float(x.dtype, this.math.floor(of(x))) : (x as Vector));
   sqrt = (x: Lanes): Vector => this.float(x.dtype, this.math.sqrt(of(x)));
   exp = (x: Lanes): Vector => this.float(x.dtype, this.math.exp(of(x)));
+  expBelowZero = (x: Lanes): Vector => this.float(x.dtype, this.math.expBelowZero(of(x)));
   log = (x: Lanes): Vector => this.float(x.dtype, this.math.log(of(x)));
   sin = (x: Lanes): Vector => this.float(x.dtype, this.math.sin(of(x)));
   erf = (x: Lanes): Vector => this.float(x.dtype, this.math.erf(of(x)));
@@ -124,7 +125,9 @@ export class LaneMath implements Simd {
   shiftRight = (x: Lanes, y: Lanes): Vector => this.shift("shr_u", x, y);
 
   select(condition: Lanes, x: Lanes, y: Lanes): Vector {
-    return { dtype: x.dtype, local: this.math.select(of(this.cast(condition, "bool")), of(x), of(y)) };
+    const mask = of(this.cast(condition, "bool"));
+    const isElseZero = Object.is((y as Vector).constant, 0);
+    return { dtype: x.dtype, local: isElseZero ? this.math.and(mask, of(x)) : this.math.select(mask, of(x), of(y)) };
   }
 
   cast(x: Lanes, dtype: DType): Vector {

@@ -11,6 +11,7 @@ import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import { type Expression, FunctionBuilder, load, ModuleBuilder } from "./assembler.ts";
 import { features } from "./features.ts";
 import { LaneMath, type Vector } from "./lanes.ts";
+import { applied } from "./loop-values.ts";
 import { DeviceMemory } from "./memory.ts";
 import type { SimpleOp } from "./opcodes.ts";
 import { Pool } from "./pool.ts";
@@ -250,11 +251,8 @@ export function vectorInstructions(
     }
     if (one.kind !== "apply" || one.level === "row") continue;
     const before = f.noted.length;
-    one.op.wasm(
-      simd,
-      one.args.map((arg) => vectors[arg] as Vector),
-      one.dtype,
-    );
+    const values = one.args.map((arg) => vectors[arg] as Vector);
+    applied(simd, instructions, one, values);
     if (relaxed && one.op.name === "add" && one.args.some((arg) => isOnlyUse(arg, "mul"))) f.noted.length = before;
   }
   return f.noted;

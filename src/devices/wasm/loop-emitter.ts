@@ -8,15 +8,15 @@
  */
 import { DTypeError } from "../../errors.ts";
 import type { LoopProgram, Register, Store } from "../loop-program.ts";
-import { type FunctionBuilder, type Local, ModuleBuilder } from "./assembler.ts";
-import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
-import { type Accumulator, Folds } from "./folds.ts";
-import { LaneMath, type Vector } from "./lanes.ts";
+import { type Local, ModuleBuilder } from "./assembler.ts";
+import type { Cursor, I32 } from "./cursor.ts";
+import type { Accumulator } from "./folds.ts";
+import type { Vector } from "./lanes.ts";
 import { type ArgumentLayout, layoutArguments } from "./loop-arguments.ts";
 import { Bands } from "./loop-bands.ts";
+import { LoopCode } from "./loop-code.ts";
 import { LoopFrame, lanePositions } from "./loop-frame.ts";
 import { busyPasses, isIrregular, type LoopPlan, type Pass, planLoop, unrollOf, type WholeRows } from "./loop-plan.ts";
-import { LoopValues } from "./loop-values.ts";
 import { WholeRowsEmitter } from "./whole-rows.ts";
 
 /** What the code may use, and where its data lies. */
@@ -77,15 +77,7 @@ interface KeptCursor {
   readonly pointer: I32;
 }
 
-class LoopEmitter {
-  private readonly frame: LoopFrame;
-  private readonly f: FunctionBuilder;
-  private readonly program: LoopProgram;
-  private readonly plan: LoopPlan;
-  private readonly simd: LaneMath;
-  private readonly folds: Folds;
-  private readonly access: SlotAccess;
-  private readonly values: LoopValues;
+class LoopEmitter extends LoopCode {
   private readonly vectors: number | null;
   private readonly bands: Bands | null;
   /** Lanes of the vector at hand that exist. */
@@ -95,20 +87,9 @@ class LoopEmitter {
   private keptCursors: KeptCursor[] = [];
 
   constructor(frame: LoopFrame, { relaxedSimd, vectors, inBands }: EmitOptions) {
-    const { f, program, plan } = frame;
+    super(frame, relaxedSimd);
     this.vectors = vectors ?? null;
-    this.frame = frame;
-    this.f = f;
-    this.program = program;
-    this.plan = plan;
-    this.simd = new LaneMath(f, relaxedSimd);
-    this.folds = new Folds(this.simd);
-    this.access = new SlotAccess(f, this.simd);
-    this.values = new LoopValues(program, plan, this.simd, {
-      load: (register, slot) => this.load(register, slot),
-      restore: (register) => this.restore(register),
-    });
-    this.valid = f.local("v128");
+    this.valid = this.f.local("v128");
     this.bands = inBands ? new Bands(frame, this.simd) : null;
   }
 
@@ -127,15 +108,9 @@ class LoopEmitter {
     values.beginRows();
     for (const pass of busyPasses(plan)) {
       for (const register of pass.hoisted) values.get(register);
-      const parts = this.pass(pass);
-      pass.folds.forEach((fold, i) => {
-        values.set(fold.register, this.folds.finishAcross(parts.map((accumulators) => accumulators[i]!)));
-      });
+      this.endFolds(pass, this.pass(pass));
     }
-    const results = plan.rowStores.map(({ register }) => values.get(register));
-    plan.rowStores.forEach(({ slot }, i) => {
-      this.access.storeSame(this.program.slots[slot]!, this.frame.pointers[slot]!, results[i]!);
-    });
+    this.storeRow();
   }
 
   /** @returns accumulators by vector and fold */
@@ -342,7 +317,7 @@ class LoopEmitter {
 
   // --- reads
 
-  private load(register: Register, slot: number): Vector {
+  protected load(register: Register, slot: number): Vector {
     const place = this.plan.places[register];
     if (place === "row")
       return this.access.loadSame(this.program.slots[slot]!, this.frame.pointers[slot]!, this.frame.guards(slot));
@@ -351,7 +326,7 @@ class LoopEmitter {
     return this.access.load(cursor, this.values.copy);
   }
 
-  private restore(register: Register): Vector | null {
+  protected restore(register: Register): Vector | null {
     const cursor = this.keptCursors.find((candidate) => candidate.restored && candidate.register === register);
     if (!cursor) return null;
     return {

@@ -1,5 +1,5 @@
 /** The registers of a loop program while code is emitted: each is computed where it is first asked for, once per scope. */
-import type { LoopProgram, Register } from "../loop-program.ts";
+import type { Instruction, LoopProgram, Register } from "../loop-program.ts";
 import type { LaneMath, Vector } from "./lanes.ts";
 import type { LoopPlan } from "./loop-plan.ts";
 
@@ -8,6 +8,45 @@ export interface Reader {
   load(register: Register, slot: number): Vector;
   /** What an earlier pass has kept. */
   restore(register: Register): Vector | null;
+}
+
+type Instructions = LoopProgram["instructions"];
+
+/** What an instruction makes of its arguments. */
+export function applied(
+  simd: LaneMath,
+  instructions: Instructions,
+  { op, args, dtype }: Extract<Instruction, { kind: "apply" }>,
+  values: readonly Vector[],
+): Vector {
+  if (op.name === "exp" && isBelowMaximum(instructions, args[0]!)) return simd.expBelowZero(values[0]!);
+  return op.wasm(simd, values, dtype) as Vector;
+}
+
+/**
+ * Whether a register is x less the maximum of all x, as in softmax and ln Σ eˣ; the maximum may be replaced by 0 where it is −∞. Then it is
+ * not above 0, or NaN is among the x.
+ */
+function isBelowMaximum(instructions: Instructions, register: Register): boolean {
+  const argsOf = (register: Register, name: string): readonly Register[] | null => {
+    const one = instructions[register]!;
+    return one.kind === "apply" && one.op.name === name ? one.args : null;
+  };
+  const isConstant = (register: Register, value: number) => {
+    const one = instructions[register]!;
+    return one.kind === "constant" && Object.is(one.value, value);
+  };
+  const isMaximum = (register: Register, x: Register): boolean => {
+    const one = instructions[register]!;
+    if (one.kind === "reduce") return one.op.name === "maxReduce" && one.arg === x;
+    const [condition, maximum, otherwise] = argsOf(register, "where") ?? [];
+    if (condition === undefined || !isMaximum(maximum!, x) || !isConstant(otherwise!, 0)) return false;
+    const [low, high] = argsOf(condition, "less") ?? [];
+    return low !== undefined && isConstant(low, Number.NEGATIVE_INFINITY) && high === maximum;
+  };
+  const [x, y] = argsOf(register, "add") ?? [];
+  const negated = y === undefined ? undefined : argsOf(y, "neg")?.[0];
+  return negated !== undefined && isMaximum(negated, x!);
 }
 
 /** Where a value of a program is at the moment, computed when it is first asked for. */
@@ -84,14 +123,9 @@ export class LoopValues {
     const { op, args, dtype } = instruction;
     const special =
       dtype === "int32" || args.length !== 2 ? null : this.contracted(register, op.name, args as [Register, Register]);
-    return (
-      special ??
-      (op.wasm(
-        this.simd,
-        args.map((arg) => this.get(arg)),
-        dtype,
-      ) as Vector)
-    );
+    if (special) return special;
+    const values = args.map((arg) => this.get(arg));
+    return applied(this.simd, this.program.instructions, instruction, values);
   }
 
   /** Sums and products whose argument is better made part of them: x − y, x / y, x · y + z. */

@@ -4,14 +4,14 @@
  *
  * A row is folded in the same order in all of these loops, so that its bits do not depend on where a task begins.
  */
-import type { LoopProgram, Register } from "../loop-program.ts";
-import type { FunctionBuilder, Local } from "./assembler.ts";
-import { type Cursor, type I32, SlotAccess } from "./cursor.ts";
-import { type Accumulator, Folds } from "./folds.ts";
-import { LaneMath, type Vector } from "./lanes.ts";
+import type { Register } from "../loop-program.ts";
+import type { Local } from "./assembler.ts";
+import type { Cursor, I32 } from "./cursor.ts";
+import type { Accumulator } from "./folds.ts";
+import type { Vector } from "./lanes.ts";
+import { LoopCode } from "./loop-code.ts";
 import type { LoopFrame } from "./loop-frame.ts";
-import { busyPasses, type LoopPlan, type Pass, roundOf, unrollOf, type WholeRows } from "./loop-plan.ts";
-import { LoopValues } from "./loop-values.ts";
+import { busyPasses, type Pass, roundOf, unrollOf, type WholeRows } from "./loop-plan.ts";
 
 /** One pass over one row while its loop is emitted. */
 interface Walk {
@@ -25,33 +25,14 @@ interface Walk {
 }
 
 /** Emits the loops for rows that end with a whole step of every pass. */
-export class WholeRowsEmitter {
-  private readonly frame: LoopFrame;
-  private readonly f: FunctionBuilder;
-  private readonly program: LoopProgram;
-  private readonly plan: LoopPlan;
+export class WholeRowsEmitter extends LoopCode {
   private readonly way: WholeRows;
-  private readonly simd: LaneMath;
-  private readonly folds: Folds;
-  private readonly access: SlotAccess;
-  private readonly values: LoopValues;
   /** The walk whose code is being emitted. */
   private walk: Walk | null = null;
 
   constructor(frame: LoopFrame, relaxedSimd: boolean, way: WholeRows) {
-    const { f, program, plan } = frame;
-    this.frame = frame;
-    this.f = f;
-    this.program = program;
-    this.plan = plan;
+    super(frame, relaxedSimd);
     this.way = way;
-    this.simd = new LaneMath(f, relaxedSimd);
-    this.folds = new Folds(this.simd);
-    this.access = new SlotAccess(f, this.simd);
-    this.values = new LoopValues(program, plan, this.simd, {
-      load: (register, slot) => this.load(register, slot),
-      restore: (register) => this.restore(register),
-    });
   }
 
   emit(): void {
@@ -70,7 +51,7 @@ export class WholeRowsEmitter {
       // no fold ends before the next row's loop, which the processor begins while it waits here
       for (const walk of rows.map((row) => this.loop(this.open(pass, row)))) this.finish(walk);
     }
-    for (const row of rows) this.storeRow(row);
+    for (const row of rows) this.storeRowOf(row);
   }
 
   /** Takes each row through its last pass while the next one goes through its first. */
@@ -81,7 +62,7 @@ export class WholeRowsEmitter {
     const carried = new Map(last.hoisted.map((register) => [register, this.f.local("v128")]));
     const between = () => {
       for (const pass of passes.slice(1, -1)) this.finish(this.loop(this.open(pass, 1)));
-      this.storeRow(1);
+      this.storeRowOf(1);
       const results = [...carried].map(([register, local]) => [local, values.get(register).local] as const);
       for (const [local, result] of results) this.f.set(local, result);
     };
@@ -191,26 +172,21 @@ export class WholeRowsEmitter {
   /** Ends the folds of a walk. */
   private finish({ pass, row, parts }: Walk): void {
     this.at(row);
-    pass.folds.forEach((fold, i) => {
-      this.values.set(fold.register, this.folds.finishAcross(parts.map((accumulators) => accumulators[i]!)));
-    });
+    this.endFolds(pass, parts);
   }
 
-  private storeRow(row: number): void {
+  private storeRowOf(row: number): void {
     this.at(row);
-    const { program, plan, frame } = this;
-    const results = plan.rowStores.map(({ register }) => this.values.get(register));
-    for (const [i, { slot }] of plan.rowStores.entries())
-      this.access.storeSame(program.slots[slot]!, frame.pointers[slot]!, results[i]!);
+    this.storeRow();
   }
 
-  private load(register: Register, slot: number): Vector {
+  protected load(register: Register, slot: number): Vector {
     const { plan, program, frame, values } = this;
     if (plan.places[register] === "row") return this.access.loadSame(program.slots[slot]!, frame.pointers[slot]!, []);
     return this.access.load(this.walk!.cursors.get(slot)!, values.copy);
   }
 
-  private restore(register: Register): Vector | null {
+  protected restore(register: Register): Vector | null {
     if (!this.values.inLoop) return null;
     const place = this.walk!.kept.find((candidate) => candidate.restored && candidate.register === register);
     if (!place) return null;
