@@ -1,8 +1,10 @@
 /**
- * The matrix product as fragment shaders of WebGL 2. A texel holds a square of 2×2 elements, and a thread computes 2×2 squares, each in a
+ * The matrix product as fragment shaders of WebGL, written for WebGL 2; what both versions have is used, so that gl-shader.ts can write
+ * them for WebGL 1. A texel holds a square of 2×2 elements, and a thread computes 2×2 squares, each in a
  * layer of its own, so that four reads serve 32 products: pack both operands, multiply, unpack. The packed matrices are textures as wide as they are, so that no address needs a division; those
  * of a batch lie in a grid, side by side and below each other. GPU.js names an argument `a` `user_a`. Everything is read with `texture`:
  * `texelFetch` takes twice as long in SwiftShader. `at_a(i)` reads an array, `own_a()` that of its elements which is written;
+ * `layer_a(at, i)` reads layer i.
  * src/devices/gpu/gl-shader.ts has them, and WIDTH, the width of the result's texture.
  */
 import { batchOffset, type MatmulSizes, type MatrixWalk } from "./matmul.ts";
@@ -85,7 +87,8 @@ export function packSquares(sizes: MatmulSizes, operand: "a" | "b", grid: Grid):
   const code = `${header(["a"])}
 void main() {
   ${cell(grid, width, height)}
-  int batch = ${grid.across === 1 ? "y" : `min(y * ${grid.across} + x, ${batches - 1})`};
+  int batch = ${grid.across === 1 ? "y" : `y * ${grid.across} + x`};
+  ${grid.across === 1 ? "" : `if (batch >= ${batches}) batch = ${batches - 1};`}
   int r = 2 * (p.y - y * ${height});
   int c = 2 * (p.x - x * ${width});
   int first = ${begin(at, batches)} + r * ${at.row} + c * ${at.column};
@@ -172,10 +175,13 @@ void main() {
   int r = line - batch * ${M};
   int y = ${quotient("batch", across, batches)};
   int x = batch - y * ${across};
-  vec2 at = vec2(x * ${width} + (c >> 2), y * ${height} + (r >> 2)) + 0.5;
-  int layer = (r & 2) + ((c >> 1) & 1);
-  vec4 square = texture(user_product, vec3(at * vec2(${inverse(across * width)}, ${inverse(down * height)}), layer));
-  vec2 pair = (r & 1) == 0 ? square.xy : square.zw;
-  data0 = vec4(((c & 1) == 0 ? pair.x : pair.y)${added}, 0.0, 0.0, 0.0);
+  int right = int(float(c) * 0.25);
+  int down = int(float(r) * 0.25);
+  vec2 at = (vec2(x * ${width} + right, y * ${height} + down) + 0.5) * vec2(${inverse(across * width)}, ${inverse(down * height)});
+  int column = c - 4 * right;
+  int row = r - 4 * down;
+  vec4 square = layer_product(at, (row > 1 ? 2 : 0) + (column > 1 ? 1 : 0));
+  vec2 pair = row == 0 || row == 2 ? square.xy : square.zw;
+  data0 = vec4((column == 0 || column == 2 ? pair.x : pair.y)${added}, 0.0, 0.0, 0.0);
 }`;
 }

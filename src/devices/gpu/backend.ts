@@ -20,6 +20,8 @@ export const softwareNames = /swiftshader|llvmpipe|lavapipe|basic render/i;
 export interface Handle {
   readonly count: number;
   references: number;
+  /** Rows of so many floats lie by fours, in mode webgl: what reads it is compiled for that. */
+  columns?: number | undefined;
   /** What has been made of it and is kept, by the name of that; `null` for what was made once and is not. */
   kept?: Map<string, Handle | null>;
   /** GPU.js's own handle; `null` before it is written and once it is freed. */
@@ -41,6 +43,8 @@ export interface Backend {
   readonly visible: boolean;
   /** The processor computes what a graphics card would: the memory of a workgroup is no faster than any other there. */
   readonly software?: boolean;
+  /** Runs fragment shaders of ours. */
+  readonly draws?: boolean;
   upload(values: Float32Array): Handle;
   /** Gives what the pass writes, in order. */
   run(pass: Pass, args: readonly (Handle | number)[]): readonly Handle[];
@@ -195,7 +199,7 @@ export class KernelCache {
       this.numbers.set(pass, number);
     }
     let key = String(number);
-    for (const arg of args) key += typeof arg === "number" ? ",n" : `,${arg.count}`;
+    for (const arg of args) key += typeof arg === "number" ? ",n" : `,${arg.count}${arg.columns ? `/${arg.columns}` : ""}`;
     return key;
   }
 }

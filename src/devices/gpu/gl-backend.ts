@@ -17,6 +17,7 @@ import {
 } from "./backend.ts";
 import { Drawings } from "./gl-drawing.ts";
 import { mendedShader } from "./gl-shader.ts";
+import { canDraw, type FlatTexture, OlderDrawings, unpackFours } from "./gl1-drawing.ts";
 import type { GlKernel, GlTexture } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
 import { countsOf } from "./plan.ts";
@@ -55,7 +56,11 @@ export function whyNoHeadlessGl(
 function mend(kernel: GlKernel): void {
   const write = kernel.getFragmentShader;
   kernel.getFragmentShader = function (args) {
-    return (this.compiledFragmentShader = mendedShader(write.call(this, args), this.texSize));
+    const columns = this.argumentNames.flatMap((name, i): [string, number][] => {
+      const { columns } = args[i] as FlatTexture;
+      return columns ? [[name, columns]] : [];
+    });
+    return (this.compiledFragmentShader = mendedShader(write.call(this, args), this.texSize, new Map(columns)));
   };
 }
 
@@ -107,8 +112,9 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
   let handles = 0;
   const made = (raw: unknown, count: number): Handle => {
     handles++;
-    return { count, references: 1, raw };
+    return { count, references: 1, raw, columns: (raw as FlatTexture).columns };
   };
+  const draws = mode === "webgl2" || (mode === "webgl" && canDraw(testContext));
   /**
    * Corners of what is drawn, which are the same for all. GPU.js gives each kernel a buffer of its own, says only when it builds one which
    * is read, and deletes that with the kernel: whoever runs next would draw nothing.
@@ -116,9 +122,9 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
   let corners: WebGLBuffer | null = null;
   const kernels = new KernelCache(kept.most, kept.mostOfAll, (pass) => {
     // whatever such a pass reads was uploaded once
-    if (mode === "webgl2" && pass.copiesFours) return drawings!.fours(pass);
-    if (mode === "webgl2" && pass.glsl) return drawings!.kernel(pass);
-    if (mode === "webgl2" && pass.copiedColumns) return drawings!.copier(pass);
+    if (mode === "webgl2" && pass.copiesFours) return (drawings as Drawings).fours(pass);
+    if (draws && pass.glsl) return drawings!.kernel(pass);
+    if (mode === "webgl2" && pass.copiedColumns) return (drawings as Drawings).copier(pass);
     const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
     const kernel = made.kernel as unknown as GlKernel;
     kernel.buffer = corners;
@@ -130,7 +136,14 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     if (mode !== "headlessgl") mend(kernel);
     return made;
   });
-  let drawings: Drawings | null = null;
+  let drawings: Drawings | OlderDrawings | null = null;
+  /** A value that is to be read by row and column has an element a texel. */
+  const flatten = (handle: Handle): void => {
+    const rows = handle.raw as FlatTexture;
+    handle.raw = kernels.get(unpackFours(handle.count), [handle])(rows);
+    handle.columns = undefined;
+    rows.delete();
+  };
   let uploader: GpuKernel | null = null;
 
   const backend: Backend = {
@@ -149,6 +162,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
           )
         : 1,
     visible: false,
+    draws,
     software: adapter ? adapter === "software" : softwareNames.test(rendererOf(testContext)),
     upload(values) {
       checkAlive();
@@ -165,11 +179,14 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
       uploader.setOutput([values.length]);
       const raw = uploader(values) as GlTexture;
       raw.kernel = owner;
-      if (mode === "webgl2") drawings ??= new Drawings(raw, uploader.kernel as unknown as GlKernel);
+      if (draws) drawings ??= new (mode === "webgl2" ? Drawings : OlderDrawings)(raw, uploader.kernel as unknown as GlKernel);
       return made(raw, values.length);
     },
     run(pass, args) {
       checkAlive();
+      pass.args.forEach((wanted, i) => {
+        if (wanted.kind !== "number" && wanted.row && (args[i] as Handle).columns) flatten(args[i] as Handle);
+      });
       const kernel = kernels.get(pass, args);
       const raws = [kernel(...called(pass, args, shaped))].flat() as GlTexture[];
       checkMode(kernel, mode);

@@ -23,7 +23,7 @@ const vertexShader = `#version 300 es
 void main() { gl_Position = vec4(float(gl_VertexID & 1) * 4.0 - 1.0, float(gl_VertexID >> 1) * 4.0 - 1.0, 0.0, 1.0); }`;
 
 /** The texture in which GPU.js keeps so many floats: the kernels that read it are compiled for its size. */
-function flatSize(count: number): [width: number, height: number] {
+export function flatSize(count: number): [width: number, height: number] {
   const root = Math.sqrt(count);
   let [low, high] = [Math.floor(root), Math.ceil(root)];
   while (high * low < count) low = Math.ceil(count / --high);
@@ -31,7 +31,7 @@ function flatSize(count: number): [width: number, height: number] {
 }
 
 /** Textures that nobody holds any more and that are kept for whoever needs one of their size next. */
-const mostSpare = { bytes: 64 * 2 ** 20, things: 4096 };
+export const mostSpare = { bytes: 64 * 2 ** 20, things: 4096 };
 
 /** Runs our fragment shaders on the context of a GPU.js kernel. */
 export class Drawings {
@@ -243,7 +243,7 @@ export class Drawings {
 }
 
 /** As one of GPU.js. */
-const kernelOf = (run: unknown, destroy: () => void): GpuKernel =>
+export const kernelOf = (run: unknown, destroy: () => void): GpuKernel =>
   Object.assign(run as (...reads: unknown[]) => unknown, {
     kernel: { constructor: { mode: "gpu" }, fallbackReason: null },
     setOutput() {},
@@ -251,5 +251,5 @@ const kernelOf = (run: unknown, destroy: () => void): GpuKernel =>
   }) as GpuKernel;
 
 /** The arrays that a shader reads, in their order. */
-const namesOf = (code: string): string[] =>
+export const namesOf = (code: string): string[] =>
   [...code.matchAll(/uniform sampler2D(?:Array)? user_(\w+);/g)].map(([, name]) => name!);

@@ -81,6 +81,7 @@ export interface GlTexture {
 export interface GlKernel {
   /** Width and height of the texture that it writes. */
   readonly texSize: ArrayLike<number>;
+  readonly argumentNames: readonly string[];
   /** Width and height of the largest one; all kernels of a context share the array. */
   readonly maxTexSize: readonly [width: number, height: number];
   /** Textures that it made and deletes when it goes. */
@@ -89,5 +90,5 @@ export interface GlKernel {
   buffer: WebGLBuffer | null;
   compiledFragmentShader: string | null;
   /** Gives the shader, once. */
-  getFragmentShader(args: unknown): string;
+  getFragmentShader(args: ArrayLike<unknown>): string;
 }

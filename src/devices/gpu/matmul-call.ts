@@ -152,9 +152,10 @@ const mostTexels = 4096;
 /**
  * Squares of elements in textures of their own shape; `null` where one would be too large.
  *
- * @param copies whether copying texels through a buffer is quick: it is in the memory of a processor, some drivers of cards wait for it
+ * @param rows whether results that can be rows are written so: `"copied"` to a flat value through a buffer, which is quick in the memory of
+ *   a processor and which some drivers of cards wait for; or `"kept"` as they are
  */
-function squaresPlan(sizes: MatmulSizes, copies: boolean): Plan | null {
+function squaresPlan(sizes: MatmulSizes, rows: "copied" | "kept" | null): Plan | null {
   const { batches, M, N, start } = sizes;
   const grid = gridOf(sizes, mostTexels);
   if (!grid) return null;
@@ -172,18 +173,20 @@ function squaresPlan(sizes: MatmulSizes, copies: boolean): Plan | null {
     // a frozen weight is packed once, not at every step
     return { ...drawn(drawing, [binding(index)]), kept: `${drawing.size}:${drawing.code}` };
   };
-  const inRows = copies && isInRows(sizes, grid);
+  const inRows = rows !== null && isInRows(sizes, grid);
   const started = start ? [binding(2)] : [];
   const flat = { functions: [], count: batches * M * N };
+  const multiplied = drawn(multiplySquares(sizes, grid, inRows), [pass(0), pass(1), ...(inRows ? started : [])]);
   const passes: Pass[] = [
     packed("a", 0),
     packed("b", 1),
-    drawn(multiplySquares(sizes, grid, inRows), [pass(0), pass(1), ...(inRows ? started : [])]),
-    inRows
-      ? { ...flat, source: `rows of ${N}`, args: [pass(2)], copiedColumns: N }
-      : { ...flat, source: "", args: [pass(2), ...started], glsl: unpackSquares(sizes, grid) },
+    ...(!inRows
+      ? [multiplied, { ...flat, source: "", args: [pass(2), ...started], glsl: unpackSquares(sizes, grid) }]
+      : rows === "kept"
+        ? [{ ...multiplied, count: flat.count, fours: N }]
+        : [multiplied, { ...flat, source: `rows of ${N}`, args: [pass(2)], copiedColumns: N }]),
   ];
-  return { passes, results: [{ binding: start ? 3 : 2, pass: 3 }] };
+  return { passes, results: [{ binding: start ? 3 : 2, pass: passes.length - 1 }] };
 }
 
 /** Sides from which a tuned kernel is the faster one. */
@@ -193,13 +196,14 @@ const least = { tiled: 8, squares: 4, packed: 4 };
 export function matmulPlan(
   _call: KernelCall,
   geometry: CallGeometry,
-  { mode, inputs, software = false }: Pick<Backend, "mode" | "inputs" | "software">,
+  { mode, inputs, software = false, draws = false }: Pick<Backend, "mode" | "inputs" | "software" | "draws">,
 ): Plan {
   if (mode === "cpu" || mode === "webasm") return plainPlan(geometry, inputs);
   const sizes = sizesOf(geometry);
   const side = Math.min(sizes.M, sizes.N, sizes.K);
   if (mode === "webgpu" && side >= (software ? 1 : least.tiled)) return shaderPlan(sizes, software);
-  const squares = mode === "webgl2" && side >= least.squares ? squaresPlan(sizes, software) : null;
+  const rows = mode === "webgl" ? "kept" : software ? "copied" : null;
+  const squares = draws && side >= least.squares ? squaresPlan(sizes, rows) : null;
   const packed = mode !== "webgpu" && side >= least.packed ? packedPlan(sizes) : null;
   return squares ?? packed ?? plainPlan(geometry, inputs);
 }

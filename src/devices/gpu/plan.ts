@@ -37,7 +37,7 @@ export interface Pass {
     /** Addresses are floats, as GPU.js's are, and not whole numbers. */
     readonly indices?: "float";
   };
-  /** Mode webgl2 runs this fragment shader in place of the source. */
+  /** Modes webgl2 and webgl run this fragment shader in place of the source. */
   readonly glsl?: string;
   /**
    * Mode webgl2 copies its one array, four layers of which each holds every fourth row of matrices so wide, to a flat value: no shader
@@ -46,6 +46,8 @@ export interface Pass {
   readonly copiedColumns?: number;
   /** Mode webgl2 copies its one array, a flat value, to the texture of `size` and draws `glsl` only where it cannot. */
   readonly copiesFours?: boolean;
+  /** In mode webgl the four layers that `glsl` writes, each of which holds every fourth row of matrices so wide, are the flat value. */
+  readonly fours?: number;
   /** What it makes of its one array is kept with that array under this name, from the second time on, for whoever asks for the same. */
   readonly kept?: string;
   /** The texture of four floats a texel that `glsl` writes, and its layers; without it a flat value is written. */
