@@ -1,24 +1,40 @@
 /** The tuned matrix products of webgpu, webgl2 and webgl against the reference device: all transpositions, batches, starts, ragged edges. */
 import { afterAll, describe, expect, test } from "vitest";
-import { download, releaseArena, upload, useDevice } from "../../src/compile/program.ts";
+import { download, realize, releaseArena, upload, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
 import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add } from "../../src/graph/elementwise.ts";
-import { expand, permute, transpose } from "../../src/graph/movement.ts";
+import { take } from "../../src/graph/indexing.ts";
+import { expand, permute, reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
+import { reduceMax, reduceSum } from "../../src/graph/reduction.ts";
 import { sizeOf } from "../../src/graph/shape.ts";
+import { softmax } from "../../src/tensor/statistics.ts";
 import { onCard, variants } from "../arbitrary/devices.ts";
 import { randomValues } from "../arbitrary/draw.ts";
 
+/** Products are packed by kernels of GPU.js there, as they are in mode headlessgl. */
+async function openWithoutDrawBuffers(): Promise<GpuDevice> {
+  const { getExtension } = WebGLRenderingContext.prototype;
+  WebGLRenderingContext.prototype.getExtension = function (this: WebGLRenderingContext, name: string) {
+    return name === "WEBGL_draw_buffers" ? null : getExtension.call(this, name as "WEBGL_multi_draw");
+  } as typeof getExtension;
+  try {
+    return await createGpu({ mode: "webgl" });
+  } finally {
+    WebGLRenderingContext.prototype.getExtension = getExtension;
+  }
+}
+
 const opened = await Promise.all(
-  [...variants, onCard("webgl2"), { name: "gpu, webgl", open: () => createGpu({ mode: "webgl" }) }].map(
-    async ({ name, open }) => ({
-      name,
-      device: await open(),
-    }),
-  ),
+  [
+    ...variants,
+    onCard("webgl2"),
+    { name: "gpu, webgl", open: () => createGpu({ mode: "webgl" }) },
+    { name: "gpu, webgl without draw buffers", open: openWithoutDrawBuffers },
+  ].map(async ({ name, open }) => ({ name, device: await open() })),
 );
 const reference = createReference();
 
@@ -64,6 +80,49 @@ describe.each(opened)("$name", ({ device }) => {
       expect(got.length).toBe(sizeOf([...batch, M, N]));
       const worst = Array.from(want, (value, i) => Math.abs(got[i]! - value)).reduce((most, error) => Math.max(most, error));
       expect(worst).toBeLessThan(K * 1e-6);
+    }
+  });
+
+  // mode webgl leaves products as they are, and compiles what reads them for that
+  test.each([
+    { name: "whole fours of rows", batch: [], M: 20, N: 24 },
+    { name: "rows that are no fours", batch: [], M: 9, N: 12 },
+    { name: "a batch", batch: [3], M: 8, N: 16 },
+    ...((device as GpuDevice).mode === "webgl" ? [{ name: "more than 2²¹ elements", batch: [], M: 1458, N: 1444 }] : []),
+  ])("what reads a product: $name", async ({ batch, M, N }) => {
+    const build = (on: Device) => {
+      const matrix = (rows: number, columns: number, seed: number): Tensor => {
+        const shape = [...batch, rows, columns];
+        return upload(on, Float32Array.from(randomValues(shape, [-1, 1], seed)), shape, "float32");
+      };
+      const y = matmul(matrix(M, 5, 1), matrix(5, N, 2));
+      realize([y]);
+      const rows = reshape(y, [-1, N]);
+      const index = upload(on, Int32Array.from([M - 1, 0, 3, 2]), [4], "int32");
+      const small = M < 1000;
+      return [
+        y,
+        add(y, matrix(1, N, 3)),
+        reduceSum(y, [-1]),
+        ...(small ? [softmax(y, -1), reduceMax(transpose(y), [-1])] : []),
+        ...(small ? [matmul(transpose(y), matrix(M, 8, 4)), add(matmul(matrix(M, 6, 5), matrix(6, N, 6)), y)] : []),
+        // by row and column, for which it is unpacked; then it lies in another way
+        take(rows, index),
+        reduceSum(y, [-1]),
+      ];
+    };
+    const values = async (on: Device): Promise<ArrayLike<number>[]> => {
+      useDevice(on);
+      const read: ArrayLike<number>[] = [];
+      for (const tensor of build(on)) read.push((await download(tensor)) as ArrayLike<number>);
+      return read;
+    };
+    const want = await values(reference);
+    for (const [i, got] of (await values(device)).entries()) {
+      expect(got.length).toBe(want[i]!.length);
+      let worst = 0;
+      for (let at = 0; at < got.length; at++) worst = Math.max(worst, Math.abs(got[at]! - want[i]![at]!));
+      expect(worst, `result ${i}`).toBeLessThan(1e-6 * (M + N + 20));
     }
   });
 

@@ -28,7 +28,11 @@ import type { Backend } from "./backend.ts";
 import { matmulPlan } from "./matmul-call.ts";
 import { binding, floatsPerElement, kernel, type Pass, type Plan, pass, rowsOf } from "./plan.ts";
 
-type PlanCall = (call: KernelCall, geometry: CallGeometry, target: Pick<Backend, "mode" | "inputs" | "software">) => Plan;
+type PlanCall = (
+  call: KernelCall,
+  geometry: CallGeometry,
+  target: Pick<Backend, "mode" | "inputs" | "software" | "draws">,
+) => Plan;
 
 /** @throws {ShapeError} for an index outside, in the modes whose memory can be looked at; in the others the row is NaN */
 function checkIndices(operation: string, lying: ArrayLike<number>, rows: number, extent: number | undefined): void {

@@ -30,6 +30,50 @@ export function flatSize(count: number): [width: number, height: number] {
   return [low, Math.ceil(count / low)];
 }
 
+export function shaderOf(gl: WebGLRenderingContext, type: number, code: string): WebGLShader {
+  const shader = gl.createShader(type)!;
+  gl.shaderSource(shader, code);
+  gl.compileShader(shader);
+  if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS) && !gl.isContextLost())
+    throw new Error(`gpu: a shader does not compile: ${gl.getShaderInfoLog(shader)}\n${code}`);
+  return shader;
+}
+
+/** The fragment shader with its arrays in texture units of their own, and with `corner` at a place for attributes if one is given. */
+export function programOf(gl: WebGLRenderingContext, vertex: WebGLShader, code: string, corner?: number): WebGLProgram {
+  const program = gl.createProgram()!;
+  const fragment = shaderOf(gl, gl.FRAGMENT_SHADER, code);
+  for (const shader of [vertex, fragment]) gl.attachShader(program, shader);
+  if (corner !== undefined) gl.bindAttribLocation(program, corner, "corner");
+  gl.linkProgram(program);
+  gl.deleteShader(fragment);
+  gl.useProgram(program);
+  namesOf(code).forEach((name, unit) => {
+    gl.uniform1i(gl.getUniformLocation(program, `user_${name}`), unit);
+  });
+  return program;
+}
+
+/**
+ * A texture as GPU.js's handle of a flat value.
+ *
+ * @param like     one that GPU.js has made
+ * @param giveBack when nobody holds it any more
+ */
+export function flatLike(
+  like: GlTexture,
+  texture: WebGLTexture,
+  size: readonly [number, number],
+  count: number,
+  giveBack: () => void,
+): GlTexture {
+  const { context, kernel, internalFormat, textureFormat } = like;
+  const Flat = like.constructor as new (settings: object) => GlTexture;
+  const owner = { ...kernel, deleteTexture: giveBack };
+  const dimensions = [count, 1, 1];
+  return new Flat({ texture, size, dimensions, output: [count], context, kernel: owner, internalFormat, textureFormat });
+}
+
 /** Textures that nobody holds any more and that are kept for whoever needs one of their size next. */
 export const mostSpare = { bytes: 64 * 2 ** 20, things: 4096 };
 
@@ -55,32 +99,7 @@ export class Drawings {
     this.maxTexSize = kernel.maxTexSize;
     this.gl = flat.context;
     this.vertices = this.gl.createVertexArray();
-    this.vertex = this.shader(this.gl.VERTEX_SHADER, vertexShader);
-  }
-
-  private shader(type: number, code: string): WebGLShader {
-    const { gl } = this;
-    const shader = gl.createShader(type)!;
-    gl.shaderSource(shader, code);
-    gl.compileShader(shader);
-    if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS) && !gl.isContextLost())
-      throw new Error(`gpu: a shader does not compile: ${gl.getShaderInfoLog(shader)}\n${code}`);
-    return shader;
-  }
-
-  /** The shader with its arrays in texture units of their own. */
-  private program(code: string): WebGLProgram {
-    const { gl } = this;
-    const program = gl.createProgram();
-    const fragment = this.shader(gl.FRAGMENT_SHADER, code);
-    for (const shader of [this.vertex, fragment]) gl.attachShader(program, shader);
-    gl.linkProgram(program);
-    gl.deleteShader(fragment);
-    gl.useProgram(program);
-    namesOf(code).forEach((name, unit) => {
-      gl.uniform1i(gl.getUniformLocation(program, `user_${name}`), unit);
-    });
-    return program;
+    this.vertex = shaderOf(this.gl, this.gl.VERTEX_SHADER, vertexShader);
   }
 
   private framebuffer(layers: number): WebGLFramebuffer {
@@ -146,14 +165,8 @@ export class Drawings {
     gl.bindBuffer(gl.PIXEL_UNPACK_BUFFER, null);
   }
 
-  /** A texture as GPU.js's handle of a flat value. */
   private flatOf(texture: WebGLTexture, size: readonly [number, number], count: number): GlTexture {
-    const { gl, flat } = this;
-    const { internalFormat, textureFormat } = flat;
-    const kernel = { ...flat.kernel, deleteTexture: () => this.giveBack(texture, size, 1, gl.R32F) };
-    const Flat = flat.constructor as new (settings: object) => GlTexture;
-    const dimensions = [count, 1, 1];
-    return new Flat({ texture, size, dimensions, output: [count], context: gl, kernel, internalFormat, textureFormat });
+    return flatLike(this.flat, texture, size, count, () => this.giveBack(texture, size, 1, this.gl.R32F));
   }
 
   /** A pass that copies the rows of matrices through a buffer to a flat value. */
@@ -219,7 +232,7 @@ export class Drawings {
         const sizes = namesOf(glsl!).map(
           (name, i) => [name, [reads[i]!.size[0], reads[i]!.size[1]] as [number, number]] as const,
         );
-        program = this.program(ourShader(glsl!, new Map(sizes), size));
+        program = programOf(gl, this.vertex, ourShader(glsl!, new Map(sizes), size));
       }
       const format = given ? gl.RGBA32F : gl.R32F;
       const textures = [count, ...also].map(() => this.texture(size, layers, format));

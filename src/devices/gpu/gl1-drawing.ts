@@ -4,7 +4,7 @@
  * reads it is compiled for that, and nothing is unpacked.
  */
 import type { GpuKernel } from "./backend.ts";
-import { flatSize, kernelOf, mostSpare, namesOf } from "./gl-drawing.ts";
+import { flatLike, flatSize, kernelOf, mostSpare, namesOf, programOf, shaderOf } from "./gl-drawing.ts";
 import { type Held, olderShader, ourShader } from "./gl-shader.ts";
 import type { GlKernel, GlTexture } from "./gpujs-internals.ts";
 import type { Pass } from "./plan.ts";
@@ -54,7 +54,7 @@ export class OlderDrawings {
     this.maxTexSize = kernel.maxTexSize;
     const gl = (this.gl = given.context);
     this.buffers = gl.getExtension("WEBGL_draw_buffers")!;
-    this.vertex = this.shader(gl.VERTEX_SHADER, vertexShader);
+    this.vertex = shaderOf(gl, gl.VERTEX_SHADER, vertexShader);
     // the buffer that is bound now is GPU.js's, and stays it
     const bound = gl.getParameter(gl.ARRAY_BUFFER_BINDING) as WebGLBuffer | null;
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
@@ -62,32 +62,6 @@ export class OlderDrawings {
     gl.enableVertexAttribArray(cornerAttribute);
     gl.vertexAttribPointer(cornerAttribute, 2, gl.FLOAT, false, 0, 0);
     gl.bindBuffer(gl.ARRAY_BUFFER, bound);
-  }
-
-  private shader(type: number, code: string): WebGLShader {
-    const { gl } = this;
-    const shader = gl.createShader(type)!;
-    gl.shaderSource(shader, code);
-    gl.compileShader(shader);
-    if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS) && !gl.isContextLost())
-      throw new Error(`gpu: a shader does not compile: ${gl.getShaderInfoLog(shader)}\n${code}`);
-    return shader;
-  }
-
-  /** The shader with its arrays in texture units of their own. */
-  private program(code: string): WebGLProgram {
-    const { gl } = this;
-    const program = gl.createProgram()!;
-    const fragment = this.shader(gl.FRAGMENT_SHADER, code);
-    for (const shader of [this.vertex, fragment]) gl.attachShader(program, shader);
-    gl.bindAttribLocation(program, cornerAttribute, "corner");
-    gl.linkProgram(program);
-    gl.deleteShader(fragment);
-    gl.useProgram(program);
-    namesOf(code).forEach((name, unit) => {
-      gl.uniform1i(gl.getUniformLocation(program, `user_${name}`), unit);
-    });
-    return program;
   }
 
   /** Draws to textures from now on. */
@@ -122,22 +96,8 @@ export class OlderDrawings {
     this.spare.give(`${width},${height}`, texture, 16 * width * height);
   }
 
-  /** A texture as GPU.js's handle of a flat value. */
   private flatOf(texture: WebGLTexture, size: readonly [number, number], count: number): GlTexture {
-    const { gl, given } = this;
-    const { internalFormat, textureFormat } = given;
-    const kernel = { ...given.kernel, deleteTexture: () => this.giveBack(texture, size) };
-    const Flat = given.constructor as new (settings: object) => GlTexture;
-    return new Flat({
-      texture,
-      size,
-      dimensions: [count, 1, 1],
-      output: [count],
-      context: gl,
-      kernel,
-      internalFormat,
-      textureFormat,
-    });
+    return flatLike(this.given, texture, size, count, () => this.giveBack(texture, size));
   }
 
   /** Textures as the quarters of one. */
@@ -183,7 +143,7 @@ export class OlderDrawings {
           const { size, columns } = reads[i]!;
           return [name, [size[0], size[1], columns]];
         });
-        program = this.program(olderShader(ourShader(glsl!, new Map(sizes), size)));
+        program = programOf(gl, this.vertex, olderShader(ourShader(glsl!, new Map(sizes), size)), cornerAttribute);
       }
       const written = Array.from({ length: layers }, () => this.texture(size));
       this.attach(written);
