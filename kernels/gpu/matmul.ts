@@ -2,8 +2,8 @@
  * The matrix product y[m, n] = Σₖ a[m, k] · b[k, n] (+ start[m, n]), batched, through any strides: in place of the plain loop over k
  * of src/devices/gpu/matmul-call.ts, which reads every element of a and b many times.
  *
- * WebGL 1: four neighbouring elements lie in one texel: pack, multiply texels, unpack. matmul-glsl.ts and matmul-wgsl.ts have the forms
- * of WebGL 2 and of WebGPU. A quotient of floats may be off by one, which is mended.
+ * Mode headlessgl, and contexts of WebGL without draw buffers: four neighbouring elements lie in one texel: pack, multiply texels, unpack.
+ * matmul-glsl.ts and matmul-wgsl.ts have the forms of WebGL and of WebGPU. A quotient of floats may be off by one, which is mended.
  */
 import type { Floats, KernelThis, Rows } from "./kernel-this.ts";
 
