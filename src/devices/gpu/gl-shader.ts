@@ -77,12 +77,7 @@ function reader({ type, at, part }: Kind, name: string, [width, height, columns]
 }
 
 /** `own_a()`: the element of an array that has the place of the one which is written. */
-const ownReader = (
-  { type, at, own, part }: Kind,
-  name: string,
-  [width, height, columns]: Held,
-  { 0: w, 1: h }: Size,
-): string =>
+const ownReader = ({ type, at, own, part }: Kind, name: string, [width, height, columns]: Held, { 0: w, 1: h }: Size): string =>
   width === w && height === h && !columns
     ? `${type} ${own}${name}() { return texture(user_${name}, gl_FragCoord.xy * vec2(${inverse(width)}, ${inverse(height)}))${part}; }`
     : `${type} ${own}${name}() { return ${at}${name}(int(gl_FragCoord.y) * ${w} + int(gl_FragCoord.x)); }`;
