@@ -4,15 +4,19 @@ import type { Command } from "commander";
 import { probeDevices } from "../devices/choose.ts";
 import type { Probe } from "../devices/probe.ts";
 
-const line = ({ name, mode, works, milliseconds, reason }: Probe): string =>
-  [
-    `${name}${mode === undefined ? "" : ` ${mode}`}`.padEnd(16),
+const nameOf = ({ name, mode }: Probe): string => (mode === undefined ? name : `${name} ${mode}`);
+
+const line = (probe: Probe): string => {
+  const { works, milliseconds, reason } = probe;
+  return [
+    nameOf(probe).padEnd(16),
     works ? "works" : "no   ",
     works ? `${milliseconds!.toFixed(1).padStart(9)} ms` : `${"".padStart(12)}`,
     works ? "" : ` ${reason}`,
   ]
     .join(" ")
     .trimEnd();
+};
 
 /** Adds `lorikeet doctor`. It ends with 0 when some device works, else with 1. */
 export function addDoctor(program: Command): void {
@@ -22,7 +26,15 @@ export function addDoctor(program: Command): void {
     .action(async () => {
       process.stdout.write(`Node ${process.version}, ${process.platform} ${process.arch}\n`);
       process.stdout.write(`${"device".padEnd(16)} works  4 products of 256×256\n`);
-      const reports = await probeDevices({ onProbe: (report) => process.stdout.write(`${line(report)}\n`) });
+      // a package that is absent keeps every mode of a device from running
+      const toldAt = new Map<string, string>();
+      const onProbe = (report: Probe): void => {
+        const { reason = "" } = report;
+        const before = toldAt.get(reason);
+        if (!report.works && !before) toldAt.set(reason, nameOf(report));
+        process.stdout.write(`${line(before ? { ...report, reason: `as ${before}` } : report)}\n`);
+      };
+      const reports = await probeDevices({ onProbe });
       // what a driver has left running in the background must not keep the answer from ending
       process.stdout.write("", () => process.exit(reports.some(({ works }) => works) ? 0 : 1));
     });

@@ -122,7 +122,7 @@ function wrongInWords([program = "", ...args]: readonly string[], programs: Prog
   if (program !== "npm") return null;
   const [verb = "", ...rest] = args;
   if (verb === "install") return rest.map((word) => wrongPackage(word, programs)).find((wrong) => wrong !== null) ?? null;
-  if (verb === "ci") return null;
+  if (verb === "ci" || verb === "pkg") return null; // of npm itself
   const script = verb === "run" ? (rest.shift() ?? "") : verb;
   const text = programs.scripts[script];
   if (text === undefined) return `package.json has no script "${script}"`;

@@ -93,6 +93,13 @@ describe("the package", () => {
     30_000,
   );
 
+  it("is examined without gpu.js, which is told to be installed once", async () => {
+    const { code, stdout } = await command("doctor");
+    expect(stdout.match(/npm install gpu\.js@/g)).toHaveLength(1);
+    expect(stdout.match(/^gpu \w+ +no +as gpu \w+$/gm)).toHaveLength(5);
+    expect(code).toBe(0);
+  }, 60_000);
+
   it("fine-tunes without what draws the report, and says so before the work", async () => {
     const out = join(project, "out");
     const text = write("text.txt", "The sea was calm, and the ship lay still. ".repeat(40));
