@@ -23,7 +23,7 @@ const operations = {
   chain: (x) => x.mul(1.5).add(0.3).tanh().mul(x.sigmoid()).sub(x.mul(x)),
   softmax: (x) => softmax(x),
   layerNorm: (x, w, b) => nn.layerNorm(x, w, b),
-  rmsNorm: (x, w) => nn.rmsNorm(x, w, 1e-5),
+  rmsNorm: (x, w) => nn.rmsNorm(x, w, { eps: 1e-5 }),
   attention: (q, k, v) => attention(q, k, v, { isCausal: true }),
   embedding: (table, ids) => nn.embedding(table, ids),
 };
