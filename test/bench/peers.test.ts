@@ -1,4 +1,5 @@
 // The comparison with other engines: what it runs, which answers it believes, and how it divides. No times are measured here.
+import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it, vi } from "vitest";
@@ -287,4 +288,20 @@ describe("the work", async () => {
     expect(errorOf(problem, inputs, right.fill(Number.NaN))).toBe(Number.POSITIVE_INFINITY);
     expect(() => errorOf(problem, inputs, right.subarray(1))).toThrow("values instead of");
   });
+});
+
+describe("lorikeet's own program", () => {
+  const operations = works.filter(({ kind }) => kind === "operation");
+  it.each(operations.map(({ name }) => name))(
+    "answers %s rightly",
+    (name) => {
+      const options = { seconds: 0, python: undefined, flags: [] };
+      const [program, words] = commandOf(engine("lorikeet 1 thread"), work(name), options);
+      const { stdout } = spawnSync(program, words, { encoding: "utf8" });
+      const lines = linesIn(stdout);
+      expect(lines).not.toHaveLength(0);
+      expect(lines.map((line) => [line.case, problemOf(line, work(name))])).toEqual(lines.map((line) => [line.case, undefined]));
+    },
+    30_000,
+  );
 });
