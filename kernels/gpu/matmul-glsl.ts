@@ -9,14 +9,18 @@
  */
 import { batchOffset, type MatmulSizes, type MatrixWalk } from "./matmul.ts";
 
-const header = (arrays: readonly string[], layers = 1): string =>
+/** How a fragment shader begins that reads these arrays, `product` with layers, and writes so many values. */
+export const shaderHead = (arrays: readonly string[], results = 1): string =>
   `#version 300 es
 precision highp float;
 precision highp int;
 precision highp sampler2D;
 precision highp sampler2DArray;
 ${arrays.map((name) => `uniform ${name === "product" ? "sampler2DArray" : "sampler2D"} user_${name};`).join("\n")}
-${Array.from({ length: layers }, (_, i) => `layout(location = ${i}) out vec4 data${i};`).join("\n")}
+${Array.from({ length: results }, (_, i) => `layout(location = ${i}) out vec4 data${i};`).join("\n")}`;
+
+const header = (arrays: readonly string[], layers = 1): string =>
+  `${shaderHead(arrays, layers)}
 // a quotient of floats, which is quicker than one of whole numbers, mended where it is inexact
 int over(int i, int n) {
   int q = int(float(i) / float(n));

@@ -1,4 +1,4 @@
-/** Tokens and classes that a model does not have are found before a batch goes to the device, so that nothing is learned from them. */
+/** Tokens and classes that a model does not have are found before a program runs on a batch, so that nothing is learned from them. */
 import { ShapeError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { ignoredLabel } from "../text/dataset.ts";

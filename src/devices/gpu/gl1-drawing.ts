@@ -3,6 +3,7 @@
  * copied into the quarters of one. A product's four layers are the rows of its matrices by fours, so that a value may stay as it is: what
  * reads it is compiled for that, and nothing is unpacked.
  */
+import { shaderHead } from "../../../kernels/gpu/matmul-glsl.ts";
 import type { GpuKernel } from "./backend.ts";
 import { flatLike, flatSize, kernelOf, mostSpare, namesOf, programOf, shaderOf } from "./gl-drawing.ts";
 import { type Held, olderShader, ourShader } from "./gl-shader.ts";
@@ -172,10 +173,5 @@ export class OlderDrawings {
 /** Makes a flat value of one element a texel of rows by fours. */
 export const unpackFours = (count: number): Pass => ({ source: "", functions: [], args: [], count, glsl: unpackShader });
 
-const unpackShader = `#version 300 es
-precision highp float;
-precision highp int;
-precision highp sampler2D;
-uniform sampler2D user_a;
-layout(location = 0) out vec4 data0;
+const unpackShader = `${shaderHead(["a"])}
 void main() { data0 = vec4(own_a(), 0.0, 0.0, 0.0); }`;

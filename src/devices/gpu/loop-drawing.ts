@@ -5,13 +5,14 @@
  * four elements writes all that is stored of them. What is read and written by fours is copied from flat values and back, through a buffer:
  * that is quick in the memory of a processor, but some drivers of cards wait for it. Values of no folds are one draw on flat textures.
  */
+import { shaderHead } from "../../../kernels/gpu/matmul-glsl.ts";
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import type { Single } from "./code.ts";
 import { GlslCode, onBooleans } from "./glsl-code.ts";
 import { rangeOf } from "./limits.ts";
 import { elementsOf, readsOf } from "./loop-shader.ts";
-import { LoopWriter, nameOf, neededFor, valuesAt } from "./loop-source.ts";
-import { binding, type Pass, type Plan, pass } from "./plan.ts";
+import { LoopWriter, nameOf, neededFor, storedIn, valuesAt } from "./loop-source.ts";
+import { binding, type Pass, Passes, type Plan, pass } from "./plan.ts";
 import { enoughRows, isElement, RowWriter, rowsOf } from "./row-shader.ts";
 
 /** The longest side of a texture that every device has. */
@@ -27,13 +28,8 @@ function textureSize(texels: number, row: number): Size {
 
 /** The shader whose statements are written; `sizes` says those of arrays that it is compiled for, beside what their lengths say. */
 function shader(code: GlslCode, arrays: readonly string[], results: number, sizes = ""): string {
-  return `#version 300 es
-precision highp float;
-precision highp int;
-precision highp sampler2D;
-${sizes && `// ${sizes}\n`}${arrays.map((name) => `uniform sampler2D user_${name};`).join("\n")}
-${Array.from({ length: results }, (_, i) => `layout(location = ${i}) out vec4 data${i};`).join("\n")}
-${onBooleans}
+  return `${shaderHead(arrays, results)}
+${sizes && `// ${sizes}\n`}${onBooleans}
 void main() {
 ${code.lines.join("\n")}
 }`;
@@ -47,12 +43,7 @@ const fours = (of: number, size: Size): Pass => ({
   count: size[0] * size[1],
   size,
   copiesFours: true,
-  glsl: `#version 300 es
-precision highp float;
-precision highp int;
-precision highp sampler2D;
-uniform sampler2D user_a;
-out vec4 data0;
+  glsl: `${shaderHead(["a"])}
 void main() {
 int first = 4 * (int(gl_FragCoord.y) * WIDTH + int(gl_FragCoord.x));
 data0 = vec4(at_a(first), at_a(first + 1), at_a(first + 2), at_a(first + 3));
@@ -85,25 +76,16 @@ export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, res
   const { inner } = geometry;
   const rows = valuesAt("row", geometry);
   if (program.shape !== "rows" || inner % 4 !== 0 || !enoughRows(rows, inner)) return null;
-  const roots = [...new Set(program.stores.map(({ register }) => register))];
+  const roots = storedIn(program);
   const none = new Map<Register, number>();
   if (!rowsOf(program, geometry, roots, none)?.folds.length) return null;
   const elements = roots.filter((root) => isElement(program, root));
-  const handed = handedOn(
-    program,
-    elements.flatMap((root) => neededFor(program, root, none)),
-  );
+  const handed = handedOn(program, neededFor(program, elements, none));
   const ofRow = [...new Set([...handed, ...roots.filter((root) => !isElement(program, root))])];
   if (ofRow.some((register) => program.instructions[register]!.dtype === "int32")) return null;
   if (ofRow.length > results || elements.length > results) return null;
 
-  const passes: Pass[] = [];
-  let values = 0;
-  const add = (each: Pass): number => {
-    passes.push(each);
-    values += 1 + (each.also?.length ?? 0);
-    return values - 1 - (each.also?.length ?? 0);
-  };
+  const passes = new Passes();
   /** Values by fours of the arrays that have any. */
   const byFours = new Map<string, number>();
   const sizesOf = new Map<number, Size>();
@@ -114,7 +96,7 @@ export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, res
       if (buffer < 0 || !wide.has(name) || byFours.has(name)) return;
       const most = program.slots.map((slot, i) => (slot.buffer === buffer ? rangeOf(geometry, i)[1] + 1 : 0));
       const size = textureSize(Math.ceil(Math.max(...most) / 4), inner / 4);
-      const value = add(fours(buffer, size));
+      const value = passes.add(fours(buffer, size));
       byFours.set(name, value);
       sizesOf.set(value, size);
     });
@@ -128,7 +110,7 @@ export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, res
     });
     const sizes = args.flatMap((arg) => (arg.kind === "pass" ? (sizesOf.get(arg.index)?.join("x") ?? []) : []));
     const glsl = shader(code, arrays, 1 + (written.also?.length ?? 0), sizes.join());
-    return add({ source: "", functions: [], args, glsl, ...written });
+    return passes.add({ source: "", functions: [], args, glsl, ...written });
   };
 
   const folded = rowsOf(program, geometry, ofRow, none)!;
@@ -144,7 +126,7 @@ export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, res
   const known = new Map(ofRow.map((register, i) => [register, first + i]));
 
   if (elements.length) {
-    const needed = [...new Set(elements.flatMap((root) => neededFor(program, root, known)))].sort((a, b) => a - b);
+    const needed = neededFor(program, elements, known);
     const { wide } = readsOf(program, geometry, needed, known, false);
     addFours(wide);
     const code = new GlslCode(wide, "place", true);
@@ -171,11 +153,11 @@ export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, res
     if (drawn === null) return null;
     elements.forEach((root, i) => {
       const flat = { source: `rows of ${width}`, functions: [], count: rows * inner, copiedColumns: width };
-      known.set(root, add({ ...flat, args: [pass(drawn + i)] }));
+      known.set(root, passes.add({ ...flat, args: [pass(drawn + i)] }));
     });
   }
   return {
-    passes,
+    passes: passes.all,
     results: program.stores.map(({ register, slot }) => ({ binding: program.slots[slot]!.buffer, pass: known.get(register)! })),
   };
 }

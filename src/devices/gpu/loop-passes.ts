@@ -8,8 +8,8 @@ import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import type { AdapterKind } from "./backend.ts";
 import { drawElements, drawRows } from "./loop-drawing.ts";
 import { renderElements } from "./loop-shader.ts";
-import { type Chunks, neededFor, renderChunkFold, renderFold, renderValue, valuesAt } from "./loop-source.ts";
-import { countsOf, type Pass, type Plan } from "./plan.ts";
+import { type Chunks, neededFor, renderChunkFold, renderFold, renderValue, storedIn, valuesAt } from "./loop-source.ts";
+import { Passes, type Plan } from "./plan.ts";
 import { renderRows } from "./row-shader.ts";
 
 /** Rows at least this long are folded in chunks when there are fewer rows than `manyRows`. */
@@ -37,21 +37,14 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
   if (drawn) return drawn;
   const shaders = given?.language === "wgsl" && given.adapter;
   const software = shaders === "software";
-  const passes: Pass[] = [];
-  let values = 0;
-  /** Adds a pass; gives the number of the first value that it writes. */
-  const add = (pass: Pass): number => {
-    passes.push(pass);
-    values += countsOf(pass).length;
-    return values - countsOf(pass).length;
-  };
+  const passes = new Passes();
   /** Values that are registers in memory. */
   const known = new Map<Register, number>();
 
   /** What a kernel for `register` would read: buffers and earlier passes. */
   const readsOf = (register: Register): Set<string> => {
     const reads = new Set<string>();
-    for (const each of neededFor(program, register, known)) {
+    for (const each of neededFor(program, [register], known)) {
       const instruction = program.instructions[each]!;
       if (known.has(each)) reads.add(`p${known.get(each)}`);
       else if (instruction.kind === "load") reads.add(`b${program.slots[instruction.slot]!.buffer}`);
@@ -71,15 +64,15 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
         settle(instruction.arg);
         const shader = software ? renderRows(program, geometry, [register], known, inputs, software) : null;
         const chunks = shader ? null : chunksOf(program, geometry);
-        pass = add(shader ?? renderFold(program, geometry, register, known, chunks));
-        if (chunks) pass = add(renderChunkFold(program, geometry, register, pass, chunks));
+        pass = passes.add(shader ?? renderFold(program, geometry, register, known, chunks));
+        if (chunks) pass = passes.add(renderChunkFold(program, geometry, register, pass, chunks));
       } else {
         settle(register);
         const shader =
           software &&
           (renderRows(program, geometry, [register], known, inputs, software) ??
             renderElements(program, geometry, [register], known, inputs, shaders));
-        pass = add(shader || renderValue(program, geometry, register, known));
+        pass = passes.add(shader || renderValue(program, geometry, register, known));
       }
       known.set(register, pass);
     }
@@ -88,12 +81,12 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
 
   /** Writes to memory what the kernel for `root` cannot compute itself. */
   const settle = (root: Register): void => {
-    for (const register of neededFor(program, root, known))
+    for (const register of neededFor(program, [root], known))
       if (program.instructions[register]!.kind === "reduce") written(register);
     while (readsOf(root).size > inputs) {
       let best: Register | null = null;
       let most = 1;
-      for (const register of neededFor(program, root, known)) {
+      for (const register of neededFor(program, [root], known)) {
         if (known.has(register) || register === root || program.instructions[register]!.kind !== "apply") continue;
         const { size } = readsOf(register);
         if (size > most && size <= inputs) [best, most] = [register, size];
@@ -105,12 +98,12 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
 
   /** The one fold of a columns program and what comes after it, in one kernel. */
   const folded = (root: Register): number | null => {
-    const folds = neededFor(program, root, known).filter((register) => program.instructions[register]!.kind === "reduce");
+    const folds = neededFor(program, [root], known).filter((register) => program.instructions[register]!.kind === "reduce");
     const [fold] = folds;
     if (program.shape !== "columns" || folds.length !== 1 || fold === root) return null;
     const instruction = program.instructions[fold!]!;
     const { size } = new Set([...readsOf(root), ...readsOf((instruction as { arg: Register }).arg)]);
-    return size > inputs ? null : add(renderFold(program, geometry, fold!, known, null, root));
+    return size > inputs ? null : passes.add(renderFold(program, geometry, fold!, known, null, root));
   };
 
   /** All the folds of a rows program and what comes after them, in one shader; on a processor only where nothing else needs them. */
@@ -118,21 +111,21 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
     if (!shaders || (software && program.stores.length > 1)) return null;
     const shader = renderRows(program, geometry, [root], known, inputs, software);
     if (shader === null) return null;
-    const pass = add(shader);
+    const pass = passes.add(shader);
     known.set(root, pass);
     return pass;
   };
 
   /** All stored values in one shader, where there is one. */
   const together = (): void => {
-    const roots = [...new Set(program.stores.map(({ register }) => register))];
+    const roots = storedIn(program);
     if (program.shape !== "rows" || roots.length < 2) return;
     const shader = shaders
       ? (renderRows(program, geometry, roots, known, inputs, software) ??
         renderElements(program, geometry, roots, known, inputs, shaders))
       : drawing && drawElements(program, geometry, roots, drawing);
     if (!shader) return;
-    const first = add(shader);
+    const first = passes.add(shader);
     roots.forEach((root, i) => {
       known.set(root, first + i);
     });
@@ -143,5 +136,5 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
     binding: program.slots[slot]!.buffer,
     pass: known.get(register) ?? folded(register) ?? shaded(register) ?? written(register),
   }));
-  return { passes, results };
+  return { passes: passes.all, results };
 }

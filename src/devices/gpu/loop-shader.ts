@@ -106,7 +106,7 @@ export function elementsOf(
   known: ReadonlyMap<Register, number>,
 ): { readonly needed: readonly Register[]; readonly flat: boolean } | null {
   if (valuesAt("element", geometry) === 0) return null;
-  const needed = [...new Set(roots.flatMap((root) => neededFor(program, root, known)))].sort((a, b) => a - b);
+  const needed = neededFor(program, roots, known);
   const isFolded = needed.some((register) => program.instructions[register]!.kind === "reduce" && !known.has(register));
   const isOther = roots.some((root) => {
     const { level, dtype } = program.instructions[root]!;

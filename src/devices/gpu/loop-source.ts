@@ -24,8 +24,11 @@ export interface Chunks {
   readonly size: number;
 }
 
-/** Registers that have to be computed in the kernel for `root`, in order; those in `known` come from memory. */
-export function neededFor(program: LoopProgram, root: Register, known: ReadonlyMap<Register, number>): Register[] {
+/** Registers that are stored, each once. */
+export const storedIn = ({ stores }: LoopProgram): Register[] => [...new Set(stores.map(({ register }) => register))];
+
+/** Registers that have to be computed in the kernel for `roots`, in order; those in `known` come from memory. */
+export function neededFor(program: LoopProgram, roots: readonly Register[], known: ReadonlyMap<Register, number>): Register[] {
   const needed = new Set<Register>();
   const visit = (register: Register): void => {
     if (needed.has(register)) return;
@@ -34,7 +37,7 @@ export function neededFor(program: LoopProgram, root: Register, known: ReadonlyM
     const instruction = program.instructions[register]!;
     if (instruction.kind === "apply") instruction.args.forEach(visit);
   };
-  visit(root);
+  roots.forEach(visit);
   return [...needed].sort((a, b) => a - b);
 }
 
@@ -306,7 +309,7 @@ export function renderValue(
   const writer = new LoopWriter(program, geometry, known);
   let most = valuesAt(level, geometry);
   let { x, part } = start(writer, dtype, most);
-  const needed = neededFor(program, root, known);
+  const needed = neededFor(program, [root], known);
   if (level === "row") writer.atRow(x);
   else {
     if (level === "body") {
@@ -347,7 +350,7 @@ export function renderFold(
   const rows = program.shape === "rows";
   const count = rows ? valuesAt("row", geometry) * (chunks?.count ?? 1) : valuesAt("element", geometry);
   let { x, part } = start(writer, program.instructions[root]!.dtype, count);
-  const needed = neededFor(program, instruction.arg, known);
+  const needed = neededFor(program, [instruction.arg], known);
   let first = "0";
   if (rows) {
     if (chunks) {
@@ -375,7 +378,7 @@ export function renderFold(
   writeFoldStep(code, instruction.op, acc, writer.get(instruction.arg));
   code.line("}".repeat(rows ? (chunks ? 2 : 1) : geometry.reduce.length));
   writer.set(fold, acc.value);
-  writer.compute(neededFor(program, root, known).filter((register) => program.instructions[register]!.level === "element"));
+  writer.compute(neededFor(program, [root], known).filter((register) => program.instructions[register]!.level === "element"));
   return writer.finish(writer.get(root), part, count);
 }
 

@@ -67,6 +67,20 @@ export interface Plan {
 /** Counts of all that a pass writes. */
 export const countsOf = ({ count, also = [] }: Pass): readonly number[] => [count, ...also];
 
+/** The passes of a plan while it is made. */
+export class Passes {
+  readonly all: Pass[] = [];
+  private values = 0;
+
+  /** Adds a pass; gives the number of the first value that it writes. */
+  add(pass: Pass): number {
+    const first = this.values;
+    this.all.push(pass);
+    this.values += countsOf(pass).length;
+    return first;
+  }
+}
+
 /** Floats that a value of a dtype takes per element: an int32 lies as its lower and its upper 16 bits. */
 export const floatsPerElement = (dtype: string): number => (dtype === "int32" ? 2 : 1);
 

@@ -31,7 +31,7 @@ const threadsOf = (inner: number): number => (inner >= longRow ? 256 : 64);
 function closure(program: LoopProgram, roots: readonly Register[], known: ReadonlyMap<Register, number>): Register[] {
   const found = new Set<Register>();
   const visit = (register: Register): void => {
-    for (const each of neededFor(program, register, known)) {
+    for (const each of neededFor(program, [register], known)) {
       if (found.has(each)) continue;
       found.add(each);
       const instruction = program.instructions[each]!;
@@ -154,7 +154,7 @@ export class RowWriter {
   private overRow(args: readonly Register[], start: () => void, body: (i: string, lanes: Lanes) => void): void {
     const { code, writer, program, lanes, thread, threads } = this;
     const { inner } = this.geometry;
-    const needed = [...new Set(args.flatMap((arg) => neededFor(program, arg, this.known)))].sort((a, b) => a - b);
+    const needed = neededFor(program, args, this.known);
     writer.compute(needed.filter((register) => program.instructions[register]!.level === "row"));
     const walk = (from: number, to: number, width: Lanes): void => {
       if (from === to) return;
@@ -184,9 +184,9 @@ export class RowWriter {
     const { inner } = this.geometry;
     const place = pickOf(program, this.geometry, register, this.known);
     if (!place) return false;
-    writer.compute(neededFor(program, place.at, this.known));
+    writer.compute(neededFor(program, [place.at], this.known));
     const at = code.wholeOf(writer.get(place.at));
-    const needed = neededFor(program, place.value, this.known);
+    const needed = neededFor(program, [place.value], this.known);
     writer.compute(needed.filter((each) => program.instructions[each]!.level === "row"));
     const before = writer.remember();
     writer.inner = at;
@@ -239,7 +239,7 @@ export class RowWriter {
   storeRow(roots: readonly Register[]): void {
     const { code, writer, program, known } = this;
     const ofRow = roots.filter((root) => !isElement(program, root));
-    for (const root of ofRow) writer.compute(neededFor(program, root, known));
+    writer.compute(neededFor(program, ofRow, known));
     if (ofRow.length && this.threads > 1) code.raw(`if (${this.thread} == 0) {`);
     for (const root of ofRow) code.store("number", this.name(root), 1, false, roots.indexOf(root));
     if (ofRow.length && this.threads > 1) code.raw("}");
