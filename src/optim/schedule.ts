@@ -17,38 +17,95 @@ interface Total extends Warmup {
   readonly totalSteps: number;
 }
 
-/** @throws {ConfigError} unless `holds` */
-function demand(name: string, value: number | string, holds: boolean, rule: string): void {
-  if (!holds)
-    throw new ConfigError(`\`${name}\` (= ${wordArgument(value)}) must be ${rule}.`, { operation: "schedule", got: value });
-}
+/** What a value may be, and how an error says it. */
+type Rule = readonly [holds: (value: unknown) => boolean, words: string];
 
-function count(name: string, value: number, least = 0): number {
-  demand(name, value, Number.isInteger(value) && value >= least, `a whole number from ${least}`);
-  return value;
-}
+const number = (words: string, holds: (value: number) => boolean): Rule => [
+  (value) => Number.isFinite(value) && holds(value as number),
+  words,
+];
+const whole = (least: number): Rule =>
+  number(`a whole number from ${least}`, (value) => Number.isInteger(value) && value >= least);
+const finite = number("a finite number", () => true);
+const share = number("from 0 to 1", (value) => value >= 0 && value <= 1);
+const positive = number("a number above 0", (value) => value > 0);
+const word = (known: readonly string[]): Rule => [
+  (value) => known.includes(value as string),
+  known.map((each) => `"${each}"`).join(" or "),
+];
 
-/** @throws {ConfigError} unless it is one of these words */
-const word = (name: string, value: string, known: readonly string[]): void =>
-  demand(name, value, known.includes(value), known.map((each) => `"${each}"`).join(" or "));
+/** Rise from 0 to 1 while progress does. */
+const curves = {
+  linear: (done: number) => done,
+  cosine: (done: number) => 0.5 * (1 - Math.cos(Math.PI * done)),
+  "1-sqrt": (done: number) => 1 - Math.sqrt(1 - done),
+};
+type Curve = keyof typeof curves;
+
+/** An option is the same thing in every schedule that has it. */
+const rules: Readonly<Record<string, Rule>> = {
+  warmupSteps: whole(0),
+  decaySteps: whole(0),
+  totalSteps: whole(1),
+  stepSize: whole(1),
+  halfPeriod: whole(1),
+  first: whole(1),
+  factor: whole(1),
+  milestones: [(value) => Array.isArray(value) && value.every(Number.isFinite), "a list of steps"],
+  cycles: finite,
+  power: finite,
+  gamma: finite,
+  end: finite,
+  min: finite,
+  minRatio: share,
+  warmupShare: share,
+  timescale: positive,
+  max: positive,
+  divFactor: positive,
+  finalDivFactor: positive,
+  warmup: word(Object.keys(curves)),
+  decay: word(Object.keys(curves)),
+  anneal: word(["cos", "linear"]),
+};
+
+/**
+ * All options of a schedule.
+ *
+ * @param usual what is taken for those that are not given; `undefined` for those that must be
+ * @throws {ConfigError} for an option that there is not, or that is missing or out of range
+ */
+function readOptions<Options extends object>(
+  operation: string,
+  options: Options,
+  usual: { readonly [Name in keyof Options]-?: Options[Name] | undefined },
+): { readonly [Name in keyof Options]-?: Exclude<Options[Name], undefined> } {
+  checkOptions(operation, options, Object.keys(usual));
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  const all = { ...usual, ...Object.fromEntries(given) };
+  for (const [name, value] of Object.entries(all)) {
+    const [holds, words] = rules[name]!;
+    if (!holds(value))
+      throw new ConfigError(`\`${name}\` (= ${wordArgument(value)}) must be ${words}.`, { operation, got: value });
+  }
+  return all as { [Name in keyof Options]-?: Exclude<Options[Name], undefined> };
+}
 
 /** Base rate times a factor: rising over the warm-up, then `after(steps since)`. */
-function warmed(warmupSteps: number, after: (step: number) => number): Schedule {
-  count("warmupSteps", warmupSteps);
-  return (step, base) => base * (step < warmupSteps ? step / Math.max(1, warmupSteps) : after(step));
-}
+const warmed =
+  (warmupSteps: number, after: (step: number) => number): Schedule =>
+  (step, base) =>
+    base * (step < warmupSteps ? step / Math.max(1, warmupSteps) : after(step));
 
 /** Share of the steps after the warm-up that are over at `step`. */
 const progress = (step: number, warmup: number, total: number): number => (step - warmup) / Math.max(1, total - warmup);
 
 /** The base rate, after a warm-up if there is one. */
 export const constantSchedule = (options: Warmup = {}): Schedule =>
-  warmed(checkOptions("constantSchedule", options, ["warmupSteps"]).warmupSteps ?? 0, () => 1);
+  warmed(readOptions("constantSchedule", options, { warmupSteps: 0 }).warmupSteps, () => 1);
 
 /** Falls in a straight line to 0 at `totalSteps`. */
 export function linearSchedule(options: Total): Schedule {
-  const { warmupSteps = 0, totalSteps } = checkOptions("linearSchedule", options, ["warmupSteps", "totalSteps"]);
-  count("totalSteps", totalSteps, 1);
+  const { warmupSteps, totalSteps } = readOptions("linearSchedule", options, { warmupSteps: 0, totalSteps: undefined });
   return warmed(warmupSteps, (step) => Math.max(0, 1 - progress(step, warmupSteps, totalSteps)));
 }
 
@@ -57,12 +114,11 @@ export function linearSchedule(options: Total): Schedule {
  * @see https://arxiv.org/abs/1608.03983
  */
 export function cosineSchedule(options: Total & { readonly cycles?: number }): Schedule {
-  const {
-    warmupSteps = 0,
-    totalSteps,
-    cycles = 0.5,
-  } = checkOptions("cosineSchedule", options, ["warmupSteps", "totalSteps", "cycles"]);
-  count("totalSteps", totalSteps, 1);
+  const { warmupSteps, totalSteps, cycles } = readOptions("cosineSchedule", options, {
+    warmupSteps: 0,
+    totalSteps: undefined,
+    cycles: 0.5,
+  });
   return warmed(warmupSteps, (step) =>
     Math.max(0, 0.5 * (1 + Math.cos(Math.PI * cycles * 2 * progress(step, warmupSteps, totalSteps)))),
   );
@@ -70,12 +126,11 @@ export function cosineSchedule(options: Total & { readonly cycles?: number }): S
 
 /** Half a wave from the base rate to 0, `cycles` times. */
 export function cosineWithRestartsSchedule(options: Total & { readonly cycles?: number }): Schedule {
-  const {
-    warmupSteps = 0,
-    totalSteps,
-    cycles = 1,
-  } = checkOptions("cosineWithRestartsSchedule", options, ["warmupSteps", "totalSteps", "cycles"]);
-  count("totalSteps", totalSteps, 1);
+  const { warmupSteps, totalSteps, cycles } = readOptions("cosineWithRestartsSchedule", options, {
+    warmupSteps: 0,
+    totalSteps: undefined,
+    cycles: 1,
+  });
   return warmed(warmupSteps, (step) => {
     const done = progress(step, warmupSteps, totalSteps);
     return done >= 1 ? 0 : Math.max(0, 0.5 * (1 + Math.cos(Math.PI * ((cycles * done) % 1))));
@@ -84,13 +139,12 @@ export function cosineWithRestartsSchedule(options: Total & { readonly cycles?: 
 
 /** From the base rate to `end` along (1 − progress)^power. */
 export function polynomialSchedule(options: Total & { readonly end?: number; readonly power?: number }): Schedule {
-  const {
-    warmupSteps = 0,
-    totalSteps,
-    end = 1e-7,
-    power = 1,
-  } = checkOptions("polynomialSchedule", options, ["warmupSteps", "totalSteps", "end", "power"]);
-  count("totalSteps", totalSteps, 1);
+  const { warmupSteps, totalSteps, end, power } = readOptions("polynomialSchedule", options, {
+    warmupSteps: 0,
+    totalSteps: undefined,
+    end: 1e-7,
+    power: 1,
+  });
   const warm = warmed(warmupSteps, () => 1);
   return (step, base) => {
     if (step < warmupSteps) return warm(step, base);
@@ -101,21 +155,13 @@ export function polynomialSchedule(options: Total & { readonly end?: number; rea
 
 /** Base rate·√(warmupSteps / step) after the warm-up. @see https://arxiv.org/abs/2106.04560 */
 export function inverseSqrtSchedule(options: Warmup & { readonly timescale?: number } = {}): Schedule {
-  const { warmupSteps = 0, timescale = warmupSteps || 10_000 } = checkOptions("inverseSqrtSchedule", options, [
-    "warmupSteps",
-    "timescale",
-  ]);
+  const { warmupSteps, timescale } = readOptions("inverseSqrtSchedule", options, {
+    warmupSteps: 0,
+    timescale: options?.warmupSteps || 10_000,
+  });
   const shift = timescale - warmupSteps;
   return warmed(warmupSteps, (step) => 1 / Math.sqrt((step + shift) / timescale));
 }
-
-/** Rise from 0 to 1 while progress does. */
-const curves = {
-  linear: (done: number) => done,
-  cosine: (done: number) => 0.5 * (1 - Math.cos(Math.PI * done)),
-  "1-sqrt": (done: number) => 1 - Math.sqrt(1 - done),
-};
-type Curve = keyof typeof curves;
 
 /**
  * Warm-up, a stretch at the base rate, then a decay to `minRatio` of it.
@@ -129,27 +175,15 @@ export function warmupStableDecaySchedule(
     readonly decay?: Curve;
   },
 ): Schedule {
-  const {
-    warmupSteps = 0,
-    decaySteps,
-    totalSteps,
-    minRatio = 0,
-    warmup = "linear",
-    decay = "cosine",
-  } = checkOptions("warmupStableDecaySchedule", options, [
-    "warmupSteps",
-    "decaySteps",
-    "totalSteps",
-    "minRatio",
-    "warmup",
-    "decay",
-  ]);
-  count("warmupSteps", warmupSteps);
-  count("decaySteps", decaySteps);
-  word("warmup", warmup, Object.keys(curves));
-  word("decay", decay, Object.keys(curves));
-  demand("minRatio", minRatio, minRatio >= 0 && minRatio <= 1, "from 0 to 1");
-  const stable = count("totalSteps", totalSteps, 1) - decaySteps;
+  const { warmupSteps, decaySteps, totalSteps, minRatio, warmup, decay } = readOptions("warmupStableDecaySchedule", options, {
+    warmupSteps: 0,
+    decaySteps: undefined,
+    totalSteps: undefined,
+    minRatio: 0,
+    warmup: "linear",
+    decay: "cosine",
+  });
+  const stable = totalSteps - decaySteps;
   const scaled = (factor: number) => Math.max(0, factor * (1 - minRatio) + minRatio);
   return (step, base) => {
     if (step < warmupSteps) return base * scaled(curves[warmup](step / Math.max(1, warmupSteps)));
@@ -162,27 +196,25 @@ export function warmupStableDecaySchedule(
 
 /** Times `gamma` every `stepSize` steps. */
 export function stepSchedule(options: { readonly stepSize: number; readonly gamma?: number }): Schedule {
-  const { stepSize, gamma = 0.1 } = checkOptions("stepSchedule", options, ["stepSize", "gamma"]);
-  count("stepSize", stepSize, 1);
+  const { stepSize, gamma } = readOptions("stepSchedule", options, { stepSize: undefined, gamma: 0.1 });
   return (step, base) => base * gamma ** Math.floor(step / stepSize);
 }
 
 /** Times `gamma` at each milestone. */
 export function multiStepSchedule(options: { readonly milestones: readonly number[]; readonly gamma?: number }): Schedule {
-  const { milestones, gamma = 0.1 } = checkOptions("multiStepSchedule", options, ["milestones", "gamma"]);
+  const { milestones, gamma } = readOptions("multiStepSchedule", options, { milestones: undefined, gamma: 0.1 });
   return (step, base) => base * gamma ** milestones.filter((milestone) => milestone <= step).length;
 }
 
 /** Times `gamma` at every step. */
 export function exponentialSchedule(options: { readonly gamma: number }): Schedule {
-  const { gamma } = checkOptions("exponentialSchedule", options, ["gamma"]);
+  const { gamma } = readOptions("exponentialSchedule", options, { gamma: undefined });
   return (step, base) => base * gamma ** step;
 }
 
 /** A wave between the base rate and `min`, half of it in `halfPeriod` steps. @see https://arxiv.org/abs/1608.03983 */
 export function cosineAnnealingSchedule(options: { readonly halfPeriod: number; readonly min?: number }): Schedule {
-  const { halfPeriod, min = 0 } = checkOptions("cosineAnnealingSchedule", options, ["halfPeriod", "min"]);
-  count("halfPeriod", halfPeriod, 1);
+  const { halfPeriod, min } = readOptions("cosineAnnealingSchedule", options, { halfPeriod: undefined, min: 0 });
   return (step, base) => min + (base - min) * 0.5 * (1 + Math.cos((Math.PI * step) / halfPeriod));
 }
 
@@ -192,9 +224,11 @@ export function cosineAnnealingWarmRestartsSchedule(options: {
   readonly factor?: number;
   readonly min?: number;
 }): Schedule {
-  const { first, factor = 1, min = 0 } = checkOptions("cosineAnnealingWarmRestartsSchedule", options, ["first", "factor", "min"]);
-  count("first", first, 1);
-  count("factor", factor, 1);
+  const { first, factor, min } = readOptions("cosineAnnealingWarmRestartsSchedule", options, {
+    first: undefined,
+    factor: 1,
+    min: 0,
+  });
   return (step, base) => {
     let [start, length] = [0, first];
     while (step >= start + length) {
@@ -217,19 +251,14 @@ export function oneCycleSchedule(options: {
   readonly finalDivFactor?: number;
   readonly anneal?: "cos" | "linear";
 }): Schedule {
-  const {
-    max,
-    totalSteps,
-    warmupShare = 0.3,
-    divFactor = 25,
-    finalDivFactor = 1e4,
-    anneal = "cos",
-  } = checkOptions("oneCycleSchedule", options, ["max", "totalSteps", "warmupShare", "divFactor", "finalDivFactor", "anneal"]);
-  count("totalSteps", totalSteps, 1);
-  word("anneal", anneal, ["cos", "linear"]);
-  demand("warmupShare", warmupShare, warmupShare >= 0 && warmupShare <= 1, "from 0 to 1");
-  for (const [name, value] of Object.entries({ max, divFactor, finalDivFactor }))
-    demand(name, value, value > 0 && Number.isFinite(value), "a number above 0");
+  const { max, totalSteps, warmupShare, divFactor, finalDivFactor, anneal } = readOptions("oneCycleSchedule", options, {
+    max: undefined,
+    totalSteps: undefined,
+    warmupShare: 0.3,
+    divFactor: 25,
+    finalDivFactor: 1e4,
+    anneal: "cos",
+  });
   const [first, last] = [max / divFactor, max / divFactor / finalDivFactor];
   const top = warmupShare * totalSteps - 1;
   const move = (from: number, to: number, done: number) =>

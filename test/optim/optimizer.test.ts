@@ -14,10 +14,13 @@ import { Adamax, NAdam, RAdam } from "../../src/optim/adam-variant.ts";
 import { clipGradNorm, clipGradValue } from "../../src/optim/clip.ts";
 import { Lion } from "../../src/optim/lion.ts";
 import { gradientsOf, type LearningRate, type Optimizer } from "../../src/optim/optimizer.ts";
-import { cosineSchedule, linearSchedule, oneCycleSchedule, warmupStableDecaySchedule } from "../../src/optim/schedule.ts";
+import * as schedules from "../../src/optim/schedule.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { onEveryDevice } from "../devices.ts";
 import { distance, onReference, randn, tensor, values } from "../nn/tensors.ts";
+
+const byName = schedules as unknown as Readonly<Record<string, unknown>>;
+const { cosineSchedule, linearSchedule, oneCycleSchedule, warmupStableDecaySchedule } = schedules;
 
 const make = (seed: number, size = 4): Parameter => Parameter.from(Float32Array.from(values(randn([size], seed))), [size]);
 const distanceTo = (p: Parameter, target: number): Tensor => {
@@ -207,16 +210,39 @@ onReference("what is refused", () => {
     expect(() => clipGradNorm(new Map(), 1)).toThrow("clipGradNorm: got no gradients.");
     expect(() => clipGradNorm(new Map([["a", tensor([1])]]), 0)).toThrow("clipGradNorm: `maxNorm` (= 0) must be above 0.");
     expect(() => clipGradValue(new Map(), -1)).toThrow("clipGradValue: `limit` (= -1) must be above 0.");
-    expect(() => linearSchedule({ totalSteps: 0 })).toThrow("schedule: `totalSteps` (= 0) must be a whole number from 1.");
+    expect(() => linearSchedule({ totalSteps: 0 })).toThrow("linearSchedule: `totalSteps` (= 0) must be a whole number from 1.");
     expect(() => cosineSchedule({ warmupSteps: -1, totalSteps: 3 })).toThrow("`warmupSteps` (= -1)");
   });
 });
 
 describe("schedules", () => {
+  test.each([
+    ["constantSchedule", { warmupSteps: 1 }],
+    ["linearSchedule", { warmupSteps: 1, totalSteps: 9 }],
+    ["cosineSchedule", { totalSteps: 9, cycles: 2 }],
+    ["cosineWithRestartsSchedule", { totalSteps: 9, cycles: 2 }],
+    ["polynomialSchedule", { totalSteps: 9, end: 0, power: 2 }],
+    ["inverseSqrtSchedule", { warmupSteps: 1, timescale: 5 }],
+    ["warmupStableDecaySchedule", { totalSteps: 9, decaySteps: 3, minRatio: 0.1, warmup: "linear" }],
+    ["stepSchedule", { stepSize: 2, gamma: 0.5 }],
+    ["multiStepSchedule", { milestones: [2], gamma: 0.5 }],
+    ["exponentialSchedule", { gamma: 0.5 }],
+    ["cosineAnnealingSchedule", { halfPeriod: 4, min: 0.1 }],
+    ["cosineAnnealingWarmRestartsSchedule", { first: 4, factor: 2, min: 0.1 }],
+    ["oneCycleSchedule", { max: 1, totalSteps: 9, finalDivFactor: 10, anneal: "cos" }],
+  ] as const)("%s says which of its options is no number, or no word that it knows", (name, options) => {
+    const made = byName[name] as (options: object) => schedules.Schedule;
+    expect(made(options)(3, 1)).toBeGreaterThan(0);
+    for (const option of Object.keys(options))
+      for (const value of [Number.NaN, "x", null])
+        expect(() => made({ ...options, [option]: value })).toThrow(`${name}: \`${option}\` (= `);
+    expect(() => made({ ...options, gama: 1 })).toThrow(`${name}: \`gama\` is not an option.`);
+  });
+
   test("refuse what is no setting, before the first step", () => {
     const stable = { decaySteps: 4, totalSteps: 10 };
     expect(() => warmupStableDecaySchedule({ ...stable, decay: "linaer" as "linear" })).toThrow(
-      'schedule: `decay` (= "linaer") must be "linear" or "cosine" or "1-sqrt".',
+      'warmupStableDecaySchedule: `decay` (= "linaer") must be "linear" or "cosine" or "1-sqrt".',
     );
     expect(() => warmupStableDecaySchedule({ ...stable, minRatio: 2 })).toThrow("`minRatio` (= 2) must be from 0 to 1.");
     expect(() => oneCycleSchedule({ max: 1, totalSteps: 10, divFactor: 0 })).toThrow(
