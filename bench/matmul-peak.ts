@@ -1,6 +1,6 @@
 /**
  * How close the wasm matrix product comes to what the processor can do with 128-bit vectors.
- * Run: `npx rolldown bench/matmul-peak.ts --platform node -o /tmp/matmul-peak.mjs && node /tmp/matmul-peak.mjs`
+ * Run: `npm run bench -- matmul-peak`
  */
 import {
   type MatmulOperand,

@@ -1,5 +1,5 @@
 /** One fine-tuning run in the engine's Worker: read, measured, trained, paused and kept, and what is made of it. */
-import { adapterOf, type MethodOptions, withDefaults } from "../src/cli/method-option.ts";
+import { adapterOf, withDefaults } from "../src/cli/method-option.ts";
 import { evaluationsOf, sampling } from "../src/cli/report.ts";
 import { ConfigError } from "../src/errors.ts";
 import { type Folder, filesFolder } from "../src/formats/index.ts";
@@ -95,10 +95,8 @@ export class Run implements Disposable {
     if (dataset.heldOutTokens.length === 0)
       throw new ConfigError("the text is too short to hold a part of it out.", { operation: "read", hint: "Give a longer one." });
     const examples = settings.examples ? exampleTokens(tokenizer, settings.examples) : {};
-    const set = Object.entries(examples).map(([key, value]) => `${key}=${JSON.stringify(value)}`);
-    const options = withDefaults<MethodOptions>({ ...settings, set });
-    const encode = (text: string) => tokenizer.encode(text);
-    attach(model, adapterOf(options, model.backbone.sizes.layers), { seed: settings.seed, tokenizer: { encode } });
+    const adapter = adapterOf(withDefaults(settings), model.backbone.sizes.layers, examples);
+    attach(model, adapter, { seed: settings.seed, tokenizer: { encode: (text) => tokenizer.encode(text) } });
     const trainer = finetuning(model, dataset, {
       steps: settings.steps,
       batchSize: settings.batch,

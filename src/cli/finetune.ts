@@ -27,7 +27,7 @@ import { type LoadedModel, loadModel, saveModel } from "../train/load-model.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { nodeDrawing } from "./drawing.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
-import { adapterOf, type MethodOptions, withDefaults } from "./method-option.ts";
+import { adapterOf, assigned, type MethodOptions, withDefaults } from "./method-option.ts";
 import { nonNegative, positive, whole } from "./option.ts";
 import { type Drawing, evaluationsOf, renderReport, type Sample, sampling } from "./report.ts";
 import { RunFolder, type Settings, type Summary } from "./run-folder.ts";
@@ -35,6 +35,8 @@ import { drawSamples, sampleLines } from "./samples.ts";
 import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
 
 interface FinetuneOptions extends MethodOptions {
+  /** `key=value`: other keys of the method's config. */
+  readonly set: readonly string[];
   readonly model: string;
   readonly data?: string;
   readonly quantise?: QuantisedType;
@@ -106,7 +108,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   const dataset = await readText(options, loaded);
   const { model } = loaded;
   const base = model.numParameters();
-  const adapter = adapterOf(options, model.backbone.sizes.layers);
+  const adapter = adapterOf(options, model.backbone.sizes.layers, assigned(options.set));
   planAttach(model, adapter as AnyAdapterConfig); // refuses what does not fit, before anything takes time
   const drawing = await nodeDrawing().catch((error: Error) => {
     say(`There will be no page with curves. ${error.message}`);

@@ -11,8 +11,6 @@ export interface MethodOptions {
   readonly alpha?: number;
   readonly dropout?: number;
   readonly targets: readonly string[];
-  /** `key=value`: other keys of the method's config. */
-  readonly set: readonly string[];
   readonly steps: number;
 }
 
@@ -34,9 +32,10 @@ const lengths = { numVirtualTokens: 20, adapterLen: 10 };
  * The config that `attach` takes.
  *
  * @param layers of the model
+ * @param other keys of the method's config that no option is called after
  * @throws {ConfigError} for an option that the method does not have
  */
-export function adapterOf(options: MethodOptions, layers: number): Parameters<typeof attach>[1] {
+export function adapterOf(options: MethodOptions, layers: number, other: object): Parameters<typeof attach>[1] {
   const { method, targets, steps } = options;
   const own = ownKeys(method);
   const sizes = { totalStep: steps, ...lengths, adapterLayers: layers };
@@ -49,7 +48,6 @@ export function adapterOf(options: MethodOptions, layers: number): Parameters<ty
     throw new ConfigError(`${method} has no ${option}.`, { operation: "finetune", got: value, hint: `Leave --${option} out.` });
   });
   const configure: (config: object) => Parameters<typeof attach>[1] = methods[method];
-  const other = Object.fromEntries(options.set.map(assignment));
   return configure({ ...length, ...Object.fromEntries(given), ...targetsOf(method, targets), ...other, taskType: "CAUSAL_LM" });
 }
 
@@ -61,6 +59,9 @@ function targetsOf(method: MethodName, targets: readonly string[]): object {
   if (isDefault && (chooses || !ownKeys(method).includes("targetModules"))) return {};
   return { targetModules: isDefault ? "all-linear" : targets };
 }
+
+/** Keys of a config that `--set` was given. @throws {ConfigError} for what is no `key=value` */
+export const assigned = (texts: readonly string[]): object => Object.fromEntries(texts.map(assignment));
 
 /** `n_frequency=100` or `nFrequency=100`; a value is JSON, or else a text. */
 function assignment(text: string): [key: string, value: unknown] {

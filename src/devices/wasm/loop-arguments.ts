@@ -87,7 +87,7 @@ export interface Partition {
   readonly tasks: number;
 }
 
-/** Nanoseconds of one simple instruction on one element; measured by `bench/loop-kernels.ts`. */
+/** Nanoseconds of one simple instruction on one element, its share of loads and stores included. */
 const nanosecondsPerInstruction = 0.07;
 const nanosecondsPerUnit = 12;
 /** A second thread is woken for more work than this. */
