@@ -28,6 +28,8 @@ export default defineConfig({
       enabled: true,
       headless: true,
       screenshotFailures: false,
+      // the first page waits until Vite has bundled the packages, beside the other suites
+      connectTimeout: 300_000,
       provider: playwright({
         launchOptions: {
           executablePath: process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium",

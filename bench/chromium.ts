@@ -26,6 +26,9 @@ export const softwareGraphics: readonly string[] = [
   "--use-webgpu-adapter=swiftshader",
 ];
 
+/** Milliseconds within which the browser starts, also on a machine with much else to do. */
+const startTimeout = 180_000;
+
 /** WebGPU on the machine's own card, where Chromium does not offer it by itself. */
 const hardwareGraphics = ["--enable-unsafe-webgpu", "--ignore-gpu-blocklist", "--enable-features=Vulkan"];
 
@@ -39,7 +42,7 @@ export async function openChromium({ graphics = false as boolean | "hardware" } 
   if (!existsSync(executablePath))
     throw new Error(`There is no Chromium at ${executablePath}: apt-get install -y chromium, or set CHROMIUM_PATH.`);
   const flags = graphics === "hardware" ? hardwareGraphics : graphics ? softwareGraphics : [];
-  return chromium.launch({ executablePath, headless: true, args: [...quiet, ...flags] });
+  return chromium.launch({ executablePath, headless: true, timeout: startTimeout, args: [...quiet, ...flags] });
 }
 
 const mediaTypes: Readonly<Record<string, string>> = {

@@ -50,6 +50,8 @@ export interface ChooseDeviceOptions {
   readonly among?: readonly Candidate[];
   /** Gets the report of each as it comes. */
   readonly onProbe?: (report: Probe) => void;
+  /** Milliseconds after which one that has not answered counts as failed; 30,000 when absent. */
+  readonly patience?: number;
 }
 
 /**
@@ -57,10 +59,10 @@ export interface ChooseDeviceOptions {
  * One that is wrong, fails or hangs is reported with the reason.
  */
 export async function probeDevices(options: ChooseDeviceOptions = {}): Promise<Probe[]> {
-  checkOptions("probeDevices", options, ["among", "onProbe"]);
+  checkOptions("probeDevices", options, ["among", "onProbe", "patience"]);
   const reports: Probe[] = [];
   for (const candidate of options.among ?? candidates) {
-    const { report, device } = await probe(candidate);
+    const { report, device } = await probe(candidate, options.patience);
     device?.[Symbol.dispose]();
     options.onProbe?.(report);
     reports.push(report);
@@ -77,11 +79,11 @@ export async function probeDevices(options: ChooseDeviceOptions = {}): Promise<P
  * useDevice(await chooseDevice({ onProbe: ({ name, mode, reason }) => reason && console.warn(name, mode, reason) }));
  */
 export async function chooseDevice(options: ChooseDeviceOptions = {}): Promise<Device> {
-  checkOptions("chooseDevice", options, ["among", "onProbe"]);
+  checkOptions("chooseDevice", options, ["among", "onProbe", "patience"]);
   let best: { device: Device; milliseconds: number } | null = null;
   const reasons: string[] = [];
   for (const candidate of options.among ?? candidates) {
-    const { report, device } = await probe(candidate);
+    const { report, device } = await probe(candidate, options.patience);
     options.onProbe?.(report);
     if (!device) reasons.push(`${[report.name, report.mode].filter(Boolean).join(" ")}: ${report.reason}`);
     else if (best && best.milliseconds <= report.milliseconds!) device[Symbol.dispose]();

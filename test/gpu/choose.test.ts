@@ -33,7 +33,8 @@ test("a device that takes rows for columns is passed over, and the one that is r
 });
 
 test("a device that hangs is given up", async () => {
-  const { report } = await probe({ name: "gpu", mode: "stuck", open: () => new Promise(() => {}) }, 50);
+  const stuck: Candidate = { name: "gpu", mode: "stuck", open: () => new Promise(() => {}) };
+  const [report] = await probeDevices({ among: [stuck], patience: 50 });
   expect(report).toMatchObject({ works: false, reason: "no answer in 0.05 seconds" });
 });
 

@@ -75,10 +75,14 @@ test("workers take part, and still do after they have slept", async () => {
   for (let round = 0; round < 3; round++) {
     memory.i32(args, 16).fill(0);
     memory.i32(args, 1)[0] = out;
-    for (let i = 0; i < 5; i++) pool.run(count!, 400, args);
-    const byThread = [...memory.i32(args + 8, 3)];
-    expect(byThread.reduce((a, b) => a + b)).toBe(2000);
-    expect(byThread[1]! + byThread[2]!).toBeGreaterThan(0);
+    const byThread = () => [...memory.i32(args + 8, 3)];
+    const byWorkers = () => byThread()[1]! + byThread()[2]!;
+    // a worker that is woken runs when a busy machine has a core for it, which a few jobs need not wait for
+    let jobs = 0;
+    do pool.run(count!, 400, args);
+    while (++jobs < 5 || (byWorkers() === 0 && jobs < 5000));
+    expect(byThread().reduce((a, b) => a + b)).toBe(400 * jobs);
+    expect(byWorkers()).toBeGreaterThan(0);
     await new Promise((resolve) => setTimeout(resolve, 60));
   }
 });
@@ -120,6 +124,7 @@ describe.each([
   ["the end of its memory", "const all = []; for (;;) all.push(new Array(1e5).fill({}));"],
 ])("a worker that dies by %s", (_, death) => {
   /** Pools from here on have workers that die when they take task 7; what they tell about it is not shown. */
+  const ends: Promise<unknown>[] = [];
   function mortalPool(threads: number): [Pool, DeviceMemory] {
     const builtin = process.getBuiltinModule.bind(process);
     const real = builtin("node:worker_threads");
@@ -132,6 +137,7 @@ describe.each([
             return before;
           };`;
         super(dies + source, { ...options, resourceLimits: { maxOldGenerationSizeMb: 8 } });
+        ends.push(new Promise((ended) => this.once("exit", ended)));
       }
     }
     vi.spyOn(process, "getBuiltinModule").mockImplementation(((name: string) =>
@@ -140,7 +146,7 @@ describe.each([
     return makePool(threads);
   }
   afterEach(async () => {
-    await new Promise((resolve) => setTimeout(resolve, 20)); // until the worker's end has been told
+    await Promise.all(ends.splice(0)); // what a worker tells of its end is not shown either
     vi.restoreAllMocks();
   });
 
@@ -217,26 +223,16 @@ test("dispose gives back what the pool took from the memory", async () => {
 });
 
 test("a program with idle workers ends by itself", () => {
+  const built = (file: string) => JSON.stringify(new URL(`../../dist/src/devices/wasm/${file}`, import.meta.url).href);
   const program = `
-    import { DeviceMemory } from "./src/devices/wasm/memory.ts";
-    import { Pool } from "./src/devices/wasm/pool.ts";
+    import { DeviceMemory } from ${built("memory.js")};
+    import { Pool } from ${built("pool.js")};
     const pool = new Pool(new DeviceMemory(), { threads: 3 });
     await pool.ready();
     console.log("ready", pool.workersReady);`;
-  const vite = `
-    const { createServer } = await import("vite");
-    const server = await createServer({ server: { middlewareMode: true, ws: false }, appType: "custom", logLevel: "error" });
-    const { DeviceMemory } = await server.ssrLoadModule("/src/devices/wasm/memory.ts");
-    const { Pool } = await server.ssrLoadModule("/src/devices/wasm/pool.ts");
-    const pool = new Pool(new DeviceMemory(), { threads: 3 });
-    await pool.ready();
-    await server.close();
-    console.log("ready", pool.workersReady);`;
-  // newer Nodes run the sources as they are; Node 20 needs them transformed
-  const native = "stripTypeScriptTypes" in process.getBuiltinModule("node:module");
-  const { stdout, status } = spawnSync(process.execPath, ["--input-type=module", "-e", native ? program : vite], {
+  const { stdout, status } = spawnSync(process.execPath, ["--input-type=module", "-e", program], {
     encoding: "utf8",
-    timeout: 20_000,
+    timeout: 60_000, // for ever: it is done within a second
   });
   expect([stdout.trim(), status]).toEqual(["ready 2", 0]);
 });

@@ -188,8 +188,8 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
         try {
           await staging.mapAsync(mapRead);
         } catch (error) {
-          // what is lost is told a little later
-          await Promise.race([device.lost, new Promise((resolve) => setTimeout(resolve, 1000))]);
+          // what is lost is told a little later, on a busy machine seconds
+          await Promise.race([device.lost, new Promise((resolve) => setTimeout(resolve, 10_000))]);
           checkAlive();
           throw error;
         }
