@@ -81,6 +81,22 @@ class Builder {
     return same >= 0 ? same : this.slots.push(draft) - 1;
   }
 
+  /**
+   * What no member makes: a constant, an index, or a value in memory.
+   *
+   * @param fixed level of constants
+   * @param walkOf how a view is walked, and its level
+   */
+  source(base: Tensor, path: readonly Tensor[], fixed: Level, walkOf: (view: View) => { walk: Walk; level: Level }): Register {
+    const constant = (value: number) => this.push({ kind: "constant", value, dtype: base.dtype, level: fixed, stage: 0 });
+    if (isGenerated(base) && base.op.name === "constant") return constant(base.attributes["value"] as number);
+    const view = follow(contiguousView(base.shape), path)!;
+    if (isNothing(view)) return constant(0);
+    const { walk, level } = walkOf(view);
+    const [kind, value, dtype] = isGenerated(base) ? (["index", null, "int32"] as const) : (["load", base, base.dtype] as const);
+    return this.push({ kind, slot: this.slot({ value, dtype, walk, rowLevel: level === "row" }), dtype, level, stage: 0 });
+  }
+
   apply(op: Elementwise, args: readonly Register[], dtype: DType, level: Level): Register {
     const stage = Math.max(0, ...args.map((register) => this.instructions[register]!.stage));
     return this.push({ kind: "apply", op, args, dtype, level, stage });
@@ -105,7 +121,7 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const registers = new Map<Tensor, Register>();
   const members = new Set(cluster.members);
 
-  const walk = (view: View): { walk: Walk; rowLevel: boolean } => {
+  const walkOf = (view: View): { walk: Walk; rowLevel: boolean } => {
     const rowLevel = hasRows && sizeOf(view.shape) !== cluster.size;
     const full = reshapeView(view, rowLevel ? rowAxes : axes);
     if (full === null) throw new Error(`compile: a view of [${view.shape}] cannot be walked as [${axes}]`);
@@ -129,38 +145,15 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
     if (fusion.inlined.has(base))
       return applied(
         base,
-        base.sources.map((inner) => read(inner, path)),
+        base.sources.map((each) => read(each, path)),
         null,
       );
-    if (isGenerated(base) && base.op.name === "constant")
-      return builder.push({
-        kind: "constant",
-        value: base.attributes["value"] as number,
-        dtype: base.dtype,
-        level: "row",
-        stage: 0,
-      });
-    const view = follow(contiguousView(base.shape), path)!;
-    if (isNothing(view)) return builder.push({ kind: "constant", value: 0, dtype: base.dtype, level: "row", stage: 0 });
-    const { walk: path2, rowLevel } = walk(view);
-    // the same value along the whole row is read once per row
-    const last = axes.length - 1;
-    const uniform = rowLevel || (path2.strides[last] === 0 && axes[last]! > 1 && !cutsInner(path2, last, axes[last]!));
-    const level: Level = uniform ? "row" : "element";
-    if (isGenerated(base))
-      return builder.push({
-        kind: "index",
-        slot: builder.slot({ value: null, dtype: "int32", walk: path2, rowLevel: uniform }),
-        dtype: "int32",
-        level,
-        stage: 0,
-      });
-    return builder.push({
-      kind: "load",
-      slot: builder.slot({ value: base, dtype: base.dtype, walk: path2, rowLevel: uniform }),
-      dtype: base.dtype,
-      level,
-      stage: 0,
+    return builder.source(base, path, "row", (view) => {
+      const { walk, rowLevel } = walkOf(view);
+      // the same value along the whole row is read once per row
+      const last = axes.length - 1;
+      const uniform = rowLevel || (walk.strides[last] === 0 && axes[last]! > 1 && !cutsInner(walk, last, axes[last]!));
+      return { walk, level: uniform ? "row" : "element" };
     });
   };
   const applied = (node: Tensor, args: readonly Register[], forced: Level | null): Register => {
@@ -193,10 +186,10 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
     registers.set(node, register);
     if (fusion.stored.has(node)) {
       outputs.push(node);
-      const { walk: path, rowLevel } = walk(contiguousView(node.shape));
+      const { walk, rowLevel } = walkOf(contiguousView(node.shape));
       builder.stores.push({
         register,
-        slot: builder.slot({ value: node, dtype: node.dtype, walk: path, rowLevel }),
+        slot: builder.slot({ value: node, dtype: node.dtype, walk, rowLevel }),
         stage: builder.instructions[register]!.stage,
       });
     }
@@ -219,7 +212,7 @@ function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const axes = order.map((axis) => source.shape[axis]!);
   const builder = new Builder();
 
-  const walk = (view: View): Walk => ({
+  const walkOf = (view: View): Walk => ({
     offset: view.offset,
     strides: order.map((axis) => view.strides[axis]!),
     valid: view.valid && order.map((axis): [number, number] => [...view.valid![axis]!] as [number, number]),
@@ -230,40 +223,15 @@ function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
     if (fusion.inlined.has(base))
       return builder.apply(
         base.op as Elementwise,
-        base.sources.map((inner) => read(inner, path)),
+        base.sources.map((each) => read(each, path)),
         base.dtype,
         "body",
       );
-    if (isGenerated(base) && base.op.name === "constant")
-      return builder.push({
-        kind: "constant",
-        value: base.attributes["value"] as number,
-        dtype: base.dtype,
-        level: "body",
-        stage: 0,
-      });
-    const view = follow(contiguousView(base.shape), path)!;
-    if (isNothing(view)) return builder.push({ kind: "constant", value: 0, dtype: base.dtype, level: "body", stage: 0 });
-    const at = walk(view);
-    if (isGenerated(base))
-      return builder.push({
-        kind: "index",
-        slot: builder.slot({ value: null, dtype: "int32", walk: at, rowLevel: false }),
-        dtype: "int32",
-        level: "body",
-        stage: 0,
-      });
-    return builder.push({
-      kind: "load",
-      slot: builder.slot({ value: base, dtype: base.dtype, walk: at, rowLevel: false }),
-      dtype: base.dtype,
-      level: "body",
-      stage: 0,
-    });
+    return builder.source(base, path, "body", (view) => ({ walk: walkOf(view), level: "body" }));
   };
   const arg = read(source, []);
   const register = builder.push({ kind: "reduce", op: node.op, arg, dtype: node.dtype, level: "element", stage: 0 });
-  const out = walk(contiguousView(node.shape));
+  const out = walkOf(contiguousView(node.shape));
   for (let i = kept.length; i < order.length; i++) out.strides[i] = 0;
   builder.stores.push({ register, slot: builder.slot({ value: node, dtype: node.dtype, walk: out, rowLevel: false }), stage: 0 });
   return finish(builder, axes, folded.size, "columns", true, [node]);
@@ -354,30 +322,38 @@ function finish(
   const draft = { shape, outer, reduce, stages, instructions: builder.instructions, slots, stores, buffers: values.length };
   const program: LoopProgram = { ...draft, key: loopProgramKey(draft, builder.keys) };
 
-  // an output may take an input's memory when all reads of that input walk like the store, and none comes after it
-  const reusable = new Map<Tensor, Tensor[]>();
-  if (shape === "rows") {
-    // equal where two slots walk alike
-    const walkKeys = slotGeometry.map(({ offset, outer, inner, reduce, valid }, i) =>
-      [offset, outer, inner, reduce, slots[i]!.masked, valid, slots[i]!.inner].join("|"),
-    );
-    for (const store of stores) {
-      const output = builder.slots[store.slot]!.value!;
-      if (store.stage !== stages - 1 || builder.slots[store.slot]!.rowLevel) continue;
-      const inputs = values.filter(
-        (value) =>
-          !outputs.includes(value) &&
-          value.dtype === output.dtype &&
-          builder.slots.every((slot, i) => slot.value !== value || walkKeys[i] === walkKeys[store.slot]),
-      );
-      reusable.set(output, inputs);
-    }
-  }
   return {
     program,
     geometry: { outer: sizes.slice(0, innerAxis), inner: innerSize, reduce: sizes.slice(innerAxis + 1), slots: slotGeometry },
     values,
     outputs,
-    reusable,
+    reusable: shape === "rows" ? reusableInputs(builder, program, slotGeometry, values, outputs) : new Map(),
   };
+}
+
+/** An output may take an input's memory when all reads of that input walk like the store, and none comes after it. */
+function reusableInputs(
+  builder: Builder,
+  { slots, stores, stages }: LoopProgram,
+  geometry: readonly SlotGeometry[],
+  values: readonly Tensor[],
+  outputs: readonly Tensor[],
+): Map<Tensor, readonly Tensor[]> {
+  const reusable = new Map<Tensor, readonly Tensor[]>();
+  // equal where two slots walk alike
+  const walkKeys = geometry.map(({ offset, outer, inner, reduce, valid }, i) =>
+    [offset, outer, inner, reduce, slots[i]!.masked, valid, slots[i]!.inner].join("|"),
+  );
+  for (const store of stores) {
+    const output = builder.slots[store.slot]!.value!;
+    if (store.stage !== stages - 1 || builder.slots[store.slot]!.rowLevel) continue;
+    const inputs = values.filter(
+      (value) =>
+        !outputs.includes(value) &&
+        value.dtype === output.dtype &&
+        builder.slots.every((slot, i) => slot.value !== value || walkKeys[i] === walkKeys[store.slot]),
+    );
+    reusable.set(output, inputs);
+  }
+  return reusable;
 }
