@@ -11,26 +11,42 @@ export interface Outcome {
 }
 
 /**
+ * A module that sends its program Ctrl-C once what the program has written to standard error matches. From outside it might come
+ * too late: what runs goes on while a busy machine lets the sender wait.
+ */
+const interrupting = (at: RegExp): string => {
+  const code = `const { write } = process.stderr;
+    let written = "";
+    process.stderr.write = function (text, ...more) {
+      written += text;
+      if (${at}.test(written)) {
+        process.stderr.write = write;
+        process.kill(process.pid, "SIGINT");
+      }
+      return write.call(this, text, ...more);
+    };`;
+  return `data:text/javascript,${encodeURIComponent(code)}`;
+};
+
+/**
  * Runs `lorikeet ...args`.
  *
  * @param interruptAt sends Ctrl-C when standard error first matches
  */
 export function lorikeet(args: readonly string[], { interruptAt }: { readonly interruptAt?: RegExp } = {}): Promise<Outcome> {
-  return run(process.execPath, ["dist/src/cli/main.js", ...args], interruptAt);
+  const before = interruptAt ? ["--import", interrupting(interruptAt)] : [];
+  return run(process.execPath, [...before, "dist/src/cli/main.js", ...args]);
 }
 
-export function run(program: string, args: readonly string[], interruptAt?: RegExp): Promise<Outcome> {
+export function run(program: string, args: readonly string[]): Promise<Outcome> {
   return new Promise((done, failed) => {
     const child = spawn(program, args, { cwd: root, env: { ...process.env, NO_COLOR: "1" }, stdio: ["ignore", "pipe", "pipe"] });
-    let [stdout, stderr, interrupted] = ["", "", false];
+    let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (chunk) => {
       stdout += chunk;
     });
     child.stderr.on("data", (chunk) => {
       stderr += chunk;
-      if (interrupted || !interruptAt?.test(stderr)) return;
-      interrupted = true;
-      child.kill("SIGINT");
     });
     child.on("error", failed);
     child.on("close", (code) => done({ code, stdout, stderr }));

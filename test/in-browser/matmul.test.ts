@@ -34,7 +34,7 @@ const opened = await Promise.all(
     onCard("webgl2"),
     { name: "gpu, webgl", open: () => createGpu({ mode: "webgl" }) },
     { name: "gpu, webgl without draw buffers", open: openWithoutDrawBuffers },
-  ].map(async ({ name, open }) => ({ name, device: await open() })),
+  ].map(async ({ name, open }) => ({ name, open, device: await open() })),
 );
 const reference = createReference();
 
@@ -51,7 +51,7 @@ const cases = [
   { name: "more matrices than fit below each other", batch: [2, 34], M: 260, K: 5, N: 4, heads: true },
 ];
 
-describe.each(opened)("$name", ({ device }) => {
+describe.each(opened)("$name", ({ open, device }) => {
   afterAll(() => device[Symbol.dispose]());
 
   test.each(cases)("$name", async ({ batch, M, K, N, heads = false, shared = false }) => {
@@ -84,6 +84,8 @@ describe.each(opened)("$name", ({ device }) => {
   });
 
   test("an operand that stays is made ready once, and what was made of it goes with it", async () => {
+    // of its own: on the shared one the collector frees meanwhile what earlier tests left
+    using device = await open();
     useDevice(device);
     const handles = (): number => (device as GpuDevice).statistics.handles;
     const matrix = (rows: number, columns: number, seed: number): Tensor =>
