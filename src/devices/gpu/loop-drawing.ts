@@ -71,69 +71,82 @@ export interface DrawingLimits {
   readonly results: number;
 }
 
-/** A program of rows, or `null` where there is no shader for it. */
-export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, results }: DrawingLimits): Plan | null {
-  const { inner } = geometry;
-  const rows = valuesAt("row", geometry);
-  if (program.shape !== "rows" || inner % 4 !== 0 || !enoughRows(rows, inner)) return null;
-  const roots = storedIn(program);
-  const none = new Map<Register, number>();
-  if (!rowsOf(program, geometry, roots, none)?.folds.length) return null;
-  const elements = roots.filter((root) => isElement(program, root));
-  const handed = handedOn(program, neededFor(program, elements, none));
-  const ofRow = [...new Set([...handed, ...roots.filter((root) => !isElement(program, root))])];
-  if (ofRow.some((register) => program.instructions[register]!.dtype === "int32")) return null;
-  if (ofRow.length > results || elements.length > results) return null;
+/** Number of the texel that a thread writes. */
+const ownTexel = "int(gl_FragCoord.y) * WIDTH + int(gl_FragCoord.x)";
 
-  const passes = new Passes();
+/** The passes of a program of rows while they are written. */
+class RowDrawing {
+  readonly passes = new Passes();
+  private readonly program: LoopProgram;
+  private readonly geometry: Geometry;
+  private readonly inputs: number;
   /** Values by fours of the arrays that have any. */
-  const byFours = new Map<string, number>();
-  const sizesOf = new Map<number, Size>();
-  const quarters = textureSize((rows * inner) / 4, inner / 4);
-  const addFours = (wide: ReadonlySet<string>): void => {
+  private readonly byFours = new Map<string, number>();
+  private readonly sizes = new Map<number, Size>();
+
+  constructor(program: LoopProgram, geometry: Geometry, inputs: number) {
+    this.program = program;
+    this.geometry = geometry;
+    this.inputs = inputs;
+  }
+
+  /** What a shader reads by fours, once for all of them. */
+  private wideOf(registers: readonly Register[], known: ReadonlyMap<Register, number>): ReadonlySet<string> {
+    const { program, geometry } = this;
+    const { wide } = readsOf(program, geometry, registers, known, false);
     program.slots.forEach(({ buffer }) => {
       const name = nameOf(binding(buffer));
-      if (buffer < 0 || !wide.has(name) || byFours.has(name)) return;
+      if (buffer < 0 || !wide.has(name) || this.byFours.has(name)) return;
       const most = program.slots.map((slot, i) => (slot.buffer === buffer ? rangeOf(geometry, i)[1] + 1 : 0));
-      const size = textureSize(Math.ceil(Math.max(...most) / 4), inner / 4);
-      const value = passes.add(fours(buffer, size));
-      byFours.set(name, value);
-      sizesOf.set(value, size);
+      const size = textureSize(Math.ceil(Math.max(...most) / 4), geometry.inner / 4);
+      const value = this.passes.add(fours(buffer, size));
+      this.byFours.set(name, value);
+      this.sizes.set(value, size);
     });
-  };
-  const addShader = (writer: LoopWriter, code: GlslCode, written: Pick<Pass, "count" | "also" | "size">): number | null => {
+    return wide;
+  }
+
+  /** @returns the first value that the shader writes, or `null` where it reads too much or nothing */
+  private add(writer: LoopWriter, code: GlslCode, written: Pick<Pass, "count" | "also" | "size">): number | null {
     const { arrays } = writer;
-    if (arrays.length === 0 || arrays.length > inputs || code.isForeign) return null;
+    if (arrays.length === 0 || arrays.length > this.inputs || code.isForeign) return null;
     const args = writer.reads().args.map((arg) => {
-      const value = arg.kind === "number" ? undefined : byFours.get(nameOf(arg));
+      const value = arg.kind === "number" ? undefined : this.byFours.get(nameOf(arg));
       return value !== undefined && code.isWide(nameOf(arg as { kind: "binding"; index: number })) ? pass(value) : arg;
     });
-    const sizes = args.flatMap((arg) => (arg.kind === "pass" ? (sizesOf.get(arg.index)?.join("x") ?? []) : []));
+    const sizes = args.flatMap((arg) => (arg.kind === "pass" ? (this.sizes.get(arg.index)?.join("x") ?? []) : []));
     const glsl = shader(code, arrays, 1 + (written.also?.length ?? 0), sizes.join());
-    return passes.add({ source: "", functions: [], args, glsl, ...written });
-  };
+    return this.passes.add({ source: "", functions: [], args, glsl, ...written });
+  }
 
-  const folded = rowsOf(program, geometry, ofRow, none)!;
-  const { wide } = readsOf(program, geometry, folded.registers, none, false);
-  addFours(wide);
-  const code = new GlslCode(wide, "number", false);
-  code.raw("int number = int(gl_FragCoord.y) * WIDTH + int(gl_FragCoord.x);");
-  const row = new RowWriter(program, geometry, none, code, 4);
-  row.folds(folded);
-  row.storeRow(ofRow);
-  const first = addShader(row.writer, code, { count: rows, also: ofRow.slice(1).map(() => rows) });
-  if (first === null) return null;
-  const known = new Map(ofRow.map((register, i) => [register, first + i]));
+  /** A thread a row: the values `ofRow`, by their registers. */
+  rows(ofRow: readonly Register[]): Map<Register, number> | null {
+    const { program, geometry } = this;
+    const none = new Map<Register, number>();
+    const folded = rowsOf(program, geometry, ofRow, none)!;
+    const code = new GlslCode(this.wideOf(folded.registers, none), "number", false);
+    code.raw(`int number = ${ownTexel};`);
+    const row = new RowWriter(program, geometry, none, code, 4);
+    row.folds(folded);
+    row.storeRow(ofRow);
+    const count = valuesAt("row", geometry);
+    const first = this.add(row.writer, code, { count, also: ofRow.slice(1).map(() => count) });
+    return first === null ? null : new Map(ofRow.map((register, i) => [register, first + i]));
+  }
 
-  if (elements.length) {
-    const needed = neededFor(program, elements, known);
-    const { wide } = readsOf(program, geometry, needed, known, false);
-    addFours(wide);
-    const code = new GlslCode(wide, "place", true);
-    code.raw("int place = int(gl_FragCoord.y) * WIDTH + int(gl_FragCoord.x);");
-    const [width, height] = quarters;
+  /** A thread four elements: `roots`, which read what is known of their row. */
+  elements(roots: readonly Register[], known: ReadonlyMap<Register, number>): Map<Register, number> | null {
+    const { program, geometry } = this;
+    const { inner } = geometry;
+    const needed = neededFor(program, roots, known);
+    const count = valuesAt("element", geometry);
+    const size = textureSize(count / 4, inner / 4);
+    const [width, height] = size;
+    const texels = width * height;
+    const code = new GlslCode(this.wideOf(needed, known), "place", true);
+    code.raw(`int place = ${ownTexel};`);
     let [line, q] = ["int(gl_FragCoord.y)", "int(gl_FragCoord.x)"];
-    if (width !== inner / 4) [line, q] = code.split("place", inner / 4, width * height);
+    if (width !== inner / 4) [line, q] = code.split("place", inner / 4, texels);
     code.raw(`int number = 4 * place; int row = ${line}; int q = ${q}; int k = 4 * q;`);
     code.isFour("number", "place");
     code.isFour("k", "q");
@@ -144,21 +157,39 @@ export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, res
     writer.beginRow(needed);
     code.each(4, () => {
       writer.compute(needed);
-      elements.forEach((root, i) => {
+      roots.forEach((root, i) => {
         code.store("number", (writer.get(root) as Single).name, 4, true, i);
       });
     });
-    const texels = width * height;
-    const drawn = addShader(writer, code, { count: texels, also: elements.slice(1).map(() => texels), size: quarters });
+    const drawn = this.add(writer, code, { count: texels, also: roots.slice(1).map(() => texels), size });
     if (drawn === null) return null;
-    elements.forEach((root, i) => {
-      const flat = { source: `rows of ${width}`, functions: [], count: rows * inner, copiedColumns: width };
-      known.set(root, passes.add({ ...flat, args: [pass(drawn + i)] }));
-    });
+    const flat = { source: `rows of ${width}`, functions: [], count, copiedColumns: width };
+    return new Map(roots.map((root, i) => [root, this.passes.add({ ...flat, args: [pass(drawn + i)] })]));
   }
+}
+
+/** A program of rows, or `null` where there is no shader for it. */
+export function drawRows(program: LoopProgram, geometry: Geometry, { inputs, results }: DrawingLimits): Plan | null {
+  const { inner } = geometry;
+  if (program.shape !== "rows" || inner % 4 !== 0 || !enoughRows(valuesAt("row", geometry), inner)) return null;
+  const roots = storedIn(program);
+  const none = new Map<Register, number>();
+  if (!rowsOf(program, geometry, roots, none)?.folds.length) return null;
+  const elements = roots.filter((root) => isElement(program, root));
+  const handed = handedOn(program, neededFor(program, elements, none));
+  const ofRow = [...new Set([...handed, ...roots.filter((root) => !isElement(program, root))])];
+  if (ofRow.some((register) => program.instructions[register]!.dtype === "int32")) return null;
+  if (ofRow.length > results || elements.length > results) return null;
+  const drawing = new RowDrawing(program, geometry, inputs);
+  const known = drawing.rows(ofRow);
+  const written = known && elements.length > 0 ? drawing.elements(elements, known) : known;
+  if (!known || !written) return null;
   return {
-    passes: passes.all,
-    results: program.stores.map(({ register, slot }) => ({ binding: program.slots[slot]!.buffer, pass: known.get(register)! })),
+    passes: drawing.passes.all,
+    results: program.stores.map(({ register, slot }) => ({
+      binding: program.slots[slot]!.buffer,
+      pass: (written.get(register) ?? known.get(register))!,
+    })),
   };
 }
 
@@ -173,7 +204,7 @@ export function drawElements(
   const elements = elementsOf(program, geometry, roots, none);
   if (!elements || roots.length > results) return null;
   const code = new GlslCode(new Set(), "number", false);
-  code.raw("int number = int(gl_FragCoord.y) * WIDTH + int(gl_FragCoord.x);");
+  code.raw(`int number = ${ownTexel};`);
   const writer = new LoopWriter(program, geometry, none, code);
   writer.atElement("number", !elements.flat);
   writer.compute(elements.needed);
