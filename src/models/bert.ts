@@ -20,6 +20,7 @@ import {
   checkTextInputs,
   embedTokens,
   type ModelSizes,
+  paddingRow,
   pastLength,
   positionsAfter,
   textShape,
@@ -87,8 +88,8 @@ export class BertEmbeddings extends Module {
 
   constructor(config: BertConfig, init: Initializer) {
     super();
-    const { hiddenSize: C, padTokenId, positionsAfterPadding } = config;
-    const padded = { init, ...(padTokenId === null ? {} : { paddingIdx: padTokenId }) };
+    const { hiddenSize: C, positionsAfterPadding } = config;
+    const padded = { init, ...paddingRow(config) };
     this.#config = config;
     this.word_embeddings = new Embedding(config.vocabSize, C, padded);
     this.position_embeddings = new Embedding(config.maxPositionEmbeddings, C, positionsAfterPadding ? padded : { init });

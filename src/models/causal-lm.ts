@@ -97,6 +97,10 @@ export const tied = (
   { wordEmbedding }: Backbone,
 ): { readonly weight?: Parameter } => (tieWordEmbeddings ? { weight: (wordEmbedding as Embedding).weight } : {});
 
+/** The token whose row of the word embedding is never trained, in families where transformers keeps it as it is. */
+export const paddingRow = ({ padTokenId }: { readonly padTokenId: number | null }): { readonly paddingIdx?: number } =>
+  padTokenId === null ? {} : { paddingIdx: padTokenId };
+
 /** A model that reads text. */
 export interface TextModel extends Module {
   /** The model without its output layer. */

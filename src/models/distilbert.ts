@@ -13,7 +13,16 @@ import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { relu } from "../tensor/math.ts";
-import { type Backbone, checkTextInputs, embedTokens, type ModelSizes, positionsAfter, textShape, tied } from "./causal-lm.ts";
+import {
+  type Backbone,
+  checkTextInputs,
+  embedTokens,
+  type ModelSizes,
+  paddingRow,
+  positionsAfter,
+  textShape,
+  tied,
+} from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
 import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
@@ -24,7 +33,6 @@ export type DistilBertConfig = ReturnType<typeof distilBertConfig>;
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
 export function distilBertConfig(json: ConfigJson) {
   const config = new ConfigReader(json, "distilbert", { pad_token_id: 0 });
-  config.fixed("sinusoidal_pos_embds", false);
   config.headSize("dim", "n_heads");
   const dropout = config.probability("dropout", 0.1);
   return {
@@ -36,6 +44,8 @@ export function distilBertConfig(json: ConfigJson) {
     nHeads: config.count("n_heads"),
     activation: config.activation("activation", "gelu"),
     maxPositionEmbeddings: config.count("max_position_embeddings", 512),
+    /** Whether a new model's positions are waves; they are trained either way. */
+    sinusoidalPosEmbds: config.flag("sinusoidal_pos_embds", false),
     dropout,
     attentionDropout: config.probability("attention_dropout", 0.1),
     seqClassifDropout: config.probability("seq_classif_dropout", 0.2),
@@ -48,6 +58,14 @@ export function distilBertConfig(json: ConfigJson) {
 const norm = ({ dim }: DistilBertConfig): LayerNorm => new LayerNorm(dim, { eps: 1e-12 });
 const dense = (into: number, out: number, init: Initializer): Layer => new Linear(into, out, { init, initBias: zeros });
 
+/** Sines and cosines of each position, in turns, in place of the values; of none where a checkpoint will bring them. */
+const waves = (values: Float32Array, dim: number): Float32Array =>
+  values.map((_, i) => {
+    const [position, place] = [Math.floor(i / dim), i % dim];
+    const angle = position / 10000 ** ((place - (place % 2)) / dim);
+    return place % 2 === 0 ? Math.sin(angle) : Math.cos(angle);
+  });
+
 /** Words and positions, added up. */
 export class DistilBertEmbeddings extends Module {
   word_embeddings: Layer;
@@ -57,12 +75,10 @@ export class DistilBertEmbeddings extends Module {
 
   constructor(config: DistilBertConfig, init: Initializer) {
     super();
-    const { dim, padTokenId } = config;
-    this.word_embeddings = new Embedding(config.vocabSize, dim, {
-      init,
-      ...(padTokenId === null ? {} : { paddingIdx: padTokenId }),
-    });
-    this.position_embeddings = new Embedding(config.maxPositionEmbeddings, dim, { init });
+    const { dim } = config;
+    this.word_embeddings = new Embedding(config.vocabSize, dim, { init, ...paddingRow(config) });
+    const positions: Initializer = config.sinusoidalPosEmbds ? (shape) => waves(init(shape), dim) : init;
+    this.position_embeddings = new Embedding(config.maxPositionEmbeddings, dim, { init: positions });
     this.LayerNorm = norm(config);
     this.dropout = new Dropout(config.dropout);
   }

@@ -17,7 +17,7 @@ import { GatedMLP } from "../nn/mlp.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, tied } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
 import {
   attendPass,
@@ -158,7 +158,8 @@ export class LlamaModel extends Module implements Decoder {
     super();
     this.#turnsAnew = turnsAnew;
     this.#config = config;
-    this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init, scale: config.embeddingScale });
+    const options = { ...paddingRow(config), scale: config.embeddingScale };
+    this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init, ...options });
     this.layers = [];
     for (let i = 0; i < config.numHiddenLayers; i++) this.layers.push(layer(config, i, init));
     this.norm = norm(config, config.hiddenSize);

@@ -13,7 +13,7 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape, tied } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, textShape, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
@@ -157,7 +157,7 @@ export class OPTDecoder extends Module implements Decoder {
     super();
     const { hiddenSize: C, wordEmbedProjDim: E, maxPositionEmbeddings } = config;
     this.#config = config;
-    this.embed_tokens = new Embedding(config.vocabSize, E, { init });
+    this.embed_tokens = new Embedding(config.vocabSize, E, { init, ...paddingRow(config) });
     this.embed_positions = new Embedding(maxPositionEmbeddings + offset, C, { init });
     this.project_out = E === C ? null : new Linear(C, E, { bias: false, init });
     this.project_in = E === C ? null : new Linear(E, C, { bias: false, init });

@@ -14,7 +14,7 @@ import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, tied } from "./causal-lm.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
@@ -169,7 +169,7 @@ export class PhiModel extends Module implements Decoder {
   constructor(config: PhiConfig, init: Initializer) {
     super();
     this.#config = config;
-    this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init });
+    this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init, ...paddingRow(config) });
     this.embed_dropout = new Dropout(config.embdPdrop);
     this.layers = layers(config.numHiddenLayers, (i) => new PhiDecoderLayer(config, i, init));
     this.final_layernorm = new LayerNorm(config.hiddenSize, { eps: config.layerNormEps });

@@ -1,11 +1,34 @@
 /** Activation functions by the names that Hugging Face's `hidden_act` uses. */
 import { ConfigError, nearestName } from "../errors.ts";
-import { mul, tanh } from "../graph/elementwise.ts";
+import { add, erf, mul, sqrt, tanh } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
-import { elu, gelu, geluTanh, hardswish, leakyRelu, mish, quickGelu, relu, sigmoid, silu, softplus } from "../tensor/math.ts";
+import {
+  clamp,
+  elu,
+  gelu,
+  geluTanh,
+  hardswish,
+  leakyRelu,
+  minimum,
+  mish,
+  quickGelu,
+  relu,
+  sigmoid,
+  silu,
+  softplus,
+} from "../tensor/math.ts";
 
-/** `gelu` is the exact one; `gelu_new`, `gelu_fast` and `gelu_pytorch_tanh` are its approximation through tanh. */
+const number = (like: Tensor, value: number): Tensor => constant(value, [], like.dtype);
+
+/** The normal distribution function with mean μ = √½ and deviation σ = √(1/4π). @see https://arxiv.org/abs/2209.10655, section 3.4 */
+function laplace(x: Tensor): Tensor {
+  const [mean, deviation] = [0.707107, 0.282095]; // to the digits that transformers has
+  const slope = 1 / (deviation * Math.SQRT2);
+  return mul(number(x, 0.5), add(number(x, 1), erf(add(mul(number(x, slope), x), number(x, -mean * slope)))));
+}
+
+/** `gelu` is the exact one; `gelu_new`, `gelu_fast`, `gelu_accurate` and those with "tanh" are its approximation through tanh. */
 export const activations = {
   silu,
   swish: silu,
@@ -14,15 +37,21 @@ export const activations = {
   gelu_new: geluTanh,
   gelu_fast: geluTanh,
   gelu_pytorch_tanh: geluTanh,
+  gelu_python_tanh: geluTanh,
+  gelu_accurate: geluTanh,
+  gelu_10: (x) => clamp(gelu(x), { min: -10, max: 10 }),
   quick_gelu: quickGelu,
   relu,
   relu2: (x) => mul(relu(x), relu(x)),
+  relu6: (x) => minimum(relu(x), number(x, 6)),
   leaky_relu: (x) => leakyRelu(x),
   elu: (x) => elu(x),
   hardswish,
   mish,
   sigmoid,
   softplus,
+  sqrtsoftplus: (x) => sqrt(softplus(x)),
+  laplace,
   tanh,
   linear: (x) => x,
 } as const satisfies Record<string, (x: Tensor) => Tensor>;

@@ -65,7 +65,9 @@ export class Embedding extends Module {
    * @returns   [..., C]
    */
   forward(ids: Tensor): Tensor {
-    const y = embedding(this.weight.value, ids, this.paddingIdx === undefined ? {} : { paddingIdx: this.paddingIdx });
-    return this.scale === 1 ? y : mul(y, constant(this.scale, [], y.dtype));
+    const { weight, paddingIdx, scale } = this;
+    // of a frozen table no row is trained
+    const y = embedding(weight.value, ids, paddingIdx === undefined || !weight.requiresGrad ? {} : { paddingIdx });
+    return scale === 1 ? y : mul(y, constant(scale, [], y.dtype));
   }
 }

@@ -157,6 +157,10 @@ function noMoreThan({ source, tensors }: Checkpoint): Initializer {
   };
 }
 
+/** Whole numbers under keys whose values transformers refuses unless they have a point. */
+const pointed =
+  /"(?:(?:attn|final)_logit_softcapping|initializer_(?:range|factor)|init_std|\w+_eps|layer_norm_epsilon|attention_factor|llm_int8_threshold)": \d+(?=[,\n])/g;
+
 /** How a model is stored. */
 export interface SaveOptions {
   /** How weights are stored. */
@@ -219,8 +223,7 @@ export async function saveModel(
     // of T5, where that follows the tying unless it is said
     if (made?.["scaleDecoderOutputs"] !== undefined) written["scale_decoder_outputs"] = made["scaleDecoderOutputs"];
   }
-  // a threshold that is no float is refused by transformers
-  const json = JSON.stringify(written, null, 2).replace(/("llm_int8_threshold": \d+)(?=[,\n])/, "$1.0");
+  const json = JSON.stringify(written, null, 2).replace(pointed, "$&.0");
   const files = new Map([["config.json", `${json}\n`]]);
   await writeCheckpoint(folder, tensors, { maxShardBytes, files });
 }

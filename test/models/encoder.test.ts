@@ -8,6 +8,7 @@ import { BertForMaskedLM, BertForSequenceClassification } from "../../src/models
 import { DistilBertForMaskedLM, DistilBertForTokenClassification } from "../../src/models/distilbert.ts";
 import { RobertaForSequenceClassification } from "../../src/models/roberta.ts";
 import { ViTForImageClassification } from "../../src/models/vit.ts";
+import type { Embedding } from "../../src/nn/embedding.ts";
 import { binaryCrossEntropyWithLogits, mseLoss } from "../../src/nn/loss.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
@@ -58,8 +59,8 @@ onReference("encoders", () => {
     [
       DistilBertForMaskedLM,
       distilbert,
-      { sinusoidal_pos_embds: true },
-      "distilbert: `sinusoidal_pos_embds` (= true) must be false here.",
+      { sinusoidal_pos_embds: "yes" },
+      'distilbert: `sinusoidal_pos_embds` (= "yes") must be true or false.',
     ],
     [ViTForImageClassification, vit, { patch_size: 7 }, "vit: `patch_size` (= [7,7]) must fit into image_size (= [8, 6])."],
     [
@@ -140,6 +141,14 @@ onReference("encoders", () => {
       expect(distance(read.forward({ pixelValues }).logits, model.forward({ pixelValues }).logits)).toBe(0);
       await expect(loadModel(folder)).rejects.toThrow(/is a model for ImageClassification, not for CausalLM/);
     }));
+
+  test("a new DistilBERT's positions are waves where the configuration says so", () => {
+    const { distilbert: made } = new DistilBertForMaskedLM({ ...distilbert, sinusoidal_pos_embds: true });
+    const positions = values((made.embeddings.position_embeddings as Embedding).weight.value);
+    const angles = [3, 3 / 10000 ** (2 / 12)];
+    const want = angles.flatMap((angle) => [Math.sin(angle), Math.cos(angle)]);
+    expect(distance(tensor(positions.slice(36, 40)), tensor(want))).toBeLessThan(1e-6);
+  });
 
   test("names of the first BERT checkpoints are understood", () => {
     const model = new BertForMaskedLM(bert);

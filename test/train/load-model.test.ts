@@ -84,6 +84,16 @@ onEveryDevice(() => {
       expect(readdirSync(folder).sort()).toEqual(["config.json", "model.safetensors"]);
     });
 
+    test("write whole numbers with a point where transformers wants one, and others without", async () => {
+      const json = { model_type: "gemma2", ...decoderConfigs["gemma2"], attn_logit_softcapping: 50, initializer_range: 1 };
+      await saveModel(folder, createModel(json), json);
+      const written = readFileSync(join(folder, "config.json"), "utf8");
+      expect(written).toContain('"attn_logit_softcapping": 50.0,\n');
+      expect(written).toContain('"initializer_range": 1.0,\n');
+      expect(written).toMatch(/"hidden_size": \d+,\n/);
+      expect(JSON.parse(written)).toEqual({ ...json, dtype: "float32" });
+    });
+
     test.each(["gpt2", "opt", "gemma", "t5"])(
       "say so when the output layer of %s is not tied any more, by default",
       async (type) => {
