@@ -16,7 +16,7 @@ export const titleOf = (settings: Settings): string => `${settings.method} on ${
 /** Everything that is shown of the run; made anew for each. */
 export class RunView {
   readonly settings: Settings;
-  readonly history: History = { loss: [], learningRate: [], evaluations: [] };
+  history: History = { loss: [], learningRate: [], evaluations: [] };
   facts: Facts | null = null;
   outcome: Outcome | null = null;
   #before: number | null = null;
@@ -135,8 +135,7 @@ export class RunView {
 
   /** Everything at once, after a reload. */
   showKept({ step, steps, history, perplexityBefore, samples, outcome }: KeptRun): void {
-    for (const name of ["loss", "learningRate", "evaluations"] as const)
-      this.history[name].splice(0, Number.POSITIVE_INFINITY, ...(history[name] as never[]));
+    this.history = history;
     if (perplexityBefore !== null) this.showBefore(perplexityBefore);
     const last = history.evaluations.at(-1);
     if (last) this.#showPerplexity(last.perplexity);

@@ -69,7 +69,7 @@ function format(
   const { precision, edgeItems, lineWidth } = { ...defaults, ...options };
   const write = formatter(values, dtype, precision);
   const texts = Array.from(values, write);
-  const width = Math.max(0, ...texts.map((text) => text.length));
+  const width = texts.reduce((widest, { length }) => Math.max(widest, length), 0);
   const block = (axis: number, start: number, stride: number): string => {
     if (axis === shape.length) return texts[start]!.padStart(shape.length ? width : 0);
     const extent = shape[axis]!;

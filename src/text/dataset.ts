@@ -114,7 +114,8 @@ export class TextDataset {
     const tokens = new Int32Array(this.heldOutTokens.length + 1);
     tokens[0] = this.trainTokens.at(-1) as number;
     tokens.set(this.heldOutTokens, 1);
-    const mask = this.heldOutMask && Uint8Array.of(0, ...this.heldOutMask);
+    const mask = this.heldOutMask && new Uint8Array(tokens.length);
+    mask?.set(this.heldOutMask as Uint8Array, 1);
     for (let begin = 0; begin + 1 < tokens.length; begin += batchSize * this.window) {
       const batch = emptyBatch(batchSize, this.window);
       for (let row = 0; row < batchSize; row++) fillRow(batch, row, tokens, begin + row * this.window, mask);

@@ -37,7 +37,7 @@ export class OffsetEncoder {
   }
 
   encode(text: string, addSpecialTokens: boolean): EncodingWithOffsets {
-    const placed = this.#trimmed(this.#sections(text));
+    const placed = this.#trimmed([...this.#sections(text)]);
     const all = addSpecialTokens ? this.#around(placed) : placed;
     return {
       ids: Int32Array.from(all, ({ id }) => id),
@@ -47,51 +47,47 @@ export class OffsetEncoder {
   }
 
   /** Text between added tokens, and those tokens. */
-  #sections(text: string): Placed[] {
+  *#sections(text: string): Generator<Placed> {
     const { splitter_unnormalized: splitter, added_tokens_map: added, normalizer } = this.#library;
     const sections = splitter.split(text);
-    const placed: Placed[] = [];
     let start = 0;
     let skipped = 0; // characters that the token before takes with it
-    sections.forEach((section, i) => {
+    for (const [i, section] of sections.entries()) {
       const length = [...section].length;
       const token = added.get(section);
       const next = added.get(sections[i + 1] ?? "");
       if (token) {
         const before = token.lstrip && i > 0 ? spacesAtEnd(sections[i - 1] as string) : 0;
         skipped = token.rstrip && i + 1 < sections.length ? spacesAtStart(sections[i + 1] as string) : 0;
-        placed.push({ token: token.content, id: token.id, span: [start - before, start + length + skipped] });
+        yield { token: token.content, id: token.id, span: [start - before, start + length + skipped] };
       } else {
         const end = next?.lstrip ? length - spacesAtEnd(section) : length;
         const kept = slice(aligned(section, start), skipped, Math.max(skipped, end));
         const followed = normalize(kept, this.#definition["normalizer"] as never);
         const original = kept.characters.join("");
         const normal = normalizer && original !== "" ? inStep(followed, normalizer.normalize(original)) : followed;
-        placed.push(...this.#normalizedSections(normal, i));
+        yield* this.#normalizedSections(normal, i);
         skipped = 0;
       }
       start += length;
-    });
-    return placed;
+    }
   }
 
   /** Added tokens that are looked for in normalized text. */
-  #normalizedSections(text: AlignedText, section: number): Placed[] {
+  *#normalizedSections(text: AlignedText, section: number): Generator<Placed> {
     const { splitter_normalized: splitter, added_tokens_map: added } = this.#library;
-    const placed: Placed[] = [];
     let at = 0;
     for (const part of splitter.split(text.characters.join(""))) {
       const end = at + [...part].length;
       const token = added.get(part);
-      if (token) placed.push({ token: part, id: token.id, span: [text.spans[at]![0], text.spans[end - 1]![1]] });
-      else placed.push(...this.#pieces(slice(text, at, end), part, section));
+      if (token) yield { token: part, id: token.id, span: [text.spans[at]![0], text.spans[end - 1]![1]] };
+      else yield* this.#pieces(slice(text, at, end), part, section);
       at = end;
     }
-    return placed;
   }
 
   /** The pieces of a section, one after the other; what the pre-tokenizer leaves out is passed over. */
-  #pieces(text: AlignedText, whole: string, section: number): Placed[] {
+  *#pieces(text: AlignedText, whole: string, section: number): Generator<Placed> {
     const { pre_tokenizer: pre, model } = this.#library;
     const pieces = pre ? pre.pre_tokenize(whole, { section_index: section }) : [whole];
     const units = this.#byteLevel ? asBytes(text) : text;
@@ -100,15 +96,13 @@ export class OffsetEncoder {
     if (this.#byteLevel && pieces[0]?.startsWith("Ġ") && units.characters[0] !== "Ġ") rest = prepended(units, "Ġ");
     const characters = rest.characters.map((character) => (character === " " && !this.#byteLevel ? "▁" : character));
     let at = 0;
-    const placed: Placed[] = [];
     for (const piece of pieces) {
       const letters = [...piece];
       const wanted = letters[0] === " " ? "▁" : letters[0];
       while (at < characters.length && characters[at] !== wanted) at++;
-      placed.push(...this.#tokens(model.encode([piece]), slice(rest, at, at + letters.length)));
+      yield* this.#tokens(model.encode([piece]), slice(rest, at, at + letters.length));
       at += letters.length;
     }
-    return placed;
   }
 
   /** The tokens of one piece, each with as many characters as it stands for. */

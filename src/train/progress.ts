@@ -73,7 +73,7 @@ export interface SavedProgress extends Pace {
 
 /** The count of steps, tokens and seconds of one run. */
 export class Progress {
-  readonly history: History = { loss: [], learningRate: [], evaluations: [] };
+  history: History = { loss: [], learningRate: [], evaluations: [] };
   #step = 0;
   #spent: Pace = { tokens: 0, seconds: 0 };
   /** The steps that were not slowed down by making the program. */
@@ -146,7 +146,7 @@ export class Progress {
     this.#step = step;
     this.#spent = { tokens, seconds };
     this.#timed = timed;
-    for (const key of ["loss", "learningRate", "evaluations"] as const)
-      this.history[key].splice(0, Number.POSITIVE_INFINITY, ...(history[key] as never[]));
+    const { loss, learningRate, evaluations } = history;
+    this.history = { loss: [...loss], learningRate: [...learningRate], evaluations: [...evaluations] };
   }
 }

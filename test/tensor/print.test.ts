@@ -7,6 +7,18 @@ import "../../src/tensor/methods.ts";
 import { onEveryDevice } from "../devices.ts";
 
 onEveryDevice(() => {
+  test("all of a tensor is shown where that is asked for, however long it is", () => {
+    const shown = print(arange(200_000), { threshold: 200_000 });
+    expect(
+      shown
+        .match(/\d+(?=[\s\]])/g)
+        ?.map(Number)
+        .slice(0, 200_000)
+        .every((value, i) => value === i),
+    ).toBe(true);
+    expect(shown.slice(-40)).toMatch(/ 199998 199999\] \w+ \[200000\]$/);
+  });
+
   test("columns are aligned and no more digits are shown than some value needs", () => {
     expect(
       print(

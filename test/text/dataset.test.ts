@@ -4,7 +4,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
-import { ignoredLabel, shuffledOrder, type TextBatch, textDataset, textsFromJsonl } from "../../src/text/dataset.ts";
+import { ignoredLabel, shuffledOrder, type TextBatch, TextDataset, textDataset, textsFromJsonl } from "../../src/text/dataset.ts";
 
 /** One token a character; 0 ends a text. */
 const letters = {
@@ -144,6 +144,14 @@ describe("batches", () => {
 });
 
 describe("evaluationBatches", () => {
+  it("holds out any number of tokens of which some are not to be learnt", () => {
+    const heldOutTokens = new Int32Array(300_000).fill(7);
+    const parts = { window: 100_000, stride: 1, seed: 0, trainTokens: new Int32Array(100_001), heldOutTokens };
+    const heldOutMask = new Uint8Array(300_000).fill(1, 150_000);
+    const batches = [...new TextDataset({ ...parts, heldOutMask }).evaluationBatches({ batchSize: 1 })];
+    expect(batches.map(({ labels }) => labels.filter((label) => label === 7).length)).toEqual([0, 50_000, 100_000]);
+  });
+
   it("predicts each held-out token exactly once, in order, for any sizes", () => {
     fc.assert(
       fc.property(

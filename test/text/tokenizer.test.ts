@@ -59,6 +59,14 @@ it("added tokens that are words of their own are not looked for inside of words"
   }
 });
 
+it("places are told of a text of any length", () => {
+  const { offsets } = new Tokenizer(definitionOf("wordpiece_bert")).encodeWithOffsets("a ".repeat(130_000), {
+    addSpecialTokens: false,
+  });
+  expect(offsets).toHaveLength(130_000);
+  expect(offsets.at(-1)).toEqual([259_998, 259_999]);
+});
+
 describe.each(names)("%s", (name) => {
   const { cases, pairs = [] }: Cases = readJson(`${folder}${name}/cases.json`);
   const tokenizer = new Tokenizer(definitionOf(name));
