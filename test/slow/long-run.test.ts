@@ -47,14 +47,23 @@ async function measure(step: number): Promise<Use> {
 /** Bytes of heap a step, above which it is no chance: one object with a few fields takes more. */
 const heapPerStep = 48;
 
-function expectNoGrowth(early: Use, late: Use): void {
+/** A run is measured so many times on its way from the early step to the late one. */
+const parts = 8;
+
+/**
+ * V8 takes some 100 kB for the code of what has become hot, and gives some back, whenever it gets time for that: a few parts of a run
+ * hold all of it. What leaks is in every part, so the part in the middle of their order tells.
+ */
+function expectNoGrowth(uses: readonly Use[]): void {
+  const [early, late] = [uses[0]!, uses.at(-1)!];
   const { buffers, bytes, kernels } = early;
   expect({ buffers: late.buffers, bytes: late.bytes, kernels: late.kernels }).toEqual({ buffers, bytes, kernels });
-  expect((late.heap - early.heap) / (late.step - early.step)).toBeLessThan(heapPerStep);
+  const growths = uses.slice(1).map(({ heap, step }, i) => (heap - uses[i]!.heap) / (step - uses[i]!.step));
+  expect(growths.sort((a, b) => a - b)[parts / 2]).toBeLessThan(heapPerStep);
 }
 
-/** Trains adapters with dropout and measures after `early` and after `late` steps; `besides` runs after every step. */
-async function training(early: number, late: number, besides: (step: number) => void = () => {}): Promise<[Use, Use]> {
+/** Trains adapters with dropout and measures from `early` to `late` steps; `besides` runs after every step. */
+async function training(early: number, late: number, besides: (step: number) => void = () => {}): Promise<Use[]> {
   const model = smallModel();
   attach(model, lora({ r: 2, targetModules: ["q_proj", "v_proj"], loraDropout: 0.1 }));
   const dataset = smallDataset({ window: 8, stride: 4 });
@@ -63,17 +72,18 @@ async function training(early: number, late: number, besides: (step: number) => 
   await trainer.run({
     onStep: async ({ step }) => {
       besides(step);
-      if (step !== early && step !== late) return;
+      if (step < early || (step - early) % ((late - early) / parts) !== 0) return;
       // the history is meant to grow
       for (const list of Object.values(trainer.history)) list.length = 0;
       uses.push(await measure(step));
     },
   });
-  return uses as [Use, Use];
+  expect(uses).toHaveLength(1 + parts);
+  return uses;
 }
 
 test("10,000 training steps take no more memory or kernels than 1,000", async () => {
-  expectNoGrowth(...(await training(1_000, 10_000)));
+  expectNoGrowth(await training(1_000, 10_000));
 });
 
 test("300 texts from prompts of many lengths take no more memory or kernels than 100", async () => {
@@ -111,8 +121,8 @@ test("batches of other sizes and lengths are trained on and continued with the k
 describe("growth is noticed", () => {
   const kept: unknown[] = [];
   const caught = async (besides: (step: number) => void) => {
-    const [early, late] = await training(200, 1_200, besides);
-    expect(() => expectNoGrowth(early, late)).toThrow();
+    const uses = await training(200, 2_200, besides);
+    expect(() => expectNoGrowth(uses)).toThrow();
   };
   test("of buffers", () => caught(() => kept.push(upload(device, new Float32Array(1), [1], "float32"))));
   test("of the heap", () => caught((step) => kept.push({ step, texts: [String(step), `${step} of many`] })));

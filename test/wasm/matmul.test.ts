@@ -250,7 +250,7 @@ test("a second, shallow product is added in the tiles of the first", () => {
     ),
     { numRuns: 150 },
   );
-}, 60_000);
+});
 
 test("a second product that cannot share the tiles has no plan", () => {
   const shape: Shape = { ...plain, M: 20, N: 20, K: 20 };
