@@ -67,7 +67,7 @@ export class SlotAccess {
   }
 
   /** The element in lane 0, in all lanes. */
-  loadSame(slot: Slot, pointer: I32, guards: readonly Expression[], offset = 0): Vector {
+  loadSame(slot: Slot, pointer: Expression, guards: readonly Expression[], offset = 0): Vector {
     if (slot.buffer < 0) return { dtype: slot.dtype, local: this.splat(pointer) };
     const width = widthOf(slot);
     const bits = this.guarded(guards, () => {
@@ -97,7 +97,7 @@ export class SlotAccess {
   }
 
   /** Writes lane 0 as one element. */
-  storeSame(slot: Slot, pointer: I32, value: Vector): void {
+  storeSame(slot: Slot, pointer: Expression, value: Vector): void {
     this.f.laneAccess(laneStores[widthOf(slot)], 0, pointer, this.simd.encode(this.simd.cast(value, slot.dtype)));
   }
 

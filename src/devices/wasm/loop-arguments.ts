@@ -5,7 +5,7 @@
 import { bytesPerElement } from "../../graph/dtype.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
 import { bandColumns, bandStates, inBandsOf } from "./loop-bands.ts";
-import { patchBytes } from "./loop-frame.ts";
+import { headBytes } from "./loop-frame.ts";
 import { type LoopPlan, wholeRowsOf } from "./loop-plan.ts";
 
 /** Byte offsets in the args block of what one slot needs. */
@@ -76,7 +76,7 @@ const keptRowBytes = (length: number): number => 16 * Math.ceil(length / 4) + 64
 export function scratchBytes(program: LoopProgram, plan: LoopPlan, geometry: Geometry): number {
   const states = inBandsOf(program, plan, geometry) ? bandStates(plan) : 0;
   const together = wholeRowsOf(program, plan, geometry)?.order === "twos" ? 2 : 1;
-  return 64 * Math.ceil((patchBytes(program) + (together * plan.kept.size + states) * keptRowBytes(geometry.inner)) / 64);
+  return 64 * Math.ceil((headBytes(program) + (together * plan.kept.size + states) * keptRowBytes(geometry.inner)) / 64);
 }
 
 /** How the work of one launch is cut. */

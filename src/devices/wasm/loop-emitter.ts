@@ -55,8 +55,10 @@ export function plannedLoop(program: LoopProgram): PlannedLoop {
 export function emitLoop(program: LoopProgram, { plan, layout }: PlannedLoop, options: EmitOptions): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder({ shared: options.shared, maximumPages: options.maximumPages });
   const kernel = module.function("kernel", ["i32", "i32", "i32"]);
-  const frame = new LoopFrame(kernel, program, plan, layout);
   const { wholeRows, relaxedSimd } = options;
+  // rows that go by twos are short: the way through scratch would cost more than the registers gain
+  const isWalkInScratch = wholeRows ? wholeRows.order !== "twos" : false;
+  const frame = new LoopFrame(kernel, program, plan, layout, isWalkInScratch);
   if (wholeRows) new WholeRowsEmitter(frame, relaxedSimd, wholeRows).emit();
   else new LoopEmitter(frame, options).emit();
   return module.bytes();

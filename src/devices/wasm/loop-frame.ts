@@ -16,8 +16,20 @@ export const smaller = (x: Expression, y: Expression): Expression => ["select", 
 export const lanePositions = (f: FunctionBuilder): Local<"v128"> =>
   f.vectorConstant([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
 
-/** A thread's scratch begins with a patch of 16 bytes for every store; then come the kept rows, of two rows where they go by twos. */
-export const patchBytes = (program: LoopProgram): number => 16 * program.stores.length;
+/** Numbers of the walk over units: the unit, the end, the index of each axis, and the address of every slot for up to two rows and the next. */
+const walkWords = ({ outer, slots }: LoopProgram): number => 3 + outer + 3 * slots.length;
+
+/**
+ * A thread's scratch begins with a patch of 16 bytes for every store and the numbers of the walk; then come the kept rows, of two rows where
+ * they go by twos.
+ */
+export const headBytes = (program: LoopProgram): number => 16 * (program.stores.length + Math.ceil(walkWords(program) / 4));
+
+/** A number of the walk over units. */
+interface Cell {
+  readonly value: Expression;
+  set(value: Expression): void;
+}
 
 /** Locals, loops over units and addresses that all emitters of a loop program share. */
 export class LoopFrame {
@@ -35,63 +47,76 @@ export class LoopFrame {
   private readonly task: I32;
   private readonly args: I32;
   private readonly thread: I32;
+  /** Words of scratch that hold numbers of the walk; `null` where local variables do. */
+  private words: number | null;
   /** Indices of the walk axes. */
-  private readonly walk: readonly I32[];
+  private readonly walk: readonly Cell[];
   /** Inner index where the unit starts. */
   private readonly start: I32;
   private readonly lanesOf = new Map<number, I32[]>();
   /** Addresses of the slots as they walk from unit to unit, and of each of the units at hand. */
-  private readonly walking: readonly I32[];
-  private pointersOf: readonly (readonly I32[])[];
+  private readonly walking: readonly Cell[];
+  private cellsOf: readonly (readonly Cell[])[];
   private readonly rampOf = new Map<number, Local<"v128">>();
 
-  constructor(f: FunctionBuilder<readonly ["i32", "i32", "i32"]>, program: LoopProgram, plan: LoopPlan, layout: ArgumentLayout) {
+  /**
+   * @param isWalkInScratch keeps the numbers of the walk in scratch, not in local variables. V8 gives registers to what it meets first: to these
+   * numbers, which a loop over a row does not need, and the counter of that loop and the address of the memory go to the stack and back in each round
+   */
+  constructor(
+    f: FunctionBuilder<readonly ["i32", "i32", "i32"]>,
+    program: LoopProgram,
+    plan: LoopPlan,
+    layout: ArgumentLayout,
+    isWalkInScratch = false,
+  ) {
     this.f = f;
     [this.task, this.args, this.thread] = f.params;
     this.program = program;
     this.plan = plan;
     this.layout = layout;
     const locals = (count: number) => Array.from({ length: count }, () => f.local("i32"));
-    this.walk = locals(layout.walkAxes);
-    this.walking = locals(program.slots.length);
-    this.pointersOf = [this.walking];
     this.reduceIndices = locals(program.reduce);
     [this.scratch, this.count, this.start] = locals(3) as [I32, I32, I32];
+    this.words = isWalkInScratch ? 0 : null;
+    this.walk = this.cells(layout.walkAxes);
+    this.walking = this.cells(program.slots.length);
+    this.cellsOf = [this.walking];
   }
 
   /** Address of every slot at the first element of the unit at hand. */
-  get pointers(): readonly I32[] {
-    return this.pointersOf[this.unit]!;
+  get pointers(): readonly Expression[] {
+    return this.cellsOf[this.unit]!.map(({ value }) => value);
   }
 
   /** Emits `body` for every unit of the task, with pointers set. */
   forEachUnit(body: () => void): void {
     const { f } = this;
     const { unit, end } = this.begin();
-    f.while(["i32.lt_u", unit, end], () => {
+    f.while(["i32.lt_u", unit.value, end.value], () => {
       body();
       this.advance();
-      f.increment(unit, 1);
+      unit.set(["i32.add", unit.value, 1]);
     });
   }
 
   /** Like `forEachUnit` for two units at a time, 0 and 1, and for one that is left. */
   byTwos(body: (units: readonly number[]) => void): void {
     const { f, walking } = this;
-    const both = [0, 1].map(() => walking.map(() => f.local("i32")));
-    this.pointersOf = both;
+    const both = [0, 1].map(() => this.cells(walking.length));
+    this.cellsOf = both;
     const set = (unit: number) => {
-      for (const [slot, pointer] of both[unit]!.entries()) f.set(pointer, walking[slot]!);
+      for (const [slot, pointer] of both[unit]!.entries()) pointer.set(walking[slot]!.value);
       this.advance();
     };
     const { unit, end } = this.begin();
-    f.while(["i32.lt_u", ["i32.add", unit, 1], end], () => {
+    f.while(["i32.lt_u", ["i32.add", unit.value, 1], end.value], () => {
       set(0);
       set(1);
       body([0, 1]);
-      f.increment(unit, 2);
+      unit.set(["i32.add", unit.value, 2]);
     });
-    f.if(["i32.lt_u", unit, end], () => {
+    f.if(["i32.lt_u", unit.value, end.value], () => {
       set(0);
       body([0]);
     });
@@ -103,20 +128,21 @@ export class LoopFrame {
    */
   overlapped({ first, both, last }: Readonly<Record<"first" | "both" | "last", () => void>>): void {
     const { f, walking } = this;
-    const behind = walking.map(() => f.local("i32"));
-    this.pointersOf = [behind, walking];
+    const behind = this.cells(walking.length);
+    this.cellsOf = [behind, walking];
     const follow = () => {
-      for (const [slot, pointer] of walking.entries()) f.set(behind[slot]!, pointer);
+      for (const [slot, pointer] of walking.entries()) behind[slot]!.set(pointer.value);
     };
     const { unit, end } = this.begin();
-    f.if(["i32.lt_u", unit, end], () => {
+    const next = () => unit.set(["i32.add", unit.value, 1]);
+    f.if(["i32.lt_u", unit.value, end.value], () => {
       first();
-      f.increment(unit, 1);
-      f.while(["i32.lt_u", unit, end], () => {
+      next();
+      f.while(["i32.lt_u", unit.value, end.value], () => {
         follow();
         this.advance();
         both();
-        f.increment(unit, 1);
+        next();
       });
       follow();
       last();
@@ -125,33 +151,51 @@ export class LoopFrame {
 
   /** Where a row of scratch begins. */
   scratchRow(row: number): I32 {
-    const rows: Expression = ["i32.add", this.scratch, patchBytes(this.program)];
+    const rows: Expression = ["i32.add", this.scratch, headBytes(this.program)];
     return this.f.local("i32", ["i32.add", rows, ["i32.mul", this.argument(this.layout.keptStride), row]]);
   }
 
+  private cells(count: number): Cell[] {
+    return Array.from({ length: count }, () => this.cell());
+  }
+
+  private cell(): Cell {
+    const { f, scratch, program } = this;
+    if (this.words === null) {
+      const local = f.local("i32");
+      return { value: local, set: (value) => f.set(local, value) };
+    }
+    const offset = 16 * program.stores.length + 4 * this.words++;
+    return { value: load("i32.load", scratch, offset), set: (value) => f.store("i32.store", scratch, value, offset) };
+  }
+
   /** Sets scratch, and the indices and pointers of the task's first unit. */
-  private begin(): { readonly unit: I32; readonly end: I32 } {
+  private begin(): { readonly unit: Cell; readonly end: Cell } {
     const { f, layout, walk, walking } = this;
-    const unit = f.local("i32", ["i32.mul", this.task, this.argument(layout.unitsPerTask)]);
-    const end = f.local("i32", ["i32.add", unit, this.argument(layout.unitsPerTask)]);
-    f.set(end, smaller(end, this.argument(layout.units)));
     if (this.program.stores.length > 0) {
       const offset: Expression = ["i32.mul", this.thread, this.argument(layout.scratchStride)];
       f.set(this.scratch, ["i32.add", this.argument(layout.scratch), offset]);
     }
+    const [unit, end] = this.cells(2) as [Cell, Cell];
+    const first = f.local("i32", ["i32.mul", this.task, this.argument(layout.unitsPerTask)]);
+    const past = f.local("i32", ["i32.add", first, this.argument(layout.unitsPerTask)]);
+    unit.set(first);
+    end.set(smaller(past, this.argument(layout.units)));
     // the first unit's indices, last axis fastest
-    const rest = f.local("i32", unit);
+    const rest = f.local("i32", first);
     for (let axis = walk.length - 1; axis > 0; axis--) {
-      f.set(walk[axis]!, ["i32.rem_u", rest, this.argument(layout.walk + 4 * axis)]);
+      walk[axis]!.set(["i32.rem_u", rest, this.argument(layout.walk + 4 * axis)]);
       f.set(rest, ["i32.div_u", rest, this.argument(layout.walk + 4 * axis)]);
     }
-    if (walk.length > 0) f.set(walk[0]!, rest);
+    walk[0]?.set(rest);
     walking.forEach((pointer, slot) => {
       const at = layout.slots[slot]!;
-      f.set(pointer, this.argument(at.start));
-      walk.forEach((index, axis) => {
-        f.increment(pointer, ["i32.mul", index, this.argument(at.strides + 4 * axis)]);
-      });
+      pointer.set(
+        walk.reduce<Expression>(
+          (address, index, axis) => ["i32.add", address, ["i32.mul", index.value, this.argument(at.strides + 4 * axis)]],
+          this.argument(at.start),
+        ),
+      );
     });
     return { unit, end };
   }
@@ -161,7 +205,7 @@ export class LoopFrame {
     const { f, layout, plan } = this;
     f.set(this.count, this.argument(layout.inner));
     if (plan.splittable) {
-      f.set(this.start, ["i32.mul", this.walk[0]!, this.argument(layout.part)]);
+      f.set(this.start, ["i32.mul", this.walk[0]!.value, this.argument(layout.part)]);
       f.set(this.count, smaller(["i32.sub", this.count, this.start], this.argument(layout.part)));
     }
   }
@@ -172,12 +216,13 @@ export class LoopFrame {
     f.block((done) => {
       for (let axis = walk.length - 1; axis >= 0; axis--) {
         this.walking.forEach((pointer, slot) => {
-          f.increment(pointer, this.argument(layout.slots[slot]!.steps + 4 * axis));
+          pointer.set(["i32.add", pointer.value, this.argument(layout.slots[slot]!.steps + 4 * axis)]);
         });
-        f.increment(walk[axis]!, 1);
+        const index = walk[axis]!;
+        index.set(["i32.add", index.value, 1]);
         if (axis === 0) break;
-        f.brIf(done, ["i32.lt_u", walk[axis]!, this.argument(layout.walk + 4 * axis)]);
-        f.set(walk[axis]!, 0);
+        f.brIf(done, ["i32.lt_u", index.value, this.argument(layout.walk + 4 * axis)]);
+        index.set(0);
       }
     });
   }
@@ -258,7 +303,9 @@ export class LoopFrame {
     return program.slots[number]!.masked.flatMap((axis) => {
       if (axis === program.outer) return [];
       const index =
-        axis < program.outer ? this.walk[axis + (this.plan.splittable ? 1 : 0)]! : this.reduceIndices[axis - program.outer - 1]!;
+        axis < program.outer
+          ? this.walk[axis + (this.plan.splittable ? 1 : 0)]!.value
+          : this.reduceIndices[axis - program.outer - 1]!;
       const [from, to] = this.validRange(number, axis);
       return [
         ["i32.ge_s", index, from],

@@ -139,7 +139,7 @@ function emitUnit({ program, plan, rows, vectors, isWhole, loads, stores }: Grou
   const access = new SlotAccess(f, simd);
   const pass = plan.passes[0]!;
   /** Where the slots stand: at the rows' beginnings, or on their way through them. */
-  const pointers = isWhole ? frame.pointers : frame.pointers.map((pointer) => f.local("i32", pointer));
+  const pointers = frame.pointers.map((pointer) => f.local("i32", pointer));
   const cursor = (slot: number, offset: number): Cursor => ({ ...cursorAt(program.slots[slot]!, pointers[slot]!), offset });
   /** What has been read since something was written. */
   let known = new Map<string, Vector>();

@@ -5,7 +5,7 @@
  * A row is folded in the same order in all of these loops, so that its bits do not depend on where a task begins.
  */
 import type { Register } from "../loop-program.ts";
-import type { Local } from "./assembler.ts";
+import type { Expression, Local } from "./assembler.ts";
 import type { Cursor, I32 } from "./cursor.ts";
 import type { Accumulator } from "./folds.ts";
 import type { Vector } from "./lanes.ts";
@@ -127,15 +127,26 @@ export class WholeRowsEmitter extends LoopCode {
     const { f } = this;
     const passes = walks.map(({ pass }) => pass);
     const vectors = roundOf(this.program, passes, this.way.step);
-    f.repeat(["i32.shr_u", this.frame.count, 2 + Math.log2(vectors)], () => {
+    const moved = walks.flatMap(({ cursors, stores, kept }) => [
+      ...[...cursors.values(), ...stores].map(({ pointer, step }) => ({ pointer, step })),
+      ...kept.map(({ pointer }) => ({ pointer, step: 16 as Expression })),
+    ]);
+    const round = () => {
       // what folds comes last: V8 moves folds behind all writes, and what they read would have to wait in registers
       for (const walk of walks) for (let start = 0; start < vectors; start += walk.parts.length) this.group(walk, start);
-      for (const { cursors, stores, kept } of walks) {
-        for (const { pointer, step } of [...cursors.values(), ...stores])
-          f.increment(pointer, typeof step === "number" ? vectors * step : ["i32.mul", step, vectors]);
-        for (const { pointer } of kept) f.increment(pointer, 16 * vectors);
-      }
-    });
+      for (const { pointer, step } of moved)
+        f.increment(pointer, typeof step === "number" ? vectors * step : ["i32.mul", step, vectors]);
+    };
+    const along = moved.find(({ step }) => typeof step === "number");
+    if (along) {
+      // where a row ends ends the loop: a counter would be one more variable, and there are few registers
+      const { pointer, step } = along;
+      const end = f.local("i32", ["i32.add", pointer, ["i32.mul", this.frame.count, (step as number) / 4]]);
+      f.loop((again) => {
+        round();
+        f.brIf(again, ["i32.ne", pointer, end]);
+      });
+    } else f.repeat(["i32.shr_u", this.frame.count, 2 + Math.log2(vectors)], round);
     return walks[0];
   }
 
