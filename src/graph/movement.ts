@@ -1,5 +1,5 @@
 /** Movement: the same elements at other indices. None of these copies; the reader's view takes them in. */
-import { ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, ShapeError, wordShape, wordType } from "../errors.ts";
 import { Tensor } from "./node.ts";
 import type { Draw, Movement, Sample } from "./primitive.ts";
 import { reduceSum } from "./reduction.ts";
@@ -315,10 +315,19 @@ export const customOp: Movement = {
   kind: "movement",
   name: "custom",
   formula: "x, with a derivative given by hand",
-  vjp: (g, y, _x, ...inputs) => [
-    null,
-    ...(y.attributes["backward"] as (g: Tensor, y: Tensor, ...inputs: Tensor[]) => (Tensor | null)[])(g, y, ...inputs),
-  ],
+  vjp(g, y, _x, ...inputs) {
+    const cotangents = (y.attributes["backward"] as (...all: Tensor[]) => unknown)(g, y, ...inputs);
+    const isGiven = (given: unknown): given is Tensor | null => given === null || given instanceof Tensor;
+    if (Array.isArray(cotangents) && cotangents.every(isGiven)) return [null, ...cotangents];
+    const got = Array.isArray(cotangents)
+      ? `a list with ${wordType(cotangents.find((each) => !isGiven(each)))}`
+      : wordType(cotangents);
+    throw new ConfigError(`\`backward\` gave ${got}.`, {
+      operation: "withVjp",
+      got: cotangents,
+      hint: "It gives a list: one tensor for each input, null where there is none.",
+    });
+  },
 };
 
 /** How a movement changes the view of its source; `null` where strides cannot say it. */

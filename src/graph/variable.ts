@@ -85,6 +85,18 @@ export function replayingReads<T>(reads: readonly Tensor[], body: () => T): T {
   }
 }
 
+const substitutions: ReadonlyMap<Variable, Tensor>[] = [];
+
+/** Runs `body` while reading one of these variables gives another tensor, of the same shape. */
+export function substituting<T>(values: ReadonlyMap<Variable, Tensor>, body: () => T): T {
+  substitutions.push(values);
+  try {
+    return body();
+  } finally {
+    substitutions.pop();
+  }
+}
+
 /** Computes tensors and keeps their values; given by the compiler, which this file must not import. */
 let realizeAll: (tensors: readonly Tensor[]) => void = () => {
   throw new Error("variable: the compiler is not loaded");
@@ -141,7 +153,8 @@ export class Variable {
   get value(): Tensor {
     const observer = observers[observers.length - 1];
     const replay = replays[replays.length - 1];
-    const x = replay ? replay.reads[replay.next++] : observer ? observer.read(this) : this.#current;
+    const given = substitutions.findLast((values) => values.has(this))?.get(this);
+    const x = replay ? replay.reads[replay.next++] : (given ?? (observer ? observer.read(this) : this.#current));
     if (!x || !sameShape(x.shape, this.shape))
       throw new ConfigError("a function that is run again reads other variables than the first time.", {
         operation: "checkpoint",

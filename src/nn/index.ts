@@ -14,6 +14,7 @@ export { batchNorm, groupNorm } from "./channel-norm.ts";
 export { Conv1d, Conv2d, Conv3d, Convolution, type ConvolutionLayerOptions } from "./convolution.ts";
 export { Dropout, dropout, dropoutState, loadDropoutState, seedDropout } from "./dropout.ts";
 export { Embedding, type EmbeddingOptions, embedding } from "./embedding.ts";
+export { functionalCall } from "./functional-call.ts";
 export type { Initializer } from "./init.ts";
 export * as init from "./init.ts";
 export { Conv1D, Linear, type LinearOptions, linear } from "./linear.ts";

@@ -4,7 +4,7 @@
  * Hugging Face does, to the letter.
  */
 import { currentDevice, upload } from "../compile/program.ts";
-import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, FormatError, nearestName, ShapeError, wordShape, wordType } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sameShape } from "../graph/shape.ts";
 import { assignAll, Setting, structure, Variable } from "../graph/variable.ts";
@@ -193,6 +193,18 @@ export abstract class Module {
     for (const parameter of this.parameters()) parameter.requiresGrad = false;
     return this;
   }
+}
+
+/**
+ * What a function of a model is given is one.
+ * @throws {ConfigError} for anything else, such as a promise of a model, or what `loadModel` gives with the model in it
+ */
+export function requireModule(operation: string, model: unknown): asserts model is Module {
+  if (model instanceof Module) return;
+  const holds = typeof model === "object" && model !== null && "model" in model;
+  const way =
+    model instanceof Promise ? "Wait for it: `await`." : holds ? "Take the model out of it: const { model } = …" : undefined;
+  throw new ConfigError(`the model is ${wordType(model)}, not a module.`, { operation, got: model, ...(way && { hint: way }) });
 }
 
 /**

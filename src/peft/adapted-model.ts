@@ -3,11 +3,11 @@
  * very same modules back; see attach.ts for how they come.
  */
 import type { Device } from "../devices/device.ts";
-import { ConfigError, checkOptions, nearestName } from "../errors.ts";
+import { ConfigError, checkOptions, nearestName, wordType } from "../errors.ts";
 import { checkAdapterName } from "../formats/peft-adapter.ts";
 import type { Tensor } from "../graph/node.ts";
 import { isObserved, Setting, structure } from "../graph/variable.ts";
-import type { Module, Parameter } from "../nn/module.ts";
+import { type Module, type Parameter, requireModule } from "../nn/module.ts";
 import type { Generator } from "../tensor/random.ts";
 import { AdapterLayer, type LayerAdapter, renamed, renameKey } from "./adapter-layer.ts";
 import { KeptWeights } from "./kept-weight.ts";
@@ -118,6 +118,7 @@ export function baseModules(model: Module): Map<string, Module> {
 /** The adapters of a model. @throws {ConfigError} when it has none */
 export function adaptedModel(model: Module, operation: string): Adapted {
   const adapted = models.get(model);
+  if (!adapted) requireModule(operation, model);
   if (!adapted)
     throw new ConfigError("this model has no adapter.", { operation, hint: "Put one on with attach or loadAdapter." });
   return adapted;
@@ -128,12 +129,20 @@ export function getAdapter(model: Module, name: string, operation = "getAdapter"
   const { adapters } = adaptedModel(model, operation);
   const found = adapters.get(name);
   if (found) return found;
-  const near = nearestName(name, adapters.keys());
+  const near = typeof name === "string" ? nearestName(name, adapters.keys()) : undefined;
   throw new ConfigError(`there is no adapter "${name}"; this model has: ${[...adapters.keys()].join(", ")}.`, {
     operation,
     got: name,
     ...(near === undefined ? {} : { hint: `Did you mean "${near}"?` }),
   });
+}
+
+/** One name, or a list of them, as a list. @throws {ConfigError} for anything else, such as options in the place of names */
+export function nameList(operation: string, names: string | readonly string[]): readonly string[] {
+  if (typeof names === "string") return [names];
+  if (Array.isArray(names)) return names;
+  const hint = "Write a name or a list of names; undefined means the active ones, where that is allowed.";
+  throw new ConfigError(`names of adapters are texts, got ${wordType(names)}.`, { operation, got: names, hint });
 }
 
 /** Names of the adapters on a model, in the order in which they came. */
@@ -148,7 +157,7 @@ export const activeAdapters = (model: Module): readonly string[] => models.get(m
  * @throws {ConfigError} when there is no such adapter, or two of them have parameters of their own for the same module
  */
 export function setActive(model: Module, names: string | readonly string[]): void {
-  const list = typeof names === "string" ? [names] : [...new Set(names)];
+  const list = [...new Set(nameList("setActive", names))];
   for (const name of list) getAdapter(model, name, "setActive");
   const adapted = adaptedModel(model, "setActive");
   for (const [path, { copies }] of adapted.saved)

@@ -1,7 +1,7 @@
 /** What an adapter will be on a model: its layers chosen and everything that can be wrong with it found, before the first change. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, wordType } from "../errors.ts";
 import { checkAdapterName, defaultAdapterName } from "../formats/peft-adapter.ts";
-import type { Layer, Module, Parameter } from "../nn/module.ts";
+import { type Layer, type Module, type Parameter, requireModule } from "../nn/module.ts";
 import { type Adapted, adaptersOf, baseModules } from "./adapted-model.ts";
 import { describe } from "./adapter-layer.ts";
 import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
@@ -52,8 +52,18 @@ export interface AttachPlan {
 /** A config of any method. */
 export type AnyAdapterConfig = { readonly method: AnyMethod; readonly config: AnyConfig };
 
+const isConfig = (adapter: unknown): adapter is AnyAdapterConfig =>
+  typeof adapter === "object" && adapter !== null && "method" in adapter && "config" in adapter;
+
 /** Everything that can be wrong with an adapter is found here, before the model is touched. */
 export function planAttach(model: Module, adapter: AnyAdapterConfig, name = defaultAdapterName): AttachPlan {
+  requireModule("attach", model);
+  if (!isConfig(adapter))
+    throw new ConfigError(`the adapter is ${wordType(adapter)}, not the config of a method.`, {
+      operation: "attach",
+      got: adapter,
+      hint: "Call a method: lora({ r: 8 }).",
+    });
   const replication = newReplication(model, adapter.config["layerReplication"], adaptersOf(model)?.replication ?? null);
   if (!replication) return planOn(model, adapter, name);
   replication.apply();

@@ -10,6 +10,7 @@ import {
   adaptedModel,
   choose,
   getAdapter,
+  nameList,
   refuseRouted,
   refuseTwo,
   release,
@@ -70,11 +71,12 @@ const mergeOptionNames: readonly (keyof MergeOptions)[] = [
  */
 export function merge(
   model: Module,
-  names: readonly string[] | undefined,
+  names: string | readonly string[] | undefined,
   options: MergeOptions & { readonly report: true },
 ): MergeReport;
-export function merge(model: Module, names?: readonly string[], options?: MergeOptions): string[];
-export function merge(model: Module, names?: readonly string[], options: MergeOptions = {}): string[] | MergeReport {
+export function merge(model: Module, names?: string | readonly string[], options?: MergeOptions): string[];
+export function merge(model: Module, given?: string | readonly string[], options: MergeOptions = {}): string[] | MergeReport {
+  const names = given === undefined ? undefined : nameList(operation, given);
   checkOptions(operation, options, mergeOptionNames);
   const {
     safe = false,
@@ -267,7 +269,8 @@ function besideWeights(adapted: Adapted, names: readonly string[] | undefined, p
  * merge(model, ["french"]);
  * switchMerged(model, ["legal"]);
  */
-export function switchMerged(model: Module, names: readonly string[], options: MergeOptions = {}): string[] {
+export function switchMerged(model: Module, given: string | readonly string[], options: MergeOptions = {}): string[] {
+  const names = nameList("switchMerged", given);
   checkOptions("switchMerged", options, mergeOptionNames);
   const adapted = adaptedModel(model, "switchMerged");
   const { layers, saved, unmerged, active } = adapted;
@@ -295,7 +298,7 @@ const wordList = (paths: readonly string[]): string =>
   paths.length <= 3 ? paths.join(", ") : `${paths.slice(0, 2).join(", ")} and ${paths.length - 2} more`;
 
 /** Merges, then puts the original modules back, with the merged weights; the adapters are gone. */
-export function mergeAndUnload(model: Module, names?: readonly string[], options: MergeOptions = {}): void {
+export function mergeAndUnload(model: Module, names?: string | readonly string[], options: MergeOptions = {}): void {
   merge(model, names, options);
   release(model, adaptedModel(model, "mergeAndUnload"));
 }

@@ -46,7 +46,9 @@ export function checkedConfig(definition: MethodDefinition<ConfigSchema, AnyConf
     if (value === undefined) continue;
     const fileKey = fileKeys.get(key);
     if (fileKey === undefined) {
-      const near = fileKeys.has(camel(key)) ? camel(key) : nearestName(key, fileKeys.keys());
+      const near = fileKeys.has(camel(key))
+        ? camel(key)
+        : (nearestName(key, fileKeys.keys()) ?? fullerName(key, fileKeys.keys()));
       throw new ConfigError(`\`${key}\` is not an option of ${schema.peftType}.`, {
         operation,
         got: key,
@@ -65,6 +67,12 @@ export function checkedConfig(definition: MethodDefinition<ConfigSchema, AnyConf
     config[key] = value;
   }
   return config;
+}
+
+/** What `alpha`, `dropout` and `rank` stand for: the option that ends in the word, or is its first letter. */
+function fullerName(word: string, options: Iterable<string>): string | undefined {
+  const all = [...options];
+  return all.find((name) => name.toLowerCase().endsWith(word.toLowerCase())) ?? all.find((name) => name === word[0]);
 }
 
 /** A config in the spelling of `adapter_config.json`, here and there. */

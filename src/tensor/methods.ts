@@ -5,7 +5,7 @@
 import { backward } from "../autograd/grad.ts";
 import { checkDevice, download, downloadSync, realize, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { renamed, ShapeError, wordShape } from "../errors.ts";
+import { DTypeError, renamed, ShapeError, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { stopGradient } from "../graph/movement.ts";
 import { Tensor } from "../graph/node.ts";
@@ -173,6 +173,9 @@ const access = {
   toString(this: Tensor): string {
     return describe(this);
   },
+  toJSON(this: Tensor): Nested {
+    return nest(this.dataSync(), this.shape, this.dtype === "bool");
+  },
 };
 
 declare module "../graph/node.ts" {
@@ -314,6 +317,13 @@ declare module "../graph/node.ts" {
     backward(): void;
     /** Values, dtype and shape as text; computes them if they were not. */
     print(options?: PrintOptions): string;
+    /** `toArray()`, for `JSON.stringify`. */
+    toJSON(): Nested;
+    /**
+     * What `${x}` writes.
+     * @throws {DTypeError} for `x + y` and `x < y`, which JavaScript does with numbers only
+     */
+    [Symbol.toPrimitive](hint: "string" | "number" | "default"): string;
     /** The gradient that `backward()` left for the variable whose value this is. */
     readonly grad: Tensor | null;
     readonly [Symbol.toStringTag]: string;
@@ -340,6 +350,17 @@ Object.defineProperties(Tensor.prototype, {
     configurable: true,
   },
   [Symbol.toStringTag]: { value: "Tensor", configurable: true },
+  [Symbol.toPrimitive]: {
+    value(this: Tensor, hint: string): string {
+      if (hint === "string") return describe(this);
+      throw new DTypeError("JavaScript's + - * / < > are for numbers.", {
+        operation: "tensor",
+        got: this.shape,
+        hint: "Write x.add(y), x.less(y), …; x.item() is the number in a tensor of one, x.print() its text.",
+      });
+    },
+    configurable: true,
+  },
   [Symbol.for("nodejs.util.inspect.custom")]: {
     value(this: Tensor): string {
       return describe(this);

@@ -116,6 +116,12 @@ export async function* generateText(
   options: GenerateOptions = {},
 ): AsyncGenerator<TextPiece> {
   const { model, tokenizer, generation } = writer;
+  if (!tokenizer)
+    throw new ConfigError("what writes a text is a model with its tokenizer.", {
+      operation: "generateText",
+      got: writer,
+      hint: "Give { model, tokenizer }, as loadModel does.",
+    });
   const all = { ...generation, ...options, tokenizer };
   requireOneSequence(all);
   const tokens = typeof prompt === "string" ? tokenizer.encode(prompt) : prompt;

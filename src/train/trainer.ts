@@ -10,7 +10,7 @@ import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { assignAll, type Variable } from "../graph/variable.ts";
 import { dropoutState, dropoutVariables, seedDropout } from "../nn/dropout.ts";
-import type { Parameter } from "../nn/module.ts";
+import { type Parameter, requireModule } from "../nn/module.ts";
 import { AdamW } from "../optim/adam.ts";
 import { clipGradNorm } from "../optim/clip.ts";
 import { gradientsOf, type LearningRate, type Optimizer } from "../optim/optimizer.ts";
@@ -122,6 +122,7 @@ export class Trainer implements Disposable {
   /** @throws {ConfigError} when nothing of the model can be trained, or an option is out of range */
   constructor(model: TrainableModel, dataset: TextDataset | TrainingData, options: TrainerOptions) {
     const operation = "train";
+    requireModule(operation, model);
     checkOptions(operation, options, trainerOptionNames);
     const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed, evaluateEvery, evaluationTokens } = options;
     checkCount(operation, "steps", steps);

@@ -2,7 +2,7 @@
  * What training takes in: batches of a model's inputs by name, whatever the model is for. A text to be continued comes as a
  * `TextDataset`; everything else as columns with one row for each text or image, `tensorDataset`.
  */
-import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, ShapeError, wordShape, wordType } from "../errors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
@@ -54,7 +54,15 @@ const judgedLabels = (labels: Int32Array): number => labels.reduce((count, label
 
 /** Batches of what was given. */
 export function trainingData(data: TextDataset | TrainingData): TrainingData {
-  if (!(data instanceof TextDataset)) return data;
+  if (!(data instanceof TextDataset)) {
+    if (typeof data?.batches !== "function")
+      throw new ConfigError(`the data is ${wordType(data)}, not a dataset.`, {
+        operation: "train",
+        got: data,
+        hint: "Make one with textDataset, chatDataset or tensorDataset.",
+      });
+    return data;
+  }
   return {
     seed: data.seed,
     heldOut: data.heldOutTokens.length,

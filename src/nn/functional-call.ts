@@ -1,0 +1,56 @@
+/** Modules as functions of their parameters, for derivatives that are taken of functions: by sample, along a direction, twice. */
+import { ConfigError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import type { Tensor } from "../graph/node.ts";
+import { sameShape } from "../graph/shape.ts";
+import { substituting } from "../graph/variable.ts";
+import { type Module, requireModule } from "./module.ts";
+
+/**
+ * `module.forward(...inputs)` with other values of its parameters, which the module itself keeps as they are. Parameters that are not
+ * named have their own values.
+ *
+ * @param values tensors by path, as `stateDict` has them
+ * @throws {ConfigError} for a path that is no parameter's, naming the nearest; @throws {ShapeError} for a tensor of another shape
+ * @see https://docs.pytorch.org/docs/stable/generated/torch.func.functional_call.html
+ * @example
+ * const net = new Linear(3, 2);
+ * const parameters = Object.fromEntries(net.stateDict());
+ * const names = Object.keys(parameters);
+ * // gradients of the loss of each sample: [5, 2, 3] and [5, 2]
+ * const [perWeight, perBias] = perSampleGradients(
+ *   (own, x) => functionalCall(net, Object.fromEntries(names.map((name, i) => [name, own[i]!])), x).square().sum(),
+ *   Object.values(parameters),
+ *   [ones([5, 3])],
+ * );
+ */
+export function functionalCall<Model extends Module & { forward(...inputs: never[]): unknown }>(
+  module: Model,
+  values: Readonly<Record<string, Tensor>>,
+  ...inputs: Parameters<Model["forward"]>
+): ReturnType<Model["forward"]> {
+  const operation = "functionalCall";
+  requireModule(operation, module);
+  const parameters = new Map(
+    [...module.namedModules()].flatMap(([path, each]) =>
+      [...each.ownParameters()].map(([name, parameter]) => [path === "" ? name : `${path}.${name}`, parameter] as const),
+    ),
+  );
+  const pairs = Object.entries(values).map(([path, value]) => {
+    const parameter = parameters.get(path);
+    const near = parameter ? undefined : nearestName(path, parameters.keys());
+    if (!parameter)
+      throw new ConfigError(`"${path}" is not a parameter of this module.`, {
+        operation,
+        got: path,
+        ...(near !== undefined && { hint: `The nearest is "${near}".` }),
+      });
+    if (!sameShape(value.shape, parameter.shape))
+      throw new ShapeError(`"${path}" is ${wordShape(value.shape)} here, ${wordShape(parameter.shape)} in the module.`, {
+        operation,
+        expected: parameter.shape,
+        got: value.shape,
+      });
+    return [parameter, value] as const;
+  });
+  return substituting(new Map(pairs), () => module.forward(...inputs) as ReturnType<Model["forward"]>);
+}

@@ -1,0 +1,75 @@
+import { expect, test } from "vitest";
+import { ConfigError, checkpoint, compile, grad, perSampleGradients, ShapeError, type Tensor, tensor } from "../../src/index.ts";
+import { crossEntropy, Dropout, functionalCall, Linear, Module } from "../../src/nn/index.ts";
+import { attach, lora } from "../../src/peft/index.ts";
+import { onEveryDevice } from "../devices.ts";
+
+class Net extends Module {
+  readonly hidden = new Linear(3, 4);
+  readonly head = new Linear(4, 2);
+  readonly dropout = new Dropout(0.5);
+  forward(x: Tensor): Tensor {
+    return this.head.forward(this.dropout.forward(this.hidden.forward(x).tanh()));
+  }
+}
+
+const x = () =>
+  tensor([
+    [1, 2, -3],
+    [0.4, -0.5, 0.6],
+    [-0.7, 0.8, 0.9],
+  ]);
+const labels = () => tensor([0, 1, 0], { dtype: "int32" });
+const near = (a: Tensor | null | undefined, b: Tensor | null | undefined) =>
+  expect([...a!.sub(b!).dataSync()].every((each) => Math.abs(each) < 1e-6)).toBe(true);
+
+onEveryDevice(() => {
+  test("gives what the module with these values gives, and leaves its own alone", () => {
+    const [net, other] = [new Net().eval(), new Net().eval()];
+    const before = net.forward(x());
+    near(functionalCall(net, Object.fromEntries(other.stateDict()), x()), other.forward(x()));
+    near(functionalCall(net, {}, x()), before);
+    near(net.forward(x()), before);
+    const f = compile((weight: Tensor) => functionalCall(net, { "head.weight": weight }, x()));
+    const weight = other.head.weight.stored;
+    near(f(weight), functionalCall(net, { "head.weight": weight }, x()));
+    near(f(weight.mul(2)), functionalCall(net, { "head.weight": weight.mul(2) }, x()));
+  });
+
+  test("has the gradients of backward, through checkpoint too", () => {
+    const net = new Net().eval();
+    crossEntropy(net.forward(x()), labels()).backward();
+    const loss = (weight: Tensor) => crossEntropy(functionalCall(net, { "hidden.weight": weight }, x()), labels());
+    near(grad(loss)(net.hidden.weight.stored)[0], net.hidden.weight.grad);
+    near(grad((w: Tensor) => checkpoint(() => loss(w))())(net.hidden.weight.stored)[0], net.hidden.weight.grad);
+  });
+
+  test("of each sample, of adapters too, add up to those of the batch", () => {
+    const net = new Net().train();
+    attach(net, lora({ r: 2, targetModules: ["hidden", "head"], initLoraWeights: false }));
+    net.eval();
+    crossEntropy(net.forward(x()), labels(), { reduction: "sum" }).backward();
+    const trained = [...net.namedParameters()].filter(([, { requiresGrad }]) => requiresGrad);
+    const each = perSampleGradients(
+      (values, row, label) => {
+        const named = Object.fromEntries(trained.map(([path], i) => [path, values[i]!]));
+        return crossEntropy(functionalCall(net, named, row.unsqueeze(0)), label.unsqueeze(0));
+      },
+      trained.map(([, { stored }]) => stored),
+      [x(), labels()],
+    );
+    expect(trained).toHaveLength(4);
+    for (const [i, [, parameter]] of trained.entries()) {
+      expect(each[i]!.shape).toEqual([3, ...parameter.shape]);
+      near(each[i]!.sum(0), parameter.grad);
+      expect(each[i]!.slice("0").abs().sum().item()).toBeGreaterThan(0);
+    }
+  });
+
+  test("refuses what is no parameter and what has another shape", () => {
+    const net = new Net();
+    expect(() => functionalCall(net, { "head.wieght": x() }, x())).toThrow(ConfigError);
+    expect(() => functionalCall(net, { "head.wieght": x() }, x())).toThrow('The nearest is "head.weight"');
+    expect(() => functionalCall(net, { "head.weight": x() }, x())).toThrow(ShapeError);
+  });
+});
