@@ -18,9 +18,9 @@ import { biasPlace, fileKeyOf, readPlanned, sharedPath, wholeFile, wholePath } f
 import { initialiseShared, install, type Starts } from "./attach.ts";
 import { type AttachPlan, planAttach } from "./attach-plan.ts";
 import { withoutIgnored } from "./contradiction.ts";
-import { type AnyLayerMethod, type AnyMethod, fileOf, type ParameterSpec } from "./method.ts";
+import { type AnyLayerMethod, fileOf, type ParameterSpec } from "./method.ts";
 import { toCamel, toFileConfig } from "./method-config.ts";
-import { methods } from "./methods.ts";
+import { knownMethods } from "./methods.ts";
 import { toPlainLora } from "./plain-lora.ts";
 import { resumePrompt } from "./prompt/prompt-start.ts";
 import type { PromptPlace } from "./prompt/prompted-model.ts";
@@ -166,7 +166,7 @@ export async function readFor(
   { name = defaultAdapterName, trainable = false, seed = 0, ...where }: LoadOptions,
 ): Promise<{ readonly plan: AttachPlan; readonly starts: Starts }> {
   const operation = "loadAdapter";
-  const known: readonly AnyMethod[] = Object.values(methods);
+  const known = knownMethods();
   const schemas = [...new Set(known.map(({ schema }) => schema))];
   const read = withTodaysNames(model, await readAdapter<ConfigSchema>(source, schemas, where));
   const of = known.find(({ schema, variantOf }) => schema === read.schema && !variantOf);

@@ -2,6 +2,8 @@
 import "../devices/choose.ts";
 import "../tensor/methods.ts";
 
+export { configSchema, key, targetKeys } from "../formats/peft-config.ts";
+export type { TorchGenerator } from "../random/torch-generator.ts";
 export {
   type Adapter,
   activeAdapters,
@@ -21,17 +23,33 @@ export { calibrateCorda } from "./calibration/corda.ts";
 export { calibrateEva } from "./calibration/eva.ts";
 export { calibrateLoraGa } from "./calibration/lora-ga.ts";
 export type { CalibratedModel, CalibrationBatch } from "./calibration/record.ts";
+export { type CheckMethodOptions, checkMethod } from "./check-method.ts";
 export { type CombinationName, type CombinationType, combinations } from "./compose/combination.ts";
 export { type CombineOptions, combineAdapters } from "./compose/combine-adapters.ts";
 export { composeCartridges } from "./compose/compose-cartridges.ts";
 export { type ConvertOptions, convertToLora } from "./compose/convert-to-lora.ts";
+export * as kind from "./config-kind.ts";
 export { disabled } from "./disabled.ts";
 export { type HotSwapOptions, hotSwap, prepareHotSwap } from "./hot-swap.ts";
 export type { InitialiserName } from "./initialiser.ts";
 export { LoraFA, type LoraFAOptions, type LoraPlusOptions, loraPlusGroups, riemannian } from "./lora-optimizer.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference, mergeRefusal, switchMerged } from "./merge.ts";
 export type { MergedLayer, MergeReport } from "./merge-report.ts";
-export type { AdapterConfig, Calibration, Method, MethodDefinition } from "./method.ts";
+export {
+  type AdapterConfig,
+  type AnyMethod,
+  type Base,
+  type Calibration,
+  defineMethod,
+  type LayerMethod,
+  type Method,
+  type MethodDefinition,
+  type ParameterSpec,
+  type SampledLayer,
+  type SharedParameters,
+  type Start,
+  type Use,
+} from "./method.ts";
 export type { MethodConfig } from "./method-config.ts";
 export { adalora } from "./methods/adalora.ts";
 export { adamss } from "./methods/adamss.ts";
@@ -84,7 +102,7 @@ export { vblora } from "./methods/vblora.ts";
 export { velora } from "./methods/velora.ts";
 export { vera } from "./methods/vera.ts";
 export { waveft } from "./methods/waveft.ts";
-export { type MethodName, methods } from "./methods.ts";
+export { type MethodName, methods, registerMethod } from "./methods.ts";
 export { withAdapters } from "./mixed-batch.ts";
 export { adapterPenalty } from "./penalty.ts";
 export { type ExampleTokenizer, type ExampleTokens, exampleTokens, type WrittenExample } from "./prompt/example-tokens.ts";
@@ -109,5 +127,7 @@ export {
   xloraScalings,
 } from "./router/xlora.ts";
 export type { XloraConfig } from "./router/xlora-place.ts";
+export { product, type Scale } from "./scale.ts";
 export { beginSchedules, type MethodSchedule, type RunningSchedule, type Schedules } from "./schedule.ts";
 export { withTasks } from "./task.ts";
+export { linearChange, times, type WeightChange } from "./weight-change.ts";

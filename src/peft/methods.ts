@@ -1,4 +1,5 @@
 /** The adapter methods: one line each. Being listed here is being tested, saved, loaded, merged and documented. */
+import { ConfigError } from "../errors.ts";
 import type { AnyMethod } from "./method.ts";
 import { adalora } from "./methods/adalora.ts";
 import { adamss } from "./methods/adamss.ts";
@@ -109,3 +110,30 @@ export const methods = {
 
 /** A name in that list. */
 export type MethodName = keyof typeof methods;
+
+const others: AnyMethod[] = [];
+
+/** The methods that files may hold: those of this list, then those that programs have registered. */
+export const knownMethods = (): readonly AnyMethod[] => [...Object.values(methods), ...others];
+
+/**
+ * Makes a method of your own one that `loadAdapter` and `hotSwap` know. `attach` and `saveAdapter` take any method, registered or not.
+ * PEFT itself reads such files only where the method is registered there, too.
+ *
+ * @returns takes it off again
+ * @throws {ConfigError} when another method has its PEFT type and another schema
+ * @example
+ * const forget = registerMethod(rowScale);
+ * await loadAdapter(model, "out/row-scale");
+ */
+export function registerMethod(method: AnyMethod): () => void {
+  const taken = knownMethods().find((known) => known.peftType === method.peftType && known.schema !== method.schema);
+  if (taken)
+    throw new ConfigError(`there is another method of the type ${method.peftType}.`, {
+      operation: "registerMethod",
+      got: method.peftType,
+      hint: "Give it a type of its own in configSchema.",
+    });
+  if (!knownMethods().includes(method)) others.push(method);
+  return () => void (others.includes(method) && others.splice(others.indexOf(method), 1));
+}
