@@ -41,7 +41,7 @@ async function adapterMethods() {
   const mixed = Object.entries(mixtures).map(([name, facts]) => rowOf(name, { ...facts, layers: { linear: 0 } }));
   return page(
     "Adapter methods",
-    "What `attach` takes and adapter folders may hold (src/peft/methods).",
+    "What `attach` takes and adapter folders may hold (src/peft/methods). One of your own: [extending.md](extending.md).",
     table(head, rows),
     "## Mixtures\n\nLoRA adapters of which every token has shares of its own (src/peft/router).",
     table(head, mixed),
