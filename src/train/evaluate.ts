@@ -2,7 +2,7 @@
 import { compile } from "../compile/trace.ts";
 import { ConfigError, checkOptions } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
-import type { TextDataset } from "../text/dataset.ts";
+import { checkPositive, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
 import { checkBatch, lossAndClasses } from "./checked-batch.ts";
 import { type TrainableModel, type TrainingData, trainingData } from "./training-data.ts";
@@ -63,6 +63,7 @@ export class Evaluator implements Disposable {
   async run(dataset: TextDataset | TrainingData, options: EvaluateOptions = {}): Promise<Evaluation> {
     checkOptions("evaluate", options, ["batchSize", "maxTokens", "signal", "onProgress"]);
     const { batchSize = 16, maxTokens = Number.POSITIVE_INFINITY, signal, onProgress } = options;
+    checkPositive("evaluate", "batchSize", batchSize);
     if (!(maxTokens > 0))
       throw new ConfigError(`\`maxTokens\` (= ${maxTokens}) must be above 0.`, { operation: "evaluate", got: maxTokens });
     const data = trainingData(dataset);

@@ -18,7 +18,7 @@ import { constantSchedule, type Schedule } from "../optim/schedule.ts";
 import { adapterNames, getAdapter } from "../peft/adapted-model.ts";
 import { adapterPenalty } from "../peft/penalty.ts";
 import { beginSchedules, type Schedules } from "../peft/schedule.ts";
-import type { SamplerState, TextDataset } from "../text/dataset.ts";
+import { checkPositive, type SamplerState, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
 import { checkBatch } from "./checked-batch.ts";
 import {
@@ -125,12 +125,12 @@ export class Trainer implements Disposable {
     requireModule(operation, model);
     checkOptions(operation, options, trainerOptionNames);
     const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed, evaluateEvery, evaluationTokens } = options;
-    checkCount(operation, "steps", steps);
+    checkPositive(operation, "steps", steps);
     if (!(learningRate > 0) || !Number.isFinite(learningRate))
       throw new ConfigError(`\`learningRate\` (= ${learningRate}) must be above 0.`, { operation, got: learningRate });
-    checkCount(operation, "batchSize", batchSize);
-    if (evaluateEvery !== undefined) checkCount(operation, "evaluateEvery", evaluateEvery);
-    if (evaluationTokens !== undefined) checkCount(operation, "evaluationTokens", evaluationTokens);
+    checkPositive(operation, "batchSize", batchSize);
+    if (evaluateEvery !== undefined) checkPositive(operation, "evaluateEvery", evaluateEvery);
+    if (evaluationTokens !== undefined) checkPositive(operation, "evaluationTokens", evaluationTokens);
     if (clipNorm !== null && !(clipNorm > 0))
       throw new ConfigError(`\`clipNorm\` (= ${clipNorm}) must be above 0, or null for no limit.`, { operation, got: clipNorm });
     this.parameters = new Map([...model.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
@@ -392,9 +392,4 @@ function isSavedState(value: unknown): value is SavedState {
   const numbers = [step, steps, tokens, seconds, timed?.tokens, timed?.seconds, sampler?.seed];
   const lists = [history?.loss, history?.learningRate, history?.evaluations];
   return numbers.every(Number.isFinite) && lists.every(Array.isArray) && typeof schedules === "object";
-}
-
-function checkCount(operation: string, name: string, value: number): void {
-  if (Number.isInteger(value) && value > 0) return;
-  throw new ConfigError(`\`${name}\` (= ${value}) must be a positive integer.`, { operation, got: value });
 }

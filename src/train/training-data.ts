@@ -65,7 +65,7 @@ export function trainingData(data: TextDataset | TrainingData): TrainingData {
   }
   return {
     seed: data.seed,
-    heldOut: data.heldOutTokens.length,
+    heldOut: data.heldOutMask?.reduce((count, bit) => count + bit, 0) ?? data.heldOutTokens.length,
     batches(options) {
       const sampler = data.batches(options);
       return {
@@ -127,16 +127,18 @@ export function tensorDataset(columns: Readonly<Record<string, Column>>, options
   }
   const kept = rows - Math.floor(rows * heldOut);
   if (kept === 0) throw new ConfigError("there is no row to train on.", { operation, got: labels.shape });
+  const labelsIn = (values: TypedArray, count: number): number =>
+    labels.shape.length > 1 && values instanceof Int32Array ? judgedLabels(values) : count;
   const pick = (chosen: ArrayLike<number>): Batch => {
     const inputs = Object.fromEntries(
       Object.entries(columns).map(([name, { values, shape }]) => [name, pickRows(values, shape, chosen)] as const),
     );
     const { values } = inputs["labels"] as Column;
-    return { inputs, judged: labels.shape.length > 1 && values instanceof Int32Array ? judgedLabels(values) : chosen.length };
+    return { inputs, judged: labelsIn(values, chosen.length) };
   };
   return {
     seed,
-    heldOut: rows - kept,
+    heldOut: labelsIn(labels.values.subarray((labels.values.length / rows) * kept), rows - kept),
     batches: ({ batchSize, seed: own, state }) => new RowSampler(pick, kept, batchSize, own ?? state?.seed ?? seed, state),
     *evaluationBatches({ batchSize }) {
       if (kept === rows)

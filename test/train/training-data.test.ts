@@ -10,9 +10,16 @@ import type { Task } from "../../src/models/task.ts";
 import { normal } from "../../src/nn/init.ts";
 import { type AdapterConfig, attach, lora, promptTuning } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { TextDataset } from "../../src/text/dataset.ts";
 import { evaluate } from "../../src/train/evaluate.ts";
 import { Trainer } from "../../src/train/trainer.ts";
-import { type Column, type TrainableModel, type TrainingData, tensorDataset } from "../../src/train/training-data.ts";
+import {
+  type Column,
+  type TrainableModel,
+  type TrainingData,
+  tensorDataset,
+  trainingData,
+} from "../../src/train/training-data.ts";
 import { onEveryDevice } from "../devices.ts";
 
 let folder: string;
@@ -214,6 +221,28 @@ it("every row comes once an epoch, and what is held out never", () => {
   expect([...second].sort()).toEqual([...first].sort());
   expect(second).not.toEqual(first);
   expect([...data.evaluationBatches({ batchSize: 2 })].flatMap(({ inputs }) => [...inputs["labels"]!.values])).toEqual([7, 8, 9]);
+});
+
+it("labels that are held out are as many as are judged", async () => {
+  const some = (count: number) => Int32Array.from({ length: count }, (_, i) => (i % 3 ? 1 : -100));
+  const words = tensorDataset({ inputIds: ids, labels: { values: some(40 * 6), shape: [40, 6] } }, { heldOut: 0.2 });
+  const [trainTokens, heldOutTokens] = [new Int32Array(9), new Int32Array(20)];
+  const conversation = { window: 4, stride: 4, seed: 0, trainTokens, heldOutTokens, heldOutMask: new Uint8Array(20).fill(1, 7) };
+  for (const [data, count] of [
+    [texts(classes), 8],
+    [words, 32],
+    [trainingData(new TextDataset(conversation)), 13],
+  ] as const) {
+    const judged = [...data.evaluationBatches({ batchSize: 3 })].reduce((sum, batch) => sum + batch.judged, 0);
+    expect([data.heldOut, judged]).toEqual([count, count]);
+  }
+  const { model } = begin(kinds[0]!);
+  const shares: number[] = [];
+  await evaluate(model, texts(classes), { batchSize: 3, onProgress: (share) => shares.push(share) });
+  expect(shares).toEqual([3 / 8, 6 / 8, 1]);
+  await expect(evaluate(model, texts(classes), { batchSize: 0 })).rejects.toThrow(
+    "evaluate: `batchSize` (= 0) must be a positive integer.",
+  );
 });
 
 it("refuses what does not fit together", () => {
