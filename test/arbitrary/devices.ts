@@ -24,7 +24,8 @@ const inNode = [
   { name: "gpu, webasm", open: () => createGpu({ mode: "webasm" }), unit: float32 },
 ] as const satisfies readonly Variant[];
 
-const inMode = (mode: GpuMode): Variant => ({
+/** The mode as it is opened here. */
+export const inMode = (mode: GpuMode): Variant => ({
   name: `gpu, ${mode}`,
   open: () => createGpu({ mode }),
   unit: float32,

@@ -8,6 +8,8 @@ import { scatterAdd, scatterAddInteger, segmentStart, segmentSum, segmentSumInte
 import * as math from "../../kernels/gpu/math.ts";
 import * as matmul from "../../kernels/gpu/matmul.ts";
 import { multiplyPacked, pack, unpack, unpackAdd } from "../../kernels/gpu/matmul.ts";
+import * as optimiser from "../../kernels/gpu/optimiser.ts";
+import * as rows from "../../kernels/gpu/rows.ts";
 import * as sorting from "../../kernels/gpu/sorting.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../kernels/gpu/sorting.ts";
 import { scalarFunctions } from "../../src/devices/reference/render.ts";
@@ -102,7 +104,7 @@ describe("functions of generated kernels", () => {
 });
 
 describe("texts of kernels", () => {
-  const modules = { ...attention, ...dequantise, ...indexing, ...math, ...matmul, ...sorting };
+  const modules = { ...attention, ...dequantise, ...indexing, ...math, ...matmul, ...optimiser, ...rows, ...sorting };
   const all = Object.entries(modules).filter((entry): entry is [string, () => number] => typeof entry[1] === "function");
 
   test("nothing is compared with itself or taken from itself to find NaN, which a compiler of shaders may drop", () => {
@@ -137,6 +139,22 @@ describe("texts of kernels", () => {
     ["unpack", matmul.unpack, { width: 11, texels: 3 }, 1],
     ["segmentSum", indexing.segmentSum, { count: 3, width: 7 }, 4],
     ["dequantise8", dequantise.dequantise8, { block: 48 }, 3],
+    ...(
+      [
+        [rows.rowExponentials, 2],
+        [rows.shares, 2],
+        [rows.softmax, 3],
+        [rows.logSoftmax, 3],
+        [rows.softmaxDerivative, 3],
+        [rows.logSoftmaxDerivative, 3],
+        [rows.crossEntropyDerivative, 6],
+        [rows.crossEntropyDerivativeOf, 5],
+        [rows.rmsNorm, 3],
+        [rows.layerNorm, 5],
+        [optimiser.adamMeanTurned, 3],
+        [optimiser.adamSquareTurned, 3],
+      ] as const
+    ).map(([kernel, arrays]) => [kernel.name, kernel, { rows: 7, width: 3, reciprocal: Math.fround(1 / 3) }, arrays] as const),
   ] as const;
 
   test.each(cases)("%s reads the same elements where quotients are wrong in their last bits", (_, kernel, constants, arrays) => {
@@ -152,7 +170,7 @@ describe("texts of kernels", () => {
         });
       const text = kernel
         .toString()
-        .replace(/Math\.floor\(([^()]+|\([^()]*\)) \/ ([^()]+)\)/g, `Math.floor((($1) / ($2)) * ${factor})`);
+        .replace(/Math\.floor\(([^()]+|\([^()]*\)) ([/*]) (this[^()]+)\)/g, `Math.floor((($1) $2 ($3)) * ${factor})`);
       const run = new Function(`return ${text.replace(/^(?!function)/, "function ")}`)() as typeof kernel;
       (run as (...all: unknown[]) => unknown).call(
         { thread: { x }, constants },

@@ -144,11 +144,11 @@ export class GpuDevice implements Device {
   }
 
   compile(program: LoopProgram): Executable {
-    const { mode, software, results = 1 } = this.backend;
+    const { mode, software, visible, inputs, results = 1 } = this.backend;
     const language = mode === "webgpu" ? "wgsl" : mode === "webgl2" ? "glsl" : null;
     const shaders = language ? ({ language, adapter: software ? "software" : "card", results } as const) : undefined;
     return this.executable(program.key, program.shape, {
-      plan: (geometry) => loopPlan(program, geometry as Geometry, this.backend.inputs, shaders),
+      plan: (geometry) => loopPlan(program, geometry as Geometry, inputs, shaders, visible),
       reach: (geometry) => loopReach(program, geometry as Geometry),
     });
   }

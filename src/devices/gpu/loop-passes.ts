@@ -2,10 +2,11 @@
  * A loop program becomes passes: one a fold, one a stored value. A GPU.js kernel writes one value, so what several stores
  * need is computed in each, and only folds, and what would need more inputs than a kernel may have, go through memory.
  * Shaders of ours write several: on webgpu a program of rows is one pass with all its folds (row-shader.ts), and where there are
- * none, all values are one (loop-shader.ts).
+ * none, all values are one (loop-shader.ts). Elsewhere there are kernels by hand for what is known of rows (by-hand.ts); the rest is rendered.
  */
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import type { AdapterKind } from "./backend.ts";
+import { byHand, takeByHand } from "./by-hand.ts";
 import { drawElements, drawRows } from "./loop-drawing.ts";
 import { renderElements } from "./loop-shader.ts";
 import { type Chunks, neededFor, renderChunkFold, renderFold, renderValue, storedIn, valuesAt } from "./loop-source.ts";
@@ -30,8 +31,12 @@ export interface Shaders {
   readonly results: number;
 }
 
-/** @param inputs arrays that one kernel of the mode may read */
-export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, given?: Shaders): Plan {
+/**
+ * @param inputs    arrays that one kernel of the mode may read
+ * @param given     shaders of ours that the mode may run
+ * @param isVisible the processor computes, one thread after the other
+ */
+export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, given?: Shaders, isVisible = false): Plan {
   const drawing = given?.language === "glsl" ? { inputs, results: given.results } : null;
   const drawn = drawing && given!.adapter === "software" ? drawRows(program, geometry, drawing) : null;
   if (drawn) return drawn;
@@ -132,6 +137,9 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
   };
 
   together();
+  // where rows are cut, so that there are threads enough, nothing is by hand
+  if (!shaders && (isVisible || !chunksOf(program, geometry)))
+    takeByHand(program, byHand(program, geometry, inputs, isVisible), passes, known, written);
   const results = program.stores.map(({ register, slot }) => ({
     binding: program.slots[slot]!.buffer,
     pass: known.get(register) ?? folded(register) ?? shaded(register) ?? written(register),

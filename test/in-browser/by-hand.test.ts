@@ -1,0 +1,6 @@
+/** Kernels by hand on WebGL: in mode webgl, and in mode webgl2 as on a card, which draws no shaders of ours for rows. */
+
+import { byHandOn } from "../arbitrary/by-hand.ts";
+import { inMode, onCard } from "../arbitrary/devices.ts";
+
+byHandOn([inMode("webgl"), onCard("webgl2")], false);
