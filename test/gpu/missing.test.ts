@@ -77,6 +77,6 @@ test("why there is no headless WebGL", () => {
   expect(whyNoHeadlessGl(missing, undefined)).toMatch("the package gl is not installed (npm install gl@8.1.6)");
   expect(whyNoHeadlessGl(() => ({}), ":0")).toMatch("is not installed"); // the empty package that stands in for it
   expect(whyNoHeadlessGl(broken, ":0")).toBe("the package gl does not load: libGL.so.1: cannot open shared object file");
-  expect(whyNoHeadlessGl(() => () => null, undefined)).toContain("needs an X display, and there is none (xvfb-run");
+  expect(whyNoHeadlessGl(() => () => null, "")).toContain("needs an X display, and there is none (xvfb-run");
   expect(whyNoHeadlessGl(() => () => null, ":7")).toContain("no OpenGL context from the display :7");
 });

@@ -83,6 +83,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
   const gpu = new GPU({ mode });
   const { testContext, features } = gpu.Kernel;
   let lost = false;
+  let destroyed = false;
   gpu.canvas?.addEventListener?.("webglcontextlost", () => {
     lost = true;
   });
@@ -206,7 +207,8 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     read: async (handle) => backend.readSync!(handle),
     free(handle) {
       handles--;
-      if (!lost) (handle.raw as GlTexture).delete();
+      // its textures went with the context, and that of gl throws when it is asked afterwards
+      if (!lost && !destroyed) (handle.raw as GlTexture).delete();
       handle.raw = null;
     },
     get statistics() {
@@ -214,6 +216,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     },
     async destroy() {
       kernels.clear();
+      destroyed = true;
       await gpu.destroy();
     },
   };
