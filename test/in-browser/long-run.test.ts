@@ -48,4 +48,8 @@ test.each(["webgl2", "webgpu"] as const)("mode %s", async (mode) => {
   expect({ ...after, [memory]: 0 }).toEqual({ ...living, [memory]: 0 });
   expect(after[memory]).toBeLessThanOrEqual(living[memory]! + 2);
   device[Symbol.dispose]();
+  const left = graphics.living();
+  x.dispose();
+  // a WebGL context that is gone is asked nothing: that of mode headlessgl throws
+  if (mode === "webgl2") expect(graphics.living()).toEqual(left);
 });
