@@ -123,16 +123,7 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   const [M, N] = [a.shape[a.rank - 2]!, b.shape[b.rank - 1]!];
   // one matrix on the right serves the whole batch: its rows are one long matrix on the left
   if (b.rank === 2 && a.rank > 2)
-    return reshape(
-      matmul(
-        reshape(
-          a,
-          [-1, K].map((n) => (n === -1 ? a.size / Math.max(K, 1) : n)),
-        ),
-        b,
-      ),
-      [...a.shape.slice(0, -1), N],
-    );
+    return reshape(matmul(reshape(a, [sizeOf(a.shape.slice(0, -1)), K]), b), [...a.shape.slice(0, -1), N]);
   const batch = broadcastShapes("matmul", a.shape.slice(0, -2), b.shape.slice(0, -2));
   const left = expand(cast(a, wide), [...batch, M, K]);
   const right = expand(cast(b, wide), [...batch, K, N]);

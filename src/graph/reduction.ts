@@ -1,11 +1,11 @@
 /** Reductions: fold axes to size 1. The primitive keeps the folded axes; callers drop them with a reshape. */
 import { isFloat } from "./dtype.ts";
-import { add, cast, div, equal, mul, recip, where } from "./elementwise.ts";
-import { expand, reshape } from "./movement.ts";
+import { add, cast, equal, less, mul, recip, where } from "./elementwise.ts";
+import { expand, flip, pad, permute, reshape, sliceAxis } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { Draw, Reduction, Sample } from "./primitive.ts";
 import { type Shape, sizeOf } from "./shape.ts";
-import { constant } from "./source.ts";
+import { constant, iota } from "./source.ts";
 
 const samples =
   (apply: (x: Tensor, axes: readonly number[]) => Tensor) =>
@@ -33,14 +33,54 @@ export const maxReduceOp: Reduction = {
   formula: "the largest x",
   identity: Number.NEGATIVE_INFINITY,
   js: (accumulator, x) => `Math.max(${accumulator}, ${x})`,
-  // where several are the largest they share, as in PyTorch's amax
-  vjp: (g, y, x) => {
-    const hit = cast(equal(x!, expand(y, x!.shape)), g.dtype);
-    const axes = x!.shape.flatMap((extent, axis) => (extent !== y.shape[axis] ? [axis] : []));
-    return [mul(expand(mul(g, recip(reduceSum(hit, axes))), x!.shape), hit)];
-  },
+  vjp: (g, y, x) => [shareOut(g, y, x!)],
   samples: samples((x, axes) => reduceMax(x, axes)),
 };
+
+/** The axes that were folded from x to y, or would not have needed to be. */
+const foldedAxes = (x: Tensor, y: Tensor): number[] =>
+  x.shape.flatMap((extent, axis) => (extent !== y.shape[axis] ? [axis] : []));
+
+/** The cotangent g of the largest of x, y, at every x that is as large: they share, as in PyTorch's amax. */
+export function shareOut(g: Tensor, y: Tensor, x: Tensor): Tensor {
+  const hit = cast(equal(x, expand(y, x.shape)), g.dtype);
+  return mul(expand(mul(g, recip(reduceSum(hit, foldedAxes(x, y)))), x.shape), hit);
+}
+
+/**
+ * For every x the product of all others along `axes`. Without a division, which zeros would forbid, and made of products only, so
+ * that all further derivatives are right where there are zeros: neighbours are multiplied in pairs, and pairs of pairs.
+ */
+function productOfOthers(x: Tensor, axes: readonly number[]): Tensor {
+  const order = [...x.shape.map((_, axis) => axis).filter((axis) => !axes.includes(axis)), ...axes];
+  const moved = permute(x, order);
+  const lead = moved.shape.slice(0, x.rank - axes.length);
+  const n = sizeOf(axes.map((axis) => x.shape[axis]!));
+  const rows = reshape(moved, [...lead, n]);
+  const others = reshape(sliceAxis(othersInRow(rows), lead.length, 0, n), moved.shape);
+  return permute(
+    others,
+    order.map((_, axis) => order.indexOf(axis)),
+  );
+}
+
+/** The same along the last axis; with an even number behind, and what is added there is 1. */
+function othersInRow(x: Tensor): Tensor {
+  const lead = x.shape.slice(0, -1);
+  const n = x.shape.at(-1)!;
+  const one = constant(1, [], x.dtype);
+  if (n < 2) return constant(1, x.shape, x.dtype);
+  const none = lead.map(() => 0);
+  const even = n % 2 === 0 ? x : where(less(iota([n + 1]), constant(n, [], "int32")), pad(x, [...none, 0], [...none, 1]), one);
+  const pairs = reshape(even, [...lead, Math.ceil(n / 2), 2]);
+  const part = (i: number) => reshape(sliceAxis(pairs, lead.length + 1, i, i + 1), pairs.shape.slice(0, -1));
+  const outside = othersInRow(mul(part(0), part(1)));
+  const others = mul(
+    reshape(sliceAxis(outside, lead.length, 0, pairs.shape.at(-2)!), [...pairs.shape.slice(0, -1), 1]),
+    flip(pairs, lead.length + 1),
+  );
+  return reshape(others, even.shape);
+}
 
 const productOp: Reduction = {
   kind: "reduction",
@@ -48,16 +88,7 @@ const productOp: Reduction = {
   formula: "Π x",
   identity: 1,
   js: (accumulator, x) => `${accumulator} * ${x}`,
-  // the product of all others; with one zero among them only that one has a gradient
-  vjp: (g, y, x) => {
-    const axes = x!.shape.flatMap((extent, axis) => (extent !== y.shape[axis] ? [axis] : []));
-    const zero = equal(x!, constant(0, [], x!.dtype));
-    const nonzero = where(zero, constant(1, [], x!.dtype), x!);
-    const zeros = expand(reduceSum(cast(zero, "float32"), axes), x!.shape);
-    const rest = div(expand(reduceProduct(nonzero, axes), x!.shape), nonzero);
-    const is = (count: number) => cast(equal(zeros, constant(count)), x!.dtype);
-    return [mul(expand(g, x!.shape), mul(rest, where(zero, is(1), is(0))))];
-  },
+  vjp: (g, y, x) => [mul(expand(g, x!.shape), productOfOthers(x!, foldedAxes(x!, y)))],
   samples: samples((x, axes) => reduceProduct(x, axes)),
 };
 

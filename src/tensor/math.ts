@@ -4,7 +4,7 @@
  */
 import { withVjp } from "../autograd/custom.ts";
 import { ConfigError, checkOptions } from "../errors.ts";
-import { isFloat, requireFloat } from "../graph/dtype.ts";
+import { isFloat, promote, requireFloat } from "../graph/dtype.ts";
 import {
   add,
   and,
@@ -75,7 +75,9 @@ export const maximum = max;
 
 /** The smaller of x and y; where they are equal each gets half of the gradient. NaN if either is. */
 export function minimum(x: Tensor, y: Tensor): Tensor {
-  return isFloat(x.dtype) || isFloat(y.dtype) ? neg(max(neg(x), neg(y))) : where(less(x, y), x, y);
+  const dtype = promote(x.dtype, y.dtype);
+  // widened first: the negative of what has no sign would be another number
+  return isFloat(dtype) ? neg(max(neg(cast(x, dtype)), neg(cast(y, dtype)))) : where(less(x, y), x, y);
 }
 
 /** −1, 0 or 1. No gradient. */

@@ -26,7 +26,7 @@ import {
 import { cumulativeSum } from "../graph/indexing.ts";
 import { expand, reshape, stopGradient, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { reduceMax, reduceProduct, reduceSum } from "../graph/reduction.ts";
+import { reduceMax, reduceProduct, reduceSum, shareOut } from "../graph/reduction.ts";
 import { normalizeAxes, normalizeAxis } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
 import { abs, isNan, logicalNot, powScalar, sign } from "./math.ts";
@@ -96,8 +96,17 @@ export function amin(x: Tensor, axes?: Axes, keepDims = false): Tensor {
 
 /** bool and uint8 are compared as int32. */
 const comparable = (x: Tensor): Tensor => (x.dtype === "bool" || x.dtype === "uint8" ? cast(x, "int32") : x);
-const largest = (x: Tensor, axes: readonly number[]): Tensor => cast(reduceMax(comparable(x), axes), x.dtype);
-const smallest = (x: Tensor, axes: readonly number[]): Tensor => cast(neg(reduceMax(neg(comparable(x)), axes)), x.dtype);
+const largest = (x: Tensor, axes: readonly number[]): Tensor => cast(top(comparable(x), axes), x.dtype);
+const smallest = (x: Tensor, axes: readonly number[]): Tensor => cast(neg(top(neg(comparable(x)), axes)), x.dtype);
+
+/** The largest, whose derivative all that are as large share, also where the axes are folded in several steps. */
+const top = (x: Tensor, axes: readonly number[]): Tensor =>
+  axes.length < 2
+    ? reduceMax(x, axes)
+    : withVjp(
+        (z) => reduceMax(z, axes),
+        (g, y, z) => [shareOut(g, y, z!)],
+      )(x);
 
 /** Values and where they were found, as int32. */
 export interface Extremes {
@@ -237,8 +246,14 @@ function shift(x: Tensor, axes: readonly number[]): Tensor {
   return where(less(number(x, Number.NEGATIVE_INFINITY), m), m, number(x, 0));
 }
 
-/** Σ e^(x − m), which is at least 1 unless every x is −∞; 1 then, so that nothing is divided by 0. */
-const partition = (e: Tensor, axes: readonly number[]): Tensor => maximum(reduceSum(e, axes), number(e, 1));
+/**
+ * Σ e^(x − m), which is at least 1 unless every x is −∞; 1 then, so that nothing is divided by 0. Not the larger of both: where one x
+ * stands far above the others the sum is 1 too, and a tie would halve its derivative.
+ */
+function partition(e: Tensor, axes: readonly number[]): Tensor {
+  const total = reduceSum(e, axes);
+  return where(less(total, number(e, 1)), number(e, 1), total);
+}
 
 /** eˣ / Σ eˣ, times what is the same along the axes. */
 function shares(x: Tensor, axes: readonly number[], factor?: Tensor): Tensor {

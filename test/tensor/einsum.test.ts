@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
-import { arange, tensor } from "../../src/tensor/create.ts";
+import { matmul } from "../../src/graph/contraction.ts";
+import { arange, tensor, zeros } from "../../src/tensor/create.ts";
 import { einsum } from "../../src/tensor/einsum.ts";
 import { rearrange, reduce, repeatPattern } from "../../src/tensor/rearrange.ts";
 import "../../src/tensor/methods.ts";
@@ -31,6 +32,14 @@ function naiveEinsum(
 }
 
 onEveryDevice((device) => {
+  test("a sum of no products is 0, whatever the shapes around it", () => {
+    const y = matmul(zeros([2, 3, 0]), zeros([0, 2]));
+    expect(y.shape).toEqual([2, 3, 2]);
+    expect([...y.dataSync()]).toEqual(new Array(12).fill(0));
+    expect(matmul(zeros([2, 0, 3]), zeros([3, 4])).shape).toEqual([2, 0, 4]);
+    expect(einsum("abk,kc->abc", zeros([2, 1, 0]), zeros([0, 2])).toArray()).toEqual([[[0, 0]], [[0, 0]]]);
+  });
+
   test("einsum is the sum of products over the letters that are not in the result", () => {
     const label = fc.constantFrom("a", "b", "c", "d");
     const labels = fc.array(label, { maxLength: 3 }).map((list) => list.join(""));

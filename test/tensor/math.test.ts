@@ -108,6 +108,13 @@ onEveryDevice((device) => {
     expect(math.round(x).toArray()).toEqual([0, 2, 2, 0, -2, 0, 2, -4, 1e9, inf, nan].map((v) => v + 0));
   });
 
+  test("what has no sign is compared with fractions as the number it is", () => {
+    const counts = tensor([0, 3, 200], { dtype: "uint8" });
+    expect(math.minimum(counts, tensor([2.5, 2.5, 2.5])).toArray()).toEqual([0, 2.5, 2.5]);
+    expect(math.minimum(tensor([-1.5, 2.5, 250]), counts).toArray()).toEqual([-1.5, 2.5, 200]);
+    expect(math.minimum(tensor([true, false]), tensor([0.5, 0.5])).toArray()).toEqual([0.5, 0]);
+  });
+
   test("minimum and maximum pass NaN on; integers stay integers", () => {
     expect(math.minimum(tensor([1, nan, -2]), tensor([0, 3, nan])).toArray()).toEqual([0, nan, nan]);
     const small = math.minimum(tensor([200, 3], { dtype: "uint8" }), tensor([100, 7], { dtype: "uint8" }));

@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, test } from "vitest";
-import { pullback } from "../../src/autograd/grad.ts";
+import { grad, pullback } from "../../src/autograd/grad.ts";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { ones, tensor, zeros } from "../../src/tensor/create.ts";
@@ -181,6 +181,57 @@ describe("derivatives", () => {
     cosineSimilarity: (x) => statistics.cosineSimilarity(x, statistics.cumsum(x, 1)),
   };
   test.each(Object.entries(folds))("of %s are those of its values", (_, f) => expectDerivative(f, values, [2, 3], 1e-5));
+
+  test.each([
+    ["one zero in a row", [0, 2, -3, 0.5, 1.5, 0]],
+    ["several", [0, 2, 0, 0, 0, 0]],
+  ])("of a product that has %s, the second too", (_, numbers) => {
+    expectDerivative((x) => statistics.prod(x, 1), numbers, [2, 3], 1e-5);
+    expectDerivative((x) => statistics.prod(x), numbers, [2, 3], 1e-5);
+    expectDerivative((x) => statistics.prod(x, [0, 2]), numbers, [1, 3, 2], 1e-5);
+  });
+
+  // a sum of exponentials that is 1 to every digit is no tie with what it is guarded by
+  test.each([
+    ["of one", [0.7], [1]],
+    ["with one far above the others", [-30, 5, -40], [3]],
+  ])("of logSumExp %s, the second too", (_, numbers, shape) =>
+    expectDerivative((x) => statistics.logSumExp(x.mul(x), -1), numbers, shape, 1e-4),
+  );
+
+  test("all of the largest over several axes share evenly, as in PyTorch's amax", () => {
+    const x = tensor([
+      [
+        [2, 1, 2],
+        [0, 2, -2],
+      ],
+      [
+        [1, 1, 1],
+        [0, -2, 2],
+      ],
+    ]);
+    const gradient = (f: (z: typeof x) => typeof x) => grad((z) => f(z).sum())(x)[0]!.toArray();
+    expect(gradient((z) => statistics.amax(z))).toEqual([
+      [
+        [0.25, 0, 0.25],
+        [0, 0.25, 0],
+      ],
+      [
+        [0, 0, 0],
+        [0, 0, 0.25],
+      ],
+    ]);
+    expect(gradient((z) => statistics.amin(z, [0, -1]))).toEqual([
+      [
+        [0, 0.25, 0],
+        [0, 0, 0.5],
+      ],
+      [
+        [0.25, 0.25, 0.25],
+        [0, 0.5, 0],
+      ],
+    ]);
+  });
 });
 
 test("errors name the operation and the axis", () => {
