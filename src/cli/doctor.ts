@@ -22,7 +22,7 @@ const line = (probe: Probe): string => {
 export function addDoctor(program: Command): void {
   program
     .command("doctor")
-    .description("Tries every device: a small forward and gradient pass against the reference device, then its speed.")
+    .description("try every device: a small forward and gradient pass against the reference device, then its speed")
     .action(async () => {
       process.stdout.write(`Node ${process.version}, ${process.platform} ${process.arch}\n`);
       process.stdout.write(`${"device".padEnd(16)} works  4 products of 256×256\n`);

@@ -13,6 +13,7 @@ import {
   type LayerMethod,
   linearChange,
   loadAdapter,
+  methods,
   registerMethod,
   saveAdapter,
   targetKeys,
@@ -57,6 +58,18 @@ it("obeys the laws, which are counted", async () => {
     ),
   );
   expect(tried["save load on linear"]).toBe(6);
+});
+
+/** Methods that are no change of single layers of these kinds. */
+const elsewhere = Object.values(methods).filter(
+  ({ layers }) => !Object.keys(layers).some((each) => /linear|embedding|conv/.test(each)),
+);
+
+it.each(Object.entries(methods))("holds for %s", async (_, known) => {
+  const trying = checkMethod(known, { cases: 1 });
+  if (elsewhere.includes(known))
+    await expect(trying).rejects.toThrow("there is no kind of layer on which this method could be tried");
+  else expect((await trying)["save load on linear"]).toBe(1);
 });
 
 it.each<[string, Partial<LayerMethod<Config, "g">>, string]>([
