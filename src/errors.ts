@@ -60,6 +60,10 @@ export function wordType(value: unknown): string {
   return `a ${typeof value}`;
 }
 
+/** Why an import failed, without the place within this package from which it was tried. */
+export const wordImport = (cause: unknown): string =>
+  (cause instanceof Error ? cause.message : String(cause)).split("\n")[0]!.replace(/ imported (from|by) .*$/, "");
+
 /** A number, text or boolean as it would be written, anything else as what it is. */
 export const wordArgument = (value: unknown): string =>
   typeof value === "string" ? JSON.stringify(value) : /^(number|boolean)$/.test(typeof value) ? String(value) : wordType(value);

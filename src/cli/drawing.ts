@@ -1,5 +1,5 @@
 /** What draws curves in Node. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, wordImport } from "../errors.ts";
 import type { Drawing } from "./report.ts";
 
 /**
@@ -12,7 +12,7 @@ export async function nodeDrawing(): Promise<Drawing> {
     const [Plot, { parseHTML }] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
     return { Plot, document: parseHTML("<!doctype html><body></body>").document };
   } catch (cause) {
-    throw new ConfigError(`the report cannot be drawn: ${(cause as Error).message.split("\n")[0]}.`, {
+    throw new ConfigError(`the report cannot be drawn: ${wordImport(cause)}.`, {
       operation: "report",
       hint: "Install what draws it: npm install @observablehq/plot linkedom",
     });

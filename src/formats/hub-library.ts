@@ -2,7 +2,7 @@
  * What the Hub is asked, by way of `@huggingface/hub`: which files a revision has, what one file is, and its bytes. The library
  * knows the addresses, pages and answers; the `fetch` that it is given is ours, which knows the token, patience and refusals.
  */
-import { ConfigError, FormatError, LorikeetError, wordJson } from "../errors.ts";
+import { ConfigError, FormatError, LorikeetError, wordImport, wordJson } from "../errors.ts";
 import { attempted, Interrupted, refusal, request, wordFailure } from "./hub-request.ts";
 import type { HubSettings } from "./hub-settings.ts";
 
@@ -32,10 +32,11 @@ async function library(): Promise<typeof import("@huggingface/hub")> {
   try {
     return await import("@huggingface/hub"); // for webpack, a package within `try` may be missing
   } catch (cause) {
-    throw new ConfigError(
-      `what the Hub is asked with, @huggingface/hub, cannot be imported: ${(cause as Error).message.split("\n")[0]}.`,
-      { operation: "hub", got: cause, hint: "Install it with: npm install @huggingface/hub" },
-    );
+    throw new ConfigError(`what the Hub is asked with, @huggingface/hub, cannot be imported: ${wordImport(cause)}.`, {
+      operation: "hub",
+      got: cause,
+      hint: "Install it with: npm install @huggingface/hub",
+    });
   }
 }
 

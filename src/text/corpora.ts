@@ -1,6 +1,6 @@
 /** The two example corpora: what the tiny base model is trained on, and the book that it is fine-tuned on. */
 
-import { ConfigError, nearestName } from "../errors.ts";
+import { ConfigError, nearestName, wordImport } from "../errors.ts";
 
 /** One speech or chapter; its text is one line of prose. */
 export interface CorpusDocument {
@@ -92,7 +92,7 @@ export async function importCorpus(packageName: string): Promise<() => unknown> 
     const module = (await import(/* @vite-ignore */ /* webpackIgnore: true */ packageName)) as { default: () => unknown };
     return module.default;
   } catch (cause) {
-    throw new ConfigError(`the package ${packageName} cannot be imported: ${(cause as Error).message.split("\n")[0]}.`, {
+    throw new ConfigError(`the package ${packageName} cannot be imported: ${wordImport(cause)}.`, {
       operation: "loadCorpus",
       got: packageName,
       hint: `Install it with: npm install ${packageName}`,

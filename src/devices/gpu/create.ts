@@ -1,5 +1,5 @@
 /** Choosing a mode of GPU.js and opening the gpu device in it. */
-import { ConfigError, checkOptions, DeviceError, LorikeetError } from "../../errors.ts";
+import { ConfigError, checkOptions, DeviceError, LorikeetError, wordImport } from "../../errors.ts";
 import { createArrayBackend } from "./array-backend.ts";
 import { type AdapterKind, type Backend, type GpuJs, type GpuMode, gpuModes } from "./backend.ts";
 import { provideWebGpu } from "./dawn.ts";
@@ -23,7 +23,7 @@ async function loadGpuJs(): Promise<GpuJs> {
     const { GPU, WebGPUContext, WebGPUBufferResult, input } = module.GPU ? module : module.default!;
     return { GPU, WebGPUContext, WebGPUBufferResult, input } as GpuJs;
   } catch (error) {
-    throw new DeviceError(`cannot load gpu.js: ${error instanceof Error ? error.message : String(error)}.`, {
+    throw new DeviceError(`cannot load gpu.js: ${wordImport(error)}.`, {
       operation: "gpu",
       // not --omit=optional, which takes the native parts of Vite and TypeScript out of a project
       hint: "Install it: npm install gpu.js@2.24.1 --ignore-scripts",
