@@ -10,6 +10,12 @@ import { addDoctor } from "./doctor.ts";
 import { addFinetune } from "./finetune.ts";
 import { addPretrain } from "./pretrain.ts";
 
+// whoever was reading has gone (`| head`): what is written goes nowhere, and the work, which is in files, goes on
+for (const stream of [process.stdout, process.stderr])
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+  });
+
 const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {
   readonly version: string;
 };
