@@ -23,9 +23,9 @@ const number = (like: Tensor, value: number): Tensor => constant(value, [], like
 
 /** The normal distribution function with mean μ = √½ and deviation σ = √(1/4π). @see https://arxiv.org/abs/2209.10655, section 3.4 */
 function laplace(x: Tensor): Tensor {
-  const [mean, deviation] = [0.707107, 0.282095]; // to the digits that transformers has
-  const slope = 1 / (deviation * Math.SQRT2);
-  return mul(number(x, 0.5), add(number(x, 1), erf(add(mul(number(x, slope), x), number(x, -mean * slope)))));
+  const slope = Math.sqrt(2 * Math.PI); // 1 / (σ√2)
+  const moved = mul(number(x, slope), add(x, number(x, -Math.SQRT1_2)));
+  return mul(number(x, 0.5), add(number(x, 1), erf(moved)));
 }
 
 /** `gelu` is the exact one; `gelu_new`, `gelu_fast`, `gelu_accurate` and those with "tanh" are its approximation through tanh. */

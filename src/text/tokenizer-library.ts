@@ -2,6 +2,7 @@
 
 import * as huggingFace from "@huggingface/tokenizers";
 import { FormatError } from "../errors.ts";
+import { byteLevelWords, cutAsDefined, knownToLibrary, type PreTokenizer, type PreTokenizerDefinition } from "./pre-tokenizer.ts";
 
 /** A parsed tokenizer.json: only what is read here is named. */
 export interface TokenizerDefinition {
@@ -19,18 +20,10 @@ interface AddedTokenDefinition {
   readonly single_word?: boolean;
 }
 
-interface PreTokenizerDefinition {
-  readonly type: string;
-  readonly use_regex?: boolean;
-  readonly add_prefix_space?: boolean;
-  readonly pretokenizers?: readonly PreTokenizerDefinition[];
-  readonly [key: string]: unknown;
-}
-
 /** What is used of the library; its own declarations leave out file extensions, so that under "nodenext" they are empty. */
 interface Library {
   readonly Tokenizer: new (definition: object, config: object) => LibraryTokenizer;
-  readonly ByteLevelPreTokenizer: new (definition: object) => PreTokenizer & { readonly pattern: RegExp };
+  readonly ByteLevelPreTokenizer: new (definition: object) => PreTokenizer;
   readonly SequencePreTokenizer: new (definition: object) => PreTokenizer;
   readonly PrecompiledNormalizer: new (definition: object) => { normalize(text: string): string };
 }
@@ -40,6 +33,7 @@ export interface LibraryTokenizer {
   readonly model: LibraryModel;
   readonly normalizer: { normalize(text: string): string } | null;
   readonly pre_tokenizer: PreTokenizer | null;
+  readonly decoder: Decoder | null;
   /** Puts tokens around those of a text. */
   readonly post_processor:
     | ((tokens: readonly string[], pair: readonly string[] | null, special: boolean) => { readonly tokens: string[] })
@@ -53,6 +47,13 @@ export interface LibraryTokenizer {
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
   get_vocab(): Map<string, number>;
+}
+
+interface Decoder {
+  /** Of those that turn bytes into characters. */
+  text_decoder?: TextDecoder;
+  readonly decoders?: readonly (Decoder | null)[];
+  decode_chain(tokens: readonly string[]): string[];
 }
 
 interface Splitter {
@@ -83,22 +84,26 @@ interface LibraryModel {
   readonly fuse_unk: boolean;
 }
 
-interface PreTokenizer {
-  pre_tokenize(text: string, options?: { readonly section_index: number }): string[];
-  pre_tokenize_text(text: string): string[];
-}
-
 /** The library, with the types that it means to have. */
 export const library = huggingFace as unknown as Library;
 
 /** A tokenizer of the library; parts that the definition leaves out do nothing. */
 export function libraryTokenizer(definition: TokenizerDefinition, config: object): LibraryTokenizer {
   const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
-  const tokenizer = new library.Tokenizer({ ...parts, ...definition }, config);
+  const pre = knownToLibrary(definition.pre_tokenizer ?? null);
+  const tokenizer = new library.Tokenizer({ ...parts, ...definition, pre_tokenizer: pre }, config);
+  cutAsDefined(tokenizer.pre_tokenizer, pre);
+  keepByteOrderMark(tokenizer.decoder);
   const added = new Map(definition.added_tokens?.map((token) => [token.content, token.single_word === true]));
   if ([...added.values()].includes(true))
     for (const splitter of [tokenizer.splitter_unnormalized, tokenizer.splitter_normalized]) keepWordsWhole(splitter, added);
   return tokenizer;
+}
+
+/** Tokens of bytes become characters; the library drops a byte order mark among them. */
+function keepByteOrderMark(decoder: Decoder | null): void {
+  for (const each of decoder?.decoders ?? []) keepByteOrderMark(each);
+  if (decoder?.text_decoder) decoder.text_decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 }
 
 // what \w means to Hugging Face's tokenizers
@@ -149,7 +154,7 @@ export class Sections {
 
   constructor({ model, pre_tokenizer }: LibraryTokenizer, definition: TokenizerDefinition) {
     this.#model = model;
-    const raw = rawPieces(definition.pre_tokenizer ?? null);
+    const raw = rawPieces(knownToLibrary(definition.pre_tokenizer ?? null));
     if (raw !== undefined && pre_tokenizer !== null) pre_tokenizer.pre_tokenize = raw;
     const letters = new library.ByteLevelPreTokenizer({ use_regex: false, add_prefix_space: false });
     const cut = cutter(definition.model);
@@ -239,8 +244,8 @@ function rawPieces(definition: PreTokenizerDefinition | null): ((text: string) =
   if (last?.type !== "ByteLevel" || last.add_prefix_space === true) return undefined;
   if (before.some((stage) => stage.type === "ByteLevel")) return undefined;
   const sequence = before.length === 0 ? undefined : new library.SequencePreTokenizer({ pretokenizers: before });
-  const words = last.use_regex === false ? undefined : new library.ByteLevelPreTokenizer(last).pattern;
-  const wordsOf = (text: string): string[] => (words === undefined ? [text] : (text.match(words) ?? []));
+  cutAsDefined(sequence ?? null, { type: "Sequence", pretokenizers: before });
+  const wordsOf = (text: string): string[] => (last.use_regex === false ? [text] : (text.match(byteLevelWords) ?? []));
   return sequence === undefined ? wordsOf : (text) => sequence.pre_tokenize_text(text).flatMap(wordsOf);
 }
 
