@@ -190,28 +190,38 @@ export class ConfigReader {
   /**
    * `rope_parameters`, or the older `rope_theta` and `rope_scaling` (whose type may be called `type`).
    *
-   * @param partial share of a head that is turned, when the file does not say
+   * @param options.partial share of a head that is turned, when the file does not say
+   * @param options.roundsUp whether one more is turned where that is an odd number of values
    * @returns how positions become angles, and how many values of a head are turned, the first ones
    * @throws {ConfigError} for a type that is not supported and for values that do not fit it
    */
   rope(
     maxPositionEmbeddings: number,
     headDim: number,
-    partial = 1,
+    { partial = 1, roundsUp = false }: { readonly partial?: number; readonly roundsUp?: boolean } = {},
   ): { readonly rope: RopeParameters; readonly rotaryDim: number } {
     const key = "partial_rotary_factor";
-    const share = this.inner("rope_parameters", "rope_scaling").number(key, this.number(key, partial));
+    const share = this.#rope().number(key, this.number(key, partial));
     if (share === 0 || share > 1) this.refuse(key, share, "must be above 0 and at most 1");
     const rotaryDim = Math.trunc(headDim * share);
-    if (rotaryDim % 2 !== 0)
-      share === 1
-        ? this.refuse("head_dim", headDim, "must be even, for rotary embedding")
-        : this.refuse(key, share, `means ${rotaryDim} of the ${headDim} values of a head, and rotary embedding turns pairs`);
-    return { rope: this.#ropeParameters(maxPositionEmbeddings), rotaryDim };
+    const rope = this.#ropeParameters(maxPositionEmbeddings);
+    if (rotaryDim % 2 === 0 && rotaryDim > 0) return { rope, rotaryDim };
+    if (share === 1) this.refuse("head_dim", headDim, "must be even, for rotary embedding");
+    // the lists of longrope have a number for each pair, and yarn's ramp a place
+    if (!roundsUp || rotaryDim === 0 || rope.ropeType === "longrope" || rope.ropeType === "yarn")
+      this.refuse(key, share, `means ${rotaryDim} of the ${headDim} values of a head, and rotary embedding turns pairs`);
+    return { rope: { ...rope, dim: rotaryDim }, rotaryDim: rotaryDim + 1 };
+  }
+
+  /** The older one goes first where both are there, as in transformers; an empty one is none. */
+  #rope(): ConfigReader {
+    const older = this.get("rope_scaling");
+    const isNone = older === undefined || (typeof older === "object" && Object.keys(older as object).length === 0);
+    return this.inner(isNone ? "rope_parameters" : "rope_scaling");
   }
 
   #ropeParameters(maxPositionEmbeddings: number): RopeParameters {
-    const rope = this.inner("rope_parameters", "rope_scaling");
+    const rope = this.#rope();
     const named = rope.get("rope_type", "type") ?? "default";
     const ropeType = checkRopeType(this.#modelType, named === "su" ? "longrope" : named); // its first name
     const shared = { ropeType, ropeTheta: rope.number("rope_theta", this.number("rope_theta", 10000)) };

@@ -59,7 +59,7 @@ export function gptNeoXConfig(json: ConfigJson): GPTNeoXConfig {
   });
   const maxPositionEmbeddings = config.count("max_position_embeddings", 2048);
   const headDim = config.headSize("hidden_size", "num_attention_heads");
-  const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim);
+  const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim, { roundsUp: true });
   return {
     modelType: "gpt_neox",
     vocabSize: config.count("vocab_size"),

@@ -70,8 +70,9 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     config.refuse("num_attention_heads", numAttentionHeads, `must divide hidden_size (= ${hiddenSize})`, "Or give head_dim.");
   const headDim = config.count("head_dim", hiddenSize / numAttentionHeads);
   const maxPositionEmbeddings = config.count("max_position_embeddings", 2048);
-  const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim);
-  if (rotaryDim !== headDim && !variant.partialRotary)
+  const { partialRotary = false } = variant;
+  const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim, { roundsUp: partialRotary });
+  if (rotaryDim !== headDim && !partialRotary)
     config.refuse("partial_rotary_factor", rotaryDim / headDim, `must be 1 for ${modelType}`);
   const numHiddenLayers = config.layers("num_hidden_layers");
   const attentionBias = config.flag("attention_bias", false);

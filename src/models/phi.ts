@@ -52,7 +52,7 @@ export function phiConfig(json: ConfigJson): PhiConfig {
   const config = new ConfigReader(json, "phi");
   const maxPositionEmbeddings = config.count("max_position_embeddings", 2048);
   const headDim = config.headSize("hidden_size", "num_attention_heads");
-  const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim, 0.5);
+  const { rope, rotaryDim } = config.rope(maxPositionEmbeddings, headDim, { partial: 0.5 });
   return {
     modelType: "phi",
     vocabSize: config.count("vocab_size"),

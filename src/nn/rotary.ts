@@ -19,6 +19,8 @@ export interface RopeParameters {
    */
   readonly ropeType: RopeType;
   readonly ropeTheta: number;
+  /** D of the angles where it is odd, so that one value more is turned. */
+  readonly dim?: number;
   readonly factor?: number;
   readonly lowFreqFactor?: number;
   readonly highFreqFactor?: number;
@@ -88,7 +90,7 @@ const scalings = {
   // https://www.reddit.com/r/LocalLLaMA/comments/14mrgpr, "NTK-aware" with a base for each length
   dynamic: (angles, parameters, length) => {
     const { factor, originalMaxPositionEmbeddings: trained } = needed(parameters, "factor", "originalMaxPositionEmbeddings");
-    const size = 2 * angles.length;
+    const size = parameters.dim ?? 2 * angles.length;
     const grown = (factor * Math.max(length, trained)) / trained - (factor - 1);
     return angles.map((angle, i) => angle * grown ** ((-2 * i) / (size - 2)));
   },
@@ -128,7 +130,8 @@ export function checkRopeType(operation: string, type: unknown): RopeType {
 export function rotaryAngles(size: number, parameters: RopeParameters, length = 0): readonly number[] {
   if (size % 2 !== 0)
     throw new ShapeError(`turns pairs of values, so the head size (= ${size}) must be even.`, { operation: "rotary", got: size });
-  const angles = Array.from({ length: size / 2 }, (_, i) => parameters.ropeTheta ** ((-2 * i) / size));
+  const { ropeTheta, dim = size } = parameters;
+  const angles = Array.from({ length: size / 2 }, (_, i) => ropeTheta ** ((-2 * i) / dim));
   const scaling: Scaling = scalings[checkRopeType("rotary", parameters.ropeType)];
   return scaling(angles, parameters, length);
 }

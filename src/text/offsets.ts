@@ -99,6 +99,13 @@ export class OffsetEncoder {
     for (const piece of pieces) {
       const letters = [...piece];
       const wanted = letters[0] === " " ? "▁" : letters[0];
+      // a space that the pre-tokenizer puts in front of each of its pieces is in no text
+      if (this.#byteLevel && at > 0 && wanted === "Ġ" && characters[at] !== "Ġ" && characters[at] === letters[1]) {
+        const own = prepended(slice(rest, at, at + letters.length - 1), "Ġ");
+        yield* this.#tokens(model.encode([piece]), own);
+        at += letters.length - 1;
+        continue;
+      }
       while (at < characters.length && characters[at] !== wanted) at++;
       yield* this.#tokens(model.encode([piece]), slice(rest, at, at + letters.length));
       at += letters.length;

@@ -187,6 +187,9 @@ describe("llamaConfig", () => {
     const newer = llamaConfig({ ...json, rope_parameters: { rope_type: "llama3", rope_theta: 5e5, ...scaled } });
     expect(older).toEqual(newer);
     expect(newer.rope).toMatchObject({ ropeType: "llama3", ropeTheta: 5e5, factor: 8 });
+    const both = { rope_parameters: { rope_type: "default", rope_theta: 7 } };
+    expect(llamaConfig({ ...json, ...both, rope_scaling: { type: "linear", factor: 2 } }).rope.factor).toBe(2);
+    expect(llamaConfig({ ...json, ...both, rope_scaling: {} }).rope.ropeTheta).toBe(7);
     expect(llamaConfig({ ...json, rope_scaling: null }).rope).toEqual({ ropeType: "default", ropeTheta: 10000 });
   });
 });
