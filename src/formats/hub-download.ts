@@ -212,10 +212,34 @@ async function takeLock(path: string, done: () => Promise<boolean>): Promise<(()
         await fs().rm(path, { force: true });
       };
     }
-    const stat = await fs()
-      .stat(path)
-      .catch(() => undefined);
-    if (stat && Date.now() - stat.mtimeMs > staleLock) await fs().rm(path, { force: true });
-    else await new Promise((resume) => setTimeout(resume, 50));
+    if ((await isStale(path)) && (await removeStale(path))) continue;
+    await new Promise((resume) => setTimeout(resume, 50));
+  }
+}
+
+async function isStale(path: string): Promise<boolean> {
+  const stat = await fs()
+    .stat(path)
+    .catch(() => undefined);
+  return stat !== undefined && Date.now() - stat.mtimeMs > staleLock;
+}
+
+/**
+ * Removes a lock that was left behind. One process at a time, which looks again: another that had found the same lock may have taken
+ * its place meanwhile, and its new lock has the same name.
+ *
+ * @returns whether this process was the one
+ */
+async function removeStale(path: string): Promise<boolean> {
+  const guard = `${path}.stale`;
+  const made = await fs()
+    .open(guard, "wx")
+    .catch(() => undefined);
+  try {
+    if (made && (await isStale(path))) await fs().rm(path, { force: true });
+    return made !== undefined;
+  } finally {
+    await made?.close();
+    if (made || (await isStale(guard))) await fs().rm(guard, { force: true });
   }
 }

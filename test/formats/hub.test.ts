@@ -1,6 +1,7 @@
 /** The Hub, as a server on this machine that does everything a network can do to a download. Never the real one. */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { beforeEach, describe, expect, test, vi } from "vitest";
@@ -244,6 +245,9 @@ describe("a download", () => {
 
   test("of one file by several processes is one download; a lock that was left behind is taken", async () => {
     mkdirSync(join(repository(), "blobs"), { recursive: true });
+    const lock = join(repository(), "blobs", `${sha256(weights)}.lock`);
+    writeFileSync(lock, "");
+    await utimes(lock, 1, 1);
     const script = `
       const { hubFolder } = await import(${JSON.stringify(new URL("../../dist/src/formats/index.js", import.meta.url).href)});
       const folder = await hubFolder("${id}", ${JSON.stringify(options())});

@@ -50,7 +50,10 @@ describe("applyChatTemplate", () => {
     expect(make(template).applyChatTemplate(said, { now })).toBe(
       "04 Jul 2024|2024-07-04|July 4|Thursday Thu|15:05:09|03 PM|186|24|100%",
     );
-    expect(make("{{ strftime_now('%Y') }}").applyChatTemplate(said)).toBe(String(new Date().getFullYear()));
+    const year = () => String(new Date().getFullYear());
+    const before = year();
+    const told = make("{{ strftime_now('%Y') }}").applyChatTemplate(said);
+    expect([before, year()]).toContain(told);
   });
 
   it("picks one of several templates: by name, for tools, by default, or one that is given", () => {
