@@ -177,7 +177,7 @@ export async function readFor(
   const checked = of({ ...config, inferenceMode: !trainable, peftVersion: null });
   const { method } = checked;
   const tensors = method.packed?.unpack(read.tensors, checked.config, trainable) ?? read.tensors;
-  const plan = planAttach(model, checked, name);
+  const plan = planAttach(model, checked, name, await method.keptInFile?.(tensors, checked.config));
   const { values, tables, whole, base } = await readPlanned(model, plan, tensors);
   const warnings = [...read.warnings, ...ignored, ...plan.warnings, ...[method.whenLoaded?.(checked.config) ?? []].flat()];
   const starts: Starts = {

@@ -6,7 +6,7 @@ import { type Adapted, adaptersOf, baseModules } from "./adapted-model.ts";
 import { describe } from "./adapter-layer.ts";
 import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
 import { newReplication, type Replication } from "./layer-replication.ts";
-import type { AnyLayerMethod, AnyMethod, Base, Companion, ParameterSpec } from "./method.ts";
+import type { AnyLayerMethod, AnyMethod, Base, Companion, KeptInFile, ParameterSpec } from "./method.ts";
 import type { AnyConfig } from "./method-config.ts";
 import { trainedTokens } from "./methods/trainable-tokens.ts";
 import { fillPromptConfig } from "./prompt/prompt-method.ts";
@@ -55,8 +55,16 @@ export type AnyAdapterConfig = { readonly method: AnyMethod; readonly config: An
 const isConfig = (adapter: unknown): adapter is AnyAdapterConfig =>
   typeof adapter === "object" && adapter !== null && "method" in adapter && "config" in adapter;
 
-/** Everything that can be wrong with an adapter is found here, before the model is touched. */
-export function planAttach(model: Module, adapter: AnyAdapterConfig, name = defaultAdapterName): AttachPlan {
+/**
+ * Everything that can be wrong with an adapter is found here, before the model is touched.
+ * @param kept what the method's `keptInFile` has found, when the adapter comes from a file
+ */
+export function planAttach(
+  model: Module,
+  adapter: AnyAdapterConfig,
+  name = defaultAdapterName,
+  kept?: KeptInFile | undefined,
+): AttachPlan {
   requireModule("attach", model);
   if (!isConfig(adapter))
     throw new ConfigError(`the adapter is ${wordType(adapter)}, not the config of a method.`, {
@@ -65,17 +73,17 @@ export function planAttach(model: Module, adapter: AnyAdapterConfig, name = defa
       hint: "Call a method: lora({ r: 8 }).",
     });
   const replication = newReplication(model, adapter.config["layerReplication"], adaptersOf(model)?.replication ?? null);
-  if (!replication) return planOn(model, adapter, name);
+  if (!replication) return planOn(model, adapter, name, kept);
   replication.apply();
   try {
-    return { ...planOn(model, adapter, name), replication };
+    return { ...planOn(model, adapter, name, kept), replication };
   } finally {
     replication.restore();
   }
 }
 
 /** The plan for a model whose layers are those that the adapter wants. */
-function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name: string): AttachPlan {
+function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name: string, kept?: KeptInFile): AttachPlan {
   checkAdapterName(name, method.schema, "attach");
   const adapted = adaptersOf(model);
   if (adapted) refuseBusy(adapted, name);
@@ -115,9 +123,9 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
     return { path, module, facts: kindOf(module) as KindOfLayer };
   };
   const bases = () => paths.map((path) => baseAt(placeOf(path)));
-  const own = method.perLayer?.(bases(), { ...config, targetModules: targets.targetModules }) ?? [];
+  const own = method.perLayer?.(bases(), { ...config, targetModules: targets.targetModules }, kept) ?? [];
   const layers = [
-    ...paths.map((path, i) => planLayer(placeOf(path), method.layers, { ...patterns.at(path), ...own[i] })),
+    ...paths.map((path, i) => planLayer(placeOf(path), method.layers, { ...patterns.at(path), ...kept?.get(path), ...own[i] })),
     ...tied.map((path) => planLayer(placeOf(path), method.tied!.layers, patterns.at(embedding!.path), embedding!.path)),
     ...parameters.map((place) => planLayer(place, method.layers, patterns.at(place.parameterPath))),
     ...tokens.map(({ path, tokenIndices, tied: of }) => {

@@ -252,9 +252,11 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly mixesRows?: true;
   /**
    * What the config of each layer has besides or in place of the adapter's, where that depends on the other layers or on the weight; as
-   * `warning` what is odd about the layer.
+   * `warning` what is odd about the layer. @param kept what `keptInFile` has found, when the adapter comes from a file
    */
-  perLayer?(bases: readonly Base[], config: Config): readonly AnyConfig[];
+  perLayer?(bases: readonly Base[], config: Config, kept?: KeptInFile): readonly AnyConfig[];
+  /** What a file's tensors say of the layers that neither config nor weight does. */
+  keptInFile?(tensors: ReadonlyMap<string, StoredTensor>, config: Config): KeptInFile | Promise<KeptInFile>;
   readonly packed?: PackedFile<Config>;
   /** What changes it during training besides the optimiser. */
   readonly schedule?: MethodSchedule;
@@ -279,6 +281,9 @@ export interface SampledLayer {
   readonly places?: number;
   readonly dilated?: boolean;
 }
+
+/** What goes into the config of each layer besides the adapter's, by path. */
+export type KeptInFile = ReadonlyMap<string, AnyConfig>;
 
 /** A config together with its method: what `attach` takes. */
 export interface AdapterConfig<Schema extends ConfigSchema = ConfigSchema> {

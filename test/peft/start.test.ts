@@ -4,9 +4,23 @@ import { describe, expect, it } from "vitest";
 import "../../src/devices/choose.ts";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
+import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import { createModel } from "../../src/models/registry.ts";
+import { normal } from "../../src/nn/init.ts";
 import { Linear } from "../../src/nn/linear.ts";
-import { attach, beft, deft, merge, methods } from "../../src/peft/index.ts";
+import {
+  attach,
+  baseStateDict,
+  beft,
+  deft,
+  detach,
+  hira,
+  loadAdapter,
+  lora,
+  merge,
+  methods,
+  saveAdapter,
+} from "../../src/peft/index.ts";
 import { type AnyMethod, fileOf } from "../../src/peft/method.ts";
 import { toCamel } from "../../src/peft/method-config.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
@@ -35,6 +49,42 @@ const random = new TorchGenerator(3);
 const sizeOf = (shape: readonly number[]): number => shape.reduce((size, extent) => size * extent, 1);
 const floats = (...shape: readonly number[]) => upload(currentDevice(), random.randn(sizeOf(shape)), shape, "float32");
 const made = (bias: boolean) => new Holder(new Linear(6, 5, { bias, init: (shape) => random.randn(sizeOf(shape)) }));
+
+describe("a start from the weight", () => {
+  it.each(["pissa", "pissa_niter_2", "olora"] as const)("leaves GPT-2's turned layers what they compute, with %s", (start) => {
+    const init = normal({ std: 0.3, generator: new TorchGenerator(5) });
+    const model = createModel(json("base/gpt2/config.json"), { task: "CausalLM", init }).eval();
+    const inputIds = upload(currentDevice(), Int32Array.of(4, 9, 5, 7), [1, 4], "int32");
+    const logits = () => downloadSync(model.forward({ inputIds }).logits);
+    const weights = () => downloadSync([...baseStateDict(model)].find(([path]) => path.endsWith("c_attn.weight"))![1]);
+    const [before, whole] = [logits(), weights()];
+    const { layers } = attach(model, lora({ r: 2, targetModules: ["c_attn", "c_proj"], initLoraWeights: start }));
+    expect(layers.size).toBe(9);
+    expect(weights()).not.toEqual(whole);
+    for (const [i, value] of logits().entries()) expect(Math.abs(value - before[i]!)).toBeLessThan(1e-4);
+  });
+});
+
+describe("HiRA", () => {
+  it("reads ranks in the tensors of a file: PEFT writes a pattern of ranks that it has not used", async () => {
+    const folder = memoryFolder();
+    const options = { r: 3, targetModules: ["layer"], initWeights: false } as const;
+    const model = made(true);
+    attach(model, hira(options));
+    await saveAdapter(model, folder);
+    const name = "adapter_config.json";
+    const config = JSON.parse(new TextDecoder().decode(folder.contents.get(name)));
+    await folder.write(new Map([[name, JSON.stringify({ ...config, rank_pattern: { layer: 5 } })]]));
+    const x = floats(2, 6);
+    const want = downloadSync(model.forward(x));
+    detach(model);
+    const { layers } = await loadAdapter(model, folder);
+    expect(layers.get("layer")!.adapters.get("default")!.parameters["A"]!.shape).toEqual([3, 6]);
+    expect(downloadSync(model.forward(x))).toEqual(want);
+    const own = attach(made(true), hira({ ...options, rankPattern: { layer: 5 } }));
+    expect(own.layers.get("layer")!.adapters.get("default")!.parameters["A"]!.shape).toEqual([5, 6]);
+  });
+});
 
 describe("DEFT", () => {
   // R is Qᵀ·W/s, rounded: too far from exact for the law of zero starts

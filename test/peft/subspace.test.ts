@@ -1,9 +1,13 @@
 /** Methods that start from singular vectors of the weight: what they refuse, and what the laws do not see. */
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import "../../src/devices/choose.ts";
-import { downloadSync } from "../../src/compile/program.ts";
-import { adamss, attach, frod, lily, osf, psoft, withAdapters } from "../../src/peft/index.ts";
+import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
+import { readSafetensors } from "../../src/formats/safetensors.ts";
+import { adamss, attach, frod, lily, loadAdapter, merge, osf, psoft, withAdapters } from "../../src/peft/index.ts";
+import { loadModel } from "../../src/train/load-model.ts";
 import { layerAdapters } from "../arbitrary/adapter.ts";
+import { expectClose } from "../golden/suite.ts";
 import { difference, ids, SmallModel } from "./small-model.ts";
 
 const targetModules = ["q_proj", "v_proj", "o_proj"];
@@ -91,6 +95,24 @@ describe("AdaMSS", () => {
     expect(adapter.warnings).toEqual([]);
     const square = attach(new SmallModel(), adamss({ r: 9, numSubspaces: 3, targetModules: ["o_proj"] }));
     expect(square.warnings[0]).toContain("its clusters are made by rounding errors");
+  });
+
+  it("finds clusters that rounding has made in the file", async () => {
+    const here = join(import.meta.dirname, "clusters");
+    const base = join(import.meta.dirname, "../fixtures/peft/base/llama");
+    const read = async (path: string, name: string) => {
+      const stored = (await readSafetensors(path)).tensors.get(name)!;
+      return { shape: stored.shape, data: await stored.load() };
+    };
+    const { shape, data } = await read(join(base, "inputs.safetensors"), "input_ids");
+    const want = await read(join(here, "logits.safetensors"), "logits");
+    const { model } = await loadModel(base);
+    const adapter = await loadAdapter(model.eval(), join(here, "adapter"));
+    expect(adapter.warnings).toEqual([]);
+    const logits = () => model.forward({ inputIds: upload(currentDevice(), data, shape, "int32") }).logits;
+    await expectClose("logits", logits(), want, { rtol: 1e-4, atol: 1e-4 });
+    merge(model);
+    await expectClose("merged", logits(), want, { rtol: 1e-4, atol: 1e-4 });
   });
 });
 

@@ -2,6 +2,7 @@
 import { ConfigError } from "../../errors.ts";
 import { type Matrix, matrix, readMatrix, sliceColumns, toTensor } from "../../linalg/matrix.ts";
 import { multiplyAdd, part } from "../../linalg/product.ts";
+import type { Parameter } from "../../nn/module.ts";
 import type { Base, Calibration, Start } from "../method.ts";
 
 /** The layer's own weight [out, in] (of an embedding [in, out]), in float64. */
@@ -70,7 +71,9 @@ export function takenOut(base: Base, A: Matrix, B: Matrix, scaling: number): Sta
     matrix(B.rows, B.columns, Float64Array.from(values.B)),
   ];
   multiplyAdd(part(rest, 0, 0), part(roundedB, 0, 0), part(roundedA, 0, 0), -scaling);
-  return { values, weight: toTensor(rest.values, [rest.rows, rest.columns], base.original) };
+  // on the device of what the layer holds: a weight that methods see turned is not there yet
+  const { stored } = base.layer.parameters()[0] as Parameter;
+  return { values, weight: toTensor(rest.values, [rest.rows, rest.columns], stored) };
 }
 
 /** Factors with B·A = U·diag(S)·Vᵀ/s: the square root of each value goes to either side. Columns of U and rows of Vᵀ from `start` on. */

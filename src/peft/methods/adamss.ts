@@ -6,20 +6,24 @@
  *
  * Vectors come from a randomised decomposition seeded with `randomSeed`, clusters from k-means with a fixed seed. The file has A, B and P;
  * which row is in which cluster is found again in the weight. In a layer with no more than `r` outputs all rows are equally far from each
- * other, so that rounding errors make the clusters and only the machine that wrote a file can read it, in PEFT, too; a warning says so. With
+ * other, so that rounding errors make the clusters, and PEFT reads a file rightly only on the machine that wrote it; a warning says so. There
+ * the file tells more: how many rows each cluster has, by the size of Bₖ, and which, because Aₖ began in the space that they span. With
  * `useAsa` a schedule (schedules/subspace-budget.ts) freezes the subspaces that matter least while it trains.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, type Kind, key, targetKeys } from "../../formats/peft-config.ts";
+import type { StoredTensor } from "../../formats/safetensors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { matmul } from "../../graph/contraction.ts";
+import { toFloat32 } from "../../graph/dtype.ts";
 import { add, less, where } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { reshape, sliceAxis, stopGradient } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
 import { kMeans } from "../../linalg/k-means.ts";
-import { type Matrix, matrix, readValues } from "../../linalg/matrix.ts";
+import { type Matrix, matrix, readValues, transposed } from "../../linalg/matrix.ts";
+import { product } from "../../linalg/product.ts";
 import { svdMatrix } from "../../linalg/svd.ts";
 import { svdLowrankMatrix } from "../../linalg/svd-lowrank.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
@@ -78,8 +82,79 @@ function widened(base: Base): Matrix {
   return wide;
 }
 
-function find(base: Base, c: MethodConfig<typeof schema>): Found {
+/** The clusters of one layer as a file has them: P, and of each its number of rows and the directions Aₖ. */
+type Kept = { readonly projection: Matrix; readonly clusters: readonly { readonly size: number; readonly directions: Matrix }[] };
+const sizeOfAll = ({ clusters }: Pick<Kept, "clusters">): number => clusters.reduce((sum, { size }) => sum + size, 0);
+
+/** Of the layers that have no more outputs than P has rows. */
+async function keptClusters(tensors: ReadonlyMap<string, StoredTensor>): Promise<ReadonlyMap<string, { readonly kept: Kept }>> {
+  const read = async (stored: StoredTensor): Promise<Matrix> => {
+    const [rows, columns] = stored.shape as [number, number];
+    return matrix(rows, columns, Float64Array.from(toFloat32(await stored.load(), stored.dtype)));
+  };
+  const found = new Map<string, { readonly kept: Kept }>();
+  for (const [name, P] of tensors) {
+    const [, path] = /^base_model\.model\.(.*)\.adamss_newB$/.exec(name) ?? [];
+    if (path === undefined) continue;
+    const clusters: { size: number; directions: Matrix }[] = [];
+    for (;;) {
+      const [A, B] = ["A", "B"].map((of) => tensors.get(name.replace(/newB$/, `${of}.${clusters.length}`)));
+      if (A?.shape.length !== 2 || B?.shape.length !== 2 || A.shape[1] !== P.shape[0]) break;
+      clusters.push({ size: B.shape[0] as number, directions: await read(A) });
+    }
+    if (clusters.length > 0 && sizeOfAll({ clusters }) <= (P.shape[0] as number))
+      found.set(path, { kept: { projection: await read(P), clusters } });
+  }
+  return found;
+}
+
+/**
+ * Which rows are in each cluster of a file: those of whose left singular vectors the most lies in the spaces of Aₖ.
+ * @returns the rows, and by how much the second-best choice is worse, of 1 for a whole vector
+ */
+function clustersOf(
+  W: Matrix,
+  { projection: P, clusters }: Kept,
+): { readonly rows: readonly number[][]; readonly margin: number } {
+  const U = product(W, transposed(P)); // times the singular values, the lengths of its columns
+  const lengths = new Float64Array(P.rows);
+  for (const [at, value] of U.values.entries()) lengths[at % P.rows] = Math.hypot(lengths[at % P.rows] as number, value);
+  const shares = clusters.map(({ directions }) => {
+    const basis = svdMatrix(directions).Vt;
+    const vectors = matrix(
+      U.rows,
+      U.columns,
+      U.values.map((value, at) => value / (lengths[at % P.rows] || 1)),
+    );
+    const within = product(vectors, transposed(basis)).values;
+    return Array.from({ length: W.rows }, (_, row) =>
+      within.subarray(row * basis.rows, (row + 1) * basis.rows).reduce((sum, x) => sum + x * x, 0),
+    );
+  });
+  const share = (row: number, k: number): number => (shares[k] as readonly number[])[row] as number;
+  // any clusters of these sizes; then two rows change places, as long as that is better
+  const cluster = clusters.flatMap(({ size }, k) => Array.from({ length: size }, () => k));
+  for (;;) {
+    let [margin, best] = [Number.POSITIVE_INFINITY, [0, 0]];
+    for (const [i, k] of cluster.entries())
+      for (const [j, l] of cluster.entries()) {
+        const loss = share(i, k) + share(j, l) - share(i, l) - share(j, k);
+        if (k < l && loss < margin) [margin, best] = [loss, [i, j]];
+      }
+    if (!(margin < -1e-9)) return { rows: clusters.map((_, k) => [...cluster.keys()].filter((i) => cluster[i] === k)), margin };
+    const [i, j] = best as [number, number];
+    [cluster[i], cluster[j]] = [cluster[j] as number, cluster[i] as number];
+  }
+}
+
+function find(base: Base, c: MethodConfig<typeof schema>, inFile: Kept | undefined): Found {
   const W = widened(base);
+  if (inFile && inFile.projection.columns === W.columns && sizeOfAll(inFile) === W.rows) {
+    const { rows, margin } = clustersOf(W, inFile);
+    const clusters = inFile.clusters.map(({ directions }, k) => ({ rows: rows[k] as readonly number[], directions }));
+    const warning = `loadAdapter: ${base.path} has no more outputs (${W.rows}) than \`r\` (= ${c.r}), so that its clusters are found by what is in them, and some rows might be in others.`;
+    return { projection: inFile.projection, clusters, ...(margin < 0.05 ? { warning } : {}) };
+  }
   const q = Math.min(c.r, W.rows, W.columns);
   const { U, Vt } = svdLowrankMatrix(W, q, { niter: 2, random: new TorchGenerator(c.randomSeed) });
   const count = Math.min(c.numSubspaces, W.rows);
@@ -101,7 +176,7 @@ function find(base: Base, c: MethodConfig<typeof schema>): Found {
     const rank = Math.max(1, Math.min(large, c.subspaceRank, directions.rows));
     return { rows, directions: matrix(rank, q, directions.values.subarray(0, rank * q)) };
   });
-  const warning = `attach: ${base.path} has no more outputs (${W.rows}) than \`r\` (= ${c.r}): its clusters are made by rounding errors, and its file means others elsewhere.`;
+  const warning = `attach: ${base.path} has no more outputs (${W.rows}) than \`r\` (= ${c.r}): its clusters are made by rounding errors, and its file means others to PEFT elsewhere.`;
   return { projection: Vt, clusters, ...(q === W.rows && count > 1 && count < q ? { warning } : {}) };
 }
 
@@ -196,7 +271,8 @@ export const adamss = defineMethod({
   targets: { ...defaultTargets, vit: ["query", "value"] },
   complete: (config) => ({ ...config, initWeights: config.initWeights || null }),
   schedule: subspaceBudget,
-  perLayer: (bases, c) => bases.map((base) => find(base, c)),
+  keptInFile: keptClusters,
+  perLayer: (bases, c, kept) => bases.map((base) => find(base, c, kept?.get(base.path)?.["kept"] as Kept | undefined)),
   layers: { linear },
   samples: (draw, { out }) => ({
     r: draw.integer(1, Math.max(1, Math.min(6, out - 1))),

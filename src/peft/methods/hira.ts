@@ -1,6 +1,9 @@
 /**
  * Hadamard high-rank adaptation: W′ = W + W ⊙ (B·A), with A [r, in] and B [out, r] trained. The elementwise product with the frozen weight
  * makes a change of high rank of LoRA's two factors; B starts at zero. There is no α. It equals LoRA where W is constant.
+ *
+ * PEFT gives the first adapter of a model the rank `r` in all layers, whatever `rankPattern` says, and those after it the pattern's. So a
+ * file's ranks are those of its tensors; one of ours with a pattern is for PEFT a second adapter, or wants the pattern taken out.
  */
 import { boolean, choice, configSchema, float, integer, key, numberByPattern, targetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
@@ -54,6 +57,13 @@ export const hira = defineMethod({
   keys: ["r", "hiraDropout", "initWeights", "rankPattern"],
   patterns: { rankPattern: "r" },
   startsAtZero: ({ initWeights }) => initWeights !== false,
+  keptInFile: (tensors, { rankPattern }) =>
+    new Map(
+      [...(Object.keys(rankPattern).length > 0 ? tensors : [])].flatMap(([name, { shape }]) => {
+        const [, path] = /^base_model\.model\.(.*)\.hira_(?:embedding_)?A$/.exec(name) ?? [];
+        return path === undefined ? [] : [[path, { r: shape[0] }]];
+      }),
+    ),
   layers: {
     linear: linearChange<Config, "A" | "B">({
       files: { A: "hira_A", B: "hira_B" },
