@@ -4,7 +4,7 @@
  * A tensor: an immutable node of a graph. Operations only make more nodes; shapes and dtypes are known at once,
  * values when somebody asks for them. Fluent methods are added in tensor/methods.ts.
  */
-import { DisposedError } from "../errors.ts";
+import { DisposedError, DTypeError, wordType } from "../errors.ts";
 import type { DType } from "./dtype.ts";
 import type { Primitive } from "./primitive.ts";
 import type { Shape } from "./shape.ts";
@@ -121,4 +121,11 @@ export function topologicalOrder(roots: readonly Tensor[], stop: (node: Tensor) 
     }
   }
   return order;
+}
+
+/** @throws {DTypeError} when one of these is no tensor, as only a caller without types can do */
+export function requireTensors(operation: string, given: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(given))
+    if (!(value instanceof Tensor))
+      throw new DTypeError(`\`${name}\` is ${wordType(value)}, not a tensor.`, { operation, got: value, hint: "Use tensor(…)." });
 }

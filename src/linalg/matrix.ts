@@ -3,7 +3,7 @@ import { downloadSync, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, ShapeError, wordShape } from "../errors.ts";
 import { fromBFloat16Bits, fromFloat16Bits, requireFloat, type TypedArray } from "../graph/dtype.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
 
 /** Rows one after the other. */
@@ -88,6 +88,7 @@ export function readMatrices(operation: string, x: Tensor): Matrix[] {
 
 /** The one matrix of a tensor [m, n]. @throws {ShapeError} for another number of axes, and what `readMatrices` throws */
 export function readMatrix(operation: string, x: Tensor): Matrix {
+  requireTensors(operation, { x });
   if (x.rank !== 2)
     throw new ShapeError(`needs one matrix, got ${wordShape(x.shape)}.`, { operation, got: x.shape, expected: ["m", "n"] });
   return readMatrices(operation, x)[0] as Matrix;

@@ -8,7 +8,7 @@ import { matmul } from "../graph/contraction.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add, and, less, mul, where } from "../graph/elementwise.ts";
 import { expand, permute, reshape, transpose } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
 import { softmax } from "../tensor/statistics.ts";
 import { softcap } from "./activation.ts";
@@ -46,6 +46,7 @@ export interface AttendOptions {
  */
 export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions = {}): Tensor {
   checkOptions("attend", options, ["isCausal", "offset", "window", "keyMask", "mask", "scale", "softcap", "dropout"]);
+  requireTensors("attend", { q, k, v });
   const { isCausal = false, offset, window = 0, keyMask, mask, scale, softcap: cap = 0, dropout } = options;
   const atEnd = offset === undefined || offset === (k.shape[1] as number) - (q.shape[1] as number);
   if (!keyMask && !mask && !dropout && cap === 0 && (!isCausal || atEnd))
@@ -91,6 +92,7 @@ export function scaledDotProductAttention(
   options: ScaledDotProductAttentionOptions = {},
 ): Tensor {
   checkOptions("scaledDotProductAttention", options, ["isCausal", "mask", "scale"]);
+  requireTensors("scaledDotProductAttention", { q, k, v });
   const { isCausal = false, mask, scale } = options;
   const swap = (x: Tensor) => {
     if (x.rank !== 4) throw misfit("scaledDotProductAttention", q, k, v, "They are [batch, heads, time, size].");

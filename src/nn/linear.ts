@@ -3,7 +3,8 @@ import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
+import { sizeOf } from "../graph/shape.ts";
 import { type Initializer, kaimingUniform, normal, uniform, zeros } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
@@ -17,6 +18,7 @@ import { Module, Parameter } from "./module.ts";
  * @throws {ShapeError} when the last axis of `x` is not `in`
  */
 export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
+  requireTensors("linear", bias ? { x, weight, bias } : { x, weight });
   const [out, into] = weight.shape as [number, number];
   if (weight.rank !== 2 || x.shape[x.rank - 1] !== into)
     throw new ShapeError(`${wordShape(x.shape)} does not fit a weight of ${wordShape(weight.shape)} ([out, in]).`, {
@@ -26,7 +28,7 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
       hint: `The last axis of x must have ${into} values.`,
     });
   // all rows in one matrix, so that one product serves the batch and the bias is where its sums start
-  const y = matmul(reshape(x, [x.size / into, into]), transpose(weight));
+  const y = matmul(reshape(x, [sizeOf(x.shape.slice(0, -1)), into]), transpose(weight));
   return reshape(bias ? add(y, bias) : y, [...x.shape.slice(0, -1), out]);
 }
 

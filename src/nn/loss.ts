@@ -5,7 +5,7 @@ import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape } from "..
 import { isFloat } from "../graph/dtype.ts";
 import { add, and, cast, div, equal, exp, less, log, max, mul, neg, sub, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
@@ -32,6 +32,7 @@ function reduceLoss(operation: string, loss: Tensor, reduction: Reduction): Tens
 }
 
 function checkSame(operation: string, x: Tensor, target: Tensor): void {
+  requireTensors(operation, { x, target });
   if (!sameShape(x.shape, target.shape))
     throw new ShapeError(`the input is ${wordShape(x.shape)}, the target ${wordShape(target.shape)}.`, {
       operation,
@@ -133,6 +134,7 @@ function checkTargets(operation: string, targets: Tensor, C: number, ignoreIndex
 }
 
 function rowsOf(operation: string, x: Tensor, targets: Tensor, options: CrossEntropyOptions): Rows {
+  requireTensors(operation, { logits: x, targets });
   const { weight, ignoreIndex = -100 } = options;
   const C = x.shape[x.rank - 1] as number;
   if (x.rank === 0 || !sameShape(x.shape.slice(0, -1), targets.shape))

@@ -1,13 +1,14 @@
 /** Normalisation over the last axis. Composed of row-wise operations, so that each pass over the data is one program. */
 import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { add, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { constant } from "../graph/source.ts";
 import { ones, zeros } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
 function checkWidth(operation: string, x: Tensor, weight: Tensor | null, name = "weight"): void {
+  requireTensors(operation, weight ? { x, [name]: weight } : { x });
   if (x.rank === 0) throw new ShapeError("needs at least one axis.", { operation, got: x.shape });
   const width = x.shape[x.rank - 1];
   if (weight && (weight.rank !== 1 || weight.shape[0] !== width))

@@ -25,7 +25,7 @@ export interface ConvolutionOptions {
 }
 
 function perAxis(operation: string, name: string, value: PerAxis, axes: number, least: number): number[] {
-  const list = typeof value === "number" ? new Array<number>(axes).fill(value) : Array.from(value);
+  const list = typeof value === "number" ? new Array<number>(axes).fill(value) : Array.isArray(value) ? value : [];
   if (list.length !== axes || list.some((n) => !Number.isInteger(n) || n < least))
     throw new ConfigError(`\`${name}\` (= ${JSON.stringify(value)}) must be a whole number from ${least}, or ${axes} of them.`, {
       operation,

@@ -24,6 +24,7 @@ onEveryDevice(() => {
       const y = linear(tensor([1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1], [2, 2, 3]), W, tensor([10, 20]));
       expect(y.shape).toEqual([2, 2, 2]);
       expect(values(y)).toEqual([11, 24, 12, 25, 13, 26, 16, 35]);
+      expect(values(linear(tensor([], [2, 0]), tensor([], [3, 0])))).toEqual([0, 0, 0, 0, 0, 0]);
     });
 
     test("starts as PyTorch's does for the same seed", () => {

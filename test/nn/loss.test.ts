@@ -168,6 +168,8 @@ onReference("what is refused", () => {
       "`weight` is [1], there are 3 classes.",
     );
     expect(() => mseLoss(randn([2]), randn([3]))).toThrow("mseLoss: the input is [2], the target [3].");
+    expect(() => mseLoss(randn([2]), [1, 2] as unknown as Tensor)).toThrow("mseLoss: `target` is a list, not a tensor.");
+    expect(() => crossEntropy(randn([2, 3]), undefined as unknown as Tensor)).toThrow("`targets` is undefined, not a tensor.");
   });
 
   test("settings out of range", () => {

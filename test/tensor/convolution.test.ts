@@ -90,6 +90,9 @@ test("errors name the sizes that do not fit", () => {
   expect(() => conv1d(x, arange(4).reshape([1, 2, 2]), null, { stride: 0 })).toThrow(
     "conv1d: `stride` (= 0) must be a whole number from 1, or 1 of them.",
   );
+  expect(() => maxPool2d(x, {} as { kernelSize: number })).toThrow(
+    "maxPool2d: `kernelSize` (= undefined) must be a whole number from 1, or 2 of them.",
+  );
   expect(() => conv1d(x, arange(4).reshape([1, 2, 2]), null, { stride: 2, padding: "same" })).toThrow(
     'conv1d: `padding` "same" goes with stride 1, not [2].',
   );
