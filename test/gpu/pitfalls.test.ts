@@ -11,7 +11,23 @@ import { checkMode, type GpuKernel, type GpuMode, kernelSettings } from "../../s
 import { createGpu, type GpuDevice } from "../../src/devices/gpu/index.ts";
 import { DeviceError, DisposedError } from "../../src/errors.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { add, bitcast, cast, div, equal, erf, exp, less, max, mul, pow, sub, tanh } from "../../src/graph/elementwise.ts";
+import {
+  add,
+  bitcast,
+  cast,
+  div,
+  equal,
+  erf,
+  exp,
+  less,
+  max,
+  mul,
+  pow,
+  shiftLeft,
+  shiftRight,
+  sub,
+  tanh,
+} from "../../src/graph/elementwise.ts";
 import { scatterAdd } from "../../src/graph/indexing.ts";
 import { expand, reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -115,6 +131,14 @@ describe.each(opened)("mode $mode", ({ mode, device }) => {
     expect(await read(() => equal(x(), constant(0.2)))).toEqual([1, 0]);
     expect(await read(() => less(x(), constant(0.2)))).toEqual([0, 1]);
     expect(await read(() => less(constant(0.2), x()))).toEqual([0, 0]);
+  });
+
+  test("6: whole numbers are shifted to the bit, though Mesa takes a float beyond 2²⁴ for another whole number", async () => {
+    const numbers = [1, -5, -7, 65535, 70000, 123456789, -123456789, 2 ** 31 - 1];
+    const [xs, ys] = [numbers.flatMap((x) => Array<number>(32).fill(x)), numbers.flatMap(() => [...Array(32).keys()])];
+    const whole = (values: readonly number[]) => upload(device, Int32Array.from(values), [values.length], "int32");
+    expect(await read(() => shiftLeft(whole(xs), whole(ys)))).toEqual(xs.map((x, i) => x << ys[i]!));
+    expect(await read(() => shiftRight(whole(xs), whole(ys)))).toEqual(xs.map((x, i) => (x >>> ys[i]!) | 0));
   });
 
   test("7: kernels ran in the mode that was chosen", async () => {

@@ -78,35 +78,46 @@ export const maxLimbs = (code: Code, x: Limbs, y: Limbs): Limbs => chooseLimbs(c
 export const bitwiseLimbs = (code: Code, operator: string, x: Limbs, y: Limbs): Limbs =>
   limbs(code.let(`${x.high} ${operator} ${y.high}`), code.let(`${x.low} ${operator} ${y.low}`));
 
-/** 2^(y mod 16) and whether y counts 16 or more, for a shift by y mod 32. */
-function shiftOf(code: Code, y: Limbs): { power: string; far: string } {
+/** For a shift by y mod 32: 2^s and 2^−s, of which neither is a quotient that a driver may round, s = y mod 16; whether y counts 16 or more. */
+function shiftOf(code: Code, y: Limbs): { power: string; inverse: string; far: string } {
   const constant = Number(y.low);
-  if (Number.isFinite(constant)) return { power: String(2 ** (constant & 15)), far: constant & 16 ? "1" : "0" };
+  if (Number.isFinite(constant)) {
+    const power = 2 ** (constant & 15);
+    return { power: String(power), inverse: String(1 / power), far: constant & 16 ? "1" : "0" };
+  }
   let rest = code.let(`${y.low} - Math.floor(${y.low} * 0.03125) * 32`);
   const far = code.choose(`${rest} >= 16`, "1", "0");
   rest = code.let(`${rest} - 16 * ${far}`);
-  const power = code.let("1");
+  const [power, inverse] = [code.let("1"), code.let("1")];
   for (const step of [8, 4, 2, 1])
-    code.line(`if (${rest} >= ${step}) { ${power} = ${power} * ${2 ** step}; ${rest} = ${rest} - ${step}; }`);
-  return { power, far };
+    code.line(
+      `if (${rest} >= ${step}) { ${power} = ${power} * ${2 ** step}; ${inverse} = ${inverse} * ${2 ** -step}; ${rest} = ${rest} - ${step}; }`,
+    );
+  return { power, inverse, far };
+}
+
+/** A limb cut where a shift cuts it: ⌊limb / place⌋ and the rest below `place`, a power of two; `share` is 1 / place. */
+function cut(code: Code, limb: string, place: string, share: string): { above: string; below: string } {
+  const above = code.let(`Math.floor(${limb} * ${share})`);
+  return { above, below: code.let(`${limb} - ${above} * ${place}`) };
 }
 
 /** x · 2^(y mod 32) modulo 2³². */
 export function shiftLeftLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
-  const { power, far } = shiftOf(code, y);
-  // whole numbers of 16 bits times a power of two are exact
-  const [low, high] = [code.let(`${x.low} * ${power}`), code.let(`${x.high} * ${power}`)];
-  const carry = code.let(`Math.floor(${low} * 0.0000152587890625)`);
-  const near = limbs(code.let(`${wrapped(code, high)} + ${carry}`), code.let(`${low} - ${carry} * 65536`));
+  const { power, inverse, far } = shiftOf(code, y);
+  const [place, share] = [code.let(`65536 * ${inverse}`), code.let(`0.0000152587890625 * ${power}`)];
+  const low = cut(code, x.low, place, share);
+  const { below } = cut(code, x.high, place, share);
+  const near = limbs(code.let(`${below} * ${power} + ${low.above}`), code.let(`${low.below} * ${power}`));
   return far === "0" ? near : chooseLimbs(code, `${far} > 0.5`, limbs(near.low, "0"), near);
 }
 
 /** x shifted right by y mod 32, zeros coming in. */
 export function shiftRightLimbs(code: Code, x: Limbs, y: Limbs): Limbs {
-  const { power, far } = shiftOf(code, y);
-  const high = code.let(`Math.floor(${x.high} / ${power})`);
-  const moved = code.let(`(${x.high} - ${high} * ${power}) * (65536 / ${power})`);
-  const near = limbs(high, code.let(`Math.floor(${x.low} / ${power}) + ${moved}`));
+  const { power, inverse, far } = shiftOf(code, y);
+  const high = cut(code, x.high, power, inverse);
+  const low = code.let(`Math.floor(${x.low} * ${inverse})`);
+  const near = limbs(high.above, code.let(`${low} + ${high.below} * (65536 * ${inverse})`));
   return far === "0" ? near : chooseLimbs(code, `${far} > 0.5`, limbs("0", near.high), near);
 }
 
