@@ -350,10 +350,10 @@ export const rowKernels: readonly HandKernel[] = [
   { kernel: rowSum, reads: "x 1", computes: "sum(x[rc])" },
   { kernel: rowSum, reads: "x $share", computes: "mul(sum(x[rc]), $share)" },
   { kernel: rowDot, reads: "g y", computes: "sum(mul(g[rc], y[rc]))" },
-  { kernel: softmax, reads: "x m s", computes: "mul(exp(add(x[rc], neg(m[r]))), recip(max(s[r], 1)))" },
-  { kernel: shares, reads: "e s", computes: "mul(e[rc], recip(max(s[r], 1)))" },
+  { kernel: softmax, reads: "x m s", computes: "mul(exp(add(x[rc], neg(m[r]))), recip(where(less(s[r], 1), 1, s[r])))" },
+  { kernel: shares, reads: "e s", computes: "mul(e[rc], recip(where(less(s[r], 1), 1, s[r])))" },
   { kernel: softmaxDerivative, reads: "g y t", computes: "mul(y[rc], add(g[rc], neg(t[r])))" },
-  { kernel: logSoftmax, reads: "x m s", computes: "add(add(x[rc], neg(m[r])), neg(log(max(s[r], 1))))" },
+  { kernel: logSoftmax, reads: "x m s", computes: "add(add(x[rc], neg(m[r])), neg(log(where(less(s[r], 1), 1, s[r]))))" },
   { kernel: logSoftmaxDerivative, reads: "g y s", computes: "add(g[rc], neg(mul(exp(y[rc]), s[r])))" },
   {
     kernel: crossEntropy,
@@ -365,12 +365,12 @@ export const rowKernels: readonly HandKernel[] = [
     kernel: crossEntropyDerivative,
     reads: "x m s target g h",
     computes: `add(where(equal(column, target[r]:int32), h[r], 0),
-      mul(exp(add(x[rc], neg(m[r]))), mul(g[r], recip(max(s[r], 1)))))`,
+      mul(exp(add(x[rc], neg(m[r]))), mul(g[r], recip(where(less(s[r], 1), 1, s[r])))))`,
   },
   {
     kernel: crossEntropyDerivativeOf,
     reads: "e s target g h",
-    computes: "add(where(equal(column, target[r]:int32), h[r], 0), mul(e[rc], mul(g[r], recip(max(s[r], 1)))))",
+    computes: "add(where(equal(column, target[r]:int32), h[r], 0), mul(e[rc], mul(g[r], recip(where(less(s[r], 1), 1, s[r])))))",
   },
   { kernel: inverseRms, reads: "x $share $eps", computes: "recip(sqrt(add(mul(sum(mul(x[rc], x[rc])), $share), $eps)))" },
   {
