@@ -270,8 +270,8 @@ function besideWeights(adapted: Adapted, names: readonly string[] | undefined, p
  * switchMerged(model, ["legal"]);
  */
 export function switchMerged(model: Module, given: string | readonly string[], options: MergeOptions = {}): string[] {
-  const names = nameList("switchMerged", given);
   checkOptions("switchMerged", options, mergeOptionNames);
+  const names = nameList("switchMerged", given);
   const adapted = adaptedModel(model, "switchMerged");
   const { layers, saved, unmerged, active } = adapted;
   for (const name of names) getAdapter(model, name, "switchMerged");

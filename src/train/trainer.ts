@@ -122,8 +122,8 @@ export class Trainer implements Disposable {
   /** @throws {ConfigError} when nothing of the model can be trained, or an option is out of range */
   constructor(model: TrainableModel, dataset: TextDataset | TrainingData, options: TrainerOptions) {
     const operation = "train";
-    requireModule(operation, model);
     checkOptions(operation, options, trainerOptionNames);
+    requireModule(operation, model);
     const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed, evaluateEvery, evaluationTokens } = options;
     checkPositive(operation, "steps", steps);
     if (!(learningRate > 0) || !Number.isFinite(learningRate))

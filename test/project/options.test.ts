@@ -80,6 +80,7 @@ const functions: Readonly<Record<string, readonly [option: string, place: number
   riemannian: ["reg", 2],
   merge: ["maxError", 2],
   switchMerged: ["maxError", 2],
+  checkMethod: ["cases", 1],
   mergeAndUnload: ["maxError", 2],
   adapterPenalty: ["optional", 1],
   combineAdapters: ["svdRank", 1],
@@ -174,8 +175,8 @@ const given: Readonly<Record<string, readonly unknown[]>> = {
   cosineSimilarity: [x, x],
   pad: [x, [[0, 0]]],
   fromTypedArray: [new Float32Array(1), [1]],
-  completeText: [{ model: null, tokenizer: null }, [1]],
-  generateText: [{ model: null, tokenizer: null }, [1]],
+  completeText: [{ model: null, tokenizer: {} }, [1]],
+  generateText: [{ model: null, tokenizer: {} }, [1]],
   ...Object.fromEntries(["conv1d", "conv2d", "conv3d"].map((name) => [name, [x, x, null]])),
   ...Object.fromEntries(["print", "variance", "std", "norm", "clamp", "zerosLike", "onesLike"].map((name) => [name, [x]])),
 };
