@@ -8,7 +8,7 @@ import { GpuDevice } from "../../src/devices/gpu/device.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { DeviceError } from "../../src/errors.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { add, exp, mul } from "../../src/graph/elementwise.ts";
+import { add, exp, mul, where } from "../../src/graph/elementwise.ts";
 import { take } from "../../src/graph/indexing.ts";
 import { transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -72,4 +72,12 @@ test("kernels that would read more arrays than one may are split", () => {
   const wanted = same.reduce((all, part, i) => add(all, i % 2 ? exp(mul(part, all)) : part));
   expect(downloadSync(sum)).toEqual(downloadSync(wanted));
   expect(device.statistics.kernels).toBeGreaterThan(plain.statistics.kernels);
+});
+
+test("one operation that reads more arrays than a kernel may is refused in words", () => {
+  using device = open({ inputs: 2 });
+  const chosen = where(counted(device, [5]).cast("bool"), counted(device, [5]), counted(device, [5]));
+  expect(() => realize([chosen])).toThrow(DeviceError);
+  expect(() => realize([chosen])).toThrow("gpu: a kernel would read 3 arrays, and one may read 2 here.");
+  expect(chosen.storage).toBeNull();
 });

@@ -4,6 +4,7 @@
  * Shaders of ours write several: on webgpu a program of rows is one pass with all its folds (row-shader.ts), and where there are
  * none, all values are one (loop-shader.ts). Elsewhere there are kernels by hand for what is known of rows (by-hand.ts); the rest is rendered.
  */
+import { DeviceError } from "../../errors.ts";
 import type { Geometry, LoopProgram, Register } from "../loop-program.ts";
 import type { AdapterKind } from "./backend.ts";
 import { byHand, takeByHand } from "./by-hand.ts";
@@ -35,6 +36,7 @@ export interface Shaders {
  * @param inputs    arrays that one kernel of the mode may read
  * @param given     shaders of ours that the mode may run
  * @param isVisible the processor computes, one thread after the other
+ * @throws {DeviceError} when one operation reads more arrays than a kernel may, so that nothing is left to split
  */
 export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, given?: Shaders, isVisible = false): Plan {
   const drawing = given?.language === "glsl" ? { inputs, results: given.results } : null;
@@ -96,7 +98,13 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
         const { size } = readsOf(register);
         if (size > most && size <= inputs) [best, most] = [register, size];
       }
-      if (best === null) throw new Error(`gpu: a kernel would read ${readsOf(root).size} arrays, ${inputs} are allowed`);
+      if (best === null)
+        throw new DeviceError(`a kernel would read ${readsOf(root).size} arrays, and one may read ${inputs} here.`, {
+          operation: "gpu",
+          expected: inputs,
+          got: readsOf(root).size,
+          hint: "Give large parts of the expression to realize() first, or use the wasm device.",
+        });
       written(best);
     }
   };
