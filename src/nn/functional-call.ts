@@ -1,16 +1,17 @@
 /** Modules as functions of their parameters, for derivatives that are taken of functions: by sample, along a direction, twice. */
 import { ConfigError, nearestName, ShapeError, wordShape } from "../errors.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { substituting } from "../graph/variable.ts";
-import { type Module, requireModule } from "./module.ts";
+import { type Module, type Parameter, requireModule } from "./module.ts";
 
 /**
  * `module.forward(...inputs)` with other values of its parameters, which the module itself keeps as they are. Parameters that are not
  * named have their own values.
  *
- * @param values tensors by path, as `stateDict` has them
- * @throws {ConfigError} for a path that is no parameter's, naming the nearest; @throws {ShapeError} for a tensor of another shape
+ * @param values tensors by path, as `stateDict` has them; of a shared parameter any of its paths
+ * @throws {ConfigError} for a path that is no parameter's, naming the nearest, and for two values of a shared one; @throws {DTypeError} for
+ *   what is no tensor; @throws {ShapeError} for a tensor of another shape
  * @see https://docs.pytorch.org/docs/stable/generated/torch.func.functional_call.html
  * @example
  * const net = new Linear(3, 2);
@@ -30,27 +31,32 @@ export function functionalCall<Model extends Module & { forward(...inputs: never
 ): ReturnType<Model["forward"]> {
   const operation = "functionalCall";
   requireModule(operation, module);
-  const parameters = new Map(
-    [...module.namedModules()].flatMap(([path, each]) =>
-      [...each.ownParameters()].map(([name, parameter]) => [path === "" ? name : `${path}.${name}`, parameter] as const),
-    ),
-  );
-  const pairs = Object.entries(values).map(([path, value]) => {
+  const parameters = new Map(module.parameterPaths());
+  const given = new Map<Parameter, Tensor>();
+  for (const [path, value] of Object.entries(values)) {
     const parameter = parameters.get(path);
-    const near = parameter ? undefined : nearestName(path, parameters.keys());
-    if (!parameter)
+    if (!parameter) {
+      const near = nearestName(path, parameters.keys());
       throw new ConfigError(`"${path}" is not a parameter of this module.`, {
         operation,
         got: path,
-        ...(near !== undefined && { hint: `The nearest is "${near}".` }),
+        hint: near === undefined ? "Its paths are the keys of module.stateDict()." : `The nearest is "${near}".`,
       });
+    }
+    requireTensors(operation, { [path]: value });
     if (!sameShape(value.shape, parameter.shape))
       throw new ShapeError(`"${path}" is ${wordShape(value.shape)} here, ${wordShape(parameter.shape)} in the module.`, {
         operation,
         expected: parameter.shape,
         got: value.shape,
       });
-    return [parameter, value] as const;
-  });
-  return substituting(new Map(pairs), () => module.forward(...inputs) as ReturnType<Model["forward"]>);
+    if ((given.get(parameter) ?? value) !== value)
+      throw new ConfigError(`"${path}" is shared, and has another value under its other path.`, {
+        operation,
+        got: path,
+        hint: "Give the same tensor for both paths, or name one of them.",
+      });
+    given.set(parameter, value);
+  }
+  return substituting(given, () => module.forward(...inputs) as ReturnType<Model["forward"]>);
 }

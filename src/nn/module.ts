@@ -69,15 +69,20 @@ export abstract class Module {
     for (const [name, value] of Object.entries(this)) if (value instanceof Parameter) yield [name, value];
   }
 
+  /** Every path of every parameter below this module: one that is shared has several. */
+  *parameterPaths(prefix = ""): Generator<[path: string, parameter: Parameter]> {
+    for (const [path, module] of this.namedModules(prefix))
+      for (const [name, parameter] of module.ownParameters()) yield [join(path, name), parameter];
+  }
+
   /** Every parameter below this module with its path; one that is shared is given once, under its first path. */
   *namedParameters(prefix = ""): Generator<[path: string, parameter: Parameter]> {
     const seen = new Set<Parameter>();
-    for (const [path, module] of this.namedModules(prefix))
-      for (const [name, parameter] of module.ownParameters()) {
-        if (seen.has(parameter)) continue;
-        seen.add(parameter);
-        yield [join(path, name), parameter];
-      }
+    for (const [path, parameter] of this.parameterPaths(prefix)) {
+      if (seen.has(parameter)) continue;
+      seen.add(parameter);
+      yield [path, parameter];
+    }
   }
 
   /** Every parameter below this module, once. */
@@ -88,10 +93,7 @@ export abstract class Module {
   /** Further paths of parameters that are shared: an output layer tied to the embedding. */
   sharedPaths(): Set<string> {
     const first = new Set([...this.namedParameters()].map(([path]) => path));
-    const all = [...this.namedModules()].flatMap(([path, module]) =>
-      [...module.ownParameters()].map(([name]) => join(path, name)),
-    );
-    return new Set(all.filter((path) => !first.has(path)));
+    return new Set([...this.parameterPaths()].flatMap(([path]) => (first.has(path) ? [] : [path])));
   }
 
   /** Values in all parameters, or in those that training changes; shared ones count once. */

@@ -2,7 +2,6 @@
  * The laws that every adapter method has to obey, for methods that are defined elsewhere. The methods of this package are tried harder,
  * on more layers and on every device, by test/laws.
  */
-
 import { backward } from "../autograd/grad.ts";
 import { downloadSync } from "../compile/program.ts";
 import { ConfigError, checkOptions, wordJson } from "../errors.ts";
@@ -103,7 +102,8 @@ const drawFrom = (random: TorchGenerator): Draw => {
  * module are left to tests of the models that have them.
  *
  * @returns how often each law was tried, by `law on kind`; what a method has nothing to do with is not there
- * @throws {ConfigError} for the first law that does not hold, with the config and the seed
+ * @throws {ConfigError} for the first law that does not hold, with the config and the seed; for a method that names none of these kinds of
+ *   layers; and what `registerMethod` throws
  * @example
  * await checkMethod(lora, { cases: 2 });   // { "zero start on linear": 2, … }
  */
@@ -112,6 +112,8 @@ export async function checkMethod(
   options: CheckMethodOptions = {},
 ): Promise<Readonly<Record<string, number>>> {
   const { cases = 10, seed = 0 } = checkOptions("checkMethod", options, ["cases", "seed"]);
+  if (!(Number.isInteger(cases) && cases > 0))
+    throw new ConfigError(`\`cases\` (= ${cases}) must be a positive integer.`, { operation: "checkMethod", got: cases });
   const tried: Record<string, number> = {};
   const forget = registerMethod(method);
   try {
@@ -159,7 +161,7 @@ async function tryOne(
 ): Promise<void> {
   const model = new OneLayer(make()).eval();
   const [layer] = [...model.children()].map(([, each]) => each);
-  const bits = () => [...model.stateDict()].filter(([path]) => !path.includes("default")).map(([, value]) => values(value));
+  const bits = () => [...model.stateDict().values()].map(values);
   const [base, before] = [values(model.forward(x)), bits()];
   const adapter = attach(model, method(options), { seed: random.randint(1, 0, 1000)[0] as number });
   const of = method.layers[kind];
@@ -203,6 +205,7 @@ async function tryOne(
     detach(model);
     if (model.layer !== layer) return "another layer is in the place of the first";
     const after = bits();
+    if (after.length !== before.length) return `${after.length} parameters are there, not ${before.length}`;
     return before.map((each, i) => differs(each, after[i] as Float64Array, 0)).find((told) => told !== undefined);
   });
   await law("save load", async () => {

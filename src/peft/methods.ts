@@ -1,5 +1,5 @@
 /** The adapter methods: one line each. Being listed here is being tested, saved, loaded, merged and documented. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, wordType } from "../errors.ts";
 import type { AnyMethod } from "./method.ts";
 import { adalora } from "./methods/adalora.ts";
 import { adamss } from "./methods/adamss.ts";
@@ -111,22 +111,32 @@ export const methods = {
 /** A name in that list. */
 export type MethodName = keyof typeof methods;
 
-const others: AnyMethod[] = [];
+/** One entry for each time that a method was registered. */
+const others = new Set<{ readonly method: AnyMethod }>();
 
 /** The methods that files may hold: those of this list, then those that programs have registered. */
-export const knownMethods = (): readonly AnyMethod[] => [...Object.values(methods), ...others];
+export const knownMethods = (): readonly AnyMethod[] => [
+  ...Object.values(methods),
+  ...[...others].map(({ method }) => method),
+];
 
 /**
  * Makes a method of your own one that `loadAdapter` and `hotSwap` know. `attach` and `saveAdapter` take any method, registered or not.
  * PEFT itself reads such files only where the method is registered there, too.
  *
- * @returns takes it off again
- * @throws {ConfigError} when another method has its PEFT type and another schema
+ * @returns takes it off again, unless somebody else has registered it, too
+ * @throws {ConfigError} for what `defineMethod` has not made, and when another method has its PEFT type and another schema
  * @example
  * const forget = registerMethod(rowScale);
  * await loadAdapter(model, "out/row-scale");
  */
 export function registerMethod(method: AnyMethod): () => void {
+  if (typeof method !== "function" || !("schema" in method))
+    throw new ConfigError(`the method is ${wordType(method)}, not one of defineMethod.`, {
+      operation: "registerMethod",
+      got: method,
+      hint: "Give the method itself, registerMethod(rowScale), not a config of it.",
+    });
   const taken = knownMethods().find((known) => known.peftType === method.peftType && known.schema !== method.schema);
   if (taken)
     throw new ConfigError(`there is another method of the type ${method.peftType}.`, {
@@ -134,6 +144,7 @@ export function registerMethod(method: AnyMethod): () => void {
       got: method.peftType,
       hint: "Give it a type of its own in configSchema.",
     });
-  if (!knownMethods().includes(method)) others.push(method);
-  return () => void (others.includes(method) && others.splice(others.indexOf(method), 1));
+  const entry = { method };
+  others.add(entry);
+  return () => void others.delete(entry);
 }

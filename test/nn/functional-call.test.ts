@@ -71,5 +71,26 @@ onEveryDevice(() => {
     expect(() => functionalCall(net, { "head.wieght": x() }, x())).toThrow(ConfigError);
     expect(() => functionalCall(net, { "head.wieght": x() }, x())).toThrow('The nearest is "head.weight"');
     expect(() => functionalCall(net, { "head.weight": x() }, x())).toThrow(ShapeError);
+    expect(() => functionalCall(net, { "head.weight": [1] as never }, x())).toThrow("`head.weight` is a list, not a tensor");
+  });
+
+  test("gives a shared parameter one value, by any of its paths", () => {
+    class Twice extends Module {
+      readonly first = new Linear(3, 3, { bias: false });
+      readonly second = new Linear(3, 3, { bias: false });
+      constructor() {
+        super();
+        Object.assign(this.second, { weight: this.first.weight });
+      }
+      forward(x: Tensor): Tensor {
+        return this.second.forward(this.first.forward(x));
+      }
+    }
+    const net = new Twice();
+    const weight = net.first.weight.stored.mul(2);
+    for (const values of [{ "second.weight": weight }, { "first.weight": weight, "second.weight": weight }])
+      near(functionalCall(net, values, x()), net.forward(x()).mul(4));
+    const two = { "first.weight": weight, "second.weight": weight.mul(2) };
+    expect(() => functionalCall(net, two, x())).toThrow('"second.weight" is shared');
   });
 });

@@ -101,6 +101,10 @@ it.each<[string, Partial<LayerMethod<Config, "g">>, string]>([
   await expect(checkMethod(broken, { cases: 6 })).rejects.toThrow(told);
 });
 
+it("refuses to try nothing", async () => {
+  await expect(checkMethod(method(), { cases: 0 })).rejects.toThrow("`cases` (= 0) must be a positive integer");
+});
+
 it("is loaded from its files where it is registered, and a type is one method's", async () => {
   const rowScale = method();
   const [net, folder] = [new Net(), memoryFolder()];
@@ -116,11 +120,15 @@ it("is loaded from its files where it is registered, and a type is one method's"
   );
   await expect(loadAdapter(copy, folder)).rejects.toThrow("unknown `peft_type`");
   const forget = registerMethod(rowScale);
+  await checkMethod(rowScale, { cases: 1 }); // which registers it, too, for as long as it tries
+  registerMethod(rowScale)();
   await loadAdapter(copy, folder);
   expect(copy.forward(x).toArray()).toEqual(net.forward(x).toArray());
   expect(() => registerMethod(defineMethod({ ...rowScale, schema: configSchema("ROW_SCALE", "other_", {}) } as never))).toThrow(
     "another method of the type ROW_SCALE",
   );
+  expect(() => registerMethod(rowScale({}) as never)).toThrow("not one of defineMethod");
+  forget();
   forget();
   await expect(loadAdapter(new Net(), folder)).rejects.toThrow("unknown `peft_type`");
 });

@@ -1,7 +1,7 @@
 /** Rows that end with a whole step, one ahead of the other: the same bits as a row alone, on any number of threads. */
 import { afterAll, describe, expect, test } from "vitest";
 import { planLoop, wholeRowsOf } from "../../src/devices/wasm/loop-plan.ts";
-import { compile, createWasm, type Tensor, tensor, useDevice, zeros } from "../../src/index.ts";
+import { arange, compile, createWasm, type Tensor, tensor, useDevice, zeros } from "../../src/index.ts";
 import { layerNorm, rmsNorm } from "../../src/nn/norm.ts";
 
 const devices = [1, 3].map((threads) => createWasm({ threads }));
@@ -59,6 +59,21 @@ describe.each([...devices, narrow])("on $about", (device) => {
       }
     },
   );
+});
+
+test("a pass that walks over no array counts its rounds", () => {
+  const [rows, columns] = [5, 1024];
+  const scales = values(rows, 3);
+  // Σ over a row of its index times one number of the row
+  const run: Rows = (x) => arange(columns).cast("float32").mul(x).sum(-1);
+  for (const device of [...devices, narrow]) {
+    useDevice(device);
+    const x = tensor(scales).reshape([rows, 1]);
+    expect(ways(run, x, x)).toEqual([expect.any(String)]);
+    const sums = run(x, x).toArray() as number[];
+    const expected = scales.map((scale) => (scale * columns * (columns - 1)) / 2);
+    for (const [row, sum] of sums.entries()) expect(sum / expected[row]!).toBeCloseTo(1, 5);
+  }
 });
 
 test("rows with a rest, or with sums so long that they go by blocks, take the general way", () => {
