@@ -115,10 +115,7 @@ export type MethodName = keyof typeof methods;
 const others = new Set<{ readonly method: AnyMethod }>();
 
 /** The methods that files may hold: those of this list, then those that programs have registered. */
-export const knownMethods = (): readonly AnyMethod[] => [
-  ...Object.values(methods),
-  ...[...others].map(({ method }) => method),
-];
+export const knownMethods = (): readonly AnyMethod[] => [...Object.values(methods), ...[...others].map(({ method }) => method)];
 
 /**
  * Makes a method of your own one that `loadAdapter` and `hotSwap` know. `attach` and `saveAdapter` take any method, registered or not.
