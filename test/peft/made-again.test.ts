@@ -22,7 +22,7 @@ const folder = mkdtempSync(join(tmpdir(), "lorikeet-made-again-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const targetModules = ["q_proj", "v_proj", "o_proj"];
-const { tinylora, unilora, osf, lily, frod, adamss, psoft } = methods;
+const { tinylora, unilora, osf, lily, frod, adamss, psoft, supertuning } = methods;
 const configs: Readonly<Record<string, AdapterConfig<never>>> = {
   "tinylora without projections": tinylora({ r: 2, u: 3, weightTying: 0.5, saveProjection: false, targetModules }),
   unilora: unilora({ r: 2, thetaDLength: 7, targetModules }),
@@ -31,6 +31,7 @@ const configs: Readonly<Record<string, AdapterConfig<never>>> = {
   adamss: adamss({ r: 4, numSubspaces: 3, subspaceRank: 2, targetModules }),
   psoft: psoft({ r: 3, psoftAlpha: 6, targetModules }),
   frod: frod({ sparseRate: 0.1, targetModules }),
+  "supertuning without places": supertuning({ sparsity: 0.8, savePrecomputedIndices: false, targetModules }),
   osf: osf({ effectiveRank: 3, rankPattern: { "1.*v_proj": 0.4 }, targetModules }),
 } as never;
 

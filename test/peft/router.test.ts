@@ -243,6 +243,16 @@ describe("X-LoRA", () => {
     expectClose(run(model), run(await alone("b")));
   });
 
+  it("makes all shares add up to 1 at the end where none are chosen", async () => {
+    const [last, first] = [make(), make()];
+    await createXlora(last, experts, { enableSoftmax: false, enableSoftmaxTopk: true }, { seed: 4 });
+    await createXlora(first, experts, {}, { seed: 4 });
+    expectClose(run(last), run(first));
+    const twice = make();
+    await createXlora(twice, experts, { enableSoftmaxTopk: true }, { seed: 4 });
+    expect(run(twice)).not.toEqual(run(first));
+  });
+
   it("multiplies with the global weight, and in the first pass with a value that experts act with", async () => {
     const model = make();
     await createXlora(model, { a: at("a") }, { globalScalingWeight: 0 });
@@ -296,7 +306,6 @@ describe("X-LoRA", () => {
 
   it.each([
     [{ topKLora: 4 }, /topKLora.*4.*3/],
-    [{ enableSoftmaxTopk: true }, /enableSoftmaxTopk/],
     [{ softmaxTemperature: 0 }, /softmaxTemperature/],
     [{ hiddenSize: 13 }, /hiddenSize.*13.*12/],
     [{ depth: 2 }, /not an option of XLORA/],

@@ -1,13 +1,15 @@
 /**
  * Super: W′ = W + S, S zero but for the entries where |W| is largest (or, with `selectTop: false`, smallest), a share of 1 − sparsity of them,
- * whose changes are trained. Where they are is found when the adapter is made and stands in its file. With `r` it is Supra: W + S + s·B·A,
- * a LoRA beside it, s = α/r.
+ * whose changes are trained. Where they are is found when the adapter is made and stands in its file, unless `savePrecomputedIndices` is
+ * false: then it is found again in the model's weights. With `r` it is Supra: W + S + s·B·A, a LoRA beside it, s = α/r.
+ *
+ * The places are in the order of the sizes, as PyTorch's topk gives them. Entries of equal size are here in the order of the weight; topk
+ * tells no order, so that a file of PEFT's without places may have the values of such entries the other way round.
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add } from "../../graph/elementwise.ts";
-import type { Tensor } from "../../graph/node.ts";
 import { readValues } from "../../linalg/matrix.ts";
 import { uniform, zeros } from "../init/standard.ts";
 import { type Base, defineMethod, type LayerMethod } from "../method.ts";
@@ -32,11 +34,11 @@ type Config = MethodConfig<typeof schema>;
 const countOf = ({ in: into, out }: Base, { sparsity }: Config): number => Math.floor(into * out * (1 - sparsity));
 
 /** Of the largest or smallest sizes, the first of equal ones. */
-function chosen(weight: Tensor, count: number, largest: boolean): Int32Array {
-  const sizes = readValues(weight).map(Math.abs);
+function chosen(base: Base, c: Config): Int32Array {
+  const sizes = readValues(base.original).map(Math.abs);
   const places = Int32Array.from(sizes.keys());
-  const sign = largest ? -1 : 1;
-  return places.sort((a, b) => sign * (sizes[a]! - sizes[b]!) || a - b).slice(0, count);
+  const sign = c.selectTop ? -1 : 1;
+  return places.sort((a, b) => sign * (sizes[a]! - sizes[b]!) || a - b).slice(0, countOf(base, c));
 }
 
 const scaling = ({ r, loraAlpha }: Config, scale: Scale): Scale => product((loraAlpha as number) / (r as number), scale);
@@ -58,7 +60,7 @@ const linear: LayerMethod<Config, "values" | "indices", "A" | "B"> = {
       });
     return {
       values: { shape: [n] },
-      indices: { shape: [n], trainable: false, dtype: "int32" },
+      indices: { shape: [n], trainable: false, dtype: "int32", derived: !c.savePrecomputedIndices },
       ...(c.r === null ? {} : { A: { shape: [c.r, base.in] }, B: { shape: [base.out, c.r] } }),
     };
   },
@@ -66,12 +68,13 @@ const linear: LayerMethod<Config, "values" | "indices", "A" | "B"> = {
     const n = countOf(base, c);
     const values = {
       values: c.initWeights ? new Float32Array(n) : random.randn(n),
-      indices: chosen(base.original, n, c.selectTop),
+      indices: chosen(base, c),
     };
     if (c.r === null) return { values };
     const A = uniform(base.in)(random, c.r * base.in);
     return { values: { ...values, A, B: (c.initWeights ? zeros : uniform(c.r))(random, base.out * c.r) } };
   },
+  derive: (base, c) => (c.savePrecomputedIndices ? {} : { indices: chosen(base, c) }),
   forward(x, base, { values, indices, A, B }, c, use) {
     const y = add(base(x), through(x, times(sparse(values, indices, [base.out, base.in]), use.scale)));
     if (!A || !B) return y;
@@ -88,7 +91,7 @@ export const supertuning = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2607.09287"],
   formula: "W + S, S where W is large; + s·B·A",
-  keys: ["sparsity", "selectTop", "r", "loraAlpha", "loraDropout", "initWeights"],
+  keys: ["sparsity", "selectTop", "r", "loraAlpha", "loraDropout", "initWeights", "savePrecomputedIndices"],
   check({ r, loraAlpha }) {
     if (r === null && loraAlpha !== null)
       throw new ConfigError("`loraAlpha` is that of a LoRA beside the entries, which there is none of without `r`.", {
@@ -98,6 +101,10 @@ export const supertuning = defineMethod({
       });
   },
   complete: (config) => (config.r !== null && config.loraAlpha === null ? { ...config, loraAlpha: 2 * config.r } : config),
+  whenLoaded: ({ savePrecomputedIndices }) =>
+    savePrecomputedIndices
+      ? undefined
+      : "loadAdapter: the file does not say which entries it changes; they are found again in this model's weights, which must be those of the training. Of entries of equal size, PyTorch may have taken others.",
   startsAtZero: ({ initWeights }) => initWeights,
   layers: { linear },
   samples(draw, { in: into, out }) {
@@ -108,6 +115,7 @@ export const supertuning = defineMethod({
       r,
       loraAlpha: r === null ? null : draw.integer(1, 16) / 2,
       initWeights: draw.integer(0, 2) > 0,
+      savePrecomputedIndices: draw.integer(0, 2) > 0,
     };
   },
 });

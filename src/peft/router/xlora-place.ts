@@ -2,7 +2,8 @@
  * X-LoRA: a mixture of LoRA experts by a small network that is trained. The model reads a text once on its own; from its last state h of each
  * token the network makes shares w = softmax(network(h) / τ) of the experts, of all layers alike or of each its own; then the model reads
  * the text again with y = W·x + g·Σₑ wₑ·sₑ·Bₑ·Aₑ·x. The experts are frozen unless `useTrainableAdapters`. With `topKLora` only the largest k
- * shares stay, which `enableSoftmaxTopk` makes add up to 1 again. With one expert and the softmax it is that LoRA.
+ * shares stay. `enableSoftmaxTopk` makes those that stay, without `topKLora` all, add up to 1 by a softmax at the end. With one expert and
+ * the softmax it is that LoRA.
  *
  * The first pass writes keys and values of its own into a cache beside that of the second, so that text is continued token by token,
  * which PEFT cannot.
@@ -55,16 +56,10 @@ export const configured = defineMethod({
   ...mixtures.createXlora,
   keys: Object.keys(toCamel(Object.fromEntries(Object.keys(schema.keys).map((name) => [name, 0])))) as (keyof XloraConfig &
     string)[],
-  check({ enableSoftmaxTopk, topKLora, softmaxTemperature }) {
-    const operation = "xlora";
-    if (enableSoftmaxTopk && topKLora === null)
-      throw new ConfigError("`enableSoftmaxTopk` is for the largest shares, of which `topKLora` says how many.", {
-        operation,
-        got: topKLora,
-      });
+  check({ softmaxTemperature }) {
     if (!(softmaxTemperature > 0))
       throw new ConfigError(`\`softmaxTemperature\` (= ${softmaxTemperature}) must be above 0.`, {
-        operation,
+        operation: "xlora",
         got: softmaxTemperature,
       });
   },
@@ -200,18 +195,22 @@ export class XloraPlace extends StandIn implements Router {
     return times(chosen, this.config.globalScalingWeight);
   }
 
-  /** Of [B, T, experts], the largest shares of each token. */
+  /** Of [B, T, experts], the largest shares of each token, or all of them; as they are, or through a softmax over those that are not 0. */
   #largest(shares: Tensor): Tensor {
     const { topKLora: k, enableSoftmaxTopk } = this.config;
-    if (k === null) return shares;
-    const E = shares.shape[2] as number;
-    const { indices } = topk(shares, k, -1);
-    const places = equal(reshape(indices, [...shares.shape.slice(0, 2), k, 1]), reshape(iota([E]), [1, 1, 1, E]));
-    const isChosen = reshape(reduceMax(cast(places, "int32"), [2]), shares.shape);
-    const kept = mul(shares, cast(isChosen, shares.dtype));
+    const kept = k === null ? shares : onlyLargest(shares, k);
     if (!enableSoftmaxTopk) return kept;
     const zero = constant(0, [], kept.dtype);
     const isZero = equal(kept, zero);
     return where(isZero, zero, softmax(where(isZero, constant(Number.NEGATIVE_INFINITY, [], kept.dtype), kept), -1));
   }
+}
+
+/** [B, T, experts] with 0 for all but the k largest of each token. */
+function onlyLargest(shares: Tensor, k: number): Tensor {
+  const E = shares.shape[2] as number;
+  const { indices } = topk(shares, k, -1);
+  const places = equal(reshape(indices, [...shares.shape.slice(0, 2), k, 1]), reshape(iota([E]), [1, 1, 1, E]));
+  const isChosen = reshape(reduceMax(cast(places, "int32"), [2]), shares.shape);
+  return mul(shares, cast(isChosen, shares.dtype));
 }
