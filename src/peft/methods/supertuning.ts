@@ -101,11 +101,12 @@ export const supertuning = defineMethod({
       });
   },
   complete: (config) => (config.r !== null && config.loraAlpha === null ? { ...config, loraAlpha: 2 * config.r } : config),
-  whenLoaded: ({ savePrecomputedIndices }) =>
-    savePrecomputedIndices
-      ? undefined
-      : "loadAdapter: the file does not say which entries it changes; they are found again in this model's weights, which must be those of the training. Of entries of equal size, PyTorch may have taken others.",
   startsAtZero: ({ initWeights }) => initWeights,
+  perLayer: (bases, { savePrecomputedIndices }) =>
+    bases.map(({ path, original: { dtype } }) => {
+      const warning = `${path} is ${dtype}, in which many entries are of equal size: without \`savePrecomputedIndices\` PyTorch and lorikeet may give a value to different ones of them.`;
+      return savePrecomputedIndices || dtype === "float32" ? {} : { warning };
+    }),
   layers: { linear },
   samples(draw, { in: into, out }) {
     const r = draw.integer(0, 1) === 1 ? draw.integer(1, 4) : null;
