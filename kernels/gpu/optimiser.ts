@@ -1,26 +1,36 @@
 /**
- * A step of AdamW, a thread a value: the two means first, then the parameter from them, where a rendered kernel would compute both again.
- * `scale` clips the gradient, and is one number for all, as are `rate`, `root` and `kept`. Gradients of some products lie turned: their
- * elements are found in the other order, with sizes `rows` and `width` of the parameter.
+ * A step of AdamW, a thread a value: the two means first, then the parameter from them.
+ *
+ * Sizes: n values of the parameter, or `rows` rows of `width` where the gradient lies turned, as that of some products does: its elements are
+ * found in the other order. `scale` clips the gradient, and is one number for all, as are `rate`, `root` and `kept`.
  */
 import type { Floats, HandKernel, KernelThis } from "./kernel-this.ts";
 
 type Element = KernelThis<never>;
 type Turned = KernelThis<"rows" | "width" | "reciprocal">;
 
-/** m + (scale·g − m) · share, with share = 1 − β₁. */
+/**
+ * Mean of the gradients: m + (scale·g − m) · share, with share = 1 − β₁.
+ * Sizes: g and mean [n], scale [1] → [n]. Replaces `m + (g · scale − m) · share`.
+ */
 export function adamMean(this: Element, g: Floats, scale: Floats, mean: Floats, share: number): number {
   const m = mean[this.thread.x]!;
   return m + (g[this.thread.x]! * scale[0]! - m) * share;
 }
 
-/** v · decay + (scale·g)² · share, with decay = β₂ and share = 1 − β₂. */
+/**
+ * Mean of their squares: v · decay + (scale·g)² · share, with decay = β₂ and share = 1 − β₂.
+ * Sizes: g and square [n], scale [1] → [n]. Replaces `v · decay + (g · scale)² · share`.
+ */
 export function adamSquare(this: Element, g: Floats, scale: Floats, square: Floats, decay: number, share: number): number {
   const x = g[this.thread.x]! * scale[0]!;
   return square[this.thread.x]! * decay + x * x * share;
 }
 
-/** `adamMean` of a gradient that lies turned. */
+/**
+ * `adamMean` of a gradient that lies turned.
+ * Sizes: g [width, rows], mean [rows, width], scale [1] → [rows, width]. Replaces the same of a g that is read in the other order.
+ */
 export function adamMeanTurned(this: Turned, g: Floats, scale: Floats, mean: Floats, share: number): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
@@ -30,7 +40,10 @@ export function adamMeanTurned(this: Turned, g: Floats, scale: Floats, mean: Flo
   return m + (g[(i - row * this.constants.width) * this.constants.rows + row]! * scale[0]! - m) * share;
 }
 
-/** `adamSquare` of a gradient that lies turned. */
+/**
+ * `adamSquare` of a gradient that lies turned.
+ * Sizes: g [width, rows], square [rows, width], scale [1] → [rows, width]. Replaces the same of a g that is read in the other order.
+ */
 export function adamSquareTurned(this: Turned, g: Floats, scale: Floats, square: Floats, decay: number, share: number): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
@@ -40,7 +53,11 @@ export function adamSquareTurned(this: Turned, g: Floats, scale: Floats, square:
   return square[i]! * decay + x * x * share;
 }
 
-/** p − rate · m / (√v · root + eps): the new parameter, from the new means. */
+/**
+ * The new parameter, from the new means: p − rate · m / (√v · root + eps).
+ * Sizes: p, mean and square [n]; rate and root [1] → [n]. Replaces `p − rate · (m · recip(sqrt(v) · root + eps))`, which rendered computes
+ * both means again.
+ */
 export function adamStep(
   this: Element,
   p: Floats,
@@ -54,7 +71,11 @@ export function adamStep(
   return p[i]! - (rate[0]! * mean[i]!) / (Math.sqrt(square[i]!) * root[0]! + eps);
 }
 
-/** `adamStep` after weight decay: p · kept in place of p. */
+/**
+ * `adamStep` after weight decay: p · kept in place of p.
+ * Sizes: p, mean and square [n]; rate, root and kept [1] → [n]. Replaces `p · kept − rate · (m · recip(sqrt(v) · root + eps))`, which
+ * rendered computes both means again.
+ */
 export function adamDecayStep(
   this: Element,
   p: Floats,

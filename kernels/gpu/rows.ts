@@ -1,16 +1,23 @@
 /**
- * Softmax, norms and cross-entropy, forward and backward, row by row: a thread a row for what is folded, a thread an element for the rest.
- * Each kernel writes one value, and `rowKernels` says which value of a loop program that is; the compiler may have put whatever it likes
- * around it (src/devices/gpu/by-hand.ts). Folds take four elements a turn and keep four sums, which do not wait for each other.
+ * Softmax and cross-entropy, forward and backward, row by row, and the folds that norms (norms.ts) share with them: a thread a row for what
+ * is folded, a thread an element for the rest. Each kernel writes one value, and `rowKernels` says which value of a loop program that is;
+ * the compiler may have put whatever it likes around it (src/devices/gpu/by-hand.ts). Folds take four elements a turn and keep four sums,
+ * which do not wait for each other.
  *
- * Sizes: rows of `width` elements, of which `fours` times four are taken by fours, and those from `rest` on one by one.
+ * Sizes: `rows` rows of `width` elements, of which `fours` times four are taken by fours, and those from `rest` on one by one.
+ *
+ * NaN: Mesa's compiler makes of `if (b > a) a = b` a largest, which drops it. So the largest of a row asks twice, and quotients choose
+ * between two values of which neither is compared.
  */
 import type { Floats, HandKernel, KernelThis } from "./kernel-this.ts";
 
 type Row = KernelThis<"width" | "fours" | "rest">;
 type Element = KernelThis<"width" | "reciprocal">;
 
-/** The largest x of a row, which keeps exponents at most 0; 0 where all are −∞ (`none`). A NaN shows in the sum. */
+/**
+ * The largest x of a row, which keeps exponents at most 0; 0 where all are −∞ (`none`) or one is NaN, which the sum then shows.
+ * Sizes: x [rows, width] → [rows]. Replaces the largest of a row and the choice of 0, `where(−∞ < max x, max x, 0)`.
+ */
 export function rowShift(this: Row, x: Floats, none: number): number {
   const start = this.thread.x * this.constants.width;
   let a = x[start]!;
@@ -23,24 +30,27 @@ export function rowShift(this: Row, x: Floats, none: number): number {
     const q = x[i + 1]!;
     const s = x[i + 2]!;
     const t = x[i + 3]!;
-    if (p > a) a = p;
-    if (q > b) b = q;
-    if (s > c) c = s;
-    if (t > d) d = t;
+    if (!(p <= a)) if (a <= 0 || a > 0) a = p;
+    if (!(q <= b)) if (b <= 0 || b > 0) b = q;
+    if (!(s <= c)) if (c <= 0 || c > 0) c = s;
+    if (!(t <= d)) if (d <= 0 || d > 0) d = t;
   }
   for (let k = this.constants.rest; k < this.constants.width; k++) {
     const p = x[start + k]!;
-    if (p > a) a = p;
+    if (!(p <= a)) if (a <= 0 || a > 0) a = p;
   }
-  if (b > a) a = b;
-  if (d > c) c = d;
-  if (c > a) a = c;
+  if (!(b <= a)) if (a <= 0 || a > 0) a = b;
+  if (!(d <= c)) if (c <= 0 || c > 0) c = d;
+  if (!(c <= a)) if (a <= 0 || a > 0) a = c;
   let y = 0;
   if (a > none) y = a;
   return y;
 }
 
-/** factor · Σ x of a row: sums and means. */
+/**
+ * factor · Σ x of a row: sums and means.
+ * Sizes: x [rows, width] → [rows]. Replaces the fold `sum(x)`, alone or times a number.
+ */
 export function rowSum(this: Row, x: Floats, factor: number): number {
   const start = this.thread.x * this.constants.width;
   let a = 0;
@@ -60,7 +70,10 @@ export function rowSum(this: Row, x: Floats, factor: number): number {
   return factor * (a + b + (c + d));
 }
 
-/** e^(x − shift of the row). */
+/**
+ * e^(x − shift), written where they are read more than once.
+ * Sizes: x [rows, width], shift [rows] → [rows, width]. Replaces `exp(x − m)` in each kernel that reads it.
+ */
 export function rowExponentials(this: Element, x: Floats, shift: Floats): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
@@ -69,7 +82,10 @@ export function rowExponentials(this: Element, x: Floats, shift: Floats): number
   return Math.exp(x[i]! - shift[row]!);
 }
 
-/** Σ e^(x − shift) of a row. */
+/**
+ * Σ e^(x − shift) of a row.
+ * Sizes: x [rows, width], shift [rows] → [rows]. Replaces the fold `sum(exp(x − m))`.
+ */
 export function rowExponentialSum(this: Row, x: Floats, shift: Floats): number {
   const start = this.thread.x * this.constants.width;
   const m = shift[this.thread.x]!;
@@ -90,40 +106,57 @@ export function rowExponentialSum(this: Row, x: Floats, shift: Floats): number {
   return a + b + (c + d);
 }
 
-/** Softmax of exponentials e and their sums, which are at least 1 unless nothing was seen. */
+/**
+ * Softmax of exponentials that are there: e / sum, where a sum below 1 counts as 1, which is one of nothing.
+ * Sizes: e [rows, width], sum [rows] → [rows, width]. Replaces `e · recip(where(s < 1, 1, s))`.
+ */
 export function shares(this: Element, e: Floats, sum: Floats): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
   if (row * this.constants.width > i) row = row - 1;
   if (row * this.constants.width + this.constants.width <= i) row = row + 1;
-  let total = sum[row]!;
-  if (total < 1) total = 1;
-  return e[i]! / total;
+  const total = sum[row]!;
+  let y = e[i]! / total;
+  if (total < 1) y = e[i]!;
+  return y;
 }
 
-/** Softmax: e^(x − shift) / sum. */
+/**
+ * Softmax: e^(x − shift) / sum, where a sum below 1 counts as 1.
+ * Sizes: x [rows, width], shift and sum [rows] → [rows, width]. Replaces `exp(x − m) · recip(where(s < 1, 1, s))`.
+ */
 export function softmax(this: Element, x: Floats, shift: Floats, sum: Floats): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
   if (row * this.constants.width > i) row = row - 1;
   if (row * this.constants.width + this.constants.width <= i) row = row + 1;
-  let total = sum[row]!;
-  if (total < 1) total = 1;
-  return Math.exp(x[i]! - shift[row]!) / total;
+  const total = sum[row]!;
+  const e = Math.exp(x[i]! - shift[row]!);
+  let y = e / total;
+  if (total < 1) y = e;
+  return y;
 }
 
-/** x − shift − ln sum. */
+/**
+ * Log-softmax: x − shift − ln sum, where a sum below 1 counts as 1.
+ * Sizes: x [rows, width], shift and sum [rows] → [rows, width]. Replaces `x − m − log(where(s < 1, 1, s))`.
+ */
 export function logSoftmax(this: Element, x: Floats, shift: Floats, sum: Floats): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
   if (row * this.constants.width > i) row = row - 1;
   if (row * this.constants.width + this.constants.width <= i) row = row + 1;
-  let total = sum[row]!;
-  if (total < 1) total = 1;
-  return x[i]! - shift[row]! - Math.log(total);
+  const total = sum[row]!;
+  const z = x[i]! - shift[row]!;
+  let y = z - Math.log(total);
+  if (total < 1) y = z;
+  return y;
 }
 
-/** Σ g·y of a row. */
+/**
+ * Σ g·y of a row.
+ * Sizes: g and y [rows, width] → [rows]. Replaces the fold `sum(g · y)`.
+ */
 export function rowDot(this: Row, g: Floats, y: Floats): number {
   const start = this.thread.x * this.constants.width;
   let a = 0;
@@ -143,7 +176,10 @@ export function rowDot(this: Row, g: Floats, y: Floats): number {
   return a + b + (c + d);
 }
 
-/** Derivative of softmax: y·(g − Σ g·y). */
+/**
+ * Derivative of softmax: y·(g − dot), with dot = Σ g·y.
+ * Sizes: g and y [rows, width], dot [rows] → [rows, width]. Replaces `y · (g − t)`.
+ */
 export function softmaxDerivative(this: Element, g: Floats, y: Floats, dot: Floats): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
@@ -152,7 +188,10 @@ export function softmaxDerivative(this: Element, g: Floats, y: Floats, dot: Floa
   return y[i]! * (g[i]! - dot[row]!);
 }
 
-/** Derivative of log-softmax: g − e^y · Σ g. */
+/**
+ * Derivative of log-softmax: g − e^y · sum, with sum = Σ g.
+ * Sizes: g and y [rows, width], sum [rows] → [rows, width]. Replaces `g − exp(y) · s`.
+ */
 export function logSoftmaxDerivative(this: Element, g: Floats, y: Floats, sum: Floats): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
@@ -163,7 +202,8 @@ export function logSoftmaxDerivative(this: Element, g: Floats, y: Floats, sum: F
 
 /**
  * Cross-entropy of a row, ln sum + shift − x[target]: 0 where the row is not `kept`, `wrong` (NaN) where its target is no class.
- * In place of a walk along the row that looks for the target.
+ * Sizes: x [rows, width]; shift, sum, isTarget, kept and target [rows], target as int32 → [rows]. Replaces the fold that walks along the
+ * row to find x[target], `sum(where(column = target, x, 0))`, and the choices around it.
  */
 export function crossEntropy(
   this: Element,
@@ -181,13 +221,18 @@ export function crossEntropy(
     y = wrong;
     if (isTarget[row]! > 0.5) {
       const column = target[2 * row + 1]! * 65536 + target[2 * row]!;
-      y = Math.log(sum[row]!) + shift[row]! - x[row * this.constants.width + column]!;
+      y = Math.log(sum[row]!) + shift[row]!;
+      if (column >= 0 && column < this.constants.width) y = y - x[row * this.constants.width + column]!;
     }
   }
   return y;
 }
 
-/** Its derivative: softmax times the cotangent `g` of the log-sum, plus that of x[target], `h`, at the target. */
+/**
+ * Derivative of cross-entropy by x: softmax times the cotangent g of the log-sum, plus that of x[target], h, at the target.
+ * Sizes: x [rows, width]; shift, sum, target, g and h [rows], target as int32 → [rows, width]. Replaces `where(column = target, h, 0) +
+ * exp(x − m) · (g · recip(where(s < 1, 1, s)))`.
+ */
 export function crossEntropyDerivative(
   this: Element,
   x: Floats,
@@ -201,137 +246,30 @@ export function crossEntropyDerivative(
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
   if (row * this.constants.width > i) row = row - 1;
   if (row * this.constants.width + this.constants.width <= i) row = row + 1;
-  let total = sum[row]!;
-  if (total < 1) total = 1;
-  let y = Math.exp(x[i]! - shift[row]!) * (g[row]! / total);
+  const total = sum[row]!;
+  let share = g[row]! / total;
+  if (total < 1) share = g[row]!;
+  let y = Math.exp(x[i]! - shift[row]!) * share;
   if (i - row * this.constants.width === target[2 * row + 1]! * 65536 + target[2 * row]!) y = y + h[row]!;
   return y;
 }
 
-/** `crossEntropyDerivative` of exponentials that are there. */
+/**
+ * `crossEntropyDerivative` of exponentials that are there.
+ * Sizes: e [rows, width]; sum, target, g and h [rows], target as int32 → [rows, width]. Replaces `where(column = target, h, 0) + e · (g ·
+ * recip(where(s < 1, 1, s)))`.
+ */
 export function crossEntropyDerivativeOf(this: Element, e: Floats, sum: Floats, target: Floats, g: Floats, h: Floats): number {
   const i = this.thread.x;
   let row = Math.floor((i + 0.5) * this.constants.reciprocal);
   if (row * this.constants.width > i) row = row - 1;
   if (row * this.constants.width + this.constants.width <= i) row = row + 1;
-  let total = sum[row]!;
-  if (total < 1) total = 1;
-  let y = e[i]! * (g[row]! / total);
+  const total = sum[row]!;
+  let share = g[row]! / total;
+  if (total < 1) share = g[row]!;
+  let y = e[i]! * share;
   if (i - row * this.constants.width === target[2 * row + 1]! * 65536 + target[2 * row]!) y = y + h[row]!;
   return y;
-}
-
-/** 1 / √(share · Σ x² + eps) of a row: what RMS norm multiplies by. */
-export function inverseRms(this: Row, x: Floats, share: number, eps: number): number {
-  const start = this.thread.x * this.constants.width;
-  let a = 0;
-  let b = 0;
-  let c = 0;
-  let d = 0;
-  for (let n = 0; n < this.constants.fours; n++) {
-    const i = start + 4 * n;
-    const p = x[i]!;
-    const q = x[i + 1]!;
-    const s = x[i + 2]!;
-    const t = x[i + 3]!;
-    a = a + p * p;
-    b = b + q * q;
-    c = c + s * s;
-    d = d + t * t;
-  }
-  for (let k = this.constants.rest; k < this.constants.width; k++) {
-    const p = x[start + k]!;
-    a = a + p * p;
-  }
-  return 1 / Math.sqrt(share * (a + b + (c + d)) + eps);
-}
-
-/** 1 / √(share · Σ (x − mean)² + eps) of a row: what layer norm multiplies by. */
-export function inverseDeviation(this: Row, x: Floats, mean: Floats, share: number, eps: number): number {
-  const start = this.thread.x * this.constants.width;
-  const m = mean[this.thread.x]!;
-  let a = 0;
-  let b = 0;
-  let c = 0;
-  let d = 0;
-  for (let n = 0; n < this.constants.fours; n++) {
-    const i = start + 4 * n;
-    const p = x[i]! - m;
-    const q = x[i + 1]! - m;
-    const s = x[i + 2]! - m;
-    const t = x[i + 3]! - m;
-    a = a + p * p;
-    b = b + q * q;
-    c = c + s * s;
-    d = d + t * t;
-  }
-  for (let k = this.constants.rest; k < this.constants.width; k++) {
-    const p = x[start + k]! - m;
-    a = a + p * p;
-  }
-  return 1 / Math.sqrt(share * (a + b + (c + d)) + eps);
-}
-
-/** RMS norm: x · inverse · weight. */
-export function rmsNorm(this: Element, x: Floats, inverse: Floats, weight: Floats): number {
-  const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
-  return x[i]! * inverse[row]! * weight[i - row * this.constants.width]!;
-}
-
-/** Layer norm: (x − mean) · inverse · weight + bias. */
-export function layerNorm(this: Element, x: Floats, mean: Floats, inverse: Floats, weight: Floats, bias: Floats): number {
-  const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
-  const column = i - row * this.constants.width;
-  return (x[i]! - mean[row]!) * inverse[row]! * weight[column]! + bias[column]!;
-}
-
-/** Σ g·weight·x of a row: how much of the cotangent of a norm goes along x. */
-export function weightedDot(this: Row, g: Floats, weight: Floats, x: Floats): number {
-  const start = this.thread.x * this.constants.width;
-  let a = 0;
-  let b = 0;
-  let c = 0;
-  let d = 0;
-  for (let n = 0; n < this.constants.fours; n++) {
-    const k = 4 * n;
-    const i = start + k;
-    a = a + g[i]! * weight[k]! * x[i]!;
-    b = b + g[i + 1]! * weight[k + 1]! * x[i + 1]!;
-    c = c + g[i + 2]! * weight[k + 2]! * x[i + 2]!;
-    d = d + g[i + 3]! * weight[k + 3]! * x[i + 3]!;
-  }
-  for (let k = this.constants.rest; k < this.constants.width; k++) {
-    a = a + g[start + k]! * weight[k]! * x[start + k]!;
-  }
-  return a + b + (c + d);
-}
-
-/** Σ g·weight·(x − mean) of a row: the same of a layer norm whose x was not kept without its mean. */
-export function centredDot(this: Row, g: Floats, weight: Floats, x: Floats, mean: Floats): number {
-  const start = this.thread.x * this.constants.width;
-  const m = mean[this.thread.x]!;
-  let a = 0;
-  let b = 0;
-  let c = 0;
-  let d = 0;
-  for (let n = 0; n < this.constants.fours; n++) {
-    const k = 4 * n;
-    const i = start + k;
-    a = a + g[i]! * weight[k]! * (x[i]! - m);
-    b = b + g[i + 1]! * weight[k + 1]! * (x[i + 1]! - m);
-    c = c + g[i + 2]! * weight[k + 2]! * (x[i + 2]! - m);
-    d = d + g[i + 3]! * weight[k + 3]! * (x[i + 3]! - m);
-  }
-  for (let k = this.constants.rest; k < this.constants.width; k++) {
-    a = a + g[start + k]! * weight[k]! * (x[start + k]! - m);
-  }
-  return a + b + (c + d);
 }
 
 /**
@@ -372,14 +310,4 @@ export const rowKernels: readonly HandKernel[] = [
     reads: "e s target g h",
     computes: "add(where(equal(column, target[r]:int32), h[r], 0), mul(e[rc], mul(g[r], recip(where(less(s[r], 1), 1, s[r])))))",
   },
-  { kernel: inverseRms, reads: "x $share $eps", computes: "recip(sqrt(add(mul(sum(mul(x[rc], x[rc])), $share), $eps)))" },
-  {
-    kernel: inverseDeviation,
-    reads: "x m $share $eps",
-    computes: "recip(sqrt(add(mul(sum(mul(add(x[rc], neg(m[r])), add(x[rc], neg(m[r])))), $share), $eps)))",
-  },
-  { kernel: rmsNorm, reads: "x d w", computes: "mul(mul(x[rc], d[r]), w[c])" },
-  { kernel: layerNorm, reads: "x m d w b", computes: "add(mul(mul(add(x[rc], neg(m[r])), d[r]), w[c]), b[c])" },
-  { kernel: weightedDot, reads: "g w x", computes: "sum(mul(mul(g[rc], w[c]), x[rc]))" },
-  { kernel: centredDot, reads: "g w x m", computes: "sum(mul(mul(g[rc], w[c]), add(x[rc], neg(m[r]))))" },
 ];

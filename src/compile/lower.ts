@@ -12,6 +12,7 @@ import {
   type Store,
 } from "../devices/loop-program.ts";
 import type { DType } from "../graph/dtype.ts";
+import { elementwise } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Elementwise, Reduction } from "../graph/primitive.ts";
 import { sizeOf } from "../graph/shape.ts";
@@ -169,8 +170,12 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
     if (node.op.kind === "reduction") {
       let arg = args[0]!;
       const from = builder.instructions[arg]!;
-      // folds take element values; one that is the same along the row is read as such
-      if (from.level === "row") arg = builder.push({ ...from, level: "element" });
+      // folds take element values; one that is the same along the row is read as such, and what was folded is not folded again
+      if (from.level === "row")
+        arg =
+          from.kind === "reduce"
+            ? builder.apply(elementwise.copy, [arg], from.dtype, "element")
+            : builder.push({ ...from, level: "element" });
       register = builder.push({
         kind: "reduce",
         op: node.op as Reduction,

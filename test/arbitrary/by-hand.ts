@@ -3,6 +3,7 @@
  * gives what `reference` does; in every mode that runs functions of GPU.js.
  */
 import { afterAll, describe, expect, test } from "vitest";
+import { normKernels } from "../../kernels/gpu/norms.ts";
 import { optimiserKernels } from "../../kernels/gpu/optimiser.ts";
 import { rowKernels } from "../../kernels/gpu/rows.ts";
 import { pullback } from "../../src/autograd/grad.ts";
@@ -255,7 +256,9 @@ export function byHandOn(variants: readonly Variant[], keepsNaN: boolean): void 
       const kept = await keeps();
       const onlyKept = ["rowExponentials", "shares", "crossEntropyDerivativeOf"];
       const onlyAgain = ["softmax", "crossEntropyDerivative"];
-      const all = [...rowKernels, ...((await writesSeveral()) ? [] : optimiserKernels)].map(({ kernel }) => kernel.name);
+      const all = [...rowKernels, ...normKernels, ...((await writesSeveral()) ? [] : optimiserKernels)].map(
+        ({ kernel }) => kernel.name,
+      );
       const wanted = all.filter((name) => !(kept ? onlyAgain : onlyKept).includes(name));
       expect([...seen].sort()).toEqual([...new Set(wanted)].sort());
     });

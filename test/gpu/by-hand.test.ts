@@ -8,9 +8,11 @@ import { lora } from "../../src/peft/methods/lora.ts";
 import { Trainer } from "../../src/train/trainer.ts";
 import { byHandOn, kernelsOf } from "../arbitrary/by-hand.ts";
 import { gpuVariants } from "../arbitrary/devices.ts";
+import { nearlyByHandOn } from "../arbitrary/nearly-by-hand.ts";
 import { smallDataset, smallModel } from "../train/small-run.ts";
 
 byHandOn(gpuVariants, true);
+nearlyByHandOn(gpuVariants, true);
 
 const attention = [
   "attentionScores",

@@ -8,6 +8,7 @@ import { scatterAdd, scatterAddInteger, segmentStart, segmentSum, segmentSumInte
 import * as math from "../../kernels/gpu/math.ts";
 import * as matmul from "../../kernels/gpu/matmul.ts";
 import { multiplyPacked, pack, unpack, unpackAdd } from "../../kernels/gpu/matmul.ts";
+import * as norms from "../../kernels/gpu/norms.ts";
 import * as optimiser from "../../kernels/gpu/optimiser.ts";
 import * as rows from "../../kernels/gpu/rows.ts";
 import * as sorting from "../../kernels/gpu/sorting.ts";
@@ -104,7 +105,7 @@ describe("functions of generated kernels", () => {
 });
 
 describe("texts of kernels", () => {
-  const modules = { ...attention, ...dequantise, ...indexing, ...math, ...matmul, ...optimiser, ...rows, ...sorting };
+  const modules = { ...attention, ...dequantise, ...indexing, ...math, ...matmul, ...norms, ...optimiser, ...rows, ...sorting };
   const all = Object.entries(modules).filter((entry): entry is [string, () => number] => typeof entry[1] === "function");
 
   test("nothing is compared with itself or taken from itself to find NaN, which a compiler of shaders may drop", () => {
@@ -149,8 +150,8 @@ describe("texts of kernels", () => {
         [rows.logSoftmaxDerivative, 3],
         [rows.crossEntropyDerivative, 6],
         [rows.crossEntropyDerivativeOf, 5],
-        [rows.rmsNorm, 3],
-        [rows.layerNorm, 5],
+        [norms.rmsNorm, 3],
+        [norms.layerNorm, 5],
         [optimiser.adamMeanTurned, 3],
         [optimiser.adamSquareTurned, 3],
       ] as const

@@ -2,5 +2,8 @@
 
 import { byHandOn } from "../arbitrary/by-hand.ts";
 import { inMode, onCard } from "../arbitrary/devices.ts";
+import { nearlyByHandOn } from "../arbitrary/nearly-by-hand.ts";
 
-byHandOn([inMode("webgl"), onCard("webgl2")], false);
+const variants = [inMode("webgl"), onCard("webgl2")];
+byHandOn(variants, false);
+nearlyByHandOn([...variants, inMode("webgpu")], false);

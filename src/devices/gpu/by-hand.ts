@@ -3,6 +3,7 @@
  * (kernels/gpu/rows.ts says how); a register is such a value where its instructions are those, whatever is around them and however long
  * rows are. What nobody has stated is rendered.
  */
+import { normKernels } from "../../../kernels/gpu/norms.ts";
 import { optimiserKernels } from "../../../kernels/gpu/optimiser.ts";
 import { rowKernels } from "../../../kernels/gpu/rows.ts";
 import type { Geometry, LoopProgram, Register, SlotGeometry } from "../loop-program.ts";
@@ -37,7 +38,16 @@ function termOf(text: string): Term {
   return read();
 }
 
-const stated = [...rowKernels, ...optimiserKernels].map((each) => ({ ...each, term: termOf(each.computes) }));
+const folds = new Set(["sum", "maxReduce"]);
+
+/** Whether a term has a value an element, and not one a row. */
+const isOfElements = (term: Term): boolean =>
+  "op" in term ? !folds.has(term.op) && term.args.some(isOfElements) : "array" in term && /^(rc|cr)$/.test(term.walk);
+
+const stated = [...rowKernels, ...normKernels, ...optimiserKernels].map((each) => {
+  const term = termOf(each.computes);
+  return { ...each, term, level: isOfElements(term) ? "element" : "row" };
+});
 
 /** A kernel for a register: the registers and numbers that it reads. */
 interface ByHand {
@@ -128,7 +138,14 @@ export function byHand(program: LoopProgram, geometry: Geometry, inputs: number,
   for (const made of stated)
     instructions.forEach(({ level, dtype }, register) => {
       const bound: Bound = new Map();
-      if (dtype !== "float32" || (made.isKept && !(keeps && uses[register]! > 1)) || !fits(made.term, register, bound)) return;
+      // a row's number may be wanted once an element: a kernel has a thread for each of its own values
+      if (
+        dtype !== "float32" ||
+        level !== made.level ||
+        (made.isKept && !(keeps && uses[register]! > 1)) ||
+        !fits(made.term, register, bound)
+      )
+        return;
       const reads = made.reads.split(" ").map((name) => {
         const value = bound.get(name);
         return value === undefined || name.startsWith("$") ? { number: value ?? Number(name) } : { register: value };
