@@ -3,8 +3,9 @@
  *
  * @see https://huggingface.co/docs/transformers/chat_templating
  */
-import { Template } from "@huggingface/jinja";
 import { ConfigError, checkOptions, FormatError, nearestName } from "../errors.ts";
+import { TemplateProgram } from "./template-program.ts";
+import { str } from "./template-value.ts";
 
 /** One turn. Templates may read further keys, such as `tool_calls`. */
 export interface ChatMessage {
@@ -57,8 +58,7 @@ export function chatTemplates(config: Readonly<Record<string, unknown>>): Readon
 
 /** Characters for private use that stand where `{% generation %}` begins and ends. */
 const [opens, closes] = ["\uE0A0\uE0A1", "\uE0A1\uE0A0"];
-const clock = "time_of_lorikeet";
-const compiled = new Map<string, Template>();
+const compiled = new Map<string, TemplateProgram>();
 
 /**
  * Messages as one text.
@@ -80,7 +80,7 @@ export function renderChat(
   const source = pickTemplate(templates, options);
   let template = compiled.get(source);
   try {
-    template ??= new Template(withMarks(source));
+    template ??= new TemplateProgram(withMarks(source));
   } catch (cause) {
     throw new FormatError(`the chat template is not one that can be read: ${(cause as Error).message}.`, {
       operation,
@@ -90,17 +90,16 @@ export function renderChat(
   compiled.set(source, template);
   const { addGenerationPrompt = false, tools, documents, now, variables } = options;
   const context = {
-    messages,
+    messages: messages.map(withReasoning),
     tools: tools ?? null,
     documents: documents ?? null,
     add_generation_prompt: addGenerationPrompt,
-    [clock]: (format: string) => strftime(now ?? new Date(), format),
     ...special,
     ...variables,
   };
   let text: string;
   try {
-    text = template.render(context);
+    text = template.render(context, { strftime_now: ([format]) => strftime(now ?? new Date(), str(format)) });
   } catch (cause) {
     throw new ConfigError(`the chat template refuses these messages: ${(cause as Error).message.replace(/\.$/, "")}.`, {
       operation,
@@ -136,18 +135,19 @@ function pickTemplate(templates: ReadonlyMap<string, string>, { template, tools 
   );
 }
 
-/**
- * The library has no `generation`: a condition that holds writes a mark, and treats the lines around it as the tag would.
- * Its own clock cannot be set, so that it is asked for by another name.
- */
+/** What a model thought goes by three names; templates read the first or the second. */
+function withReasoning(message: ChatMessage): ChatMessage {
+  const thought = message["reasoning_content"] ?? message["thinking"] ?? message["reasoning"];
+  return thought === undefined || thought === null ? message : { thinking: thought, ...message, reasoning_content: thought };
+}
+
+/** The library has no `generation`: a condition that holds writes a mark, and treats the lines around it as the tag would. */
 const withMarks = (template: string): string =>
-  template
-    .replace(/\bstrftime_now\b/g, clock)
-    .replace(
-      /\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}/g,
-      (_, before: string, end: string | undefined, after: string) =>
-        `{%${before} if true %}{{ "${end ? closes : opens}" }}{% endif ${after}%}`,
-    );
+  template.replace(
+    /\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}/g,
+    (_, before: string, end: string | undefined, after: string) =>
+      `{%${before} if true %}{{ "${end ? closes : opens}" }}{% endif ${after}%}`,
+  );
 
 function withoutMarks(marked: string): RenderedChat {
   const answers: [number, number][] = [];
@@ -189,6 +189,19 @@ export function renderAnswers(
   return { text: whole.text, answers };
 }
 
+/** Formats that stand for several. */
+const together: Readonly<Record<string, string>> = {
+  ...{ F: "%Y-%m-%d", T: "%H:%M:%S", R: "%H:%M", D: "%m/%d/%y", x: "%m/%d/%y", X: "%H:%M:%S" },
+  ...{ c: "%a %b %e %H:%M:%S %Y", r: "%I:%M:%S %p" },
+};
+
+/** The week that has the Thursday of a date's week, and the year that Thursday is in. */
+function isoWeek(date: Date): { readonly week: number; readonly year: number } {
+  const thursday = new Date(Date.UTC(date.getFullYear(), date.getMonth(), date.getDate() + 4 - (date.getDay() || 7)));
+  const year = thursday.getUTCFullYear();
+  return { week: Math.floor((thursday.getTime() - Date.UTC(year, 0, 1)) / 864e5 / 7) + 1, year };
+}
+
 /** Python's strftime, as far as templates use it, in English and in the time of this place. */
 function strftime(date: Date, format: string): string {
   const pad = (value: number, digits = 2) => String(value).padStart(digits, "0");
@@ -215,8 +228,21 @@ function strftime(date: Date, format: string): string {
     S: () => pad(date.getSeconds()),
     f: () => pad(date.getMilliseconds() * 1000, 6),
     p: () => (hour < 12 ? "AM" : "PM"),
-    F: () => `${fields["Y"]?.()}-${fields["m"]?.()}-${fields["d"]?.()}`,
-    T: () => `${fields["H"]?.()}:${fields["M"]?.()}:${fields["S"]?.()}`,
+    h: () => name({ month: "short" }),
+    u: () => String(date.getDay() || 7),
+    U: () => pad(Math.floor((day + 6 - date.getDay()) / 7)),
+    W: () => pad(Math.floor((day + 6 - ((date.getDay() + 6) % 7)) / 7)),
+    V: () => pad(isoWeek(date).week),
+    G: () => String(isoWeek(date).year),
+    C: () => pad(Math.floor(date.getFullYear() / 100)),
+    k: () => String(hour).padStart(2),
+    l: () => String(hour % 12 || 12).padStart(2),
+    s: () => String(Math.floor(date.getTime() / 1000)),
+    n: () => "\n",
+    t: () => "\t",
+    z: () => "", // Python's own clock knows no zone
+    Z: () => "",
+    ...Object.fromEntries(Object.entries(together).map(([key, format]) => [key, () => strftime(date, format)])),
     "%": () => "%",
   };
   // "-" leaves out leading zeros
