@@ -28,6 +28,11 @@ export function embedding(weight: Tensor, ids: Tensor, options: { readonly paddi
   const { paddingIdx } = checkOptions("embedding", options, ["paddingIdx"]);
   const rows = take(weight, ids);
   const y = rows.dtype === "float16" || rows.dtype === "bfloat16" ? cast(rows, "float32") : rows;
+  return paddingFixed(y, ids, paddingIdx);
+}
+
+/** Rows y [..., C] that were looked up for ids [...], with no gradient through those of `paddingIdx`, if there is one. */
+export function paddingFixed(y: Tensor, ids: Tensor, paddingIdx: number | undefined): Tensor {
   if (paddingIdx === undefined) return y;
   const padding = equal(reshape(ids, [...ids.shape, 1]), constant(paddingIdx, [], ids.dtype));
   return where(padding, stopGradient(y), y);

@@ -9,6 +9,8 @@ import { scatterAdd, take } from "../graph/indexing.ts";
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
+import { type Embedding, paddingFixed } from "../nn/embedding.ts";
+import type { Layer } from "../nn/module.ts";
 import { convolved } from "./convolution-layer.ts";
 import type { Base, LayerMethod, Use } from "./method.ts";
 import type { Scale } from "./scale.ts";
@@ -69,6 +71,10 @@ export const linearChange = <Config, Name extends string, Optional extends strin
     return add(base(x), through(dropped, delta));
   },
 });
+
+/** Rows [..., n] that an adapter of an embedding has for ids [...]: none trains where the layer's padding token is, as in PEFT. */
+export const withPadding = (base: Base, rows: Tensor, ids: Tensor): Tensor =>
+  paddingFixed(rows, ids, (base.layer as Layer & Partial<Pick<Embedding, "paddingIdx">>).paddingIdx);
 
 /** The same for embeddings, whose ΔW is [in, out] like their table; without dropout, as in PEFT. */
 export const embeddingChange = <Config, Name extends string, Optional extends string = never, Shared extends string = never>(

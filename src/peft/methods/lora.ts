@@ -20,7 +20,7 @@ import { findInitialiser, type Given, initialiserOptions, partsOfOthers } from "
 import { type Base, type Calibration, defineMethod, type LayerMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import { product, type Scale } from "../scale.ts";
-import { through, times } from "../weight-change.ts";
+import { through, times, withPadding } from "../weight-change.ts";
 
 /** PEFT's keys of LoRA in camelCase. */
 export type LoraConfig = MethodConfig<typeof loraSchema>;
@@ -89,7 +89,10 @@ const embedding: LayerMethod<LoraConfig, "A" | "B"> = {
   },
   initialise,
   forward: (ids, base, { A, B }, c, use) =>
-    add(base(ids), through(times(take(transpose(A), ids), product(scaling(c) * base.outputScale, use.scale)), B)),
+    add(
+      base(ids),
+      through(times(withPadding(base, take(transpose(A), ids), ids), product(scaling(c) * base.outputScale, use.scale)), B),
+    ),
   delta: (_, { A, B }, c, scale) => times(matmul(transpose(A), transpose(B)), product(scaling(c), scale)), // [rows, C]
 };
 

@@ -19,7 +19,7 @@ import { type Base, defineMethod, type LayerMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import type { Scale } from "../scale.ts";
 import { inputEmbedding } from "../tied-weight.ts";
-import { through, times } from "../weight-change.ts";
+import { through, times, withPadding } from "../weight-change.ts";
 
 const schema = configSchema("TRAINABLE_TOKENS", "trainable_tokens_", {
   token_indices: key([], integers),
@@ -87,7 +87,7 @@ const layers = (file: string, more: Partial<Tokens> = {}) =>
       files: { rows: file },
       forward(ids, base, { rows }, c, use) {
         const { place, listed } = places(base, c.tokenIndices);
-        const own = take(scaled(base, rows, c, use.scale), take(place, ids));
+        const own = withPadding(base, take(scaled(base, rows, c, use.scale), take(place, ids)), ids);
         return where(reshape(take(listed, ids), [...ids.shape, 1]), times(own, base.outputScale), base(ids));
       },
     },
