@@ -185,7 +185,7 @@ export async function readFor(
     layer({ path, method: of, base: layer, config: own }, shared) {
       const start = of.residual?.(layer, own);
       const all = { ...values.get(path), ...of.derive?.(layer, own, shared) };
-      return { ...start, values: all, ...(start ? { taken: start.values } : {}) };
+      return { ...start, values: all, ...(start ? { taken: start.taken ?? start.values } : {}) };
     },
     prompt: () => resumePrompt(model, plan, tables, trainable),
     whole: (path) => whole.get(path),

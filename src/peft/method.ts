@@ -106,7 +106,7 @@ export interface Start {
   readonly values: Readonly<Record<string, TypedArray | Tensor>>;
   /** Replaces the layer's weight for as long as the adapter is attached. */
   readonly weight?: Tensor;
-  /** The values that were taken out of that weight, where `values` are later ones. */
+  /** The values that were taken out of that weight, where `values` are others. */
   readonly taken?: Start["values"];
 }
 

@@ -5,9 +5,10 @@ import "../../src/devices/choose.ts";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { memoryFolder } from "../../src/formats/writable-folder.ts";
+import { matmul } from "../../src/graph/contraction.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { normal } from "../../src/nn/init.ts";
-import { Linear } from "../../src/nn/linear.ts";
+import { Conv1D, Linear } from "../../src/nn/linear.ts";
 import {
   attach,
   baseStateDict,
@@ -51,17 +52,47 @@ const floats = (...shape: readonly number[]) => upload(currentDevice(), random.r
 const made = (bias: boolean) => new Holder(new Linear(6, 5, { bias, init: (shape) => random.randn(sizeOf(shape)) }));
 
 describe("a start from the weight", () => {
-  it.each(["pissa", "pissa_niter_2", "olora"] as const)("leaves GPT-2's turned layers what they compute, with %s", (start) => {
+  it.each([
+    ["pissa", "c_proj"],
+    ["pissa_niter_2", "c_proj"],
+    ["olora", "mlp.c_proj"],
+  ] as const)("leaves GPT-2's turned layers what they compute, with %s", (start, further) => {
     const init = normal({ std: 0.3, generator: new TorchGenerator(5) });
     const model = createModel(json("base/gpt2/config.json"), { task: "CausalLM", init }).eval();
     const inputIds = upload(currentDevice(), Int32Array.of(4, 9, 5, 7), [1, 4], "int32");
     const logits = () => downloadSync(model.forward({ inputIds }).logits);
     const weights = () => downloadSync([...baseStateDict(model)].find(([path]) => path.endsWith("c_attn.weight"))![1]);
     const [before, whole] = [logits(), weights()];
-    const { layers } = attach(model, lora({ r: 2, targetModules: ["c_attn", "c_proj"], initLoraWeights: start }));
-    expect(layers.size).toBe(9);
+    const { layers } = attach(model, lora({ r: 2, targetModules: ["c_attn", further], initLoraWeights: start }));
+    expect(layers.size).toBe(further === "c_proj" ? 9 : 6);
     expect(weights()).not.toEqual(whole);
     for (const [i, value] of logits().entries()) expect(Math.abs(value - before[i]!)).toBeLessThan(1e-4);
+  });
+
+  it("takes OLoRA's factors out of a square turned weight as it is stored, as PEFT does, and puts them back", async () => {
+    const folder = memoryFolder();
+    const layer = () => new Holder(new Conv1D(6, 6, { init: (shape) => new TorchGenerator(8).randn(sizeOf(shape)) }));
+    const [model, bare] = [layer(), layer()];
+    const { layers } = attach(model, lora({ r: 2, loraAlpha: 3, targetModules: ["layer"], initLoraWeights: "olora" }));
+    const { A, B } = layers.get("layer")!.adapters.get("default")!.parameters;
+    const taken = downloadSync(matmul(B!.stored, A!.stored));
+    const stored = (of: Holder) => downloadSync(baseStateDict(of).get("layer.weight")!);
+    for (const [i, value] of stored(model).entries()) expect(value).toBeCloseTo(stored(bare)[i]! - 1.5 * taken[i]!, 5);
+    A!.assign(A!.stored.add(floats(2, 6)));
+    const x = floats(2, 6);
+    const want = downloadSync(model.forward(x));
+    await saveAdapter(model, folder);
+    const plain = memoryFolder();
+    await saveAdapter(model, plain, { plainLora: true });
+    for (const from of [folder, plain]) {
+      const again = layer();
+      await loadAdapter(again, from);
+      await saveAdapter(again, plain, { plainLora: true });
+      for (const [i, value] of downloadSync(again.forward(x)).entries()) expect(value).toBeCloseTo(want[i]!, 4);
+    }
+    const last = layer();
+    await loadAdapter(last, plain);
+    for (const [i, value] of downloadSync(last.forward(x)).entries()) expect(value).toBeCloseTo(want[i]!, 4);
   });
 });
 
