@@ -258,6 +258,8 @@ const aliases: Readonly<Record<string, string>> = { d: "default", e: "escape", f
 
 /** `value | name(args)` @throws {Error} for a filter that there is not, or one that cannot be used on this value */
 export function applyFilter(name: string, value: unknown, args: readonly unknown[], named: Named): unknown {
+  const [, test, not] = /^is ((not )?.*)$/.exec(name) ?? []; // how template-syntax.ts writes a test with arguments
+  if (test !== undefined) return applyTest(not ? test.slice(4) : test, value, args) === !not;
   const known = aliases[name] ?? name;
   const filter = Object.hasOwn(filters, known) ? filters[known] : undefined;
   if (!filter) throw new Error(`No filter named '${name}'`);

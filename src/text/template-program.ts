@@ -5,10 +5,10 @@
  *
  * @see https://jinja.palletsprojects.com/en/stable/templates/ and transformers' `chat_template_utils`
  */
-import { Template } from "@huggingface/jinja";
 import { applyFilter, applyTest, dict, range } from "./template-filter.ts";
 import { attribute, item } from "./template-method.ts";
 import { binary, unary } from "./template-operator.ts";
+import { parseTemplate } from "./template-syntax.ts";
 import {
   type Callable,
   equal,
@@ -74,7 +74,7 @@ export class TemplateProgram {
 
   /** @throws {Error} saying what is wrong with the template */
   constructor(source: string) {
-    this.#body = new Template(source).parsed.body as unknown as Body;
+    this.#body = parseTemplate(source).body as unknown as Body;
   }
 
   /**
