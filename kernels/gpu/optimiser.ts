@@ -55,8 +55,7 @@ export function adamSquareTurned(this: Turned, g: Floats, scale: Floats, square:
 
 /**
  * The new parameter, from the new means: p − rate · m / (√v · root + eps).
- * Sizes: p, mean and square [n]; rate and root [1] → [n]. Replaces `p − rate · (m · recip(sqrt(v) · root + eps))`, which rendered computes
- * both means again.
+ * Sizes: p, mean and square [n]; rate and root [1] → [n]. Replaces `p − rate · (m · recip(sqrt(v) · root + eps))`.
  */
 export function adamStep(
   this: Element,
@@ -73,8 +72,8 @@ export function adamStep(
 
 /**
  * `adamStep` after weight decay: p · kept in place of p.
- * Sizes: p, mean and square [n]; rate, root and kept [1] → [n]. Replaces `p · kept − rate · (m · recip(sqrt(v) · root + eps))`, which
- * rendered computes both means again.
+ * Sizes: p, mean and square [n]; rate, root and kept [1] → [n]. Replaces
+ * `p · kept − rate · (m · recip(sqrt(v) · root + eps))`.
  */
 export function adamDecayStep(
   this: Element,

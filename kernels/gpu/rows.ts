@@ -275,7 +275,8 @@ export function crossEntropyDerivativeOf(this: Element, e: Floats, sum: Floats, 
 /**
  * Which value of a loop program each kernel computes, and what it reads, in the order of its parameters. Later ones read what earlier ones
  * have written, and take their place where both fit. `x[rc]` has an element for each of the program's, `m[r]` one a row, `w[c]` one a column;
- * all are float32 where nothing else stands. `$eps` is a number that the program may choose.
+ * all are float32 where nothing else stands. `$eps` is a number that the program may choose. There is a value an element where an `x[rc]` is
+ * read outside of a fold, else one a row.
  */
 export const rowKernels: readonly HandKernel[] = [
   {

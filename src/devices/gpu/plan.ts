@@ -23,7 +23,7 @@ export interface Pass {
   readonly source: string;
   /** Functions of kernels/gpu/math.ts that it calls. */
   readonly functions: readonly string[];
-  /** Whole numbers that the source reads as `this.constants`. */
+  /** Sizes, and numbers made of them, that the source reads as `this.constants`. */
   readonly constants?: Readonly<Record<string, number>>;
   readonly args: readonly Argument[];
   /** What it writes: one float a thread, or one texel of four. */
