@@ -7,7 +7,7 @@ import type { Buffer, Device } from "../devices/device.ts";
 import { ConfigError, checkOptions, wordArgument, wordShape, wordType } from "../errors.ts";
 import { checkAlive, disposeStorage, type Storage, Tensor } from "../graph/node.ts";
 import { buffer, input } from "../graph/source.ts";
-import { observing, type Setting, structure, Variable, type VariableObserver } from "../graph/variable.ts";
+import { isSubstituting, observing, type Setting, structure, Variable, type VariableObserver } from "../graph/variable.ts";
 import { explainSchedule } from "./explain.ts";
 import { currentDevice, handOver, locateLeaf, newStorage, Program, programStorage, realize } from "./program.ts";
 import { type Schedule, schedule } from "./schedule.ts";
@@ -126,6 +126,7 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
   };
 
   const compiled = (...args: Args): Result => {
+    if (isSubstituting()) return fn(...args);
     const { traced, leaves } = get(args);
     return replay(traced, leaves) as Result;
   };

@@ -87,6 +87,9 @@ export function replayingReads<T>(reads: readonly Tensor[], body: () => T): T {
 
 const substitutions: ReadonlyMap<Variable, Tensor>[] = [];
 
+/** Whether variables may give other tensors than they hold, which no program that was traced before knows. */
+export const isSubstituting = (): boolean => substitutions.length > 0;
+
 /** Runs `body` while reading one of these variables gives another tensor, of the same shape. */
 export function substituting<T>(values: ReadonlyMap<Variable, Tensor>, body: () => T): T {
   substitutions.push(values);

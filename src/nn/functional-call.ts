@@ -7,7 +7,7 @@ import { type Module, type Parameter, requireModule } from "./module.ts";
 
 /**
  * `module.forward(...inputs)` with other values of its parameters, which the module itself keeps as they are. Parameters that are not
- * named have their own values.
+ * named have their own values. Functions that the module has compiled are run as they are written, for these values and their derivatives.
  *
  * @param values tensors by path, as `stateDict` has them; of a shared parameter any of its paths
  * @throws {ConfigError} for a path that is no parameter's, naming the nearest, and for two values of a shared one; @throws {DTypeError} for

@@ -66,6 +66,25 @@ onEveryDevice(() => {
     }
   });
 
+  test("reaches parameters that a compiled function reads, and leaves its programs alone", () => {
+    const net = new Net().eval();
+    class Compiled extends Module {
+      readonly net = net;
+      readonly run = compile((x: Tensor) => this.net.forward(x));
+      forward(x: Tensor): Tensor {
+        return this.run(x);
+      }
+    }
+    const weight = net.head.weight.stored.mul(2);
+    const expected = functionalCall(net, { "head.weight": weight }, x());
+    const of = (model: Compiled) => functionalCall(model, { "net.head.weight": weight }, x());
+    const [first, later] = [new Compiled(), new Compiled()];
+    near(of(first), expected);
+    near(first.forward(x()), net.forward(x()));
+    later.forward(x());
+    near(of(later), expected);
+  });
+
   test("refuses what is no parameter and what has another shape", () => {
     const net = new Net();
     expect(() => functionalCall(net, { "head.wieght": x() }, x())).toThrow(ConfigError);

@@ -189,7 +189,12 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
           await staging.mapAsync(mapRead);
         } catch (error) {
           // what is lost is told a little later, on a busy machine seconds
-          await Promise.race([device.lost, new Promise((resolve) => setTimeout(resolve, 10_000))]);
+          let patience: ReturnType<typeof setTimeout> | undefined;
+          const waited = new Promise((resolve) => {
+            patience = setTimeout(resolve, 10_000);
+          });
+          await Promise.race([device.lost, waited]);
+          clearTimeout(patience); // or Node would stay for it
           checkAlive();
           throw error;
         }

@@ -84,7 +84,7 @@ function widened(base: Base): Matrix {
 
 /** The clusters of one layer as a file has them: P, and of each its number of rows and the directions Aₖ. */
 type Kept = { readonly projection: Matrix; readonly clusters: readonly { readonly size: number; readonly directions: Matrix }[] };
-const sizeOfAll = ({ clusters }: Pick<Kept, "clusters">): number => clusters.reduce((sum, { size }) => sum + size, 0);
+const totalOf = (clusters: readonly { readonly size: number }[]): number => clusters.reduce((sum, { size }) => sum + size, 0);
 
 /** Of the layers that have no more outputs than P has rows. */
 async function keptClusters(tensors: ReadonlyMap<string, StoredTensor>): Promise<ReadonlyMap<string, { readonly kept: Kept }>> {
@@ -95,15 +95,17 @@ async function keptClusters(tensors: ReadonlyMap<string, StoredTensor>): Promise
   const found = new Map<string, { readonly kept: Kept }>();
   for (const [name, P] of tensors) {
     const [, path] = /^base_model\.model\.(.*)\.adamss_newB$/.exec(name) ?? [];
-    if (path === undefined) continue;
-    const clusters: { size: number; directions: Matrix }[] = [];
+    const [rank, columns] = P.shape;
+    if (path === undefined || rank === undefined || columns === undefined) continue;
+    const stored: { size: number; A: StoredTensor }[] = [];
     for (;;) {
-      const [A, B] = ["A", "B"].map((of) => tensors.get(name.replace(/newB$/, `${of}.${clusters.length}`)));
-      if (A?.shape.length !== 2 || B?.shape.length !== 2 || A.shape[1] !== P.shape[0]) break;
-      clusters.push({ size: B.shape[0] as number, directions: await read(A) });
+      const [A, B] = ["A", "B"].map((of) => tensors.get(name.replace(/newB$/, `${of}.${stored.length}`)));
+      if (A?.shape.length !== 2 || B?.shape.length !== 2 || A.shape[1] !== rank) break;
+      stored.push({ size: B.shape[0] as number, A });
     }
-    if (clusters.length > 0 && sizeOfAll({ clusters }) <= (P.shape[0] as number))
-      found.set(path, { kept: { projection: await read(P), clusters } });
+    if (stored.length === 0 || totalOf(stored) > rank) continue;
+    const clusters = await Promise.all(stored.map(async ({ size, A }) => ({ size, directions: await read(A) })));
+    found.set(path, { kept: { projection: await read(P), clusters } });
   }
   return found;
 }
@@ -149,7 +151,7 @@ function clustersOf(
 
 function find(base: Base, c: MethodConfig<typeof schema>, inFile: Kept | undefined): Found {
   const W = widened(base);
-  if (inFile && inFile.projection.columns === W.columns && sizeOfAll(inFile) === W.rows) {
+  if (inFile && inFile.projection.columns === W.columns && totalOf(inFile.clusters) === W.rows) {
     const { rows, margin } = clustersOf(W, inFile);
     const clusters = inFile.clusters.map(({ directions }, k) => ({ rows: rows[k] as readonly number[], directions }));
     const warning = `loadAdapter: ${base.path} has no more outputs (${W.rows}) than \`r\` (= ${c.r}), so that its clusters are found by what is in them, and some rows might be in others.`;
