@@ -105,7 +105,7 @@ const drawFrom = (random: TorchGenerator): Draw => {
  * @throws {ConfigError} for the first law that does not hold, with the config and the seed; for a method that names none of these kinds of
  *   layers; and what `registerMethod` throws
  * @example
- * await checkMethod(lora, { cases: 2 });   // { "zero start on linear": 2, … }
+ * (await checkMethod(lora, { cases: 2 }))["merge equivalence on linear"]; // 2
  */
 export async function checkMethod(
   method: AnyMethod,

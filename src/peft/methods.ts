@@ -123,9 +123,7 @@ export const knownMethods = (): readonly AnyMethod[] => [...Object.values(method
  *
  * @returns takes it off again, unless somebody else has registered it, too
  * @throws {ConfigError} for what `defineMethod` has not made, and when another method has its PEFT type and another schema
- * @example
- * const forget = registerMethod(rowScale);
- * await loadAdapter(model, "out/row-scale");
+ * @see docs/extending.md, which defines one and registers it
  */
 export function registerMethod(method: AnyMethod): () => void {
   if (typeof method !== "function" || !("schema" in method))

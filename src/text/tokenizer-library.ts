@@ -51,7 +51,7 @@ export interface LibraryTokenizer {
 
 interface Decoder {
   /** Of those that turn bytes into characters. */
-  text_decoder?: TextDecoder;
+  text_decoder?: { decode(bytes: Uint8Array): string };
   readonly decoders?: readonly (Decoder | null)[];
   decode_chain(tokens: readonly string[]): string[];
 }
