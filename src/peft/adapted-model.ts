@@ -284,8 +284,9 @@ export function renameAdapter(model: Module, name: string, next: string): void {
 }
 
 /**
- * Takes one adapter off for good. If it was the only active one, the first of the others by name becomes active, in every
- * layer the first of those that this layer has, as in PEFT; if it was the last, the model is as it was before.
+ * Takes one adapter off for good. If it was the only active one, as in PEFT every layer activates the first by name of those that it has,
+ * and the first layer that has one says which the model's active one is, whose whole modules act; of virtual tokens the oldest ones follow.
+ * If it was the last, the model is as it was before.
  */
 export function deleteAdapter(model: Module, name: string): void {
   const { layers, residual, saved, biases, isPrompt } = getAdapter(model, name, "deleteAdapter");
@@ -323,9 +324,16 @@ export function deleteAdapter(model: Module, name: string): void {
   const readsText = [...adapted.layers.values()].some((layer) => layer.readsText);
   if (adapted.prompts?.adapters.size === 0 && !readsText) takeOffPrompts(adapted);
   const left = adapted.active.filter((each) => each !== name);
-  const first = (names: Iterable<string>) => [...names].sort().slice(0, 1);
-  choose(adapted, left.length > 0 ? left : first(adapted.adapters.keys()));
-  if (left.length === 0) for (const layer of adapted.layers.values()) layer.activate(first(layer.adapters.keys()));
+  if (left.length > 0) {
+    choose(adapted, left);
+    return;
+  }
+  const first = (layer: AdapterLayer) => [...layer.adapters.keys()].sort().slice(0, 1);
+  // in the model's order, which is not that in which adapters have come to layers
+  const ordered = [...baseModules(model).keys()].flatMap((path) => adapted.layers.get(path) ?? []);
+  const [leading] = [...ordered, ...adapted.layers.values()];
+  choose(adapted, leading ? first(leading) : [...adapted.adapters.keys()].slice(0, 1));
+  for (const layer of adapted.layers.values()) layer.activate(first(layer));
 }
 
 /** Takes all merged adapters out of the weights: bit for bit what was there before. */

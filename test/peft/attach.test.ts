@@ -97,6 +97,22 @@ describe("attach", () => {
     expect(() => model.getModule("model.layers.0.self_attn.q_proj.base_layer")).toThrow("there is no module");
   });
 
+  it("goes on as PEFT does when the active one is deleted: by what the layers have left, the first one before all", () => {
+    const model = new SmallModel();
+    const put = (name: string, targetModules: readonly string[], modulesToSave: readonly string[] | null = null) =>
+      attach(model, lora({ targetModules, modulesToSave }), { name });
+    put("c", ["v_proj"]);
+    put("b", ["q_proj"], ["lm_head"]);
+    put("a", ["v_proj"], ["lm_head"]);
+    deleteAdapter(model, "c");
+    expect(activeAdapters(model)).toEqual(["b"]);
+    expect((model.getModule("lm_head") as unknown as { active: string }).active).toBe("b");
+    put("z", ["o_proj"]);
+    setActive(model, "b");
+    deleteAdapter(model, "b");
+    expect(activeAdapters(model)).toEqual(["a"]);
+  });
+
   it("merges and takes back out bit for bit", () => {
     const model = new SmallModel();
     const x = ids(1, 2, 3);
