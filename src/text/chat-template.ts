@@ -90,7 +90,7 @@ export function renderChat(
   compiled.set(source, template);
   const { addGenerationPrompt = false, tools, documents, now, variables } = options;
   const context = {
-    messages: messages.map(withReasoning),
+    messages: messages.map(asRead),
     tools: tools ?? null,
     documents: documents ?? null,
     add_generation_prompt: addGenerationPrompt,
@@ -135,10 +135,14 @@ function pickTemplate(templates: ReadonlyMap<string, string>, { template, tools 
   );
 }
 
-/** What a model thought goes by three names; templates read the first or the second. */
-function withReasoning(message: ChatMessage): ChatMessage {
-  const thought = message["reasoning_content"] ?? message["thinking"] ?? message["reasoning"];
-  return thought === undefined || thought === null ? message : { thinking: thought, ...message, reasoning_content: thought };
+/**
+ * A message as templates read it, which is what transformers gives them: without keys that are null, as services write them, and with
+ * what the model thought under both names that templates ask for.
+ */
+function asRead(message: ChatMessage): ChatMessage {
+  const given = Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null)) as unknown as ChatMessage;
+  const thought = given["reasoning_content"] ?? given["thinking"] ?? given["reasoning"];
+  return thought === undefined ? given : { thinking: thought, ...given, reasoning_content: thought };
 }
 
 /** The library has no `generation`: a condition that holds writes a mark, and treats the lines around it as the tag would. */
@@ -177,7 +181,7 @@ export function renderAnswers(
   if (whole.answers.length) return whole;
   const answers = messages.flatMap((message, i): [number, number][] => {
     if (message.role !== "assistant") return [];
-    const before = render(messages.slice(0, i), true).text;
+    const before = textBefore(render, messages.slice(0, i));
     const after = i + 1 === messages.length && !addGenerationPrompt ? whole.text : render(messages.slice(0, i + 1), false).text;
     if (!after.startsWith(before) || !whole.text.startsWith(after))
       throw new ConfigError("the chat template writes messages otherwise once later ones are there, so answers are not found.", {
@@ -187,6 +191,19 @@ export function renderAnswers(
     return [[before.length, after.length]];
   });
   return { text: whole.text, answers };
+}
+
+/** What is written before an answer; nothing where the answer is the first message and the template needs one before it. */
+function textBefore(
+  render: (messages: readonly ChatMessage[], addGenerationPrompt: boolean) => RenderedChat,
+  messages: readonly ChatMessage[],
+): string {
+  try {
+    return render(messages, true).text;
+  } catch (cause) {
+    if (messages.length > 0) throw cause;
+    return "";
+  }
 }
 
 /** Formats that stand for several. */

@@ -95,6 +95,11 @@ describe("encodeChat", () => {
     expect(answersOf(make(chatML))).toBe("Call me Ishmael.<|im_end|>\nYears ago<|im_end|>\n");
   });
 
+  it("finds an answer that is the first message, where the template asks for one", () => {
+    const template = "{% if messages[0].role == 'system' %}!{% endif %}{% for m in messages %}[{{ m.content }}]{% endfor %}";
+    expect(answersOf(make(template), [{ role: "assistant", content: "Hi" }, ...said.slice(0, 1)])).toBe("[Hi]");
+  });
+
   it("finds answers between generation tags, which leave no trace in the text", () => {
     const template = chatML.replace(
       "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n",
