@@ -88,9 +88,9 @@ export class SimdMath extends SimdBasics {
     return this.select(this.less(magnitude, 0.35), nearZero, far);
   }
 
-  /** Error function. Error < 2 ulp, near 0 too. */
+  /** Error function. Error < 2 ulp, near 0 too; ±1 from 4 on. */
   erf(x: V128): V128 {
-    const a = this.apply("f32x4.pmin", this.abs(x), 3.88); // erf is ±1 in float32 beyond
+    const a = this.apply("f32x4.pmin", this.abs(x), 4); // erf is ±1 in float32 from 3.92 on, and where this polynomial ends
     // erf = 1 − (1 − v/2)² with v = a + a·slope, fitted so that the error of erf is even relative to erf: the square alone bends the line
     // towards 1, and no exponential is needed. As v − v²/4, so that nothing is lost near 0
     const slope = this.polynomial(

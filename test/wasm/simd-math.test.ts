@@ -159,6 +159,12 @@ describe.each([true, false])("fused multiply-add %s", (fused) => {
     expect(worst, `at ${at}`).toBeLessThanOrEqual(bound);
   });
 
+  test("erf is 1 where it rounds to 1, or gelu of −10⁴ would be −0.0003", () => {
+    const x = [4, 5, 100, 1e30, Number.POSITIVE_INFINITY];
+    const got = mapLanes(fused, (s, v) => s.erf(v))([...x, ...x.map((value) => -value)]);
+    expect([...got]).toEqual([...x.map(() => 1), ...x.map(() => -1)]);
+  });
+
   test("exp is 0 below, infinite above, and keeps subnormal results", () => {
     const x = [-104, -1e30, Number.NEGATIVE_INFINITY, 88.73, 1000, Number.POSITIVE_INFINITY, -100, Number.NaN].map(Math.fround);
     const got = mapLanes(fused, (s, v) => s.exp(v))(x);
