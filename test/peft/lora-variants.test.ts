@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import "../../src/devices/choose.ts";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
+import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import { add, mul } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { reduceSum } from "../../src/graph/reduction.ts";
@@ -16,10 +17,12 @@ import {
   adapterPenalty,
   attach,
   beginSchedules,
+  loadAdapter,
   lora,
   merge,
   monteclora,
   qalora,
+  saveAdapter,
   velora,
 } from "../../src/peft/index.ts";
 import { divergence, sampleOf } from "../../src/peft/methods/monteclora.ts";
@@ -109,6 +112,24 @@ describe("QA-LoRA", () => {
     close("derivative of B", B, want.dB);
     merge(model);
     close("y of merged weights", model.forward(batch(0)), want.y);
+  });
+
+  it("is plain LoRA where the file's A has as many inputs as the layer, as PEFT writes it for layers that are not of codes", async () => {
+    const [from, model, folder] = [holder(), holder(), memoryFolder()];
+    attach(from, lora({ ...options, initLoraWeights: false }));
+    await saveAdapter(from, folder);
+    const name = "adapter_config.json";
+    const config = JSON.parse(new TextDecoder().decode(folder.contents.get(name)));
+    await folder.write(new Map([[name, JSON.stringify({ ...config, use_qalora: true, qalora_group_size: 5 })]]));
+    await loadAdapter(model, folder);
+    const values = (of: typeof model) => downloadSync(of.forward(batch(0)));
+    expect(values(model)).toEqual(values(from));
+    const again = memoryFolder();
+    await saveAdapter(model, again);
+    const tensors = "adapter_model.safetensors";
+    expect(again.contents.get(tensors)).toEqual(folder.contents.get(tensors));
+    merge(model);
+    close("y of merged weights", model.forward(batch(0)), [...values(from)]);
   });
 
   it("wants inputs in whole groups, and plain starts", () => {

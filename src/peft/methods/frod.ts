@@ -223,11 +223,11 @@ export const frod = defineMethod({
   check({ saveProjection, sparseRate }) {
     if (!saveProjection)
       throw new ConfigError(
-        "`saveProjection` must be true: a basis that is found again has other signs than the one in training.",
+        "`saveProjection` must be true: the signs of a basis that is found again, and its directions where eigenvalues are equal, are those of a library of linear algebra, not of the seed, and the trained values are for these.",
         {
           operation: "frod",
           got: saveProjection,
-          hint: "Save the adapter with its projections.",
+          hint: "Train with projections that are saved, or merge the adapter with PEFT where it was trained.",
         },
       );
     if (sparseRate === 0)

@@ -3,7 +3,8 @@
  * one scale and zero for each such group, the change is one of the zeros: so the paper merges it and stays quantised.
  *
  * PEFT has it for layers of GPTQ codes only, and reads past `use_qalora` on others, where its adapter is plain LoRA; here any linear layer has
- * it, and is merged like every other change of the weight. The values of the file are those of PEFT on GPTQ.
+ * it, and is merged like every other change of the weight. The values of the file are those of PEFT on GPTQ. A file whose A is [r, in] is
+ * plain LoRA here, too; with groups of 1, where that is no sign, QA-LoRA.
  */
 import { ConfigError } from "../../errors.ts";
 import { matmul } from "../../graph/contraction.ts";
@@ -12,7 +13,7 @@ import { expand, reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { defineMethod, type LayerMethod } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
 import { type LoraConfig, lora, scaling, variantKeys, variantOfLora } from "./lora.ts";
@@ -35,10 +36,18 @@ function pooled(x: Tensor, g: number): Tensor {
   return times(reshape(sums, [...before, into / g]), into / g / g);
 }
 
-const linear: LayerMethod<LoraConfig, "A" | "B"> = {
+/** A layer's config, with the inputs of its A where that comes from a file. */
+type OwnConfig = LoraConfig & { readonly inputsOfA?: number };
+
+/** PEFT has read past `use_qalora`. */
+const isPlain = (base: Base, c: OwnConfig): boolean => c.inputsOfA === base.in && c.qaloraGroupSize > 1;
+
+const plain = lora.layers.linear as LayerMethod<OwnConfig, "A" | "B">;
+
+const linear: LayerMethod<OwnConfig, "A" | "B"> = {
   files: { A: "lora_A.weight", B: "lora_B.weight" },
   parameters: (base, c) => ({
-    A: { shape: [c.r, groupsOf(base.path, base.in, c)] },
+    A: { shape: [c.r, isPlain(base, c) ? base.in : groupsOf(base.path, base.in, c)] },
     B: { shape: [base.out, c.r] },
   }),
   initialise(base, c, random) {
@@ -49,11 +58,13 @@ const linear: LayerMethod<LoraConfig, "A" | "B"> = {
     return { values: { A, B: (name === false ? uniform(r) : zeros)(random, base.out * r) } };
   },
   forward(x, base, { A, B }, c, use) {
+    if (isPlain(base, c)) return plain.forward(x, base, { A, B }, c, use);
     const s = product(scaling(c), use.scale);
     const low = through(pooled(use.dropout(x, c.loraDropout), c.qaloraGroupSize), A);
     return add(base(x), through(times(low, s), B));
   },
   delta(base, { A, B }, c, scale) {
+    if (isPlain(base, c)) return times(matmul(B, A), product(scaling(c), scale));
     const g = c.qaloraGroupSize;
     const groups = base.in / g;
     const wide = reshape(expand(reshape(A, [c.r, groups, 1]), [c.r, groups, g]), [c.r, base.in]);
@@ -79,6 +90,13 @@ export const qalora = defineMethod({
       });
   },
   startsAtZero: ({ initLoraWeights }) => initLoraWeights !== false,
+  keptInFile: (tensors) =>
+    new Map(
+      [...tensors].flatMap(([name, { shape }]) => {
+        const [, path] = /^base_model\.model\.(.*)\.lora_A\.weight$/.exec(name) ?? [];
+        return path === undefined ? [] : [[path, { inputsOfA: shape[1] }]];
+      }),
+    ),
   layers: { linear },
   samples(draw, { in: into }) {
     const divisors = Array.from({ length: into }, (_, i) => i + 1).filter((g) => into % g === 0);
