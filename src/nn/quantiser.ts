@@ -275,6 +275,13 @@ export function quantiseWeight(
   if (type === "int8") {
     // bitsandbytes takes weights in float16 for this
     const half = values.map((value) => fromFloat16Bits(toFloat16Bits(value)));
+    const large = values.find((value, i) => Number.isFinite(value) && !Number.isFinite(half[i]));
+    if (large !== undefined)
+      throw new ConfigError(`int8 takes weights as float16, which holds no ${large}.`, {
+        operation: "quantise",
+        got: large,
+        hint: "Use nf4 or fp4, or skip this layer.",
+      });
     return { type, shape, ...quantiseInt8(half, shape[1]) };
   }
   const table = type === "nf4" ? nf4 : fp4;

@@ -142,6 +142,8 @@ onEveryDevice((device) => {
       expect(() => quantise(model, { bits: 4 } as never)).toThrow(/not an option/);
       model.second.weight.assign(upload(currentDevice(), new Float32Array(63).fill(Number.NaN), [9, 7], "float32"));
       expect(() => quantise(model)).toThrow(/not finite/);
+      model.second.weight.assign(upload(currentDevice(), new Float32Array(63).fill(1e5), [9, 7], "float32"));
+      expect(() => quantise(model, { type: "int8" })).toThrow("int8 takes weights as float16, which holds no 100000");
       expect(bits(model).slice(0, 2)).toEqual(before.slice(0, 2));
       attach(model, lora({ r: 2, targetModules: ["first"] }));
       expect(() => quantise(model)).toThrow(/Quantise first/);
