@@ -116,7 +116,6 @@ export const supertuning = defineMethod({
       r,
       loraAlpha: r === null ? null : draw.integer(1, 16) / 2,
       initWeights: draw.integer(0, 2) > 0,
-      savePrecomputedIndices: draw.integer(0, 2) > 0,
     };
   },
 });
