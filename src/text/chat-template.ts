@@ -3,9 +3,8 @@
  *
  * @see https://huggingface.co/docs/transformers/chat_templating
  */
+import { Template } from "@huggingface/jinja";
 import { ConfigError, checkOptions, FormatError, nearestName } from "../errors.ts";
-import { TemplateProgram } from "./template-program.ts";
-import { str } from "./template-value.ts";
 
 /** One turn. Templates may read further keys, such as `tool_calls`. */
 export interface ChatMessage {
@@ -58,7 +57,8 @@ export function chatTemplates(config: Readonly<Record<string, unknown>>): Readon
 
 /** Characters for private use that stand where `{% generation %}` begins and ends. */
 const [opens, closes] = ["\uE0A0\uE0A1", "\uE0A1\uE0A0"];
-const compiled = new Map<string, TemplateProgram>();
+const clock = "time_of_lorikeet";
+const compiled = new Map<string, Template>();
 
 /**
  * Messages as one text.
@@ -80,7 +80,7 @@ export function renderChat(
   const source = pickTemplate(templates, options);
   let template = compiled.get(source);
   try {
-    template ??= new TemplateProgram(withMarks(source));
+    template ??= new Template(withMarks(source));
   } catch (cause) {
     throw new FormatError(`the chat template is not one that can be read: ${(cause as Error).message}.`, {
       operation,
@@ -94,12 +94,13 @@ export function renderChat(
     tools: tools ?? null,
     documents: documents ?? null,
     add_generation_prompt: addGenerationPrompt,
+    [clock]: (format: string) => strftime(now ?? new Date(), format),
     ...special,
     ...variables,
   };
   let text: string;
   try {
-    text = template.render(context, { strftime_now: ([format]) => strftime(now ?? new Date(), str(format)) });
+    text = template.render(context);
   } catch (cause) {
     throw new ConfigError(`the chat template refuses these messages: ${(cause as Error).message.replace(/\.$/, "")}.`, {
       operation,
@@ -145,13 +146,18 @@ function asRead(message: ChatMessage): ChatMessage {
   return thought === undefined ? given : { thinking: thought, ...given, reasoning_content: thought };
 }
 
-/** The library has no `generation`: a condition that holds writes a mark, and treats the lines around it as the tag would. */
+/**
+ * The library has no `generation`: a condition that holds writes a mark, and treats the lines around it as the tag would.
+ * Its own clock cannot be set, so that it is asked for by another name.
+ */
 const withMarks = (template: string): string =>
-  template.replace(
-    /\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}/g,
-    (_, before: string, end: string | undefined, after: string) =>
-      `{%${before} if true %}{{ "${end ? closes : opens}" }}{% endif ${after}%}`,
-  );
+  template
+    .replace(/\bstrftime_now\b/g, clock)
+    .replace(
+      /\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}/g,
+      (_, before: string, end: string | undefined, after: string) =>
+        `{%${before} if true %}{{ "${end ? closes : opens}" }}{% endif ${after}%}`,
+    );
 
 function withoutMarks(marked: string): RenderedChat {
   const answers: [number, number][] = [];
@@ -206,19 +212,6 @@ function textBefore(
   }
 }
 
-/** Formats that stand for several. */
-const together: Readonly<Record<string, string>> = {
-  ...{ F: "%Y-%m-%d", T: "%H:%M:%S", R: "%H:%M", D: "%m/%d/%y", x: "%m/%d/%y", X: "%H:%M:%S" },
-  ...{ c: "%a %b %e %H:%M:%S %Y", r: "%I:%M:%S %p" },
-};
-
-/** The week that has the Thursday of a date's week, and the year that Thursday is in. */
-function isoWeek(date: Date): { readonly week: number; readonly year: number } {
-  const thursday = new Date(Date.UTC(date.getFullYear(), date.getMonth(), date.getDate() + 4 - (date.getDay() || 7)));
-  const year = thursday.getUTCFullYear();
-  return { week: Math.floor((thursday.getTime() - Date.UTC(year, 0, 1)) / 864e5 / 7) + 1, year };
-}
-
 /** Python's strftime, as far as templates use it, in English and in the time of this place. */
 function strftime(date: Date, format: string): string {
   const pad = (value: number, digits = 2) => String(value).padStart(digits, "0");
@@ -245,21 +238,8 @@ function strftime(date: Date, format: string): string {
     S: () => pad(date.getSeconds()),
     f: () => pad(date.getMilliseconds() * 1000, 6),
     p: () => (hour < 12 ? "AM" : "PM"),
-    h: () => name({ month: "short" }),
-    u: () => String(date.getDay() || 7),
-    U: () => pad(Math.floor((day + 6 - date.getDay()) / 7)),
-    W: () => pad(Math.floor((day + 6 - ((date.getDay() + 6) % 7)) / 7)),
-    V: () => pad(isoWeek(date).week),
-    G: () => String(isoWeek(date).year),
-    C: () => pad(Math.floor(date.getFullYear() / 100)),
-    k: () => String(hour).padStart(2),
-    l: () => String(hour % 12 || 12).padStart(2),
-    s: () => String(Math.floor(date.getTime() / 1000)),
-    n: () => "\n",
-    t: () => "\t",
-    z: () => "", // Python's own clock knows no zone
-    Z: () => "",
-    ...Object.fromEntries(Object.entries(together).map(([key, format]) => [key, () => strftime(date, format)])),
+    F: () => `${fields["Y"]?.()}-${fields["m"]?.()}-${fields["d"]?.()}`,
+    T: () => `${fields["H"]?.()}:${fields["M"]?.()}:${fields["S"]?.()}`,
     "%": () => "%",
   };
   // "-" leaves out leading zeros

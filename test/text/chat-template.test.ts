@@ -35,7 +35,7 @@ describe("applyChatTemplate", () => {
     );
     const tools = [{ type: "function", function: { name: "größe" } }];
     expect(tokenizer.applyChatTemplate(said, { tools, variables: { thinking: true } })).toBe(
-      '<|begin|>[{"type": "function", "function": {"name": "größe"}}]TrueHi<|im_end|>',
+      '<|begin|>[{"type": "function", "function": {"name": "größe"}}]trueHi<|im_end|>',
     );
   });
 
