@@ -7,8 +7,8 @@ const among = (...names: readonly string[]): Work[] => works.filter(({ name }) =
 /** The training step and single operations, as far as they are in the comparison of processors; and a step for slow adapters. */
 export const gpuWorks: readonly Work[] = [
   { name: "lora-step-small", about: "the step with one layer, one sequence and a quarter of the vocabulary", kind: "training" },
-  // once, and by the engines that are quick enough
-  ...among("lora-step").map((work) => ({ ...work, isLong: true, isOnce: true })),
+  // once, in every mode
+  ...among("lora-step").map((work) => ({ ...work, isLong: true, isForAll: true, isOnce: true })),
   ...among("matmul", "matmul-skinny", "softmax").map((work) => ({ ...work, isOnce: false })),
 ];
 

@@ -1,8 +1,8 @@
 /**
  * How fast is the gpu device beside tfjs and jax-js on the same interface of the same Chromium? Operations stay on the device and are
- * waited for; only right answers count; the engines of an interface take turns, those of WebGPU and WebGL 2 first. Slow modes have one turn
- * and no part in the whole step, nor has a peer that does not finish the small one or takes twice as long for it as another. headlessgl is
- * run by Node. Leaves gpu.json, and a page with charts, in bench/results.
+ * waited for; only right answers count; the engines of an interface take turns, those of WebGPU and WebGL 2 first. Slow modes have one turn;
+ * a peer that does not finish the small step, or takes twice as long for it as another, has no part in the whole one. headlessgl is run by
+ * Node. Leaves gpu.json, and a page with charts, in bench/results.
  * Run: `npm run bench -- gpu [--hardware] [--processor-time] [--quick] [--only WORK,…] [--case START]
  * [--engines NAME,…] [--rounds N] [--seconds S] [--budget S] [--minutes M]`
  */

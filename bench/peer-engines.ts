@@ -11,8 +11,9 @@ export interface Work {
   readonly name: string;
   readonly about: string;
   readonly kind: "operation" | "training" | "generation";
-  /** Done once, by engines that are quick enough; left out with `--quick`. */
+  /** Done by engines that are quick enough, or by all; left out with `--quick`. */
   readonly isLong?: boolean;
+  readonly isForAll?: boolean;
   /** Engines have one turn at it. */
   readonly isOnce?: boolean;
 }
@@ -108,7 +109,7 @@ export const engines: readonly Engine[] = [
 
 /** Whether an engine has a part in a piece of work. */
 export const takesPart = (engine: Engine, work: Work): boolean =>
-  (engine.can?.(work) ?? true) && !(work.isLong && (engine.isSlow || engine.isPlain));
+  (engine.can?.(work) ?? true) && (!work.isLong || work.isForAll || !(engine.isSlow || engine.isPlain));
 
 /** Seconds of measuring in one process: single operations come to rest sooner than a step does. */
 export const secondsFor = (work: Work, seconds: number): number => (work.kind === "operation" ? seconds / 4 : seconds);
