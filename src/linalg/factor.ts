@@ -4,7 +4,7 @@ import { matmul } from "../graph/contraction.ts";
 import { div, equal, mul, sub, where } from "../graph/elementwise.ts";
 import { reshape, sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant, iota } from "../graph/source.ts";
+import { iota, number } from "../graph/source.ts";
 import { toTensor } from "./matrix.ts";
 
 /**
@@ -51,9 +51,6 @@ export const chain = (...matrices: readonly Tensor[]): Tensor => matrices.reduce
 /** A vector as a column, to multiply rows with; `row` multiplies columns. */
 const column = (x: Tensor): Tensor => reshape(x, [x.size, 1]);
 const row = (x: Tensor): Tensor => reshape(x, [1, x.size]);
-
-/** A number like the elements of `x`. */
-export const number = (x: Tensor, value: number): Tensor => constant(value, [], x.dtype);
 
 /** 1/x, and 0 for 0. */
 export function inverseOrZero(x: Tensor): Tensor {

@@ -4,8 +4,8 @@ import { cast, equal, less, mul, neg, sqrt, sub, where } from "../graph/elementw
 import { reshape, sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
-import { constant, iota } from "../graph/source.ts";
-import { inverseOrZero, number } from "./factor.ts";
+import { constant, iota, number } from "../graph/source.ts";
+import { inverseOrZero } from "./factor.ts";
 
 /**
  * Q [m, n] of the reduced QR decomposition of x [m, n], m ≥ n, with LAPACK's signs, by one Householder reflection a column. Each is a few

@@ -3,6 +3,7 @@ import { matmul } from "../graph/contraction.ts";
 import { add, less, mul, where } from "../graph/elementwise.ts";
 import { sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { number } from "../graph/source.ts";
 import { square } from "../tensor/math.ts";
 import { bidiagonalSvd } from "./conquer-singular.ts";
 import {
@@ -11,7 +12,6 @@ import {
   factors,
   inverseGaps,
   inverseOrZero,
-  number,
   outside,
   scaleColumns,
   scaleRows,

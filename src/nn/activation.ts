@@ -2,7 +2,7 @@
 import { ConfigError, nearestName } from "../errors.ts";
 import { add, erf, mul, sqrt, tanh } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import {
   clamp,
   elu,
@@ -18,8 +18,6 @@ import {
   silu,
   softplus,
 } from "../tensor/math.ts";
-
-const number = (like: Tensor, value: number): Tensor => constant(value, [], like.dtype);
 
 /** The normal distribution function with mean μ = √½ and deviation σ = √(1/4π). @see https://arxiv.org/abs/2209.10655, section 3.4 */
 function laplace(x: Tensor): Tensor {
@@ -62,8 +60,7 @@ export type ActivationName = keyof typeof activations;
 /** c·tanh(x/c): values stay within ±c; x itself where c is 0. @see https://arxiv.org/abs/2408.00118, section 2 */
 export function softcap(x: Tensor, c: number): Tensor {
   if (c === 0) return x;
-  const factor = (value: number) => constant(value, [], x.dtype);
-  return mul(tanh(mul(x, factor(1 / c))), factor(c));
+  return mul(tanh(mul(x, number(x, 1 / c))), number(x, c));
 }
 
 /** The activation of this name. @throws {ConfigError} naming the nearest one when there is none */
