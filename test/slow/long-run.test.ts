@@ -2,7 +2,7 @@
  * A long run takes no more than a short one: after 10,000 training steps there are as many buffers, bytes and compiled
  * kernels as after 1,000, and no larger heap; and a batch of another size finds its kernels already there.
  */
-import { setFlagsFromString } from "node:v8";
+import { queryObjects, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { realize, upload, useDevice } from "../../src/compile/program.ts";
@@ -31,6 +31,8 @@ interface Use {
   readonly buffers: number;
   readonly bytes: number;
   readonly kernels: number;
+  /** JavaScript objects: arrays and functions too, strings and numbers not. */
+  readonly objects: number;
   readonly heap: number;
 }
 
@@ -41,25 +43,32 @@ async function measure(step: number): Promise<Use> {
     await new Promise((resume) => setTimeout(resume, 2));
   }
   const { buffers, bytesInUse, kernels } = device.statistics;
-  return { step, buffers, bytes: bytesInUse, kernels, heap: process.memoryUsage().heapUsed };
+  return {
+    step,
+    buffers,
+    bytes: bytesInUse,
+    kernels,
+    objects: queryObjects(Object, { format: "count" }),
+    heap: process.memoryUsage().heapUsed,
+  };
 }
 
-/** Bytes of heap a step, above which it is no chance: one object with a few fields takes more. */
-const heapPerStep = 48;
-
-/** A run is measured so many times on its way from the early step to the late one. */
+/** A run is measured so many times on its way from the early step to the late one; each keeps a few objects of its own. */
 const parts = 8;
+const objectsPerMeasure = 8;
 
 /**
- * V8 takes some 100 kB for the code of what has become hot, and gives some back, whenever it gets time for that: a few parts of a run
- * hold all of it. What leaks is in every part, so the part in the middle of their order tells.
+ * Bytes of heap a step. V8 takes some 100 kB for the code of what has become hot, and gives some back, whenever it gets time
+ * for that, so the heap tells only of what is large; the count of objects is exact.
  */
+const heapPerStep = 256;
+
 function expectNoGrowth(uses: readonly Use[]): void {
   const [early, late] = [uses[0]!, uses.at(-1)!];
   const { buffers, bytes, kernels } = early;
   expect({ buffers: late.buffers, bytes: late.bytes, kernels: late.kernels }).toEqual({ buffers, bytes, kernels });
-  const growths = uses.slice(1).map(({ heap, step }, i) => (heap - uses[i]!.heap) / (step - uses[i]!.step));
-  expect(growths.sort((a, b) => a - b)[parts / 2]).toBeLessThan(heapPerStep);
+  expect(late.objects - early.objects).toBeLessThanOrEqual(objectsPerMeasure * (uses.length - 1));
+  expect((late.heap - early.heap) / (late.step - early.step)).toBeLessThan(heapPerStep);
 }
 
 /** Trains adapters with dropout and measures from `early` to `late` steps; `besides` runs after every step. */
@@ -100,8 +109,8 @@ test("300 texts from prompts of many lengths take no more memory or kernels than
   const [early, late] = uses as [Use, Use];
   const { buffers, bytes, kernels } = early;
   expect(late).toMatchObject({ buffers, bytes, kernels });
-  // a program that stayed would be hundreds of objects, some 100 kB
-  expect((late.heap - early.heap) / 200).toBeLessThan(10_000);
+  // a program that stayed would be hundreds of objects
+  expect((late.objects - early.objects) / 200).toBeLessThan(1);
 });
 
 test("batches of other sizes and lengths are trained on and continued with the kernels that are there", async () => {
@@ -125,7 +134,8 @@ describe("growth is noticed", () => {
     expect(() => expectNoGrowth(uses)).toThrow();
   };
   test("of buffers", () => caught(() => kept.push(upload(device, new Float32Array(1), [1], "float32"))));
-  test("of the heap", () => caught((step) => kept.push({ step, texts: [String(step), `${step} of many`] })));
+  test("of objects", () => caught((step) => kept.push({ step })));
+  test("of the heap, by a text a step", () => caught((step) => kept.push(`${step} of many `.repeat(24).split("").join(""))));
   test("of kernels, by a number that becomes part of the code", () =>
     caught((step) => {
       using x = upload(device, new Float32Array(4), [4], "float32");
