@@ -76,6 +76,12 @@ export function chooseTargets(
   const all = [...model.modules.keys()].filter((path) => path !== "");
   const paths = all.filter((path) => !excluded(path) && wanted(path));
   if (paths.length === 0 && !model.others) {
+    if (all.length === 0)
+      refuse(
+        "the model is a single layer, which has no name to be chosen by.",
+        targets,
+        "Make it a property of a Module, and attach to that.",
+      );
     const shown = `targetModules ${JSON.stringify(options.targetModules ?? targets)}`;
     const before = all.filter((path) => (typeof targets === "string" ? wanted(path) : isSuffix(targets, path)));
     if (before.length > 0)

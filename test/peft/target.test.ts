@@ -1,6 +1,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
+import { Linear } from "../../src/nn/linear.ts";
 import { attach, detach, lora } from "../../src/peft/index.ts";
 import { SmallModel } from "./small-model.ts";
 
@@ -110,6 +111,12 @@ describe("targets", () => {
     ],
   ])("%j is refused", (options, message) => {
     expect(() => attach(new SmallModel(), lora(options))).toThrow(message);
+  });
+
+  it("are named modules: a single layer is refused with the way out", () => {
+    expect(() => attach(new Linear(2, 2), lora({ targetModules: "all-linear" }))).toThrow(
+      "attach: the model is a single layer, which has no name to be chosen by. Make it a property of a Module, and attach to that.",
+    );
   });
 
   it("must be given for a model of unknown type, and the model is left as it was", () => {
