@@ -11,7 +11,7 @@ import { expand, permute, reshape, stopGradient, transpose } from "./movement.ts
 import { Tensor } from "./node.ts";
 import type { Draw, Fused, Sample } from "./primitive.ts";
 import { reduceMax, reduceSum } from "./reduction.ts";
-import { constant, iota } from "./source.ts";
+import { constant, iota, number } from "./source.ts";
 
 /** Which keys a query sees, and how scores are scaled. */
 export interface AttentionOptions {
@@ -42,7 +42,7 @@ function byToken(x: Tensor): Tensor {
 
 /** Scores [B,G,H/G,Tq,Tk], scaled, with −1e30 where a query must not look. */
 function scores(q: Tensor, k: Tensor, attributes: Attributes): Tensor {
-  const S = mul(matmul(q, transpose(k)), constant(scaleOf(attributes), [], q.dtype));
+  const S = mul(matmul(q, transpose(k)), number(q, scaleOf(attributes)));
   if (!causal(attributes)) return S;
   const [Tq, Tk] = [S.shape[3]!, S.shape[4]!];
   const query = add(reshape(iota([Tq]), [Tq, 1]), constant(Tk - Tq, [], "int32"));
@@ -50,7 +50,7 @@ function scores(q: Tensor, k: Tensor, attributes: Attributes): Tensor {
   let seen = less(key, add(query, constant(1, [], "int32")));
   const window = attributes["window"] as number;
   if (window > 0) seen = and(seen, less(query, add(key, constant(window, [], "int32"))));
-  return where(seen, S, constant(-1e30, [], S.dtype));
+  return where(seen, S, number(S, -1e30));
 }
 
 function groupsOf(sources: readonly Tensor[]): [q: Tensor, k: Tensor, v: Tensor] {
@@ -83,8 +83,8 @@ export const attentionOp: Fused = {
     const [q, k, v] = groupsOf(sources);
     const S = scores(q, k, attributes);
     // the bounds give weights of 0 to a query that sees no key, as with Tq > Tk; no result depends on `top`, so no derivative does
-    const top = stopGradient(max(reduceMax(S, [4]), constant(-1e20, [], S.dtype)));
-    const logSum = add(top, log(max(reduceSum(exp(sub(S, top)), [4]), constant(1e-30, [], S.dtype))));
+    const top = stopGradient(max(reduceMax(S, [4]), number(S, -1e20)));
+    const logSum = add(top, log(max(reduceSum(exp(sub(S, top)), [4]), number(S, 1e-30))));
     const y = matmul(exp(sub(S, logSum)), v);
     const [B, G, N, T] = logSum.shape as [number, number, number, number];
     return [byToken(y), reshape(logSum, [B, G * N, T])];
@@ -142,7 +142,7 @@ export const attentionBackwardOp: Fused = {
     const [B, , T] = logSum.shape as [number, number, number];
     const P = exp(sub(scores(q, k, attributes), reshape(logSum, [B, G, H / G, T, 1])));
     const delta = reduceSum(mul(gG, yG), [4]);
-    const dS = mul(mul(P, sub(matmul(gG, transpose(v)), delta)), constant(scaleOf(attributes), [], q.dtype));
+    const dS = mul(mul(P, sub(matmul(gG, transpose(v)), delta)), number(q, scaleOf(attributes)));
     // heads that share a key head add up
     return [
       byToken(matmul(dS, k)),

@@ -5,7 +5,7 @@ import { expand } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { Elementwise } from "./primitive.ts";
 import { broadcastShapes, sameShape } from "./shape.ts";
-import { constant, isConstant } from "./source.ts";
+import { constant, isConstant, number } from "./source.ts";
 
 type Entry = Omit<Elementwise, "kind" | "name">;
 
@@ -31,9 +31,6 @@ const define = <Name extends string>(entries: Readonly<Record<Name, Entry>>): Re
   return Object.fromEntries(named) as Record<Name, Elementwise>;
 };
 
-/** A number in the dtype of a gradient. */
-const like = (g: Tensor, value: number): Tensor => constant(value, [], g.dtype);
-
 const all: readonly [number, number] = [-2, 2];
 
 const float =
@@ -51,8 +48,8 @@ const float =
 /** Two operands of one dtype: the wider of the two. */
 function arithmetic(op: Elementwise, x: Tensor, y: Tensor): Tensor {
   const dtype = promote(x.dtype, y.dtype);
-  const number = dtype === "bool" ? "int32" : dtype;
-  return apply(op, [cast(x, number), cast(y, number)], number);
+  const numeric = dtype === "bool" ? "int32" : dtype;
+  return apply(op, [cast(x, numeric), cast(y, numeric)], numeric);
 }
 
 /** Two operands in floating point; integers are widened to float32. */
@@ -136,8 +133,8 @@ export const elementwise = define({
     wasm: (simd, [x]) => simd.sin(x!),
     // cos x = 1 − 2·sin²(x/2): halving is exact, so large x lose nothing, as they would in sin(x + π/2)
     vjp: (g, _y, x) => {
-      const half = sin(mul(like(g, 0.5), x!));
-      return [mul(g, sub(like(g, 1), mul(like(g, 2), mul(half, half))))];
+      const half = sin(mul(number(g, 0.5), x!));
+      return [mul(g, sub(number(g, 1), mul(number(g, 2), mul(half, half))))];
     },
     domain: [[-6, 6]],
     takes: "float",
@@ -148,7 +145,7 @@ export const elementwise = define({
     arity: 1,
     js: ([x]) => `Math.sqrt(${x})`,
     wasm: (simd, [x]) => simd.sqrt(x!),
-    vjp: (g, y) => [mul(g, mul(like(g, 0.5), recip(y)))],
+    vjp: (g, y) => [mul(g, mul(number(g, 0.5), recip(y)))],
     domain: [[0.3, 4]],
     takes: "float",
   },
@@ -166,7 +163,7 @@ export const elementwise = define({
     arity: 1,
     js: ([x]) => `Math.tanh(${x})`,
     wasm: (simd, [x]) => simd.tanh(x!),
-    vjp: (g, y) => [mul(g, sub(like(g, 1), mul(y, y)))],
+    vjp: (g, y) => [mul(g, sub(number(g, 1), mul(y, y)))],
     domain: [[-3, 3]],
     takes: "float",
     heavy: true,
@@ -176,7 +173,7 @@ export const elementwise = define({
     arity: 1,
     js: ([x]) => `erf(${x})`,
     wasm: (simd, [x]) => simd.erf(x!),
-    vjp: (g, _y, x) => [mul(g, mul(like(g, 2 / Math.sqrt(Math.PI)), exp(neg(mul(x!, x!)))))],
+    vjp: (g, _y, x) => [mul(g, mul(number(g, 2 / Math.sqrt(Math.PI)), exp(neg(mul(x!, x!)))))],
     domain: [[-3, 3]],
     takes: "float",
     heavy: true,
@@ -243,10 +240,10 @@ export const elementwise = define({
     wasm: (simd, [x, y]) => simd.max(x!, y!),
     // where both are equal each gets half, as in PyTorch
     vjp: (g, _y, x, z) => {
-      const half = like(g, 0.5);
+      const half = number(g, 0.5);
       const tie = cast(equal(x!, z!), g.dtype);
       const toX = add(cast(less(z!, x!), g.dtype), mul(half, tie));
-      return [mul(g, toX), mul(g, sub(like(g, 1), toX))];
+      return [mul(g, toX), mul(g, sub(number(g, 1), toX))];
     },
     domain: [
       [-2, 0],
@@ -260,9 +257,9 @@ export const elementwise = define({
     js: ([x, y]) => `(${x}) ** (${y})`,
     wasm: (simd, [x, y]) => simd.pow(x!, y!),
     vjp: (g, y, x, z) => {
-      const isPositive = less(like(g, 0), x!);
-      const logX = where(isPositive, log(where(isPositive, x!, like(g, 1))), like(g, 0));
-      return [mul(g, mul(z!, pow(x!, sub(z!, like(g, 1))))), mul(g, mul(y, logX))];
+      const isPositive = less(number(g, 0), x!);
+      const logX = where(isPositive, log(where(isPositive, x!, number(g, 1))), number(g, 0));
+      return [mul(g, mul(z!, pow(x!, sub(z!, number(g, 1))))), mul(g, mul(y, logX))];
     },
     domain: [
       [0.3, 2],
@@ -338,7 +335,7 @@ export const elementwise = define({
     arity: 3,
     js: ([c, x, y]) => `${c} ? ${x} : ${y}`,
     wasm: (simd, [c, x, y]) => simd.select(c!, x!, y!),
-    vjp: (g, _y, c) => [null, where(c!, g, like(g, 0)), where(c!, like(g, 0), g)],
+    vjp: (g, _y, c) => [null, where(c!, g, number(g, 0)), where(c!, number(g, 0), g)],
     domain: [[0, 1], all, all],
     takes: "both",
   },

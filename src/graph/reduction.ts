@@ -5,7 +5,7 @@ import { expand, flip, pad, permute, reshape, sliceAxis } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { Draw, Reduction, Sample } from "./primitive.ts";
 import { type Shape, sizeOf } from "./shape.ts";
-import { constant, iota } from "./source.ts";
+import { constant, iota, number } from "./source.ts";
 
 const samples =
   (apply: (x: Tensor, axes: readonly number[]) => Tensor) =>
@@ -68,7 +68,7 @@ function productOfOthers(x: Tensor, axes: readonly number[]): Tensor {
 function othersInRow(x: Tensor): Tensor {
   const lead = x.shape.slice(0, -1);
   const n = x.shape.at(-1)!;
-  const one = constant(1, [], x.dtype);
+  const one = number(x, 1);
   if (n < 2) return constant(1, x.shape, x.dtype);
   const none = lead.map(() => 0);
   const even = n % 2 === 0 ? x : where(less(iota([n + 1]), constant(n, [], "int32")), pad(x, [...none, 0], [...none, 1]), one);
@@ -99,8 +99,8 @@ const productOp: Reduction = {
 function reduce(op: Reduction, x: Tensor, axes: readonly number[]): Tensor {
   const folded = new Set(axes);
   const kept = x.shape.map((extent, axis) => (folded.has(axis) ? 1 : extent));
-  const number = x.dtype === "bool" || x.dtype === "uint8" ? "int32" : x.dtype;
-  const source = op === maxReduceOp ? x : cast(x, number);
+  const numeric = x.dtype === "bool" || x.dtype === "uint8" ? "int32" : x.dtype;
+  const source = op === maxReduceOp ? x : cast(x, numeric);
   if (x.size === 0 || sizeOf(kept) === 0)
     return constant(op === maxReduceOp && !isFloat(x.dtype) ? -(2 ** 31) : op.identity, kept, source.dtype);
   const wide = x.shape.flatMap((extent, axis) => (extent === 1 ? [] : [axis]));

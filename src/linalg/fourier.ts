@@ -4,7 +4,7 @@ import { matmul } from "../graph/contraction.ts";
 import { cast, mod, mul, neg, sin, sub } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant, iota, number } from "../graph/source.ts";
 import { cos } from "../tensor/math.ts";
 
 /** 2π·(k·f mod n)/n for k < n and each of the frequencies [count], which are int32: [n, count]. */
@@ -39,5 +39,5 @@ export function ifft2Real(x: Tensor): Tensor {
   const [down, across] = [cast(angles(m, iota([m])), x.dtype), cast(angles(n, iota([n])), x.dtype)];
   // cos(a + b) = cos a · cos b − sin a · sin b; both tables are symmetric
   const sum = sub(matmul(matmul(cos(down), x), cos(across)), matmul(matmul(sin(down), x), sin(across)));
-  return mul(sum, constant(1 / (m * n), [], x.dtype));
+  return mul(sum, number(x, 1 / (m * n)));
 }

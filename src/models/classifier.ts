@@ -5,7 +5,7 @@ import { cast, equal, where } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceMax, reduceSum } from "../graph/reduction.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant, iota, number } from "../graph/source.ts";
 import { binaryCrossEntropyWithLogits, crossEntropy, mseLoss } from "../nn/loss.ts";
 import type { TextInputs } from "./causal-lm.ts";
 import type { ProblemType } from "./config-reader.ts";
@@ -64,8 +64,8 @@ export function lastToken(operation: string, states: Tensor, { inputIds }: TextI
     throw new ConfigError(`${B} texts at once need \`pad_token_id\` in the model's configuration.`, { operation, got: null });
   if (padToken === null || !inputIds) return reshape(sliceAxis(states, 1, T - 1, T), [B, C]);
   const at = reshape(iota([T]), [1, T]);
-  const isPadding = equal(inputIds, constant(padToken, [], inputIds.dtype));
+  const isPadding = equal(inputIds, number(inputIds, padToken));
   const last = reduceMax(where(isPadding, constant(0, [], "int32"), at), [1]); // [B, 1]
   const chosen = reshape(equal(at, last), [B, T, 1]);
-  return reshape(reduceSum(where(chosen, states, constant(0, [], states.dtype)), [1]), [B, C]);
+  return reshape(reduceSum(where(chosen, states, number(states, 0)), [1]), [B, C]);
 }

@@ -6,7 +6,7 @@ import { checkOptions } from "../errors.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { constant, number } from "../graph/source.ts";
 import { activation } from "../nn/activation.ts";
 import type { AttendOptions } from "../nn/attention.ts";
 import { Dropout } from "../nn/dropout.ts";
@@ -277,7 +277,7 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
     const hiddenStates = this.decoder.forward(inputs, { ...pass, memories, memoryMask });
     const lastHiddenState = hiddenStates.at(-1) as Tensor;
     const { dModel, scaleDecoderOutputs } = this.config;
-    const factor = constant(scaleDecoderOutputs ? 1 / Math.sqrt(dModel) : 1, [], lastHiddenState.dtype);
+    const factor = number(lastHiddenState, scaleDecoderOutputs ? 1 / Math.sqrt(dModel) : 1);
     return causalOutput(inputs, { lastHiddenState, hiddenStates, pass }, (x) => this.lm_head.forward(mul(x, factor)));
   }
 

@@ -9,7 +9,7 @@ import { isFloat } from "../graph/dtype.ts";
 import { add, and, less, mul, where } from "../graph/elementwise.ts";
 import { expand, permute, reshape, transpose } from "../graph/movement.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant, iota, number } from "../graph/source.ts";
 import { softmax } from "../tensor/statistics.ts";
 import { softcap } from "./activation.ts";
 
@@ -56,13 +56,13 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions =
   const [Tk, G] = k.shape.slice(1) as [number, number];
   const grouped = [B, G, H / G, Tq, Tk];
   const products = matmul(byGroup(q, G, H), transpose(byGroup(k, G, H))); // [B, G, H/G, Tq, Tk]
-  const scaled = softcap(mul(products, constant(scale ?? 1 / Math.sqrt(D), [], q.dtype)), cap);
+  const scaled = softcap(mul(products, number(q, scale ?? 1 / Math.sqrt(D))), cap);
   const seen: Tensor[] = [];
   if (isCausal) seen.push(causalMask(Tq, Tk, offset ?? Tk - Tq, window));
   if (keyMask) seen.push(reshape(checkKeyMask(keyMask, B, Tk), [B, 1, 1, 1, Tk]));
   if (mask && !isFloat(mask.dtype)) seen.push(perGroup(mask, grouped));
   const biased = mask && isFloat(mask.dtype) ? add(scaled, perGroup(mask, grouped)) : scaled;
-  const masked = seen.length ? where(seen.reduce(both), biased, constant(Number.NEGATIVE_INFINITY, [], biased.dtype)) : biased;
+  const masked = seen.length ? where(seen.reduce(both), biased, number(biased, Number.NEGATIVE_INFINITY)) : biased;
   const weights = softmax(masked, -1);
   const y = matmul(dropout ? dropout(weights) : weights, byGroup(v, G, H)); // [B, G, H/G, Tq, E]
   return reshape(permute(y, [0, 3, 1, 2, 4]), [B, Tq, H, v.shape[3] as number]);

@@ -3,7 +3,7 @@ import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import { rsqrt } from "../tensor/math.ts";
 import { mean, variance } from "../tensor/statistics.ts";
 import { layerNorm } from "./norm.ts";
@@ -70,5 +70,5 @@ export function batchNorm(
   const spread = running
     ? perChannel(operation, "variance", running.variance, x)
     : variance(x, { axes, correction: 0, keepDims: true });
-  return affine(operation, mul(sub(x, centre), rsqrt(add(spread, constant(eps, [], x.dtype)))), weight, bias);
+  return affine(operation, mul(sub(x, centre), rsqrt(add(spread, number(x, eps)))), weight, bias);
 }

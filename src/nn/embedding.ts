@@ -4,7 +4,7 @@ import { cast, equal, mul, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import { type Initializer, normal } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
@@ -34,7 +34,7 @@ export function embedding(weight: Tensor, ids: Tensor, options: { readonly paddi
 /** Rows y [..., C] that were looked up for ids [...], with no gradient through those of `paddingIdx`, if there is one. */
 export function paddingFixed(y: Tensor, ids: Tensor, paddingIdx: number | undefined): Tensor {
   if (paddingIdx === undefined) return y;
-  const padding = equal(reshape(ids, [...ids.shape, 1]), constant(paddingIdx, [], ids.dtype));
+  const padding = equal(reshape(ids, [...ids.shape, 1]), number(ids, paddingIdx));
   return where(padding, stopGradient(y), y);
 }
 
@@ -73,6 +73,6 @@ export class Embedding extends Module {
     const { weight, paddingIdx, scale } = this;
     // of a frozen table no row is trained
     const y = embedding(weight.value, ids, paddingIdx === undefined || !weight.requiresGrad ? {} : { paddingIdx });
-    return scale === 1 ? y : mul(y, constant(scale, [], y.dtype));
+    return scale === 1 ? y : mul(y, number(y, scale));
   }
 }

@@ -4,7 +4,7 @@ import { withVjp } from "../autograd/custom.ts";
 import { checkOptions } from "../errors.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import { sigmoid, silu } from "../tensor/math.ts";
 import { activation } from "./activation.ts";
 import type { Initializer } from "./init.ts";
@@ -33,7 +33,7 @@ export const swiglu: (gate: Tensor, up: Tensor) => Tensor = withVjp(
     const s = sigmoid(gate!);
     const activated = mul(gate!, s);
     // silu′ = σ + silu·(1 − σ)
-    const slope = add(s, mul(activated, sub(constant(1, [], s.dtype), s)));
+    const slope = add(s, mul(activated, sub(number(s, 1), s)));
     return [mul(mul(g, up!), slope), mul(g, activated)];
   },
 );

@@ -3,7 +3,7 @@ import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { add, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import { ones, zeros } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
@@ -19,8 +19,7 @@ function checkWidth(operation: string, x: Tensor, weight: Tensor | null, name = 
     });
 }
 
-const meanLast = (x: Tensor): Tensor =>
-  mul(reduceSum(x, [x.rank - 1]), constant(1 / (x.shape[x.rank - 1] as number), [], x.dtype));
+const meanLast = (x: Tensor): Tensor => mul(reduceSum(x, [x.rank - 1]), number(x, 1 / (x.shape[x.rank - 1] as number)));
 
 /**
  * Root-mean-square normalisation: y = x / √(mean(x²) + ε) · w, over the last axis.
@@ -40,10 +39,10 @@ export function rmsNorm(
 ): Tensor {
   const { eps = 1e-6, unitOffset = false } = checkOptions("rmsNorm", options, ["eps", "unitOffset"]);
   checkWidth("rmsNorm", x, weight);
-  const inverse = recip(sqrt(add(meanLast(mul(x, x)), constant(eps, [], x.dtype))));
+  const inverse = recip(sqrt(add(meanLast(mul(x, x)), number(x, eps))));
   const y = mul(x, inverse);
   if (!weight) return y;
-  return mul(y, unitOffset ? add(weight, constant(1, [], weight.dtype)) : weight);
+  return mul(y, unitOffset ? add(weight, number(weight, 1)) : weight);
 }
 
 /**
@@ -66,7 +65,7 @@ export function layerNorm(
   checkWidth("layerNorm", x, weight);
   checkWidth("layerNorm", x, bias, "bias");
   const centred = sub(x, meanLast(x));
-  const inverse = recip(sqrt(add(meanLast(mul(centred, centred)), constant(eps, [], x.dtype))));
+  const inverse = recip(sqrt(add(meanLast(mul(centred, centred)), number(x, eps))));
   const y = mul(centred, inverse);
   const scaled = weight ? mul(y, weight) : y;
   return bias ? add(scaled, bias) : scaled;

@@ -3,7 +3,7 @@ import { ConfigError, checkOptions } from "../errors.ts";
 import { add, max, mul, neg, pow, recip, sqrt } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { addAll } from "../graph/reduction.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import { abs, minimum } from "../tensor/math.ts";
 import { amax, sum } from "../tensor/statistics.ts";
 
@@ -36,8 +36,8 @@ export function clipGradNorm<Key>(
   checkLimit(operation, "normType", normType);
   if (gradients.size === 0) throw new ConfigError("got no gradients.", { operation });
   const totalNorm = norm([...gradients.values()], normType);
-  const number = (value: number) => constant(value, [], totalNorm.dtype);
-  const scale = minimum(mul(number(maxNorm), recip(add(totalNorm, number(1e-6)))), number(1));
+  const share = mul(number(totalNorm, maxNorm), recip(add(totalNorm, number(totalNorm, 1e-6))));
+  const scale = minimum(share, number(totalNorm, 1));
   return { gradients: new Map([...gradients].map(([key, g]) => [key, mul(g, scale)])), totalNorm };
 }
 
@@ -45,13 +45,13 @@ function norm(gradients: readonly Tensor[], p: number): Tensor {
   if (p === Number.POSITIVE_INFINITY) return gradients.map((g) => amax(abs(g))).reduce((a, b) => max(a, b));
   if (p === 1) return addAll(gradients.map((g) => sum(abs(g))));
   if (p === 2) return sqrt(addAll(gradients.map((g) => sum(mul(g, g)))));
-  const power = (x: Tensor, n: number) => pow(x, constant(n, [], x.dtype));
+  const power = (x: Tensor, p: number) => pow(x, number(x, p));
   return power(addAll(gradients.map((g) => sum(power(abs(g), p)))), 1 / p);
 }
 
 /** Moves every value of every gradient into ±limit. */
 export function clipGradValue<Key>(gradients: ReadonlyMap<Key, Tensor>, limit: number): Map<Key, Tensor> {
   checkLimit("clipGradValue", "limit", limit);
-  const clip = (g: Tensor) => neg(max(neg(max(g, constant(-limit, [], g.dtype))), constant(-limit, [], g.dtype)));
+  const clip = (g: Tensor) => neg(max(neg(max(g, number(g, -limit))), number(g, -limit)));
   return new Map([...gradients].map(([key, g]) => [key, clip(g)]));
 }

@@ -1,6 +1,6 @@
 /** Lion: only the sign of the momentum counts. */
 import { add, mul, sub } from "../graph/elementwise.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import type { Variable } from "../graph/variable.ts";
 import { sign } from "../tensor/math.ts";
 import { checkAdam, mix } from "./adam.ts";
@@ -40,16 +40,14 @@ export class Lion extends Optimizer<LionOptions> {
   }
 
   protected override derive({ lr }: Values, { weightDecay }: LionOptions): Values {
-    const number = (value: number) => constant(value, [], lr!.dtype);
-    return { lr: lr!, kept: sub(number(1), mul(lr!, number(weightDecay))) };
+    return { lr: lr!, kept: sub(number(lr!, 1), mul(lr!, number(lr!, weightDecay))) };
   }
 
   protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<LionOptions>): UpdateResult {
     const [beta1, beta2] = options.betas;
     const m = state["expAvg"]!;
-    const number = (value: number) => constant(value, [], m.dtype);
     // as a sum, not as `mix` computes it: where both terms cancel the sign decides everything
-    const direction = sign(add(mul(m, number(beta1)), mul(gradient, number(1 - beta1))));
+    const direction = sign(add(mul(m, number(m, beta1)), mul(gradient, number(m, 1 - beta1))));
     const p = options.weightDecay === 0 ? parameter : mul(parameter, scalars["kept"]!);
     return { parameter: sub(p, mul(scalars["lr"]!, direction)), state: { expAvg: mix(m, gradient, beta2) } };
   }

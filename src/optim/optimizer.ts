@@ -11,7 +11,7 @@ import { dtypes } from "../graph/dtype.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
-import { constant } from "../graph/source.ts";
+import { constant, number } from "../graph/source.ts";
 import { assignAll, isObserved, Variable } from "../graph/variable.ts";
 
 /** Settings that every optimiser has. */
@@ -271,11 +271,11 @@ const scalar = (value: number): Variable =>
 
 /** The gradient of the loss with ½·weightDecay·‖p‖² added: what most optimisers but AdamW call weight decay. */
 export const withDecay = (gradient: Tensor, parameter: Tensor, weightDecay: number): Tensor =>
-  weightDecay === 0 ? gradient : add(gradient, mul(parameter, constant(weightDecay, [], parameter.dtype)));
+  weightDecay === 0 ? gradient : add(gradient, mul(parameter, number(parameter, weightDecay)));
 
 /** β·old + (1 − β)·x². */
 export const mixSquare = (old: Tensor, x: Tensor, beta: number): Tensor =>
-  add(mul(old, constant(beta, [], x.dtype)), mul(mul(x, x), constant(1 - beta, [], x.dtype)));
+  add(mul(old, number(x, beta)), mul(mul(x, x), number(x, 1 - beta)));
 
 /** @throws {ConfigError} unless `value` is a number from 0 */
 export function nonNegative(operation: string, name: string, value: number): void {

@@ -1,7 +1,7 @@
 /** Gradient descent and momentum. */
 import { ConfigError } from "../errors.ts";
 import { add, equal, mul, sub, where } from "../graph/elementwise.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import type { Variable } from "../graph/variable.ts";
 import {
   type LearningRate,
@@ -51,17 +51,18 @@ export class SGD extends Optimizer<SGDOptions> {
 
   protected override advance(counters: Values): Values {
     const { step } = counters;
-    return step ? { step: add(step, constant(1, [], step.dtype)) } : counters;
+    return step ? { step: add(step, number(step, 1)) } : counters;
   }
 
   protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<SGDOptions>): UpdateResult {
-    const number = (value: number) => constant(value, [], parameter.dtype);
     const g = withDecay(gradient, parameter, options.weightDecay);
     const old = state["momentumBuffer"];
     if (!old) return { parameter: sub(parameter, mul(scalars["lr"]!, g)), state: {} };
-    const fresh = scalars["step"] ? where(equal(scalars["step"], number(1)), g, mul(g, number(1 - options.dampening))) : g;
-    const momentumBuffer = add(mul(old, number(options.momentum)), fresh);
-    const direction = options.nesterov ? add(g, mul(momentumBuffer, number(options.momentum))) : momentumBuffer;
+    const { step } = scalars;
+    const damped = mul(g, number(parameter, 1 - options.dampening));
+    const momentum = number(parameter, options.momentum);
+    const momentumBuffer = add(mul(old, momentum), step ? where(equal(step, number(step, 1)), g, damped) : g);
+    const direction = options.nesterov ? add(g, mul(momentumBuffer, momentum)) : momentumBuffer;
     return { parameter: sub(parameter, mul(scalars["lr"]!, direction)), state: { momentumBuffer } };
   }
 }

@@ -15,7 +15,7 @@ import { startTensor } from "./attach.ts";
 import type { PlannedLayer } from "./attach-plan.ts";
 import type { ParameterSpec, Start } from "./method.ts";
 import type { AnyConfig } from "./method-config.ts";
-import { type LoraConfig, scaling } from "./methods/lora.ts";
+import { scalingOf } from "./methods/lora.ts";
 import { filled, times } from "./weight-change.ts";
 
 const operation = "hotSwap";
@@ -51,7 +51,7 @@ export function prepareHotSwap(model: Module, options: HotSwapOptions & { readon
     const have = A.shape[0] as number;
     if (!Number.isInteger(rank) || rank < have) refuse(`\`rank\` (= ${rank}) must be at least the ${have} of ${path}.`, rank);
     if (B.shape[1] !== have) refuse(`${path} is a convolution in groups.`, path, "Take it out with `excludeModules`.");
-    const s = scaling(own.config as LoraConfig);
+    const s = scalingOf(own);
     const parameter = (value: Tensor, { requiresGrad }: Parameter) => new Parameter(value, { requiresGrad });
     const parameters = {
       ...own.parameters,
@@ -171,7 +171,7 @@ function scaledValues(
       expected: rank,
       hint: `Call prepareHotSwap(model, { rank: ${have} }) before compiling.`,
     });
-  const ratio = scaling(config as LoraConfig) / scaling(own.config as LoraConfig);
+  const ratio = scalingOf({ config }) / scalingOf(own);
   const shaped = Object.entries(values).map(([key, value]) => {
     const x = value instanceof Tensor ? value : upload(device, value, specs[key]?.shape ?? [], "float32");
     if (key === "A") return [key, filled(x, 0, rank)] as const;

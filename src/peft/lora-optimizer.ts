@@ -23,7 +23,7 @@ import {
   type Values,
 } from "../optim/optimizer.ts";
 import { adaptedModel } from "./adapted-model.ts";
-import { type LoraConfig, scaling } from "./methods/lora.ts";
+import { scalingOf } from "./methods/lora.ts";
 
 /** The factors that an active LoRA has in one layer, and its s. */
 interface Pair {
@@ -39,10 +39,10 @@ function pairsOf(model: Module, operation: string): Pair[] {
     const { method, layers } = adapters.get(name)!;
     if (method.peftType !== "LORA") return [];
     return [...layers.values()].flatMap((layer): Pair[] => {
-      const { parameters, config, tied } = layer.adapters.get(name)!;
-      const { A, B } = parameters;
-      if (layer.base().kind !== "linear" || tied || !A || !B) return [];
-      return [{ A, B, scaling: scaling(config as LoraConfig) }];
+      const own = layer.adapters.get(name)!;
+      const { A, B } = own.parameters;
+      if (layer.base().kind !== "linear" || own.tied || !A || !B) return [];
+      return [{ A, B, scaling: scalingOf(own) }];
     });
   });
   if (pairs.length === 0)

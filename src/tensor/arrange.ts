@@ -5,7 +5,7 @@ import { mul, where } from "../graph/elementwise.ts";
 import { expand, flip as flipAxis, pad, permute, reshape, slice, sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { checkList, normalizeAxes, normalizeAxis, resolveShape, type Shape, sizeOf } from "../graph/shape.ts";
-import { constant } from "../graph/source.ts";
+import { constant, number } from "../graph/source.ts";
 
 export { expand, permute, reshape, transpose } from "../graph/movement.ts";
 export * from "./pick.ts";
@@ -207,7 +207,7 @@ export function padding(
         wide.map(([before]) => before),
         wide.map(([, after]) => after),
       );
-    return value === 0 ? around(cut) : where(around(constant(1, cut.shape, "bool")), around(cut), constant(value, [], x.dtype));
+    return value === 0 ? around(cut) : where(around(constant(1, cut.shape, "bool")), around(cut), number(x, value));
   }
   return wide.reduce((y, [before, after], axis) => (before + after === 0 ? y : extend(y, axis, before, after, mode)), cut);
 }

@@ -8,7 +8,7 @@ import { add, div } from "../graph/elementwise.ts";
 import { permute, reshape, slice } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
-import { constant } from "../graph/source.ts";
+import { number } from "../graph/source.ts";
 import { padding } from "./arrange.ts";
 import { maximum } from "./math.ts";
 
@@ -213,7 +213,7 @@ function pooling(name: string, axes: number, outside: number, fold: (windows: Te
 const largest = (windows: Tensor[]): Tensor => windows.reduce((a, b) => maximum(a, b));
 const average = (windows: Tensor[]): Tensor => {
   const total = windows.reduce((a, b) => add(a, b));
-  return div(total, constant(windows.length, [], total.dtype));
+  return div(total, number(total, windows.length));
 };
 
 /** The largest of each window; padding is −∞. Equal ones share the gradient. */

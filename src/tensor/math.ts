@@ -56,7 +56,7 @@ export {
 
 /** `value` without axes, in a dtype that leaves that of `x` as it is: 0.5 or 2³¹ beside integers is float32, 2 beside bool int32. */
 export function scalarLike(x: Tensor, value: number): Tensor {
-  if (isFloat(x.dtype)) return constant(value, [], x.dtype);
+  if (isFloat(x.dtype)) return number(x, value);
   if (!Number.isInteger(value) || value !== (value | 0)) return constant(value);
   return constant(value, [], x.dtype === "bool" || (x.dtype === "uint8" && (value < 0 || value > 255)) ? "int32" : x.dtype);
 }
@@ -82,7 +82,7 @@ export function minimum(x: Tensor, y: Tensor): Tensor {
 
 /** −1, 0 or 1. No gradient. */
 export function sign(x: Tensor): Tensor {
-  const zero = constant(0, [], x.dtype);
+  const zero = number(x, 0);
   return sub(cast(less(zero, x), x.dtype), cast(less(x, zero), x.dtype));
 }
 
@@ -312,7 +312,7 @@ export const isInfinite = (x: Tensor): Tensor =>
   isFloat(x.dtype) ? equal(abs(x), number(x, Number.POSITIVE_INFINITY)) : constant(0, x.shape, "bool");
 
 /** `value` where `mask` is true, else x. */
-export const maskedFill = (x: Tensor, mask: Tensor, value: number): Tensor => where(mask, constant(value, [], x.dtype), x);
+export const maskedFill = (x: Tensor, mask: Tensor, value: number): Tensor => where(mask, number(x, value), x);
 
 /** True at [row, column] where column − row ≤ `diagonal`: the lower triangle. */
 export function triangle(rows: number, columns: number, diagonal = 0): Tensor {
@@ -321,12 +321,12 @@ export function triangle(rows: number, columns: number, diagonal = 0): Tensor {
 
 /** The lower triangle of the last two axes, zeros above `diagonal` (0 the main one, positive above it). */
 export function tril(x: Tensor, diagonal = 0): Tensor {
-  return where(triangle(x.shape.at(-2) ?? 1, x.shape.at(-1) ?? 1, diagonal), x, constant(0, [], x.dtype));
+  return where(triangle(x.shape.at(-2) ?? 1, x.shape.at(-1) ?? 1, diagonal), x, number(x, 0));
 }
 
 /** The upper triangle of the last two axes, zeros below `diagonal`. */
 export function triu(x: Tensor, diagonal = 0): Tensor {
-  return where(triangle(x.shape.at(-2) ?? 1, x.shape.at(-1) ?? 1, diagonal - 1), constant(0, [], x.dtype), x);
+  return where(triangle(x.shape.at(-2) ?? 1, x.shape.at(-1) ?? 1, diagonal - 1), number(x, 0), x);
 }
 
 /** x + weight·(y − x). */

@@ -6,7 +6,7 @@ import { argsort, scatterAdd as scatterRows, take } from "../graph/indexing.ts";
 import { reshape, slice, sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { contiguousStrides, normalizeAxis, type Shape } from "../graph/shape.ts";
-import { constant, iota } from "../graph/source.ts";
+import { constant, iota, number } from "../graph/source.ts";
 import { greaterEqual, notEqual } from "./math.ts";
 
 export { take } from "../graph/indexing.ts";
@@ -93,7 +93,7 @@ export function scatter(x: Tensor, index: Tensor, source: Tensor, axis: number):
   const n = updates.size;
   const next = take(address, positionsClamped(n));
   const last = greaterEqual(iota([n]), where(notEqual(address, next), int(0), int(n - 1)));
-  const put = scatterRows(address, where(last, take(updates, order), constant(0, [], x.dtype)), x.size, x.shape[at]!);
+  const put = scatterRows(address, where(last, take(updates, order), number(x, 0)), x.size, x.shape[at]!);
   const hits = scatterRows(address, cast(last, "int32"), x.size, x.shape[at]!);
   return where(reshape(less(int(0), hits), x.shape), reshape(put, x.shape), x);
 }

@@ -124,7 +124,7 @@ function extremes(operation: string, x: Tensor, axis: number, keepDims: boolean,
   const at = normalizeAxis(operation, axis, x.rank);
   requireElements(operation, x, [at]);
   const indices = find(x, at, true);
-  const picked = where(equal(positions(x, at), indices), x, constant(0, [], x.dtype));
+  const picked = where(equal(positions(x, at), indices), x, number(x, 0));
   const values = cast(reduceSum(picked, [at]), x.dtype);
   return { values: drop(values, [at], keepDims), indices: drop(indices, [at], keepDims) };
 }

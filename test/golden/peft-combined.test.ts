@@ -13,7 +13,7 @@ import {
   setActive,
 } from "../../src/peft/index.ts";
 import { camel, toFileConfig } from "../../src/peft/method-config.ts";
-import { type LoraConfig, lora, scaling } from "../../src/peft/methods/lora.ts";
+import { lora, scalingOf } from "../../src/peft/methods/lora.ts";
 import { fileParameters, implemented, loadBase, logitMask, logits, type PeftCase, peftCases } from "./peft-case.ts";
 import { expectClose, goldenFolder, goldenSuite, goldenTensors, readGolden, toTensor } from "./suite.ts";
 
@@ -78,7 +78,7 @@ async function convert(item: PeftCase): Promise<void> {
   const close = { ...logits, mask: logitMask(mask, want) };
   await expectClose("logits_source", model.forward(inputs).logits, want, close);
   const converted = convertToLora(model, { adapter: source.name, rank: item.rank!, name: "converted" });
-  expect(scaling(converted.config as unknown as LoraConfig)).toBe(1);
+  expect(scalingOf(converted)).toBe(1);
   const changes = changesOf(converted);
   expect([...expected.keys()].filter((key) => key.endsWith("lora_A.weight"))).toHaveLength(changes.size);
   for (const [path, change] of changes) {

@@ -10,7 +10,7 @@ import type { AdapterLayer, LayerAdapter } from "../adapter-layer.ts";
 import { install } from "../attach.ts";
 import type { AnyConfig } from "../method-config.ts";
 import { ia3 } from "../methods/ia3.ts";
-import { type LoraConfig, scaling } from "../methods/lora.ts";
+import { scalingOf } from "../methods/lora.ts";
 import { times } from "../weight-change.ts";
 import {
   type Combination,
@@ -139,7 +139,7 @@ export function combineAdapters(model: Module, options: CombineOptions): Adapter
 }
 
 const isLora = ({ method }: LayerAdapter): boolean => Object.values(loraMethod.layers).includes(method);
-const scaleOf = ({ config, scale }: LayerAdapter): number => scaling(config as LoraConfig) * scale.stored;
+const scaleOf = (own: LayerAdapter): number => scalingOf(own) * own.scale.stored;
 
 /** What every adapter has that goes with no combination. @returns values of modules that one of them trains as a whole, by path */
 function refuseUncombinable(adapters: readonly Adapter[]): Map<string, Parameter> {

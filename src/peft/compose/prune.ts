@@ -5,7 +5,7 @@ import { argsort } from "../../graph/indexing.ts";
 import { reshape, sliceAxis } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { type Shape, sizeOf } from "../../graph/shape.ts";
-import { constant } from "../../graph/source.ts";
+import { constant, number } from "../../graph/source.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { scatter } from "../../tensor/pick.ts";
 
@@ -34,4 +34,4 @@ export function keepLargest(x: Tensor, density: number): Tensor {
 
 /** DARE: values that a mask keeps, divided by the density, so that the sum stays the same on average. */
 export const keepRandom = (x: Tensor, density: number, mask: RandomMask): Tensor =>
-  density >= 1 ? x : mul(mul(x, mask(x.shape, density)), constant(1 / density, [], x.dtype));
+  density >= 1 ? x : mul(mul(x, mask(x.shape, density)), number(x, 1 / density));

@@ -1,7 +1,7 @@
 /** TIES: where changes disagree about the direction of a value, those that lose the vote are left out. */
 import { add, cast, div, equal, less, max, mul, where } from "../../graph/elementwise.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { constant } from "../../graph/source.ts";
+import { number } from "../../graph/source.ts";
 import { sign } from "../../tensor/math.ts";
 
 /** How votes count: by their size, or one each. */
@@ -11,8 +11,7 @@ export type MajoritySignMethod = "total" | "frequency";
 export function electedSigns(changes: readonly Tensor[], method: MajoritySignMethod): Tensor[] {
   const votes = method === "total" ? changes : changes.map(sign);
   const sum = votes.reduce(add);
-  const number = (value: number) => constant(value, [], sum.dtype);
-  const majority = where(less(sum, number(0)), number(-1), number(1));
+  const majority = where(less(sum, number(sum, 0)), number(sum, -1), number(sum, 1));
   return changes.map((change) => cast(equal(sign(change), majority), change.dtype));
 }
 
@@ -20,5 +19,5 @@ export function electedSigns(changes: readonly Tensor[], method: MajoritySignMet
 export function disjointMean(changes: readonly Tensor[], elected: readonly Tensor[]): Tensor {
   const sum = changes.map((change, i) => mul(change, elected[i] as Tensor)).reduce(add);
   const count = elected.reduce(add);
-  return div(sum, max(count, constant(1, [], count.dtype)));
+  return div(sum, max(count, number(count, 1)));
 }

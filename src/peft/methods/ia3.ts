@@ -12,7 +12,7 @@ import { boolean, configSchema, key, targetKeys, text, texts } from "../../forma
 import { mul, sub } from "../../graph/elementwise.ts";
 import { expand, reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { constant } from "../../graph/source.ts";
+import { number } from "../../graph/source.ts";
 import { QuantisedLinear } from "../../nn/quantised-linear.ts";
 import { convolutionOf, kernelOf } from "../convolution-layer.ts";
 import { type Base, defineMethod, type LayerMethod } from "../method.ts";
@@ -69,7 +69,7 @@ const isFeedforward = ({ path }: Base, { feedforwardModules: modules }: Config):
     : (modules ?? []).some((item) => path.endsWith(item));
 
 /** l − 1, as the effective change. */
-const change = (l: Tensor, scale: Scale): Tensor => times(sub(l, constant(1, [], l.dtype)), scale);
+const change = (l: Tensor, scale: Scale): Tensor => times(sub(l, number(l, 1)), scale);
 
 const linear: LayerMethod<Config, "l"> = {
   files: { l: "ia3_l" },

@@ -18,7 +18,7 @@ import { convolutionOf, kernelOf, perChannel, refuseDilation } from "../convolut
 import { normal, uniform, zeros } from "../init/standard.ts";
 import { findInitialiser, type Given, initialiserOptions, partsOfOthers } from "../initialiser.ts";
 import { type Base, type Calibration, defineMethod, type LayerMethod } from "../method.ts";
-import type { MethodConfig } from "../method-config.ts";
+import type { AnyConfig, MethodConfig } from "../method-config.ts";
 import { product, type Scale } from "../scale.ts";
 import { through, times, withPadding } from "../weight-change.ts";
 
@@ -27,6 +27,9 @@ export type LoraConfig = MethodConfig<typeof loraSchema>;
 
 /** s of W + s·B·A. */
 export const scaling = (c: LoraConfig): number => c.loraAlpha / (c.useRslora ? Math.sqrt(c.r) : c.r);
+
+/** The same of one layer, or of an adapter, that is known to be LoRA. */
+export const scalingOf = ({ config }: { readonly config: AnyConfig }): number => scaling(config as LoraConfig);
 
 /** What its initialiser is told. */
 const given = (c: LoraConfig, calibration?: Calibration): Given => ({

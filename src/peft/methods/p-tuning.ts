@@ -10,7 +10,7 @@ import { concatenate } from "../../graph/composite.ts";
 import { add, max } from "../../graph/elementwise.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { sizeOf } from "../../graph/shape.ts";
-import { constant } from "../../graph/source.ts";
+import { number } from "../../graph/source.ts";
 import { lstm } from "../../nn/lstm.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { defineMethod, type ParameterSpec, type Use } from "../method.ts";
@@ -117,7 +117,7 @@ const prompt: PromptMethod<Config> = {
         const into = isLstm(config) ? readBothWays(table, p, config, use) : table;
         return linears(config).reduce((x, [at], i) => {
           const y = add(through(x, p[`mlp_head.${at}.weight`] as Tensor), p[`mlp_head.${at}.bias`] as Tensor);
-          return i + 1 < linears(config).length ? max(y, constant(0, [], y.dtype)) : y;
+          return i + 1 < linears(config).length ? max(y, number(y, 0)) : y;
         }, into);
       },
     };

@@ -14,7 +14,7 @@ import { add, cast, div, log, max, sub } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { expand, permute, reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { constant } from "../../graph/source.ts";
+import { constant, number } from "../../graph/source.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { sigmoid } from "../../tensor/math.ts";
 import { sum } from "../../tensor/statistics.ts";
@@ -60,10 +60,10 @@ function tasksOf({ path }: Base, rows: number, { nTasks }: Config, use: Use): Te
 /** Shares of the skills in each split, [N, splits, skills]. */
 function shares(logits: Tensor, tasks: Tensor, { nSplits, nSkills }: Config, use: Use): Tensor {
   const z = reshape(take(logits, tasks), [tasks.size, nSplits, nSkills]);
-  const tiny = constant(2 ** -23, [], z.dtype);
-  const logistic = (u: Tensor) => sub(log(max(u, tiny)), log(max(sub(constant(1, [], z.dtype), u), tiny)));
+  const tiny = number(z, 2 ** -23);
+  const logistic = (u: Tensor) => sub(log(max(u, tiny)), log(max(sub(number(z, 1), u), tiny)));
   const on = sigmoid(use.training ? add(z, cast(logistic(use.uniform(z.shape)), z.dtype)) : z);
-  return div(on, add(sum(on, -1, true), constant(1e-12, [], z.dtype)));
+  return div(on, add(sum(on, -1, true), number(z, 1e-12)));
 }
 
 /** Matrices drawn like the weights of linear layers with `into` inputs, each turned: [count, into, out] or [count, r, out]. */

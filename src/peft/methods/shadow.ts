@@ -13,7 +13,7 @@ import { ConfigError } from "../../errors.ts";
 import { boolean, configSchema, float, integer, key, targetKeys, text } from "../../formats/peft-config.ts";
 import { add, mul, sub } from "../../graph/elementwise.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { constant } from "../../graph/source.ts";
+import { number } from "../../graph/source.ts";
 import { isObserved } from "../../graph/variable.ts";
 import { embedTokens, shiftLabels, type TextInputs } from "../../models/causal-lm.ts";
 import { type Decoder, DecoderLM } from "../../models/decoder-lm.ts";
@@ -214,7 +214,7 @@ const block: LayerMethod<Config, Names> = {
     const share = through(through(use.dropout(sub(x, S), c.shadowDropout), p.down), p.up);
     const y = base(add(x, times(share, product(c.shadowAlpha, use.scale))));
     const g = sigmoid(mlp(p, "gate", y));
-    pass.carried = add(mul(sub(constant(1, [], g.dtype), g), S), mul(g, mlp(p, "candidate", y)));
+    pass.carried = add(mul(sub(number(g, 1), g), S), mul(g, mlp(p, "candidate", y)));
     return y;
   },
 };

@@ -11,7 +11,7 @@ import { add, div, equal, mul, sqrt, sub, where } from "../../graph/elementwise.
 import { pad, reshape, sliceAxis, stopGradient } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
-import { constant } from "../../graph/source.ts";
+import { constant, number } from "../../graph/source.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { keptState } from "../schedules/kept-state.ts";
@@ -35,7 +35,7 @@ const isOnce = (c: LoraConfig): boolean => settings(c).init_type === "batch_aver
 function normalised(v: Tensor): Tensor {
   const square = reduceSum(mul(v, v), [2]);
   const one = constant(1 / Math.sqrt(v.size), v.shape, v.dtype);
-  const isZero = equal(square, constant(0, [], v.dtype));
+  const isZero = equal(square, number(v, 0));
   return where(isZero, one, div(v, sqrt(where(isZero, constant(1, square.shape, v.dtype), square))));
 }
 

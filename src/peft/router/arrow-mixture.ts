@@ -4,7 +4,7 @@ import { cast, equal, where } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { reduceMax } from "../../graph/reduction.ts";
-import { constant, iota } from "../../graph/source.ts";
+import { constant, iota, number } from "../../graph/source.ts";
 import { abs } from "../../tensor/math.ts";
 import { topk } from "../../tensor/pick.ts";
 import { softmax } from "../../tensor/statistics.ts";
@@ -78,6 +78,6 @@ function shares(x: Tensor, arrows: Tensor, k: number, temperature: number): Tens
   const { indices } = topk(fits, k, -1);
   const places = equal(reshape(indices, [fits.shape[0] as number, k, 1]), reshape(iota([E]), [1, 1, E]));
   const isChosen = equal(reshape(reduceMax(cast(places, "int32"), [1]), fits.shape), constant(1, [], "int32"));
-  const scores = where(isChosen, times(fits, 1 / temperature), constant(Number.NEGATIVE_INFINITY, [], fits.dtype));
+  const scores = where(isChosen, times(fits, 1 / temperature), number(fits, Number.NEGATIVE_INFINITY));
   return reshape(softmax(scores, -1), [...x.shape.slice(0, -1), E]);
 }

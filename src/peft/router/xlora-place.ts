@@ -16,7 +16,7 @@ import { add, cast, equal, max, mul, where } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis, stopGradient } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { reduceMax } from "../../graph/reduction.ts";
-import { constant, iota } from "../../graph/source.ts";
+import { constant, iota, number } from "../../graph/source.ts";
 import type { CacheSizes } from "../../models/cache.ts";
 import type { CausalLM, CausalLMInputs, CausalLMOutput } from "../../models/causal-lm.ts";
 import type { Parameter } from "../../nn/module.ts";
@@ -171,7 +171,7 @@ export class XloraPlace extends StandIn implements Router {
       const [weight, bias] = ["weight", "bias"].map((name) => this.own.get(`layers.${at}.${name}`)?.value as Tensor);
       const y = add(through(x, weight as Tensor), bias as Tensor);
       if (i === all.length - 1) return y;
-      const active = max(y, constant(0, [], y.dtype));
+      const active = max(y, number(y, 0));
       const p = this.config.xloraDropoutP;
       return this.training && p > 0 ? dropout(this.#random.next(), active, p) : active;
     }, h);
@@ -200,9 +200,9 @@ export class XloraPlace extends StandIn implements Router {
     const { topKLora: k, enableSoftmaxTopk } = this.config;
     const kept = k === null ? shares : onlyLargest(shares, k);
     if (!enableSoftmaxTopk) return kept;
-    const zero = constant(0, [], kept.dtype);
+    const zero = number(kept, 0);
     const isZero = equal(kept, zero);
-    return where(isZero, zero, softmax(where(isZero, constant(Number.NEGATIVE_INFINITY, [], kept.dtype), kept), -1));
+    return where(isZero, zero, softmax(where(isZero, number(kept, Number.NEGATIVE_INFINITY), kept), -1));
   }
 }
 
