@@ -6,10 +6,12 @@
  *
  * @see https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0, …), ggml-quants.c (dequantize_row_q4_0, …)
  */
-import { type DType, fromFloat16Bits } from "../graph/dtype.ts";
+import { fromFloat16Bits } from "../graph/dtype.ts";
+import type { lowBitBlocks } from "./gguf-low-bit.ts";
+import type { StoredDType } from "./stored-dtype.ts";
 
 /** Writes the elements of the block that begins at byte `at` to `out`, from index `to` on. */
-type DecodeBlock = (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
+export type DecodeBlock = (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
 
 /** A type of elements: the size of its blocks, and how one is read. */
 export interface BlockFormat {
@@ -19,13 +21,15 @@ export interface BlockFormat {
   readonly elements: number;
   /** Bytes of a block. */
   readonly bytes: number;
-  /** For types that memory holds as they are. */
-  readonly dtype?: DType;
-  /** For blocks, which become float32. Types with neither are known by size only. */
-  readonly decode?: DecodeBlock;
+  /** For single elements: what safetensors files call the type. */
+  readonly stored?: StoredDType;
+  /** For blocks, which become float32; a function, or the name of one in a module that is loaded when it is needed. */
+  readonly decode?: DecodeBlock | keyof typeof lowBitBlocks;
 }
 
-const half = (bytes: Uint8Array, at: number): number => fromFloat16Bits((bytes[at] as number) | ((bytes[at + 1] as number) << 8));
+/** A float16 number. */
+export const half = (bytes: Uint8Array, at: number): number =>
+  fromFloat16Bits((bytes[at] as number) | ((bytes[at + 1] as number) << 8));
 const signed = (byte: number): number => (byte << 24) >> 24;
 
 /** Added to any number leaves it as it is; 0 would make 0 of −0. */
@@ -129,56 +133,53 @@ const sixBits: DecodeBlock = (bytes, at, out, to) => {
   }
 };
 
-const plain = (name: string, bytes: number, dtype?: DType): BlockFormat => ({
-  name,
-  elements: 1,
-  bytes,
-  ...(dtype && { dtype }),
-});
-const blocks = (name: string, elements: number, bytes: number, decode?: DecodeBlock): BlockFormat => ({
+const plain = (name: StoredDType, bytes: number): BlockFormat => ({ name, elements: 1, bytes, stored: name });
+const blocks = (name: string, elements: number, bytes: number, decode: DecodeBlock): BlockFormat => ({
   name,
   elements,
   bytes,
-  ...(decode && { decode }),
+  decode,
+});
+const rare = (name: keyof typeof lowBitBlocks, elements: number, bytes: number): BlockFormat => ({
+  name,
+  elements,
+  bytes,
+  decode: name,
 });
 
-/** By the number that stands in the file (`ggml_type`). */
+/** By the number that stands in the file (`ggml_type`). Q8_1 and Q8_K, which ggml has for activations only, are left out. */
 export const blockFormats: ReadonlyMap<number, BlockFormat> = new Map([
-  [0, plain("F32", 4, "float32")],
-  [1, plain("F16", 2, "float16")],
+  [0, plain("F32", 4)],
+  [1, plain("F16", 2)],
   [2, blocks("Q4_0", 32, 18, pairs(8, false))],
   [3, blocks("Q4_1", 32, 20, pairs(0, true))],
   [6, blocks("Q5_0", 32, 22, pairsAndBit(16, false))],
   [7, blocks("Q5_1", 32, 24, pairsAndBit(0, true))],
   [8, blocks("Q8_0", 32, 34, eightBits)],
-  [9, blocks("Q8_1", 32, 36)],
   [10, blocks("Q2_K", 256, 84, twoBits)],
   [11, blocks("Q3_K", 256, 110, threeBits)],
   [12, blocks("Q4_K", 256, 144, parts(false))],
   [13, blocks("Q5_K", 256, 176, parts(true))],
   [14, blocks("Q6_K", 256, 210, sixBits)],
-  [15, blocks("Q8_K", 256, 292)],
-  [16, blocks("IQ2_XXS", 256, 66)],
-  [17, blocks("IQ2_XS", 256, 74)],
-  [18, blocks("IQ3_XXS", 256, 98)],
-  [19, blocks("IQ1_S", 256, 50)],
-  [20, blocks("IQ4_NL", 32, 18)],
-  [21, blocks("IQ3_S", 256, 110)],
-  [22, blocks("IQ2_S", 256, 82)],
-  [23, blocks("IQ4_XS", 256, 136)],
+  [16, rare("IQ2_XXS", 256, 66)],
+  [17, rare("IQ2_XS", 256, 74)],
+  [18, rare("IQ3_XXS", 256, 98)],
+  [19, rare("IQ1_S", 256, 50)],
+  [20, rare("IQ4_NL", 32, 18)],
+  [21, rare("IQ3_S", 256, 110)],
+  [22, rare("IQ2_S", 256, 82)],
+  [23, rare("IQ4_XS", 256, 136)],
   [24, plain("I8", 1)],
   [25, plain("I16", 2)],
   [26, plain("I32", 4)],
   [27, plain("I64", 8)],
   [28, plain("F64", 8)],
-  [29, blocks("IQ1_M", 256, 56)],
-  [30, plain("BF16", 2, "bfloat16")],
-  [34, blocks("TQ1_0", 256, 54)],
-  [35, blocks("TQ2_0", 256, 66)],
-  [39, blocks("MXFP4", 32, 17)],
+  [29, rare("IQ1_M", 256, 56)],
+  [30, plain("BF16", 2)],
+  [34, rare("TQ1_0", 256, 54)],
+  [35, rare("TQ2_0", 256, 66)],
+  [39, rare("MXFP4", 32, 17)],
+  [40, rare("NVFP4", 64, 36)],
+  [41, rare("Q1_0", 128, 18)],
+  [42, rare("Q2_0", 64, 18)],
 ]);
-
-/** The types whose elements can be read. */
-export const readableFormats: readonly string[] = [...blockFormats.values()]
-  .filter(({ dtype, decode }) => dtype !== undefined || decode !== undefined)
-  .map(({ name }) => name);

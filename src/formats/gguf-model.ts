@@ -8,7 +8,6 @@ import { FormatError, nearestName, wordJson } from "../errors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
 import type { GgufFile, GgufTensor } from "./gguf.ts";
-import { readableFormats } from "./gguf-block.ts";
 import { longFactors, scaledFrequencies } from "./gguf-rope.ts";
 import type { StoredTensor } from "./safetensors.ts";
 import { type Checkpoint, checkpoint } from "./sharded.ts";
@@ -303,7 +302,6 @@ export async function ggufModel(file: GgufFile): Promise<GgufModel> {
   const tensors = new Map<string, StoredTensor>();
   for (const tensor of file.tensors.values()) {
     if (intoConfig.test(tensor.name)) continue;
-    if (!readableFormats.includes(tensor.type)) await tensor.load(0, 0); // says so
     const name = nameOf(tensor.name, architecture.names);
     const change = architecture.change?.(name, settings);
     tensors.set(name, { ...tensor, ...change?.(tensor), name });

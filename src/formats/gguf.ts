@@ -6,12 +6,11 @@
  * @see https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
 import { FormatError, wordJson, wordShape } from "../errors.ts";
-import { dtypes } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { type ByteSource, type Folder, openBytes } from "./folder.ts";
-import { type BlockFormat, blockFormats, readableFormats } from "./gguf-block.ts";
+import { type BlockFormat, blockFormats } from "./gguf-block.ts";
 import type { StoredTensor } from "./safetensors.ts";
-import type { StoredDType } from "./stored-dtype.ts";
+import { decodeElements, storedDTypes } from "./stored-dtype.ts";
 
 /** A value of the metadata. Integers past 2⁵³ come as bigint. */
 export type GgufValue = string | number | bigint | boolean | readonly GgufValue[];
@@ -246,7 +245,11 @@ async function readClaim(cursor: Cursor, fail: Failure): Promise<Claim> {
   const type = await cursor.uint32();
   const start = await cursor.number(8, (view, at) => view.getBigUint64(at, true));
   const format = blockFormats.get(type);
-  if (!format) throw fail(`${tensor} of the unknown type ${type}. Types that are read: ${readableFormats.join(", ")}.`, type);
+  if (!format)
+    throw fail(
+      `${tensor} of the unknown type ${type}. Types that are read: ${[...blockFormats.values()].map(({ name }) => name).join(", ")}.`,
+      type,
+    );
   const elements = sizes.reduce((product, size) => product * (size || 1n), 1n);
   if (elements > BigInt(Number.MAX_SAFE_INTEGER))
     throw fail(`${tensor} with the shape [${sizes.join(", ")}], more elements than can be counted.`, elements);
@@ -282,22 +285,18 @@ function checkClaims(claims: readonly Claim[], alignment: number, dataLength: nu
 
 function storedTensor(claim: Claim, source: ByteSource, dataStart: number, fail: Failure): GgufTensor {
   const { name, shape, format, start, bytes } = claim;
-  const { dtype = "float32", decode, elements, bytes: blockBytes } = format;
+  const { stored = "F32", decode, elements, bytes: blockBytes } = format;
   const size = sizeOf(shape);
   const load = async (from = 0, to = size) => {
     const [first, last] = [Math.floor(from / elements), Math.ceil(to / elements)];
     const begin = dataStart + start;
-    if (!decode && !format.dtype)
-      throw fail(
-        `has tensor ${wordJson(name)} of type ${format.name}; types that are read: ${readableFormats.join(", ")}.`,
-        format.name,
-      );
-    const stored = await source.read(begin + first * blockBytes, begin + last * blockBytes);
-    if (!decode) return new dtypes[dtype].array(stored.buffer, 0, last - first);
+    const blocks = await source.read(begin + first * blockBytes, begin + last * blockBytes);
+    if (!decode) return decodeElements(blocks, stored, name, fail);
+    const decodeBlock = typeof decode === "string" ? (await import("./gguf-low-bit.ts")).lowBitBlocks[decode] : decode;
     const values = new Float32Array((last - first) * elements);
-    for (let block = 0; block < last - first; block++) decode(stored, block * blockBytes, values, block * elements);
+    for (let block = 0; block < last - first; block++) decodeBlock(blocks, block * blockBytes, values, block * elements);
     return from % elements || to % elements ? values.slice(from - first * elements, to - first * elements) : values;
   };
-  const storedDType = (format.dtype ? format.name : "F32") as StoredDType;
-  return { name, type: format.name, dtype, storedDType, shape, byteLength: bytes, load };
+  const { dtype } = storedDTypes[stored];
+  return { name, type: format.name, dtype, storedDType: stored, shape, byteLength: bytes, load };
 }
