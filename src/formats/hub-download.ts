@@ -5,6 +5,7 @@
 import { ConfigError, FormatError } from "../errors.ts";
 import { wordSystemError } from "./atomic-file.ts";
 import { type HubFile, type HubPlace, pieces, plainEtag } from "./hub-library.ts";
+import { takeLock } from "./hub-lock.ts";
 import { attempted, Interrupted, refusal } from "./hub-request.ts";
 import type { HubSettings } from "./hub-settings.ts";
 import { nodeModule } from "./node-module.ts";
@@ -20,9 +21,6 @@ export interface Transfer {
 
 const fs = () => nodeModule("fs/promises", "hub");
 
-/** Milliseconds after which a lock that nobody touches is taken to be left behind. */
-const staleLock = 20_000;
-
 /**
  * Makes sure that the blob is there.
  *
@@ -31,14 +29,15 @@ const staleLock = 20_000;
  */
 export async function download(transfer: Transfer): Promise<void> {
   const { blob, file } = transfer;
-  const release = await takeLock(`${blob}.lock`, async () => (await sizeOf(blob)) === file.size);
+  const release = await takeLock(`${blob}.lorikeet.lock`, async () => (await sizeOf(blob)) === file.size);
   if (!release) return; // another process has got it meanwhile
   try {
     if ((await sizeOf(blob)) === file.size) return;
     await checkSpace(transfer);
     await receive(transfer);
   } catch (error) {
-    throw wordSystemError(error, "hub", blob, "write");
+    // one that took this process for dead, since it did not run for long, has moved the part to its place
+    if ((await sizeOf(blob)) !== file.size) throw wordSystemError(error, "hub", blob, "write");
   } finally {
     await release();
   }
@@ -181,65 +180,5 @@ async function checksum(path: string, { etag, size }: HubFile): Promise<string |
     }
   } finally {
     await file.close();
-  }
-}
-
-/**
- * Makes the lock file, which is touched while it is held. Waits while another process holds it.
- *
- * @param done whether what it is for has been done by another; then there is no lock and nothing to release
- */
-async function takeLock(path: string, done: () => Promise<boolean>): Promise<(() => Promise<void>) | undefined> {
-  for (;;) {
-    if (await done()) return undefined;
-    const made = await fs()
-      .open(path, "wx")
-      .catch((error) => {
-        if (error.code === "EEXIST") return undefined;
-        throw wordSystemError(error, "hub", path, "write");
-      });
-    if (made) {
-      await made.close();
-      const alive = setInterval(() => {
-        const now = new Date();
-        fs()
-          .utimes(path, now, now)
-          .catch(() => {});
-      }, staleLock / 4);
-      alive.unref?.();
-      return async () => {
-        clearInterval(alive);
-        await fs().rm(path, { force: true });
-      };
-    }
-    if ((await isStale(path)) && (await removeStale(path))) continue;
-    await new Promise((resume) => setTimeout(resume, 50));
-  }
-}
-
-async function isStale(path: string): Promise<boolean> {
-  const stat = await fs()
-    .stat(path)
-    .catch(() => undefined);
-  return stat !== undefined && Date.now() - stat.mtimeMs > staleLock;
-}
-
-/**
- * Removes a lock that was left behind. One process at a time, which looks again: another that had found the same lock may have taken
- * its place meanwhile, and its new lock has the same name.
- *
- * @returns whether this process was the one
- */
-async function removeStale(path: string): Promise<boolean> {
-  const guard = `${path}.stale`;
-  const made = await fs()
-    .open(guard, "wx")
-    .catch(() => undefined);
-  try {
-    if (made && (await isStale(path))) await fs().rm(path, { force: true });
-    return made !== undefined;
-  } finally {
-    await made?.close();
-    if (made || (await isStale(guard))) await fs().rm(guard, { force: true });
   }
 }

@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { utimes } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
@@ -244,10 +244,10 @@ describe("a download", () => {
   });
 
   test("of one file by several processes is one download; a lock that was left behind is taken", async () => {
-    mkdirSync(join(repository(), "blobs"), { recursive: true });
-    const lock = join(repository(), "blobs", `${sha256(weights)}.lock`);
-    writeFileSync(lock, "");
-    await utimes(lock, 1, 1);
+    const left = join(repository(), "blobs", `${sha256(weights)}.lorikeet.lock`, "killed");
+    mkdirSync(dirname(left), { recursive: true });
+    writeFileSync(left, "");
+    await utimes(left, 1, 1);
     const script = `
       const { hubFolder } = await import(${JSON.stringify(new URL("../../dist/src/formats/index.js", import.meta.url).href)});
       const folder = await hubFolder("${id}", ${JSON.stringify(options())});
