@@ -218,7 +218,7 @@ test("random products of all layouts agree with the definition, and threads do n
     fc.property(shape, (drawn) => check(...build(drawn))),
     { numRuns: 400 },
   );
-}, 180_000);
+});
 
 /** The problem with a second product of depth `K` added. */
 function withUpdate([problem, data]: [MatmulProblem, Data], shape: Shape, K: number, bTurned: boolean): [MatmulProblem, Data] {
