@@ -7,11 +7,11 @@ import type { Device } from "../devices/device.ts";
 import { matmulOp } from "../graph/contraction.ts";
 import { copy, elementwise } from "../graph/elementwise.ts";
 import { isItem, itemOp } from "../graph/fused.ts";
-import { afterOp, customOp, moveView, padOp, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
+import { afterOp, customOp, expandOp, moveView, padOp, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
 import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
 import type { Fused, KernelOperation } from "../graph/primitive.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
-import { constant } from "../graph/source.ts";
+import { constant, isConstant } from "../graph/source.ts";
 import { contiguousView, isContiguous, type View } from "../graph/view.ts";
 
 /** A node whose values lie somewhere: not a movement. */
@@ -76,7 +76,8 @@ export interface Prepared {
 export function prepare(roots: readonly Tensor[], device: Device): Prepared {
   const ages = new Map<Tensor, number>();
   const inherit = (next: Tensor, from: Tensor): Tensor => {
-    if (next !== from && !ages.has(next)) ages.set(next, ages.get(from) ?? from.id);
+    // one that was there before keeps its own
+    if (next.id > from.id && !ages.has(next)) ages.set(next, ages.get(from) ?? from.id);
     return next;
   };
   const absorbed = absorbAddends(simplify(roots, device, inherit), inherit);
@@ -86,8 +87,16 @@ export function prepare(roots: readonly Tensor[], device: Device): Prepared {
 /** Tells that a new node stands for an old one; gives the new one back. */
 type Inherit = (next: Tensor, from: Tensor) => Tensor;
 
+/** Whether a node is 1 everywhere, in no memory. */
+function isOne(node: Tensor): boolean {
+  let at = node;
+  while (!isLeaf(at) && (at.op === expandOp || at.op === reshapeOp)) at = at.sources[0]!;
+  return isConstant(at) && at.attributes["value"] === 1;
+}
+
 /**
- * Equal nodes become one; fused operations without a kernel become their composition; unsayable views become copies.
+ * Equal nodes become one; fused operations without a kernel become their composition; unsayable views become copies; a product with 1,
+ * as every derivative begins, becomes its other factor.
  * Elementwise nodes and reductions are left as they are: whoever writes the same formula again in a derivative wants it
  * computed again instead of kept; within one program equal instructions are one anyway.
  */
@@ -131,6 +140,10 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
     }
     if (node.op === customOp || node.op === stopGradientOp) return visit(node.sources[0]!);
     let sources: Tensor[] = node.sources.map(visit);
+    if (node.op === elementwise.mul) {
+      const other = sources.findIndex(isOne);
+      if (other >= 0) return sources[1 - other]!;
+    }
     if (node.op === matmulOp) sources = [sources[0]!, inherit(unwidened(sources[1]!, device, intern), sources[1]!)];
     if (kind === "kernel")
       sources = sources.map((source, i) => inherit(operand(node.op as KernelOperation, i, source, intern), source));

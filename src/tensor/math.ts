@@ -93,12 +93,8 @@ const absolute = withVjp(
 /** |x|; gradient 0 at 0. */
 export const abs = (x: Tensor): Tensor => (x.dtype === "bool" || x.dtype === "uint8" ? x : absolute(x));
 
-const squared = withVjp(
-  (x) => mul(x!, x!),
-  (g, _y, x) => [mul(g, mul(number(g, 2), x!))],
-);
 /** x². */
-export const square = (x: Tensor): Tensor => (isFloat(x.dtype) ? squared(x) : mul(x, x));
+export const square = (x: Tensor): Tensor => mul(x, x);
 
 /** 1 / x. */
 export const reciprocal = recip;

@@ -10,7 +10,7 @@ import { createWasm } from "../../src/devices/wasm/device.ts";
 import { attention } from "../../src/graph/attention.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add, mul, sub, tanh } from "../../src/graph/elementwise.ts";
-import { reshape, transpose } from "../../src/graph/movement.ts";
+import { expand, pad, reshape, transpose } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { reduceSum } from "../../src/graph/reduction.ts";
 import { constant } from "../../src/graph/source.ts";
@@ -237,6 +237,24 @@ describe("derivatives", () => {
     // the last layer's first, the first layer's last
     expect([1, 2, 3, 4].map(at)).toEqual([1, 2, 3, 4].map(at).sort((a, b) => b - a));
     expect(at(4)).toBeLessThan(steps.length / 2 + 4);
+  });
+
+  test("a product with 1, with which a derivative begins, is not computed; one with what only begins as 1 is", () => {
+    const [x, w] = [make([4, 8]), make([4, 8], Math.cos)];
+    const [g] = grad((y) => total(mul(y, w)))(x);
+    // the factor, written where the gradient is to lie
+    expect(plan([g!]).steps.map(({ label }) => label)).toEqual(["copy"]);
+    expect(downloadSync(g!)).toEqual(downloadSync(w));
+    expect(downloadSync(mul(x, expand(constant(1, [1, 8]), [4, 8])))).toEqual(downloadSync(x));
+    const edge = mul(x, pad(constant(1, [4, 6]), [0, 1], [0, 1]));
+    expect([...downloadSync(edge)].filter((value) => value === 0)).toHaveLength(8);
+    const factor = new Variable(make([4, 8], () => 1));
+    const y = mul(x, factor.value);
+    expect(plan([y]).steps.map(({ label }) => label)).toEqual(["mul"]);
+    // a result is memory of its own
+    const same = mul(x, constant(1));
+    downloadSync(same);
+    expect(same.storage).not.toBe(x.storage);
   });
 
   test("hvp of Σx³ is 6x·v", () => {

@@ -82,13 +82,17 @@ export function isIrregular({ instructions, slots }: LoopProgram, register: Regi
   return slot.inner !== "unit" || slot.masked.length > 0;
 }
 
+/** Vectors of memory that a pass reads for each vector of a row. */
+const readsOf = ({ instructions }: LoopProgram, { restored, computed }: Pass): number =>
+  restored.size + [...computed].filter((register) => instructions[register]!.kind === "load").length;
+
 /**
  * Neighbouring vectors that go through the loop together: a fold that waits for itself, and the long chain of an elementary function,
  * leave most of the processor idle.
  */
 export function unrollOf(program: LoopProgram, pass: Pass): number {
   if ([...pass.computed].some((register) => isIrregular(program, register))) return 1;
-  if (pass.folds.length > 0) return pass.cost <= 8 ? 4 : 2;
+  if (pass.folds.length > 0) return pass.cost <= 8 && readsOf(program, pass) + pass.folds.length <= 4 ? 4 : 2;
   return 2 * pass.cost <= mostTogether ? 2 : 1;
 }
 
@@ -107,6 +111,8 @@ export interface WholeRows {
 const longestStep = 8;
 /** Rows go by twos whose longest pass takes at most this, in simple instructions: of a longer one the end does not matter. */
 const longestPaired = 8192;
+/** Nor do rows of which two would take up half of the first-level cache, where they are read once more. */
+const mostPairedBytes = 16384;
 /** Passes that cost more for an element need all registers for themselves. */
 const mostAhead = 12;
 /** Of shorter rows the ends of folds, which nothing hides there, take too large a part. */
@@ -120,10 +126,10 @@ export const busyPasses = ({ passes }: LoopPlan): readonly Pass[] =>
  * Whether a round may have more vectors of a pass than those that go together. V8 moves folds to the end of a round, so that what they
  * take in waits in registers: few enough are there for sums over one value that is read; a maximum has two registers a chain.
  */
-function mayGrow({ instructions }: LoopProgram, { folds, stores, kept, restored, computed }: Pass): boolean {
+function mayGrow(program: LoopProgram, pass: Pass): boolean {
+  const { folds, stores, kept } = pass;
   if (folds.length === 0) return true;
-  const reads = restored.size + [...computed].filter((register) => instructions[register]!.kind === "load").length;
-  return reads <= 1 && stores.length + kept.length === 0 && folds.every(({ op }) => op.name === "sum");
+  return readsOf(program, pass) <= 1 && stores.length + kept.length === 0 && folds.every(({ op }) => op.name === "sum");
 }
 
 /** Vectors that a round of one loop over whole rows takes of each of these passes, at most `step` where they are light. */
@@ -159,7 +165,8 @@ export function wholeRowsOf(program: LoopProgram, plan: LoopPlan, { inner }: Geo
   const [first, last] = [passes[0]!, passes.at(-1)!];
   const isAhead =
     inner >= shortestAhead && passes.length > 1 && last.folds.length === 0 && mayGrow(program, first) && most <= mostAhead;
-  return { step, order: isAhead ? "ahead" : inner * most <= longestPaired ? "twos" : "alone" };
+  const isPaired = inner * most <= longestPaired && (passes.length === 1 || 8 * inner * program.slots.length <= mostPairedBytes);
+  return { step, order: isAhead ? "ahead" : isPaired ? "twos" : "alone" };
 }
 
 /** The plan of a program, in the form that its shape asks for. */
