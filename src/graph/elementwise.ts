@@ -220,7 +220,7 @@ export const elementwise = define({
     js: ([x, y], { to }) => (to === "int32" ? `Math.imul(${x}, ${y})` : `${x} * ${y}`),
     wasm: (simd, [x, y]) => simd.mul(x!, y!),
     // of a square once for both: where g is one value a row, as in norms, so is 2g
-    vjp: (g, _y, x, z) => (x === z ? [mul(mul(g, like(g, 2)), x!), null] : [mul(g, z!), mul(g, x!)]),
+    vjp: (g, _y, x, z) => (x === z ? [mul(mul(g, number(g, 2)), x!), null] : [mul(g, z!), mul(g, x!)]),
     domain: [all, all],
     takes: "both",
   },
