@@ -84,27 +84,28 @@ export async function readGguf(source: string | Uint8Array | Blob | ByteSource, 
 }
 
 /**
- * A GGUF file of a folder; where it is the first of several (`…-00001-of-00003.gguf`), the tensors of all.
+ * A GGUF file of a folder; where it is one of several (`…-00001-of-00003.gguf`), the metadata of the first and the tensors of all.
  *
  * @throws {FormatError} when one is missing or broken
  */
 export async function openGguf(folder: Folder, file: string): Promise<GgufFile> {
-  const first = await readGguf(await folder.open(file));
+  const part = (number: number) => file.replace(/-\d{5}(?=-of-\d{5}\.gguf$)/, `-${String(number).padStart(5, "0")}`);
+  const first = await readGguf(await folder.open(folder.files.has(part(1)) ? part(1) : file));
   const count = first.metadata.get("split.count");
   if (typeof count !== "number" || count <= 1) return first;
-  const tensors = new Map(first.tensors);
-  for (let i = 2; i <= count; i++) {
-    const name = file.replace(/-00001-of-(\d{5})\.gguf$/, `-${String(i).padStart(5, "0")}-of-$1.gguf`);
-    if (name === file || !folder.files.has(name))
+  const tensors = new Map<string, GgufTensor>();
+  for (let i = 1; i <= count; i++) {
+    const name = part(i);
+    if (name === part(i + 1) || !folder.files.has(name))
       throw new FormatError(
-        `${first.source} is the first of ${count} files, and ${name === file ? `number ${i}` : name} is not there.`,
+        `${first.source} is one of ${count} files, and ${name === file ? "the others are" : `${name} is`} not there.`,
         {
           operation: "readGguf",
           got: file,
-          hint: "Name the first, …-00001-of-….gguf, and keep the others beside it.",
+          hint: "Keep all of them together, under the names …-00001-of-….gguf that they were given.",
         },
       );
-    for (const [key, tensor] of (await readGguf(await folder.open(name))).tensors) {
+    for (const [key, tensor] of (i === 1 ? first : await readGguf(await folder.open(name))).tensors) {
       if (tensors.has(key))
         throw new FormatError(`${name} has tensor ${wordJson(key)}, which an earlier file has too.`, {
           operation: "readGguf",

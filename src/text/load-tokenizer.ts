@@ -1,7 +1,7 @@
 /** Tokenizers from files: tokenizer.json, the older pair vocab.json and merges.txt, or a GGUF file. */
 import { checkOptions, FormatError } from "../errors.ts";
 import { type Folder, readJson, readText, wordFolder } from "../formats/folder.ts";
-import { readGguf } from "../formats/gguf.ts";
+import { openGguf } from "../formats/gguf.ts";
 import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
 import { byteLevelDefinition, isRecord, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
@@ -37,7 +37,7 @@ export async function loadTokenizer(
 export async function readTokenizer(folder: Folder, file?: string, given?: TokenizerConfig): Promise<Tokenizer> {
   const operation = "loadTokenizer";
   const gguf = file?.endsWith(".gguf") ? file : undefined;
-  if (gguf !== undefined) return ggufTokenizer(await readGguf(await folder.open(gguf)));
+  if (gguf !== undefined) return ggufTokenizer(await openGguf(folder, gguf));
   const optional = async (name: string): Promise<TokenizerConfig> => {
     const json = folder.files.has(name) ? await readJson(folder, name, operation) : {};
     return isRecord(json) ? json : {};
