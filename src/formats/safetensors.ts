@@ -133,7 +133,7 @@ function parseHeader(bytes: Uint8Array, dataLength: number, fail: Failure): { me
   const entries: Entry[] = [];
   for (const [name, value] of Object.entries(json as object)) {
     if (name !== metadataKey) entries.push(parseEntry(name, value, fail));
-    else {
+    else if (value !== null) {
       if (!isRecord(value)) throw fail(`has ${metadataKey} that is not a map of strings.`, value);
       for (const [key, text] of Object.entries(value)) {
         if (key === "__proto__" || typeof text !== "string")

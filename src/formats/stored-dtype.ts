@@ -1,6 +1,6 @@
 /** The element types of safetensors files, and their values from bytes and to them. */
 import { wordJson, wordShape } from "../errors.ts";
-import { bytesPerElement, type DType, dtypes, type TypedArray } from "../graph/dtype.ts";
+import { bytesPerElement, type DType, dtypes, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
 
 interface StoredDTypeFacts {
@@ -8,31 +8,43 @@ interface StoredDTypeFacts {
   readonly bytes: number;
   /** What the values become in memory. */
   readonly dtype: DType;
-  /** For integers that memory holds as int32: one element from and to the file. */
+  /** Where memory holds elements wider than the file: one of them from it and to it. */
   readonly widen?: readonly [
     get: (view: DataView, at: number) => number,
     set: (view: DataView, at: number, value: number) => void,
   ];
-  /** The values that the file can hold, where int32 holds more. */
-  readonly range?: readonly [number, number];
+}
+
+/** Floats of eight bits: what each of the 256 stands for. A value that is none of them is written as zero, and then found out. */
+function floats8(toValue: (bits: number) => number): NonNullable<StoredDTypeFacts["widen"]> {
+  const values = Array.from({ length: 256 }, (_, bits) => toValue(bits));
+  const bitsOf = (value: number) => values.findIndex((each) => Object.is(each, value));
+  return [(view, at) => values[view.getUint8(at)]!, (view, at, value) => view.setUint8(at, Math.max(0, bitsOf(value)))];
+}
+
+/** Four bits of an exponent and three of a fraction; no infinities. */
+function fromFloat8Bits(bits: number): number {
+  const [exponent, fraction] = [(bits >> 3) & 15, bits & 7];
+  if ((bits & 127) === 127) return Number.NaN;
+  return (bits & 128 ? -1 : 1) * (exponent === 0 ? fraction * 2 ** -9 : (8 + fraction) * 2 ** (exponent - 10));
 }
 
 /** What the format calls element types, in the order that decides which tensors come first in a file (the last ones). */
 export const storedDTypes = {
   BOOL: { bytes: 1, dtype: "bool" },
   U8: { bytes: 1, dtype: "uint8" },
-  I8: { bytes: 1, dtype: "int32", widen: [(v, i) => v.getInt8(i), (v, i, x) => v.setInt8(i, x)], range: [-128, 127] },
+  I8: { bytes: 1, dtype: "int32", widen: [(v, i) => v.getInt8(i), (v, i, x) => v.setInt8(i, x)] },
+  F8_E5M2: { bytes: 1, dtype: "float32", widen: floats8((bits) => fromFloat16Bits(bits << 8)) },
+  F8_E4M3: { bytes: 1, dtype: "float32", widen: floats8(fromFloat8Bits) },
   I16: {
     bytes: 2,
     dtype: "int32",
     widen: [(v, i) => v.getInt16(i, true), (v, i, x) => v.setInt16(i, x, true)],
-    range: [-32768, 32767],
   },
   U16: {
     bytes: 2,
     dtype: "int32",
     widen: [(v, i) => v.getUint16(i, true), (v, i, x) => v.setUint16(i, x, true)],
-    range: [0, 65535],
   },
   F16: { bytes: 2, dtype: "float16" },
   BF16: { bytes: 2, dtype: "bfloat16" },
@@ -41,7 +53,6 @@ export const storedDTypes = {
     bytes: 4,
     dtype: "int32",
     widen: [(v, i) => v.getUint32(i, true), (v, i, x) => v.setUint32(i, x, true)],
-    range: [0, 2 ** 31 - 1],
   },
   F32: { bytes: 4, dtype: "float32" },
   F64: { bytes: 8, dtype: "float64" },
@@ -54,7 +65,6 @@ export const storedDTypes = {
     bytes: 8,
     dtype: "int32",
     widen: [(v, i) => Number(v.getBigUint64(i, true)), (v, i, x) => v.setBigUint64(i, BigInt(x), true)],
-    range: [0, 2 ** 31 - 1],
   },
 } as const satisfies Record<string, StoredDTypeFacts>;
 
@@ -85,11 +95,11 @@ export function decodeElements(bytes: Uint8Array<ArrayBuffer>, stored: StoredDTy
   const length = bytes.byteLength / width;
   if (widen !== undefined) {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const values = new Int32Array(length);
+    const values = new dtypes[dtype].array(length);
     for (let i = 0; i < length; i++) {
       const value = widen[0](view, i * width);
       values[i] = value;
-      if (values[i] !== value)
+      if (!Object.is(values[i], value))
         throw fail(`has ${value} in tensor ${wordJson(name)} at index ${i} (${stored}), which does not fit int32.`, value);
     }
     return values;
@@ -117,15 +127,15 @@ export function encodeElements(
       `tensor ${wordJson(name)} of ${wordShape(shape)} ${dtype} needs a ${array.name} of ${length} elements, got ${data === undefined ? "nothing" : `a ${data.constructor.name} of ${data.length}`}.`,
       data?.length,
     );
-  const { widen, range, bytes: width } = factsOf(stored);
+  const { widen, bytes: width } = factsOf(stored);
   if (widen === undefined) return new Uint8Array(data.buffer, data.byteOffset, length * bytesPerElement(dtype));
   const bytes = new Uint8Array(length * width);
   const view = new DataView(bytes.buffer);
   for (let i = 0; i < length; i++) {
     const value = data[i] as number;
-    if (range !== undefined && (value < range[0] || value > range[1]))
-      throw refuse(`tensor ${wordJson(name)} has ${value} at index ${i}, which does not fit ${stored}.`, value);
     widen[1](view, i * width, value);
+    if (!Object.is(widen[0](view, i * width), value))
+      throw refuse(`tensor ${wordJson(name)} has ${value} at index ${i}, which does not fit ${stored}.`, value);
   }
   return bytes;
 }

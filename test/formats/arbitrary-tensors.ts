@@ -9,6 +9,8 @@ const storages: readonly [DType, StoredDType | undefined, min: number, max: numb
   ["float64", undefined, 0, 255],
   ["float16", undefined, 0, 65535],
   ["bfloat16", undefined, 0, 65535],
+  ["float32", "F8_E4M3", 0, 0],
+  ["float32", "F8_E5M2", 0, 0],
   ["int32", undefined, -(2 ** 31), 2 ** 31 - 1],
   ["int32", "I64", -(2 ** 31), 2 ** 31 - 1],
   ["int32", "U64", 0, 2 ** 31 - 1],
@@ -26,7 +28,9 @@ export const tensor: fc.Arbitrary<TensorToWrite & { data: TypedArray }> = fc
   .tuple(fc.constantFrom(...storages), shape)
   .chain(([[dtype, stored, min, max], sizes]) => {
     const length = sizes.reduce((product, size) => product * size, 1);
-    const value = dtype === "float32" ? fc.float() : dtype === "float64" ? fc.double() : fc.integer({ min, max });
+    const float8 = fc.constantFrom(0, -0, 2 ** -9, 1.75, -448, Number.NaN);
+    const float32 = stored ? float8 : fc.float();
+    const value = dtype === "float32" ? float32 : dtype === "float64" ? fc.double() : fc.integer({ min, max });
     return fc.array(value, { minLength: length, maxLength: length }).map((values) => {
       const data = new dtypes[dtype].array(length);
       data.set(values);
