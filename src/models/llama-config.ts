@@ -94,7 +94,7 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     attentionBias,
     outputBias: attentionBias,
     attentionDropout: config.probability("attention_dropout", 0),
-    mlpBias: config.flag("mlp_bias", false),
+    mlpBias: modelType === "llama" && config.flag("mlp_bias", false), // the others never have any, whatever the file says
     tieWordEmbeddings: config.flag("tie_word_embeddings", false),
     windows: [],
     queryKeyNorm: false,

@@ -8,6 +8,8 @@ const mistral: LlamaFamilyMember = {
   modelType: "mistral",
   defaults: { num_key_value_heads: 8, sliding_window: 4096, max_position_embeddings: 131072 },
   read: (config, { numHiddenLayers: layers }) => ({
+    attentionBias: false,
+    outputBias: false,
     windows: new Array<number>(layers).fill(config.get("sliding_window") === undefined ? 0 : config.count("sliding_window")),
   }),
 };

@@ -46,6 +46,14 @@ onEveryDevice(() => {
       );
     });
 
+    test("biases that a file asks for are left out where a family has none, as in transformers", () => {
+      for (const model_type of ["mistral", "qwen2", "gemma", "phi3"]) {
+        const model = createModel({ ...json, model_type, attention_bias: model_type !== "gemma", mlp_bias: true });
+        const biases = [...model.namedParameters()].filter(([name]) => name.endsWith("bias"));
+        expect(biases.length, model_type).toBe(model_type === "qwen2" ? 6 : 0);
+      }
+    });
+
     test("a token does not see those after it", () => {
       const model = makeModel();
       const { logits } = model.forward({ inputIds: ids() });
