@@ -10,7 +10,7 @@ import { reshapeView, type View } from "../graph/view.ts";
 import { foldsLastAxis, type Read } from "./inline.ts";
 
 /** More instructions than this in one program spill registers in every engine. */
-export const maximumMembers = 160;
+const maximumMembers = 160;
 const maximumReads = 28;
 
 /** Nodes that become one loop program. */
@@ -54,7 +54,7 @@ export interface Call {
 export type Unit = Cluster | Call;
 
 /** Trailing products of a shape: where its axes begin and end in row-major order. */
-export function boundsOf(shape: Shape): number[] {
+function boundsOf(shape: Shape): number[] {
   const bounds: number[] = [];
   let product = 1;
   for (let axis = shape.length - 1; axis > 0; axis--) {
@@ -65,7 +65,7 @@ export function boundsOf(shape: Shape): number[] {
 }
 
 /** All cuts together, if each divides the next; otherwise `null`: the shapes have no common refinement. `a` itself where `b` has no others. */
-export function refine(a: number[], b: readonly number[], size: number): number[] | null {
+function refine(a: number[], b: readonly number[], size: number): number[] | null {
   if (b.every((bound) => bound === size || bound === 1 || a.includes(bound))) return a;
   const merged = [...new Set([...a, ...b])].filter((bound) => bound !== size && bound !== 1).sort((x, y) => x - y);
   for (let i = 0; i < merged.length; i++) if ((merged[i + 1] ?? size) % merged[i]! !== 0) return null;
@@ -141,12 +141,90 @@ export function spaceWith(
   return sayable(next, strided) && (isCutLike(cluster, next) || sayable(next, cluster.strided)) ? { bounds, inner } : null;
 }
 
+/** A cluster of one node that is no member yet, see `addMember`. @param place of the node in the order of all */
+export function clusterFor(node: Tensor, place: number): Cluster {
+  const isFold = node.op.kind === "reduction";
+  const isColumns = isFold && !foldsLastAxis(node);
+  const hasRows = isFold && !isColumns;
+  const shape = hasRows ? node.sources[0]!.shape : node.shape;
+  const size = sizeOf(shape);
+  const inner = hasRows ? shape[shape.length - 1]! : null;
+  const bounds = boundsOf(shape);
+  return {
+    kind: "cluster",
+    form: isColumns ? "columns" : "rows",
+    members: [],
+    inside: new Set(),
+    outside: new Set(),
+    strided: [],
+    size,
+    bounds: inner === null ? bounds : (refine(bounds, [inner], size) ?? bounds),
+    inner,
+    dependencies: new Set(),
+    dependents: new Set(),
+    first: place,
+    last: place,
+  };
+}
+
+/** @param reads what the node reads */
+export function addMember(cluster: Cluster, node: Tensor, reads: readonly Read[]): void {
+  cluster.members.push(node);
+  cluster.inside.add(node);
+  for (const { base, view, whole } of reads) {
+    if (!cluster.inside.has(base)) cluster.outside.add(base);
+    if (!whole) cluster.strided.push(view);
+  }
+}
+
+/** Both clusters as one, if their spaces agree; `null` if not. Does not touch them. @param place of a node in the order of all */
+export function mergedCluster(
+  a: Cluster,
+  b: Cluster,
+  place: (node: Tensor) => number,
+  readsOf: (node: Tensor) => readonly Read[],
+): Cluster | null {
+  if (a === b) return a;
+  if (a.members.length + b.members.length > maximumMembers) return null;
+  if (a.size !== b.size || (a.inner !== null && b.inner !== null && a.inner !== b.inner)) return null;
+  const bounds = refine(a.bounds, b.bounds, a.size);
+  const inner = a.inner ?? b.inner;
+  if (bounds === null || (inner !== null && refine(bounds, [inner], a.size) === null)) return null;
+  const members = [...a.members, ...b.members].sort((x, y) => place(x) - place(y));
+  const inside = new Set(members);
+  const merged: Cluster = {
+    kind: "cluster",
+    form: "rows",
+    members,
+    inside,
+    outside: new Set([...a.outside, ...b.outside].filter((base) => !inside.has(base))),
+    strided: [...a.strided, ...b.strided],
+    size: a.size,
+    bounds,
+    inner,
+    dependencies: new Set([...a.dependencies, ...b.dependencies]),
+    dependents: new Set([...a.dependents, ...b.dependents]),
+    first: Math.min(a.first, b.first),
+    last: Math.max(a.last, b.last),
+  };
+  for (const part of [a, b]) {
+    merged.dependencies.delete(part);
+    merged.dependents.delete(part);
+  }
+  // one part may read the other, which it did through memory so far
+  const holds = members.every((member) => {
+    const level = member.op.kind !== "reduction" && isRowLevel(member, merged) ? "row" : "element";
+    return passedOn(inside, readsOf(member), level, merged, inner);
+  });
+  return holds && [a, b].every((part) => isCutLike(part, merged) || sayable(merged, part.strided)) ? merged : null;
+}
+
 /** Views that agree with the cuts of one agree with the other's. */
-export const isCutLike = (part: Space, { bounds, inner }: Space): boolean =>
+const isCutLike = (part: Space, { bounds, inner }: Space): boolean =>
   inner === part.inner && (bounds === part.bounds || bounds.length === part.bounds.length);
 
 /** True when what the reader takes from members is in a register when it is needed: its own element, or its own row's value. */
-export function passedOn(
+function passedOn(
   members: ReadonlySet<Tensor>,
   reads: readonly Read[],
   level: "element" | "row",
@@ -161,7 +239,7 @@ export function passedOn(
 }
 
 /** The views can be walked along the axes that lower.ts will give the cluster: its rows, cut at the bounds, and one row whole. */
-export function sayable({ size, inner, bounds }: Space, strided: readonly View[]): boolean {
+function sayable({ size, inner, bounds }: Space, strided: readonly View[]): boolean {
   if (strided.length === 0) return true;
   const cuts = inner === null ? [] : bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []));
   const rows = inner === null ? [] : refinedShape(size / inner, cuts).filter((extent) => extent !== 1);

@@ -6,21 +6,8 @@ import type { FusionPolicy } from "../devices/device.ts";
 import { isItem } from "../graph/fused.ts";
 import { afterOp } from "../graph/movement.ts";
 import { type Tensor, topologicalOrder } from "../graph/node.ts";
-import { sizeOf } from "../graph/shape.ts";
-import {
-  boundsOf,
-  type Call,
-  type Cluster,
-  isCutLike,
-  isRowLevel,
-  maximumMembers,
-  passedOn,
-  refine,
-  sayable,
-  spaceWith,
-  type Unit,
-} from "./cluster.ts";
-import { foldsLastAxis, inlinedNodes, isGenerated, isLoop, readsThrough } from "./inline.ts";
+import { addMember, type Call, type Cluster, clusterFor, mergedCluster, spaceWith, type Unit } from "./cluster.ts";
+import { inlinedNodes, isGenerated, isLoop, type Read, readsThrough } from "./inline.ts";
 import { accessOf, dependencies, isLeaf } from "./prepare.ts";
 
 /** What is computed together, and which values lie in memory. */
@@ -36,11 +23,23 @@ export interface Fusion {
 /** Gathers the nodes that `roots` need. @param policy what the device can have in one program */
 export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
   const order = topologicalOrder(roots, isLeaf);
-  const position = new Map(order.map((node, i) => [node, i]));
-  const bases = order.filter((node) => !isLeaf(node) && (node.op.kind !== "movement" || isItem(node)) && !isGenerated(node));
+  const bases = order.filter((node) => !isLeaf(node) && !isView(node) && !isGenerated(node));
+  const inlined = policy.elementwise ? inlinedNodes(bases, readersOf(order), new Set(roots)) : new Set<Tensor>();
+  const computed = bases.filter((node) => !inlined.has(node));
+  const gathering = new Gathering(order, inlined, policy);
+  for (const node of computed) gathering.take(node);
+  const { units, unitOf } = gathering;
+  return { units: [...units], unitOf, inlined, stored: storedNodes(roots, computed, gathering) };
+}
+
+/** Another look at the values of its source. */
+const isView = (node: Tensor): boolean => node.op.kind === "movement" && !isItem(node);
+
+/** The nodes that read each node, directly or through views. */
+function readersOf(order: readonly Tensor[]): Map<Tensor, Tensor[]> {
   const readers = new Map<Tensor, Tensor[]>();
   for (const node of order) {
-    if (node.op.kind === "movement" && !isItem(node) && !isLeaf(node)) continue;
+    if (isView(node) && !isLeaf(node)) continue;
     for (const source of dependencies(node)) {
       const { base } = accessOf(source);
       const list = readers.get(base);
@@ -48,155 +47,101 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
       else readers.set(base, [node]);
     }
   }
-  const inlined = policy.elementwise ? inlinedNodes(bases, readers, new Set(roots)) : new Set<Tensor>();
+  return readers;
+}
 
-  const loopReads = readsThrough(inlined);
+/** What is wanted, what one unit makes for another, and what calls read and make. */
+function storedNodes(roots: readonly Tensor[], computed: readonly Tensor[], { unitOf, readsOf }: Gathering): Set<Tensor> {
+  const stored = new Set<Tensor>(roots);
+  for (const node of computed) {
+    const unit = unitOf.get(node)!;
+    for (const { base } of readsOf(node) ?? []) if (unitOf.has(base) && unitOf.get(base) !== unit) stored.add(base);
+    if (isLoop(node)) continue;
+    stored.add(node);
+    if (!isItem(node)) for (const source of node.sources) stored.add(accessOf(source).base);
+  }
+  return stored;
+}
 
-  const unitOf = new Map<Tensor, Unit>();
-  const units = new Set<Unit>();
+/** The units so far; nodes are taken one by one, in topological order. */
+class Gathering {
+  readonly units = new Set<Unit>();
+  readonly unitOf = new Map<Tensor, Unit>();
+  readonly readsOf: (node: Tensor) => readonly Read[] | null;
+  private readonly place: ReadonlyMap<Tensor, number>;
+  private readonly inlined: ReadonlySet<Tensor>;
+  private readonly policy: FusionPolicy;
 
-  for (const node of bases) {
-    if (inlined.has(node)) continue;
-    const needs = unitDependencies(node, unitOf, inlined);
-    const index = position.get(node)!;
+  constructor(order: readonly Tensor[], inlined: ReadonlySet<Tensor>, policy: FusionPolicy) {
+    this.place = new Map(order.map((node, i) => [node, i]));
+    this.inlined = inlined;
+    this.policy = policy;
+    this.readsOf = readsThrough(inlined);
+  }
+
+  take(node: Tensor): void {
+    const { units, unitOf } = this;
+    if (isItem(node)) {
+      // results of a fused node belong to its call
+      unitOf.set(node, unitOf.get(node.sources[0]!)!);
+      return;
+    }
+    const place = this.place.get(node)!;
+    const needs = this.needsOf(node);
     if (!isLoop(node)) {
-      if (isItem(node)) {
-        // results of a fused node belong to its call
-        unitOf.set(node, unitOf.get(node.sources[0]!)!);
-        continue;
-      }
-      const call: Call = { kind: "call", node, dependencies: new Set(), dependents: new Set(), first: index, last: index };
+      const call: Call = { kind: "call", node, dependencies: new Set(), dependents: new Set(), first: place, last: place };
       units.add(call);
       unitOf.set(node, call);
       waitFor(call, needs);
-      continue;
+      return;
     }
-    const target = joinClusters(node, needs, index);
-    unitOf.set(node, target);
-    admit(target, node);
-    target.last = index;
+    const cluster = this.joined(node, needs) ?? clusterFor(node, place);
+    units.add(cluster);
+    unitOf.set(node, cluster);
+    addMember(cluster, node, this.readsOf(node)!);
+    cluster.last = place;
     // joining may have merged clusters that were needed one by one
     const isCurrent = [...needs].every((need) => units.has(need));
-    waitFor(target, isCurrent ? needs : unitDependencies(node, unitOf, inlined));
+    waitFor(cluster, isCurrent ? needs : this.needsOf(node));
   }
 
-  const stored = new Set<Tensor>(roots);
-  for (const node of bases) {
-    if (inlined.has(node)) continue;
-    const unit = unitOf.get(node)!;
-    for (const { base } of loopReads(node) ?? []) if (unitOf.has(base) && unitOf.get(base) !== unit) stored.add(base);
-    if (!isLoop(node)) {
-      stored.add(node);
-      if (!isItem(node)) for (const source of node.sources) stored.add(accessOf(source).base);
-    }
-  }
-  return { units: [...units], unitOf, inlined, stored };
-
-  function waitFor(unit: Unit, needs: Iterable<Unit>): void {
-    for (const need of needs) {
-      if (need === unit) continue;
-      unit.dependencies.add(need);
-      need.dependents.add(unit);
-    }
-  }
-
-  function admit(cluster: Cluster, node: Tensor): void {
-    cluster.members.push(node);
-    cluster.inside.add(node);
-    for (const { base, view, whole } of loopReads(node)!) {
-      if (!cluster.inside.has(base)) cluster.outside.add(base);
-      if (!whole) cluster.strided.push(view);
-    }
-  }
-
-  function newCluster(node: Tensor, index: number): Cluster {
-    const columns = node.op.kind === "reduction" && !foldsLastAxis(node);
-    const shape = node.op.kind === "reduction" && !columns ? node.sources[0]!.shape : node.shape;
-    const size = sizeOf(shape);
-    const inner = node.op.kind === "reduction" && !columns ? shape[shape.length - 1]! : null;
-    const cluster: Cluster = {
-      kind: "cluster",
-      form: columns ? "columns" : "rows",
-      members: [],
-      inside: new Set(),
-      outside: new Set(),
-      strided: [],
-      size,
-      bounds: boundsOf(shape),
-      inner,
-      dependencies: new Set(),
-      dependents: new Set(),
-      first: index,
-      last: index,
-    };
-    if (inner !== null) cluster.bounds = refine(cluster.bounds, [inner], size) ?? cluster.bounds;
-    units.add(cluster);
-    return cluster;
-  }
-
-  /** The cluster that `node` becomes a member of: the merger of all its producers' clusters that fit, or a new one. */
-  function joinClusters(node: Tensor, needs: Set<Unit>, index: number): Cluster {
+  /** The cluster that `node` becomes a member of: the merger of all its producers' clusters that fit; `null` for one of its own. */
+  private joined(node: Tensor, needs: ReadonlySet<Unit>): Cluster | null {
+    const { policy } = this;
     const mayJoin = node.op.kind === "elementwise" ? policy.elementwise : policy.rows;
-    const reads = loopReads(node);
-    if (!mayJoin || reads === null || node.size === 0) return newCluster(node, index);
+    const reads = this.readsOf(node);
+    if (!mayJoin || reads === null || node.size === 0) return null;
     const candidates: Cluster[] = [];
     for (const unit of needs) if (unit.kind === "cluster" && unit.form === "rows") candidates.push(unit);
     candidates.sort((a, b) => b.last - a.last);
     let target: Cluster | null = null;
     for (const candidate of candidates) {
       if (!policy.rows && candidate.inner !== null) continue;
-      const merged: Cluster | null = target === null ? candidate : combine(target, candidate);
+      const merged: Cluster | null = target === null ? candidate : this.merged(target, candidate);
       if (merged === null) continue;
       const fitted = spaceWith(merged, node, reads);
       if (fitted === null) continue;
       // nothing that must run before the cluster may need the cluster
       const parts = target ? [target, candidate] : [candidate];
       if (anyReaches(needs, parts) || anyReaches(merged.dependencies, parts)) continue;
-      if (target && target !== candidate) replace([target, candidate], merged);
+      if (target && target !== candidate) this.replace([target, candidate], merged);
       Object.assign(merged, fitted);
       target = merged;
     }
-    return target ?? newCluster(node, index);
+    return target;
   }
 
-  /** Both clusters as one, if their spaces agree. Does not touch them. */
-  function combine(a: Cluster, b: Cluster): Cluster | null {
-    if (a === b) return a;
-    if (a.members.length + b.members.length > maximumMembers) return null;
-    if (a.size !== b.size || (a.inner !== null && b.inner !== null && a.inner !== b.inner)) return null;
-    const bounds = refine(a.bounds, b.bounds, a.size);
-    const inner = a.inner ?? b.inner;
-    if (bounds === null || (inner !== null && refine(bounds, [inner], a.size) === null)) return null;
-    const members = [...a.members, ...b.members].sort((x, y) => position.get(x)! - position.get(y)!);
-    const inside = new Set(members);
-    const merged: Cluster = {
-      kind: "cluster",
-      form: "rows",
-      members,
-      inside,
-      outside: new Set([...a.outside, ...b.outside].filter((base) => !inside.has(base))),
-      strided: [...a.strided, ...b.strided],
-      size: a.size,
-      bounds,
-      inner,
-      dependencies: new Set([...a.dependencies, ...b.dependencies]),
-      dependents: new Set([...a.dependents, ...b.dependents]),
-      first: Math.min(a.first, b.first),
-      last: Math.max(a.last, b.last),
-    };
-    for (const part of [a, b]) {
-      merged.dependencies.delete(part);
-      merged.dependents.delete(part);
-    }
-    // one part may read the other, which it did through memory so far
-    const holds = merged.members.every((member) => {
-      const level = member.op.kind !== "reduction" && isRowLevel(member, merged) ? "row" : "element";
-      return passedOn(inside, loopReads(member)!, level, merged, inner);
-    });
-    return holds && [a, b].every((part) => isCutLike(part, merged) || sayable(merged, part.strided)) ? merged : null;
+  private merged(a: Cluster, b: Cluster): Cluster | null {
+    return mergedCluster(
+      a,
+      b,
+      (node) => this.place.get(node)!,
+      (node) => this.readsOf(node)!,
+    );
   }
 
-  function replace(parts: readonly Cluster[], merged: Cluster): void {
+  private replace(parts: readonly Cluster[], merged: Cluster): void {
+    const { units, unitOf } = this;
     for (const part of parts) units.delete(part);
     units.add(merged);
     for (const member of merged.members) unitOf.set(member, merged);
@@ -208,6 +153,31 @@ export function fuse(roots: readonly Tensor[], policy: FusionPolicy): Fusion {
       for (const part of parts) unit.dependents.delete(part);
       unit.dependents.add(merged);
     }
+  }
+
+  /** Units that must have run before `node` can: those of the values it reads, and of what `after` waits for. */
+  private needsOf(node: Tensor): Set<Unit> {
+    const { unitOf, inlined } = this;
+    const needs = new Set<Unit>();
+    const visit = (source: Tensor): void => {
+      let at = source;
+      while (!isLeaf(at) && isView(at)) {
+        if (at.op === afterOp) visit(at.sources[1]!);
+        at = at.sources[0]!;
+      }
+      if (inlined.has(at)) for (const inner of at.sources) visit(inner);
+      else if (unitOf.has(at)) needs.add(unitOf.get(at)!);
+    };
+    for (const source of dependencies(node)) visit(source);
+    return needs;
+  }
+}
+
+function waitFor(unit: Unit, needs: Iterable<Unit>): void {
+  for (const need of needs) {
+    if (need === unit) continue;
+    unit.dependencies.add(need);
+    need.dependents.add(unit);
   }
 }
 
@@ -231,20 +201,4 @@ function reaches(from: Unit, to: Unit): boolean {
     stack.push(...unit.dependencies);
   }
   return false;
-}
-
-/** Units that must have run before `node` can: those of the values it reads, and of what `after` waits for. */
-function unitDependencies(node: Tensor, unitOf: ReadonlyMap<Tensor, Unit>, inlined: ReadonlySet<Tensor>): Set<Unit> {
-  const needs = new Set<Unit>();
-  const visit = (source: Tensor): void => {
-    let at = source;
-    while (!isLeaf(at) && at.op.kind === "movement" && !isItem(at)) {
-      if (at.op === afterOp) visit(at.sources[1]!);
-      at = at.sources[0]!;
-    }
-    if (inlined.has(at)) for (const inner of at.sources) visit(inner);
-    else if (unitOf.has(at)) needs.add(unitOf.get(at)!);
-  };
-  for (const source of dependencies(node)) visit(source);
-  return needs;
 }
