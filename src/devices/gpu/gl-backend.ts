@@ -7,6 +7,7 @@ import {
   type Backend,
   called,
   checkMode,
+  type GpuInstance,
   type GpuJs,
   type GpuKernel,
   type GpuMode,
@@ -15,12 +16,13 @@ import {
   kernelSettings,
   softwareNames,
 } from "./backend.ts";
-import { Drawings } from "./gl-drawing.ts";
+import type { Drawings } from "./gl-drawing.ts";
 import { mendedShader } from "./gl-shader.ts";
-import { canDraw, type FlatTexture, OlderDrawings, unpackFours } from "./gl1-drawing.ts";
+import { canDraw, type FlatTexture, unpackFours, WebGl1Drawings } from "./gl1-drawing.ts";
+import { WebGl2Drawings } from "./gl2-drawing.ts";
 import type { GlKernel, GlTexture } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
-import { countsOf } from "./plan.ts";
+import { countsOf, type Pass } from "./plan.ts";
 
 type GlMode = GpuMode & ("webgl2" | "webgl" | "headlessgl");
 
@@ -71,7 +73,7 @@ function rendererOf(gl: WebGLRenderingContext | null | undefined): string {
 }
 
 /** @throws {DeviceError} saying what is missing here */
-export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterKind, kept = kernelsKept): Backend {
+function requireMode({ GPU }: GpuJs, mode: GlMode): void {
   const supported = { webgl2: GPU.isWebGL2Supported, webgl: GPU.isWebGLSupported, headlessgl: GPU.isHeadlessGLSupported };
   if (!supported[mode])
     throw new DeviceError(`mode ${mode} cannot run: ${mode === "headlessgl" ? whyNoHeadlessGl() : whyNoWebGl()}.`, {
@@ -80,7 +82,60 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     });
   if (!GPU.isSinglePrecisionSupported)
     throw new DeviceError(`mode ${mode} cannot run: this GPU writes no 32-bit floats.`, { operation: "gpu", got: mode });
-  const gpu = new GPU({ mode });
+}
+
+/** Results that one shader may have. */
+function resultsOf(gl: WebGLRenderingContext | null | undefined, mode: GlMode): number {
+  if (mode !== "webgl2" || !gl) return 1;
+  const limit = (name: string): number => gl.getParameter(gl[name as "MAX_TEXTURE_SIZE"]) || 4;
+  return Math.min(limit("MAX_DRAW_BUFFERS"), limit("MAX_COLOR_ATTACHMENTS"));
+}
+
+/** The same texture, indexed by row and column. */
+const shaped = (raw: unknown, row: number, rows: number): unknown =>
+  Object.assign(Object.create(raw as GlTexture), {
+    type: (raw as GlTexture).type,
+    output: [row, rows],
+    dimensions: [row, rows, 1],
+  });
+
+/** The kernel that puts values into textures, one for all lengths: compiling one takes longer than most uploads. */
+const createUploader = (gpu: GpuInstance, length: number): GpuKernel =>
+  gpu.createKernel("function (a) { return a[this.thread.x]; }", {
+    output: [length],
+    precision: "single",
+    tactic: "precision",
+    pipeline: true,
+    immutable: true,
+    dynamicOutput: true,
+    dynamicArguments: true,
+  });
+
+/**
+ * Corners of what is drawn, which are the same for all. GPU.js gives each kernel a buffer of its own, says only when it builds one which
+ * is read, and deletes that with the kernel: whoever runs next would draw nothing.
+ */
+interface Corners {
+  buffer: WebGLBuffer | null;
+}
+
+function createKernel(gpu: GpuInstance, pass: Pass, mode: GlMode, corners: Corners): GpuKernel {
+  const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
+  const kernel = made.kernel as unknown as GlKernel;
+  kernel.buffer = corners.buffer;
+  const { destroy } = made;
+  made.destroy = () => {
+    if (kernel.buffer === corners.buffer) kernel.buffer = null;
+    destroy();
+  };
+  if (mode !== "headlessgl") mend(kernel);
+  return made;
+}
+
+/** @throws {DeviceError} saying what is missing here */
+export function createGlBackend(library: GpuJs, mode: GlMode, adapter?: AdapterKind, kept = kernelsKept): Backend {
+  requireMode(library, mode);
+  const gpu = new library.GPU({ mode });
   const { testContext, features } = gpu.Kernel;
   let lost = false;
   let destroyed = false;
@@ -94,13 +149,6 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
         hint: "Values on it are gone: open the device anew and go on from the last checkpoint.",
       });
   };
-  /** The same texture, indexed by row and column. */
-  const shaped = (raw: unknown, row: number, rows: number): unknown =>
-    Object.assign(Object.create(raw as GlTexture), {
-      type: (raw as GlTexture).type,
-      output: [row, rows],
-      dimensions: [row, rows, 1],
-    });
   /**
    * What a value asks its kernel for: GPU.js asks the one that made it, which may have made room for others by now, and then has no
    * context to read it with or to delete it from.
@@ -116,28 +164,12 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     return { count, references: 1, raw, columns: (raw as FlatTexture).columns };
   };
   const draws = mode === "webgl2" || (mode === "webgl" && canDraw(testContext));
-  /**
-   * Corners of what is drawn, which are the same for all. GPU.js gives each kernel a buffer of its own, says only when it builds one which
-   * is read, and deletes that with the kernel: whoever runs next would draw nothing.
-   */
-  let corners: WebGLBuffer | null = null;
+  const corners: Corners = { buffer: null };
   const kernels = new KernelCache(kept.most, kept.mostOfAll, (pass) => {
-    // whatever such a pass reads was uploaded once
-    if (mode === "webgl2" && pass.copiesFours) return (drawings as Drawings).fours(pass);
-    if (draws && pass.glsl) return drawings!.kernel(pass);
-    if (mode === "webgl2" && pass.copiedColumns) return (drawings as Drawings).copier(pass);
-    const made = gpu.createKernel(pass.source, kernelSettings(pass, functions));
-    const kernel = made.kernel as unknown as GlKernel;
-    kernel.buffer = corners;
-    const { destroy } = made;
-    made.destroy = () => {
-      if (kernel.buffer === corners) kernel.buffer = null;
-      destroy();
-    };
-    if (mode !== "headlessgl") mend(kernel);
-    return made;
+    const drawn = drawings?.kernelFor(pass); // whatever is drawn reads something that was uploaded once
+    return drawn ?? createKernel(gpu, pass, mode, corners);
   });
-  let drawings: Drawings | OlderDrawings | null = null;
+  let drawings: Drawings | null = null;
   /** A value that is to be read by row and column has an element a texel. */
   const flatten = (handle: Handle): void => {
     const rows = handle.raw as FlatTexture;
@@ -154,33 +186,18 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
     // a value is a texture that is nearly a square; whole numbers are floats in WebGL 1
     limit: mode === "webgl2" ? features.maxTextureSize ** 2 : exactIn32Bits,
     exact: exactIn32Bits,
-    results:
-      mode === "webgl2" && testContext
-        ? Math.min(
-            ...["MAX_DRAW_BUFFERS", "MAX_COLOR_ATTACHMENTS"].map(
-              (name) => testContext.getParameter(testContext[name as "MAX_TEXTURE_SIZE"]) || 4,
-            ),
-          )
-        : 1,
+    results: resultsOf(testContext, mode),
     visible: false,
     draws,
     software: adapter ? adapter === "software" : softwareNames.test(rendererOf(testContext)),
     upload(values) {
       checkAlive();
-      // one kernel for all lengths: compiling one takes longer than most uploads
-      uploader ??= gpu.createKernel("function (a) { return a[this.thread.x]; }", {
-        output: [values.length],
-        precision: "single",
-        tactic: "precision",
-        pipeline: true,
-        immutable: true,
-        dynamicOutput: true,
-        dynamicArguments: true,
-      });
+      uploader ??= createUploader(gpu, values.length);
       uploader.setOutput([values.length]);
       const raw = uploader(values) as GlTexture;
       raw.kernel = owner;
-      if (draws) drawings ??= new (mode === "webgl2" ? Drawings : OlderDrawings)(raw, uploader.kernel as unknown as GlKernel);
+      if (draws)
+        drawings ??= new (mode === "webgl2" ? WebGl2Drawings : WebGl1Drawings)(raw, uploader.kernel as unknown as GlKernel);
       return made(raw, values.length);
     },
     run(pass, args) {
@@ -194,7 +211,7 @@ export function createGlBackend({ GPU }: GpuJs, mode: GlMode, adapter?: AdapterK
       // a kernel of GPU.js deletes the first texture that it made when it goes, whoever holds it
       const { textureCache, buffer } = kernel.kernel as unknown as Partial<GlKernel>;
       if (textureCache) {
-        corners ??= buffer ?? null;
+        corners.buffer ??= buffer ?? null;
         textureCache.length = 0;
         raws[0]!.kernel = owner;
       }

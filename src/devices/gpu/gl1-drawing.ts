@@ -4,17 +4,15 @@
  * reads it is compiled for that, and nothing is unpacked.
  */
 import { shaderHead } from "../../../kernels/gpu/matmul-glsl.ts";
-import type { GpuKernel } from "./backend.ts";
-import { flatLike, flatSize, kernelOf, mostSpare, namesOf, programOf, shaderOf } from "./gl-drawing.ts";
-import { type Held, olderShader, ourShader } from "./gl-shader.ts";
+import { Drawings, type Size } from "./gl-drawing.ts";
+import { olderShader } from "./gl-shader.ts";
 import type { GlKernel, GlTexture } from "./gpujs-internals.ts";
 import type { Pass } from "./plan.ts";
-import { Spare } from "./spare.ts";
 
 /** A texture of ours: four floats a texel, one layer, or four that are its quarters. */
 interface Texels {
   readonly texture: WebGLTexture;
-  readonly size: readonly [width: number, height: number];
+  readonly size: Size;
   readonly columns?: undefined;
   delete(): void;
 }
@@ -39,23 +37,14 @@ export function canDraw(gl: WebGLRenderingContext | null | undefined): boolean {
   );
 }
 
-export class OlderDrawings {
-  private readonly spare = new Spare<WebGLTexture>(mostSpare, (texture) => this.gl.deleteTexture(texture));
-  private readonly gl: WebGLRenderingContext;
+export class WebGl1Drawings extends Drawings<FlatTexture | Texels> {
+  protected override readonly corner = cornerAttribute;
   private readonly buffers: WEBGL_draw_buffers;
-  /** A flat value that GPU.js has made; others are made after it. */
-  private readonly given: GlTexture;
-  private readonly maxTexSize: GlKernel["maxTexSize"];
-  private readonly vertex: WebGLShader;
-  private readonly framebuffers = new Map<number, WebGLFramebuffer>();
 
-  /** @param kernel the one that made `given` */
-  constructor(given: GlTexture, kernel: GlKernel) {
-    this.given = given;
-    this.maxTexSize = kernel.maxTexSize;
-    const gl = (this.gl = given.context);
+  constructor(flat: GlTexture, kernel: GlKernel) {
+    super(flat, kernel, vertexShader);
+    const { gl } = this;
     this.buffers = gl.getExtension("WEBGL_draw_buffers")!;
-    this.vertex = shaderOf(gl, gl.VERTEX_SHADER, vertexShader);
     // the buffer that is bound now is GPU.js's, and stays it
     const bound = gl.getParameter(gl.ARRAY_BUFFER_BINDING) as WebGLBuffer | null;
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
@@ -65,44 +54,62 @@ export class OlderDrawings {
     gl.bindBuffer(gl.ARRAY_BUFFER, bound);
   }
 
-  /** Draws to textures from now on. */
-  private attach(textures: readonly WebGLTexture[]): void {
-    const { gl, buffers } = this;
-    const known = this.framebuffers.get(textures.length);
-    const framebuffer = known ?? gl.createFramebuffer()!;
-    gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
-    textures.forEach((texture, i) => {
-      gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0 + i, gl.TEXTURE_2D, texture, 0);
-    });
-    if (known) return;
-    this.framebuffers.set(textures.length, framebuffer);
-    buffers.drawBuffersWEBGL(textures.map((_, i) => gl.COLOR_ATTACHMENT0 + i));
+  protected override inVersion(shader: string): string {
+    return olderShader(shader);
   }
 
-  /** A texture to write to, of four floats a texel: a new one would be filled with zeros first. */
-  private texture([width, height]: readonly [number, number]): WebGLTexture {
+  protected override kindOf(): number {
+    return this.gl.TEXTURE_2D;
+  }
+
+  protected override targets({ layers = 1 }: Pass, size: Size): readonly WebGLTexture[] {
+    const textures = Array.from({ length: layers }, () => this.texture(size));
+    this.attach(textures);
+    return textures;
+  }
+
+  protected override drawCorners(): void {
+    this.gl.drawArrays(this.gl.TRIANGLES, 0, 3);
+  }
+
+  protected override drawTo(places: readonly number[]): void {
+    this.buffers.drawBuffersWEBGL(places as number[]);
+  }
+
+  protected override results(
+    { size: given, layers = 1, count, fours }: Pass,
+    textures: readonly WebGLTexture[],
+    size: Size,
+  ): FlatTexture | Texels {
+    if (!given) return this.flat32(textures[0]!, size, count);
+    if (layers === 1) return this.texels(textures[0]!, size);
+    const whole: Size = [2 * size[0], 2 * size[1]];
+    const texture = this.quarters(textures, size);
+    return fours ? this.foursOf(texture, whole, count, fours) : this.texels(texture, whole);
+  }
+
+  /** Of four floats a texel, in any case. */
+  private texture([width, height]: Size): WebGLTexture {
     const { gl } = this;
-    const known = this.spare.take(`${width},${height}`);
-    if (known) return known;
-    const texture = gl.createTexture()!;
-    gl.activeTexture(gl.TEXTURE7);
-    gl.bindTexture(gl.TEXTURE_2D, texture);
-    for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, name, gl.NEAREST);
-    for (const name of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(gl.TEXTURE_2D, name, gl.CLAMP_TO_EDGE);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, width, height, 0, gl.RGBA, gl.FLOAT, null);
-    return texture;
+    return this.spareOrNew(`${width},${height}`, gl.TEXTURE_2D, gl.TEXTURE7, () =>
+      gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, width, height, 0, gl.RGBA, gl.FLOAT, null),
+    );
   }
 
-  private giveBack(texture: WebGLTexture, [width, height]: readonly [number, number]): void {
-    this.spare.give(`${width},${height}`, texture, 16 * width * height);
+  private giveBack(texture: WebGLTexture, [width, height]: Size): void {
+    this.keep(`${width},${height}`, texture, 16 * width * height);
   }
 
-  private flatOf(texture: WebGLTexture, size: readonly [number, number], count: number): GlTexture {
-    return flatLike(this.given, texture, size, count, () => this.giveBack(texture, size));
+  private texels(texture: WebGLTexture, size: Size): Texels {
+    return { texture, size, delete: () => this.giveBack(texture, size) };
+  }
+
+  private flat32(texture: WebGLTexture, size: Size, count: number): GlTexture {
+    return this.flatOf(texture, size, count, () => this.giveBack(texture, size));
   }
 
   /** Textures as the quarters of one. */
-  private quarters(textures: readonly WebGLTexture[], [width, height]: readonly [number, number]): WebGLTexture {
+  private quarters(textures: readonly WebGLTexture[], [width, height]: Size): WebGLTexture {
     const { gl } = this;
     const whole = this.texture([2 * width, 2 * height]);
     textures.forEach((texture, i) => {
@@ -116,8 +123,8 @@ export class OlderDrawings {
   }
 
   /** A texture of rows by fours as a flat value. */
-  private foursOf(texture: WebGLTexture, size: readonly [number, number], count: number, columns: number): FlatTexture {
-    const flat: GlTexture & { renderValues?(): Float32Array } = this.flatOf(texture, size, count);
+  private foursOf(texture: WebGLTexture, size: Size, count: number, columns: number): FlatTexture {
+    const flat: GlTexture & { renderValues?(): Float32Array } = this.flat32(texture, size, count);
     const [width, height] = [size[0] / 2, size[1] / 2];
     const toArray = (): Float32Array => {
       const texels = flat.renderValues!();
@@ -130,43 +137,6 @@ export class OlderDrawings {
       return values;
     };
     return Object.assign(flat, { columns, toArray });
-  }
-
-  /** A pass with a shader of its own, which is compiled when it runs first: then the sizes of what it reads are known. */
-  kernel({ glsl, size: given, layers = 1, count, fours }: Pass): GpuKernel {
-    const { gl } = this;
-    const size = given ?? flatSize(count);
-    let program: WebGLProgram | null = null;
-    const run = (...reads: readonly (FlatTexture | Texels)[]): FlatTexture | Texels => {
-      if (program) gl.useProgram(program);
-      else {
-        const sizes = namesOf(glsl!).map((name, i): [string, Held] => {
-          const { size, columns } = reads[i]!;
-          return [name, [size[0], size[1], columns]];
-        });
-        program = programOf(gl, this.vertex, olderShader(ourShader(glsl!, new Map(sizes), size)), cornerAttribute);
-      }
-      const written = Array.from({ length: layers }, () => this.texture(size));
-      this.attach(written);
-      reads.forEach((read, unit) => {
-        gl.activeTexture(gl.TEXTURE0 + unit);
-        gl.bindTexture(gl.TEXTURE_2D, read.texture);
-      });
-      gl.viewport(0, 0, ...size);
-      gl.scissor(0, 0, ...size);
-      gl.drawArrays(gl.TRIANGLES, 0, 3);
-      const [width, height] = this.maxTexSize;
-      gl.viewport(0, 0, width, height);
-      if (!given) return this.flatOf(written[0]!, size, count);
-      if (layers === 1) return { texture: written[0]!, size, delete: () => this.giveBack(written[0]!, size) };
-      const whole: readonly [number, number] = [2 * size[0], 2 * size[1]];
-      const texture = this.quarters(written, size);
-      if (fours) return this.foursOf(texture, whole, count, fours);
-      return { texture, size: whole, delete: () => this.giveBack(texture, whole) };
-    };
-    return kernelOf(run, () => {
-      if (program) gl.deleteProgram(program);
-    });
   }
 }
 
