@@ -10,6 +10,7 @@ import {
   called,
   type GpuJs,
   type GpuKernel,
+  type Handle,
   KernelCache,
   kernelSettings,
   softwareNames,
@@ -55,6 +56,127 @@ async function acquire({ WebGPUContext }: GpuJs): Promise<WebGpuContext> {
   }
 }
 
+/** Whether the device computes what it was told: it may be lost, or have said that something was wrong. */
+class Health {
+  private readonly context: WebGpuContext;
+  private lost = false;
+  /** What went wrong: everything after it would be wrong as well. */
+  private failure: DeviceError | null = null;
+  /** Verdicts on kernels that are not known yet. */
+  private readonly unproven = new Set<Promise<void>>();
+  private readonly onError = ({ error }: GPUUncapturedErrorEvent): void => this.fail(`WebGPU says: ${error.message}`);
+
+  constructor(context: WebGpuContext) {
+    const { device } = (this.context = context);
+    device.addEventListener?.("uncapturederror", this.onError as EventListener);
+    void device.lost.then(() => {
+      this.lost = true;
+    });
+  }
+
+  private fail(problem: string): void {
+    this.failure ??= new DeviceError(problem, { operation: "gpu", hint: "Open the device anew, or choose another mode." });
+  }
+
+  /** @throws {DeviceError} where values would be lost or wrong */
+  check(): void {
+    if (this.lost || this.context.isLost)
+      throw new DeviceError("the WebGPU device was lost.", {
+        operation: "gpu",
+        hint: "Values on it are gone: open the device anew and go on from the last checkpoint.",
+      });
+    if (this.failure) throw this.failure;
+  }
+
+  /** Takes the verdict on a kernel when it comes. */
+  prove(asked: Promise<GPUError | null>, code: string): void {
+    const verdict = asked
+      .then(
+        (error) => {
+          if (error) this.fail(`WebGPU refuses a kernel: ${error.message}\n${code}`);
+        },
+        () => {}, // the device was lost
+      )
+      .finally(() => this.unproven.delete(verdict));
+    this.unproven.add(verdict);
+  }
+
+  /** When the verdicts on all kernels so far are known. */
+  async verdicts(): Promise<void> {
+    await Promise.all(this.unproven);
+  }
+
+  /** After something failed that a lost device fails: waits until that is told, on a busy machine seconds later. */
+  async waitForLoss(): Promise<void> {
+    let patience: ReturnType<typeof setTimeout> | undefined;
+    const waited = new Promise((resolve) => {
+      patience = setTimeout(resolve, 10_000);
+    });
+    await Promise.race([this.context.device.lost, waited]);
+    clearTimeout(patience); // or Node would stay for it
+  }
+
+  stop(): void {
+    this.context.device.removeEventListener?.("uncapturederror", this.onError as EventListener);
+  }
+}
+
+/** What GPU.js does after it has written the shader, without waiting. @param results arrays that the kernel writes */
+function build(kernel: WebGpuKernel, results: number, context: WebGpuContext, health: Health): void {
+  const { device } = context;
+  const entry = (binding: number, type: GPUBufferBindingType) => ({ binding, visibility: computeStage, buffer: { type } });
+  const { arrayArgs, byteLength } = kernel.paramsLayout;
+  device.pushErrorScope("validation");
+  const layout = device.createBindGroupLayout({
+    entries: [
+      entry(0, "uniform"),
+      ...arrayArgs.map((_, i) => entry(1 + i, "read-only-storage")),
+      ...Array.from({ length: results }, (_, i) => entry(1 + arrayArgs.length + i, "storage")),
+    ],
+  });
+  const module = device.createShaderModule({ code: kernel.compiledSource });
+  kernel.computePipeline = device.createComputePipeline({
+    layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+    compute: { module, entryPoint: "main" },
+  });
+  health.prove(device.popErrorScope(), kernel.compiledSource);
+  kernel.context = context;
+  kernel._device = device;
+  kernel.bindGroupLayout = layout;
+  kernel.paramsMirror = new ArrayBuffer(byteLength);
+  kernel.paramsU32 = new Uint32Array(kernel.paramsMirror);
+  kernel.paramsI32 = new Int32Array(kernel.paramsMirror);
+  kernel.paramsF32 = new Float32Array(kernel.paramsMirror);
+  kernel.built = true;
+}
+
+/** The values of a handle, once everything before is computed and every kernel's verdict is known. */
+async function download(handle: Handle, { device }: WebGpuContext, launches: Launches, health: Health): Promise<Float32Array> {
+  health.check();
+  const size = handle.count * 4;
+  const staging = device.createBuffer({ size, usage: usage.mapRead | usage.copyTarget });
+  launches.copy((handle.raw as BufferResult).buffer, staging, size);
+  const verdicts = health.verdicts();
+  try {
+    await staging.mapAsync(mapRead);
+  } catch (error) {
+    await health.waitForLoss();
+    health.check();
+    throw error;
+  }
+  await verdicts;
+  health.check();
+  const values = new Float32Array(staging.getMappedRange().slice(0));
+  staging.destroy();
+  return values;
+}
+
+/** The same buffer, indexed by row and column. */
+const shaped = (raw: unknown, row: number, rows: number): unknown =>
+  Object.assign(Object.create(raw as BufferResult), { type: "WebGPUBuffer", output: [row, rows] });
+
+type OurKernel = GpuKernel & { readonly kernel: WebGpuKernel };
+
 /** @throws {DeviceError} saying what is missing here */
 export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind, kept = kernelsKept): Promise<Backend> {
   const { GPU, WebGPUContext, WebGPUBufferResult } = library;
@@ -65,70 +187,10 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
   });
   const { device } = context;
   const gpu = new GPU({ mode: "webgpu" });
-  let handles = 0;
-  /** What went wrong on the device: everything after it would be wrong as well. */
-  let failure: DeviceError | null = null;
-  const fail = (problem: string): void => {
-    failure ??= new DeviceError(problem, { operation: "gpu", hint: "Open the device anew, or choose another mode." });
-  };
-  const onError = ({ error }: GPUUncapturedErrorEvent): void => fail(`WebGPU says: ${error.message}`);
-  device.addEventListener?.("uncapturederror", onError as EventListener);
-  let lost = false;
-  void device.lost.then(() => {
-    lost = true;
-  });
-  /** Kernels whose verdict is not known yet. */
-  const unproven = new Set<Promise<void>>();
-
-  const checkAlive = (): void => {
-    if (lost || context.isLost)
-      throw new DeviceError("the WebGPU device was lost.", {
-        operation: "gpu",
-        hint: "Values on it are gone: open the device anew and go on from the last checkpoint.",
-      });
-    if (failure) throw failure;
-  };
-
-  /** What GPU.js does after it has written the shader, without waiting. */
-  const build = (kernel: WebGpuKernel, results: number): void => {
-    const entry = (binding: number, type: GPUBufferBindingType) => ({ binding, visibility: computeStage, buffer: { type } });
-    const { arrayArgs, byteLength } = kernel.paramsLayout;
-    device.pushErrorScope("validation");
-    const layout = device.createBindGroupLayout({
-      entries: [
-        entry(0, "uniform"),
-        ...arrayArgs.map((_, i) => entry(1 + i, "read-only-storage")),
-        ...Array.from({ length: results }, (_, i) => entry(1 + arrayArgs.length + i, "storage")),
-      ],
-    });
-    const module = device.createShaderModule({ code: kernel.compiledSource });
-    kernel.computePipeline = device.createComputePipeline({
-      layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module, entryPoint: "main" },
-    });
-    const verdict = device
-      .popErrorScope()
-      .then(
-        (error) => {
-          if (error) fail(`WebGPU refuses a kernel: ${error.message}\n${kernel.compiledSource}`);
-        },
-        () => {}, // the device was lost
-      )
-      .finally(() => unproven.delete(verdict));
-    unproven.add(verdict);
-    kernel.context = context;
-    kernel._device = device;
-    kernel.bindGroupLayout = layout;
-    kernel.paramsMirror = new ArrayBuffer(byteLength);
-    kernel.paramsU32 = new Uint32Array(kernel.paramsMirror);
-    kernel.paramsI32 = new Int32Array(kernel.paramsMirror);
-    kernel.paramsF32 = new Float32Array(kernel.paramsMirror);
-    kernel.built = true;
-  };
-
+  const health = new Health(context);
   const launches = new Launches(device);
   const kernels = new KernelCache(kept.most, kept.mostOfAll, (pass) => {
-    const made = gpu.createKernel(pass.source, kernelSettings(pass, functions)) as GpuKernel & { kernel: WebGpuKernel };
+    const made = gpu.createKernel(pass.source, kernelSettings(pass, functions)) as OurKernel;
     const { wgsl, count } = pass;
     if (wgsl)
       made.kernel.assembleWGSL = function () {
@@ -137,7 +199,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
         return wgsl.code;
       };
     made.kernel._buildAsync = function () {
-      build(this, countsOf(pass).length);
+      build(this, countsOf(pass).length, context, health);
       return Promise.resolve();
     };
     const destroy = made.destroy;
@@ -147,13 +209,12 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
     };
     return made;
   });
-
-  const wrapped = (buffer: GPUBuffer, count: number): BufferResult =>
-    new WebGPUBufferResult({ buffer, output: [count], componentCount: 1, context, kernel: null });
-
-  /** The same buffer, indexed by row and column. */
-  const shaped = (raw: unknown, row: number, rows: number): unknown =>
-    Object.assign(Object.create(raw as BufferResult), { type: "WebGPUBuffer", output: [row, rows] });
+  let handles = 0;
+  const handleOf = (buffer: GPUBuffer, count: number): Handle => {
+    handles++;
+    const raw = new WebGPUBufferResult({ buffer, output: [count], componentCount: 1, context, kernel: null });
+    return { count, references: 1, raw };
+  };
 
   const backend: Backend = {
     mode: "webgpu",
@@ -163,46 +224,22 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
     visible: false,
     software: adapter ? adapter === "software" : isSoftware(device.adapterInfo ?? context.adapter?.info),
     upload(values) {
-      checkAlive();
-      handles++;
-      return { count: values.length, references: 1, raw: wrapped(launches.upload(values), values.length) };
+      health.check();
+      return handleOf(launches.upload(values), values.length);
     },
     run(pass, args) {
-      checkAlive();
-      const { kernel } = kernels.get(pass, args) as GpuKernel & { kernel: WebGpuKernel };
+      health.check();
+      const { kernel } = kernels.get(pass, args) as OurKernel;
       const raws = called(pass, args, shaped);
       if (!kernel.built) void kernel.build(...raws);
       const counts = countsOf(pass);
-      handles += counts.length;
       const buffers = launches.run(kernel, raws, counts);
-      return counts.map((count, i) => ({ count, references: 1, raw: wrapped(buffers[i]!, count) }));
+      return counts.map((count, i) => handleOf(buffers[i]!, count));
     },
     async read(handle) {
       handle.references++; // may be dropped meanwhile
       try {
-        checkAlive();
-        const size = handle.count * 4;
-        const staging = device.createBuffer({ size, usage: usage.mapRead | usage.copyTarget });
-        launches.copy((handle.raw as BufferResult).buffer, staging, size);
-        const verdicts = Promise.all(unproven);
-        try {
-          await staging.mapAsync(mapRead);
-        } catch (error) {
-          // what is lost is told a little later, on a busy machine seconds
-          let patience: ReturnType<typeof setTimeout> | undefined;
-          const waited = new Promise((resolve) => {
-            patience = setTimeout(resolve, 10_000);
-          });
-          await Promise.race([device.lost, waited]);
-          clearTimeout(patience); // or Node would stay for it
-          checkAlive();
-          throw error;
-        }
-        await verdicts;
-        checkAlive();
-        const values = new Float32Array(staging.getMappedRange().slice(0));
-        staging.destroy();
-        return values;
+        return await download(handle, context, launches, health);
       } finally {
         if (--handle.references === 0) backend.free(handle);
       }
@@ -216,8 +253,8 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
       return { kernels: kernels.size, compilations: kernels.compilations, handles };
     },
     async destroy() {
-      await Promise.all(unproven);
-      device.removeEventListener?.("uncapturederror", onError as EventListener);
+      await health.verdicts();
+      health.stop();
       kernels.clear();
       launches.destroy();
       await gpu.destroy();
