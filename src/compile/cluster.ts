@@ -73,7 +73,7 @@ function refine(a: number[], b: readonly number[], size: number): number[] | nul
 }
 
 /** Sizes of the axes that `bounds` cut out of `size`, outermost first. */
-export function refinedShape(size: number, bounds: readonly number[]): number[] {
+function refinedShape(size: number, bounds: readonly number[]): number[] {
   const cuts = [1, ...bounds, size];
   const shape: number[] = [];
   for (let i = cuts.length - 1; i > 0; i--) shape.push(cuts[i]! / cuts[i - 1]!);
@@ -238,11 +238,19 @@ function passedOn(
   });
 }
 
-/** The views can be walked along the axes that lower.ts will give the cluster: its rows, cut at the bounds, and one row whole. */
-function sayable({ size, inner, bounds }: Space, strided: readonly View[]): boolean {
+/** The axes that a cluster walks: those that its rows are cut into, and these with one row whole; without rows, those of its elements. */
+export function axesOf({ size, inner, bounds }: Space): { readonly rows: number[]; readonly all: number[] } {
+  if (inner === null) return { rows: [], all: refinedShape(size, bounds) };
+  const cuts = bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []));
+  const rows = refinedShape(size / inner, cuts).filter((extent) => extent !== 1);
+  return { rows, all: [...rows, inner] };
+}
+
+/** The views can be walked along the cluster's axes. */
+function sayable(space: Space, strided: readonly View[]): boolean {
   if (strided.length === 0) return true;
-  const cuts = inner === null ? [] : bounds.flatMap((bound) => (bound > inner ? [bound / inner] : []));
-  const rows = inner === null ? [] : refinedShape(size / inner, cuts).filter((extent) => extent !== 1);
-  const full = inner === null ? refinedShape(size, bounds) : [...rows, inner];
-  return strided.every((view) => reshapeView(view, inner === null || sizeOf(view.shape) === size ? full : rows) !== null);
+  const { rows, all } = axesOf(space);
+  return strided.every(
+    (view) => reshapeView(view, space.inner === null || sizeOf(view.shape) === space.size ? all : rows) !== null,
+  );
 }

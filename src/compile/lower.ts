@@ -17,7 +17,7 @@ import type { Tensor } from "../graph/node.ts";
 import type { Elementwise, Reduction } from "../graph/primitive.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { contiguousView, isNothing, reshapeView, type View } from "../graph/view.ts";
-import { type Cluster, isRowLevel, refinedShape } from "./cluster.ts";
+import { axesOf, type Cluster, isRowLevel } from "./cluster.ts";
 import type { Fusion } from "./fuse.ts";
 import { foldsLastAxis, isGenerated } from "./inline.ts";
 import { accessOf, follow } from "./prepare.ts";
@@ -102,29 +102,36 @@ class Builder {
     const stage = Math.max(0, ...args.map((register) => this.instructions[register]!.stage));
     return this.push({ kind: "apply", op, args, dtype, level, stage });
   }
+
+  /** Folds rows. What is the same along the row is read as elements, and what was folded is not folded again. */
+  fold(op: Reduction, arg: Register, dtype: DType): Register {
+    const from = this.instructions[arg]!;
+    const elements =
+      from.level !== "row"
+        ? arg
+        : from.kind === "reduce"
+          ? this.apply(elementwise.copy, [arg], from.dtype, "element")
+          : this.push({ ...from, level: "element" });
+    const stage = this.instructions[elements]!.stage + 1;
+    return this.push({ kind: "reduce", op, arg: elements, dtype, level: "row", stage });
+  }
+
+  store(register: Register, draft: SlotDraft): void {
+    this.stores.push({ register, slot: this.slot(draft), stage: this.instructions[register]!.stage });
+  }
 }
 
 function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const inner = cluster.inner ?? 0;
   const hasRows = cluster.inner !== null;
-  const axes = hasRows
-    ? [
-        ...refinedShape(
-          cluster.size / inner,
-          cluster.bounds.flatMap((bound) => (bound > inner ? [bound / inner] : [])),
-        ).filter((n) => n !== 1),
-        inner,
-      ]
-    : refinedShape(cluster.size, cluster.bounds);
-  if (hasRows && axes[axes.length - 1] !== inner) throw new Error(`compile: a row of ${inner} was cut into [${axes}]`);
-  const rowAxes = axes.slice(0, -1);
+  const { rows, all: axes } = axesOf(cluster);
   const builder = new Builder();
   const registers = new Map<Tensor, Register>();
   const members = new Set(cluster.members);
 
   const walkOf = (view: View): { walk: Walk; rowLevel: boolean } => {
     const rowLevel = hasRows && sizeOf(view.shape) !== cluster.size;
-    const full = reshapeView(view, rowLevel ? rowAxes : axes);
+    const full = reshapeView(view, rowLevel ? rows : axes);
     if (full === null) throw new Error(`compile: a view of [${view.shape}] cannot be walked as [${axes}]`);
     return {
       walk: {
@@ -153,7 +160,7 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
       const { walk, rowLevel } = walkOf(view);
       // the same value along the whole row is read once per row
       const last = axes.length - 1;
-      const uniform = rowLevel || (walk.strides[last] === 0 && axes[last]! > 1 && !cutsInner(walk, last, axes[last]!));
+      const uniform = rowLevel || (walk.strides[last] === 0 && axes[last]! > 1 && isWhole(walk, last, axes));
       return { walk, level: uniform ? "row" : "element" };
     });
   };
@@ -165,45 +172,18 @@ function lowerRows(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const outputs: Tensor[] = [];
   for (const node of cluster.members) {
     const args = node.sources.map((source) => read(source, []));
-    const perRow = isRowLevel(node, cluster);
-    let register: Register;
-    if (node.op.kind === "reduction") {
-      let arg = args[0]!;
-      const from = builder.instructions[arg]!;
-      // folds take element values; one that is the same along the row is read as such, and what was folded is not folded again
-      if (from.level === "row")
-        arg =
-          from.kind === "reduce"
-            ? builder.apply(elementwise.copy, [arg], from.dtype, "element")
-            : builder.push({ ...from, level: "element" });
-      register = builder.push({
-        kind: "reduce",
-        op: node.op as Reduction,
-        arg,
-        dtype: node.dtype,
-        level: "row",
-        stage: builder.instructions[arg]!.stage + 1,
-      });
-    } else {
-      const isOutput = fusion.stored.has(node);
-      register = applied(node, args, !perRow && isOutput ? "element" : null);
-    }
+    const isOutput = fusion.stored.has(node);
+    const register =
+      node.op.kind === "reduction"
+        ? builder.fold(node.op, args[0]!, node.dtype)
+        : applied(node, args, isOutput && !isRowLevel(node, cluster) ? "element" : null);
     registers.set(node, register);
-    if (fusion.stored.has(node)) {
-      outputs.push(node);
-      const { walk, rowLevel } = walkOf(contiguousView(node.shape));
-      builder.stores.push({
-        register,
-        slot: builder.slot({ value: node, dtype: node.dtype, walk, rowLevel }),
-        stage: builder.instructions[register]!.stage,
-      });
-    }
+    if (!isOutput) continue;
+    outputs.push(node);
+    builder.store(register, { value: node, dtype: node.dtype, ...walkOf(contiguousView(node.shape)) });
   }
   return finish(builder, axes, 0, "rows", hasRows, outputs);
 }
-
-const cutsInner = (walk: Walk, axis: number, inner: number): boolean =>
-  walk.valid !== null && (walk.valid[axis]![0] > 0 || walk.valid[axis]![1] < inner);
 
 function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const node = cluster.members[0]!;
@@ -238,31 +218,34 @@ function lowerColumns(cluster: Cluster, fusion: Fusion): LoweredCluster {
   const register = builder.push({ kind: "reduce", op: node.op, arg, dtype: node.dtype, level: "element", stage: 0 });
   const out = walkOf(contiguousView(node.shape));
   for (let i = kept.length; i < order.length; i++) out.strides[i] = 0;
-  builder.stores.push({ register, slot: builder.slot({ value: node, dtype: node.dtype, walk: out, rowLevel: false }), stage: 0 });
+  builder.store(register, { value: node, dtype: node.dtype, walk: out, rowLevel: false });
   return finish(builder, axes, folded.size, "columns", true, [node]);
 }
 
-/** Merges axes that every slot walks as one, and writes program and geometry down. */
-function finish(
-  builder: Builder,
-  axes: readonly number[],
+/** Whether a walk takes all of an axis. */
+const isWhole = ({ valid }: Walk, axis: number, sizes: readonly number[]): boolean =>
+  valid === null || (valid[axis]![0] <= 0 && valid[axis]![1] >= sizes[axis]!);
+
+/**
+ * Merges, in place, neighbouring axes that all walks take as one: reduce axes among themselves, then outer axes, and the inner axis with
+ * its neighbour where rows mean nothing.
+ *
+ * @param sizes of the outer axes, the inner one and those that are folded
+ * @returns how many are left before the inner axis and after it
+ */
+function mergeAxes(
+  sizes: number[],
+  walks: readonly Walk[],
   reduce: number,
-  shape: "rows" | "columns",
   keepInner: boolean,
-  outputs: readonly Tensor[],
-): LoweredCluster {
-  const sizes = [...axes];
-  const walks = builder.slots.map((slot) => ({
-    offset: slot.walk.offset,
-    strides: [...slot.walk.strides],
-    valid: slot.walk.valid && slot.walk.valid.map((v): [number, number] => [...v]),
-  }));
+): { outer: number; reduce: number } {
   let outer = sizes.length - reduce - 1;
-  const whole = (walk: (typeof walks)[number], axis: number) =>
-    walk.valid === null || (walk.valid[axis]![0] <= 0 && walk.valid[axis]![1] >= sizes[axis]!);
   const mergeable = (axis: number) =>
     walks.every(
-      (walk) => walk.strides[axis] === walk.strides[axis + 1]! * sizes[axis + 1]! && whole(walk, axis) && whole(walk, axis + 1),
+      (walk) =>
+        walk.strides[axis] === walk.strides[axis + 1]! * sizes[axis + 1]! &&
+        isWhole(walk, axis, sizes) &&
+        isWhole(walk, axis + 1, sizes),
     );
   const merge = (axis: number) => {
     for (const walk of walks) {
@@ -275,19 +258,38 @@ function finish(
     sizes[axis + 1]! *= sizes[axis]!;
     sizes.splice(axis, 1);
   };
-  // reduce axes among themselves, then outer axes, and the inner axis with its neighbour where rows mean nothing
+  let folded = reduce;
   for (let axis = sizes.length - 2; axis > outer; axis--)
-    if (reduce > 1 && mergeable(axis)) {
+    if (folded > 1 && mergeable(axis)) {
       merge(axis);
-      reduce--;
+      folded--;
     }
   for (let axis = (keepInner ? outer - 1 : outer) - 1; axis >= 0; axis--)
     if (mergeable(axis)) {
       merge(axis);
       outer--;
     }
-  const innerAxis = outer;
-  const innerSize = sizes[innerAxis] ?? 1;
+  return { outer, reduce: folded };
+}
+
+/** Writes program and geometry down. @param folds axes that are folded, the last ones */
+function finish(
+  builder: Builder,
+  axes: readonly number[],
+  folds: number,
+  shape: "rows" | "columns",
+  keepInner: boolean,
+  outputs: readonly Tensor[],
+): LoweredCluster {
+  const sizes = [...axes];
+  const walks = builder.slots.map(
+    ({ walk: { offset, strides, valid } }): Walk => ({
+      offset,
+      strides: [...strides],
+      valid: valid && valid.map(([from, to]) => [from, to]),
+    }),
+  );
+  const { outer, reduce } = mergeAxes(sizes, walks, folds, keepInner);
 
   const values: Tensor[] = [];
   const bufferOf = (value: Tensor | null): number => {
@@ -301,8 +303,8 @@ function finish(
   const slotGeometry: SlotGeometry[] = [];
   builder.slots.forEach((draft, index) => {
     const walk = walks[index]!;
-    const innerStride = walk.strides[innerAxis]!;
-    const masked = sizes.flatMap((_, axis) => (whole(walk, axis) ? [] : [axis]));
+    const innerStride = walk.strides[outer]!;
+    const masked = sizes.flatMap((_, axis) => (isWhole(walk, axis, sizes) ? [] : [axis]));
     slots.push({
       buffer: bufferOf(draft.value),
       dtype: draft.dtype,
@@ -311,9 +313,9 @@ function finish(
     });
     slotGeometry.push({
       offset: walk.offset,
-      outer: walk.strides.slice(0, innerAxis),
+      outer: walk.strides.slice(0, outer),
       inner: innerStride,
-      reduce: walk.strides.slice(innerAxis + 1),
+      reduce: walk.strides.slice(outer + 1),
       valid: masked.map((axis) => walk.valid![axis]!),
     });
   });
@@ -329,7 +331,7 @@ function finish(
 
   return {
     program,
-    geometry: { outer: sizes.slice(0, innerAxis), inner: innerSize, reduce: sizes.slice(innerAxis + 1), slots: slotGeometry },
+    geometry: { outer: sizes.slice(0, outer), inner: sizes[outer] ?? 1, reduce: sizes.slice(outer + 1), slots: slotGeometry },
     values,
     outputs,
     reusable: shape === "rows" ? reusableInputs(builder, program, slotGeometry, values, outputs) : new Map(),
