@@ -32,6 +32,40 @@ export interface Shaders {
   readonly results: number;
 }
 
+/** What a kernel for `register` would read: buffers and earlier passes. */
+function readsOf(program: LoopProgram, known: ReadonlyMap<Register, number>, register: Register): Set<string> {
+  const reads = new Set<string>();
+  for (const each of neededFor(program, [register], known)) {
+    const instruction = program.instructions[each]!;
+    if (known.has(each)) reads.add(`p${known.get(each)}`);
+    else if (instruction.kind === "load") reads.add(`b${program.slots[instruction.slot]!.buffer}`);
+  }
+  return reads;
+}
+
+/**
+ * The part of what `root` needs that reads the most arrays, as many as a kernel may.
+ *
+ * @throws {DeviceError} when one operation reads more
+ */
+function largestPart(program: LoopProgram, known: ReadonlyMap<Register, number>, root: Register, inputs: number): Register {
+  let best: Register | null = null;
+  let most = 1;
+  for (const register of neededFor(program, [root], known)) {
+    if (known.has(register) || register === root || program.instructions[register]!.kind !== "apply") continue;
+    const { size } = readsOf(program, known, register);
+    if (size > most && size <= inputs) [best, most] = [register, size];
+  }
+  if (best !== null) return best;
+  const { size } = readsOf(program, known, root);
+  throw new DeviceError(`a kernel would read ${size} arrays, and one may read ${inputs} here.`, {
+    operation: "gpu",
+    expected: inputs,
+    got: size,
+    hint: "Give large parts of the expression to realize() first, or use the wasm device.",
+  });
+}
+
 /**
  * @param inputs    arrays that one kernel of the mode may read
  * @param given     shaders of ours that the mode may run
@@ -48,41 +82,34 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
   /** Values that are registers in memory. */
   const known = new Map<Register, number>();
 
-  /** What a kernel for `register` would read: buffers and earlier passes. */
-  const readsOf = (register: Register): Set<string> => {
-    const reads = new Set<string>();
-    for (const each of neededFor(program, [register], known)) {
-      const instruction = program.instructions[each]!;
-      if (known.has(each)) reads.add(`p${known.get(each)}`);
-      else if (instruction.kind === "load") reads.add(`b${program.slots[instruction.slot]!.buffer}`);
-    }
-    return reads;
-  };
+  /** A shader for `roots` with all folds that they need, where there is one. */
+  const rowShader = (roots: readonly Register[]) =>
+    shaders ? renderRows(program, geometry, roots, known, inputs, software) : null;
+  /** That one, or one without folds. */
+  const shaderOf = (roots: readonly Register[]) =>
+    shaders ? (rowShader(roots) ?? renderElements(program, geometry, roots, known, inputs, shaders)) : null;
 
   const written = (register: Register): number => {
-    let pass = known.get(register);
-    if (pass === undefined) {
-      const instruction = program.instructions[register]!;
-      if (instruction.kind === "reduce") {
-        // Whoever asks which element was the largest compares with this very value: computed again in another kernel it might
-        // differ in its last bit (cpu mode computes in float64, GPUs contract products and sums as they like), and none be it.
-        const compared = program.shape === "rows" && instruction.op.name === "maxReduce";
-        if (compared && program.instructions[instruction.arg]!.kind === "apply") written(instruction.arg);
-        settle(instruction.arg);
-        const shader = software ? renderRows(program, geometry, [register], known, inputs, software) : null;
-        const chunks = shader ? null : chunksOf(program, geometry);
-        pass = passes.add(shader ?? renderFold(program, geometry, register, known, chunks));
-        if (chunks) pass = passes.add(renderChunkFold(program, geometry, register, pass, chunks));
-      } else {
-        settle(register);
-        const shader =
-          software &&
-          (renderRows(program, geometry, [register], known, inputs, software) ??
-            renderElements(program, geometry, [register], known, inputs, shaders));
-        pass = passes.add(shader || renderValue(program, geometry, register, known));
-      }
-      known.set(register, pass);
+    const before = known.get(register);
+    if (before !== undefined) return before;
+    const instruction = program.instructions[register]!;
+    let pass: number;
+    if (instruction.kind === "reduce") {
+      // Whoever asks which element was the largest compares with this very value: computed again in another kernel it might
+      // differ in its last bit (cpu mode computes in float64, GPUs contract products and sums as they like), and none be it.
+      const compared = program.shape === "rows" && instruction.op.name === "maxReduce";
+      if (compared && program.instructions[instruction.arg]!.kind === "apply") written(instruction.arg);
+      settle(instruction.arg);
+      const shader = software ? rowShader([register]) : null;
+      const chunks = shader ? null : chunksOf(program, geometry);
+      pass = passes.add(shader ?? renderFold(program, geometry, register, known, chunks));
+      if (chunks) pass = passes.add(renderChunkFold(program, geometry, register, pass, chunks));
+    } else {
+      settle(register);
+      const shader = software ? shaderOf([register]) : null;
+      pass = passes.add(shader ?? renderValue(program, geometry, register, known));
     }
+    known.set(register, pass);
     return pass;
   };
 
@@ -90,23 +117,7 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
   const settle = (root: Register): void => {
     for (const register of neededFor(program, [root], known))
       if (program.instructions[register]!.kind === "reduce") written(register);
-    while (readsOf(root).size > inputs) {
-      let best: Register | null = null;
-      let most = 1;
-      for (const register of neededFor(program, [root], known)) {
-        if (known.has(register) || register === root || program.instructions[register]!.kind !== "apply") continue;
-        const { size } = readsOf(register);
-        if (size > most && size <= inputs) [best, most] = [register, size];
-      }
-      if (best === null)
-        throw new DeviceError(`a kernel would read ${readsOf(root).size} arrays, and one may read ${inputs} here.`, {
-          operation: "gpu",
-          expected: inputs,
-          got: readsOf(root).size,
-          hint: "Give large parts of the expression to realize() first, or use the wasm device.",
-        });
-      written(best);
-    }
+    while (readsOf(program, known, root).size > inputs) written(largestPart(program, known, root, inputs));
   };
 
   /** The one fold of a columns program and what comes after it, in one kernel. */
@@ -114,16 +125,15 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
     const folds = neededFor(program, [root], known).filter((register) => program.instructions[register]!.kind === "reduce");
     const [fold] = folds;
     if (program.shape !== "columns" || folds.length !== 1 || fold === root) return null;
-    const instruction = program.instructions[fold!]!;
-    const { size } = new Set([...readsOf(root), ...readsOf((instruction as { arg: Register }).arg)]);
+    const { arg } = program.instructions[fold!] as { arg: Register };
+    const { size } = new Set([root, arg].flatMap((register) => [...readsOf(program, known, register)]));
     return size > inputs ? null : passes.add(renderFold(program, geometry, fold!, known, null, root));
   };
 
   /** All the folds of a rows program and what comes after them, in one shader; on a processor only where nothing else needs them. */
   const shaded = (root: Register): number | null => {
-    if (!shaders || (software && program.stores.length > 1)) return null;
-    const shader = renderRows(program, geometry, [root], known, inputs, software);
-    if (shader === null) return null;
+    const shader = software && program.stores.length > 1 ? null : rowShader([root]);
+    if (!shader) return null;
     const pass = passes.add(shader);
     known.set(root, pass);
     return pass;
@@ -133,10 +143,7 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
   const together = (): void => {
     const roots = storedIn(program);
     if (program.shape !== "rows" || roots.length < 2) return;
-    const shader = shaders
-      ? (renderRows(program, geometry, roots, known, inputs, software) ??
-        renderElements(program, geometry, roots, known, inputs, shaders))
-      : drawing && drawElements(program, geometry, roots, drawing);
+    const shader = shaderOf(roots) ?? (drawing && drawElements(program, geometry, roots, drawing));
     if (!shader) return;
     const first = passes.add(shader);
     roots.forEach((root, i) => {

@@ -116,6 +116,15 @@ function pickOf(
 const combined = (code: ShaderCode, { name }: Reduction, mine: string, other: string): string =>
   name === "maxReduce" ? code.largest(mine, other) : `${mine} ${name === "sum" ? "+" : "*"} ${other}`;
 
+/** Who computes a row. */
+interface Sharing {
+  /** The thread's number among those of the row, and how many they are. */
+  readonly thread: string;
+  readonly threads: number;
+  /** Joins what the threads have folded, in place. */
+  meet(code: ShaderCode, name: string, combine: (mine: string, other: string) => string): void;
+}
+
 /** Writes the row `number`, of whose elements each thread takes some. */
 export class RowWriter {
   readonly code: ShaderCode;
@@ -125,11 +134,9 @@ export class RowWriter {
   private readonly known: ReadonlyMap<Register, number>;
   /** Neighbours that a thread takes at once, as often as the row has so many; what is left is taken one by one. */
   private readonly lanes: Lanes;
-  /** The thread's number among those of the row, and how many they are. */
   private readonly thread: string;
   private readonly threads: number;
-  /** Joins what the threads have folded, in place. */
-  private readonly meet: (code: ShaderCode, name: string, combine: (mine: string, other: string) => string) => void;
+  private readonly meet: Sharing["meet"];
 
   constructor(
     program: LoopProgram,
@@ -137,7 +144,7 @@ export class RowWriter {
     known: ReadonlyMap<Register, number>,
     code: ShaderCode,
     lanes: Lanes,
-    { thread = "0", threads = 1, meet = () => {} }: { thread?: string; threads?: number; meet?: RowWriter["meet"] } = {},
+    { thread, threads, meet }: Sharing = { thread: "0", threads: 1, meet() {} },
   ) {
     this.program = program;
     this.geometry = geometry;
@@ -295,36 +302,9 @@ const resultsOf = (program: LoopProgram, geometry: Geometry, roots: readonly Reg
     return { count: valuesAt(ofElements ? "element" : "row", geometry), isWide };
   });
 
-/** A thread a row, without barriers: on a processor every thread of a workgroup waits for all others at one. */
-function renderThreadRows(
-  program: LoopProgram,
-  geometry: Geometry,
-  roots: readonly Register[],
-  known: ReadonlyMap<Register, number>,
-  inputs: number,
-): Pass | null {
-  const { inner } = geometry;
-  const rows = valuesAt("row", geometry);
-  if (!enoughRows(rows, inner)) return null;
-  const shape = rowsOf(program, geometry, roots, known);
-  if (!shape || (shape.folds.length === 0 && !sharesRow(program, shape, roots, rows, inner))) return null;
-  const { wide } = readsOf(program, geometry, shape.registers, known, false);
-  return firstOf(inner % 4 === 0 || inner >= worthTwoLoops ? 4 : 1, (lanes) => {
-    const code = new WgslCode(lanes > 1 ? wide : new Set());
-    const row = new RowWriter(program, geometry, known, code, lanes);
-    code.raw(`let number = place * ${rowThreads} + i32(t);`);
-    row.write(rows, shape, roots);
-    return assemble(row.writer, code, inputs, {
-      threads: rowThreads,
-      workgroups: Math.ceil(rows / rowThreads),
-      results: resultsOf(program, geometry, roots, lanes),
-    });
-  });
-}
-
 /** Joins what the threads of a workgroup have folded, in the workgroup's memory. */
 const meeting =
-  (threads: number): RowWriter["meet"] =>
+  (threads: number): Sharing["meet"] =>
   (code, name, combine) => {
     code.raw(`meeting[t] = ${name};`);
     code.raw("workgroupBarrier();");
@@ -336,46 +316,67 @@ const meeting =
     code.raw("workgroupBarrier();");
   };
 
+/** How rows are shared out among threads. */
+interface Way {
+  /** The row of a thread. */
+  readonly number: string;
+  /** Whether a thread takes elements by fours. @param isGathered what it reads would not lie side by side in every array */
+  takesFours(isGathered: boolean): boolean;
+  /** Whether it is worth it for elements that are made with values of their row, without a fold. */
+  readonly sharesRows: boolean;
+  readonly sharing?: Sharing;
+  readonly launch: { readonly threads: number; readonly workgroups: number; readonly declarations?: string };
+}
+
+/** A thread a row, without barriers: on a processor every thread of a workgroup waits for all others at one. */
+const threadEach = (rows: number, inner: number): Way | null =>
+  enoughRows(rows, inner)
+    ? {
+        number: `place * ${rowThreads} + i32(t)`,
+        takesFours: () => inner % 4 === 0 || inner >= worthTwoLoops,
+        sharesRows: true,
+        launch: { threads: rowThreads, workgroups: Math.ceil(rows / rowThreads) },
+      }
+    : null;
+
 /**
  * A workgroup a row. Four neighbours a thread where they are a vec4 in every array, so that a workgroup reads whole stretches of memory as it
  * does one by one, in fewer and larger pieces; where some would have to be gathered, threads that take neighbours one by one read nearer to
  * each other.
  */
-function renderWorkgroupRows(
-  program: LoopProgram,
-  geometry: Geometry,
-  roots: readonly Register[],
-  known: ReadonlyMap<Register, number>,
-  inputs: number,
-): Pass | null {
-  const { inner } = geometry;
-  const rows = valuesAt("row", geometry);
+function workgroupEach(rows: number, inner: number): Way | null {
   const threads = threadsOf(inner);
   if (inner < shortestRow || (inner > mostPerThread * threads && rows * threads < manyThreads)) return null;
-  const shape = rowsOf(program, geometry, roots, known);
-  if (!shape?.folds.length) return null;
-  const { wide, isGathered } = readsOf(program, geometry, shape.registers, known, false);
-  return firstOf(inner % 4 === 0 && inner >= 4 * threads && !isGathered ? 4 : 1, (lanes) => {
-    const way = { thread: "i32(t)", threads, meet: meeting(threads) };
-    const code = new WgslCode(lanes > 1 ? wide : new Set());
-    const row = new RowWriter(program, geometry, known, code, lanes, way);
-    code.raw("let number = place;");
-    row.write(rows, shape, roots);
-    return assemble(row.writer, code, inputs, {
-      threads,
-      workgroups: rows,
-      results: resultsOf(program, geometry, roots, lanes),
-      declarations: `var<workgroup> meeting : array<f32, ${threads}>;`,
-    });
-  });
+  return {
+    number: "place",
+    takesFours: (isGathered) => inner % 4 === 0 && inner >= 4 * threads && !isGathered,
+    sharesRows: false,
+    sharing: { thread: "i32(t)", threads, meet: meeting(threads) },
+    launch: { threads, workgroups: rows, declarations: `var<workgroup> meeting : array<f32, ${threads}>;` },
+  };
 }
 
 /** The pass with all the folds of values, for a card or for a processor that plays one; `null` where there is none. */
-export const renderRows = (
+export function renderRows(
   program: LoopProgram,
   geometry: Geometry,
   roots: readonly Register[],
   known: ReadonlyMap<Register, number>,
   inputs: number,
   software: boolean,
-): Pass | null => (software ? renderThreadRows : renderWorkgroupRows)(program, geometry, roots, known, inputs);
+): Pass | null {
+  const { inner } = geometry;
+  const rows = valuesAt("row", geometry);
+  const way = (software ? threadEach : workgroupEach)(rows, inner);
+  const shape = way && rowsOf(program, geometry, roots, known);
+  if (!shape) return null;
+  if (!shape.folds.length && !(way.sharesRows && sharesRow(program, shape, roots, rows, inner))) return null;
+  const { wide, isGathered } = readsOf(program, geometry, shape.registers, known, false);
+  return firstOf(way.takesFours(isGathered) ? 4 : 1, (lanes) => {
+    const code = new WgslCode(lanes > 1 ? wide : new Set());
+    const row = new RowWriter(program, geometry, known, code, lanes, way.sharing);
+    code.raw(`let number = ${way.number};`);
+    row.write(rows, shape, roots);
+    return assemble(row.writer, code, inputs, { ...way.launch, results: resultsOf(program, geometry, roots, lanes) });
+  });
+}
