@@ -13,7 +13,7 @@ import { attentionBackwardOp, attentionOp } from "../src/graph/attention.ts";
 import { applyFused } from "../src/graph/fused.ts";
 import type { Tensor } from "../src/graph/node.ts";
 import type { Fused } from "../src/graph/primitive.ts";
-import { best, simdPeak } from "./timing.ts";
+import { best, round, simdPeak } from "./timing.ts";
 
 interface Case {
   readonly name: string;
@@ -67,49 +67,54 @@ function difference(kernel: readonly Tensor[], composed: readonly Tensor[]): num
   );
 }
 
-const { values: options } = parseArgs({ args: process.argv.slice(3), options: { threads: { type: "string", default: "1" } } });
-const device = createWasm({ threads: Number(options.threads) });
-const peak = simdPeak(features().relaxedSimd);
-console.log(`node ${process.version}, ${device.about}, one thread's peak ${peak.toFixed(1)} GFLOP/s`);
-const log = (name: string, ...cells: readonly string[]) =>
-  console.log([name.padEnd(38), ...cells.map((cell) => cell.padStart(12))].join(""));
-log("", "kernel ms", "GFLOP/s", "of peak", "composed ms", "ratio");
-for (const { name, B, T, H, G, D, causal, window = 0, Tq = T } of cases) {
-  const q = upload(device, values(B * Tq * H * D, 1), [B, Tq, H, D], "float32");
-  const g = upload(device, values(B * Tq * H * D, 2), [B, Tq, H, D], "float32");
-  const [k, v] = [3, 4].map((seed) => upload(device, values(B * T * G * D, seed), [B, T, G, D], "float32")) as [Tensor, Tensor];
-  const attributes = { causal: Number(causal), window, scale: 1 / Math.sqrt(D) };
-  const pairs = Array.from({ length: Tq }, (_, i) => {
-    const position = i + T - Tq;
-    return causal ? position + 1 - (window ? Math.max(0, position - window + 1) : 0) : T;
-  }).reduce((sum, seen) => sum + seen, 0);
-  const both = (op: Fused, sources: readonly Tensor[]) => {
-    const composed = op.compose(sources, attributes);
-    const types = composed.map(({ shape, dtype }) => ({ shape, dtype }));
-    return { kernel: applyFused(op, sources, types, attributes), composed, again: op.compose(sources, attributes) };
-  };
-  const report = (label: string, op: Fused, sources: readonly Tensor[], products: number) => {
-    const { kernel, composed, again } = both(op, sources);
-    const fresh = both(op, sources);
-    const [fast, slow] = [time(device, kernel), time(device, composed)];
-    const error = difference(fresh.kernel, again);
-    if (!(error < 1e-3)) throw new Error(`${name}: wrong by ${error}`);
-    const rate = (2 * products * pairs * B * H * D) / fast / 1e6;
-    const share = `${Math.round((100 * rate) / peak)} %`;
-    log(label, fast.toFixed(3), rate.toFixed(1), share, slow.toFixed(3), (slow / fast).toFixed(1));
-    return kernel;
-  };
-  report(name, attentionOp, [q, k, v], 2);
-  const [y, logSum] = applyFused(
-    attentionOp,
-    [q, k, v],
-    [
-      { shape: q.shape, dtype: "float32" },
-      { shape: [B, H, Tq], dtype: "float32" },
-    ],
-    attributes,
-  ) as [Tensor, Tensor];
-  realize([y, logSum]);
-  report("    derivative", attentionBackwardOp, [q, k, v, y, logSum, g], 5);
+export async function attention(args: readonly string[]): Promise<Record<string, unknown>> {
+  const { values: options } = parseArgs({ args: [...args], options: { threads: { type: "string", default: "1" } } });
+  const device = createWasm({ threads: Number(options.threads) });
+  const peak = simdPeak(features().relaxedSimd);
+  console.log(`node ${process.version}, ${device.about}, one thread's peak ${peak.toFixed(1)} GFLOP/s`);
+  const log = (name: string, ...cells: readonly string[]) =>
+    console.log([name.padEnd(38), ...cells.map((cell) => cell.padStart(12))].join(""));
+  log("", "kernel ms", "GFLOP/s", "of peak", "composed ms", "ratio");
+  const measured: Record<string, unknown>[] = [];
+  for (const { name, B, T, H, G, D, causal, window = 0, Tq = T } of cases) {
+    const q = upload(device, values(B * Tq * H * D, 1), [B, Tq, H, D], "float32");
+    const g = upload(device, values(B * Tq * H * D, 2), [B, Tq, H, D], "float32");
+    const [k, v] = [3, 4].map((seed) => upload(device, values(B * T * G * D, seed), [B, T, G, D], "float32")) as [Tensor, Tensor];
+    const attributes = { causal: Number(causal), window, scale: 1 / Math.sqrt(D) };
+    const pairs = Array.from({ length: Tq }, (_, i) => {
+      const position = i + T - Tq;
+      return causal ? position + 1 - (window ? Math.max(0, position - window + 1) : 0) : T;
+    }).reduce((sum, seen) => sum + seen, 0);
+    const both = (op: Fused, sources: readonly Tensor[]) => {
+      const composed = op.compose(sources, attributes);
+      const types = composed.map(({ shape, dtype }) => ({ shape, dtype }));
+      return { kernel: applyFused(op, sources, types, attributes), composed, again: op.compose(sources, attributes) };
+    };
+    const report = (label: string, op: Fused, sources: readonly Tensor[], products: number) => {
+      const { kernel, composed, again } = both(op, sources);
+      const fresh = both(op, sources);
+      const [fast, slow] = [time(device, kernel), time(device, composed)];
+      const error = difference(fresh.kernel, again);
+      if (!(error < 1e-3)) throw new Error(`${name}: wrong by ${error}`);
+      const rate = (2 * products * pairs * B * H * D) / fast / 1e6;
+      const share = `${Math.round((100 * rate) / peak)} %`;
+      log(label, fast.toFixed(3), rate.toFixed(1), share, slow.toFixed(3), (slow / fast).toFixed(1));
+      measured.push({ case: name, kernel: op.name, ms: round(fast, 3), gflops: round(rate, 1), composedMs: round(slow, 3) });
+      return kernel;
+    };
+    report(name, attentionOp, [q, k, v], 2);
+    const [y, logSum] = applyFused(
+      attentionOp,
+      [q, k, v],
+      [
+        { shape: q.shape, dtype: "float32" },
+        { shape: [B, H, Tq], dtype: "float32" },
+      ],
+      attributes,
+    ) as [Tensor, Tensor];
+    realize([y, logSum]);
+    report("    derivative", attentionBackwardOp, [q, k, v, y, logSum, g], 5);
+  }
+  device[Symbol.dispose]();
+  return { bench: "attention", device: device.about, node: process.version, peakGflops: round(peak, 1), measured };
 }
-device[Symbol.dispose]();

@@ -19,7 +19,7 @@ import { AdamW } from "../src/optim/adam.ts";
 import { gradientsOf } from "../src/optim/optimizer.ts";
 import { benchFolder } from "./peer-engines.ts";
 import { buildBatch, buildModel, exact, expected, spec } from "./spec-model.ts";
-import { best, collectGarbage, median, peakResidentBytes } from "./timing.ts";
+import { best, collectGarbage, median, peakResidentBytes, round } from "./timing.ts";
 
 /** The device's own 512³ product, and how near it comes to the limit of the same moment. */
 interface Gemm extends Disposable {
@@ -54,6 +54,51 @@ function coldStart(threads: number): { readonly importMs: number; readonly first
   if (!line) throw new Error(`bench: the cold start ended without a result: ${stderr}`);
   const { firstStepMs, importAndFirstStepMs } = JSON.parse(line) as Record<string, number>;
   return { importMs: importAndFirstStepMs! - firstStepMs!, firstStepMs: firstStepMs! };
+}
+
+/** The best of several rounds. */
+interface Rounds {
+  /** Milliseconds of the best step of each round. */
+  readonly steps: readonly number[];
+  /** GFLOP/s of the device's product, and of one thread alone. */
+  readonly rate: number;
+  readonly rateAlone: number;
+  /** GFLOP/s that the threads can do at most. */
+  readonly peak: number;
+  /** How near the product typically comes to the limit of the same moment. */
+  readonly typicalShare: number;
+  /** Least milliseconds of a step outside of kernels. */
+  readonly outside: number;
+}
+
+/** The limits and the step, side by side, several times over: the best of each is what the machine can do when it is left alone. */
+function measureRounds(device: Device, kernels: { readonly milliseconds: number }, run: () => void): Rounds {
+  using alone = createWasm({ threads: 1 });
+  using product = gemm(device);
+  using productAlone = gemm(alone);
+  using limits = new Limits(device);
+  const rounds = Array.from({ length: 12 }, () => {
+    const rate = product.rate();
+    const rateAlone = productAlone.rate();
+    const share = product.share(limits);
+    const own = Array.from({ length: 4 }, () => {
+      const inside = kernels.milliseconds;
+      const start = performance.now();
+      run();
+      const ms = performance.now() - start;
+      return { ms, outside: ms - (kernels.milliseconds - inside) };
+    });
+    const least = (key: "ms" | "outside") => Math.min(...own.map((each) => each[key]));
+    return { rate, rateAlone, share, ms: least("ms"), outside: least("outside") };
+  });
+  return {
+    steps: rounds.map(({ ms }) => ms),
+    rate: Math.max(...rounds.map(({ rate }) => rate)),
+    rateAlone: Math.max(...rounds.map(({ rateAlone }) => rateAlone)),
+    peak: limits.peak,
+    typicalShare: median(rounds.map(({ share }) => share)),
+    outside: Math.min(...rounds.map(({ outside }) => outside)),
+  };
 }
 
 export async function loraStep(args: readonly string[]): Promise<Record<string, unknown>> {
@@ -93,42 +138,16 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
 
   const deviceBytes = device.statistics.bytesInUse;
   const peakBytes = peakResidentBytes();
-  // the limits and the step, side by side, several times over: the best of each is what the machine can do when it is left alone
-  using alone = createWasm({ threads: 1 });
-  using product = gemm(device);
-  using productAlone = gemm(alone);
-  using limits = new Limits(device);
-  const rounds = Array.from({ length: 12 }, () => {
-    const rate = product.rate();
-    const rateAlone = productAlone.rate();
-    const share = product.share(limits);
-    const own = Array.from({ length: 4 }, () => {
-      const inside = kernels.milliseconds;
-      const start = performance.now();
-      run();
-      const ms = performance.now() - start;
-      return { ms, outside: ms - (kernels.milliseconds - inside) };
-    });
-    return {
-      rate,
-      rateAlone,
-      share,
-      ms: Math.min(...own.map(({ ms }) => ms)),
-      outside: Math.min(...own.map(({ outside }) => outside)),
-    };
-  });
+  const rounds = measureRounds(device, kernels, run);
   const flops = matmulFlops(step.schedule()!);
   const threads = Number(/(\d+) thread/.exec(device.about)![1]);
-  const msPerStep = median([...times.slice(spec.train.warmup), ...rounds.map(({ ms }) => ms)]);
-  const most = (key: "rate" | "rateAlone") => Math.max(...rounds.map((round) => round[key]));
-  const speedUp = most("rate") / most("rateAlone");
-  const share = most("rate") / limits.peak;
-  const typicalShare = median(rounds.map((round) => round.share));
-  const bestMs = Math.min(...rounds.map((round) => round.ms));
-  const ratio = bestMs / (flops / most("rate") / 1e6);
+  const msPerStep = median([...times.slice(spec.train.warmup), ...rounds.steps]);
+  const bestMs = Math.min(...rounds.steps);
+  const share = rounds.rate / rounds.peak;
+  const speedUp = rounds.rate / rounds.rateAlone;
+  const overhead = rounds.outside / bestMs;
   const tokens = spec.model.batch * spec.model.seq;
   const memory = step.memory();
-  const overhead = Math.min(...rounds.map(({ outside }) => outside)) / bestMs;
   // what was there before, what the program takes, and the optimiser's two moments
   const plan = before + memory.arenaBytes + memory.outsideBytes + 8 * parameters.reduce((sum, { size }) => sum + size, 0);
   const { importMs, firstStepMs } = coldStart(threads);
@@ -147,12 +166,12 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
     traces: step.traces,
     importMs: Math.round(importMs),
     importAndFirstStepMs: Math.round(importMs + firstStepMs),
-    gemmGflops: round(most("rate"), 1),
-    simdPeakGflops: round(limits.peak / threads, 1),
+    gemmGflops: round(rounds.rate, 1),
+    simdPeakGflops: round(rounds.peak / threads, 1),
     gemmShareOfPeak: round(share, 3),
-    typicalGemmShare: round(typicalShare, 3),
+    typicalGemmShare: round(rounds.typicalShare, 3),
     ...(threads === 2 && { gemmTwoThreadsOverOne: round(speedUp, 3) }),
-    stepOverMatmuls: round(ratio, 3),
+    stepOverMatmuls: round(bestMs / (flops / rounds.rate / 1e6), 3),
     matmulGflop: round(flops / 1e9, 3),
     losses,
     maxRelativeLossDifference: Number(worst.toExponential(2)),
@@ -161,7 +180,7 @@ export async function loraStep(args: readonly string[]): Promise<Record<string, 
   console.log(`one LoRA step, ${tokens} tokens, on ${device.about}
   step                  ${result.msPerStep} ms (best ${result.bestMsPerStep}), ${result.tokensPerSecond} tokens/s
   losses                within ${worst.toExponential(1)} of PyTorch's in float32, ${worstExact.toExponential(1)} of its in float64
-  GEMM 512³             ${result.gemmGflops} GFLOP/s, ${(100 * share).toFixed(0)} % of ${threads} × ${result.simdPeakGflops} (registers only; bar 90 %), typically ${(100 * typicalShare).toFixed(0)} % of the same moment's${threads === 1 ? "" : `, ${speedUp.toFixed(2)} times one thread${threads === 2 ? " (bar 1.85)" : ""}`}
+  GEMM 512³             ${result.gemmGflops} GFLOP/s, ${(100 * share).toFixed(0)} % of ${threads} × ${result.simdPeakGflops} (registers only; bar 90 %), typically ${(100 * rounds.typicalShare).toFixed(0)} % of the same moment's${threads === 1 ? "" : `, ${speedUp.toFixed(2)} times one thread${threads === 2 ? " (bar 1.85)" : ""}`}
   step / its matmuls    ${result.stepOverMatmuls} (${result.matmulGflop} GFLOP at the GEMM rate)
   memory                ${(result.peakBytes / 1e6).toFixed(0)} MB at the peak, ${(result.plannedBytes / 1e6).toFixed(1)} MB planned for intermediate values
   device memory         ${(deviceBytes / 1e6).toFixed(1)} MB while training, ${result.deviceBytesOverPlan} of the plan (bar 1.02)
@@ -202,5 +221,3 @@ function timeKernels(device: Device): { readonly milliseconds: number } {
   };
   return total;
 }
-
-const round = (value: number, digits: number): number => Number(value.toFixed(digits));

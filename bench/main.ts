@@ -39,16 +39,18 @@ const questions: Readonly<
     about: "single operations with Benchmark.js, each beside the limit of memory or SIMD",
     run: async (args) => (await import("./operations/run.ts")).operations(args),
   },
-};
-
-/** Questions that print tables of their own while they are imported. */
-const tables: Readonly<Record<string, { readonly about: string; load(): Promise<unknown> }>> = {
-  attention: { about: "attention kernels against matrix products and a softmax", load: () => import("./attention.ts") },
-  "matmul-peak": { about: "how close the matrix product comes to the processor's limit", load: () => import("./matmul-peak.ts") },
+  attention: {
+    about: "attention kernels against matrix products and a softmax",
+    run: async (args) => (await import("./attention.ts")).attention(args),
+  },
+  "matmul-peak": {
+    about: "how close the matrix product comes to the processor's limit",
+    run: async () => (await import("./matmul-peak.ts")).matmulPeak(),
+  },
 };
 
 const list = (): string =>
-  Object.entries({ ...questions, ...tables })
+  Object.entries(questions)
     .map(([key, { about }]) => `  ${key.padEnd(14)}${about}`)
     .join("\n");
 
@@ -62,12 +64,9 @@ const words = process.argv.slice(2).filter((argument) => argument !== "--json");
 const wantsHelp = words.some((word) => word === "--help" || word === "-h");
 const [name = wantsHelp ? undefined : "operations", ...args] = words.filter((word) => word !== "--help" && word !== "-h");
 const question = name === undefined ? undefined : questions[name];
-const table = name === undefined ? undefined : tables[name];
 try {
-  if (wantsHelp && (question || table))
-    console.log((await question?.usage?.()) ?? `Usage: npm run bench -- ${name}\n\n${(question ?? table)!.about}`);
+  if (wantsHelp && question) console.log((await question.usage?.()) ?? `Usage: npm run bench -- ${name}\n\n${question.about}`);
   else if (wantsHelp) console.log(`Usage: npm run bench -- [NAME] [OPTIONS]\n\n${list()}`);
-  else if (table) await table.load();
   else if (question) console.log(JSON.stringify(await question.run(args)));
   else throw new Error(`bench: there is no question "${name}". There are:\n${list()}`);
 } catch (error) {

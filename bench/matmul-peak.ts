@@ -13,7 +13,7 @@ import {
 import { features } from "../src/devices/wasm/features.ts";
 import { DeviceMemory } from "../src/devices/wasm/memory.ts";
 import { type Kernel, Pool } from "../src/devices/wasm/pool.ts";
-import { best, simdPeak } from "./timing.ts";
+import { best, round, simdPeak } from "./timing.ts";
 
 interface Case {
   readonly name: string;
@@ -105,50 +105,55 @@ const log = (...cells: (string | number)[]) =>
       .join(""),
   );
 
-const relaxed = features().relaxedSimd;
-console.log(`node ${process.version}; GFLOP/s, in parentheses the share of the peak of one thread`);
-const peaks = { plain: simdPeak(false), fused: relaxed ? simdPeak(true) : 0 };
-log("registers only", "multiply+add", peaks.plain, "fused", peaks.fused);
+export async function matmulPeak(): Promise<Record<string, unknown>> {
+  const relaxed = features().relaxedSimd;
+  console.log(`node ${process.version}; GFLOP/s, in parentheses the share of the peak of one thread`);
+  const peaks = { plain: simdPeak(false), fused: relaxed ? simdPeak(true) : 0 };
+  log("registers only", "multiply+add", peaks.plain, "fused", peaks.fused);
 
-const setups: Setup[] = [];
-for (const [threads, fused] of [
-  [1, false],
-  [1, true],
-  [2, true],
-] as const) {
-  if (fused && !relaxed) continue;
-  const memory = new DeviceMemory();
-  const pool = new Pool(memory, { threads });
-  await pool.ready();
-  setups.push({ memory, pool, fused });
+  const setups: Setup[] = [];
+  for (const [threads, fused] of [
+    [1, false],
+    [1, true],
+    [2, true],
+  ] as const) {
+    if (fused && !relaxed) continue;
+    const memory = new DeviceMemory();
+    const pool = new Pool(memory, { threads });
+    await pool.ready();
+    setups.push({ memory, pool, fused });
+  }
+  const names = setups.map(({ pool, fused }) => `${pool.threads}${fused ? " fused" : ""}`);
+  log("threads", ...names, "speed-up", "1, by task"); // bar of the speed-up at 512³: 1.85
+  const products: Record<string, unknown>[] = [];
+  for (const one of cases) {
+    const rateOf = (ms: number) => (2 * one.M * one.N * one.K) / ms / 1e6;
+    const share = (ms: number, fused: boolean) =>
+      `${rateOf(ms).toFixed(1)} (${Math.round((100 * rateOf(ms)) / (fused ? peaks.fused : peaks.plain))}%)`;
+    // by turns, so that a minute in which the machine is busy with something else is one for all of them
+    const rounds = Array.from({ length: 5 }, () => setups.map((setup) => time(setup, one, false, 80)));
+    const times = setups.map((_, i) => Math.min(...rounds.map((round) => round[i] as number)));
+    const alone = setups.filter(({ pool }) => pool.threads === 1).at(-1) as Setup;
+    const speedUp = (times.at(-2) as number) / (times.at(-1) as number);
+    const byTask = time(alone, one, true);
+    log(one.name, ...times.map((ms, i) => share(ms, setups[i]?.fused ?? false)), speedUp.toFixed(2), share(byTask, alone.fused));
+    const gflops = Object.fromEntries(times.map((ms, i) => [names[i]!, round(rateOf(ms), 1)]));
+    products.push({ case: one.name, gflops, speedUp: round(speedUp, 2), byTaskGflops: round(rateOf(byTask), 1) });
+  }
+  console.log("matrix times vector, GB/s of B");
+  const vectors: Record<string, unknown>[] = [];
+  for (const one of vectorCases) {
+    const bytes = one.K * one.N * (one.bType === undefined || one.bType === "float32" ? 4 : 2);
+    const rates = setups.map((setup) => bytes / time(setup, one) / 1e6);
+    log(one.name, ...rates);
+    vectors.push({ case: one.name, gigabytesPerSecond: Object.fromEntries(rates.map((rate, i) => [names[i]!, round(rate, 1)])) });
+  }
+  const variant = planMatmul(
+    { batch: [1, 1, 1], M: 64, N: 64, K: 64, a: operand(64, 64), b: operand(64, 64), c: operand(64, 64) },
+    1,
+  )?.variant;
+  if (variant !== undefined)
+    console.log(`emitting a module: ${best(() => matmulModule(variant, { shared: true })).toFixed(2)} ms`);
+  for (const { pool } of setups) pool.dispose();
+  return { bench: "matmul-peak", node: process.version, peakGflops: peaks, products, vectors };
 }
-const names = setups.map(({ pool, fused }) => `${pool.threads}${fused ? " fused" : ""}`);
-log("threads", ...names, "speed-up", "1, by task"); // bar of the speed-up at 512³: 1.85
-for (const one of cases) {
-  const share = (ms: number, fused: boolean) => {
-    const rate = (2 * one.M * one.N * one.K) / ms / 1e6;
-    return `${rate.toFixed(1)} (${Math.round((100 * rate) / (fused ? peaks.fused : peaks.plain))}%)`;
-  };
-  // by turns, so that a minute in which the machine is busy with something else is one for all of them
-  const rounds = Array.from({ length: 5 }, () => setups.map((setup) => time(setup, one, false, 80)));
-  const times = setups.map((_, i) => Math.min(...rounds.map((round) => round[i] as number)));
-  const alone = setups.filter(({ pool }) => pool.threads === 1).at(-1) as Setup;
-  const speedUp = ((times.at(-2) as number) / (times.at(-1) as number)).toFixed(2);
-  log(
-    one.name,
-    ...times.map((ms, i) => share(ms, setups[i]?.fused ?? false)),
-    speedUp,
-    share(time(alone, one, true), alone.fused),
-  );
-}
-console.log("matrix times vector, GB/s of B");
-for (const one of vectorCases) {
-  const bytes = one.K * one.N * (one.bType === undefined || one.bType === "float32" ? 4 : 2);
-  log(one.name, ...setups.map((setup) => bytes / time(setup, one) / 1e6));
-}
-const variant = planMatmul(
-  { batch: [1, 1, 1], M: 64, N: 64, K: 64, a: operand(64, 64), b: operand(64, 64), c: operand(64, 64) },
-  1,
-)?.variant;
-if (variant !== undefined) console.log(`emitting a module: ${best(() => matmulModule(variant, { shared: true })).toFixed(2)} ms`);
-for (const { pool } of setups) pool.dispose();

@@ -12,6 +12,9 @@ export const median = (values: readonly number[]): number => {
   return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 };
 
+/** A number as results are printed. */
+export const round = (value: number, digits: number): number => Number(value.toFixed(digits));
+
 /** Milliseconds of the best of many short windows. */
 export const best = (run: () => void, window = 1, milliseconds = 250): number => bestTime(run, { window, milliseconds });
 
