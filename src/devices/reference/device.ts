@@ -25,8 +25,48 @@ interface Launch extends Dispatch {
   run(): void;
 }
 
+/** A kernel, and the types of the arrays that it is given. */
+interface Compiled extends Executable {
+  readonly dtypes: readonly DType[];
+  bind(geometry: Geometry | CallGeometry, arrays: readonly TypedArray[]): () => void;
+}
+
 /** Every float is float64 here; integers keep their width. */
 const arrayOf = (dtype: DType) => (isFloat(dtype) ? Float64Array : dtypes[dtype].array);
+
+/** The elements that lie in a buffer from an offset on. */
+function view({ buffer, offset }: Binding, dtype: DType, count?: number): TypedArray {
+  const { data } = buffer as Memory;
+  const ArrayType = arrayOf(dtype);
+  return new ArrayType(data, offset, count ?? Math.floor((data.byteLength - offset) / ArrayType.BYTES_PER_ELEMENT));
+}
+
+function compiledLoop(program: LoopProgram): Compiled {
+  const kernel = renderLoopProgram(program);
+  const typeOf = (buffer: number) => program.slots.find((slot) => slot.buffer === buffer)!.dtype;
+  return {
+    name: program.shape,
+    dtypes: Array.from({ length: program.buffers }, (_, buffer) => typeOf(buffer)),
+    bind: (geometry, arrays) => () => kernel(arrays, geometry as Geometry),
+  };
+}
+
+function compiledCall({ name, operands: taken, results: made, host }: KernelCall): Compiled {
+  if (!host) throw new Error(`reference: "${name}" has no meaning on plain arrays`);
+  return {
+    name,
+    dtypes: [...taken, ...made],
+    bind(geometry, arrays) {
+      const { operands, results } = geometry as CallGeometry;
+      // kernels that take no strides get exactly their elements
+      const sized = arrays.map((array, i) => {
+        const operand = [...operands, ...results][i]!;
+        return isContiguous({ ...operand, valid: null }) ? array.subarray(0, sizeOf(operand.shape)) : array;
+      });
+      return () => host(sized.slice(0, operands.length), sized.slice(operands.length), geometry as CallGeometry);
+    },
+  };
+}
 
 /** How the `reference` device runs. */
 export interface ReferenceOptions {
@@ -37,19 +77,15 @@ export interface ReferenceOptions {
 /** @returns a device that computes every float in float64, whatever the dtype says */
 export function createReference(options: ReferenceOptions = {}): Device {
   checkOptions("createReference", options, ["fuse"]);
-  const executables = new Map<
-    string,
-    Executable & { bind(geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]): () => void }
-  >();
+  const executables = new Map<string, Compiled>();
+  const compiled = (key: string, compile: () => Compiled): Compiled => {
+    const executable = executables.get(key) ?? compile();
+    executables.set(key, executable);
+    return executable;
+  };
   let buffers = 0;
   let bytesInUse = 0;
   let peakBytes = 0;
-
-  const view = ({ buffer, offset }: Binding, dtype: DType, count?: number): TypedArray => {
-    const { data } = buffer as Memory;
-    const ArrayType = arrayOf(dtype);
-    return new ArrayType(data, offset, count ?? Math.floor((data.byteLength - offset) / ArrayType.BYTES_PER_ELEMENT));
-  };
 
   const device: Device = {
     name: "reference",
@@ -96,55 +132,12 @@ export function createReference(options: ReferenceOptions = {}): Device {
         new Uint8Array((from.buffer as Memory).data, from.offset, bytes),
       );
     },
-    compile(program: LoopProgram) {
-      const known = executables.get(program.key);
-      if (known) return known;
-      const kernel = renderLoopProgram(program);
-      const typeOf = (buffer: number) => program.slots.find((slot) => slot.buffer === buffer)!.dtype;
-      const executable = {
-        name: program.shape,
-        dtypes: Array.from({ length: program.buffers }, (_, buffer) => typeOf(buffer)),
-        bind: (geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]) => () =>
-          kernel(arrays as TypedArray[], geometry as Geometry),
-      };
-      executables.set(program.key, executable);
-      return executable;
-    },
-    compileCall(call: KernelCall) {
-      const key = `${call.name}:${call.operands}>${call.results}`;
-      const known = executables.get(key);
-      if (known) return known;
-      const { host } = call;
-      if (!host) throw new Error(`reference: "${call.name}" has no meaning on plain arrays`);
-      const executable = {
-        name: call.name,
-        dtypes: [...call.operands, ...call.results],
-        bind: (geometry: Geometry | CallGeometry, arrays: (TypedArray | undefined)[]) => {
-          const { operands, results } = geometry as CallGeometry;
-          // kernels that take no strides get exactly their elements
-          const sized = arrays.map((array, i) => {
-            const operand = [...operands, ...results][i]!;
-            return isContiguous({ ...operand, valid: null }) ? array!.subarray(0, sizeOf(operand.shape)) : array!;
-          });
-          return () => host(sized.slice(0, operands.length), sized.slice(operands.length), geometry as CallGeometry);
-        },
-      };
-      executables.set(key, executable);
-      return executable;
-    },
+    compile: (program) => compiled(program.key, () => compiledLoop(program)),
+    compileCall: (call) => compiled(`${call.name}:${call.operands}>${call.results}`, () => compiledCall(call)),
     bind(executable, geometry, bindings, label): Launch {
-      const { bind, dtypes: types } = executable as Executable & {
-        bind: (g: typeof geometry, a: TypedArray[]) => () => void;
-        dtypes: DType[];
-      };
-      return {
-        executable,
-        label,
-        run: bind(
-          geometry,
-          bindings.map((binding, i) => view(binding, types[i]!)),
-        ),
-      };
+      const { bind, dtypes: types } = executable as Compiled;
+      const arrays = bindings.map((binding, i) => view(binding, types[i]!));
+      return { executable, label, run: bind(geometry, arrays) };
     },
     release() {},
     run(queue) {
