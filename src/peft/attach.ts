@@ -94,14 +94,7 @@ export function install(
   const starting = plan.layers
     .filter(({ tied }) => tied === undefined)
     .map((layer) => ({ layer, start: starts.layer(layer, sharedValues) }));
-  const own = new Map<string, Record<string, Parameter>>();
-  for (const { layer, start } of starting) {
-    const borrowed = Object.entries(layer.specs).flatMap(([key, { of }]) => {
-      const other = of === undefined ? undefined : own.get(of)?.[key];
-      return other ? [[key, other] as const] : [];
-    });
-    own.set(layer.path, { ...makeParameters(layer.specs, start.values, layer), ...Object.fromEntries(borrowed) });
-  }
+  const own = ownParameters(starting);
   const made = plan.layers.map((layer) => ({
     layer,
     parameters: own.get(layer.tied ?? layer.path) as Record<string, Parameter>,
@@ -118,15 +111,7 @@ export function install(
     });
   const wholeValue = (path: string, parameter: Parameter) =>
     cast(starts.whole?.(path) ?? copy(parameter.stored), parameter.dtype);
-  const copies = new Map<string, Map<string, Parameter>>();
-  for (const [path, module] of [...plan.saved].sort(
-    ([a], [b]) => Number(plan.tiedSaved.has(a)) - Number(plan.tiedSaved.has(b)),
-  )) {
-    const tied = copies.get(plan.tiedSaved.get(path) ?? "")?.get("weight");
-    const copyOf = (name: string, parameter: Parameter) =>
-      name === "weight" && tied ? tied : new Parameter(wholeValue(`${path}.${name}`, parameter), { requiresGrad: false });
-    copies.set(path, new Map([...module.namedParameters()].map(([name, each]) => [name, copyOf(name, each)])));
-  }
+  const copies = savedCopies(plan, wholeValue);
   const prompt = planPrompt(model, plan, starts.prompt);
   const reads = readsText(model) ? plan.layers.map(({ method: of }) => of.readsText) : [];
   const watchesText = reads.some((what) => what !== undefined);
@@ -136,28 +121,15 @@ export function install(
       got: name,
     });
   const random = new Generator(seed);
-  const sharedFiles = method.shared?.files ?? {};
-  const companion = plan.companion?.build(shared);
+  const ofAll = { shared, sharedFiles: method.shared?.files ?? {}, companion: plan.companion?.build(shared), trainable, random };
   const adapted = before ?? beginAdapters(model);
   plan.replication?.apply();
   adapted.replication ??= plan.replication ?? null;
   for (const { layer, parameters, weight, underlay } of made) {
     const place = adapted.layers.get(layer.path) ?? wrap(model, adapted, layer);
-    const { method: of, config: layerConfig } = layer;
+    const { method: of, config: layerConfig, tied } = layer;
     const scale = new LayerScale();
-    const tied = layer.tied !== undefined;
-    place.add(name, {
-      method: of,
-      config: layerConfig,
-      parameters,
-      tied,
-      shared,
-      sharedFiles,
-      companion,
-      trainable,
-      random,
-      scale,
-    });
+    place.add(name, { ...ofAll, method: of, config: layerConfig, parameters, tied: tied !== undefined, scale });
     for (const [parameter, next] of underlay ? place.valuesFor(underlay) : []) adapted.untrained.change(parameter, next);
     for (const [parameter, next] of weight ? place.valuesFor(weight) : []) adapted.whole.change(parameter, next);
   }
@@ -195,6 +167,36 @@ export function install(
   adapted.adapters.set(name, adapter);
   choose(adapted, adapted.adapters.size === 1 ? [name] : adapted.active);
   return adapter;
+}
+
+/** Parameters of layers, by path; some are those of a layer before. */
+function ownParameters(
+  starting: readonly { readonly layer: PlannedLayer; readonly start: Start }[],
+): Map<string, Record<string, Parameter>> {
+  const own = new Map<string, Record<string, Parameter>>();
+  for (const { layer, start } of starting) {
+    const borrowed = Object.entries(layer.specs).flatMap(([key, { of }]) => {
+      const other = of === undefined ? undefined : own.get(of)?.[key];
+      return other ? [[key, other] as const] : [];
+    });
+    own.set(layer.path, { ...makeParameters(layer.specs, start.values, layer), ...Object.fromEntries(borrowed) });
+  }
+  return own;
+}
+
+/** Copies of modules that are trained as a whole, by path and name; tied weights stay one. */
+function savedCopies(
+  { saved, tiedSaved }: AttachPlan,
+  valueAt: (path: string, parameter: Parameter) => Tensor,
+): Map<string, Map<string, Parameter>> {
+  const copies = new Map<string, Map<string, Parameter>>();
+  for (const [path, module] of [...saved].sort(([a], [b]) => Number(tiedSaved.has(a)) - Number(tiedSaved.has(b)))) {
+    const tied = copies.get(tiedSaved.get(path) ?? "")?.get("weight");
+    const copyOf = (name: string, parameter: Parameter) =>
+      name === "weight" && tied ? tied : new Parameter(valueAt(`${path}.${name}`, parameter), { requiresGrad: false });
+    copies.set(path, new Map([...module.namedParameters()].map(([name, each]) => [name, copyOf(name, each)])));
+  }
+  return copies;
 }
 
 function wrap(model: Module, adapted: Adapted, { module, path, facts }: PlannedLayer): AdapterLayer {
