@@ -76,21 +76,21 @@ const mostSpare = { bytes: 64 * 2 ** 20, things: 4096 };
 /** Runs our fragment shaders on the context of a GPU.js kernel. */
 export abstract class Drawings<Read extends Readable = Readable> {
   protected readonly gl: WebGLRenderingContext;
-  private readonly spare = new Spare<WebGLTexture>(mostSpare, (texture) => this.gl.deleteTexture(texture));
+  readonly #spare = new Spare<WebGLTexture>(mostSpare, (texture) => this.gl.deleteTexture(texture));
   /** A flat value that GPU.js has made; others are made after it. */
-  private readonly flat: GlTexture;
-  private readonly maxTexSize: GlKernel["maxTexSize"];
-  private readonly vertex: WebGLShader;
-  private readonly framebuffers = new Map<number, WebGLFramebuffer>();
+  readonly #flat: GlTexture;
+  readonly #maxTexSize: GlKernel["maxTexSize"];
+  readonly #vertex: WebGLShader;
+  readonly #framebuffers = new Map<number, WebGLFramebuffer>();
   /** The place for attributes where `corner` lies, if the vertex shader has it. */
   protected readonly corner: number | undefined = undefined;
 
   /** @param kernel the one that made `flat` */
   constructor(flat: GlTexture, kernel: GlKernel, vertexShader: string) {
-    this.flat = flat;
-    this.maxTexSize = kernel.maxTexSize;
+    this.#flat = flat;
+    this.#maxTexSize = kernel.maxTexSize;
     this.gl = flat.context;
-    this.vertex = shaderOf(this.gl, this.gl.VERTEX_SHADER, vertexShader);
+    this.#vertex = shaderOf(this.gl, this.gl.VERTEX_SHADER, vertexShader);
   }
 
   /** The kernel of a pass that is drawn; `null` where GPU.js writes the shader. */
@@ -111,7 +111,7 @@ export abstract class Drawings<Read extends Readable = Readable> {
           const { size, columns } = reads[i]!;
           return [name, [size[0]!, size[1]!, columns]];
         });
-        program = programOf(gl, this.vertex, this.inVersion(ourShader(glsl, new Map(held), size)), this.corner);
+        program = programOf(gl, this.#vertex, this.inVersion(ourShader(glsl, new Map(held), size)), this.corner);
       }
       const textures = this.targets(pass, size);
       reads.forEach((read, unit) => {
@@ -121,7 +121,7 @@ export abstract class Drawings<Read extends Readable = Readable> {
       gl.viewport(0, 0, ...size);
       gl.scissor(0, 0, ...size);
       this.drawCorners();
-      const [width, height] = this.maxTexSize;
+      const [width, height] = this.#maxTexSize;
       gl.viewport(0, 0, width, height);
       return this.results(pass, textures, size);
     };
@@ -146,11 +146,11 @@ export abstract class Drawings<Read extends Readable = Readable> {
   /** Binds the framebuffer that has so many places to draw to. */
   protected bindFramebuffer(places: number): void {
     const { gl } = this;
-    const known = this.framebuffers.get(places);
+    const known = this.#framebuffers.get(places);
     const framebuffer = known ?? gl.createFramebuffer()!;
     gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
     if (known) return;
-    this.framebuffers.set(places, framebuffer);
+    this.#framebuffers.set(places, framebuffer);
     this.drawTo(Array.from({ length: places }, (_, i) => gl.COLOR_ATTACHMENT0 + i));
   }
 
@@ -172,7 +172,7 @@ export abstract class Drawings<Read extends Readable = Readable> {
    */
   protected spareOrNew(sort: string, kind: number, unit: number, allocate: () => void): WebGLTexture {
     const { gl } = this;
-    const known = this.spare.take(sort);
+    const known = this.#spare.take(sort);
     if (known) return known;
     const texture = gl.createTexture()!;
     gl.activeTexture(unit);
@@ -184,11 +184,11 @@ export abstract class Drawings<Read extends Readable = Readable> {
   }
 
   protected keep(sort: string, texture: WebGLTexture, bytes: number): void {
-    this.spare.give(sort, texture, bytes);
+    this.#spare.give(sort, texture, bytes);
   }
 
   protected flatOf(texture: WebGLTexture, size: Size, count: number, giveBack: () => void): GlTexture {
-    return flatLike(this.flat, texture, size, count, giveBack);
+    return flatLike(this.#flat, texture, size, count, giveBack);
   }
 }
 

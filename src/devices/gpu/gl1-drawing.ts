@@ -39,12 +39,12 @@ export function canDraw(gl: WebGLRenderingContext | null | undefined): boolean {
 
 export class WebGl1Drawings extends Drawings<FlatTexture | Texels> {
   protected override readonly corner = cornerAttribute;
-  private readonly buffers: WEBGL_draw_buffers;
+  readonly #buffers: WEBGL_draw_buffers;
 
   constructor(flat: GlTexture, kernel: GlKernel) {
     super(flat, kernel, vertexShader);
     const { gl } = this;
-    this.buffers = gl.getExtension("WEBGL_draw_buffers")!;
+    this.#buffers = gl.getExtension("WEBGL_draw_buffers")!;
     // the buffer that is bound now is GPU.js's, and stays it
     const bound = gl.getParameter(gl.ARRAY_BUFFER_BINDING) as WebGLBuffer | null;
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
@@ -63,7 +63,7 @@ export class WebGl1Drawings extends Drawings<FlatTexture | Texels> {
   }
 
   protected override targets({ layers = 1 }: Pass, size: Size): readonly WebGLTexture[] {
-    const textures = Array.from({ length: layers }, () => this.texture(size));
+    const textures = Array.from({ length: layers }, () => this.#texture(size));
     this.attach(textures);
     return textures;
   }
@@ -73,7 +73,7 @@ export class WebGl1Drawings extends Drawings<FlatTexture | Texels> {
   }
 
   protected override drawTo(places: readonly number[]): void {
-    this.buffers.drawBuffersWEBGL(places as number[]);
+    this.#buffers.drawBuffersWEBGL(places as number[]);
   }
 
   protected override results(
@@ -81,50 +81,50 @@ export class WebGl1Drawings extends Drawings<FlatTexture | Texels> {
     textures: readonly WebGLTexture[],
     size: Size,
   ): FlatTexture | Texels {
-    if (!given) return this.flat32(textures[0]!, size, count);
-    if (layers === 1) return this.texels(textures[0]!, size);
+    if (!given) return this.#flat32(textures[0]!, size, count);
+    if (layers === 1) return this.#texels(textures[0]!, size);
     const whole: Size = [2 * size[0], 2 * size[1]];
-    const texture = this.quarters(textures, size);
-    return fours ? this.foursOf(texture, whole, count, fours) : this.texels(texture, whole);
+    const texture = this.#quarters(textures, size);
+    return fours ? this.#foursOf(texture, whole, count, fours) : this.#texels(texture, whole);
   }
 
   /** Of four floats a texel, in any case. */
-  private texture([width, height]: Size): WebGLTexture {
+  #texture([width, height]: Size): WebGLTexture {
     const { gl } = this;
     return this.spareOrNew(`${width},${height}`, gl.TEXTURE_2D, gl.TEXTURE7, () =>
       gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, width, height, 0, gl.RGBA, gl.FLOAT, null),
     );
   }
 
-  private giveBack(texture: WebGLTexture, [width, height]: Size): void {
+  #giveBack(texture: WebGLTexture, [width, height]: Size): void {
     this.keep(`${width},${height}`, texture, 16 * width * height);
   }
 
-  private texels(texture: WebGLTexture, size: Size): Texels {
-    return { texture, size, delete: () => this.giveBack(texture, size) };
+  #texels(texture: WebGLTexture, size: Size): Texels {
+    return { texture, size, delete: () => this.#giveBack(texture, size) };
   }
 
-  private flat32(texture: WebGLTexture, size: Size, count: number): GlTexture {
-    return this.flatOf(texture, size, count, () => this.giveBack(texture, size));
+  #flat32(texture: WebGLTexture, size: Size, count: number): GlTexture {
+    return this.flatOf(texture, size, count, () => this.#giveBack(texture, size));
   }
 
   /** Textures as the quarters of one. */
-  private quarters(textures: readonly WebGLTexture[], [width, height]: Size): WebGLTexture {
+  #quarters(textures: readonly WebGLTexture[], [width, height]: Size): WebGLTexture {
     const { gl } = this;
-    const whole = this.texture([2 * width, 2 * height]);
+    const whole = this.#texture([2 * width, 2 * height]);
     textures.forEach((texture, i) => {
       this.attach([texture]);
       gl.activeTexture(gl.TEXTURE7);
       gl.bindTexture(gl.TEXTURE_2D, whole);
       gl.copyTexSubImage2D(gl.TEXTURE_2D, 0, (i & 1) * width, (i >> 1) * height, 0, 0, width, height);
-      this.giveBack(texture, [width, height]);
+      this.#giveBack(texture, [width, height]);
     });
     return whole;
   }
 
   /** A texture of rows by fours as a flat value. */
-  private foursOf(texture: WebGLTexture, size: Size, count: number, columns: number): FlatTexture {
-    const flat: GlTexture & { renderValues?(): Float32Array } = this.flat32(texture, size, count);
+  #foursOf(texture: WebGLTexture, size: Size, count: number, columns: number): FlatTexture {
+    const flat: GlTexture & { renderValues?(): Float32Array } = this.#flat32(texture, size, count);
     const [width, height] = [size[0] / 2, size[1] / 2];
     const toArray = (): Float32Array => {
       const texels = flat.renderValues!();

@@ -58,34 +58,34 @@ async function acquire({ WebGPUContext }: GpuJs): Promise<WebGpuContext> {
 
 /** Whether the device computes what it was told: it may be lost, or have said that something was wrong. */
 class Health {
-  private readonly context: WebGpuContext;
-  private lost = false;
+  readonly #context: WebGpuContext;
+  #lost = false;
   /** What went wrong: everything after it would be wrong as well. */
-  private failure: DeviceError | null = null;
+  #failure: DeviceError | null = null;
   /** Verdicts on kernels that are not known yet. */
-  private readonly unproven = new Set<Promise<void>>();
-  private readonly onError = ({ error }: GPUUncapturedErrorEvent): void => this.fail(`WebGPU says: ${error.message}`);
+  readonly #unproven = new Set<Promise<void>>();
+  readonly #onError = ({ error }: GPUUncapturedErrorEvent): void => this.#fail(`WebGPU says: ${error.message}`);
 
   constructor(context: WebGpuContext) {
-    const { device } = (this.context = context);
-    device.addEventListener?.("uncapturederror", this.onError as EventListener);
+    const { device } = (this.#context = context);
+    device.addEventListener?.("uncapturederror", this.#onError as EventListener);
     void device.lost.then(() => {
-      this.lost = true;
+      this.#lost = true;
     });
   }
 
-  private fail(problem: string): void {
-    this.failure ??= new DeviceError(problem, { operation: "gpu", hint: "Open the device anew, or choose another mode." });
+  #fail(problem: string): void {
+    this.#failure ??= new DeviceError(problem, { operation: "gpu", hint: "Open the device anew, or choose another mode." });
   }
 
   /** @throws {DeviceError} where values would be lost or wrong */
   check(): void {
-    if (this.lost || this.context.isLost)
+    if (this.#lost || this.#context.isLost)
       throw new DeviceError("the WebGPU device was lost.", {
         operation: "gpu",
         hint: "Values on it are gone: open the device anew and go on from the last checkpoint.",
       });
-    if (this.failure) throw this.failure;
+    if (this.#failure) throw this.#failure;
   }
 
   /** Takes the verdict on a kernel when it comes. */
@@ -93,17 +93,17 @@ class Health {
     const verdict = asked
       .then(
         (error) => {
-          if (error) this.fail(`WebGPU refuses a kernel: ${error.message}\n${code}`);
+          if (error) this.#fail(`WebGPU refuses a kernel: ${error.message}\n${code}`);
         },
         () => {}, // the device was lost
       )
-      .finally(() => this.unproven.delete(verdict));
-    this.unproven.add(verdict);
+      .finally(() => this.#unproven.delete(verdict));
+    this.#unproven.add(verdict);
   }
 
   /** When the verdicts on all kernels so far are known. */
   async verdicts(): Promise<void> {
-    await Promise.all(this.unproven);
+    await Promise.all(this.#unproven);
   }
 
   /** After something failed that a lost device fails: waits until that is told, on a busy machine seconds later. */
@@ -112,12 +112,12 @@ class Health {
     const waited = new Promise((resolve) => {
       patience = setTimeout(resolve, 10_000);
     });
-    await Promise.race([this.context.device.lost, waited]);
+    await Promise.race([this.#context.device.lost, waited]);
     clearTimeout(patience); // or Node would stay for it
   }
 
   stop(): void {
-    this.context.device.removeEventListener?.("uncapturederror", this.onError as EventListener);
+    this.#context.device.removeEventListener?.("uncapturederror", this.#onError as EventListener);
   }
 }
 
