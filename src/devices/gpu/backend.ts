@@ -134,69 +134,69 @@ export function forgetFirst(names: Set<string> | Map<string, unknown>, most: num
  * as may ever be kept: one that comes back after more others than that would not have been kept either.
  */
 export class KernelCache {
-  private readonly kernels = new Map<string, GpuKernel>();
-  private most: number;
-  private readonly mostOfAll: number;
-  private readonly gone = new Set<string>();
-  private readonly make: (pass: Pass) => GpuKernel;
+  readonly #kernels = new Map<string, GpuKernel>();
+  #most: number;
+  readonly #mostOfAll: number;
+  readonly #gone = new Set<string>();
+  readonly #make: (pass: Pass) => GpuKernel;
   /** A number for each different kernel, lengths of what it reads aside: its text is too long to be compared at every call. */
-  private readonly texts = new Map<string, number>();
-  private readonly numbers = new WeakMap<Pass, number>();
-  private nextNumber = 0;
+  readonly #texts = new Map<string, number>();
+  readonly #numbers = new WeakMap<Pass, number>();
+  #nextNumber = 0;
   compilations = 0;
 
   constructor(most: number, mostOfAll: number, make: (pass: Pass) => GpuKernel) {
-    this.most = most;
-    this.mostOfAll = mostOfAll;
-    this.make = make;
+    this.#most = most;
+    this.#mostOfAll = mostOfAll;
+    this.#make = make;
   }
 
   get size(): number {
-    return this.kernels.size;
+    return this.#kernels.size;
   }
 
   get(pass: Pass, args: readonly (Handle | number)[]): GpuKernel {
-    const key = this.key(pass, args);
-    let kernel = this.kernels.get(key);
-    if (kernel) this.kernels.delete(key);
+    const key = this.#key(pass, args);
+    let kernel = this.#kernels.get(key);
+    if (kernel) this.#kernels.delete(key);
     else {
-      kernel = this.make(pass);
+      kernel = this.#make(pass);
       this.compilations++;
-      if (this.gone.delete(key)) this.most = Math.min(this.mostOfAll, Math.ceil(1.5 * this.most));
+      if (this.#gone.delete(key)) this.#most = Math.min(this.#mostOfAll, Math.ceil(1.5 * this.#most));
     }
-    this.kernels.set(key, kernel);
-    if (this.kernels.size > this.most) {
-      const [oldest, unused] = this.kernels.entries().next().value as [string, GpuKernel];
-      this.kernels.delete(oldest);
-      this.gone.add(oldest);
-      forgetFirst(this.gone, this.mostOfAll);
+    this.#kernels.set(key, kernel);
+    if (this.#kernels.size > this.#most) {
+      const [oldest, unused] = this.#kernels.entries().next().value as [string, GpuKernel];
+      this.#kernels.delete(oldest);
+      this.#gone.add(oldest);
+      forgetFirst(this.#gone, this.#mostOfAll);
       unused.destroy();
     }
     return kernel;
   }
 
   clear(): void {
-    this.kernels.clear();
-    this.gone.clear();
-    this.texts.clear();
+    this.#kernels.clear();
+    this.#gone.clear();
+    this.#texts.clear();
   }
 
   /** Names and texts that are remembered, of kernels that live and of others. */
   get remembered(): number {
-    return this.gone.size + this.texts.size;
+    return this.#gone.size + this.#texts.size;
   }
 
   /** Identity of a kernel: its source, its sizes, and the lengths of what it reads, which GL kernels are compiled for. */
-  private key(pass: Pass, args: readonly (Handle | number)[]): string {
-    let number = this.numbers.get(pass);
+  #key(pass: Pass, args: readonly (Handle | number)[]): string {
+    let number = this.#numbers.get(pass);
     if (number === undefined) {
       const text = `${pass.size ?? countsOf(pass)}|${JSON.stringify(pass.constants)}|${pass.wgsl?.code ?? pass.glsl ?? pass.source}`;
       // a text that is forgotten and comes back has another number, and is compiled once more
-      number = this.texts.get(text) ?? this.nextNumber++;
-      this.texts.delete(text);
-      this.texts.set(text, number);
-      forgetFirst(this.texts, 2 * this.mostOfAll);
-      this.numbers.set(pass, number);
+      number = this.#texts.get(text) ?? this.#nextNumber++;
+      this.#texts.delete(text);
+      this.#texts.set(text, number);
+      forgetFirst(this.#texts, 2 * this.#mostOfAll);
+      this.#numbers.set(pass, number);
     }
     let key = String(number);
     for (const arg of args) key += typeof arg === "number" ? ",n" : `,${arg.count}${arg.columns ? `/${arg.columns}` : ""}`;

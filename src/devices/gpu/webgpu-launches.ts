@@ -26,80 +26,80 @@ interface Known {
 
 /** Passes that wait to be submitted together. */
 export class Launches {
-  private readonly device: GPUDevice;
-  private encoder: GPUCommandEncoder | null = null;
-  private pass: GPUComputePassEncoder | null = null;
-  private pending = 0;
-  private willFlush = false;
-  private readonly spare = new Spare<GPUBuffer>(mostSpare, (buffer) => this.doomed.push(buffer));
+  readonly #device: GPUDevice;
+  #encoder: GPUCommandEncoder | null = null;
+  #pass: GPUComputePassEncoder | null = null;
+  #pending = 0;
+  #willFlush = false;
+  readonly #spare = new Spare<GPUBuffer>(mostSpare, (buffer) => this.#doomed.push(buffer));
   /** Buffers to destroy, which what is recorded may still use. */
-  private doomed: GPUBuffer[] = [];
-  private readonly known = new WeakMap<WebGpuKernel, Known>();
-  private readonly numbers = new WeakMap<GPUBuffer, number>();
-  private buffers = 0;
-  private isOver = false;
+  #doomed: GPUBuffer[] = [];
+  readonly #known = new WeakMap<WebGpuKernel, Known>();
+  readonly #numbers = new WeakMap<GPUBuffer, number>();
+  #buffers = 0;
+  #isOver = false;
 
   constructor(device: GPUDevice) {
-    this.device = device;
+    this.#device = device;
   }
 
   /** A buffer that holds these values. */
   upload(values: Float32Array): GPUBuffer {
     const { byteLength } = values;
-    const spare = this.spare.take(byteLength);
+    const spare = this.#spare.take(byteLength);
     // what is recorded and not submitted yet may read it
-    if (spare) this.flush();
-    const buffer = spare ?? this.newBuffer(byteLength);
-    this.device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
+    if (spare) this.#flush();
+    const buffer = spare ?? this.#newBuffer(byteLength);
+    this.#device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
     return buffer;
   }
 
-  private newBuffer(size: number): GPUBuffer {
-    return this.device.createBuffer({ size, usage: usage.storage | usage.copyTarget | usage.copySource });
+  #newBuffer(size: number): GPUBuffer {
+    return this.#device.createBuffer({ size, usage: usage.storage | usage.copyTarget | usage.copySource });
   }
 
   /** Takes a buffer that nobody holds any more. */
   giveBack(buffer: GPUBuffer): void {
-    if (this.isOver) this.doomed.push(buffer);
-    else this.spare.give(buffer.size, buffer, buffer.size);
-    this.buryIfIdle();
+    if (this.#isOver) this.#doomed.push(buffer);
+    else this.#spare.give(buffer.size, buffer, buffer.size);
+    this.#buryIfIdle();
   }
 
   /** Frees what is remembered of a kernel that goes. */
   forget(kernel: WebGpuKernel): void {
-    this.doomed.push(...(this.known.get(kernel)?.uniforms.values() ?? []));
-    this.known.delete(kernel);
-    this.buryIfIdle();
+    this.#doomed.push(...(this.#known.get(kernel)?.uniforms.values() ?? []));
+    this.#known.delete(kernel);
+    this.#buryIfIdle();
   }
 
-  private numberOf(buffer: GPUBuffer): number {
-    let number = this.numbers.get(buffer);
-    if (number === undefined) this.numbers.set(buffer, (number = this.buffers++));
+  #numberOf(buffer: GPUBuffer): number {
+    let number = this.#numbers.get(buffer);
+    if (number === undefined) this.#numbers.set(buffer, (number = this.#buffers++));
     return number;
   }
 
   /** The uniforms of a launch. */
-  private uniforms({ paramsMirror, paramsU32 }: WebGpuKernel, { uniforms, groups }: Known): GPUBuffer {
+  #uniforms({ paramsMirror, paramsU32 }: WebGpuKernel, { uniforms, groups }: Known): GPUBuffer {
     const key = paramsU32.join();
     let buffer = uniforms.get(key);
     if (buffer) return buffer;
     if (uniforms.size === mostKnown) {
-      this.doomed.push(...uniforms.values());
+      this.#doomed.push(...uniforms.values());
       uniforms.clear();
       groups.clear();
     }
-    buffer = this.device.createBuffer({ size: paramsMirror.byteLength, usage: usage.uniform | usage.copyTarget });
-    this.device.queue.writeBuffer(buffer, 0, paramsMirror);
+    buffer = this.#device.createBuffer({ size: paramsMirror.byteLength, usage: usage.uniform | usage.copyTarget });
+    this.#device.queue.writeBuffer(buffer, 0, paramsMirror);
     uniforms.set(key, buffer);
     return buffer;
   }
 
-  private group(kernel: WebGpuKernel, known: Known, buffers: readonly GPUBuffer[]): GPUBindGroup {
-    const key = buffers.map((buffer) => this.numberOf(buffer)).join();
+  #group(kernel: WebGpuKernel, known: Known, buffers: readonly GPUBuffer[]): GPUBindGroup {
+    const key = buffers.map((buffer) => this.#numberOf(buffer)).join();
     let group = known.groups.get(key);
     if (group) return group;
     if (known.groups.size === mostKnown) known.groups.clear();
-    group = this.device.createBindGroup({
+    group = this.#device.createBindGroup({
       layout: kernel.bindGroupLayout,
       entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
     });
@@ -122,21 +122,21 @@ export class Launches {
     });
     for (const { index, offset, type } of paramsLayout.scalarArgs)
       (type === "Integer" ? paramsI32 : paramsF32)[offset / 4] = args[index] as number;
-    let known = this.known.get(kernel);
-    if (!known) this.known.set(kernel, (known = { uniforms: new Map(), groups: new Map() }));
-    const results = counts.map((floats) => this.spare.take(4 * floats) ?? this.newBuffer(4 * floats));
-    const group = this.group(kernel, known, [this.uniforms(kernel, known), ...arrays, ...results]);
-    this.encoder ??= this.device.createCommandEncoder();
-    this.pass ??= this.encoder.beginComputePass();
-    this.pass.setPipeline(kernel.computePipeline);
-    this.pass.setBindGroup(0, group);
-    this.pass.dispatchWorkgroups(...groups);
-    if (++this.pending >= mostPending) this.flush();
-    else if (!this.willFlush) {
-      this.willFlush = true;
+    let known = this.#known.get(kernel);
+    if (!known) this.#known.set(kernel, (known = { uniforms: new Map(), groups: new Map() }));
+    const results = counts.map((floats) => this.#spare.take(4 * floats) ?? this.#newBuffer(4 * floats));
+    const group = this.#group(kernel, known, [this.#uniforms(kernel, known), ...arrays, ...results]);
+    this.#encoder ??= this.#device.createCommandEncoder();
+    this.#pass ??= this.#encoder.beginComputePass();
+    this.#pass.setPipeline(kernel.computePipeline);
+    this.#pass.setBindGroup(0, group);
+    this.#pass.dispatchWorkgroups(...groups);
+    if (++this.#pending >= mostPending) this.#flush();
+    else if (!this.#willFlush) {
+      this.#willFlush = true;
       queueMicrotask(() => {
-        this.willFlush = false;
-        this.flush();
+        this.#willFlush = false;
+        this.#flush();
       });
     }
     return results;
@@ -144,39 +144,39 @@ export class Launches {
 
   /** Copies what a buffer holds once all that was run has run. */
   copy(from: GPUBuffer, to: GPUBuffer, size: number): void {
-    this.endPass();
-    this.encoder ??= this.device.createCommandEncoder();
-    this.encoder.copyBufferToBuffer(from, 0, to, 0, size);
-    this.flush();
+    this.#endPass();
+    this.#encoder ??= this.#device.createCommandEncoder();
+    this.#encoder.copyBufferToBuffer(from, 0, to, 0, size);
+    this.#flush();
   }
 
-  private endPass(): void {
-    this.pass?.end();
-    this.pass = null;
+  #endPass(): void {
+    this.#pass?.end();
+    this.#pass = null;
   }
 
   /** Submits what is recorded. */
-  private flush(): void {
-    this.endPass();
-    if (this.encoder) this.device.queue.submit([this.encoder.finish()]);
-    this.encoder = null;
-    this.pending = 0;
-    this.bury();
+  #flush(): void {
+    this.#endPass();
+    if (this.#encoder) this.#device.queue.submit([this.#encoder.finish()]);
+    this.#encoder = null;
+    this.#pending = 0;
+    this.#bury();
   }
 
-  private bury(): void {
-    for (const buffer of this.doomed) buffer.destroy();
-    this.doomed = [];
+  #bury(): void {
+    for (const buffer of this.#doomed) buffer.destroy();
+    this.#doomed = [];
   }
 
-  private buryIfIdle(): void {
-    if (!this.pending) this.bury();
+  #buryIfIdle(): void {
+    if (!this.#pending) this.#bury();
   }
 
   /** Submits what is left, and keeps nothing more. */
   destroy(): void {
-    this.isOver = true;
-    this.spare.clear();
-    this.flush();
+    this.#isOver = true;
+    this.#spare.clear();
+    this.#flush();
   }
 }
