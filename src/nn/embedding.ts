@@ -5,6 +5,7 @@ import { take } from "../graph/indexing.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
+import { isSubstituting } from "../graph/variable.ts";
 import { type Initializer, normal } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
@@ -71,8 +72,9 @@ export class Embedding extends Module {
    */
   forward(ids: Tensor): Tensor {
     const { weight, paddingIdx, scale } = this;
-    // of a frozen table no row is trained
-    const y = embedding(weight.value, ids, paddingIdx === undefined || !weight.requiresGrad ? {} : { paddingIdx });
+    // of a frozen table no row is trained, unless another stands in for it, of which somebody may take a derivative
+    const fixed = paddingIdx !== undefined && (weight.requiresGrad || isSubstituting());
+    const y = embedding(weight.value, ids, fixed ? { paddingIdx } : {});
     return scale === 1 ? y : mul(y, number(y, scale));
   }
 }

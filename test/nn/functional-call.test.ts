@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { ConfigError, checkpoint, compile, grad, perSampleGradients, ShapeError, type Tensor, tensor } from "../../src/index.ts";
-import { crossEntropy, Dropout, functionalCall, Linear, Module } from "../../src/nn/index.ts";
+import { crossEntropy, Dropout, Embedding, functionalCall, Linear, Module } from "../../src/nn/index.ts";
 import { attach, lora } from "../../src/peft/index.ts";
 import { onEveryDevice } from "../devices.ts";
 
@@ -83,6 +83,20 @@ onEveryDevice(() => {
     near(first.forward(x()), net.forward(x()));
     later.forward(x());
     near(of(later), expected);
+  });
+
+  test("gives the row of a padding token no gradient, of a frozen table either", () => {
+    const table = new Embedding(3, 2, { paddingIdx: 1 });
+    const ids = tensor([0, 1], { dtype: "int32" });
+    for (const isTrained of [true, false]) {
+      table.weight.requiresGrad = isTrained;
+      const slope = grad((weight: Tensor) => functionalCall(table, { weight }, ids).sum());
+      expect(slope(table.weight.stored)[0]!.toArray()).toEqual([
+        [1, 1],
+        [0, 0],
+        [0, 0],
+      ]);
+    }
   });
 
   test("refuses what is no parameter and what has another shape", () => {
