@@ -122,7 +122,7 @@ export const knownMethods = (): readonly AnyMethod[] => [...Object.values(method
  * PEFT itself reads such files only where the method is registered there, too.
  *
  * @returns takes it off again, unless somebody else has registered it, too
- * @throws {ConfigError} for what `defineMethod` has not made, and when another method has its PEFT type and another schema
+ * @throws {ConfigError} for what `defineMethod` has not made, and when another method, which it is no variant of, has its PEFT type
  * @see docs/extending.md, which defines one and registers it
  */
 export function registerMethod(method: AnyMethod): () => void {
@@ -132,12 +132,15 @@ export function registerMethod(method: AnyMethod): () => void {
       got: method,
       hint: "Give the method itself, registerMethod(rowScale), not a config of it.",
     });
-  const taken = knownMethods().find((known) => known.peftType === method.peftType && known.schema !== method.schema);
+  const taken = knownMethods().find(
+    (known) =>
+      known !== method && known.peftType === method.peftType && (method.variantOf ?? method) !== (known.variantOf ?? known),
+  );
   if (taken)
-    throw new ConfigError(`there is another method of the type ${method.peftType}.`, {
+    throw new ConfigError(`there is another method of the type ${method.peftType}, which files of that type are read as.`, {
       operation: "registerMethod",
       got: method.peftType,
-      hint: "Give it a type of its own in configSchema.",
+      hint: "Give it a type of its own in configSchema, or `variantOf` the method that it is another form of.",
     });
   const entry = { method };
   others.add(entry);

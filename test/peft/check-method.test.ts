@@ -13,6 +13,7 @@ import {
   type LayerMethod,
   linearChange,
   loadAdapter,
+  lora,
   methods,
   registerMethod,
   saveAdapter,
@@ -127,6 +128,8 @@ it("is loaded from its files where it is registered, and a type is one method's"
   expect(() => registerMethod(defineMethod({ ...rowScale, schema: configSchema("ROW_SCALE", "other_", {}) } as never))).toThrow(
     "another method of the type ROW_SCALE",
   );
+  expect(() => registerMethod(defineMethod({ ...rowScale } as never))).toThrow("another method of the type ROW_SCALE");
+  expect(() => registerMethod(defineMethod({ ...lora } as never))).toThrow("which files of that type are read as");
   expect(() => registerMethod(rowScale({}) as never)).toThrow("not one of defineMethod");
   forget();
   forget();
