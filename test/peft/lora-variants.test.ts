@@ -100,37 +100,43 @@ describe("VeLoRA", () => {
 });
 
 describe("QA-LoRA", () => {
-  it.each(Object.entries(expected.qalora))("computes and learns as PEFT does with groups of %s, and can be merged", (g, want) => {
-    const model = holder();
-    const adapter = attach(model, qalora({ ...options, qaloraGroupSize: Number(g) }));
-    const parameters = own(adapter);
-    parameters["A"]!.assign(put(want.A, [r, into / Number(g)]));
-    parameters["B"]!.assign(put(expected.B, [out, r]));
-    const { y, A, B } = learn(model, parameters, batch(0));
-    close("y", y, want.y);
-    close("derivative of A", A, want.dA);
-    close("derivative of B", B, want.dB);
-    merge(model);
-    close("y of merged weights", model.forward(batch(0)), want.y);
-  });
+  it.each(Object.entries(expected.qalora).filter(([g]) => g !== "1"))(
+    "computes and learns as PEFT does with groups of %s, and can be merged",
+    (g, want) => {
+      const model = holder();
+      const adapter = attach(model, qalora({ ...options, qaloraGroupSize: Number(g) }));
+      const parameters = own(adapter);
+      parameters["A"]!.assign(put(want.A, [r, into / Number(g)]));
+      parameters["B"]!.assign(put(expected.B, [out, r]));
+      const { y, A, B } = learn(model, parameters, batch(0));
+      close("y", y, want.y);
+      close("derivative of A", A, want.dA);
+      close("derivative of B", B, want.dB);
+      merge(model);
+      close("y of merged weights", model.forward(batch(0)), want.y);
+    },
+  );
 
-  it("is plain LoRA where the file's A has as many inputs as the layer, as PEFT writes it for layers that are not of codes", async () => {
-    const [from, model, folder] = [holder(), holder(), memoryFolder()];
-    attach(from, lora({ ...options, initLoraWeights: false }));
-    await saveAdapter(from, folder);
-    const name = "adapter_config.json";
-    const config = JSON.parse(new TextDecoder().decode(folder.contents.get(name)));
-    await folder.write(new Map([[name, JSON.stringify({ ...config, use_qalora: true, qalora_group_size: 5 })]]));
-    await loadAdapter(model, folder);
-    const values = (of: typeof model) => downloadSync(of.forward(batch(0)));
-    expect(values(model)).toEqual(values(from));
-    const again = memoryFolder();
-    await saveAdapter(model, again);
-    const tensors = "adapter_model.safetensors";
-    expect(again.contents.get(tensors)).toEqual(folder.contents.get(tensors));
-    merge(model);
-    close("y of merged weights", model.forward(batch(0)), [...values(from)]);
-  });
+  it.each([1, 5])(
+    "is plain LoRA where the file's A has as many inputs as the layer, as PEFT writes it; groups of %i",
+    async (size) => {
+      const [from, model, folder] = [holder(), holder(), memoryFolder()];
+      attach(from, lora({ ...options, initLoraWeights: false }));
+      await saveAdapter(from, folder);
+      const name = "adapter_config.json";
+      const config = JSON.parse(new TextDecoder().decode(folder.contents.get(name)));
+      await folder.write(new Map([[name, JSON.stringify({ ...config, use_qalora: true, qalora_group_size: size })]]));
+      await loadAdapter(model, folder);
+      const values = (of: typeof model) => downloadSync(of.forward(batch(0)));
+      expect(values(model)).toEqual(values(from));
+      const again = memoryFolder();
+      await saveAdapter(model, again);
+      const tensors = "adapter_model.safetensors";
+      expect(again.contents.get(tensors)).toEqual(folder.contents.get(tensors));
+      merge(model);
+      close("y of merged weights", model.forward(batch(0)), [...values(from)]);
+    },
+  );
 
   it("wants inputs in whole groups, and plain starts", () => {
     expect(() => attach(holder(), qalora({ ...options, qaloraGroupSize: 5 }))).toThrow(

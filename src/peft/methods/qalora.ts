@@ -4,7 +4,7 @@
  *
  * PEFT has it for layers of GPTQ codes only, and reads past `use_qalora` on others, where its adapter is plain LoRA; here any linear layer has
  * it, and is merged like every other change of the weight. The values of the file are those of PEFT on GPTQ. A file whose A is [r, in] is
- * plain LoRA here, too; with groups of 1, where that is no sign, QA-LoRA.
+ * plain LoRA here, too, and so is every adapter with groups of 1, which share nothing: PEFT multiplies it by `in` on GPTQ codes alone.
  */
 import { ConfigError } from "../../errors.ts";
 import { matmul } from "../../graph/contraction.ts";
@@ -39,8 +39,8 @@ function pooled(x: Tensor, g: number): Tensor {
 /** A layer's config, with the inputs of its A where that comes from a file. */
 type OwnConfig = LoraConfig & { readonly inputsOfA?: number };
 
-/** PEFT has read past `use_qalora`. */
-const isPlain = (base: Base, c: OwnConfig): boolean => c.inputsOfA === base.in && c.qaloraGroupSize > 1;
+/** PEFT reads past `use_qalora`. */
+const isPlain = (base: Base, c: OwnConfig): boolean => c.inputsOfA === base.in || c.qaloraGroupSize === 1;
 
 const plain = lora.layers.linear as LayerMethod<OwnConfig, "A" | "B">;
 
