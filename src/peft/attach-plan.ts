@@ -135,7 +135,11 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
   ];
   return {
     method,
-    config: { ...config, ...(method.prompt ? {} : { targetModules: targets.targetModules }), ...orientation(config, layers) },
+    config: {
+      ...config,
+      ...(method.prompt ? {} : { targetModules: targets.targetModules }),
+      ...orientation(method, config, layers.slice(0, layers.length - tokens.length)),
+    },
     layers,
     shared: { ...method.shared?.parameters(basesOf(method, layers), config), ...companion?.parameters },
     companion,
@@ -214,10 +218,10 @@ class Patterns {
   }
 }
 
-/** `fanInFanOut` is what the layers are, whatever the caller said: PEFT, too, corrects it, and the last layer decides. */
-function orientation(config: AnyConfig, layers: readonly PlannedLayer[]): { fanInFanOut?: boolean } {
-  const last = layers.filter(({ facts }) => facts.kind === "linear").at(-1);
-  return last && "fanInFanOut" in config ? { fanInFanOut: last.facts.fanInFanOut ?? false } : {};
+/** `fanInFanOut` is what the layers are, whatever the caller said: PEFT, too, corrects it, and the last target decides. */
+function orientation(method: AnyMethod, config: AnyConfig, targets: readonly PlannedLayer[]): { fanInFanOut?: boolean } {
+  const last = targets.findLast(({ facts }) => facts.kind === "linear");
+  return last && !method.leavesOrientation && "fanInFanOut" in config ? { fanInFanOut: last.facts.fanInFanOut ?? false } : {};
 }
 
 /** What one adapter changes or trains as a whole cannot have layers in it that another changes. */

@@ -5,7 +5,8 @@ import { adaptedModel } from "./adapted-model.ts";
 
 /**
  * Runs `body` with the model as it was before any adapter, merged ones included, and puts everything back. Only biases that
- * are trained in place (the option `bias`) stay as they are, as in PEFT.
+ * are trained in place (the option `bias`) stay as they are, as in PEFT. Weights of which a start (PiSSA) has taken a part are whole, other
+ * than in PEFT: docs/decisions/0036-disabled-is-the-model-before.md.
  * @returns what `body` gives; may be asynchronous
  */
 export function disabled<T>(model: Module, body: () => T): T {

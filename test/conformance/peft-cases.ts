@@ -96,8 +96,7 @@ const turned: readonly MethodName[] = [
   "frod",
 ];
 const onTurned = turned.map((name) => {
-  // PEFT corrects `fan_in_fan_out` in what it saves, but not HiRA's
-  const options = { ...sampled(name, { in: 24, out: 24 }), ...possible[name], ...(name === "hira" ? { fanInFanOut: true } : {}) };
+  const options = { ...sampled(name, { in: 24, out: 24 }), ...possible[name] };
   return [`gpt2_${name}`, { ...options, targetModules: ["c_attn", "mlp.c_proj"], base: "gpt2" }] as const;
 });
 /** Those that adapt convolutions, on the one that makes vectors of the patches of an image. */
@@ -165,6 +164,8 @@ export const cases: Readonly<Record<string, Options & Case>> = {
   bias_all: { r: 2, bias: "all", targetModules: ["q_proj"] },
   bias_lora_only: { r: 2, bias: "lora_only", targetModules: ["k_proj", "gate_proj"] },
   lora_bias: { r: 2, loraAlpha: 5, loraBias: true, targetModules: qv },
+  qalora_of_one: { method: "qalora", r: 2, qaloraGroupSize: 1, targetModules: qv },
+  gpt2_trained_tokens: { r: 2, targetModules: ["c_attn"], trainableTokenIndices: [3, 7], base: "gpt2" },
   patterns: {
     r: 2,
     loraAlpha: 4,

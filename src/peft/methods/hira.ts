@@ -56,6 +56,7 @@ export const hira = defineMethod({
   formula: "W + W ⊙ (B·A)",
   keys: ["r", "hiraDropout", "initWeights", "rankPattern"],
   patterns: { rankPattern: "r" },
+  leavesOrientation: true,
   startsAtZero: ({ initWeights }) => initWeights !== false,
   keptInFile: (tensors, { rankPattern }) =>
     new Map(
