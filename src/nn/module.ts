@@ -7,7 +7,9 @@ import { currentDevice, upload } from "../compile/program.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape, wordType } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sameShape } from "../graph/shape.ts";
+import { showAs } from "../graph/shown-as.ts";
 import { assignAll, Setting, structure, Variable } from "../graph/variable.ts";
+import { outline } from "./outline.ts";
 
 /** A value that training may change. */
 export class Parameter extends Variable {
@@ -196,6 +198,8 @@ export abstract class Module {
     return this;
   }
 }
+
+showAs(Module.prototype, outline);
 
 /**
  * What a function of a model is given is one.

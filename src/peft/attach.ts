@@ -6,6 +6,7 @@ import { type ConfigSchema, defaultAdapterName } from "../formats/peft-adapter.t
 import type { TypedArray } from "../graph/dtype.ts";
 import { cast, copy } from "../graph/elementwise.ts";
 import { Tensor } from "../graph/node.ts";
+import { showAs } from "../graph/shown-as.ts";
 import { structure } from "../graph/variable.ts";
 import { readsText } from "../models/causal-lm.ts";
 import { answersText } from "../models/seq2seq-lm.ts";
@@ -16,6 +17,7 @@ import { type Adapted, type Adapter, adaptersOf, beginAdapters, choose } from ".
 import { AdapterLayer } from "./adapter-layer.ts";
 import { type AttachPlan, basesOf, type PlannedLayer, planAttach } from "./attach-plan.ts";
 import type { AdapterConfig, ParameterSpec, Start } from "./method.ts";
+import { wordConfig } from "./method-config.ts";
 import { textModel } from "./prompt/prompt-method.ts";
 import { type PromptStart, planPrompt, type StartSources, startPrompt } from "./prompt/prompt-start.ts";
 import { PromptPlace } from "./prompt/prompted-model.ts";
@@ -164,6 +166,7 @@ export function install(
     ),
     warnings,
   };
+  showAs(adapter, wordAdapter);
   adapted.adapters.set(name, adapter);
   choose(adapted, adapted.adapters.size === 1 ? [name] : adapted.active);
   return adapter;
@@ -207,6 +210,21 @@ function wrap(model: Module, adapted: Adapted, { module, path, facts }: PlannedL
   model.replaceModule(place, layer);
   adapted.layers.set(path, layer);
   return layer;
+}
+
+/** `Adapter "default": LORA { r: 8 }, 4 layers, 8192 values`. */
+function wordAdapter({ name, method, config, layers, shared, isPrompt, saved, biases, trainable }: Adapter): string {
+  const own = [...layers.values()].flatMap((layer) => Object.values(layer.adapters.get(name)?.parameters ?? {}));
+  const whole = [...saved.values()].flatMap(({ copies }) => [...(copies.get(name)?.values() ?? [])]);
+  const all = new Set([...own, ...whole, ...Object.values(shared), ...biases.values()]);
+  const parts = [
+    wordConfig(method.schema, config),
+    ...(isPrompt ? ["virtual tokens"] : [`${layers.size} layers`]),
+    ...(saved.size > 0 ? [`${[...saved.keys()].join(", ")} of its own`] : []),
+    ...(all.size > 0 ? [`${[...all].reduce((sum, { size }) => sum + size, 0)} values`] : []),
+    ...(trainable ? [] : ["not trained"]),
+  ];
+  return `Adapter "${name}": ${parts.join(", ")}`;
 }
 
 /** On the device of the layer's weight. Training reaches them once the adapter is active. */

@@ -75,6 +75,16 @@ function fullerName(word: string, options: Iterable<string>): string | undefined
   return all.find((name) => name.toLowerCase().endsWith(word.toLowerCase())) ?? all.find((name) => name === word[0]);
 }
 
+/** What is not as it is when nothing is said: `LORA { r: 16, targetModules: ["q_proj"] }`. */
+export function wordConfig(schema: ConfigSchema, config: AnyConfig): string {
+  const usual = toCamel(defaultConfig(schema));
+  const said = Object.entries(config).flatMap(([key, value]) => {
+    const word = wordJson(value);
+    return key === "peftVersion" || word === wordJson(usual[key]) ? [] : [`${key}: ${word}`];
+  });
+  return `${schema.peftType} { ${said.join(", ")} }`;
+}
+
 /** A config in the spelling of `adapter_config.json`, here and there. */
 export function toCamel(config: object): Record<string, unknown> {
   return Object.fromEntries(Object.entries(config).flatMap(([key, value]) => (key === "peft_type" ? [] : [[camel(key), value]])));

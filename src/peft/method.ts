@@ -10,13 +10,14 @@ import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Draw } from "../graph/primitive.ts";
 import type { Shape } from "../graph/shape.ts";
+import { showAs } from "../graph/shown-as.ts";
 import type { Matrix } from "../linalg/matrix.ts";
 import type { Layer, Module, Parameter } from "../nn/module.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import { checkLayers } from "./contradiction.ts";
 import type { Reading } from "./invocation.ts";
 import type { LayerKind } from "./layer-kind.ts";
-import { type AnyConfig, checkedConfig, type MethodConfig, toCamel, wordMethod } from "./method-config.ts";
+import { type AnyConfig, checkedConfig, type MethodConfig, toCamel, wordConfig, wordMethod } from "./method-config.ts";
 import type { AnyPromptMethod } from "./prompt/prompt-method.ts";
 import type { Scale } from "./scale.ts";
 import type { MethodSchedule } from "./schedule.ts";
@@ -235,6 +236,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   choose?(paths: readonly string[], config: Config): readonly string[];
   /** The config with what depends on the model's type filled in, as it is saved. */
   complete?(config: Config, modelType: string | undefined): Config;
+  /** PEFT saves `fan_in_fan_out` as the caller said, right or wrong. */
+  readonly leavesOrientation?: true;
   /** Keys of a file's config that PEFT has ignored, although they are not at their defaults. */
   ignored?(config: Config): readonly (keyof Config & string)[];
   /** What is odd about such an adapter when it comes from a file; a warning. */
@@ -324,9 +327,11 @@ export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefi
     const config = checkedConfig(definition as MethodDefinition<ConfigSchema, AnyConfig>, options);
     checkLayers(wordMethod(schema), config);
     definition.check?.(config as MethodConfig<Schema>);
-    return { method: made, config: config as MethodConfig<Schema> };
+    const adapter = { method: made, config: config as MethodConfig<Schema> };
+    return showAs(adapter, () => wordConfig(schema, config));
   };
   const made: AnyMethod = Object.assign(method, { ...definition, peftType: schema.peftType, variants });
+  showAs(made, () => `${schema.peftType}: ${definition.formula}`);
   if (variantOf) (variantOf.variants as AnyMethod[]).push(made);
   return made;
 }

@@ -10,6 +10,7 @@ import type { DType, TypedArray } from "../graph/dtype.ts";
 import { stopGradient } from "../graph/movement.ts";
 import { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
+import { showAs } from "../graph/shown-as.ts";
 import { Variable } from "../graph/variable.ts";
 import type { PaddingMode, Sorted } from "./arrange.ts";
 import * as arrange from "./arrange.ts";
@@ -361,10 +362,9 @@ Object.defineProperties(Tensor.prototype, {
     },
     configurable: true,
   },
-  [Symbol.for("nodejs.util.inspect.custom")]: {
-    value(this: Tensor): string {
-      return describe(this);
-    },
-    configurable: true,
-  },
 });
+showAs(Tensor.prototype, describe);
+showAs(
+  Variable.prototype,
+  (cell) => `${cell.constructor.name} ${describe(cell.stored)}${cell.requiresGrad ? "" : ", without a gradient"}`,
+);
