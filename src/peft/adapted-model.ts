@@ -5,18 +5,17 @@
 import type { Device } from "../devices/device.ts";
 import { ConfigError, checkOptions, nearestName, wordType } from "../errors.ts";
 import { checkAdapterName } from "../formats/peft-adapter.ts";
-import type { Tensor } from "../graph/node.ts";
 import { isObserved, Setting, structure } from "../graph/variable.ts";
 import { type Module, type Parameter, requireModule } from "../nn/module.ts";
 import type { Generator } from "../tensor/random.ts";
-import { AdapterLayer, type LayerAdapter, renamed, renameKey } from "./adapter-layer.ts";
+import { type AdapterLayer, type LayerAdapter, renamed, renameKey } from "./adapter-layer.ts";
 import { KeptWeights } from "./kept-weight.ts";
 import type { Replication } from "./layer-replication.ts";
 import type { AnyMethod, ParameterSpec, Start } from "./method.ts";
 import type { AnyConfig } from "./method-config.ts";
 import type { PromptPlace } from "./prompt/prompted-model.ts";
 import type { Scope } from "./row-groups.ts";
-import { SavedModule } from "./saved-module.ts";
+import type { SavedModule } from "./saved-module.ts";
 import { StandIn } from "./stand-in.ts";
 
 /** An adapter on a model. */
@@ -104,9 +103,12 @@ export function beginAdapters(model: Module): Adapted {
 /** Every module with its path in the unmodified model. */
 export function baseModules(model: Module): Map<string, Module> {
   const found = new Map<string, Module>();
+  const adapted = models.get(model);
+  const layers = new Set<Module>(adapted?.layers.values());
+  const saved = new Set<Module>(adapted?.saved.values());
   const visit = (path: string, at: Module): void => {
-    let module = at instanceof SavedModule ? at.original_module : at;
-    while (module instanceof AdapterLayer) module = module.base_layer; // of parameters of one module, one is around the other
+    let module = saved.has(at) ? (at as SavedModule).original_module : at;
+    while (layers.has(module)) module = (module as AdapterLayer).base_layer; // of parameters of one module, one is around the other
     found.set(path, module);
     for (const [name, child] of module.children())
       if (!(child instanceof StandIn)) visit(path === "" ? name : `${path}.${name}`, child);
@@ -372,17 +374,4 @@ export function release(model: Module, adapted: Adapted): void {
   }
   replication?.restore();
   models.delete(model);
-}
-
-/** All parameters of the base model by the names they have without adapters. */
-export function baseStateDict(model: Module): Map<string, Tensor> {
-  const found = new Map<string, Tensor>();
-  const seen = new Set<Parameter>();
-  for (const [path, module] of baseModules(model))
-    for (const [name, parameter] of module.ownParameters()) {
-      if (seen.has(parameter)) continue;
-      seen.add(parameter);
-      found.set(path === "" ? name : `${path}.${name}`, parameter.stored);
-    }
-  return found;
 }

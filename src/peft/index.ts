@@ -8,7 +8,6 @@ export {
   type Adapter,
   activeAdapters,
   adapterNames,
-  baseStateDict,
   deleteAdapter,
   detach,
   getAdapter,
@@ -19,6 +18,7 @@ export {
 } from "./adapted-model.ts";
 export { type LoadOptions, loadAdapter, type SaveOptions, saveAdapter } from "./adapter-file.ts";
 export { type AttachOptions, attach } from "./attach.ts";
+export { baseStateDict } from "./base-weight.ts";
 export { calibrateCorda } from "./calibration/corda.ts";
 export { calibrateEva } from "./calibration/eva.ts";
 export { calibrateLoraGa } from "./calibration/lora-ga.ts";

@@ -21,6 +21,8 @@ import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module } from "../nn/module.ts";
 import { QuantisedLinear } from "../nn/quantised-linear.ts";
 import { dynamicMap } from "../nn/quantiser.ts";
+import { baseModules } from "../peft/adapted-model.ts";
+import { baseParameters, refuseUnmerged } from "../peft/base-weight.ts";
 import { readTokenizer } from "../text/load-tokenizer.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { GenerateOptions } from "./generation.ts";
@@ -172,9 +174,9 @@ export interface SaveOptions {
 /**
  * Writes a model as `loadModel` and Hugging Face's `from_pretrained` read it: `config.json`, which names the dtype, and
  * `model.safetensors`, into a path or a folder of another kind. A parameter that two layers share is written once; weights of codes are
- * written as bitsandbytes keeps them.
+ * written as bitsandbytes keeps them. Of a model with adapters the base model is written, with what is merged into it.
  *
- * @throws {ConfigError} when the folder cannot be written
+ * @throws {ConfigError} when the folder cannot be written, or adapters act that are not merged
  */
 export async function saveModel(
   folder: FolderTarget,
@@ -189,16 +191,16 @@ export async function saveModel(
       operation: "saveModel",
       got: dtype,
     });
+  refuseUnmerged(model, "saveModel");
+  const modules = baseModules(model);
   const tensors = new Map<string, TensorToWrite>();
   const names: Partial<CheckpointNames> = model as Module & Partial<CheckpointNames>;
   const nameOf = (path: string) => names.nameOf?.(path) ?? path;
-  const layers = [...model.namedModules()].flatMap(([path, module]) =>
-    module instanceof QuantisedLinear ? [[path, module] as const] : [],
-  );
+  const layers = [...modules].flatMap(([path, module]) => (module instanceof QuantisedLinear ? [[path, module] as const] : []));
   for (const [path, layer] of layers)
     for (const [part, tensor] of quantisedTensors(layer.weightData(), dynamicMap()))
       tensors.set(nameOf(`${path}.${part}`), tensor);
-  for (const [path, parameter] of model.namedParameters())
+  for (const [path, parameter] of baseParameters(model))
     if (isFloat(parameter.dtype) && !layers.some(([layer]) => path !== `${layer}.bias` && path.startsWith(`${layer}.`)))
       tensors.set(nameOf(path), {
         dtype,
@@ -207,7 +209,7 @@ export async function saveModel(
       });
   const { torch_dtype, quantization_config, ...rest } = config;
   const [first] = layers;
-  const floats = [...model.namedModules()].filter(([, module]) => module instanceof Linear || module instanceof Conv1D);
+  const floats = [...modules].filter(([, module]) => module instanceof Linear || module instanceof Conv1D);
   const skipped = floats.map(([path]) => nameOf(`${path}.weight`).slice(0, -".weight".length));
   const codes = first && quantisationConfig(first[1].quantiser, skipped, quantization_config);
   const written: Record<string, unknown> = {

@@ -11,7 +11,7 @@ import { createModel } from "../../src/models/registry.ts";
 import { normal } from "../../src/nn/init.ts";
 import { Conv1D, Linear } from "../../src/nn/linear.ts";
 import type { Module } from "../../src/nn/module.ts";
-import { attach, lora, mergeAndUnload } from "../../src/peft/index.ts";
+import { attach, disabled, lora, merge, mergeAndUnload, setActive } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, readConfig, saveModel } from "../../src/train/load-model.ts";
 import { onEveryDevice } from "../devices.ts";
@@ -116,6 +116,29 @@ onEveryDevice(() => {
         expect(read.sharedPaths().has("lm_head.weight")).toBe(false);
       },
     );
+
+    test("hold the base model by its own names, with what is merged into it; adapters that are not are refused", async () => {
+      const model = await saved();
+      const run = (one: typeof model) => one.forward({ inputIds: inputIds() }).logits;
+      attach(model, lora({ targetModules: ["q_proj"], modulesToSave: ["norm"], initLoraWeights: false }));
+      await expect(saveModel(folder, model, config)).rejects.toThrow('the adapter "default" is not in the weights');
+      merge(model);
+      const merged = run(model);
+      await saveModel(folder, model, config);
+      expect(distance(run((await loadModel(folder)).model as typeof model), merged)).toBe(0);
+      setActive(model, []);
+      await saveModel(folder, model, config);
+      const plain = (await loadModel(folder)).model as typeof model;
+      expect(
+        distance(
+          run(plain),
+          disabled(model, () => run(model)),
+        ),
+      ).toBe(0);
+      attach(plain, lora({ targetModules: ["q_proj"], initLoraWeights: "pissa" }));
+      setActive(plain, []);
+      await expect(saveModel(folder, plain, config)).rejects.toThrow("would be lost");
+    });
 
     test("say so when the output layer is not tied any more", async () => {
       const model = await saved();
