@@ -18,7 +18,7 @@ const quiet = [
 ];
 
 /** WebGL2 and WebGPU computed by the processor, for machines without a graphics card. */
-export const softwareGraphics: readonly string[] = [
+const softwareGraphics: readonly string[] = [
   "--use-gl=angle",
   "--use-angle=swiftshader",
   "--enable-unsafe-swiftshader",

@@ -15,7 +15,7 @@ export interface Pages extends AsyncDisposable {
 }
 
 /** Processor time of all processes below this one, in milliseconds, as Linux counts it in hundredths of a second. */
-export function childrenMs(): number {
+function childrenMs(): number {
   const parents = new Map<number, { readonly parent: number; readonly ticks: number }>();
   for (const name of readdirSync("/proc")) {
     if (!/^\d+$/.test(name)) continue;

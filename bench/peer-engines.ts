@@ -112,7 +112,7 @@ export const takesPart = (engine: Engine, work: Work): boolean =>
   (engine.can?.(work) ?? true) && (!work.isLong || work.isForAll || !(engine.isSlow || engine.isPlain));
 
 /** Seconds of measuring in one process: single operations come to rest sooner than a step does. */
-export const secondsFor = (work: Work, seconds: number): number => (work.kind === "operation" ? seconds / 4 : seconds);
+const secondsFor = (work: Work, seconds: number): number => (work.kind === "operation" ? seconds / 4 : seconds);
 
 /** Where bench/ lies, whether this file runs compiled or not. */
 export const benchFolder = ["./", "../../bench/"]

@@ -45,7 +45,7 @@ export async function givenText(file: File): Promise<TextSource> {
 }
 
 /** Bytes that the engine can have at most: of WebAssembly's 4 GiB, and of three quarters of the memory that the browser tells. */
-export function memoryLimit(): number {
+function memoryLimit(): number {
   const { deviceMemory } = navigator as { deviceMemory?: number };
   return Math.min(4, deviceMemory === undefined ? 4 : 0.75 * deviceMemory) * 2 ** 30;
 }

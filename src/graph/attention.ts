@@ -67,6 +67,12 @@ const squares =
     return products * 2 * B * H * Tq * sources[1]!.shape[1]! * D;
   };
 
+const numbers = (attributes: Attributes): Readonly<Record<string, number>> => ({
+  causal: attributes["causal"] as number,
+  scale: scaleOf(attributes),
+  window: attributes["window"] as number,
+});
+
 /** q [B,Tq,H,D], k [B,Tk,G,D], v [B,Tk,G,E] → y [B,Tq,H,E] and, for the derivative, the log of each softmax's sum, [B,H,Tq]. */
 export const attentionOp: Fused = {
   kind: "fused",
@@ -74,11 +80,7 @@ export const attentionOp: Fused = {
   formula: "softmax(q·kᵀ/√D)·v",
   strided: [0, 1, 2],
   flops: squares(2),
-  numbers: (attributes) => ({
-    causal: attributes["causal"] as number,
-    scale: scaleOf(attributes),
-    window: attributes["window"] as number,
-  }),
+  numbers,
   compose(sources, attributes) {
     const [q, k, v] = groupsOf(sources);
     const S = scores(q, k, attributes);
@@ -129,11 +131,7 @@ export const attentionBackwardOp: Fused = {
   formula: "dS = P∘(g·vᵀ − Σ g∘y)",
   strided: [0, 1, 2, 3, 5],
   flops: squares(5),
-  numbers: (attributes) => ({
-    causal: attributes["causal"] as number,
-    scale: scaleOf(attributes),
-    window: attributes["window"] as number,
-  }),
+  numbers,
   compose(sources, attributes) {
     const [q, k, v] = groupsOf(sources);
     const [, , , y, logSum, g] = sources as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];

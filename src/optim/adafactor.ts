@@ -8,7 +8,6 @@ import { ConfigError } from "../errors.ts";
 import { add, div, max, mul, pow, recip, sqrt, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
-import type { Variable } from "../graph/variable.ts";
 import { minimum, rsqrt } from "../tensor/math.ts";
 import { mean } from "../tensor/statistics.ts";
 import { mix } from "./adam.ts";
@@ -17,8 +16,8 @@ import {
   type LearningRate,
   nonNegative,
   Optimizer,
-  type ParameterGroup,
   type Slot,
+  type Trained,
   type UpdateInputs,
   type UpdateResult,
   type Values,
@@ -71,10 +70,7 @@ const float32Epsilon = 2 ** -23;
 
 /** PyTorch's Adafactor: steps of min(lr, 1/√t) relative to the size of the parameter. */
 export class Adafactor extends Optimizer<AdafactorOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<AdafactorOptions>[],
-    options: Partial<AdafactorOptions> = {},
-  ) {
+  constructor(parameters: Trained<AdafactorOptions>, options: Partial<AdafactorOptions> = {}) {
     super(parameters, { lr: 1e-2, beta2Decay: -0.8, eps: [float32Epsilon, 1e-3], d: 1, weightDecay: 0 }, options);
   }
 
@@ -139,10 +135,7 @@ export interface TransformersAdafactorOptions extends LearningRate {
 
 /** Adafactor with the options of `transformers.Adafactor`, of which `lr: null` is `relativeStep` here. */
 export class TransformersAdafactor extends Optimizer<TransformersAdafactorOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<TransformersAdafactorOptions>[],
-    options: Partial<TransformersAdafactorOptions> = {},
-  ) {
+  constructor(parameters: Trained<TransformersAdafactorOptions>, options: Partial<TransformersAdafactorOptions> = {}) {
     super(
       parameters,
       {

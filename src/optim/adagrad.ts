@@ -2,7 +2,6 @@
 import { add, div, max, mul, sqrt, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
-import type { Variable } from "../graph/variable.ts";
 import { mix } from "./adam.ts";
 import {
   fraction,
@@ -10,7 +9,7 @@ import {
   mixSquare,
   nonNegative,
   Optimizer,
-  type ParameterGroup,
+  type Trained,
   type UpdateInputs,
   type UpdateResult,
   type Values,
@@ -36,10 +35,7 @@ export interface AdagradOptions extends Common {
  * @see https://jmlr.org/papers/v12/duchi11a.html
  */
 export class Adagrad extends Optimizer<AdagradOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<AdagradOptions>[],
-    options: Partial<AdagradOptions> = {},
-  ) {
+  constructor(parameters: Trained<AdagradOptions>, options: Partial<AdagradOptions> = {}) {
     super(parameters, { lr: 1e-2, lrDecay: 0, weightDecay: 0, initialAccumulatorValue: 0, eps: 1e-10 }, options);
   }
 
@@ -87,10 +83,7 @@ export interface RMSpropOptions extends Common {
  * @see https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf
  */
 export class RMSprop extends Optimizer<RMSpropOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<RMSpropOptions>[],
-    options: Partial<RMSpropOptions> = {},
-  ) {
+  constructor(parameters: Trained<RMSpropOptions>, options: Partial<RMSpropOptions> = {}) {
     super(parameters, { lr: 1e-2, alpha: 0.99, eps: 1e-8, weightDecay: 0, momentum: 0, centered: false }, options);
   }
 
@@ -130,10 +123,7 @@ export interface AdadeltaOptions extends Common {
  * @see https://arxiv.org/abs/1212.5701
  */
 export class Adadelta extends Optimizer<AdadeltaOptions> {
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<AdadeltaOptions>[],
-    options: Partial<AdadeltaOptions> = {},
-  ) {
+  constructor(parameters: Trained<AdadeltaOptions>, options: Partial<AdadeltaOptions> = {}) {
     super(parameters, { lr: 1, rho: 0.9, eps: 1e-6, weightDecay: 0 }, options);
   }
 

@@ -2,15 +2,13 @@
 import { add, div, less, max, mul, pow, recip, sqrt, sub, where } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
-import type { Variable } from "../graph/variable.ts";
 import { abs } from "../tensor/math.ts";
-import { advanceBias, biasCounters, checkAdam, mix } from "./adam.ts";
+import { BiasCorrected, mix } from "./adam.ts";
 import {
   type LearningRate,
   mixSquare,
   nonNegative,
-  Optimizer,
-  type ParameterGroup,
+  type Trained,
   type UpdateInputs,
   type UpdateResult,
   type Values,
@@ -30,25 +28,13 @@ export interface AdamaxOptions extends LearningRate {
  * m ← β₁m + (1 − β₁)g, u ← max(β₂u, |g| + ε), p ← p − lr·m / ((1 − β₁ᵗ)·u).
  * @see https://arxiv.org/abs/1412.6980, section 7.1
  */
-export class Adamax extends Optimizer<AdamaxOptions> {
-  constructor(parameters: readonly Variable[] | readonly ParameterGroup<AdamaxOptions>[], options: Partial<AdamaxOptions> = {}) {
+export class Adamax extends BiasCorrected<AdamaxOptions> {
+  constructor(parameters: Trained<AdamaxOptions>, options: Partial<AdamaxOptions> = {}) {
     super(parameters, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0 }, options);
-  }
-
-  protected override check({ betas, eps, weightDecay }: AdamaxOptions): void {
-    checkAdam("Adamax", betas, eps, weightDecay);
   }
 
   protected override slots(): Record<string, number> {
     return { expAvg: 0, expInf: 0 };
-  }
-
-  protected override counters(): Record<string, number> {
-    return biasCounters;
-  }
-
-  protected override advance(counters: Values, { betas }: AdamaxOptions): Values {
-    return advanceBias(counters, betas);
   }
 
   protected override derive({ lr, correction1 }: Values): Values {
@@ -71,11 +57,7 @@ export interface RAdamOptions extends AdamaxOptions {
 }
 
 /** Both moments of Adam, with weight decay in the gradient or, decoupled, in the parameter. */
-abstract class Moments<Options extends RAdamOptions> extends Optimizer<Options> {
-  protected override check({ betas, eps, weightDecay }: Options): void {
-    checkAdam(this.constructor.name, betas, eps, weightDecay);
-  }
-
+abstract class Moments<Options extends RAdamOptions> extends BiasCorrected<Options> {
   protected override slots(): Record<string, number> {
     return { expAvg: 0, expAvgSq: 0 };
   }
@@ -108,7 +90,7 @@ export interface NAdamOptions extends RAdamOptions {
  * @see https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
  */
 export class NAdam extends Moments<NAdamOptions> {
-  constructor(parameters: readonly Variable[] | readonly ParameterGroup<NAdamOptions>[], options: Partial<NAdamOptions> = {}) {
+  constructor(parameters: Trained<NAdamOptions>, options: Partial<NAdamOptions> = {}) {
     super(
       parameters,
       { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, momentumDecay: 4e-3, decoupledWeightDecay: false },
@@ -121,13 +103,13 @@ export class NAdam extends Moments<NAdamOptions> {
     nonNegative("NAdam", "momentumDecay", options.momentumDecay);
   }
 
-  protected override counters(): Record<string, number> {
-    return { step: 0, product: 1, ...biasCounters };
+  protected override counters(options: NAdamOptions): Readonly<Record<string, number>> {
+    return { step: 0, product: 1, ...super.counters(options) };
   }
 
   protected override advance({ step, product, ...bias }: Values, options: NAdamOptions): Values {
     const next = add(step!, number(step!, 1));
-    return { step: next, product: mul(product!, momentum(next, options)), ...advanceBias(bias, options.betas) };
+    return { step: next, product: mul(product!, momentum(next, options)), ...super.advance(bias, options) };
   }
 
   protected override derive({ lr, step, product, correction2 }: Values, options: NAdamOptions): Values {
@@ -165,20 +147,20 @@ function momentum(step: Tensor, { betas, momentumDecay }: NAdamOptions): Tensor 
  * @see https://arxiv.org/abs/1908.03265
  */
 export class RAdam extends Moments<RAdamOptions> {
-  constructor(parameters: readonly Variable[] | readonly ParameterGroup<RAdamOptions>[], options: Partial<RAdamOptions> = {}) {
+  constructor(parameters: Trained<RAdamOptions>, options: Partial<RAdamOptions> = {}) {
     super(parameters, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, decoupledWeightDecay: false }, options);
   }
 
-  protected override counters(): Record<string, number> {
-    return { step: 0, missing: 0, ...biasCounters };
+  protected override counters(options: RAdamOptions): Readonly<Record<string, number>> {
+    return { step: 0, missing: 0, ...super.counters(options) };
   }
 
-  protected override advance({ step, missing, ...bias }: Values, { betas }: RAdamOptions): Values {
+  protected override advance({ step, missing, ...bias }: Values, options: RAdamOptions): Values {
     // Σ(1 − β₂ˢ) over the steps before: what `length` needs without a difference of near equals
     return {
       step: add(step!, number(step!, 1)),
       missing: add(missing!, bias["correction2"]!),
-      ...advanceBias(bias, betas),
+      ...super.advance(bias, options),
     };
   }
 

@@ -2,14 +2,13 @@
 import { add, max, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
-import type { Variable } from "../graph/variable.ts";
 import {
   fraction,
   type LearningRate,
   mixSquare,
   nonNegative,
   Optimizer,
-  type ParameterGroup,
+  type Trained,
   type UpdateInputs,
   type UpdateResult,
   type Values,
@@ -27,36 +26,44 @@ export interface AdamOptions extends LearningRate {
   readonly amsgrad: boolean;
 }
 
+/** Optimisers whose running means start at 0, which makes them too small by 1 − β₁ᵗ and 1 − β₂ᵗ: those are counted. */
+export abstract class BiasCorrected<
+  Options extends Pick<AdamOptions, "lr" | "betas" | "eps" | "weightDecay">,
+> extends Optimizer<Options> {
+  protected override check({ betas, eps, weightDecay }: Options): void {
+    const { name } = this.constructor;
+    betas.forEach((beta, i) => {
+      fraction(name, `betas[${i}]`, beta);
+    });
+    nonNegative(name, "eps", eps);
+    nonNegative(name, "weightDecay", weightDecay);
+  }
+
+  protected override counters(_options: Options): Readonly<Record<string, number>> {
+    return { correction1: 0, correction2: 0 };
+  }
+
+  /** 1 − βᵗ from 1 − βᵗ⁻¹: c + (1 − β)(1 − c). No power and no difference of near equals, so float32 is enough. */
+  protected override advance({ correction1, correction2 }: Values, { betas: [beta1, beta2] }: Options): Values {
+    const next = (c: Tensor, beta: number) => add(c, mul(number(c, 1 - beta), sub(number(c, 1), c)));
+    return { correction1: next(correction1!, beta1), correction2: next(correction2!, beta2) };
+  }
+}
+
 /**
  * m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p − lr·m̂ / (√v̂ + ε) with m̂ = m/(1 − β₁ᵗ), v̂ = v/(1 − β₂ᵗ).
  * Weight decay is added to the gradient: g + weightDecay·p.
  *
  * @see https://arxiv.org/abs/1412.6980; https://openreview.net/forum?id=ryQu7f-RZ for amsgrad
  */
-export class Adam extends Optimizer<AdamOptions> {
+export class Adam extends BiasCorrected<AdamOptions> {
   /** @param defaults what a relative starts from in place of Adam's settings */
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<AdamOptions>[],
-    options: Partial<AdamOptions> = {},
-    defaults: Partial<AdamOptions> = {},
-  ) {
+  constructor(parameters: Trained<AdamOptions>, options: Partial<AdamOptions> = {}, defaults: Partial<AdamOptions> = {}) {
     super(parameters, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false, ...defaults }, options);
-  }
-
-  protected override check({ betas, eps, weightDecay }: AdamOptions): void {
-    checkAdam(this.constructor.name, betas, eps, weightDecay);
   }
 
   protected override slots({ amsgrad }: AdamOptions): Record<string, number> {
     return { expAvg: 0, expAvgSq: 0, ...(amsgrad ? { maxExpAvgSq: 0 } : {}) };
-  }
-
-  protected override counters(): Record<string, number> {
-    return biasCounters;
-  }
-
-  protected override advance(counters: Values, { betas }: AdamOptions): Values {
-    return advanceBias(counters, betas);
   }
 
   protected override derive({ lr, correction1, correction2 }: Values): Values {
@@ -88,7 +95,7 @@ export class Adam extends Optimizer<AdamOptions> {
  * @see https://arxiv.org/abs/1711.05101
  */
 export class AdamW extends Adam {
-  constructor(parameters: readonly Variable[] | readonly ParameterGroup<AdamOptions>[], options: Partial<AdamOptions> = {}) {
+  constructor(parameters: Trained<AdamOptions>, options: Partial<AdamOptions> = {}) {
     super(parameters, options, { weightDecay: 0.01 });
   }
 
@@ -104,21 +111,3 @@ export class AdamW extends Adam {
 
 /** β·old + (1 − β)·x, as PyTorch's lerp computes it. */
 export const mix = (old: Tensor, x: Tensor, beta: number): Tensor => add(old, mul(sub(x, old), number(x, 1 - beta)));
-
-/** 1 − β₁ᵗ and 1 − β₂ᵗ, which start at 0. */
-export const biasCounters = { correction1: 0, correction2: 0 };
-
-/** 1 − βᵗ from 1 − βᵗ⁻¹: c + (1 − β)(1 − c). No power and no difference of near equals, so float32 is enough. */
-export function advanceBias({ correction1, correction2 }: Values, [beta1, beta2]: readonly [number, number]): Values {
-  const next = (c: Tensor, beta: number) => add(c, mul(number(c, 1 - beta), sub(number(c, 1), c)));
-  return { correction1: next(correction1!, beta1), correction2: next(correction2!, beta2) };
-}
-
-/** @throws {ConfigError} for settings out of range that Adam's relatives have in common */
-export function checkAdam(operation: string, betas: readonly [number, number], eps: number, weightDecay: number): void {
-  betas.forEach((beta, i) => {
-    fraction(operation, `betas[${i}]`, beta);
-  });
-  nonNegative(operation, "eps", eps);
-  nonNegative(operation, "weightDecay", weightDecay);
-}

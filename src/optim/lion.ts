@@ -1,17 +1,9 @@
 /** Lion: only the sign of the momentum counts. */
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { number } from "../graph/source.ts";
-import type { Variable } from "../graph/variable.ts";
 import { sign } from "../tensor/math.ts";
 import { checkAdam, mix } from "./adam.ts";
-import {
-  type LearningRate,
-  Optimizer,
-  type ParameterGroup,
-  type UpdateInputs,
-  type UpdateResult,
-  type Values,
-} from "./optimizer.ts";
+import { type LearningRate, Optimizer, type Trained, type UpdateInputs, type UpdateResult, type Values } from "./optimizer.ts";
 
 /** Settings of Lion. */
 export interface LionOptions extends LearningRate {
@@ -27,7 +19,7 @@ export interface LionOptions extends LearningRate {
  * @see https://arxiv.org/abs/2302.06675
  */
 export class Lion extends Optimizer<LionOptions> {
-  constructor(parameters: readonly Variable[] | readonly ParameterGroup<LionOptions>[], options: Partial<LionOptions> = {}) {
+  constructor(parameters: Trained<LionOptions>, options: Partial<LionOptions> = {}) {
     super(parameters, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0 }, options);
   }
 

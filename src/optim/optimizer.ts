@@ -23,6 +23,9 @@ export interface LearningRate {
 /** Parameters with settings of their own; those that are not given are the optimiser's. */
 export type ParameterGroup<Options extends LearningRate> = Partial<Options> & { readonly parameters: readonly Variable[] };
 
+/** What is trained: parameters, or groups of them with settings of their own. */
+export type Trained<Options extends LearningRate> = readonly Variable[] | readonly ParameterGroup<Options>[];
+
 /** Values by name: what is kept for a parameter, or for a group. */
 export type Values = Readonly<Record<string, Tensor>>;
 
@@ -74,11 +77,7 @@ export abstract class Optimizer<Options extends LearningRate> {
    * @param options    settings of all groups that do not give them
    * @throws {ConfigError} for no parameters, a parameter given twice, a setting that there is not, or one out of range
    */
-  constructor(
-    parameters: readonly Variable[] | readonly ParameterGroup<Options>[],
-    defaults: Options,
-    options: Partial<Options>,
-  ) {
+  constructor(parameters: Trained<Options>, defaults: Options, options: Partial<Options>) {
     const operation = this.#operation;
     checkOptions(operation, options, Object.keys(defaults));
     if (parameters.length === 0) throw new ConfigError("got no parameters.", { operation });

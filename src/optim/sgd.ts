@@ -2,12 +2,11 @@
 import { ConfigError } from "../errors.ts";
 import { add, equal, mul, sub, where } from "../graph/elementwise.ts";
 import { number } from "../graph/source.ts";
-import type { Variable } from "../graph/variable.ts";
 import {
   type LearningRate,
   nonNegative,
   Optimizer,
-  type ParameterGroup,
+  type Trained,
   type UpdateInputs,
   type UpdateResult,
   type Values,
@@ -30,7 +29,7 @@ export interface SGDOptions extends LearningRate {
  * @see https://proceedings.mlr.press/v28/sutskever13.html
  */
 export class SGD extends Optimizer<SGDOptions> {
-  constructor(parameters: readonly Variable[] | readonly ParameterGroup<SGDOptions>[], options: Partial<SGDOptions> = {}) {
+  constructor(parameters: Trained<SGDOptions>, options: Partial<SGDOptions> = {}) {
     super(parameters, { lr: 1e-3, momentum: 0, dampening: 0, weightDecay: 0, nesterov: false }, options);
   }
 

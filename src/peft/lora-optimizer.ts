@@ -12,11 +12,10 @@ import { constant } from "../graph/source.ts";
 import { identity, inverseByHalves } from "../linalg/cayley.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { type AdamOptions, advanceBias, biasCounters, checkAdam, mix } from "../optim/adam.ts";
+import { type AdamOptions, BiasCorrected, mix } from "../optim/adam.ts";
 import {
   type Gradients,
   mixSquare,
-  Optimizer,
   type ParameterGroup,
   type UpdateInputs,
   type UpdateResult,
@@ -154,7 +153,7 @@ export type LoraFAOptions = Omit<AdamOptions, "amsgrad">;
  * attach(model, lora({ r: 4 }));
  * const optimizer = new LoraFA(model, { lr: 1e-3 });
  */
-export class LoraFA extends Optimizer<LoraFAOptions> {
+export class LoraFA extends BiasCorrected<LoraFAOptions> {
   readonly #pairs: readonly Pair[];
 
   /** Freezes A. @throws {ConfigError} when no active adapter is a LoRA on linear layers, or for a setting out of range */
@@ -167,20 +166,8 @@ export class LoraFA extends Optimizer<LoraFAOptions> {
     this.#pairs = pairs;
   }
 
-  protected override check({ betas, eps, weightDecay }: LoraFAOptions): void {
-    checkAdam("LoraFA", betas, eps, weightDecay);
-  }
-
   protected override slots(): Record<string, number> {
     return { expAvg: 0, expAvgSq: 0 };
-  }
-
-  protected override counters(): Record<string, number> {
-    return biasCounters;
-  }
-
-  protected override advance(counters: Values, { betas }: LoraFAOptions): Values {
-    return advanceBias(counters, betas);
   }
 
   protected override derive({ lr, correction1, correction2 }: Values, { weightDecay }: LoraFAOptions): Values {

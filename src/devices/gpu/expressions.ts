@@ -33,7 +33,7 @@ const called =
     code.call(name, ...x);
 
 /** Condition that `x` is NaN: neither at most 0 nor above it. (WGSL's compilers take `x != x` for false.) */
-export const isNaNText = (x: string): string => `!(${x} <= 0 || ${x} > 0)`;
+const isNaNText = (x: string): string => `!(${x} <= 0 || ${x} > 0)`;
 
 /** The larger of the two; NaN when either is, as Math.max has it. */
 const larger = (code: Code, x: string, y: string): string => code.choose(`${y} > ${x} || ${isNaNText(y)}`, y, x);
