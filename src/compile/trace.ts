@@ -85,44 +85,12 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
       operation: "compile",
       got: mostPrograms,
     });
-  /** By kind of arguments. */
-  const programs = new Map<string, Traced[]>();
-  /** The kind of each, in the order of their last use. */
-  const used = new Map<Traced, string>();
+  const programs = new Programs(fn, mostPrograms);
   let last: Traced | null = null;
-
   const get = (args: Args): { traced: Traced; leaves: Tensor[] } => {
     const leaves = leavesOf(args);
-    const device = currentDevice();
-    const key = `${device.name}|${structureOf(args)}`;
-    let traced = programs.get(key)?.find((one) => one.device === device && holds(one));
-    if (!traced) {
-      forgetOutdated();
-      traced = trace(fn, args, device);
-      programs.set(key, [...(programs.get(key) ?? []), traced]);
-    }
-    used.delete(traced);
-    used.set(traced, key);
-    for (const oldest of used.keys()) {
-      if (used.size <= mostPrograms) break;
-      forget(oldest);
-    }
-    last = traced;
-    return { traced, leaves };
-  };
-
-  const forget = (traced: Traced): void => {
-    const key = used.get(traced)!;
-    used.delete(traced);
-    const others = programs.get(key)!.filter((other) => other !== traced);
-    if (others.length) programs.set(key, others);
-    else programs.delete(key);
-    release(traced);
-  };
-
-  /** Programs of a model whose modules have been replaced are never run again. */
-  const forgetOutdated = (): void => {
-    for (const traced of [...used.keys()]) if (traced.settings.get(structure) !== structure.stored) forget(traced);
+    last = programs.get(args);
+    return { traced: last, leaves };
   };
 
   const compiled = (...args: Args): Result => {
@@ -159,15 +127,72 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
       return report;
     },
     get traces() {
-      return used.size;
+      return programs.size;
     },
     dispose() {
-      for (const traced of [...used.keys()]) forget(traced);
+      programs.clear();
       last = null;
     },
   };
   // not Object.assign, which would copy what the getter gives now
   return Object.defineProperties(compiled, Object.getOwnPropertyDescriptors(methods)) as typeof compiled & typeof methods;
+}
+
+/** The programs of one function. */
+class Programs<Args extends readonly TensorTree[]> {
+  readonly #fn: (...args: Args) => TensorTree;
+  readonly #most: number;
+  /** By kind of arguments. */
+  readonly #byKind = new Map<string, Traced[]>();
+  /** The kind of each, in the order of their last use. */
+  readonly #used = new Map<Traced, string>();
+
+  /** @param most that are kept: the one used longest ago makes room */
+  constructor(fn: (...args: Args) => TensorTree, most: number) {
+    this.#fn = fn;
+    this.#most = most;
+  }
+
+  get size(): number {
+    return this.#used.size;
+  }
+
+  /** The program for arguments of this kind with the settings of now; traced if there is none. */
+  get(args: Args): Traced {
+    const device = currentDevice();
+    const kind = `${device.name}|${structureOf(args)}`;
+    let traced = this.#byKind.get(kind)?.find((one) => one.device === device && holds(one));
+    if (!traced) {
+      this.#forgetOutdated();
+      traced = trace(this.#fn, args, device);
+      this.#byKind.set(kind, [...(this.#byKind.get(kind) ?? []), traced]);
+    }
+    this.#used.delete(traced);
+    this.#used.set(traced, kind);
+    for (const oldest of this.#used.keys()) {
+      if (this.#used.size <= this.#most) break;
+      this.#forget(oldest);
+    }
+    return traced;
+  }
+
+  clear(): void {
+    for (const traced of [...this.#used.keys()]) this.#forget(traced);
+  }
+
+  #forget(traced: Traced): void {
+    const kind = this.#used.get(traced)!;
+    this.#used.delete(traced);
+    const others = this.#byKind.get(kind)!.filter((other) => other !== traced);
+    if (others.length) this.#byKind.set(kind, others);
+    else this.#byKind.delete(kind);
+    release(traced);
+  }
+
+  /** Programs of a model whose modules have been replaced are never run again. */
+  #forgetOutdated(): void {
+    for (const traced of [...this.#used.keys()]) if (traced.settings.get(structure) !== structure.stored) this.#forget(traced);
+  }
 }
 
 function release({ program, inputs, fixed }: Traced): void {

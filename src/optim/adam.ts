@@ -31,12 +31,7 @@ export abstract class BiasCorrected<
   Options extends Pick<AdamOptions, "lr" | "betas" | "eps" | "weightDecay">,
 > extends Optimizer<Options> {
   protected override check({ betas, eps, weightDecay }: Options): void {
-    const { name } = this.constructor;
-    betas.forEach((beta, i) => {
-      fraction(name, `betas[${i}]`, beta);
-    });
-    nonNegative(name, "eps", eps);
-    nonNegative(name, "weightDecay", weightDecay);
+    checkAdam(this.constructor.name, betas, eps, weightDecay);
   }
 
   protected override counters(_options: Options): Readonly<Record<string, number>> {
@@ -111,3 +106,12 @@ export class AdamW extends Adam {
 
 /** β·old + (1 − β)·x, as PyTorch's lerp computes it. */
 export const mix = (old: Tensor, x: Tensor, beta: number): Tensor => add(old, mul(sub(x, old), number(x, 1 - beta)));
+
+/** @throws {ConfigError} for settings out of range that Adam's relatives have in common */
+export function checkAdam(operation: string, betas: readonly [number, number], eps: number, weightDecay: number): void {
+  betas.forEach((beta, i) => {
+    fraction(operation, `betas[${i}]`, beta);
+  });
+  nonNegative(operation, "eps", eps);
+  nonNegative(operation, "weightDecay", weightDecay);
+}
