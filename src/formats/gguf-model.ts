@@ -145,12 +145,26 @@ const transposed: Change = (tensor) => {
   return { shape: [columns, rows], load };
 };
 
+/** A scaling of positions that is numbers; others are in tensors. @throws {FormatError} for one that is not supported */
+function namedScaling(settings: GgufSettings): ConfigJson | undefined {
+  const type = settings.text("rope.scaling.type") ?? "none";
+  if (type === "none" || type === "longrope") return undefined;
+  if (type !== "linear" && type !== "yarn")
+    throw settings.refuse(`${settings.architecture}.rope.scaling.type`, type, "is not supported");
+  const factor = settings.number("rope.scaling.factor");
+  if (type === "linear") return { rope_type: type, factor };
+  return defined({
+    rope_type: type,
+    factor,
+    original_max_position_embeddings: settings.optional("rope.scaling.original_context_length"),
+    attention_factor: settings.optional("rope.scaling.yarn_attn_factor"),
+    beta_fast: settings.optional("rope.scaling.yarn_beta_fast"),
+    beta_slow: settings.optional("rope.scaling.yarn_beta_slow"),
+  });
+}
+
 /** What the whole Llama family has. */
 function llamaConfig(settings: GgufSettings): ConfigJson {
-  const linear = settings.text("rope.scaling.type") === "linear";
-  const type = settings.text("rope.scaling.type") ?? "none";
-  if (!["none", "linear", "longrope"].includes(type))
-    throw settings.refuse(`${settings.architecture}.rope.scaling.type`, type, "is not supported");
   return defined({
     hidden_size: settings.number("embedding_length"),
     intermediate_size: settings.number("feed_forward_length"),
@@ -161,7 +175,7 @@ function llamaConfig(settings: GgufSettings): ConfigJson {
     max_position_embeddings: settings.number("context_length"),
     rms_norm_eps: settings.number("attention.layer_norm_rms_epsilon"),
     rope_theta: settings.optional("rope.freq_base") ?? 10000,
-    rope_scaling: linear ? { rope_type: "linear", factor: settings.number("rope.scaling.factor") } : undefined,
+    rope_scaling: namedScaling(settings),
   });
 }
 

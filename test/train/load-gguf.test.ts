@@ -122,17 +122,22 @@ describe("ggufModel", () => {
     await expect(without.then(ggufModel)).rejects.toThrow('x.gguf has no metadata key "llama.block_count".');
     const text = file("llama", (metadata) => metadata.set("llama.block_count", "one"));
     await expect(text.then(ggufModel)).rejects.toThrow('"llama.block_count" (= "one"), which must be a number.');
-    const yarn = file("llama", (metadata) => metadata.set("llama.rope.scaling.type", "yarn"));
-    await expect(yarn.then(ggufModel)).rejects.toThrow('"llama.rope.scaling.type" (= "yarn"), which is not supported.');
-    await expect(yarn.then(ggufModel)).rejects.toBeInstanceOf(FormatError);
+    const scaled = file("llama", (metadata) => metadata.set("llama.rope.scaling.type", "ntk"));
+    await expect(scaled.then(ggufModel)).rejects.toThrow('"llama.rope.scaling.type" (= "ntk"), which is not supported.');
+    await expect(scaled.then(ggufModel)).rejects.toBeInstanceOf(FormatError);
   });
 
-  test("reads linear scaling", async () => {
+  test("reads scalings that are numbers, as the converter writes them", async () => {
     const linear = await file("llama", (metadata) => {
       metadata.set("llama.rope.scaling.type", "linear");
       metadata.set("llama.rope.scaling.factor", 4);
     });
     expect((await ggufModel(linear)).config["rope_scaling"]).toEqual({ rope_type: "linear", factor: 4 });
+    linear.metadata.set("llama.rope.scaling.type", "yarn");
+    linear.metadata.set("llama.rope.scaling.original_context_length", 16);
+    linear.metadata.set("llama.rope.scaling.yarn_beta_slow", 2);
+    const yarn = { rope_type: "yarn", factor: 4, original_max_position_embeddings: 16, beta_slow: 2 };
+    expect((await ggufModel(linear)).config["rope_scaling"]).toEqual(yarn);
   });
 
   // head sizes and ends with many, one and no angle between the ends
