@@ -135,7 +135,7 @@ describe("growth is noticed", () => {
   };
   test("of buffers", () => caught(() => kept.push(upload(device, new Float32Array(1), [1], "float32"))));
   test("of objects", () => caught((step) => kept.push({ step })));
-  test("of the heap, by a text a step", () => caught((step) => kept.push(`${step} of many `.repeat(24).split("").join(""))));
+  test("of the heap, by a text a step", () => caught((step) => kept.push(`${step} of many `.repeat(96).split("").join(""))));
   test("of kernels, by a number that becomes part of the code", () =>
     caught((step) => {
       using x = upload(device, new Float32Array(4), [4], "float32");
