@@ -31,7 +31,7 @@ type Read = (name: string, storedDType: string, size: number) => Promise<ArrayLi
  * Reads the weight of a layer.
  *
  * @param tensors by path in the model
- * @param table of the dynamic 8-bit map, which is the only one that scales are known to use
+ * @param dynamic table of the dynamic 8-bit map, which is the only one that scales are known to use
  * @throws {FormatError} when a part is missing or is not what the others say
  */
 export async function readQuantised(

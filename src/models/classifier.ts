@@ -53,7 +53,7 @@ export function classifierLoss(logits: Tensor, labels: Tensor, type: ProblemType
  * The state of each text's last token that is not padding, on whichever side that is.
  *
  * @param states   [B, T, C]
- * @param inputs   what words the tokens are; of vectors nobody knows whether they are padding, so the very last one is taken
+ * @param inputIds what words the tokens are; of vectors nobody knows whether they are padding, so the very last one is taken
  * @param padToken `null`: the very last token, of one text only
  * @returns        [B, C]
  * @throws {ConfigError} for several texts without a padding token: nobody knows where they end

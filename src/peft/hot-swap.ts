@@ -31,7 +31,7 @@ export interface HotSwapOptions {
  * Makes room in a LoRA adapter for all that will come with `hotSwap`: its A and B get `rank` rows and columns, with zeros in the new
  * ones, and its scaling goes into B. Programs are compiled once more after this, and not again.
  *
- * @param rank at least that of every layer
+ * @param options.rank at least that of every layer
  * @throws {ConfigError} for another method, a smaller rank, or convolutions in groups, whose rows belong to groups
  */
 export function prepareHotSwap(model: Module, options: HotSwapOptions & { readonly rank: number }): void {

@@ -20,7 +20,7 @@ import type { Drawings } from "./gl-drawing.ts";
 import { mendedShader } from "./gl-shader.ts";
 import { canDraw, type FlatTexture, unpackFours, WebGl1Drawings } from "./gl1-drawing.ts";
 import { WebGl2Drawings } from "./gl2-drawing.ts";
-import type { GlKernel, GlTexture } from "./gpujs-internals.ts";
+import type { GlKernel, GlTexture, TextureOwner } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
 import { countsOf, type Pass } from "./plan.ts";
 
@@ -112,6 +112,19 @@ const createUploader = (gpu: GpuInstance, length: number): GpuKernel =>
   });
 
 /**
+ * What a value asks its kernel for: GPU.js asks the one that made it, which may have made room for others by now, and then has no
+ * context to read it with or to delete it from.
+ */
+function ownerOf(gpu: GpuInstance): TextureOwner {
+  let framebuffer: WebGLFramebuffer | null = null;
+  const context = () => gpu.context as WebGLRenderingContext;
+  return {
+    deleteTexture: (texture) => context().deleteTexture(texture),
+    getRawValueFramebuffer: () => (framebuffer ??= context().createFramebuffer()),
+  };
+}
+
+/**
  * Corners of what is drawn, which are the same for all. GPU.js gives each kernel a buffer of its own, says only when it builds one which
  * is read, and deletes that with the kernel: whoever runs next would draw nothing.
  */
@@ -149,15 +162,7 @@ export function createGlBackend(library: GpuJs, mode: GlMode, adapter?: AdapterK
         hint: "Values on it are gone: open the device anew and go on from the last checkpoint.",
       });
   };
-  /**
-   * What a value asks its kernel for: GPU.js asks the one that made it, which may have made room for others by now, and then has no
-   * context to read it with or to delete it from.
-   */
-  let framebuffer: WebGLFramebuffer | null = null;
-  const owner = {
-    deleteTexture: (texture: WebGLTexture) => (gpu.context as WebGLRenderingContext).deleteTexture(texture),
-    getRawValueFramebuffer: () => (framebuffer ??= (gpu.context as WebGLRenderingContext).createFramebuffer()),
-  };
+  const owner = ownerOf(gpu);
   let handles = 0;
   const made = (raw: unknown, count: number): Handle => {
     handles++;

@@ -134,9 +134,7 @@ export class RowWriter {
   private readonly known: ReadonlyMap<Register, number>;
   /** Neighbours that a thread takes at once, as often as the row has so many; what is left is taken one by one. */
   private readonly lanes: Lanes;
-  private readonly thread: string;
-  private readonly threads: number;
-  private readonly meet: Sharing["meet"];
+  private readonly sharing: Sharing;
 
   constructor(
     program: LoopProgram,
@@ -144,7 +142,7 @@ export class RowWriter {
     known: ReadonlyMap<Register, number>,
     code: ShaderCode,
     lanes: Lanes,
-    { thread, threads, meet }: Sharing = { thread: "0", threads: 1, meet() {} },
+    sharing: Sharing = { thread: "0", threads: 1, meet() {} },
   ) {
     this.program = program;
     this.geometry = geometry;
@@ -152,14 +150,13 @@ export class RowWriter {
     this.code = code;
     this.writer = new LoopWriter(program, geometry, known, code);
     this.lanes = lanes;
-    this.thread = thread;
-    this.threads = threads;
-    this.meet = meet;
+    this.sharing = sharing;
   }
 
   /** Walks along the thread's elements of the row; `body` finds everything that is needed for `args` computed. */
   private overRow(args: readonly Register[], start: () => void, body: (i: string, lanes: Lanes) => void): void {
-    const { code, writer, program, lanes, thread, threads } = this;
+    const { code, writer, program, lanes } = this;
+    const { thread, threads } = this.sharing;
     const { inner } = this.geometry;
     const needed = neededFor(program, args, this.known);
     writer.compute(needed.filter((register) => program.instructions[register]!.level === "row"));
@@ -227,7 +224,7 @@ export class RowWriter {
     );
     join();
     for (const { op, register, name } of folds) {
-      this.meet(code, name, (mine, other) => combined(code, op, mine, other));
+      this.sharing.meet(code, name, (mine, other) => combined(code, op, mine, other));
       writer.set(register, single(name));
     }
   }
@@ -247,9 +244,10 @@ export class RowWriter {
     const { code, writer, program, known } = this;
     const ofRow = roots.filter((root) => !isElement(program, root));
     writer.compute(neededFor(program, ofRow, known));
-    if (ofRow.length && this.threads > 1) code.raw(`if (${this.thread} == 0) {`);
+    const { thread, threads } = this.sharing;
+    if (ofRow.length && threads > 1) code.raw(`if (${thread} == 0) {`);
     for (const root of ofRow) code.store("number", this.name(root), 1, false, roots.indexOf(root));
-    if (ofRow.length && this.threads > 1) code.raw("}");
+    if (ofRow.length && threads > 1) code.raw("}");
   }
 
   /** Writes the others, in one walk along the row. */
