@@ -2,8 +2,8 @@
  * Matrix product by register tiles: B is packed into panels 8 columns wide that stay in the first-level cache, and each panel meets
  * the rows of A six at a time, so that 12 accumulators of four lanes keep both multiply units busy. The loop over k is not unrolled:
  * V8 then runs out of registers. Every element is a sum of chains of multiply-adds in the order of k, one for
- * each block of at most 256 values of k, however rows and columns are cut: results do not depend on how the work was split, and
- * rounding errors grow with √256 inside of a chain, not with √K.
+ * each block of at most 512 values of k, however rows and columns are cut: results do not depend on how the work was split, and
+ * rounding errors grow with √512 inside of a chain, not with √K.
  */
 import { type Expression, type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import {
@@ -22,8 +22,11 @@ import { SimdBasics } from "./simd-basics.ts";
 export const tileRows = 6;
 /** Columns of B that a tile takes and a packed panel holds. */
 export const panelColumns = 8;
-/** Deepest packed panel: 8 columns × 256 × 4 bytes = 8 KiB beside 6 KiB of A in a first-level cache of 32 KiB. */
-const depthLimit = 256;
+/**
+ * Deepest packed panel: 8 columns × 512 × 4 bytes = 16 KiB beside 12 KiB of A in a first-level cache of 32 KiB. Every round over C costs each
+ * tile some 140 cycles, a deeper one rounds more. Where A is packed, too, blocks would have to be smaller, and packing them costs more than that.
+ */
+const depthLimit = { rows: 512, columns: 256, narrow: 256 } as const;
 
 /** Rows that meet one panel after the other: 48 × 256 × 4 bytes of A stay in a second-level cache. */
 const stripRows = 48;
@@ -40,7 +43,8 @@ const lineBytes = 64;
 const roundUp = (value: number, step: number): number => Math.ceil(value / step) * step;
 
 /** Values of k that are packed at once: K in equal parts, so that no round over C is for a few of them. */
-export const depthBlockOf = (K: number): number => roundUp(Math.ceil(K / Math.max(1, Math.ceil(K / depthLimit))), 4);
+export const depthBlockOf = ({ a }: Pick<MatmulVariant, "a">, K: number): number =>
+  roundUp(Math.ceil(K / Math.max(1, Math.ceil(K / depthLimit[a]))), 4);
 
 /** Bytes of scratch that a thread needs for blocks of these sizes. */
 export function tileScratchBytes(
@@ -50,7 +54,7 @@ export function tileScratchBytes(
   K: number,
   updateK: number,
 ): number {
-  const depth = depthBlockOf(K) + roundUp(updateK, 4);
+  const depth = depthBlockOf(variant, K) + roundUp(updateK, 4);
   const packedA = variant.a === "columns" ? roundUp(rowBlock, 4) * (depth * 4 + lineBytes) : 0;
   return packedOffset + Math.ceil(columnBlock / panelColumns) * (depth * panelRowBytes + lineBytes) + packedA;
 }
@@ -307,7 +311,7 @@ export function emitTile(
     () => {
       const part = f.local("i32");
       f.loop((again) => {
-        f.set(part, smaller(updateDepth, depthLimit));
+        f.set(part, smaller(updateDepth, depthLimit.rows));
         sumUp(update, updateStride, 0, part);
         f.increment(updateDepth, ["i32.sub", 0, part]);
         f.brIf(again, updateDepth);

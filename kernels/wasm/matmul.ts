@@ -90,6 +90,8 @@ const freeTasksPerThread = 16;
 const smallestFreeTask = 1 << 20;
 /** Columns of such a task. Short rows of A stay in the second-level cache from one task to the next; long ones come from behind it. */
 const narrowest = { short: 16, long: 32 } as const;
+/** Depth of a block of K that the next two are for. */
+const usualDepth = 256;
 /** Blocks of packed B (and A) that stay in a second-level cache. */
 const columnBlockLimit = { rows: 128, columns: 256, narrow: 128 } as const;
 const rowBlockLimit = { rows: 480, columns: 192, narrow: 480 } as const;
@@ -157,7 +159,7 @@ export function planMatmul(problem: MatmulProblem, threads: number): MatmulPlan 
   set(argument.bBatch, ...b.batch.map((stride) => bBytes * stride));
   set(argument.cBatch, ...c.batch.map((stride) => 4 * stride));
   set(argument.dBatch, ...(addend?.batch ?? [0, 0, 0]).map((stride) => 4 * stride));
-  set(argument.depthBlock, depthBlockOf(K));
+  set(argument.depthBlock, depthBlockOf(variant, K));
   if (update) {
     const { a, b } = update;
     set(argument.updateK, updateK);
@@ -224,11 +226,13 @@ function tileBlocks(
   threads: number,
 ): { rowBlock: number; columnBlock: number } {
   let rowParts = Math.max(1, Math.ceil(M / rowBlockLimit[variant.a]));
-  let columnParts = Math.max(1, Math.ceil(N / columnBlockLimit[variant.a]));
+  // panels that are twice as deep are half as many
+  const columnLimit = columnBlockLimit[variant.a] / (depthBlockOf(variant, K) > usualDepth ? 2 : 1);
+  let columnParts = Math.max(1, Math.ceil(N / columnLimit));
   const wanted = threads === 1 ? 1 : threads * tasksPerThread;
   // as long as A is not packed, nothing is done twice for narrower columns
   const mayNarrow = threads > 1 && variant.a === "rows";
-  const least = depthBlockOf(K) < K ? narrowest.long : narrowest.short;
+  const least = K > usualDepth ? narrowest.long : narrowest.short;
   for (;;) {
     const rowBlock = blockOf(M, rowParts, tileRows);
     const columnBlock = blockOf(N, columnParts, panelColumns);
