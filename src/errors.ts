@@ -18,6 +18,7 @@ export class LorikeetError extends Error {
   readonly hint: string | undefined;
 
   constructor(problem: string, fields: ErrorFields) {
+    requireKind(new.target.name, "an object", { fields });
     super(oneLine(`${fields.operation}: ${problem}${fields.hint === undefined ? "" : ` ${fields.hint}`}`));
     this.name = new.target.name;
     this.operation = fields.operation;
@@ -78,13 +79,40 @@ export function renamed(error: unknown, operation: string): unknown {
   return next;
 }
 
+/** What arguments must be, in the words of messages. */
+const kinds = {
+  "a text": (value) => typeof value === "string",
+  "a number": (value) => typeof value === "number" && !Number.isNaN(value),
+  "a whole number from 0": (value) => Number.isSafeInteger(value) && (value as number) >= 0,
+  "a whole number from 1": (value) => Number.isSafeInteger(value) && (value as number) >= 1,
+  "a function": (value) => typeof value === "function",
+  "an object": (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+  "a list": Array.isArray,
+  "a list of numbers": (value) =>
+    Array.isArray(value) ? value.every((item) => typeof item === "number") : ArrayBuffer.isView(value) && "length" in value,
+  "a Map": (value) => value instanceof Map,
+  "a Float32Array": (value) => value instanceof Float32Array,
+  "a Uint8Array": (value) => value instanceof Uint8Array,
+} as const satisfies Record<string, (value: unknown) => boolean>;
+
+/**
+ * What only a caller without types can pass is refused where it comes in, by the name of the argument.
+ *
+ * @throws {ConfigError} when one of these is not of the kind
+ */
+export function requireKind(operation: string, kind: keyof typeof kinds, given: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(given))
+    if (!kinds[kind](value))
+      throw new ConfigError(`\`${name}\` is ${wordArgument(value)}, not ${kind}.`, { operation, expected: kind, got: value });
+}
+
 /**
  * An options object holds nothing but `known` keys.
  * @returns the options
  * @throws {ConfigError} for another key, and for something that is no object
  */
 export function checkOptions<Options>(operation: string, options: Options, known: readonly string[]): Options {
-  if (typeof options !== "object" || options === null || Array.isArray(options))
+  if (!kinds["an object"](options))
     throw new ConfigError(`options are an object, got ${wordArgument(options)}.`, {
       operation,
       got: options,

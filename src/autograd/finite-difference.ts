@@ -2,9 +2,9 @@
  * Numeric derivatives, to check analytic ones with. Everything here only builds a graph; give it float64 inputs on the
  * reference device, because in float32 little is left after the subtraction.
  */
-import { checkOptions } from "../errors.ts";
+import { checkOptions, requireKind } from "../errors.ts";
 import { add, max, mul, neg, recip, sub } from "../graph/elementwise.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensorList, requireTensors, type Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import { type Differentiable, vjp } from "./grad.ts";
 import { inner } from "./jvp.ts";
@@ -24,6 +24,12 @@ export interface Difference {
   readonly uncertainty: Tensor;
 }
 
+function checkGiven(operation: string, f: unknown, inputs: unknown, tangents: unknown): void {
+  requireKind(operation, "a function", { f });
+  requireTensorList(operation, "inputs", inputs);
+  requireTensorList(operation, "tangents", tangents);
+}
+
 /**
  * Central difference of five points along `tangents`: what `jvp(f, inputs, tangents)` should give,
  * (8·(f(x+ht) − f(x−ht)) − (f(x+2ht) − f(x−2ht))) / 12h.
@@ -37,6 +43,7 @@ export function centralDifference(
   options: DifferenceOptions = {},
 ): Difference {
   const { step = 1e-3 } = checkOptions("centralDifference", options, ["step"]);
+  checkGiven("centralDifference", f, inputs, tangents);
   const at = (distance: number): Tensor => f(...inputs.map((x, i) => add(x, mul(tangents[i]!, number(x, distance)))));
   const [one, two, four] = [1, 2, 4].map((k) => {
     const difference = sub(at(k * step), at(-k * step));
@@ -64,6 +71,8 @@ export function gradientError(
   cotangent: Tensor,
   options: DifferenceOptions = {},
 ): Tensor {
+  checkGiven("gradientError", f, inputs, tangents);
+  requireTensors("gradientError", { cotangent });
   const gradients = vjp(f, ...inputs).pullback(cotangent);
   const analytic = gradients.map((g, i) => inner(g, tangents[i]!)).reduce(add);
   const numeric = inner(cotangent, centralDifference(f, inputs, tangents, options).value);

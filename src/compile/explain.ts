@@ -1,4 +1,5 @@
 /** What a program does, as text: every kernel with its work, and the memory that the intermediate values take. */
+import { requireKind } from "../errors.ts";
 import type { Schedule } from "./schedule.ts";
 
 const megabytes = (bytes: number): string => (bytes < 1e5 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(2)} MB`);
@@ -10,6 +11,7 @@ function traffic(schedule: Schedule, step: Schedule["steps"][number]): number {
 
 /** One line per kernel: how often, what, work in Mflop, bytes touched. Equal kernels are counted together. */
 export function explainSchedule(schedule: Schedule): string {
+  requireKind("explainSchedule", "a list", { "schedule.steps": (schedule as Partial<Schedule> | undefined)?.steps });
   const rows = new Map<string, { count: number; flops: number; bytes: number }>();
   for (const step of schedule.steps) {
     const row = rows.get(step.label) ?? { count: 0, flops: 0, bytes: 0 };

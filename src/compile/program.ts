@@ -3,7 +3,7 @@ import type { Binding, Buffer, Device, Dispatch, KernelCall } from "../devices/d
 import type { LoopProgram } from "../devices/loop-program.ts";
 import { ConfigError, checkOptions, DeviceError, wordArgument, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
-import { checkAlive, disposeStorage, type Storage, type Tensor } from "../graph/node.ts";
+import { checkAlive, disposeStorage, requireTensorList, type Storage, type Tensor } from "../graph/node.ts";
 import { buffer } from "../graph/source.ts";
 import { setRealize } from "../graph/variable.ts";
 import { type Schedule, type ScheduleOptions, schedule } from "./schedule.ts";
@@ -299,13 +299,16 @@ function deviceOf(tensors: readonly Tensor[]): Device {
 }
 
 /** Makes the schedule that computes `tensors`; for looking at, see explain.ts. */
-export function plan(tensors: readonly Tensor[], device: Device = deviceOf(tensors), options: ScheduleOptions = {}): Schedule {
+export function plan(tensors: readonly Tensor[], device?: Device, options: ScheduleOptions = {}): Schedule {
   checkOptions("plan", options, ["donors"]);
-  return schedule(tensors, device, options);
+  requireTensorList("plan", "tensors", tensors);
+  if (device !== undefined) checkDevice("plan", device);
+  return schedule(tensors, device ?? deviceOf(tensors), options);
 }
 
 /** Computes `tensors` and keeps their values. Those that have values already are left alone. */
 export function realize(tensors: readonly Tensor[]): void {
+  requireTensorList("realize", "tensors", tensors);
   const wanted = [...new Set(tensors)].filter((tensor) => {
     checkAlive("run", tensor);
     return tensor.storage === null;

@@ -3,6 +3,7 @@
  * values to those who wait only, as WebGPU does. docs/decisions/0011 has what else was thought of.
  */
 import { currentDevice, listStorages, moveStorage, storagesOn, useDevice } from "../compile/program.ts";
+import { requireKind } from "../errors.ts";
 import type { Storage } from "../graph/node.ts";
 import { defaultDevice } from "./choose.ts";
 import type { Buffer, Device } from "./device.ts";
@@ -51,6 +52,7 @@ async function move(storages: readonly Storage[], to: Device): Promise<void> {
  * await onHost(() => merge(model, undefined, { report: true }));
  */
 export async function onHost<T>(work: () => T | Promise<T>): Promise<T> {
+  requireKind("onHost", "a function", { work });
   const device = currentDevice();
   if (device.downloadSync) return work();
   const host = defaultDevice();

@@ -1,5 +1,5 @@
 /** Writing files so that a reader finds either the old content or the new, never half of it, and wording what the system refuses. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, requireKind } from "../errors.ts";
 import { nodeModule } from "./node-module.ts";
 
 /** Appends one piece to the file being written. */
@@ -16,6 +16,7 @@ export type FileContent = string | Uint8Array | ((append: Append) => Promise<voi
  */
 export async function writeFileAtomically(path: string, content: FileContent): Promise<void> {
   const operation = "writeFile";
+  checkFile(operation, path, [content]);
   const fs = nodeModule("fs/promises", operation);
   const { dirname } = nodeModule("path", operation);
   let temporary: string | undefined;
@@ -42,6 +43,8 @@ export async function writeFileAtomically(path: string, content: FileContent): P
  */
 export async function writeFolderAtomically(folder: string, files: ReadonlyMap<string, FileContent>): Promise<void> {
   const operation = "writeFolder";
+  requireKind(operation, "a Map", { files });
+  checkFile(operation, folder, files.values());
   const fs = nodeModule("fs/promises", operation);
   const { dirname, join } = nodeModule("path", operation);
   let temporary: string | undefined;
@@ -87,6 +90,13 @@ async function makeFolder(path: string): Promise<void> {
   await fs.mkdir(path).catch((error) => {
     if (error.code !== "EEXIST") throw error; // made by someone else meanwhile, or a file, which the next step reports
   });
+}
+
+/** @throws {ConfigError} for what is no path, and no content of a file */
+function checkFile(operation: string, path: unknown, contents: Iterable<unknown>): void {
+  requireKind(operation, "a text", { path });
+  for (const content of contents)
+    if (typeof content !== "string" && typeof content !== "function") requireKind(operation, "a Uint8Array", { content });
 }
 
 async function writeAndFlush(path: string, content: FileContent): Promise<void> {

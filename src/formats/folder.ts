@@ -2,7 +2,7 @@
  * Files that belong together, read piece by piece wherever they are: a folder on disk, what a browser was given, bytes in memory,
  * a repository of the Hub (hub.ts). What reads models and adapters knows only this.
  */
-import { ConfigError, FormatError, wordType } from "../errors.ts";
+import { ConfigError, FormatError, requireKind, wordArgument, wordType } from "../errors.ts";
 import { wordSystemError } from "./atomic-file.ts";
 import { nodeModule } from "./node-module.ts";
 
@@ -114,7 +114,9 @@ export async function openBytes(
   operation: string,
 ): Promise<ByteSource> {
   if (typeof source === "string") return diskFile(source, operation);
-  return source instanceof Uint8Array || source instanceof Blob ? memoryFile(source, name ?? "(bytes)") : source;
+  if (source instanceof Uint8Array || source instanceof Blob) return memoryFile(source, name ?? "(bytes)");
+  requireKind(operation, "a function", { "source.read": (source as Partial<ByteSource> | null)?.read });
+  return source;
 }
 
 /** Files in a browser (`input.files`, also of a whole folder) or in memory by name. */
@@ -126,6 +128,7 @@ export type GivenFiles = Iterable<File> | Readonly<Record<string, Blob | Uint8Ar
  * @throws {ConfigError} for what is no file, and when two have one name
  */
 export function filesFolder(given: GivenFiles, operation: string): Folder {
+  requireKind(operation, "an object", { files: Array.isArray(given) ? {} : given });
   const files = new Map<string, Uint8Array | Blob>();
   const named: Iterable<readonly [string, unknown]> =
     Symbol.iterator in given ? [...given].map((file) => [nameOf(file), file] as const) : Object.entries(given);
@@ -143,6 +146,16 @@ export function filesFolder(given: GivenFiles, operation: string): Folder {
   const open = async (file: string) => memoryFile(files.get(file) ?? missing(folder, file, operation), file);
   const folder: Folder = { name: "", files: new Set(files.keys()), open };
   return folder;
+}
+
+/** @throws {ConfigError} for what is no folder that is open */
+export function requireFolder(operation: string, folder: unknown): asserts folder is Folder {
+  const { files, open } = (folder ?? {}) as Partial<Folder>;
+  if (typeof open === "function" && files instanceof Set) return;
+  throw new ConfigError(`the folder is ${wordArgument(folder)}, neither a path nor a folder that is open.`, {
+    operation,
+    got: folder,
+  });
 }
 
 /** Where a folder was picked, the names in it begin with its own. */

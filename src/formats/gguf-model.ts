@@ -4,7 +4,7 @@
  *
  * @see https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py
  */
-import { FormatError, nearestName, wordJson } from "../errors.ts";
+import { FormatError, nearestName, requireKind, wordJson } from "../errors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
 import type { GgufFile, GgufTensor } from "./gguf.ts";
@@ -19,6 +19,7 @@ export class GgufSettings {
 
   constructor(file: GgufFile) {
     this.file = file;
+    requireKind("ggufModel", "a Map", { "file.metadata": (file as Partial<GgufFile> | null)?.metadata });
     const architecture = file.metadata.get("general.architecture");
     if (typeof architecture !== "string") throw this.refuse("general.architecture", architecture, "must name an architecture");
     this.architecture = architecture;

@@ -5,9 +5,9 @@
  *
  * @see https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
-import { FormatError, wordJson, wordShape } from "../errors.ts";
+import { FormatError, requireKind, wordJson, wordShape } from "../errors.ts";
 import { sizeOf } from "../graph/shape.ts";
-import { type ByteSource, type Folder, openBytes } from "./folder.ts";
+import { type ByteSource, type Folder, openBytes, requireFolder } from "./folder.ts";
 import { type BlockFormat, blockFormats } from "./gguf-block.ts";
 import type { StoredTensor } from "./safetensors.ts";
 import { decodeElements, storedDTypes } from "./stored-dtype.ts";
@@ -89,6 +89,8 @@ export async function readGguf(source: string | Uint8Array | Blob | ByteSource, 
  * @throws {FormatError} when one is missing or broken
  */
 export async function openGguf(folder: Folder, file: string): Promise<GgufFile> {
+  requireFolder("openGguf", folder);
+  requireKind("openGguf", "a text", { file });
   const part = (number: number) => file.replace(/-\d{5}(?=-of-\d{5}\.gguf$)/, `-${String(number).padStart(5, "0")}`);
   const first = await readGguf(await folder.open(folder.files.has(part(1)) ? part(1) : file));
   const count = first.metadata.get("split.count");

@@ -4,7 +4,7 @@
  *
  * @see https://huggingface.co/docs/huggingface_hub/guides/manage-cache
  */
-import { ConfigError, checkOptions, FormatError, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, wordJson } from "../errors.ts";
 import { wordSystemError, writeFileAtomically } from "./atomic-file.ts";
 import { type ByteSource, diskFile, type Folder } from "./folder.ts";
 import { download } from "./hub-download.ts";
@@ -27,7 +27,9 @@ export const isHubId = (text: string): boolean =>
  * `await hubFolder("HuggingFaceTB/SmolLM2-135M", { revision: "main" })` gives the folder of that model.
  */
 export async function hubFolder(id: string, options: HubOptions = {}): Promise<Folder> {
-  return openHub(id, checkOptions("hubFolder", options, hubOptionNames));
+  checkOptions("hubFolder", options, hubOptionNames);
+  requireKind("hubFolder", "a text", { id });
+  return openHub(id, options);
 }
 
 /** The same for those who have checked what they were given, which may be more. */

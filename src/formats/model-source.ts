@@ -1,7 +1,7 @@
 /** What `loadModel`, `loadTokenizer` and `loadAdapter` take: a path, a repository of the Hub, or files that a browser has. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, requireKind } from "../errors.ts";
 import { wordSystemError } from "./atomic-file.ts";
-import { diskFolder, type Folder, filesFolder, type GivenFiles, pathIn, wordFolder } from "./folder.ts";
+import { diskFolder, type Folder, filesFolder, type GivenFiles, pathIn, requireFolder, wordFolder } from "./folder.ts";
 import { type HubOptions, isHubId, openHub } from "./hub.ts";
 import { hasFileSystem, hubOptionNames } from "./hub-settings.ts";
 import { nodeModule } from "./node-module.ts";
@@ -35,11 +35,13 @@ export interface OpenSource {
  * @throws {ConfigError} when it cannot be read
  */
 export async function openSource(source: ModelSource, operation: string, options: SourceOptions = {}): Promise<OpenSource> {
+  requireKind("openSource", "a text", { operation });
+  requireKind(operation, "an object", { options });
   const named = options.file === undefined ? {} : { file: options.file };
   const part = (folder: Folder): Folder =>
     options.subfolder === undefined ? folder : within(folder, options.subfolder, operation);
   if (typeof source !== "string")
-    return { folder: part("open" in source ? source : filesFolder(source.files, operation)), ...named };
+    return { folder: part(isGiven(source) ? filesFolder(source.files, operation) : opened(source, operation)), ...named };
   if (!hasFileSystem()) return { folder: part(await openHub(source, options)), ...named };
   const fs = nodeModule("fs/promises", operation);
   const { basename, dirname, join } = nodeModule("path", operation);
@@ -54,6 +56,14 @@ export async function openSource(source: ModelSource, operation: string, options
   if (!stat) return { folder: part(await hubOrFolder(source, options)), ...named };
   if (stat.isDirectory()) return { folder: await diskFolder(join(source, options.subfolder ?? ""), operation), ...named };
   return { folder: await diskFolder(dirname(source), operation), file: basename(source) };
+}
+
+const isGiven = (source: Exclude<ModelSource, string>): source is { readonly files: GivenFiles } =>
+  typeof source === "object" && source !== null && "files" in source && !("open" in source);
+
+function opened(source: unknown, operation: string): Folder {
+  requireFolder(operation, source);
+  return source;
 }
 
 /** The small model that comes with the package: it has this name wherever a program runs, unless a folder there has it. */

@@ -2,7 +2,7 @@
  * Adapter folders as Hugging Face PEFT reads and writes them: `adapter_config.json` (see `peft-config.ts`),
  * `adapter_model.safetensors` and a model card, and how names in the file and in the live model correspond.
  */
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import { type FileContent, wordSystemError } from "./atomic-file.ts";
 import { type Folder, pathIn, readText, wordFolder } from "./folder.ts";
 import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "./model-source.ts";
@@ -46,6 +46,7 @@ export async function readAdapter<Schema extends ConfigSchema>(
   options: SourceOptions = {},
 ): Promise<AdapterFile<Schema>> {
   checkOptions("readAdapter", options, sourceOptionNames);
+  requireKind("readAdapter", "a list", { schemas });
   const operation = "readAdapter";
   const { folder } = await openSource(source, operation, options);
   const { files } = folder;
@@ -90,6 +91,7 @@ async function adaptersWithin(
 /** Names of the adapters saved in `folder`: `default` for the folder itself, else those of its subfolders. */
 export async function listAdapters(folder: string): Promise<readonly string[]> {
   const operation = "listAdapters";
+  requireKind(operation, "a text", { folder });
   const fs = nodeModule("fs/promises", operation);
   const { join } = nodeModule("path", operation);
   const entries = await fs.readdir(folder, { withFileTypes: true }).catch((error) => {
@@ -127,9 +129,10 @@ export interface AdapterToWrite<Schema extends ConfigSchema> {
  */
 export async function writeAdapter<Schema extends ConfigSchema>(
   folder: FolderTarget,
-  { schema, config, tensors, name = defaultAdapterName }: AdapterToWrite<Schema>,
+  adapter: AdapterToWrite<Schema>,
 ): Promise<string> {
   const operation = "writeAdapter";
+  const { schema, config, tensors, name = defaultAdapterName } = checkParts(operation, adapter);
   checkAdapterName(name, schema);
   // the config last: a folder without it is no adapter, so one being filled is never taken for one
   const files = new Map<string, FileContent>([
@@ -145,12 +148,17 @@ export async function writeAdapter<Schema extends ConfigSchema>(
   return target.name;
 }
 
+function checkParts<Adapter extends AdapterToWrite<ConfigSchema>>(operation: string, adapter: Adapter): Adapter {
+  requireKind(operation, "an object", { adapter });
+  const { schema, config, tensors } = adapter;
+  requireKind(operation, "an object", { schema, config, tensors });
+  requireKind(operation, "an object", { "schema.keys": schema.keys });
+  return adapter;
+}
+
 /** The same files in memory, for places without folders, by name. */
-export function encodeAdapter<Schema extends ConfigSchema>({
-  schema,
-  config,
-  tensors,
-}: AdapterToWrite<Schema>): Map<string, Uint8Array> {
+export function encodeAdapter<Schema extends ConfigSchema>(adapter: AdapterToWrite<Schema>): Map<string, Uint8Array> {
+  const { schema, config, tensors } = checkParts("encodeAdapter", adapter);
   const utf8 = new TextEncoder();
   return new Map([
     [weightsFile, encodeSafetensors(tensors, { format: "pt" })],

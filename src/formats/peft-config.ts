@@ -2,7 +2,7 @@
  * `adapter_config.json` as Hugging Face PEFT reads and writes it. A method states its keys once, with defaults and what each
  * accepts; reading, checking, did-you-mean and writing follow from that.
  */
-import { ConfigError, FormatError, nearestName, wordJson } from "../errors.ts";
+import { ConfigError, FormatError, nearestName, requireKind, wordJson } from "../errors.ts";
 import { compareCodePoints } from "./safetensors.ts";
 
 /** The PEFT release whose files these are; written into every config. */
@@ -149,6 +149,7 @@ export function configSchema<const Type extends string, Keys extends ConfigKeys>
 
 /** A full config with every key at its default. */
 export function defaultConfig<Schema extends ConfigSchema>(schema: Schema): FileConfig<Schema> {
+  requireKind("adapter config", "an object", { schema, "schema.keys": (schema as Partial<Schema> | undefined)?.keys });
   const defaults = Object.entries(schema.keys).map(([name, { default: value }]) => [name, structuredClone(value)]);
   return { peft_type: schema.peftType, ...Object.fromEntries(defaults) } as FileConfig<Schema>;
 }

@@ -4,7 +4,7 @@
  *
  * @see https://huggingface.co/docs/safetensors/index#format
  */
-import { ConfigError, FormatError, wordJson, wordShape } from "../errors.ts";
+import { ConfigError, FormatError, requireKind, wordJson, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { type FileContent, writeFileAtomically } from "./atomic-file.ts";
@@ -269,7 +269,8 @@ function layOut(tensors: TensorsToWrite, metadata: Metadata | undefined): Layout
 }
 
 const quoteWhole = (text: string): string => JSON.stringify(text);
-const refuse: Failure = (problem, got) => new ConfigError(problem, { operation: "writeSafetensors", got });
+const writing = "writeSafetensors";
+const refuse: Failure = (problem, got) => new ConfigError(problem, { operation: writing, got });
 
 /** By Unicode code points, as UTF-8 bytes and Python sort; JavaScript's own order differs past U+FFFF. */
 export function compareCodePoints(a: string, b: string): number {
@@ -283,12 +284,16 @@ export function compareCodePoints(a: string, b: string): number {
 }
 
 function entriesOf<T>(map: ReadonlyMap<string, T> | Readonly<Record<string, T>>): [string, T][] {
+  requireKind(writing, "an object", { tensors: map });
   return map instanceof Map ? [...map] : Object.entries(map as Readonly<Record<string, T>>);
 }
 
-function storageOf(name: string, tensor: TensorToWrite): StoredDType {
+/** How a tensor is stored. @throws {ConfigError} for a name or a shape that cannot be written, and a dtype that does not fit */
+export function storageOf(name: string, tensor: TensorToWrite): StoredDType {
   const problem = badName(name);
   if (problem !== undefined) throw refuse(`cannot write a tensor called ${wordJson(name)}: ${problem}.`, name);
+  requireKind(writing, "an object", { [name]: tensor });
+  requireKind(writing, "a list", { [`${name}.shape`]: tensor.shape });
   if (!tensor.shape.every(isCount) || !Number.isSafeInteger(sizeOf(tensor.shape)))
     throw refuse(
       `tensor ${wordJson(name)} has the shape ${wordShape(tensor.shape)}, which is not a list of sizes.`,

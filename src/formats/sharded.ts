@@ -2,9 +2,9 @@
  * Checkpoints of one or several safetensors files: `model.safetensors`, or `model.safetensors.index.json` whose `weight_map` says
  * which file holds which tensor. Both read as one map of tensors.
  */
-import { ConfigError, checkOptions, FormatError, nearestName, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, nearestName, requireKind, wordJson } from "../errors.ts";
 import type { FileContent } from "./atomic-file.ts";
-import { diskFolder, type Folder, isFolder, pathIn, readText, wordFolder } from "./folder.ts";
+import { diskFolder, type Folder, isFolder, pathIn, readText, requireFolder, wordFolder } from "./folder.ts";
 import { nodeModule } from "./node-module.ts";
 import {
   compareCodePoints,
@@ -13,6 +13,7 @@ import {
   type SafetensorsFile,
   type StoredTensor,
   safetensorsContent,
+  storageOf,
   storedBytes,
   type TensorsToWrite,
   type TensorToWrite,
@@ -45,6 +46,7 @@ export async function openCheckpoint(source: string | Folder, options: { readonl
   if (typeof source === "string" && !(await isFolder(source, operation)))
     return checkpoint(await readSafetensors(source), [nodeModule("path", operation).basename(source)]);
   const folder = typeof source === "string" ? await diskFolder(source, operation) : source;
+  requireFolder(operation, folder);
   const single = `${name}.safetensors`;
   const index = `${single}.index.json`;
   if (folder.files.has(single)) return openCheckpointFile(folder, single);
@@ -88,6 +90,8 @@ export async function openSharded(
   source = "model.safetensors.index.json",
 ): Promise<Checkpoint> {
   const fail = (problem: string, got?: unknown) => new FormatError(`${source} ${problem}`, { operation: "openCheckpoint", got });
+  requireKind("openSharded", "a text", { indexText });
+  requireKind("openSharded", "a function", { openShard });
   const weightMap = parseIndex(indexText, fail);
   const shards = new Map<string, SafetensorsFile>();
   for (const file of new Set(weightMap.values())) shards.set(file, await openShard(file));
@@ -168,11 +172,13 @@ export async function writeCheckpoint(
       operation: "writeCheckpoint",
       got: maxShardBytes,
     });
+  requireKind("writeCheckpoint", "an object", { tensors });
   const entries: [string, TensorToWrite][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
   const shards: Map<string, TensorToWrite>[] = [];
   let room = 0;
   let total = 0;
   for (const [key, tensor] of entries) {
+    storageOf(key, tensor);
     const bytes = storedBytes(tensor);
     if (shards.length === 0 || bytes > room) {
       shards.push(new Map());

@@ -1,7 +1,7 @@
 /** Folders that can be written to, wherever they are: on disk, in memory, or what a browser keeps for a page. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, requireKind } from "../errors.ts";
 import { type FileContent, writeFolderAtomically } from "./atomic-file.ts";
-import { diskFile, type Folder, memoryFile, pathIn } from "./folder.ts";
+import { diskFile, type Folder, memoryFile, pathIn, requireFolder } from "./folder.ts";
 import { nodeModule } from "./node-module.ts";
 
 declare global {
@@ -23,6 +23,8 @@ export type FolderTarget = string | WritableFolder;
 /** A folder to write to, or a folder within it. On disk it need not exist. */
 export async function openTarget(target: FolderTarget, operation: string, subfolder = ""): Promise<WritableFolder> {
   if (typeof target === "string") return diskTarget(target, operation, subfolder);
+  requireFolder(operation, target);
+  requireKind(operation, "a function", { "folder.write": target.write });
   if (subfolder === "") return target;
   const prefix = `${subfolder}/`;
   return {
@@ -111,7 +113,8 @@ async function inPieces(content: FileContent, append: (piece: Uint8Array) => Pro
  *
  * @param name how errors call it
  */
-export async function handleFolder(directory: FileSystemDirectoryHandle, name = directory.name): Promise<WritableFolder> {
+export async function handleFolder(directory: FileSystemDirectoryHandle, name = directory?.name): Promise<WritableFolder> {
+  requireKind("handleFolder", "a function", { "directory.entries": (directory as Partial<typeof directory> | null)?.entries });
   const files = new Set<string>();
   for await (const [file, { kind }] of directory.entries()) if (kind === "file") files.add(file);
   const place = async (file: string, create: boolean) => {

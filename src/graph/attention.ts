@@ -8,7 +8,7 @@ import { promote, requireFloat } from "./dtype.ts";
 import { add, and, cast, exp, less, log, max, mul, sub, where } from "./elementwise.ts";
 import { applyFused, itemOp } from "./fused.ts";
 import { expand, permute, reshape, stopGradient, transpose } from "./movement.ts";
-import { Tensor } from "./node.ts";
+import { requireTensors, Tensor } from "./node.ts";
 import type { Draw, Fused, Sample } from "./primitive.ts";
 import { reduceMax, reduceSum } from "./reduction.ts";
 import { constant, iota, number } from "./source.ts";
@@ -164,6 +164,7 @@ export const attentionBackwardOp: Fused = {
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   checkOptions("attention", options, ["isCausal", "scale", "window"]);
+  requireTensors("attention", { q, k, v });
   const fits =
     q.rank === 4 &&
     k.rank === 4 &&

@@ -4,7 +4,7 @@
  * A tensor: an immutable node of a graph. Operations only make more nodes; shapes and dtypes are known at once,
  * values when somebody asks for them. Fluent methods are added in tensor/methods.ts.
  */
-import { DisposedError, DTypeError, wordType } from "../errors.ts";
+import { DisposedError, DTypeError, requireKind, wordType } from "../errors.ts";
 import type { DType } from "./dtype.ts";
 import type { Primitive } from "./primitive.ts";
 import type { Shape } from "./shape.ts";
@@ -121,6 +121,13 @@ export function topologicalOrder(roots: readonly Tensor[], stop: (node: Tensor) 
     }
   }
   return order;
+}
+
+/** @throws {ConfigError} when this is no list; @throws {DTypeError} when something in it is no tensor */
+export function requireTensorList(operation: string, name: string, list: unknown): asserts list is readonly Tensor[] {
+  requireKind(operation, "a list", { [name]: list });
+  for (const [i, x] of (list as unknown[]).entries())
+    if (!(x instanceof Tensor)) requireTensors(operation, { [`${name}[${i}]`]: x });
 }
 
 /** @throws {DTypeError} when one of these is no tensor, as only a caller without types can do */

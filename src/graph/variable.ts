@@ -2,7 +2,7 @@
  * Mutable cells. Tensors never change; a variable holds one tensor after another: parameters, optimiser state, caches.
  * Reading a variable gives its tensor of this moment, so a graph that was built from it keeps its meaning.
  */
-import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, DTypeError, requireKind, ShapeError, wordShape, wordType } from "../errors.ts";
 import { cast, copy } from "./elementwise.ts";
 import { Tensor } from "./node.ts";
 import { sameShape } from "./shape.ts";
@@ -192,7 +192,14 @@ export class Variable {
 
 /** Assigns several variables at once, in one program; all right-hand sides are computed from the old values. */
 export function assignAll(pairs: readonly (readonly [Variable, Tensor])[]): void {
-  const checked = pairs.map(([variable, next]) => {
+  requireKind("assign", "a list", { pairs });
+  const checked = pairs.map((pair) => {
+    const [variable, next] = Array.isArray(pair) ? (pair as readonly [Variable, Tensor]) : [];
+    if (!(variable instanceof Variable))
+      throw new DTypeError(`needs pairs of a variable and its next value, got ${wordType(variable ?? pair)}.`, {
+        operation: "assign",
+        got: pair,
+      });
     requireTensor("assign", next);
     if (!sameShape(variable.shape, next.shape))
       throw new ShapeError(`a variable of ${wordShape(variable.shape)} cannot hold ${wordShape(next.shape)}.`, {

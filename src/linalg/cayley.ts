@@ -1,10 +1,11 @@
 /** Rotations made of skew-symmetric matrices, within the graph: they may be traced and trained. */
 import { withVjp } from "../autograd/custom.ts";
+import { ShapeError, wordShape } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, equal, mul, neg, recip, sub, where } from "../graph/elementwise.ts";
 import { reshape, sliceAxis, transpose } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
 
 /** The identity [b, b], which broadcasts over batches. */
@@ -36,6 +37,9 @@ function invert(M: Tensor): Tensor {
 
 /** (I − Q)·(I + Q)⁻¹, a rotation for skew-symmetric Q [n, b, b]. */
 export function cayley(Q: Tensor): Tensor {
+  requireTensors("cayley", { Q });
+  if (Q.rank !== 3 || Q.shape[1] !== Q.shape[2])
+    throw new ShapeError(`needs square matrices [n, b, b], got ${wordShape(Q.shape)}.`, { operation: "cayley", got: Q.shape });
   const I = identity(Q.shape[1] as number);
   return sub(mul(inverseByHalves(add(Q, I)), constant(2)), I);
 }

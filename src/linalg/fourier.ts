@@ -1,9 +1,10 @@
 /** Discrete Fourier transforms as products with tables of cosines and sines: for short axes, and differentiable as they are. */
 import { ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
+import { requireFloat } from "../graph/dtype.ts";
 import { cast, mod, mul, neg, sin, sub } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { constant, iota, number } from "../graph/source.ts";
 import { cos } from "../tensor/math.ts";
 
@@ -19,6 +20,8 @@ export function angles(n: number, frequencies: Tensor): Tensor {
  * @throws {ShapeError} for a number
  */
 export function rfft(x: Tensor): { readonly real: Tensor; readonly imaginary: Tensor } {
+  requireTensors("rfft", { x });
+  requireFloat("rfft", x.dtype);
   const n = x.shape.at(-1);
   if (n === undefined) throw new ShapeError("needs an axis to transform.", { operation: "rfft", got: x.shape });
   const waves = cast(angles(n, iota([(n >> 1) + 1])), x.dtype);
@@ -33,6 +36,8 @@ export function rfft(x: Tensor): { readonly real: Tensor; readonly imaginary: Te
  * @throws {ShapeError} when `x` is not one matrix
  */
 export function ifft2Real(x: Tensor): Tensor {
+  requireTensors("ifft2Real", { x });
+  requireFloat("ifft2Real", x.dtype);
   if (x.rank !== 2)
     throw new ShapeError(`needs one matrix, got ${wordShape(x.shape)}.`, { operation: "ifft2Real", got: x.shape });
   const [m, n] = x.shape as [number, number];

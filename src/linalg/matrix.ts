@@ -104,6 +104,7 @@ export function toTensor(values: Float64Array, shape: readonly number[], like: T
 
 /** @throws {ShapeError} when the last two axes are not of one size */
 export function requireSquare(operation: string, x: Tensor): void {
+  requireTensors(operation, { x });
   if (x.rank >= 2 && x.shape.at(-1) === x.shape.at(-2)) return;
   throw new ShapeError(`needs a square matrix, got ${wordShape(x.shape)}.`, { operation, got: x.shape, expected: ["n", "n"] });
 }

@@ -4,7 +4,7 @@ import { ConfigError, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { neg } from "../graph/elementwise.ts";
 import { transpose } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { identityMatrix, type Matrix, matrix, readMatrices, requireSquare, sliceColumns, toTensor } from "./matrix.ts";
 import { multiplyAdd, part } from "./product.ts";
 
@@ -35,6 +35,7 @@ export const solve: (A: Tensor, B: Tensor) => Tensor = withVjp(
   (a, b) => {
     const [A, B] = [a as Tensor, b as Tensor];
     requireSquare("solve", A);
+    requireTensors("solve", { B });
     if (B.rank !== A.rank || B.shape.slice(0, -1).join() !== A.shape.slice(0, -1).join())
       throw new ShapeError(`needs B with as many rows as A ${wordShape(A.shape)}, got ${wordShape(B.shape)}.`, {
         operation: "solve",

@@ -1,8 +1,9 @@
 /** Singular value decomposition. */
+import { requireKind, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, less, mul, where } from "../graph/elementwise.ts";
 import { sliceAxis, transpose } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import { square } from "../tensor/math.ts";
 import { bidiagonalSvd } from "./conquer-singular.ts";
@@ -51,8 +52,10 @@ export interface MatrixSvd {
  * const { U, S, Vt } = svd(tensor([[3, 0], [4, 5]]));
  * S   // [6.7082 2.2361] float32 [2]
  */
-export function svd(x: Tensor): Svd {
-  const A = readMatrix("svd", x);
+export const svd = (x: Tensor): Svd => factorised("svd", x);
+
+function factorised(operation: string, x: Tensor): Svd {
+  const A = readMatrix(operation, x);
   const k = Math.min(A.rows, A.columns);
   const [U, S, Vt] = factors(
     x,
@@ -78,15 +81,18 @@ export function svd(x: Tensor): Svd {
 }
 
 /** Singular values of a matrix, descending; errors are those of `svd`. */
-export const svdvals = (x: Tensor): Tensor => svd(x).S;
+export const svdvals = (x: Tensor): Tensor => factorised("svdvals", x).S;
 
 /**
  * Moore–Penrose inverse of a matrix [m, n]: [n, m], from its singular value decomposition.
  *
  * @param cutoff singular values below this part of the largest one count as zero; rounding of max(m, n) entries when absent
  */
-export function pinv(x: Tensor, cutoff?: number): Tensor {
-  const { U, S, Vt } = svd(x);
+export const pinv = (x: Tensor, cutoff?: number): Tensor => pseudoInverse("pinv", x, cutoff);
+
+function pseudoInverse(operation: string, x: Tensor, cutoff?: number): Tensor {
+  const { U, S, Vt } = factorised(operation, x);
+  if (cutoff !== undefined) requireKind(operation, "a number", { cutoff });
   const epsilon = x.dtype === "float64" ? Number.EPSILON : 2 ** -23;
   const least = mul(number(S, cutoff ?? epsilon * Math.max(U.shape[0] as number, Vt.shape[1] as number)), sliceAxis(S, 0, 0, 1));
   const inverse = where(less(least, S), inverseOrZero(S), number(S, 0));
@@ -94,7 +100,16 @@ export function pinv(x: Tensor, cutoff?: number): Tensor {
 }
 
 /** The X with the least ‖A·X − B‖, and of those the one with the least ‖X‖: A [m, n], B [m, k], X [n, k]. */
-export const lstsq = (A: Tensor, B: Tensor): Tensor => matmul(pinv(A), B);
+export function lstsq(A: Tensor, B: Tensor): Tensor {
+  requireTensors("lstsq", { A, B });
+  if (B.rank !== 2 || B.shape[0] !== A.shape[0])
+    throw new ShapeError(`needs B with as many rows as A ${wordShape(A.shape)}, got ${wordShape(B.shape)}.`, {
+      operation: "lstsq",
+      expected: [A.shape[0], "k"],
+      got: B.shape,
+    });
+  return matmul(pseudoInverse("lstsq", A), B);
+}
 
 /**
  * Thin singular value decomposition of a finite matrix.

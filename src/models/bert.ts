@@ -2,7 +2,7 @@
  * BERT: post-norm blocks of tokens that all see each other. RoBERTa is the same but for what roberta.ts says.
  * @see https://arxiv.org/abs/1810.04805
  */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, requireKind } from "../errors.ts";
 import { add, cast, mul, tanh } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
@@ -25,7 +25,7 @@ import {
   positionsAfter,
   textShape,
 } from "./causal-lm.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
 import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
@@ -45,6 +45,7 @@ const bert: BertVariant = { modelType: "bert", defaults: { pad_token_id: 0 }, po
 
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
 export function bertConfig(json: ConfigJson, variant = bert) {
+  requireKind("bert", "an object", { variant });
   const { modelType, positionsAfterPadding } = variant;
   const config = new ConfigReader(json, modelType, variant.defaults);
   config.fixed("position_embedding_type", "absolute");
@@ -246,7 +247,7 @@ export const bertFamily = <Name extends string>(
   { variant = bert, pooler = false }: { readonly variant?: BertVariant; readonly pooler?: boolean } = {},
 ): Family<Name, BertConfig, BertModel> => ({
   name,
-  read: (config) => ("hiddenSize" in config ? (config as BertConfig) : bertConfig(config as ConfigJson, variant)),
+  read: (config) => readOnce(config, "hiddenSize", (json) => bertConfig(json, variant)),
   build: (config, init = normal({ std: config.initializerRange })) => new BertModel(config, init, { pooler }),
   reader: (model) => model,
   std: ({ initializerRange }) => initializerRange,
@@ -270,7 +271,7 @@ export function tiedDecoder(config: BertConfig, { embeddings }: BertModel): { re
  *   num_attention_heads: 4 });
  * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, T, 512], []
  */
-export const BertForMaskedLM = tokenModel(bertFamily("bert"), {
+export const BertForMaskedLM = tokenModel("BertForMaskedLM", bertFamily("bert"), {
   parts: (config, init, base) => {
     const { bias, decoder } = tiedDecoder(config, base);
     const own: Layer = dense(config.hiddenSize, config.hiddenSize, init);
@@ -284,14 +285,18 @@ export const BertForMaskedLM = tokenModel(bertFamily("bert"), {
 });
 
 /** A BERT that puts texts into classes by the state of their first token. */
-export const BertForSequenceClassification = textClassifier(bertFamily("bert", { pooler: true }), {
-  parts: ({ hiddenSize, numLabels, classifierDropout }, init) => {
-    const classifier: Layer = dense(hiddenSize, numLabels, init);
-    return { dropout: new Dropout(classifierDropout), classifier };
+export const BertForSequenceClassification = textClassifier(
+  "BertForSequenceClassification",
+  bertFamily("bert", { pooler: true }),
+  {
+    parts: ({ hiddenSize, numLabels, classifierDropout }, init) => {
+      const classifier: Layer = dense(hiddenSize, numLabels, init);
+      return { dropout: new Dropout(classifierDropout), classifier };
+    },
+    logits: ({ bert: { pooler }, dropout, classifier }, states) =>
+      classifier.forward(dropout.forward((pooler as BertDense).forward(firstToken(states)))),
   },
-  logits: ({ bert: { pooler }, dropout, classifier }, states) =>
-    classifier.forward(dropout.forward((pooler as BertDense).forward(firstToken(states)))),
-});
+);
 
 /** A BERT that puts every token into a class. */
-export const BertForTokenClassification = tokenClassifier(bertFamily("bert"), "classifier");
+export const BertForTokenClassification = tokenClassifier("BertForTokenClassification", bertFamily("bert"), "classifier");

@@ -4,7 +4,7 @@
  */
 import { currentDevice, upload } from "../compile/program.ts";
 import { type CompiledFunction, compile } from "../compile/trace.ts";
-import { ShapeError, wordShape } from "../errors.ts";
+import { requireKind, ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
 import { permute, reshape, sliceAxis } from "../graph/movement.ts";
@@ -56,7 +56,10 @@ export class KeyValueCache implements Disposable {
   /** By name: of other models that read the same texts. */
   readonly #beside = new Map<string, KeyValueCache>();
 
-  constructor({ layers, heads, headDim }: CacheSizes, batch: number, size: number, reach = new Setting(size)) {
+  constructor(sizes: CacheSizes, batch: number, size: number, reach = new Setting(size)) {
+    requireKind("KeyValueCache", "an object", { sizes });
+    const { layers, heads, headDim } = sizes;
+    requireKind("KeyValueCache", "a whole number from 1", { layers, heads, headDim, batch, size });
     this.batch = batch;
     this.size = size;
     this.reach = reach;

@@ -1,5 +1,5 @@
 /** Typed reading of a model's `config.json`, in Hugging Face's newer and older key style. */
-import { ConfigError, wordJson } from "../errors.ts";
+import { ConfigError, requireKind, wordJson } from "../errors.ts";
 import { activation } from "../nn/activation.ts";
 import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
 
@@ -25,6 +25,13 @@ const isBitsAndBytes = (config: unknown): boolean =>
 
 const mostLayers = 10000;
 
+/** A config that was read before, which has `key`, as it is; a `config.json` read. */
+export const readOnce = <Config extends object>(
+  config: Config | ConfigJson,
+  key: keyof Config,
+  read: (json: ConfigJson) => Config,
+): Config => (typeof config === "object" && config !== null && key in config ? (config as Config) : read(config as ConfigJson));
+
 /** One JSON object; a value that is missing or wrong is refused by its key. */
 export class ConfigReader {
   readonly #json: ConfigJson;
@@ -35,6 +42,7 @@ export class ConfigReader {
    * @throws {ConfigError} when the file is of another model type or of a quantised checkpoint
    */
   constructor(json: ConfigJson, modelType: string, defaults: ConfigJson = {}) {
+    requireKind(modelType, "an object", { config: json });
     this.#json = { model_type: modelType, ...defaults, ...json };
     this.#modelType = modelType;
     this.fixed("model_type", modelType);

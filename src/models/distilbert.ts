@@ -23,7 +23,7 @@ import {
   textShape,
   tied,
 } from "./causal-lm.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
 import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
@@ -161,14 +161,14 @@ export class DistilBertModel extends Module implements Backbone {
 
 const family: Family<"distilbert", DistilBertConfig, DistilBertModel> = {
   name: "distilbert",
-  read: (config) => ("hiddenDim" in config ? (config as DistilBertConfig) : distilBertConfig(config as ConfigJson)),
+  read: (config) => readOnce(config, "hiddenDim", distilBertConfig),
   build: (config, init = normal({ std: config.initializerRange })) => new DistilBertModel(config, init),
   reader: (model) => model,
   std: ({ initializerRange }) => initializerRange,
 };
 
 /** A DistilBERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
-export const DistilBertForMaskedLM = tokenModel(family, {
+export const DistilBertForMaskedLM = tokenModel("DistilBertForMaskedLM", family, {
   parts: (config, init, base) => {
     const { dim, vocabSize } = config;
     const vocab_projector: Layer = new Linear(dim, vocabSize, { init, initBias: zeros, ...tied(config, base) });
@@ -179,7 +179,7 @@ export const DistilBertForMaskedLM = tokenModel(family, {
 });
 
 /** A DistilBERT that puts texts into classes by the state of their first token. */
-export const DistilBertForSequenceClassification = textClassifier(family, {
+export const DistilBertForSequenceClassification = textClassifier("DistilBertForSequenceClassification", family, {
   parts: ({ dim, numLabels, seqClassifDropout }, init) => ({
     pre_classifier: dense(dim, dim, init),
     classifier: dense(dim, numLabels, init),
@@ -190,4 +190,4 @@ export const DistilBertForSequenceClassification = textClassifier(family, {
 });
 
 /** A DistilBERT that puts every token into a class. */
-export const DistilBertForTokenClassification = tokenClassifier(family, "classifier");
+export const DistilBertForTokenClassification = tokenClassifier("DistilBertForTokenClassification", family, "classifier");

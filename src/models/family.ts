@@ -56,6 +56,7 @@ export interface Head<Name extends string, Config, Base, Parts> {
 type ClassOf<Model, Config> = new (config: Config | ConfigJson, options?: { readonly init?: Initializer }) => Model;
 
 function headed<Name extends string, Config, Base extends Module, Parts extends object, Inputs, Output>(
+  name: string,
   family: Family<Name, Config, Base>,
   head: Head<Name, Config, Base, Parts>,
   run: (model: Headed<Name, Config, Base, Parts>, inputs: Inputs) => Output,
@@ -88,7 +89,7 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
       return pathBy(family, name);
     }
   }
-  const made: ClassOf<Module, Config> = WithHead;
+  const made: ClassOf<Module, Config> = Object.defineProperty(WithHead, "name", { value: name });
   return made as ClassOf<Self & { forward(inputs: Inputs): Output }, Config>;
 }
 
@@ -99,10 +100,11 @@ export const textClassifier = <
   Base extends Module,
   Parts extends object,
 >(
+  name: string,
   family: Family<Name, Config, Base>,
   head: Head<Name, Config, Base, Parts>,
 ): ClassOf<Headed<Name, Config, Base, Parts> & SequenceClassifier, Config> =>
-  headed(family, head, (model, { labels, ...inputs }: SequenceInputs): ClassifierOutput => {
+  headed(name, family, head, (model, { labels, ...inputs }: SequenceInputs): ClassifierOutput => {
     const { lastHiddenState, hiddenStates } = model.backbone.forward(inputs);
     const logits = head.logits(model, lastHiddenState, inputs); // [B, classes]
     return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, model.config.problemType) } : {}) };
@@ -110,10 +112,11 @@ export const textClassifier = <
 
 /** A class of models that judge every token: which class it is in, or which word stands there. */
 export const tokenModel = <Name extends string, Config, Base extends Module, Parts extends object>(
+  name: string,
   family: Family<Name, Config, Base>,
   head: Head<Name, Config, Base, Parts>,
 ): ClassOf<Headed<Name, Config, Base, Parts> & TokenClassifier, Config> =>
-  headed(family, head, (model, inputs: TokenInputs): TokenOutput => {
+  headed(name, family, head, (model, inputs: TokenInputs): TokenOutput => {
     const { lastHiddenState, hiddenStates } = model.backbone.forward(inputs);
     return tokenOutput(head.logits(model, lastHiddenState, inputs), inputs.labels, hiddenStates);
   });
@@ -123,9 +126,10 @@ export const tokenModel = <Name extends string, Config, Base extends Module, Par
  * is not `pad_token_id`. Several texts at once need that one.
  */
 export const sequenceClassifier = <Name extends string, Config extends LabelConfig, Base extends Module>(
+  name: string,
   family: Family<Name, Config, Base>,
 ) =>
-  textClassifier(family, {
+  textClassifier(name, family, {
     parts: ({ numLabels }, init, base): { score: Layer } => ({
       score: new Linear(family.reader(base).sizes.width, numLabels, { bias: false, init }),
     }),
@@ -135,10 +139,11 @@ export const sequenceClassifier = <Name extends string, Config extends LabelConf
 
 /** A class of models that put every token into a class. @param output what the output layer is called */
 export const tokenClassifier = <Name extends string, Config extends LabelConfig, Base extends Module, Output extends string>(
+  name: string,
   family: Family<Name, Config, Base>,
   output: Output,
 ) =>
-  tokenModel(family, {
+  tokenModel(name, family, {
     parts: ({ numLabels, classifierDropout }, init, base) => {
       const layer: Layer = new Linear(family.reader(base).sizes.width, numLabels, { init, initBias: zeros });
       return { dropout: new Dropout(classifierDropout), [output]: layer } as { readonly dropout: Dropout } & {

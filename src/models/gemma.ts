@@ -29,7 +29,7 @@ export class GemmaForCausalLM extends LlamaForCausalLM {
 }
 
 /** A Gemma that puts texts into classes. */
-export const GemmaForSequenceClassification = sequenceClassifier(llamaFamily(gemma));
+export const GemmaForSequenceClassification = sequenceClassifier("GemmaForSequenceClassification", llamaFamily(gemma));
 
 /** A Gemma that puts every token into a class. */
-export const GemmaForTokenClassification = tokenClassifier(llamaFamily(gemma), "score");
+export const GemmaForTokenClassification = tokenClassifier("GemmaForTokenClassification", llamaFamily(gemma), "score");

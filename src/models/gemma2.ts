@@ -6,8 +6,7 @@
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Initializer } from "../nn/init.ts";
-import type { Layer } from "../nn/module.ts";
-import { Module } from "../nn/module.ts";
+import { type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import type { RotaryPass } from "./decoder.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
@@ -76,7 +75,7 @@ export class Gemma2ForCausalLM extends LlamaForCausalLM {
 }
 
 /** A Gemma 2 that puts texts into classes. */
-export const Gemma2ForSequenceClassification = sequenceClassifier(llamaFamily(gemma2));
+export const Gemma2ForSequenceClassification = sequenceClassifier("Gemma2ForSequenceClassification", llamaFamily(gemma2));
 
 /** A Gemma 2 that puts every token into a class. */
-export const Gemma2ForTokenClassification = tokenClassifier(llamaFamily(gemma2), "score");
+export const Gemma2ForTokenClassification = tokenClassifier("Gemma2ForTokenClassification", llamaFamily(gemma2), "score");

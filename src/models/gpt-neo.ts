@@ -15,7 +15,7 @@ import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import {
   attendPass,
   beginPass,
@@ -191,7 +191,7 @@ export class GPTNeoModel extends Module implements Decoder {
 
 const family: Family<"transformer", GPTNeoConfig, GPTNeoModel> = {
   name: "transformer",
-  read: (config) => ("hiddenSize" in config ? (config as GPTNeoConfig) : gptNeoConfig(config as ConfigJson)),
+  read: (config) => readOnce(config, "hiddenSize", gptNeoConfig),
   build: (config, init = normal({ std: config.initializerRange })) => new GPTNeoModel(config, init),
   reader: (model) => model,
   std: ({ initializerRange }) => initializerRange,
@@ -200,10 +200,10 @@ const family: Family<"transformer", GPTNeoConfig, GPTNeoModel> = {
 };
 
 /** A GPT-Neo that puts texts into classes. */
-export const GPTNeoForSequenceClassification = sequenceClassifier(family);
+export const GPTNeoForSequenceClassification = sequenceClassifier("GPTNeoForSequenceClassification", family);
 
 /** A GPT-Neo that puts every token into a class. */
-export const GPTNeoForTokenClassification = tokenClassifier(family, "classifier");
+export const GPTNeoForTokenClassification = tokenClassifier("GPTNeoForTokenClassification", family, "classifier");
 
 /**
  * A GPT-Neo that gives logits of the next token.

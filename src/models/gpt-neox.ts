@@ -17,7 +17,7 @@ import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
@@ -51,7 +51,7 @@ export interface GPTNeoXConfig extends LabelConfig {
  * @throws {ConfigError} for a missing key and for a value that is not supported, by name
  */
 export function gptNeoXConfig(json: ConfigJson): GPTNeoXConfig {
-  const { rotary_pct = 0.25, rotary_emb_base = 10000 } = json;
+  const { rotary_pct = 0.25, rotary_emb_base = 10000 } = json ?? {};
   const config = new ConfigReader(json, "gpt_neox", {
     partial_rotary_factor: rotary_pct,
     rope_theta: rotary_emb_base,
@@ -196,7 +196,7 @@ export class GPTNeoXModel extends Module implements Decoder {
 
 const family: Family<"gpt_neox", GPTNeoXConfig, GPTNeoXModel> = {
   name: "gpt_neox",
-  read: (config) => ("hiddenSize" in config ? (config as GPTNeoXConfig) : gptNeoXConfig(config as ConfigJson)),
+  read: (config) => readOnce(config, "hiddenSize", gptNeoXConfig),
   std: ({ initializerRange }) => initializerRange,
   build: (config, init = normal({ std: config.initializerRange })) => new GPTNeoXModel(config, init),
   reader: (model) => model,
@@ -205,10 +205,10 @@ const family: Family<"gpt_neox", GPTNeoXConfig, GPTNeoXModel> = {
 };
 
 /** A GPT-NeoX that puts texts into classes. */
-export const GPTNeoXForSequenceClassification = sequenceClassifier(family);
+export const GPTNeoXForSequenceClassification = sequenceClassifier("GPTNeoXForSequenceClassification", family);
 
 /** A GPT-NeoX that puts every token into a class. */
-export const GPTNeoXForTokenClassification = tokenClassifier(family, "classifier");
+export const GPTNeoXForTokenClassification = tokenClassifier("GPTNeoXForTokenClassification", family, "classifier");
 
 /**
  * A GPT-NeoX that gives logits of the next token. Its output layer, which checkpoints call `embed_out`, is named as in transformers 5.

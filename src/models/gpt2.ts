@@ -15,7 +15,7 @@ import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./config-reader.ts";
 import {
   attendPass,
   beginPass,
@@ -212,17 +212,17 @@ export class GPT2Model extends Module implements Decoder {
 
 const family: Family<"transformer", GPT2Config, GPT2Model> = {
   name: "transformer",
-  read: (config) => ("nEmbd" in config ? (config as GPT2Config) : gpt2Config(config as ConfigJson)),
+  read: (config) => readOnce(config, "nEmbd", gpt2Config),
   std: ({ initializerRange }) => initializerRange,
   build: (config, init) => new GPT2Model(config, init),
   reader: (model) => model,
 };
 
 /** A GPT-2 that puts texts into classes. */
-export const GPT2ForSequenceClassification = sequenceClassifier(family);
+export const GPT2ForSequenceClassification = sequenceClassifier("GPT2ForSequenceClassification", family);
 
 /** A GPT-2 that puts every token into a class. */
-export const GPT2ForTokenClassification = tokenClassifier(family, "classifier");
+export const GPT2ForTokenClassification = tokenClassifier("GPT2ForTokenClassification", family, "classifier");
 
 /**
  * A GPT-2 that gives logits of the next token.

@@ -1,4 +1,5 @@
 /** What of a `config.json` decides how a model of the Llama family computes. */
+import { requireKind } from "../errors.ts";
 import type { RopeParameters } from "../nn/rotary.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 
@@ -62,6 +63,7 @@ export interface LlamaVariant {
  * @throws {ConfigError} for a missing key and for a value that is not supported, by name
  */
 export function llamaConfig(json: ConfigJson, modelType = "llama", variant: LlamaVariant = {}): LlamaConfig {
+  requireKind("llama", "an object", { variant });
   const config = new ConfigReader(json, modelType, variant.defaults);
   const hiddenSize = config.count("hidden_size");
   const numAttentionHeads = config.count("num_attention_heads");

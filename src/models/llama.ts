@@ -19,6 +19,7 @@ import { RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
+import { readOnce } from "./config-reader.ts";
 import {
   attendPass,
   type DecoderStates,
@@ -186,18 +187,17 @@ export class LlamaModel extends Module implements Decoder {
 /** What output layers need to know of a member of the family. */
 export const llamaFamily = (member = llama): Family<"model", LlamaConfig, LlamaModel> => ({
   name: "model",
-  read: (config) =>
-    "hiddenSize" in config ? (config as LlamaConfig) : llamaConfig(config as ConfigJson, member.modelType, member),
+  read: (config) => readOnce(config, "hiddenSize", (json) => llamaConfig(json, member.modelType, member)),
   std: ({ initializerRange }) => initializerRange,
   build: (config, init = normal({ std: config.initializerRange })) => new LlamaModel(config, init, member),
   reader: (model) => model,
 });
 
 /** A Llama that puts texts into classes. */
-export const LlamaForSequenceClassification = sequenceClassifier(llamaFamily());
+export const LlamaForSequenceClassification = sequenceClassifier("LlamaForSequenceClassification", llamaFamily());
 
 /** A Llama that puts every token into a class. */
-export const LlamaForTokenClassification = tokenClassifier(llamaFamily(), "score");
+export const LlamaForTokenClassification = tokenClassifier("LlamaForTokenClassification", llamaFamily(), "score");
 
 /**
  * A Llama that gives logits of the next token.

@@ -22,7 +22,7 @@ export class MistralForCausalLM extends LlamaForCausalLM {
 }
 
 /** A Mistral that puts texts into classes. */
-export const MistralForSequenceClassification = sequenceClassifier(llamaFamily(mistral));
+export const MistralForSequenceClassification = sequenceClassifier("MistralForSequenceClassification", llamaFamily(mistral));
 
 /** A Mistral that puts every token into a class. */
-export const MistralForTokenClassification = tokenClassifier(llamaFamily(mistral), "score");
+export const MistralForTokenClassification = tokenClassifier("MistralForTokenClassification", llamaFamily(mistral), "score");

@@ -15,7 +15,7 @@ import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, textShape, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./config-reader.ts";
 import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
@@ -197,14 +197,14 @@ export class OPTModel extends Module {
 
 const family: Family<"model", OPTConfig, OPTModel> = {
   name: "model",
-  read: (config) => ("hiddenSize" in config ? (config as OPTConfig) : optConfig(config as ConfigJson)),
+  read: (config) => readOnce(config, "hiddenSize", optConfig),
   std: ({ initStd }) => initStd,
   build: (config, init = normal({ std: config.initStd })) => new OPTModel(config, init),
   reader: ({ decoder }) => decoder,
 };
 
 /** An OPT that puts texts into classes. */
-export const OPTForSequenceClassification = sequenceClassifier(family);
+export const OPTForSequenceClassification = sequenceClassifier("OPTForSequenceClassification", family);
 
 /**
  * An OPT that gives logits of the next token.

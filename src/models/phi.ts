@@ -16,7 +16,7 @@ import { LayerNorm } from "../nn/norm.ts";
 import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
@@ -195,17 +195,17 @@ export class PhiModel extends Module implements Decoder {
 
 const family: Family<"model", PhiConfig, PhiModel> = {
   name: "model",
-  read: (config) => ("hiddenSize" in config ? (config as PhiConfig) : phiConfig(config as ConfigJson)),
+  read: (config) => readOnce(config, "hiddenSize", phiConfig),
   std: ({ initializerRange }) => initializerRange,
   build: (config, init = normal({ std: config.initializerRange })) => new PhiModel(config, init),
   reader: (model) => model,
 };
 
 /** A Phi that puts texts into classes. */
-export const PhiForSequenceClassification = sequenceClassifier(family);
+export const PhiForSequenceClassification = sequenceClassifier("PhiForSequenceClassification", family);
 
 /** A Phi that puts every token into a class. */
-export const PhiForTokenClassification = tokenClassifier(family, "score");
+export const PhiForTokenClassification = tokenClassifier("PhiForTokenClassification", family, "score");
 
 /**
  * A Phi that gives logits of the next token.

@@ -83,7 +83,7 @@ export class Phi3ForCausalLM extends LlamaForCausalLM {
 }
 
 /** A Phi-3 that puts texts into classes. */
-export const Phi3ForSequenceClassification = sequenceClassifier(llamaFamily(phi3));
+export const Phi3ForSequenceClassification = sequenceClassifier("Phi3ForSequenceClassification", llamaFamily(phi3));
 
 /** A Phi-3 that puts every token into a class. */
-export const Phi3ForTokenClassification = tokenClassifier(llamaFamily(phi3), "score");
+export const Phi3ForTokenClassification = tokenClassifier("Phi3ForTokenClassification", llamaFamily(phi3), "score");

@@ -34,7 +34,7 @@ export class Qwen2ForCausalLM extends LlamaForCausalLM {
 }
 
 /** A Qwen2 that puts texts into classes. */
-export const Qwen2ForSequenceClassification = sequenceClassifier(llamaFamily(qwen2));
+export const Qwen2ForSequenceClassification = sequenceClassifier("Qwen2ForSequenceClassification", llamaFamily(qwen2));
 
 /** A Qwen2 that puts every token into a class. */
-export const Qwen2ForTokenClassification = tokenClassifier(llamaFamily(qwen2), "score");
+export const Qwen2ForTokenClassification = tokenClassifier("Qwen2ForTokenClassification", llamaFamily(qwen2), "score");

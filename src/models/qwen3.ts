@@ -19,7 +19,7 @@ export class Qwen3ForCausalLM extends LlamaForCausalLM {
 }
 
 /** A Qwen3 that puts texts into classes. */
-export const Qwen3ForSequenceClassification = sequenceClassifier(llamaFamily(qwen3));
+export const Qwen3ForSequenceClassification = sequenceClassifier("Qwen3ForSequenceClassification", llamaFamily(qwen3));
 
 /** A Qwen3 that puts every token into a class. */
-export const Qwen3ForTokenClassification = tokenClassifier(llamaFamily(qwen3), "score");
+export const Qwen3ForTokenClassification = tokenClassifier("Qwen3ForTokenClassification", llamaFamily(qwen3), "score");

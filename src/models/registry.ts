@@ -1,5 +1,5 @@
 /** The models there are, by the `model_type` of their `config.json`. */
-import { ConfigError, checkOptions, nearestName, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, nearestName, requireKind, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import type { ConfigJson } from "./config-reader.ts";
@@ -67,6 +67,7 @@ export function createModel<T extends Task = "CausalLM">(
   options: { readonly init?: Initializer; readonly task?: T } = {},
 ): ModelByTask[T] {
   const { init = zeros, task } = checkOptions("createModel", options, ["init", "task"]);
+  requireKind("createModel", "an object", { config });
   const type = config["model_type"];
   if (typeof type !== "string" || !Object.hasOwn(models, type)) {
     const near = typeof type === "string" ? nearestName(type, Object.keys(models)) : undefined;

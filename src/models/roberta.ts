@@ -38,7 +38,7 @@ class RobertaClassificationHead extends Module {
 }
 
 /** A RoBERTa that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
-export const RobertaForMaskedLM = tokenModel(family, {
+export const RobertaForMaskedLM = tokenModel("RobertaForMaskedLM", family, {
   parts: (config, init, base) => {
     const { hiddenSize: C, layerNormEps: eps } = config;
     const dense: Layer = new Linear(C, C, { init, initBias: zeros });
@@ -50,10 +50,10 @@ export const RobertaForMaskedLM = tokenModel(family, {
 });
 
 /** A RoBERTa that puts texts into classes by the state of their first token. */
-export const RobertaForSequenceClassification = textClassifier(family, {
+export const RobertaForSequenceClassification = textClassifier("RobertaForSequenceClassification", family, {
   parts: (config, init): { classifier: Layer } => ({ classifier: new RobertaClassificationHead(config, init) }),
   logits: ({ classifier }, states) => classifier.forward(firstToken(states)),
 });
 
 /** A RoBERTa that puts every token into a class. */
-export const RobertaForTokenClassification = tokenClassifier(family, "classifier");
+export const RobertaForTokenClassification = tokenClassifier("RobertaForTokenClassification", family, "classifier");

@@ -28,7 +28,7 @@ import {
   textShape,
 } from "./causal-lm.ts";
 import type { CheckpointNames } from "./checkpoint-name.ts";
-import type { ConfigJson } from "./config-reader.ts";
+import { type ConfigJson, readOnce } from "./config-reader.ts";
 import { beginPass, behind, causalOutput } from "./decoder.ts";
 import { layers } from "./encoder.ts";
 import {
@@ -218,7 +218,7 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
   constructor(config: T5Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
     const { init } = checkOptions(new.target.name, options, ["init"]);
-    const known = "dModel" in config ? (config as T5Config) : t5Config(config as ConfigJson);
+    const known = readOnce(config, "dModel", t5Config);
     const draw: Draw = (terms) => init ?? normal({ std: known.initializerFactor / Math.sqrt(terms) });
     const shared = new Embedding(known.vocabSize, known.dModel, { init: draw(1) });
     this.config = known;

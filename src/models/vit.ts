@@ -17,7 +17,7 @@ import { group, type Layer, Module, Parameter } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import type { CheckpointNames } from "./checkpoint-name.ts";
 import { type ClassifierOutput, classifierLoss } from "./classifier.ts";
-import { type ConfigJson, ConfigReader } from "./config-reader.ts";
+import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendHeads, type EncoderStates, encode, firstToken, layers } from "./encoder.ts";
 import type { ImageClassifier, ImageInputs } from "./task.ts";
 
@@ -179,7 +179,7 @@ export class ViTForImageClassification extends Module implements ImageClassifier
   constructor(config: ViTConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
     checkOptions(new.target.name, options, ["init"]);
-    const known = "hiddenSize" in config ? (config as ViTConfig) : vitConfig(config as ConfigJson);
+    const known = readOnce(config, "hiddenSize", vitConfig);
     const init = options.init ?? normal({ std: known.initializerRange });
     this.config = known;
     this.vit = new ViTModel(known, init);

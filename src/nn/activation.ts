@@ -1,5 +1,5 @@
 /** Activation functions by the names that Hugging Face's `hidden_act` uses. */
-import { ConfigError, nearestName } from "../errors.ts";
+import { ConfigError, nearestName, requireKind } from "../errors.ts";
 import { add, erf, mul, sqrt, tanh } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
@@ -65,6 +65,7 @@ export function softcap(x: Tensor, c: number): Tensor {
 
 /** The activation of this name. @throws {ConfigError} naming the nearest one when there is none */
 export function activation(name: string): (x: Tensor) => Tensor {
+  requireKind("activation", "a text", { name });
   if (Object.hasOwn(activations, name)) return activations[name as ActivationName];
   const near = nearestName(name, Object.keys(activations));
   throw new ConfigError(`there is no activation "${name}".`, {

@@ -2,7 +2,7 @@
  * Attention with all its masks. The causal case without a mask goes to the operation of graph/attention.ts, for which
  * devices have kernels that never hold the T×T matrix; every other case is composed here. Nothing else decides this.
  */
-import { checkOptions, DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, DTypeError, requireKind, ShapeError, wordShape } from "../errors.ts";
 import { attention } from "../graph/attention.ts";
 import { matmul } from "../graph/contraction.ts";
 import { isFloat } from "../graph/dtype.ts";
@@ -110,6 +110,8 @@ export function scaledDotProductAttention(
 
 /** [Tq, Tk] bool: true where key j ≤ query i + offset, and within the window if there is one. Costs no memory. */
 export function causalMask(queries: number, keys: number, offset: number | Tensor = 0, window = 0): Tensor {
+  requireKind("causalMask", "a whole number from 0", { queries, keys, window });
+  if (typeof offset !== "number") requireTensors("causalMask", { offset });
   const query = add(reshape(iota([queries]), [queries, 1]), typeof offset === "number" ? constant(offset, [], "int32") : offset);
   const key = reshape(iota([keys]), [1, keys]);
   const seen = less(key, add(query, constant(1, [], "int32")));

@@ -1,8 +1,9 @@
 /** Normalisation of images and other tensors whose second axis is the channel: [N, C, ...]. */
-import { checkOptions, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
+import { requireFloat } from "../graph/dtype.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import { rsqrt } from "../tensor/math.ts";
 import { mean, variance } from "../tensor/statistics.ts";
@@ -10,6 +11,7 @@ import { layerNorm } from "./norm.ts";
 
 /** A value per channel, broadcastable to x. */
 function perChannel(operation: string, name: string, value: Tensor, x: Tensor): Tensor {
+  requireTensors(operation, { [name]: value });
   if (value.rank !== 1 || value.shape[0] !== x.shape[1])
     throw new ShapeError(`\`${name}\` is ${wordShape(value.shape)}, x ${wordShape(x.shape)} has ${x.shape[1]} channels.`, {
       operation,
@@ -17,6 +19,13 @@ function perChannel(operation: string, name: string, value: Tensor, x: Tensor): 
       got: value.shape,
     });
   return reshape(value, [value.size, ...x.shape.slice(2).map(() => 1)]);
+}
+
+function checkImage(operation: string, x: Tensor, eps: number): void {
+  requireTensors(operation, { x });
+  requireFloat(operation, x.dtype);
+  requireKind(operation, "a number", { eps });
+  if (x.rank < 2) throw new ShapeError(`needs [N, C, ...], got ${wordShape(x.shape)}.`, { operation, got: x.shape });
 }
 
 function affine(operation: string, y: Tensor, weight: Tensor | null, bias: Tensor | null): Tensor {
@@ -40,7 +49,9 @@ export function groupNorm(
   options: { readonly eps?: number } = {},
 ): Tensor {
   const { eps = 1e-5 } = checkOptions("groupNorm", options, ["eps"]);
-  if (x.rank < 2 || !(groups > 0) || x.shape[1]! % groups !== 0)
+  checkImage("groupNorm", x, eps);
+  requireKind("groupNorm", "a whole number from 1", { groups });
+  if (x.shape[1]! % groups !== 0)
     throw new ShapeError(`the channels of ${wordShape(x.shape)} do not make ${groups} equal groups.`, {
       operation: "groupNorm",
       got: x.shape,
@@ -65,6 +76,7 @@ export function batchNorm(
 ): Tensor {
   const { eps = 1e-5 } = checkOptions("batchNorm", options, ["eps"]);
   const operation = "batchNorm";
+  checkImage(operation, x, eps);
   const axes = x.shape.map((_, axis) => axis).filter((axis) => axis !== 1);
   const centre = running ? perChannel(operation, "mean", running.mean, x) : mean(x, axes, true);
   const spread = running

@@ -1,5 +1,5 @@
 /** Convolution layers. */
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { type ConvolutionOptions, conv1d, conv2d, conv3d } from "../tensor/convolution.ts";
@@ -39,8 +39,11 @@ export abstract class Convolution extends Module {
     super();
     checkOptions(new.target.name, given, ["stride", "padding", "dilation", "groups", "bias", "init", "initBias"]);
     const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }), initBias, ...options } = given;
+    requireKind(new.target.name, "a whole number from 1", { inChannels, outChannels });
     const kernel = typeof kernelSize === "number" ? new Array<number>(axes).fill(kernelSize) : kernelSize;
     const { groups = 1 } = options;
+    requireKind(new.target.name, "a list of numbers", { kernelSize: kernel });
+    requireKind(new.target.name, "a whole number from 1", { groups, ...kernel });
     if (kernel.length !== axes || inChannels % groups !== 0 || outChannels % groups !== 0)
       throw new ConfigError(
         kernel.length !== axes

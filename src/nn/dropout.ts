@@ -4,8 +4,8 @@
  */
 import { currentDevice } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, FormatError } from "../errors.ts";
-import type { Tensor } from "../graph/node.ts";
+import { ConfigError, FormatError, requireKind, wordArgument } from "../errors.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { assignAll, type Variable } from "../graph/variable.ts";
 import { dropout as dropoutWith, Generator } from "../tensor/random.ts";
 import { Module } from "./module.ts";
@@ -32,6 +32,7 @@ export const dropoutState = (): Map<string, Tensor> =>
 
 /** Goes on where a saved run stood. @throws {FormatError} when a value is missing */
 export function loadDropoutState(saved: ReadonlyMap<string, Tensor>): void {
+  requireKind("loadDropoutState", "a Map", { saved });
   const pairs = [...dropoutVariables()].map(([name, variable]) => {
     const value = saved.get(name);
     if (!value) throw new FormatError(`"${name}" is missing.`, { operation: "loadDropoutState", expected: name });
@@ -48,13 +49,14 @@ export function loadDropoutState(saved: ReadonlyMap<string, Tensor>): void {
  * @see https://jmlr.org/papers/v15/srivastava14a.html
  */
 export function dropout(x: Tensor, p: number): Tensor {
-  checkProbability(p);
+  requireTensors("dropout", { x });
+  checkProbability("dropout", p);
   return p === 0 ? x : dropoutWith(generator().next(), x, p);
 }
 
-function checkProbability(p: number): void {
-  if (!(p >= 0 && p < 1))
-    throw new ConfigError(`\`p\` (= ${p}) must be at least 0 and below 1.`, { operation: "dropout", got: p });
+function checkProbability(operation: string, p: number): void {
+  if (!(typeof p === "number" && p >= 0 && p < 1))
+    throw new ConfigError(`\`p\` (= ${wordArgument(p)}) must be at least 0 and below 1.`, { operation, got: p });
 }
 
 /** Dropout in training, nothing in evaluation. */
@@ -63,7 +65,7 @@ export class Dropout extends Module {
 
   constructor(p = 0.5) {
     super();
-    checkProbability(p);
+    checkProbability("Dropout", p);
     this.p = p;
   }
 

@@ -1,9 +1,9 @@
 /** The table that turns token numbers into vectors. */
-import { checkOptions } from "../errors.ts";
+import { checkOptions, requireKind } from "../errors.ts";
 import { cast, equal, mul, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import { isSubstituting } from "../graph/variable.ts";
 import { type Initializer, normal } from "./init.ts";
@@ -27,6 +27,7 @@ export interface EmbeddingOptions {
  */
 export function embedding(weight: Tensor, ids: Tensor, options: { readonly paddingIdx?: number } = {}): Tensor {
   const { paddingIdx } = checkOptions("embedding", options, ["paddingIdx"]);
+  requireTensors("embedding", { weight, ids });
   const rows = take(weight, ids);
   const y = rows.dtype === "float16" || rows.dtype === "bfloat16" ? cast(rows, "float32") : rows;
   return paddingFixed(y, ids, paddingIdx);
@@ -50,6 +51,7 @@ export class Embedding extends Module {
   constructor(numEmbeddings: number, embeddingDim: number, options: EmbeddingOptions = {}) {
     super();
     checkOptions("Embedding", options, ["init", "paddingIdx", "weight", "scale"]);
+    requireKind("Embedding", "a whole number from 1", { numEmbeddings, embeddingDim });
     const { init = normal(), paddingIdx, scale = 1 } = options;
     this.paddingIdx = paddingIdx;
     this.scale = scale;

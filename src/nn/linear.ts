@@ -1,5 +1,5 @@
 /** The affine layer. */
-import { checkOptions, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
@@ -52,6 +52,7 @@ export class Linear extends Module {
   constructor(inFeatures: number, outFeatures: number, options: LinearOptions = {}) {
     super();
     checkOptions("Linear", options, ["bias", "init", "initBias", "weight"]);
+    requireKind("Linear", "a whole number from 0", { inFeatures, outFeatures });
     const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }) } = options;
     const bound = 1 / Math.sqrt(inFeatures);
     this.weight = options.weight ?? Parameter.from(init([outFeatures, inFeatures]), [outFeatures, inFeatures]);
@@ -83,6 +84,7 @@ export class Conv1D extends Module {
   constructor(inFeatures: number, outFeatures: number, options: Pick<LinearOptions, "init"> = {}) {
     super();
     const { init = normal({ std: 0.02 }) } = checkOptions("Conv1D", options, ["init"]);
+    requireKind("Conv1D", "a whole number from 0", { inFeatures, outFeatures });
     this.weight = Parameter.from(init([inFeatures, outFeatures]), [inFeatures, outFeatures]);
     this.bias = Parameter.from(zeros([outFeatures]), [outFeatures]);
   }

@@ -1,9 +1,8 @@
 /** Feed-forward parts of transformer blocks. */
-
 import { withVjp } from "../autograd/custom.ts";
-import { checkOptions } from "../errors.ts";
+import { checkOptions, requireKind } from "../errors.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import { sigmoid, silu } from "../tensor/math.ts";
 import { activation } from "./activation.ts";
@@ -28,7 +27,10 @@ export interface GatedMLPOptions {
  * @param up   [..., F]
  */
 export const swiglu: (gate: Tensor, up: Tensor) => Tensor = withVjp(
-  (gate, up) => mul(silu(gate!), up!),
+  (gate, up) => {
+    requireTensors("swiglu", { gate, up });
+    return mul(silu(gate!), up!);
+  },
   (g, _, gate, up) => {
     const s = sigmoid(gate!);
     const activated = mul(gate!, s);
@@ -55,6 +57,7 @@ export class GatedMLP extends Module {
       bias = false,
       ...init
     } = checkOptions("GatedMLP", options, ["activation", "bias", "init", "initBias"]);
+    requireKind("GatedMLP", "a whole number from 1", { size, innerSize });
     this.gate_proj = new Linear(size, innerSize, { bias, ...init });
     this.up_proj = new Linear(size, innerSize, { bias, ...init });
     this.down_proj = new Linear(innerSize, size, { bias, ...init });

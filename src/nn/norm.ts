@@ -1,5 +1,6 @@
 /** Normalisation over the last axis. Composed of row-wise operations, so that each pass over the data is one program. */
-import { checkOptions, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
+import { requireFloat } from "../graph/dtype.ts";
 import { add, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
@@ -9,6 +10,7 @@ import { Module, Parameter } from "./module.ts";
 
 function checkWidth(operation: string, x: Tensor, weight: Tensor | null, name = "weight"): void {
   requireTensors(operation, weight ? { x, [name]: weight } : { x });
+  requireFloat(operation, x.dtype);
   if (x.rank === 0) throw new ShapeError("needs at least one axis.", { operation, got: x.shape });
   const width = x.shape[x.rank - 1];
   if (weight && (weight.rank !== 1 || weight.shape[0] !== width))
@@ -81,6 +83,7 @@ export class RMSNorm extends Module {
   constructor(size: number, options: { readonly eps?: number; readonly unitOffset?: boolean } = {}) {
     super();
     const { eps = 1e-6, unitOffset = false } = checkOptions("RMSNorm", options, ["eps", "unitOffset"]);
+    requireKind("RMSNorm", "a whole number from 0", { size });
     this.weight = Parameter.from((unitOffset ? zeros : ones)([size]), [size]);
     this.eps = eps;
     this.unitOffset = unitOffset;
@@ -100,6 +103,7 @@ export class LayerNorm extends Module {
   constructor(size: number, options: { readonly eps?: number; readonly bias?: boolean } = {}) {
     super();
     const { eps = 1e-5, bias = true } = checkOptions("LayerNorm", options, ["eps", "bias"]);
+    requireKind("LayerNorm", "a whole number from 0", { size });
     this.weight = Parameter.from(ones([size]), [size]);
     this.bias = bias ? Parameter.from(zeros([size]), [size]) : null;
     this.eps = eps;

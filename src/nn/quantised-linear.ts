@@ -7,6 +7,7 @@
 import { checkpoint } from "../autograd/custom.ts";
 import { currentDevice, downloadSync, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
+import { requireKind } from "../errors.ts";
 import { dequantise } from "../graph/dequantise.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { add, cast, mul, sub } from "../graph/elementwise.ts";
@@ -102,6 +103,8 @@ export class QuantisedLinear extends Module {
 
   constructor(weight: QuantisedWeight, bias: Parameter | null = null) {
     super();
+    requireKind("QuantisedLinear", "an object", { weight });
+    requireKind("QuantisedLinear", "a list of numbers", { shape: weight.shape, codes: weight.codes });
     const [out, into] = weight.shape;
     this.outFeatures = out;
     this.inFeatures = into;

@@ -5,7 +5,7 @@
  * @see https://arxiv.org/abs/2305.14314 (NF4, double quantisation), https://arxiv.org/abs/2110.02861 (the dynamic map),
  *   https://arxiv.org/abs/2208.07339 (int8 by rows)
  */
-import { ConfigError, checkOptions, ShapeError } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind, ShapeError } from "../errors.ts";
 import { fromFloat16Bits, roundHalfEven, toFloat16Bits } from "../graph/dtype.ts";
 
 /** NF4: quantiles of the normal distribution, so that values of a trained weight use all codes alike. Sorted; code 7 is 0. */
@@ -48,6 +48,20 @@ export interface Quantised {
   readonly absmax: Float32Array;
 }
 
+function checkValues(operation: string, values: unknown, sizes: Readonly<Record<string, unknown>>): void {
+  requireKind(operation, "a Float32Array", { values });
+  requireKind(operation, "a whole number from 1", sizes);
+}
+
+/** What was quantised: codes, and numbers for each group of them. */
+function checkCodes<Codes extends object>(operation: string, quantised: Codes, sizes: Readonly<Record<string, unknown>>): Codes {
+  requireKind(operation, "an object", { quantised });
+  const lists = ["codes", ...("scale" in quantised ? ["scale", "zeroPoint"] : ["absmax"])];
+  requireKind(operation, "a list of numbers", Object.fromEntries(lists.map((name) => [name, Reflect.get(quantised, name)])));
+  requireKind(operation, "a whole number from 1", sizes);
+  return quantised;
+}
+
 const checkFinite = (operation: string, absmax: number): void => {
   if (!Number.isFinite(absmax))
     throw new ConfigError("cannot quantise values that are not finite.", {
@@ -75,6 +89,8 @@ function largest(values: Float32Array, start: number, end: number): number {
  * @throws {ConfigError} for values that are not finite
  */
 export function quantiseBlockwise(values: Float32Array, table: Float32Array, block: number): Quantised {
+  checkValues("quantiseBlockwise", values, { block });
+  requireKind("quantiseBlockwise", "a Float32Array", { table });
   const order = Uint8Array.from(table.keys()).sort((a, b) => table[a]! - table[b]! || a - b);
   const middles = Float32Array.from({ length: table.length - 1 }, (_, i) => (table[order[i]!]! + table[order[i + 1]!]!) / 2);
   const codes = new Uint8Array(values.length);
@@ -103,17 +119,22 @@ export function quantiseBlockwise(values: Float32Array, table: Float32Array, blo
 }
 
 /** Back: table[code] · absmax, in float32. */
-export function dequantiseBlockwise({ codes, absmax }: Quantised, table: Float32Array, block: number): Float32Array {
+export function dequantiseBlockwise(quantised: Quantised, table: Float32Array, block: number): Float32Array {
+  const { codes, absmax } = checkCodes("dequantiseBlockwise", quantised, { block });
+  requireKind("dequantiseBlockwise", "a Float32Array", { table });
   return Float32Array.from(codes, (code, i) => table[code]! * absmax[Math.floor(i / block)]!);
 }
 
 /** Codes of 4 bits two to a byte, the first in the upper half; an odd count is filled up with `padding`. */
 export function packNibbles(codes: Uint8Array, padding = 0): Uint8Array {
+  requireKind("packNibbles", "a Uint8Array", { codes });
   return Uint8Array.from({ length: Math.ceil(codes.length / 2) }, (_, i) => (codes[2 * i]! << 4) | (codes[2 * i + 1] ?? padding));
 }
 
 /** Back: the first `count` codes. */
 export function unpackNibbles(bytes: Uint8Array, count: number): Uint8Array {
+  requireKind("unpackNibbles", "a Uint8Array", { bytes });
+  requireKind("unpackNibbles", "a whole number from 0", { count });
   if (bytes.length !== Math.ceil(count / 2))
     throw new ShapeError(`${count} codes of 4 bits are ${Math.ceil(count / 2)} bytes, got ${bytes.length}.`, {
       operation: "unpackNibbles",
@@ -134,6 +155,7 @@ export const nestedBlock = 256;
 
 /** Double quantisation: scales take 8 bits instead of 32. */
 export function quantiseScales(absmax: Float32Array): QuantisedScales {
+  requireKind("quantiseScales", "a Float32Array", { absmax });
   const offset = Math.fround(absmax.reduce((sum, value) => sum + value, 0) / Math.max(1, absmax.length));
   const { codes, absmax: nested } = quantiseBlockwise(
     absmax.map((value) => value - offset),
@@ -144,8 +166,10 @@ export function quantiseScales(absmax: Float32Array): QuantisedScales {
 }
 
 /** Back: the scales, as they are used. */
-export const dequantiseScales = (scales: QuantisedScales): Float32Array =>
-  dequantiseBlockwise(scales, dynamicMap(), nestedBlock).map((value) => value + scales.offset);
+export function dequantiseScales(scales: QuantisedScales): Float32Array {
+  checkCodes("dequantiseScales", scales, {});
+  return dequantiseBlockwise(scales, dynamicMap(), nestedBlock).map((value) => value + scales.offset);
+}
 
 /** Signed codes of 8 bits. */
 export interface QuantisedInt8 {
@@ -158,6 +182,7 @@ export interface QuantisedInt8 {
  * @throws {ConfigError} for values that are not finite
  */
 export function quantiseInt8(values: Float32Array, row: number): QuantisedInt8 {
+  checkValues("quantiseInt8", values, { row });
   const codes = new Int8Array(values.length);
   const absmax = new Float32Array(Math.ceil(values.length / row));
   for (let r = 0, start = 0; start < values.length; r++, start += row) {
@@ -173,8 +198,10 @@ export function quantiseInt8(values: Float32Array, row: number): QuantisedInt8 {
 }
 
 /** Back: code · absmax / 127. */
-export const dequantiseInt8 = ({ codes, absmax }: QuantisedInt8, row: number): Float32Array =>
-  Float32Array.from(codes, (code, i) => Math.fround(code * absmax[Math.floor(i / row)]!) / 127);
+export function dequantiseInt8(quantised: QuantisedInt8, row: number): Float32Array {
+  const { codes, absmax } = checkCodes("dequantiseInt8", quantised, { row });
+  return Float32Array.from(codes, (code, i) => Math.fround(code * absmax[Math.floor(i / row)]!) / 127);
+}
 
 /** Codes that need not have 0 in the middle. */
 export interface QuantisedAffine {
@@ -189,6 +216,7 @@ export interface QuantisedAffine {
  * @throws {ConfigError} for values that are not finite
  */
 export function quantiseAffine(values: Float32Array, row: number): QuantisedAffine {
+  checkValues("quantiseAffine", values, { row });
   const rows = Math.ceil(values.length / row);
   const [codes, scale, zeroPoint] = [new Uint8Array(values.length), new Float32Array(rows), new Float32Array(rows)];
   for (let r = 0, start = 0; start < values.length; r++, start += row) {
@@ -206,8 +234,10 @@ export function quantiseAffine(values: Float32Array, row: number): QuantisedAffi
 }
 
 /** Back: (code − zeroPoint) · scale. */
-export const dequantiseAffine = ({ codes, scale, zeroPoint }: QuantisedAffine, row: number): Float32Array =>
-  Float32Array.from(codes, (code, i) => (code - zeroPoint[Math.floor(i / row)]!) * scale[Math.floor(i / row)]!);
+export function dequantiseAffine(quantised: QuantisedAffine, row: number): Float32Array {
+  const { codes, scale, zeroPoint } = checkCodes("dequantiseAffine", quantised, { row });
+  return Float32Array.from(codes, (code, i) => (code - zeroPoint[Math.floor(i / row)]!) * scale[Math.floor(i / row)]!);
+}
 
 /** How weights are kept. */
 export type QuantisedType = "nf4" | "fp4" | "int8";
@@ -270,8 +300,14 @@ export function quantiserOptions(operation: string, options: QuantiserOptions): 
 export function quantiseWeight(
   values: Float32Array,
   shape: readonly [out: number, into: number],
-  { type, blockSize, doubleQuantise }: Required<QuantiserOptions>,
+  options: Required<QuantiserOptions>,
 ): QuantisedWeight {
+  checkValues("quantiseWeight", values, {});
+  requireKind("quantiseWeight", "a list of numbers", { shape });
+  const { type, blockSize, doubleQuantise } = quantiserOptions(
+    "quantiseWeight",
+    checkOptions("quantiseWeight", options, ["type", "blockSize", "doubleQuantise"]),
+  );
   if (type === "int8") {
     // bitsandbytes takes weights in float16 for this
     const half = values.map((value) => fromFloat16Bits(toFloat16Bits(value)));

@@ -1,8 +1,8 @@
 /** Distances between tokens as a few numbers, each of which has a learned bias in T5's attention. */
-import { checkOptions } from "../errors.ts";
+import { checkOptions, requireKind } from "../errors.ts";
 import { add, cast, less, max, neg, sub, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
 import { abs, minimum } from "../tensor/math.ts";
 
@@ -33,6 +33,9 @@ export function relativeBuckets(queries: number, keys: number, options: Relative
     "isCausal",
     "offset",
   ]);
+  requireKind("relativeBuckets", "a whole number from 0", { queries, keys });
+  requireKind("relativeBuckets", "a whole number from 1", { buckets, maxDistance });
+  if (offset !== undefined) requireTensors("relativeBuckets", { offset });
   const query = reshape(iota([queries]), [queries, 1]);
   const ahead = sub(reshape(iota([keys]), [1, keys]), offset ? add(query, offset) : query);
   const own = isCausal ? buckets : Math.floor(buckets / 2);

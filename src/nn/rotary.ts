@@ -2,12 +2,12 @@
 import { withVjp } from "../autograd/custom.ts";
 import { currentDevice, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, checkOptions, nearestName, ShapeError, wordJson, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, nearestName, requireKind, ShapeError, wordJson, wordShape } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { flip, reshape, sliceAxis } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
 
 /** How positions become angles. Keys as in Hugging Face's `rope_parameters`, in camelCase. */
@@ -127,12 +127,18 @@ export function checkRopeType(operation: string, type: unknown): RopeType {
  *
  * @param length tokens of the text, for `longrope` and `dynamic`
  */
-export function rotaryAngles(size: number, parameters: RopeParameters, length = 0): readonly number[] {
+export const rotaryAngles = (size: number, parameters: RopeParameters, length = 0): readonly number[] =>
+  anglesOf("rotaryAngles", size, parameters, length);
+
+function anglesOf(operation: string, size: number, parameters: RopeParameters, length: number): readonly number[] {
+  requireKind(operation, "a whole number from 1", { size });
+  requireKind(operation, "an object", { parameters });
+  requireKind(operation, "a number", { ropeTheta: parameters.ropeTheta, length });
   if (size % 2 !== 0)
-    throw new ShapeError(`turns pairs of values, so the head size (= ${size}) must be even.`, { operation: "rotary", got: size });
+    throw new ShapeError(`turns pairs of values, so the head size (= ${size}) must be even.`, { operation, got: size });
   const { ropeTheta, dim = size } = parameters;
   const angles = Array.from({ length: size / 2 }, (_, i) => ropeTheta ** ((-2 * i) / dim));
-  const scaling: Scaling = scalings[checkRopeType("rotary", parameters.ropeType)];
+  const scaling: Scaling = scalings[checkRopeType(operation, parameters.ropeType)];
   return scaling(angles, parameters, length);
 }
 
@@ -167,12 +173,12 @@ export class Rotary {
     this.size = size;
     this.pairs = pairs;
     this.#parameters = parameters;
+    for (const length of [0, Number.POSITIVE_INFINITY]) anglesOf("Rotary", size, parameters, length); // says at once what is wrong
     if (parameters.ropeType === "dynamic" && size < 4)
       throw new ConfigError(`rope type "dynamic" needs to turn 4 values of a head or more, got ${size}.`, {
-        operation: "rotary",
+        operation: "Rotary",
         got: size,
       });
-    for (const length of [0, Number.POSITIVE_INFINITY]) rotaryAngles(size, parameters, length); // says at once what is wrong
   }
 
   /** Tokens of a text past which its angles are others; ∞ where its length does not matter. */
@@ -246,7 +252,10 @@ export class Rotary {
  * @throws {ShapeError} when D is less than what the tables were made for
  * @see https://arxiv.org/abs/2104.09864
  */
-export function rotate(x: Tensor, { cos, sin, pairs }: RotaryTables): Tensor {
+export function rotate(x: Tensor, tables: RotaryTables): Tensor {
+  requireKind("rotate", "an object", { tables });
+  const { cos, sin, pairs } = tables;
+  requireTensors("rotate", { x, cos, sin });
   const D = x.shape[x.rank - 1] as number;
   const pair = cos.shape.slice(-2) as [number, number];
   const size = pair[0] * pair[1];

@@ -1,7 +1,7 @@
 /** Keeping gradients from growing too large for one step. */
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import { add, max, mul, neg, pow, recip, sqrt } from "../graph/elementwise.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { addAll } from "../graph/reduction.ts";
 import { number } from "../graph/source.ts";
 import { abs, minimum } from "../tensor/math.ts";
@@ -14,7 +14,10 @@ export interface ClippedGradients<Key> {
   readonly totalNorm: Tensor;
 }
 
-function checkLimit(operation: string, name: string, value: number): void {
+function checkLimit(operation: string, name: string, value: number, gradients: ReadonlyMap<unknown, Tensor>): void {
+  requireKind(operation, "a Map", { gradients });
+  for (const gradient of gradients.values()) requireTensors(operation, { gradient });
+  requireKind(operation, "a number", { [name]: value });
   if (!(value > 0)) throw new ConfigError(`\`${name}\` (= ${value}) must be above 0.`, { operation, got: value });
 }
 
@@ -32,8 +35,8 @@ export function clipGradNorm<Key>(
 ): ClippedGradients<Key> {
   const { normType = 2 } = checkOptions("clipGradNorm", options, ["normType"]);
   const operation = "clipGradNorm";
-  checkLimit(operation, "maxNorm", maxNorm);
-  checkLimit(operation, "normType", normType);
+  checkLimit(operation, "maxNorm", maxNorm, gradients);
+  checkLimit(operation, "normType", normType, gradients);
   if (gradients.size === 0) throw new ConfigError("got no gradients.", { operation });
   const totalNorm = norm([...gradients.values()], normType);
   const share = mul(number(totalNorm, maxNorm), recip(add(totalNorm, number(totalNorm, 1e-6))));
@@ -51,7 +54,7 @@ function norm(gradients: readonly Tensor[], p: number): Tensor {
 
 /** Moves every value of every gradient into ±limit. */
 export function clipGradValue<Key>(gradients: ReadonlyMap<Key, Tensor>, limit: number): Map<Key, Tensor> {
-  checkLimit("clipGradValue", "limit", limit);
+  checkLimit("clipGradValue", "limit", limit, gradients);
   const clip = (g: Tensor) => neg(max(neg(max(g, number(g, -limit))), number(g, -limit)));
   return new Map([...gradients].map(([key, g]) => [key, clip(g)]));
 }

@@ -6,10 +6,20 @@
 import { pullback } from "../autograd/grad.ts";
 import { currentDevice, upload } from "../compile/program.ts";
 import type { Buffer, Device } from "../devices/device.ts";
-import { ConfigError, checkOptions, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import {
+  ConfigError,
+  checkOptions,
+  DTypeError,
+  FormatError,
+  nearestName,
+  requireKind,
+  ShapeError,
+  wordShape,
+  wordType,
+} from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, mul } from "../graph/elementwise.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant, number } from "../graph/source.ts";
 import { assignAll, isObserved, Variable } from "../graph/variable.ts";
@@ -80,6 +90,7 @@ export abstract class Optimizer<Options extends LearningRate> {
   constructor(parameters: Trained<Options>, defaults: Options, options: Partial<Options>) {
     const operation = this.#operation;
     checkOptions(operation, options, Object.keys(defaults));
+    requireKind(operation, "a list", { parameters });
     if (parameters.length === 0) throw new ConfigError("got no parameters.", { operation });
     const none: Partial<Options> = {};
     const groups: readonly ParameterGroup<Options>[] =
@@ -87,12 +98,14 @@ export abstract class Optimizer<Options extends LearningRate> {
         ? [{ ...none, parameters: parameters as readonly Variable[] }]
         : (parameters as readonly ParameterGroup<Options>[]);
     const seen = new Set<Variable>();
-    for (const group of groups)
+    for (const group of groups) {
+      requireVariables(operation, (group as Partial<typeof group> | null)?.parameters);
       for (const parameter of group.parameters) {
         if (seen.has(parameter))
           throw new ConfigError(`a parameter of ${wordShape(parameter.shape)} is given twice.`, { operation });
         seen.add(parameter);
       }
+    }
     this.groups = groups.map(({ parameters: own, ...given }) => {
       checkOptions(operation, given, Object.keys(defaults));
       const settings: Options = { ...defaults, ...defined(options), ...defined(given) };
@@ -292,12 +305,21 @@ function near(name: string, names: Iterable<string>): { hint?: string } {
   return nearest ? { hint: `The nearest is "${nearest}".` } : {};
 }
 
+function requireVariables(operation: string, parameters: unknown): void {
+  requireKind(operation, "a list", { parameters });
+  for (const parameter of parameters as unknown[])
+    if (!(parameter instanceof Variable))
+      throw new DTypeError(`a parameter is ${wordType(parameter)}, not a Variable.`, { operation, got: parameter });
+}
+
 /**
  * Gradients of a scalar loss by parameters, for `optimizer.step`. Parameters that the loss does not depend on are left out.
  *
  * @throws {ShapeError} when the loss is not one value
  */
 export function gradientsOf<P extends Variable>(loss: Tensor, parameters: readonly P[]): Map<P, Tensor> {
+  requireTensors("gradientsOf", { loss });
+  requireVariables("gradientsOf", parameters);
   if (loss.size !== 1)
     throw new ShapeError(`needs one value to differentiate, got ${wordShape(loss.shape)}.`, {
       operation: "gradientsOf",

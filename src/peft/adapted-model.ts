@@ -102,6 +102,7 @@ export function beginAdapters(model: Module): Adapted {
 
 /** Every module with its path in the unmodified model. */
 export function baseModules(model: Module): Map<string, Module> {
+  requireModule("baseStateDict", model);
   const found = new Map<string, Module>();
   const adapted = models.get(model);
   const layers = new Set<Module>(adapted?.layers.values());

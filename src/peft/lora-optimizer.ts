@@ -3,14 +3,14 @@
  * gradients measured by the other factor (Riemannian preconditioning). All of them are for the factors A [r, in] and B [out, r] of matrices;
  * embeddings, convolutions and everything else that is trained get the steps they would get anyway.
  */
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, div, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
 import { identity, inverseByHalves } from "../linalg/cayley.ts";
-import type { Module, Parameter } from "../nn/module.ts";
+import { type Module, type Parameter, requireModule } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type AdamOptions, BiasCorrected, mix } from "../optim/adam.ts";
 import {
@@ -77,6 +77,8 @@ export function loraPlusGroups(model: Module, options: LoraPlusOptions): Paramet
     weightDecay = 0,
     embeddingLr = 1e-6,
   } = checkOptions("loraPlusGroups", options, ["lr", "ratio", "weightDecay", "embeddingLr"]);
+  requireModule("loraPlusGroups", model);
+  requireKind("loraPlusGroups", "a number", { lr, ratio, weightDecay, embeddingLr });
   const groups = {
     A: { lr, weightDecay, parameters: [] as Parameter[] },
     embedding: { lr: embeddingLr, weightDecay, parameters: [] as Parameter[] },
@@ -130,6 +132,8 @@ function inverseGram(M: Tensor, reg: number): Tensor {
  */
 export function riemannian(model: Module, gradients: Gradients, options: { readonly reg?: number } = {}): Gradients {
   const { reg = 1e-2 } = checkOptions("riemannian", options, ["reg"]);
+  requireKind("riemannian", "a Map", { gradients });
+  requireKind("riemannian", "a number", { reg });
   const changed = new Map(gradients);
   for (const { A, B } of pairsOf(model, "riemannian")) {
     const [gA, gB] = [gradients.get(A), gradients.get(B)];

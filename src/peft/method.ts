@@ -3,7 +3,7 @@
  * method is a change of the weight, that change. Everything else (attaching, merging, several adapters, files) is written
  * once, over this interface. Read methods/lora.ts for an example.
  */
-import { ConfigError, wordJson } from "../errors.ts";
+import { ConfigError, requireKind, wordJson } from "../errors.ts";
 import { type ConfigSchema, defaultConfig } from "../formats/peft-config.ts";
 import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
@@ -319,9 +319,12 @@ export type AnyMethod = Method<any, any>;
  * function. See methods/lora.ts.
  */
 export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefinition<Schema>): Method<Schema> {
+  requireKind("defineMethod", "an object", { definition, schema: (definition as Partial<typeof definition> | null)?.schema });
   const { schema, variantOf } = definition;
+  requireKind("defineMethod", "an object", { "schema.keys": schema.keys, layers: definition.layers });
   const variants: AnyMethod[] = [];
   const method = (options: AnyConfig = {}): ReturnType<AnyMethod> => {
+    requireKind(wordMethod(schema), "an object", { options });
     const meant = meantVariant(made, options);
     if (meant !== made) return meant(options);
     const config = checkedConfig(definition as MethodDefinition<ConfigSchema, AnyConfig>, options);

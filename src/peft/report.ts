@@ -1,6 +1,5 @@
 /** How much of a model is trained. */
-import type { Module } from "../nn/module.ts";
-
+import { type Module, requireModule } from "../nn/module.ts";
 /** What training changes, counted. */
 export interface TrainableReport {
   /** Values that training changes. */
@@ -14,6 +13,7 @@ export interface TrainableReport {
 
 /** How many values of a model training changes, in numbers and as a sentence. */
 export function trainableReport(model: Module): TrainableReport {
+  requireModule("trainableReport", model);
   const [trainable, total] = [model.numParameters({ trainable: true }), model.numParameters()];
   const percent = total === 0 ? 0 : (100 * trainable) / total;
   const words = (count: number) => count.toLocaleString("en-US");

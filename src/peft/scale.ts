@@ -1,8 +1,10 @@
 /** The factor on an adapter's share of a layer: what `setScale` sets. */
+
 import { upload } from "../compile/program.ts";
 import type { Buffer, Device } from "../devices/device.ts";
+import { requireKind } from "../errors.ts";
 import { mul } from "../graph/elementwise.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
 import { isObserved, Setting, Variable } from "../graph/variable.ts";
 
@@ -11,7 +13,9 @@ export type Scale = number | Tensor;
 
 /** A number times a scale: `product(scaling(c), use.scale)`. */
 export const product = (factor: number, scale: Scale): Scale => {
+  requireKind("product", "a number", { factor });
   if (typeof scale === "number") return factor * scale;
+  requireTensors("product", { scale });
   return factor === 1 ? scale : mul(scale, constant(factor));
 };
 

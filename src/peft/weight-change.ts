@@ -7,7 +7,7 @@ import { matmul } from "../graph/contraction.ts";
 import { add, cast, mul, sub } from "../graph/elementwise.ts";
 import { scatterAdd, take } from "../graph/indexing.ts";
 import { reshape, transpose } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
 import { type Embedding, paddingFixed } from "../nn/embedding.ts";
 import type { Layer } from "../nn/module.ts";
@@ -16,7 +16,10 @@ import type { Base, LayerMethod, Use } from "./method.ts";
 import type { Scale } from "./scale.ts";
 
 /** x times a number, in the dtype of x. */
-export const times = (x: Tensor, factor: Scale): Tensor => (factor === 1 ? x : mul(x, scalar(factor, x)));
+export function times(x: Tensor, factor: Scale): Tensor {
+  requireTensors("times", typeof factor === "number" ? { x } : { x, factor });
+  return factor === 1 ? x : mul(x, scalar(factor, x));
+}
 
 const scalar = (value: Scale, { dtype }: Tensor): Tensor =>
   typeof value === "number" ? constant(value, [], dtype) : cast(value, dtype);

@@ -4,7 +4,7 @@
  *
  * @see http://www.math.sci.hiroshima-u.ac.jp/m-mat/MT/ARTICLES/mt.pdf
  */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, wordArgument } from "../errors.ts";
 
 const stateSize = 624;
 const middle = 397;
@@ -24,8 +24,8 @@ export class TorchGenerator {
 
   /** @param seed only the low 32 bits count, as in PyTorch; negative numbers wrap around */
   constructor(seed: number | bigint) {
-    if (typeof seed === "number" && !Number.isSafeInteger(seed))
-      throw new ConfigError(`\`seed\` (= ${seed}) must be an integer.`, { operation: "TorchGenerator", got: seed });
+    if (typeof seed !== "bigint" && !Number.isSafeInteger(seed))
+      throw new ConfigError(`\`seed\` (= ${wordArgument(seed)}) must be an integer.`, { operation: "TorchGenerator", got: seed });
     const state = this.#state;
     state[0] = Number(BigInt.asIntN(32, BigInt(seed)));
     for (let i = 1; i < stateSize; i++) {

@@ -39,6 +39,7 @@ export function split(x: Tensor, sizes: number | readonly number[], axis = 0): T
   const extent = x.shape[at]!;
   if (typeof sizes === "number" && !(Number.isInteger(sizes) && sizes > 0))
     throw new ConfigError(`\`sizes\` (= ${sizes}) must be a positive integer or a list.`, { operation: "split", got: sizes });
+  if (typeof sizes !== "number") checkList("split", "`sizes`", sizes);
   const list =
     typeof sizes === "number"
       ? Array.from({ length: Math.max(1, Math.ceil(extent / sizes)) }, (_, i) => Math.min(sizes, extent - i * sizes))

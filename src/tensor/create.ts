@@ -8,7 +8,7 @@ import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape, wordType 
 import { checkDType, type DType, dtypes, isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
 import { add, cast, equal, less, mul, sub, where } from "../graph/elementwise.ts";
 import { expand, reshape } from "../graph/movement.ts";
-import { Tensor } from "../graph/node.ts";
+import { requireTensors, Tensor } from "../graph/node.ts";
 import { checkShape, type Shape, sizeOf } from "../graph/shape.ts";
 import { constant, iota } from "../graph/source.ts";
 import { Variable } from "../graph/variable.ts";
@@ -102,10 +102,16 @@ export function tensor(values: TensorData, options: CreateOptions = {}): Tensor 
  */
 export function fromTypedArray(
   values: TypedArray,
-  shape: Shape = [values.length],
+  shape: Shape = [values?.length],
   options: Omit<CreateOptions, "shape"> = {},
 ): Tensor {
   checkOptions("fromTypedArray", options, ["dtype", "device"]);
+  if (!isTypedArray(values))
+    throw new DTypeError(`\`values\` is ${wordType(values)}, not a typed array.`, {
+      operation: "fromTypedArray",
+      got: values,
+      hint: "Use tensor(…).",
+    });
   const dtype = options.dtype ?? dtypeOf(values);
   checkDType("tensor", dtype);
   checkFill("tensor", values.length, shape);
@@ -214,13 +220,16 @@ export const zeros = (shape: Shape, options?: FillOptions): Tensor => fill("zero
 export const ones = (shape: Shape, options?: FillOptions): Tensor => fill("ones", shape, 1, options);
 
 type Alike = Tensor | Variable;
+function fillLike(operation: string, x: Alike, value: number, options?: FillOptions): Tensor {
+  if (!(x instanceof Variable)) requireTensors(operation, { x });
+  return fill(operation, x.shape, value, options, x.dtype);
+}
 /** `value` in the shape and dtype of `x`. */
-export const fullLike = (x: Alike, value: number, options?: FillOptions): Tensor =>
-  fill("fullLike", x.shape, value, options, x.dtype);
+export const fullLike = (x: Alike, value: number, options?: FillOptions): Tensor => fillLike("fullLike", x, value, options);
 /** Zeros in the shape and dtype of `x`. */
-export const zerosLike = (x: Alike, options?: FillOptions): Tensor => fill("zerosLike", x.shape, 0, options, x.dtype);
+export const zerosLike = (x: Alike, options?: FillOptions): Tensor => fillLike("zerosLike", x, 0, options);
 /** Ones in the shape and dtype of `x`. */
-export const onesLike = (x: Alike, options?: FillOptions): Tensor => fill("onesLike", x.shape, 1, options, x.dtype);
+export const onesLike = (x: Alike, options?: FillOptions): Tensor => fillLike("onesLike", x, 1, options);
 
 /** Index numbers are int32. */
 function checkCount(operation: string, count: number): void {

@@ -30,7 +30,7 @@ import {
 } from "../graph/elementwise.ts";
 import { argsort } from "../graph/indexing.ts";
 import { reshape, slice } from "../graph/movement.ts";
-import { Tensor } from "../graph/node.ts";
+import { requireTensors, Tensor } from "../graph/node.ts";
 import { checkShape, type Shape, sizeOf } from "../graph/shape.ts";
 import { constant, iota } from "../graph/source.ts";
 import { isObserved, Variable } from "../graph/variable.ts";
@@ -47,6 +47,8 @@ const rotateLeft = (x: Tensor, by: number): Tensor => or(shiftLeft(x, int(by)), 
 
 /** `threefry2x32` of src/random/threefry.ts on int32 tensors, bit for bit: two words per counter. */
 export function threefry(key: Tensor, counter0: Tensor, counter1: Tensor): [Tensor, Tensor] {
+  checkKey("threefry", key);
+  requireTensors("threefry", { counter0, counter1 });
   const [key0, key1] = words(key);
   const keys = [key0, key1, xor(xor(key0, key1), int(0x1bd11bda))] as const;
   let x = add(counter0, key0);
@@ -100,6 +102,7 @@ export function split(parent: Tensor, count = 2): Tensor {
 /** The key number `index` (int32 []) of a family that belongs to `parent`; equal to that row of `split`. */
 export function foldIn(parent: Tensor, index: number | Tensor): Tensor {
   checkKey("foldIn", parent);
+  if (typeof index !== "number") requireTensors("foldIn", { index });
   const [x, y] = threefry(parent, int(0), typeof index === "number" ? int(index) : index);
   return stack([x, y], 0);
 }

@@ -1,6 +1,5 @@
 /** Learns a byte-level BPE vocabulary from text and writes it as a Hugging Face tokenizer.json. */
-
-import { ConfigError, checkOptions, FormatError } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind } from "../errors.ts";
 import { type FolderTarget, openTarget } from "../formats/writable-folder.ts";
 import { byteLetters } from "./byte-letter.ts";
 import { byteLevelDefinition, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
@@ -32,7 +31,10 @@ export function trainTokenizer(
 ): TokenizerDefinition {
   checkOptions("trainTokenizer", options, ["vocabularySize", "specialTokens", "minimumCount"]);
   const { vocabularySize, specialTokens = [], minimumCount = 2 } = options;
+  const operation = "trainTokenizer";
+  requireKind(operation, "a list", { specialTokens });
   checkSizes(vocabularySize, specialTokens, minimumCount);
+  if (typeof texts === "string" || typeof texts?.[Symbol.iterator] !== "function") requireKind(operation, "a list", { texts });
   const letters = byteLetters();
   // Ids follow the order of the letters, not of the bytes, as in every tokenizer.json that Hugging Face's trainer writes.
   const alphabet = [...letters].sort();
@@ -70,6 +72,7 @@ export function tokenizerConfig(names: {
   padToken?: string;
   maximumLength?: number;
 }): TokenizerConfig {
+  checkOptions("tokenizerConfig", names, ["bosToken", "eosToken", "padToken", "maximumLength"]);
   return {
     tokenizer_class: "PreTrainedTokenizerFast",
     clean_up_tokenization_spaces: false,
@@ -90,6 +93,8 @@ export async function saveTokenizer(
   folder: FolderTarget,
   tokenizer: { definition: TokenizerDefinition; config: TokenizerConfig },
 ): Promise<void> {
+  requireKind("saveTokenizer", "an object", { tokenizer });
+  requireKind("saveTokenizer", "an object", { definition: tokenizer.definition, config: tokenizer.config });
   const target = await openTarget(folder, "saveTokenizer");
   await target.write(
     new Map([

@@ -1,5 +1,5 @@
 /** Conversations as rows of tokens, of which only what the assistant says is learnt. */
-import { ConfigError, checkOptions, FormatError, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, wordJson } from "../errors.ts";
 import { fileSystem } from "../formats/node-module.ts";
 import type { ChatMessage, ChatOptions } from "./chat-template.ts";
 import { checkPositive, checkSeed, TextDataset } from "./dataset.ts";
@@ -51,6 +51,8 @@ export function chatDataset(
   if (typeof heldOut === "number" && !(heldOut >= 0 && heldOut < 1))
     throw new ConfigError(`\`heldOut\` (= ${heldOut}) must be at least 0 and less than 1.`, { operation, got: heldOut });
   const all = typeof source === "string" ? conversationsFromJsonl(readText(source), source) : source;
+  requireKind(operation, "a list", { conversations: all });
+  requireKind(operation, "a function", { "tokenizer.encodeChat": (tokenizer as Partial<Tokenizer> | undefined)?.encodeChat });
   const cut = typeof heldOut === "number" ? all.length - Math.round(all.length * heldOut) : all.length;
   const train = pack(all.slice(0, cut), tokenizer, chat);
   const kept = pack(typeof heldOut === "number" ? all.slice(cut) : heldOut, tokenizer, chat);
@@ -87,6 +89,7 @@ export function chatDataset(
  */
 export function conversationsFromJsonl(content: string, name = "the JSON lines"): Conversation[] {
   const operation = "conversationsFromJsonl";
+  requireKind(operation, "a text", { content });
   return content.split("\n").flatMap((line, i) => {
     if (line.trim() === "") return [];
     let row: unknown;
@@ -108,6 +111,7 @@ export function conversationsFromJsonl(content: string, name = "the JSON lines")
 
 function pack(conversations: readonly Conversation[], tokenizer: Tokenizer, options: ChatOptions): Tokens {
   const encoded = conversations.map((conversation) => {
+    requireKind("chatDataset", "an object", { conversation: Array.isArray(conversation) ? {} : conversation });
     const { messages, tools } = "messages" in conversation ? conversation : { messages: conversation };
     return tokenizer.encodeChat(messages, tools ? { ...options, tools } : options);
   });

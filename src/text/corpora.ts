@@ -1,6 +1,5 @@
 /** The two example corpora: what the tiny base model is trained on, and the book that it is fine-tuned on. */
-
-import { ConfigError, nearestName, wordImport } from "../errors.ts";
+import { ConfigError, nearestName, requireKind, wordImport } from "../errors.ts";
 
 /** One speech or chapter; its text is one line of prose. */
 export interface CorpusDocument {
@@ -64,6 +63,7 @@ export const corpusTitles: Readonly<Record<CorpusName, string>> = {
  * @throws {ConfigError} when the name is unknown or the package is not installed
  */
 export async function loadCorpus(name: CorpusName): Promise<Corpus> {
+  requireKind("loadCorpus", "a text", { name });
   const source: CorpusSource | undefined = Object.hasOwn(sources, name) ? sources[name] : undefined;
   if (source === undefined) {
     const near = nearestName(name, Object.keys(sources));

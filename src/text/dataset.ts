@@ -1,6 +1,5 @@
 /** Text as rows of tokens for a causal language model: packing, the held-out part, shuffled batches that can be resumed. */
-
-import { ConfigError, checkOptions, FormatError } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, wordType } from "../errors.ts";
 import { fileSystem } from "../formats/node-module.ts";
 import { threefry2x32 } from "../random/threefry.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -76,6 +75,9 @@ export class TextDataset {
     trainMask?: Uint8Array;
     heldOutMask?: Uint8Array;
   }) {
+    requireKind("TextDataset", "an object", { parts });
+    requireKind("TextDataset", "a whole number from 1", { window: parts.window, stride: parts.stride });
+    requireKind("TextDataset", "a list of numbers", { trainTokens: parts.trainTokens, heldOutTokens: parts.heldOutTokens });
     this.window = parts.window;
     this.stride = parts.stride;
     this.seed = parts.seed;
@@ -136,6 +138,8 @@ export class BatchSampler implements Iterable<TextBatch> {
 
   constructor(dataset: TextDataset, options: { batchSize: number; seed?: number; epochs?: number; state?: SamplerState }) {
     checkOptions("batches", options, ["batchSize", "seed", "epochs", "state"]);
+    if (!(dataset instanceof TextDataset))
+      throw new ConfigError(`the data is ${wordType(dataset)}, not a dataset of texts.`, { operation: "batches", got: dataset });
     const { batchSize, seed = options.state?.seed ?? dataset.seed, epochs = Number.POSITIVE_INFINITY, state } = options;
     checkPositive("batches", "batchSize", batchSize);
     if (epochs !== Number.POSITIVE_INFINITY) checkPositive("batches", "epochs", epochs);
@@ -218,6 +222,7 @@ export function textDataset(
       hint: "It is a share of the text: 0.1 holds out the last tenth.",
     });
   }
+  requireKind(operation, "a function", { "tokenizer.encode": (tokenizer as Partial<typeof tokenizer> | undefined)?.encode });
   const tokens = packTokens("the text", isSplit(source) ? documents(source.train) : readTexts(source), tokenizer);
   const cut = typeof heldOut === "number" ? tokens.length - Math.round(tokens.length * heldOut) : tokens.length;
   const trainTokens = tokens.subarray(0, cut);
@@ -245,6 +250,7 @@ export function textDataset(
 export function textsFromJsonl(content: string, options: { key?: string; name?: string } = {}): string[] {
   checkOptions("textsFromJsonl", options, ["key", "name"]);
   const { key = "text", name = "the JSON lines" } = options;
+  requireKind("textsFromJsonl", "a text", { content });
   const texts: string[] = [];
   content.split("\n").forEach((line, i) => {
     if (line.trim() === "") return;
@@ -287,17 +293,23 @@ export function shuffledOrder(count: number, seed: number, epoch: number): Uint3
 }
 
 function isSplit(source: TextSource): source is SplitSource {
-  return typeof source === "object" && "train" in source;
+  return typeof source === "object" && source !== null && "train" in source;
 }
 
 function documents(texts: Texts): string[] {
-  return typeof texts === "string" ? [texts] : texts.map((document) => (typeof document === "string" ? document : document.text));
+  if (typeof texts === "string") return [texts];
+  requireKind("textDataset", "a list", { texts });
+  return texts.map((document) => {
+    const text: unknown = typeof document === "string" ? document : (document as Partial<typeof document> | null)?.text;
+    requireKind("textDataset", "a text", { text });
+    return text as string;
+  });
 }
 
 function readTexts(source: Exclude<TextSource, SplitSource>): string[] {
   if (typeof source === "string") return looksLikeFile(source) ? readFile(source) : [source];
-  if ("file" in source) return readFile(source.file);
-  return "text" in source ? [source.text] : documents(source);
+  if (typeof source === "object" && source !== null && "file" in source) return readFile(source.file);
+  return typeof source === "object" && source !== null && "text" in source ? documents([source.text]) : documents(source);
 }
 
 /** A name without line breaks that ends like a text file's, or that is a file. */

@@ -28,7 +28,7 @@ export async function loadTokenizer(
   options: LoadTokenizerOptions = {},
 ): Promise<Tokenizer> {
   checkOptions("loadTokenizer", options, ["config", ...sourceOptionNames]);
-  if (typeof source !== "string" && "model" in source) return new Tokenizer(source, options.config);
+  if (typeof source === "object" && source !== null && "model" in source) return new Tokenizer(source, options.config);
   const { folder, file } = await openSource(source, "loadTokenizer", options);
   return readTokenizer(folder, file, options.config);
 }

@@ -2,6 +2,7 @@
 import { compile } from "../compile/trace.ts";
 import { ConfigError, checkOptions } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
+import { requireModule } from "../nn/module.ts";
 import { checkPositive, type TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
 import { checkBatch, lossAndClasses } from "./checked-batch.ts";
@@ -44,6 +45,8 @@ export function lossOf(model: TrainableModel, inputs: Readonly<Record<string, Te
   });
 }
 
+const optionNames = ["batchSize", "maxTokens", "signal", "onProgress"] as const satisfies readonly (keyof EvaluateOptions)[];
+
 /** A compiled evaluation of one model; for a single use, `evaluate` is shorter. */
 export class Evaluator implements Disposable {
   readonly #model: TrainableModel;
@@ -51,6 +54,7 @@ export class Evaluator implements Disposable {
   readonly #mean: ReturnType<typeof compile<[Record<string, Tensor>], Tensor>>;
 
   constructor(model: TrainableModel) {
+    requireModule("evaluate", model);
     this.#model = model;
     this.#mean = compile((inputs: Record<string, Tensor>) => lossOf(model, inputs));
   }
@@ -61,7 +65,7 @@ export class Evaluator implements Disposable {
    * @throws {ConfigError} when nothing was held out; @throws {ShapeError} for tokens and labels that the model does not have; the signal's reason when it was aborted
    */
   async run(dataset: TextDataset | TrainingData, options: EvaluateOptions = {}): Promise<Evaluation> {
-    checkOptions("evaluate", options, ["batchSize", "maxTokens", "signal", "onProgress"]);
+    checkOptions("evaluate", options, optionNames);
     const { batchSize = 16, maxTokens = Number.POSITIVE_INFINITY, signal, onProgress } = options;
     checkPositive("evaluate", "batchSize", batchSize);
     if (!(maxTokens > 0))
@@ -106,6 +110,7 @@ export async function evaluate(
   dataset: TextDataset | TrainingData,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
+  checkOptions("evaluate", options, optionNames);
   using evaluator = new Evaluator(model);
   return await evaluator.run(dataset, options);
 }

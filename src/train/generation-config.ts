@@ -1,5 +1,5 @@
 /** Settings of generation as `generation_config.json` has them. */
-import { ConfigError, wordJson } from "../errors.ts";
+import { ConfigError, requireKind, wordJson } from "../errors.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
 import type { GenerateOptions } from "./generation.ts";
 
@@ -37,6 +37,7 @@ const drawn = { temperature: 1, topK: 50 };
  */
 export function generationOptions(json: ConfigJson | undefined, config: ConfigJson = {}): GenerateOptions {
   const file = json ?? config;
+  requireKind(operation, "an object", { json: file });
   const get = (key: string): unknown => file[key] ?? undefined;
   const refuse = (key: string, rule: string): never => {
     throw new ConfigError(`\`${key}\` (= ${wordJson(get(key))}) must be ${rule}.`, { operation, got: get(key) });

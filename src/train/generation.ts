@@ -1,6 +1,7 @@
 /** Continuing texts, token by token, with a key/value cache. */
 import { download } from "../compile/program.ts";
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../errors.ts";
+import { requireModule } from "../nn/module.ts";
 import { withAdapters } from "../peft/mixed-batch.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { yieldToOthers } from "./batch.ts";
@@ -51,6 +52,7 @@ interface Written {
  * for await (const token of generate(model, tokenizer.encode("Call me"), { maxNewTokens: 20 })) print(token);
  */
 export async function* generate(model: TextGenerator, prompt: Tokens, options: GenerateOptions = {}): AsyncGenerator<number> {
+  requireKind("generate", "an object", { options });
   requireOneSequence(options);
   for await (const [token] of generateBatch(model, [prompt], options)) if (typeof token === "number") yield token;
 }
@@ -115,8 +117,9 @@ export async function* generateText(
   prompt: string | Tokens,
   options: GenerateOptions = {},
 ): AsyncGenerator<TextPiece> {
+  requireKind("generateText", "an object", { writer });
   const { model, tokenizer, generation } = writer;
-  if (!tokenizer)
+  if (!(tokenizer instanceof Object))
     throw new ConfigError("what writes a text is a model with its tokenizer.", {
       operation: "generateText",
       got: writer,
@@ -151,8 +154,10 @@ async function* write(
   prompts: readonly Tokens[],
   options: GenerateOptions,
 ): AsyncGenerator<(Written | null)[]> {
+  requireKind("generate", "an object", { options });
   const { stopTokens = [], minNewTokens = 0, signal, compiled = true, adapters, numReturnSequences = 1 } = options;
   check(prompts, options);
+  requireModule("generate", model);
   const rows = adapters?.flatMap((name) => new Array<string>(numReturnSequences).fill(name));
   const acting = <T>(body: () => T): T => (rows ? withAdapters(model, rows, body) : body());
   const sequences = begin(model, prompts, options);
@@ -249,14 +254,15 @@ function check(prompts: readonly Tokens[], options: GenerateOptions): void {
   checkOptions(operation, options, Object.keys(optionNames));
   checkSampling(options);
   checkStopStrings(options.stopStrings ?? [], options.tokenizer);
+  requireKind(operation, "a list", { prompts });
   if (prompts.length === 0) throw new ConfigError("got no prompt.", { operation });
   prompts.forEach((prompt, i) => {
-    if (prompt.length === 0)
+    if (prompt?.length === 0)
       throw new ConfigError(`${prompts.length > 1 ? `prompt ${i}` : "the prompt"} has no token.`, {
         operation,
         hint: "Start with the beginning-of-text token.",
       });
-    if (typeof prompt === "string" || !Array.prototype.every.call(prompt, Number.isInteger))
+    if (!(Array.isArray(prompt) || ArrayBuffer.isView(prompt)) || !Array.prototype.every.call(prompt, Number.isInteger))
       throw new ConfigError("prompts are numbers of tokens.", {
         operation,
         got: prompt,

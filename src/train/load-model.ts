@@ -1,6 +1,6 @@
 /** Models in files: `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes them, or GGUF. */
 import { download } from "../compile/program.ts";
-import { ConfigError, checkOptions, FormatError } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind } from "../errors.ts";
 import { quantisationConfig, quantisedTensors } from "../formats/bitsandbytes.ts";
 import { diskFolder, type Folder, pathIn, readJson, wordFolder } from "../formats/folder.ts";
 import { openGguf } from "../formats/gguf.ts";
@@ -18,7 +18,7 @@ import { createModel } from "../models/registry.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
 import type { Initializer } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
-import type { Module } from "../nn/module.ts";
+import { type Module, requireModule } from "../nn/module.ts";
 import { QuantisedLinear } from "../nn/quantised-linear.ts";
 import { dynamicMap } from "../nn/quantiser.ts";
 import { baseModules } from "../peft/adapted-model.ts";
@@ -185,12 +185,14 @@ export async function saveModel(
   options: SaveOptions = {},
 ): Promise<void> {
   const { dtype = "float32", maxShardBytes = 5e9 } = checkOptions("saveModel", options, ["dtype", "maxShardBytes"]);
+  requireKind("saveModel", "an object", { config });
   const narrow = narrowing[dtype];
   if (!narrow)
     throw new ConfigError(`\`dtype\` (= ${JSON.stringify(dtype)}) must be float32, float16 or bfloat16.`, {
       operation: "saveModel",
       got: dtype,
     });
+  requireModule("saveModel", model);
   refuseUnmerged(model, "saveModel");
   const modules = baseModules(model);
   const tensors = new Map<string, TensorToWrite>();

@@ -1,5 +1,5 @@
 /** Choosing the next token from logits, by the rules of transformers' logits processors and in their order. */
-import { ConfigError, wordJson } from "../errors.ts";
+import { ConfigError, requireKind, wordJson } from "../errors.ts";
 import { threefry2x32, uniformFromBits } from "../random/threefry.ts";
 
 /** How random the choice of the next token is, and what speaks for or against a token; the most likely one when nothing is said. */
@@ -70,11 +70,12 @@ export const temperatureOf = ({ temperature, topK = 0, topP = 1, minP = 0 }: Sam
  *
  * @param logits one per token
  */
-export function processLogits(
-  logits: ArrayLike<number>,
-  options: SamplingOptions,
-  { tokens = [], forbidden = [] }: SamplingContext = {},
-): Float64Array {
+export function processLogits(logits: ArrayLike<number>, options: SamplingOptions, context: SamplingContext = {}): Float64Array {
+  const operation = "processLogits";
+  requireKind(operation, "a list of numbers", { logits });
+  requireKind(operation, "an object", { options, context });
+  const { tokens = [], forbidden = [] } = context;
+  requireKind(operation, "a list of numbers", { tokens });
   const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, noRepeatNgramSize = 0, logitBias = {} } = options;
   const scores = new Float64Array(logits);
   const temperature = temperatureOf(options);

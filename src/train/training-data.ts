@@ -2,7 +2,7 @@
  * What training takes in: batches of a model's inputs by name, whatever the model is for. A text to be continued comes as a
  * `TextDataset`; everything else as columns with one row for each text or image, `tensorDataset`.
  */
-import { ConfigError, checkOptions, ShapeError, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind, ShapeError, wordShape, wordType } from "../errors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
@@ -108,6 +108,11 @@ export interface TensorDatasetOptions {
 export function tensorDataset(columns: Readonly<Record<string, Column>>, options: TensorDatasetOptions = {}): TrainingData {
   const { heldOut = 0, seed = 0 } = checkOptions("tensorDataset", options, ["heldOut", "seed"]);
   const operation = "tensorDataset";
+  requireKind(operation, "an object", { columns });
+  for (const [name, column] of Object.entries(columns)) {
+    requireKind(operation, "an object", { [name]: column });
+    requireKind(operation, "a list of numbers", { [`${name}.values`]: column.values, [`${name}.shape`]: column.shape });
+  }
   const labels = columns["labels"];
   if (!labels) throw new ConfigError("there is no column `labels`.", { operation, got: Object.keys(columns) });
   if (!(heldOut >= 0 && heldOut < 1))

@@ -148,13 +148,13 @@ onReference("what is refused", () => {
   });
 
   test("heads of odd size, tables of another, unknown rope types and missing factors", () => {
-    expect(() => rotaryAngles(3, rope)).toThrow("rotary: turns pairs of values, so the head size (= 3) must be even.");
+    expect(() => rotaryAngles(3, rope)).toThrow("rotaryAngles: turns pairs of values, so the head size (= 3) must be even.");
     expect(() => rotate(q, new Rotary(6, rope).range(2))).toThrow(
       "rotate: the tables are for heads of 6 values, x is [1, 2, 3, 4].",
     );
     expect(() => rotaryAngles(4, { ...rope, ropeType: "proportional" as never })).toThrow(ConfigError);
     expect(() => rotaryAngles(4, { ...rope, ropeType: "liner" as never })).toThrow(
-      'rotary: rope type "liner" is not supported. Did you mean "linear"?',
+      'rotaryAngles: rope type "liner" is not supported. Did you mean "linear"?',
     );
     expect(() => rotaryAngles(4, { ...rope, ropeType: "linear" })).toThrow(
       'rotary: rope type "linear" needs `factor`, a number above 0.',

@@ -1,8 +1,8 @@
 /** Running a model to see what goes into the layers that an adapter is about to change. */
 import { realize } from "../../compile/program.ts";
-import { ConfigError } from "../../errors.ts";
+import { ConfigError, requireKind } from "../../errors.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { type Layer, Module, type Parameter } from "../../nn/module.ts";
+import { type Layer, Module, type Parameter, requireModule } from "../../nn/module.ts";
 import { adaptersOf } from "../adapted-model.ts";
 import { type AttachPlan, type PlannedLayer, planAttach } from "../attach-plan.ts";
 import { disabled } from "../disabled.ts";
@@ -51,6 +51,8 @@ class Recorder extends Module implements Layer {
  * @throws {ConfigError} as `attach` does, and for another initialiser
  */
 export function planCalibration(model: Module, adapter: AdapterConfig, operation: string, initialiser: string): AttachPlan {
+  requireModule(operation, model);
+  requireKind(operation, "an object", { "adapter.config": (adapter as Partial<AdapterConfig> | undefined)?.config });
   const { initLoraWeights: name } = adapter.config as AnyConfig;
   if (name !== initialiser)
     throw new ConfigError(`is for \`initLoraWeights\` "${initialiser}", not ${JSON.stringify(name)}.`, { operation, got: name });

@@ -4,7 +4,7 @@
  *
  * @see https://arxiv.org/abs/2506.06266
  */
-import { ConfigError } from "../../errors.ts";
+import { ConfigError, requireKind } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
 import { type ConfigSchema, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
 import type { FolderTarget } from "../../formats/writable-folder.ts";
@@ -25,6 +25,7 @@ const common = ["task_type", "token_dim", "num_layers", "num_attention_heads", "
  */
 export async function composeCartridges(sources: readonly ModelSource[], folder: FolderTarget): Promise<string> {
   const operation = "composeCartridges";
+  requireKind(operation, "a list", { sources });
   if (sources.length < 2)
     throw new ConfigError("there must be two cartridges or more to put together.", { operation, got: sources.length });
   const read = [];

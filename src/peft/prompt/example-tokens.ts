@@ -1,5 +1,5 @@
 /** Examples that are written as texts, as the tokens that context-aware prompt tuning starts from. */
-import { ConfigError } from "../../errors.ts";
+import { ConfigError, requireKind } from "../../errors.ts";
 
 /** What stands in front of every text: an input, and what is answered. */
 export interface WrittenExample {
@@ -29,6 +29,8 @@ export interface ExampleTokens {
  */
 export function exampleTokens(tokenizer: ExampleTokenizer, examples: readonly WrittenExample[]): ExampleTokens {
   const operation = "exampleTokens";
+  requireKind(operation, "a list", { examples });
+  requireKind(operation, "a function", { "tokenizer.encode": (tokenizer as Partial<ExampleTokenizer> | undefined)?.encode });
   if (examples.length === 0) throw new ConfigError("got no examples.", { operation });
   const [cptTokenIds, cptTokensTypeMask]: [number[], number[]] = [[], []];
   const put = (text: string, type: number): number => {
@@ -37,7 +39,10 @@ export function exampleTokens(tokenizer: ExampleTokenizer, examples: readonly Wr
     cptTokensTypeMask.push(...ids.map(() => type));
     return ids.length;
   };
-  for (const [i, { input, answer }] of examples.entries()) {
+  for (const [i, example] of examples.entries()) {
+    requireKind(operation, "an object", { example });
+    const { input, answer } = example;
+    requireKind(operation, "a text", { input, answer });
     if (i > 0) put("\n", 4 * i + 1);
     for (const [name, text, type] of [
       ["input", input.trim(), 4 * i + 2],

@@ -5,7 +5,7 @@
  * @see https://arxiv.org/abs/2506.06266, §3.2
  */
 import { currentDevice, realize, upload } from "../../compile/program.ts";
-import { ConfigError, checkOptions } from "../../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../../errors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { permute, reshape, sliceAxis } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
@@ -47,6 +47,9 @@ export function initializeKvPrefixFromText(
 ): void {
   checkOptions("initializeKvPrefixFromText", options, ["name", "useChatTemplate"]);
   const { useChatTemplate = true, ...where } = options;
+  requireKind("initializeKvPrefixFromText", "a text", { text });
+  const encode = (tokenizer as Partial<PrefixTokenizer> | undefined)?.encode;
+  requireKind("initializeKvPrefixFromText", "a function", { "tokenizer.encode": encode });
   const asChat = useChatTemplate && tokenizer.chatTemplate !== undefined && tokenizer.applyChatTemplate;
   const tokens = asChat
     ? tokenizer.encode(tokenizer.applyChatTemplate!([{ role: "system", content: text }]), { addSpecialTokens: false })
@@ -57,7 +60,8 @@ export function initializeKvPrefixFromText(
 /** The same for a text that is tokens already. @throws {ConfigError} as above, and for a token that the model does not have */
 export function initializeKvPrefixFromTokens(model: Module, tokens: ArrayLike<number>, options: KvPrefixOptions = {}): void {
   const { name = "default" } = checkOptions("initializeKvPrefixFromTokens", options, ["name"]);
-  const operation = "initializeKvPrefix";
+  const operation = "initializeKvPrefixFromTokens";
+  requireKind(operation, "a list of numbers", { tokens });
   const { method } = getAdapter(model, name, operation);
   const { prompts } = adaptedModel(model, operation);
   const adapter = (prompts as PromptPlace | null)?.adapters.get(name);

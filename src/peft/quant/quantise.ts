@@ -6,7 +6,7 @@ import { cast } from "../../graph/elementwise.ts";
 import type { Storage, Tensor } from "../../graph/node.ts";
 import { structure } from "../../graph/variable.ts";
 import { Conv1D, Linear } from "../../nn/linear.ts";
-import type { Module, Parameter } from "../../nn/module.ts";
+import { type Module, type Parameter, requireModule } from "../../nn/module.ts";
 import { QuantisedLinear } from "../../nn/quantised-linear.ts";
 import { type QuantisedWeight, type QuantiserOptions, quantiserOptions, quantiseWeight } from "../../nn/quantiser.ts";
 import { adaptersOf } from "../adapted-model.ts";
@@ -86,6 +86,7 @@ export function asMatrix(
 /** The layers that are meant, by path. @throws {ConfigError} when `skip` names nothing or everything */
 export function layersToQuantise(model: Module, skip: readonly string[] | undefined): (readonly [string, FloatLayer])[] {
   const operation = "quantise";
+  requireModule(operation, model);
   const all = [...model.namedModules()].filter(
     (entry): entry is [string, FloatLayer] => entry[1] instanceof Linear || entry[1] instanceof Conv1D,
   );
@@ -128,6 +129,7 @@ const bytesOf = (model: Module): number =>
  * serves training without an adapter. Where memory is short, run blocks with `checkpoint`.
  */
 export function prepareForKbitTraining(model: Module): void {
+  requireModule("prepareForKbitTraining", model);
   model.freeze();
   const narrow = model.parameters().filter(({ dtype }) => dtype === "float16" || dtype === "bfloat16");
   const wide = narrow.map(({ stored }) => cast(stored, "float32"));

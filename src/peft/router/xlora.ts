@@ -3,7 +3,7 @@
  * in folders beside it, called 0, 1, ….
  */
 import { currentDevice, download, upload } from "../../compile/program.ts";
-import { ConfigError, checkOptions, FormatError, wordShape } from "../../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, wordShape } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
 import { type ConfigSchema, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
 import type { TensorToWrite } from "../../formats/safetensors.ts";
@@ -43,6 +43,7 @@ export async function createXlora(
 ): Promise<void> {
   const { seed = 0 } = checkOptions("createXlora", options, ["seed"]);
   const operation = "createXlora";
+  requireKind(operation, "an object", { adapters, config });
   const sources = Object.values(adapters).map((source, i) => ({ source, name: `${i}` }));
   await put(model, sources, config, { operation, seed, trainable: true });
 }
