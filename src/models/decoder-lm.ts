@@ -1,6 +1,6 @@
 /** A model that continues a text: whatever its layers are, an output layer behind them and a cache for them. */
 import type { Tensor } from "../graph/node.ts";
-import { Module } from "../nn/module.ts";
+import { type Layer, Module } from "../nn/module.ts";
 import { KeyValueCache } from "./cache.ts";
 import type { Backbone, CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
 import { type CheckpointNames, type NamedPart, pathBy } from "./checkpoint-name.ts";
@@ -20,8 +20,13 @@ export abstract class DecoderLM extends Module implements CausalLM, CheckpointNa
   /** Everything but the output layer. */
   abstract get backbone(): Decoder;
 
-  /** The output layer: [B, T, C] → [B, T, V] */
-  protected abstract toLogits(states: Tensor): Tensor;
+  /** The output layer. */
+  abstract lm_head: Layer;
+
+  /** [B, T, C] → [B, T, V] */
+  protected toLogits(states: Tensor): Tensor {
+    return this.lm_head.forward(states);
+  }
 
   /** Where everything but the output layer is. */
   protected abstract get part(): NamedPart;

@@ -232,8 +232,4 @@ export class GPTNeoForCausalLM extends DecoderLM {
   protected get part(): NamedPart {
     return family;
   }
-
-  protected toLogits(states: Tensor): Tensor {
-    return this.lm_head.forward(states);
-  }
 }

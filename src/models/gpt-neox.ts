@@ -238,10 +238,6 @@ export class GPTNeoXForCausalLM extends DecoderLM {
     return family;
   }
 
-  protected toLogits(states: Tensor): Tensor {
-    return this.lm_head.forward(states);
-  }
-
   override pathOf(name: string): string | null {
     return super.pathOf(name.replace(/^embed_out\./, "lm_head."));
   }

@@ -251,8 +251,4 @@ export class GPT2LMHeadModel extends DecoderLM {
   protected get part(): NamedPart {
     return family;
   }
-
-  protected toLogits(states: Tensor): Tensor {
-    return this.lm_head.forward(states);
-  }
 }

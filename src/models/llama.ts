@@ -236,7 +236,7 @@ export class LlamaForCausalLM extends DecoderLM {
     return llamaFamily();
   }
 
-  protected toLogits(states: Tensor): Tensor {
-    return softcap(this.lm_head.forward(states), this.config.logitSoftcap);
+  protected override toLogits(states: Tensor): Tensor {
+    return softcap(super.toLogits(states), this.config.logitSoftcap);
   }
 }

@@ -233,8 +233,4 @@ export class OPTForCausalLM extends DecoderLM {
   protected get part(): NamedPart {
     return family;
   }
-
-  protected toLogits(states: Tensor): Tensor {
-    return this.lm_head.forward(states);
-  }
 }

@@ -234,8 +234,4 @@ export class PhiForCausalLM extends DecoderLM {
   protected get part(): NamedPart {
     return family;
   }
-
-  protected toLogits(states: Tensor): Tensor {
-    return this.lm_head.forward(states);
-  }
 }
