@@ -155,5 +155,6 @@ export async function matmulPeak(): Promise<Record<string, unknown>> {
   if (variant !== undefined)
     console.log(`emitting a module: ${best(() => matmulModule(variant, { shared: true })).toFixed(2)} ms`);
   for (const { pool } of setups) pool.dispose();
-  return { bench: "matmul-peak", node: process.version, peakGflops: peaks, products, vectors };
+  const peakGflops = { plain: round(peaks.plain, 1), fused: round(peaks.fused, 1) };
+  return { bench: "matmul-peak", node: process.version, peakGflops, products, vectors };
 }
