@@ -68,14 +68,14 @@ class Gathering {
   readonly units = new Set<Unit>();
   readonly unitOf = new Map<Tensor, Unit>();
   readonly readsOf: (node: Tensor) => readonly Read[] | null;
-  private readonly place: ReadonlyMap<Tensor, number>;
-  private readonly inlined: ReadonlySet<Tensor>;
-  private readonly policy: FusionPolicy;
+  readonly #place: ReadonlyMap<Tensor, number>;
+  readonly #inlined: ReadonlySet<Tensor>;
+  readonly #policy: FusionPolicy;
 
   constructor(order: readonly Tensor[], inlined: ReadonlySet<Tensor>, policy: FusionPolicy) {
-    this.place = new Map(order.map((node, i) => [node, i]));
-    this.inlined = inlined;
-    this.policy = policy;
+    this.#place = new Map(order.map((node, i) => [node, i]));
+    this.#inlined = inlined;
+    this.#policy = policy;
     this.readsOf = readsThrough(inlined);
   }
 
@@ -86,8 +86,8 @@ class Gathering {
       unitOf.set(node, unitOf.get(node.sources[0]!)!);
       return;
     }
-    const place = this.place.get(node)!;
-    const needs = this.needsOf(node);
+    const place = this.#place.get(node)!;
+    const needs = this.#needsOf(node);
     if (!isLoop(node)) {
       const call: Call = { kind: "call", node, dependencies: new Set(), dependents: new Set(), first: place, last: place };
       units.add(call);
@@ -95,19 +95,19 @@ class Gathering {
       waitFor(call, needs);
       return;
     }
-    const cluster = this.joined(node, needs) ?? clusterFor(node, place);
+    const cluster = this.#joined(node, needs) ?? clusterFor(node, place);
     units.add(cluster);
     unitOf.set(node, cluster);
     addMember(cluster, node, this.readsOf(node)!);
     cluster.last = place;
     // joining may have merged clusters that were needed one by one
     const isCurrent = [...needs].every((need) => units.has(need));
-    waitFor(cluster, isCurrent ? needs : this.needsOf(node));
+    waitFor(cluster, isCurrent ? needs : this.#needsOf(node));
   }
 
   /** The cluster that `node` becomes a member of: the merger of all its producers' clusters that fit; `null` for one of its own. */
-  private joined(node: Tensor, needs: ReadonlySet<Unit>): Cluster | null {
-    const { policy } = this;
+  #joined(node: Tensor, needs: ReadonlySet<Unit>): Cluster | null {
+    const policy = this.#policy;
     const mayJoin = node.op.kind === "elementwise" ? policy.elementwise : policy.rows;
     const reads = this.readsOf(node);
     if (!mayJoin || reads === null || node.size === 0) return null;
@@ -117,30 +117,30 @@ class Gathering {
     let target: Cluster | null = null;
     for (const candidate of candidates) {
       if (!policy.rows && candidate.inner !== null) continue;
-      const merged: Cluster | null = target === null ? candidate : this.merged(target, candidate);
+      const merged: Cluster | null = target === null ? candidate : this.#merged(target, candidate);
       if (merged === null) continue;
       const fitted = spaceWith(merged, node, reads);
       if (fitted === null) continue;
       // nothing that must run before the cluster may need the cluster
       const parts = target ? [target, candidate] : [candidate];
       if (anyReaches(needs, parts) || anyReaches(merged.dependencies, parts)) continue;
-      if (target && target !== candidate) this.replace([target, candidate], merged);
+      if (target && target !== candidate) this.#replace([target, candidate], merged);
       Object.assign(merged, fitted);
       target = merged;
     }
     return target;
   }
 
-  private merged(a: Cluster, b: Cluster): Cluster | null {
+  #merged(a: Cluster, b: Cluster): Cluster | null {
     return mergedCluster(
       a,
       b,
-      (node) => this.place.get(node)!,
+      (node) => this.#place.get(node)!,
       (node) => this.readsOf(node)!,
     );
   }
 
-  private replace(parts: readonly Cluster[], merged: Cluster): void {
+  #replace(parts: readonly Cluster[], merged: Cluster): void {
     const { units, unitOf } = this;
     for (const part of parts) units.delete(part);
     units.add(merged);
@@ -156,8 +156,9 @@ class Gathering {
   }
 
   /** Units that must have run before `node` can: those of the values it reads, and of what `after` waits for. */
-  private needsOf(node: Tensor): Set<Unit> {
-    const { unitOf, inlined } = this;
+  #needsOf(node: Tensor): Set<Unit> {
+    const { unitOf } = this;
+    const inlined = this.#inlined;
     const needs = new Set<Unit>();
     const visit = (source: Tensor): void => {
       let at = source;
