@@ -8,6 +8,8 @@ export type V128 = Local<"v128">;
 export type Operand = V128 | number;
 
 const signBit = -0x80000000;
+/** Coefficients of a polynomial that is one chain. */
+const longestChain = 10;
 
 /**
  * Emits f32x4 and i32x4 code into one function. Constants are put into locals at the function's entry (`FunctionBuilder.constant`).
@@ -81,18 +83,20 @@ export class SimdBasics {
   }
 
   /**
-   * c₀ xⁿ + c₁ xⁿ⁻¹ + … + cₙ, by Horner's rule in x² over pairs of coefficients: half as long a chain of sums that wait for each other.
-   *
-   * @param square x², if it is there already
+   * c₀ xⁿ + c₁ xⁿ⁻¹ + … + cₙ, by Horner's rule: each sum takes the register of the one before it, and the vectors that go through a
+   * loop together fill each other's waits. A long chain is two, the higher one times a power of x.
    */
-  polynomial(x: V128, coefficients: readonly number[], square?: V128): V128 {
-    const first = coefficients.length % 2;
-    const pairs: (V128 | number)[] = first ? [coefficients[0]!] : [];
-    for (let i = first; i < coefficients.length; i += 2) pairs.push(this.madd(x, coefficients[i]!, coefficients[i + 1]!));
-    const [start = 0, ...rest] = pairs;
-    if (rest.length === 0) return typeof start === "number" ? this.f32(start) : start;
-    const squared = square ?? this.mul(x, x);
-    return rest.reduce<V128>((sum, pair) => this.madd(sum, squared, pair), typeof start === "number" ? this.f32(start) : start);
+  polynomial(x: V128, coefficients: readonly number[]): V128 {
+    const { length } = coefficients;
+    if (length > longestChain) {
+      const cut = 2 ** Math.round(Math.log2(length / 2));
+      const [high, low] = [coefficients.slice(0, -cut), coefficients.slice(-cut)].map((part) => this.polynomial(x, part));
+      let power = x;
+      for (let degree = 1; degree < cut; degree *= 2) power = this.mul(power, power);
+      return this.madd(high!, power, low!);
+    }
+    const [first = 0, ...rest] = coefficients;
+    return rest.reduce<V128>((sum, c) => this.madd(sum, x, c), this.f32(first));
   }
 
   // V8 makes three instructions of `f32x4.neg` and `f32x4.abs`, with a mask that it builds each time

@@ -57,7 +57,6 @@ export class SimdMath extends SimdBasics {
         7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
         -2.4999993993e-1, 3.3333331174e-1,
       ],
-      square,
     );
     const small = this.madd(e, ln2Low, this.mul(this.mul(tail, square), r));
     const result = this.madd(e, ln2High, this.add(this.madd(square, -0.5, small), r));
@@ -80,7 +79,6 @@ export class SimdMath extends SimdBasics {
     const tail = this.polynomial(
       r,
       [4.4643159955739975e-2, 1.3390681147575378e-1, 3.3332958817481995e-1, 6.666606664657593e-1, 1],
-      square,
     );
     const factor = this.shift("shl", shifted, 23);
     const h = this.madd(this.madd(tail, square, r), factor, this.madd(factor, 0.5, -0.5));
@@ -160,7 +158,7 @@ export class SimdMath extends SimdBasics {
     const n = this.sub(shifted, magic);
     const r = this.madd(n, -ln2Low, this.madd(n, -ln2High, x)); // |r| ≤ ½ ln 2
     const square = this.mul(r, r);
-    return { power: this.madd(this.polynomial(r, exponentialTail, square), square, r), shifted };
+    return { power: this.madd(this.polynomial(r, exponentialTail), square, r), shifted };
   }
 
   /** x = fraction · 2^exponent with fraction in [√½, √2), for normal x > 0. */

@@ -47,7 +47,7 @@ export interface LoopPlan {
 
 /** A value that costs more than this is kept between passes; keeping costs a store and a load. */
 const keepAbove = 5;
-const heavyCost: Readonly<Record<string, number>> = { exp: 16, log: 22, tanh: 26, erf: 26, sin: 40, pow: 90, mod: 24 };
+const heavyCost: Readonly<Record<string, number>> = { exp: 16, log: 22, tanh: 33, erf: 26, sin: 40, pow: 90, mod: 24 };
 const lightCost: Readonly<Record<string, number>> = { recip: 4, sqrt: 4, shiftLeft: 2, shiftRight: 2 };
 
 const costOf = (op: Elementwise): number => heavyCost[op.name] ?? lightCost[op.name] ?? (op.heavy ? 24 : 1);
@@ -88,12 +88,16 @@ const readsOf = ({ instructions }: LoopProgram, { restored, computed }: Pass): n
 
 /**
  * Neighbouring vectors that go through the loop together: a fold that waits for itself, and the long chain of an elementary function,
- * leave most of the processor idle.
+ * leave most of the processor idle. All of their reads come first, so that of many values only few vectors fit the registers.
  */
 export function unrollOf(program: LoopProgram, pass: Pass): number {
   if ([...pass.computed].some((register) => isIrregular(program, register))) return 1;
-  if (pass.folds.length > 0) return pass.cost <= 8 && readsOf(program, pass) + pass.folds.length <= 4 ? 4 : 2;
-  return 2 * pass.cost <= mostTogether ? 2 : 1;
+  const { cost, folds } = pass;
+  const reads = readsOf(program, pass);
+  // as many sums for one exponential as for two: of one row the program may be another than of many, and has the same bits
+  if (folds.length > 0) return cost <= 8 && reads + folds.length <= 4 ? 4 : 2;
+  if (cost > 8 && 4 * cost <= mostTogether && reads <= 2) return 4;
+  return 2 * cost <= mostTogether ? 2 : 1;
 }
 
 /** How whole rows go: code without anything for what is left over. */
