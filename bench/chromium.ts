@@ -18,7 +18,7 @@ const quiet = [
 ];
 
 /** WebGL2 and WebGPU computed by the processor, for machines without a graphics card. */
-const softwareGraphics: readonly string[] = [
+export const softwareGraphics: readonly string[] = [
   "--use-gl=angle",
   "--use-angle=swiftshader",
   "--enable-unsafe-swiftshader",
