@@ -36,6 +36,8 @@ export interface OPTConfig extends LabelConfig {
   readonly maxPositionEmbeddings: number;
   readonly initStd: number;
   readonly doLayerNormBefore: boolean;
+  /** Whether norms have weights and biases; those of Galactica have none. */
+  readonly layerNormElementwiseAffine: boolean;
   /** Whether a norm follows the last layer. */
   readonly finalNorm: boolean;
   /** Size of the embeddings, which are projected to `hiddenSize` and back where it is another. */
@@ -50,7 +52,6 @@ const offset = 2;
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
 export function optConfig(json: ConfigJson): OPTConfig {
   const config = new ConfigReader(json, "opt", { pad_token_id: 1 });
-  config.fixed("layer_norm_elementwise_affine", true);
   config.fixed("layerdrop", 0);
   const hiddenSize = config.count("hidden_size");
   const doLayerNormBefore = config.flag("do_layer_norm_before", true);
@@ -68,6 +69,7 @@ export function optConfig(json: ConfigJson): OPTConfig {
     maxPositionEmbeddings: config.count("max_position_embeddings", 2048),
     initStd: config.number("init_std", 0.02),
     doLayerNormBefore,
+    layerNormElementwiseAffine: config.flag("layer_norm_elementwise_affine", true),
     finalNorm: doLayerNormBefore && !config.flag("_remove_final_layer_norm", false),
     wordEmbedProjDim: config.count("word_embed_proj_dim", hiddenSize),
     enableBias: config.flag("enable_bias", true),
@@ -122,10 +124,10 @@ export class OPTDecoderLayer extends Module {
     super();
     const { hiddenSize: C, ffnDim, enableBias: bias } = config;
     this.self_attn = new OPTAttention(config, layer, init);
-    this.self_attn_layer_norm = new LayerNorm(C);
+    this.self_attn_layer_norm = new LayerNorm(C, { weight: config.layerNormElementwiseAffine });
     this.fc1 = new Linear(C, ffnDim, { bias, init, initBias: zeros });
     this.fc2 = new Linear(ffnDim, C, { bias, init, initBias: zeros });
-    this.final_layer_norm = new LayerNorm(C);
+    this.final_layer_norm = new LayerNorm(C, { weight: config.layerNormElementwiseAffine });
     this.dropout = new Dropout(config.dropout);
     this.#act = activation(config.activationFunction);
     this.#before = config.doLayerNormBefore;
@@ -161,7 +163,7 @@ export class OPTDecoder extends Module implements Decoder {
     this.embed_positions = new Embedding(maxPositionEmbeddings + offset, C, { init });
     this.project_out = E === C ? null : new Linear(C, E, { bias: false, init });
     this.project_in = E === C ? null : new Linear(E, C, { bias: false, init });
-    this.final_layer_norm = config.finalNorm ? new LayerNorm(C) : null;
+    this.final_layer_norm = config.finalNorm ? new LayerNorm(C, { weight: config.layerNormElementwiseAffine }) : null;
     this.layers = layers(config.numHiddenLayers, (i) => new OPTDecoderLayer(config, i, init));
   }
 

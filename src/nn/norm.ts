@@ -94,22 +94,22 @@ export class RMSNorm extends Module {
   }
 }
 
-/** Layer normalisation with a learned weight and bias [C]. */
+/** Layer normalisation with a learned weight and bias [C], or without them. */
 export class LayerNorm extends Module {
-  readonly weight: Parameter;
+  readonly weight: Parameter | null;
   readonly bias: Parameter | null;
   readonly eps: number;
 
-  constructor(size: number, options: { readonly eps?: number; readonly bias?: boolean } = {}) {
+  constructor(size: number, options: { readonly eps?: number; readonly weight?: boolean; readonly bias?: boolean } = {}) {
     super();
-    const { eps = 1e-5, bias = true } = checkOptions("LayerNorm", options, ["eps", "bias"]);
+    const { eps = 1e-5, weight = true, bias = weight } = checkOptions("LayerNorm", options, ["eps", "weight", "bias"]);
     requireKind("LayerNorm", "a whole number from 0", { size });
-    this.weight = Parameter.from(ones([size]), [size]);
+    this.weight = weight ? Parameter.from(ones([size]), [size]) : null;
     this.bias = bias ? Parameter.from(zeros([size]), [size]) : null;
     this.eps = eps;
   }
 
   forward(x: Tensor): Tensor {
-    return layerNorm(x, this.weight.value, this.bias ? this.bias.value : null, { eps: this.eps });
+    return layerNorm(x, this.weight?.value ?? null, this.bias?.value ?? null, { eps: this.eps });
   }
 }

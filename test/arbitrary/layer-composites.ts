@@ -163,7 +163,7 @@ export const layers = (device: Device) =>
     }),
     LayerNorm: layer(device, (draw) => {
       const module = new norms.LayerNorm(draw.integer(2, 5), { eps: 0.1 });
-      return { module, shapes: [[2, module.weight.size]], forward: (x) => module.forward(x!) };
+      return { module, shapes: [[2, module.weight!.size]], forward: (x) => module.forward(x!) };
     }),
     GatedMLP: layer(device, (draw) => {
       const module = new GatedMLP(3, draw.integer(1, 4), { bias: true });

@@ -54,6 +54,13 @@ onReference("models that continue a text", () => {
     expect(distance(logits(100), logits(2))).toBeGreaterThan(1e-3);
   });
 
+  test("norms of an OPT without weights, as Galactica has them, are those whose weights are 1 and biases 0", () => {
+    const model = makeModel("opt", { layer_norm_elementwise_affine: false });
+    expect([...model.namedParameters()].filter(([name]) => name.includes("norm"))).toEqual([]);
+    const logits = (from: CausalLM) => from.forward({ inputIds: row(tokens) }).logits;
+    expect(distance(logits(model), logits(makeModel("opt")))).toBe(0);
+  });
+
   test("in Phi-3 a text longer than those of the training gets other angles", () => {
     const logits = (changes: object) =>
       makeModel("phi3", { rope_scaling: { ...longrope, ...changes } }).forward({ inputIds: row(tokens) }).logits;
@@ -148,7 +155,6 @@ describe("what is refused", () => {
     ["mistral", { rope_scaling: { type: "yarn", factor: 0 } }, 'mistral: `factor` (= 0) must be above 0 for rope type "yarn".'],
     ["mistral", { rope_scaling: { type: "dynamic", factor: 0.5 } }, 'must be at least 1 for rope type "dynamic".'],
     ["opt", { layerdrop: 0.1 }, "opt: `layerdrop` (= 0.1) must be 0 here."],
-    ["opt", { layer_norm_elementwise_affine: false }, "opt: `layer_norm_elementwise_affine` (= false) must be true here."],
     ["phi", { num_key_value_heads: 3 }, "phi: `num_key_value_heads` (= 3) must divide num_attention_heads (= 4)."],
     ["phi", { partial_rotary_factor: 0.25 }, "(= 0.25) means 1 of the 4 values of a head, and rotary embedding turns pairs."],
     ["phi", { partial_rotary_factor: 2 }, "phi: `partial_rotary_factor` (= 2) must be above 0 and at most 1."],
