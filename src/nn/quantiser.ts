@@ -283,7 +283,8 @@ export function quantiserOptions(operation: string, options: QuantiserOptions): 
       got: type,
       expected: types,
     });
-  if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 32 || blockSize > 4096)
+  // int8 has a scale for each row, whatever its length
+  if (type !== "int8" && (!Number.isInteger(Math.log2(blockSize)) || blockSize < 32 || blockSize > 4096))
     throw new ConfigError(`\`blockSize\` (= ${blockSize}) must be a power of two from 32 to 4096.`, {
       operation,
       got: blockSize,
