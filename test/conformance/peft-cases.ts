@@ -165,6 +165,7 @@ export const cases: Readonly<Record<string, Options & Case>> = {
   bias_lora_only: { r: 2, bias: "lora_only", targetModules: ["k_proj", "gate_proj"] },
   lora_bias: { r: 2, loraAlpha: 5, loraBias: true, targetModules: qv },
   qalora_of_one: { method: "qalora", r: 2, qaloraGroupSize: 1, targetModules: qv },
+  opt_without_weights_of_norms: { r: 2, targetModules: ["k_proj", "fc1"], base: "opt" },
   gpt2_trained_tokens: { r: 2, targetModules: ["c_attn"], trainableTokenIndices: [3, 7], base: "gpt2" },
   patterns: {
     r: 2,
@@ -253,7 +254,13 @@ const t5 = {
   architectures: ["T5ForConditionalGeneration"],
   ...{ vocab_size: 37, d_model: 24, d_kv: 6, d_ff: 40, num_layers: 3, num_heads: 4, decoder_start_token_id: 0, pad_token_id: 0 },
 };
-export const bases = { untied: config, tied: { ...config, tie_word_embeddings: true }, gpt2, vit, bert, t5 };
+const opt = {
+  model_type: "opt",
+  architectures: ["OPTForCausalLM"],
+  ...{ vocab_size: 37, hidden_size: 24, ffn_dim: 40, num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 64 },
+  ...{ word_embed_proj_dim: 24, init_std: 0.2, dropout: 0, enable_bias: false, layer_norm_elementwise_affine: false },
+};
+export const bases = { opt, untied: config, tied: { ...config, tie_word_embeddings: true }, gpt2, vit, bert, t5 };
 export type BaseName = keyof typeof bases;
 
 /** Moves everything that would be trained, so that nothing is at its start. */
