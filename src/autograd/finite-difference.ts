@@ -2,7 +2,7 @@
  * Numeric derivatives, to check analytic ones with. Everything here only builds a graph; give it float64 inputs on the
  * reference device, because in float32 little is left after the subtraction.
  */
-import { checkOptions, requireKind } from "../errors.ts";
+import { checkOptions, requireKind, ShapeError } from "../errors.ts";
 import { add, max, mul, neg, recip, sub } from "../graph/elementwise.ts";
 import { requireTensorList, requireTensors, type Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
@@ -28,6 +28,8 @@ function checkGiven(operation: string, f: unknown, inputs: unknown, tangents: un
   requireKind(operation, "a function", { f });
   requireTensorList(operation, "inputs", inputs);
   requireTensorList(operation, "tangents", tangents);
+  if (inputs.length === 0 || inputs.length !== tangents.length)
+    throw new ShapeError(`got ${inputs.length} inputs and ${tangents.length} tangents.`, { operation, got: tangents.length });
 }
 
 /**
@@ -44,7 +46,11 @@ export function centralDifference(
 ): Difference {
   const { step = 1e-3 } = checkOptions("centralDifference", options, ["step"]);
   checkGiven("centralDifference", f, inputs, tangents);
-  const at = (distance: number): Tensor => f(...inputs.map((x, i) => add(x, mul(tangents[i]!, number(x, distance)))));
+  const at = (distance: number): Tensor => {
+    const value = f(...inputs.map((x, i) => add(x, mul(tangents[i]!, number(x, distance)))));
+    requireTensors("centralDifference", { "f(x)": value });
+    return value;
+  };
   const [one, two, four] = [1, 2, 4].map((k) => {
     const difference = sub(at(k * step), at(-k * step));
     return mul(difference, number(difference, 1 / (2 * k * step)));

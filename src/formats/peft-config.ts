@@ -176,6 +176,9 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
 ): ReadConfig<Schema> {
   const fail = (problem: string, got?: unknown, hint?: string) =>
     new FormatError(`${source} ${problem}`, { operation: "readAdapter", got, ...(hint === undefined ? {} : { hint }) });
+  requireKind("readAdapter", "a list", { schemas });
+  for (const schema of schemas)
+    requireKind("readAdapter", "a text", { "schema.peftType": (schema as Partial<Schema> | null)?.peftType });
   let given: unknown;
   try {
     given = JSON.parse(json);
@@ -229,6 +232,7 @@ export function problemWith(name: string, value: unknown, { default: initial, ki
  * @throws {ConfigError} when a key is unknown or holds the wrong kind of value
  */
 export function formatAdapterConfig<Schema extends ConfigSchema>(schema: Schema, config: Partial<FileConfig<Schema>>): string {
+  requireKind("writeAdapter", "an object", { config });
   const given: Readonly<Record<string, unknown>> = config;
   const full: Record<string, unknown> = { ...defaultConfig(schema) };
   for (const [name, value] of Object.entries(given)) {

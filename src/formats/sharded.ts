@@ -94,7 +94,11 @@ export async function openSharded(
   requireKind("openSharded", "a function", { openShard });
   const weightMap = parseIndex(indexText, fail);
   const shards = new Map<string, SafetensorsFile>();
-  for (const file of new Set(weightMap.values())) shards.set(file, await openShard(file));
+  for (const file of new Set(weightMap.values())) {
+    const shard = await openShard(file);
+    requireKind("openSharded", "a Map", { [`${file}.tensors`]: (shard as Partial<SafetensorsFile> | undefined)?.tensors });
+    shards.set(file, shard);
+  }
   const tensors = new Map<string, StoredTensor>();
   for (const [name, file] of weightMap) {
     const tensor = shards.get(file)?.tensors.get(name);

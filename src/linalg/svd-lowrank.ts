@@ -1,5 +1,5 @@
 /** Randomised singular value decomposition. */
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { TorchGenerator } from "../random/torch-generator.ts";
 import { type Matrix, matrix, readMatrix, toTensor, transposed } from "./matrix.ts";
@@ -24,6 +24,7 @@ export interface LowrankOptions {
  */
 export function svdLowrank(x: Tensor, q: number, options: LowrankOptions): Svd {
   checkOptions("svdLowrank", options, ["niter", "random"]);
+  requireKind("svdLowrank", "a function", { "random.randn": options.random?.randn });
   const A = readMatrix("svdLowrank", x);
   const { U, S, Vt } = svdLowrankMatrix(A, q, options, x.dtype === "float64");
   return {

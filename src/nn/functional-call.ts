@@ -1,5 +1,5 @@
 /** Modules as functions of their parameters, for derivatives that are taken of functions: by sample, along a direction, twice. */
-import { ConfigError, nearestName, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, nearestName, requireKind, ShapeError, wordShape } from "../errors.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { substituting } from "../graph/variable.ts";
@@ -31,6 +31,7 @@ export function functionalCall<Model extends Module & { forward(...inputs: never
 ): ReturnType<Model["forward"]> {
   const operation = "functionalCall";
   requireModule(operation, module);
+  requireKind(operation, "an object", { values });
   const parameters = new Map(module.parameterPaths());
   const given = new Map<Parameter, Tensor>();
   for (const [path, value] of Object.entries(values)) {

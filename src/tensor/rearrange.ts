@@ -2,7 +2,7 @@
  * Reshaping, reducing and repeating by patterns that name the axes, as in einops: "b t (h d) -> b h t d".
  * @see https://openreview.net/forum?id=oapKSVM2bcj
  */
-import { ConfigError, FormatError, nearestName, ShapeError, wordArgument, wordShape } from "../errors.ts";
+import { ConfigError, FormatError, nearestName, requireKind, ShapeError, wordArgument, wordShape } from "../errors.ts";
 import { expand, permute, reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
@@ -88,6 +88,7 @@ function read(operation: string, x: Tensor, pattern: string, given: AxisSizes): 
     });
   const [left, right] = [spell(before, "<"), spell(after, ">")];
   const names = new Set([...left, ...right].flat());
+  requireKind(operation, "an object", { sizes: given });
   for (const [name, size] of Object.entries(given)) {
     if (!names.has(name)) {
       const near = nearestName(name, names);

@@ -133,6 +133,7 @@ interface WordCounts {
 function countWords(texts: Iterable<string>, idOfByte: readonly number[]): WordCounts {
   const counts = new Map<string, number>();
   for (const text of texts) {
+    requireKind("trainTokenizer", "a text", { text });
     for (const word of text.match(words) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
   }
   if (counts.size === 0) {

@@ -1,0 +1,173 @@
+/**
+ * Whatever is called wrongly says so: everything that the package exports, called with arguments that are missing or junk, works or
+ * throws an error of ours that names an operation and says what is wrong. Nothing of it stays: a right call works afterwards, and
+ * the device holds what it held before.
+ *
+ *   f(junk) = a value, or an error `f: …`
+ *
+ * @see CONTRIBUTING.md; src/errors.ts for the sentence
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import fc from "fast-check";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { realize, releaseArena, useDevice } from "../../src/compile/program.ts";
+import type { Device } from "../../src/devices/device.ts";
+import { createWasm } from "../../src/devices/wasm/device.ts";
+import { LorikeetError } from "../../src/errors.ts";
+import { Tensor } from "../../src/graph/node.ts";
+import { ones, tensor } from "../../src/tensor/create.ts";
+import { cases } from "../arbitrary/cases.ts";
+import { exported, rightCall } from "../arbitrary/right-calls.ts";
+
+setFlagsFromString("--expose-gc");
+const collectGarbage = runInNewContext("gc") as () => void;
+
+/** What nobody wants, made anew for each call. */
+const junk: Readonly<Record<string, () => unknown>> = {
+  undefined: () => undefined,
+  null: () => null,
+  "a text": () => "junk",
+  "a whole number": () => 3,
+  "a fraction": () => 1.5,
+  "a negative number": () => -1,
+  NaN: () => Number.NaN,
+  true: () => true,
+  "an object": () => ({}),
+  "an object of something else": () => ({ junk: 1 }),
+  "an empty list": () => [],
+  "a list of lists": () => [[[1]]],
+  "a list of texts": () => ["junk"],
+  "a tensor of many axes": () => ones([1, 2, 1, 2, 1]),
+  "a tensor of whole numbers": () => tensor([7], { dtype: "int32" }),
+  "a function": () => () => "junk",
+  bytes: () => Uint8Array.of(1, 2, 3),
+};
+const junkNames = Object.keys(junk);
+
+/** Made by their functions alone; slow, as every device is opened and tried; or of the network. */
+const others = new Set([
+  "formats.hubFolder",
+  "core.Tensor",
+  "core.chooseDevice",
+  "core.probeDevices",
+  "nn.Convolution",
+  "nn.Module",
+  "optim.Optimizer",
+]);
+
+/** Tensors in a value. */
+const tensorsIn = (value: unknown): Tensor[] =>
+  value instanceof Tensor ? [value] : Array.isArray(value) ? value.flatMap(tensorsIn) : [];
+
+/** Calls it, waits for it, and computes what it gives. */
+async function use(f: unknown, args: readonly unknown[]): Promise<unknown> {
+  const isClass = /^class\b/.test(Function.prototype.toString.call(f));
+  const called = isClass ? Reflect.construct(f as new () => unknown, args) : Reflect.apply(f as () => unknown, undefined, args);
+  const value = await called;
+  if (typeof value === "object" && value !== null && Symbol.asyncIterator in value) {
+    const iterator = (value as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+    await iterator.next();
+    await iterator.return?.();
+  }
+  realize(tensorsIn(value).filter((x) => x.size < 1e6));
+  if (isDevice(value)) value[Symbol.dispose]();
+  return value;
+}
+const isDevice = (value: unknown): value is Device => typeof value === "object" && value !== null && "downloadSync" in value;
+
+/** What is wrong with this error, if it is not for people. */
+function complaint(error: unknown): string | undefined {
+  if (!(error instanceof LorikeetError)) return `no error of ours: ${error instanceof Error ? error.stack : error}`;
+  const { operation, message } = error;
+  const isSentence = operation !== "" && message.startsWith(`${operation}: `) && /[.?)]$/.test(message);
+  return isSentence ? undefined : `no sentence: ${message}`;
+}
+
+type Spoiling = (args: readonly unknown[]) => unknown[];
+/** All ways in which a call is spoilt: arguments that are left out, and junk in place of one. */
+function spoilt(args: readonly unknown[]): [what: string, spoil: Spoiling][] {
+  const left = args.map((_, n): [string, Spoiling] => [`only ${n} arguments`, (right) => right.slice(0, n)]);
+  const places = [...args.keys()].flatMap((at) =>
+    junkNames.map((name): [string, Spoiling] => [`${name} at ${at}`, (right) => right.with(at, junk[name]!())]),
+  );
+  return [...left, ...places];
+}
+
+let device: Device;
+const home = process.cwd();
+const place = mkdtempSync(join(tmpdir(), "lorikeet-junk-"));
+beforeAll(() => {
+  process.chdir(place);
+  vi.stubEnv("HF_HUB_OFFLINE", "1");
+  vi.stubEnv("HF_HOME", place);
+  device = createWasm({ threads: 1 });
+  useDevice(device);
+});
+afterAll(() => {
+  process.chdir(home);
+  vi.unstubAllEnvs();
+  device[Symbol.dispose]();
+  rmSync(place, { recursive: true, force: true });
+});
+
+/** What is in use once the collector finds nothing more to give back. */
+async function inUse(): Promise<number> {
+  for (let turn = 0; turn < 5; turn++) {
+    collectGarbage();
+    await new Promise((resume) => setTimeout(resume, 1));
+  }
+  releaseArena(device);
+  return device.statistics.buffers;
+}
+
+const groups = Object.entries(exported).map(([group, things]) => {
+  const functions = Object.entries(things).filter(([name, f]) => typeof f === "function" && !others.has(`${group}.${name}`));
+  return [group, functions] as const;
+});
+
+test.each(groups)(
+  "%s",
+  async (group, functions) => {
+    const complaints: string[] = [];
+    const calls = await Promise.all(
+      functions.map(async ([name, f]) => [`${group}.${name}`, f, await rightCall(group, name, (args) => use(f, args))] as const),
+    );
+    const callAll = async () => {
+      for (const [path, f, call] of calls)
+        await use(f, await call()).catch((error) => complaints.push(`${path}, called rightly: ${error.stack}`));
+      useDevice(device);
+    };
+    await callAll();
+    const before = await inUse();
+    for (const [path, f, call] of calls) {
+      const attempt = async (what: string, args: readonly unknown[]) => {
+        const error = await use(f, args).then(() => undefined, complaint);
+        useDevice(device);
+        if (error) complaints.push(`${path} with ${what}: ${error}`);
+      };
+      for (const [what, spoil] of spoilt(await call())) await attempt(what, spoil(await call()));
+      const lists = fc.sample(fc.array(fc.constantFrom(...junkNames), { maxLength: 5 }), cases(10).numRuns);
+      // a config that says nothing is that of the whole model as it was published
+      for (const names of lists)
+        if (group !== "models" || !names[0]?.startsWith("an object"))
+          await attempt(
+            names.join(", "),
+            names.map((name) => junk[name]!()),
+          );
+    }
+    await callAll();
+    expect(complaints).toEqual([]);
+    expect(await inUse()).toBeLessThanOrEqual(before);
+  },
+  300_000,
+);
+
+test("the law catches what the engine's inside throws, and an error that is no sentence", async () => {
+  const inside = await use((x: Tensor) => x.shape, []).catch((error) => error);
+  expect(complaint(inside)).toMatch(/^no error of ours: TypeError/);
+  expect(complaint(new LorikeetError("oops", { operation: "f" }))).toBe("no sentence: f: oops");
+});
