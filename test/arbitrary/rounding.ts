@@ -142,6 +142,8 @@ export function errorBounds(roots: readonly Tensor[], { unit = 2 ** -24 }: Round
     const terms = of.map((error, i) => {
       if (!error) return null;
       const slope = slopes[i];
+      // x·x states its whole slope at its first factor
+      if (!slope && sources.some((source, j) => source === sources[i] && slopes[j])) return null;
       const spread = sources[i]!.shape === node.shape ? error : expand(error, node.shape);
       if (!slope || !isFloat(node.dtype)) return unknown(spread);
       return carried(slope, spread);
