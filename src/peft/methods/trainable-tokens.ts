@@ -3,7 +3,8 @@
  * own [n, C], which start as E's and stand in their places: E′ = E with E[ids] replaced. They are rows, not differences, so that they
  * mean the same on a model whose table was drawn anew. It equals no LoRA.
  *
- * An output layer that shares E is changed along with it, without parameters of its own. Of two active adapters that train the same row
+ * An output layer that shares E is changed along with it, without parameters of its own, and keeps its bias; PEFT (0.21.2) leaves the bias of
+ * such a layer (those of BERT's family have one) out while the adapter acts, even before anything is trained. Of two active adapters that train the same row
  * the first decides; PEFT refuses both. With a scale s (`setScale`) the rows are E[ids] + s·(rows − E[ids]).
  */
 import { currentDevice, upload } from "../../compile/program.ts";
