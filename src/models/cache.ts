@@ -59,7 +59,8 @@ export class KeyValueCache implements Disposable {
   constructor(sizes: CacheSizes, batch: number, size: number, reach = new Setting(size)) {
     requireKind("KeyValueCache", "an object", { sizes });
     const { layers, heads, headDim } = sizes;
-    requireKind("KeyValueCache", "a whole number from 1", { layers, heads, headDim, batch, size });
+    requireKind("KeyValueCache", "a whole number from 0", { layers });
+    requireKind("KeyValueCache", "a whole number from 1", { heads, headDim, batch, size });
     this.batch = batch;
     this.size = size;
     this.reach = reach;
