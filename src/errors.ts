@@ -79,6 +79,10 @@ export function renamed(error: unknown, operation: string): unknown {
   return next;
 }
 
+/** An object that is no list. */
+export const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
 /** What arguments must be, in the words of messages. */
 const kinds = {
   "a text": (value) => typeof value === "string",
@@ -86,7 +90,7 @@ const kinds = {
   "a whole number from 0": (value) => Number.isSafeInteger(value) && (value as number) >= 0,
   "a whole number from 1": (value) => Number.isSafeInteger(value) && (value as number) >= 1,
   "a function": (value) => typeof value === "function",
-  "an object": (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+  "an object": isRecord,
   "a list": Array.isArray,
   "a list of numbers": (value) =>
     Array.isArray(value) ? value.every((item) => typeof item === "number") : ArrayBuffer.isView(value) && "length" in value,
@@ -112,7 +116,7 @@ export function requireKind(operation: string, kind: keyof typeof kinds, given: 
  * @throws {ConfigError} for another key, and for something that is no object
  */
 export function checkOptions<Options>(operation: string, options: Options, known: readonly string[]): Options {
-  if (!kinds["an object"](options))
+  if (!isRecord(options))
     throw new ConfigError(`options are an object, got ${wordArgument(options)}.`, {
       operation,
       got: options,

@@ -2,7 +2,7 @@
  * `adapter_config.json` as Hugging Face PEFT reads and writes it. A method states its keys once, with defaults and what each
  * accepts; reading, checking, did-you-mean and writing follow from that.
  */
-import { ConfigError, FormatError, nearestName, requireKind, wordJson } from "../errors.ts";
+import { ConfigError, FormatError, isRecord, nearestName, requireKind, wordJson } from "../errors.ts";
 import { compareCodePoints } from "./safetensors.ts";
 
 /** The PEFT release whose files these are; written into every config. */
@@ -37,8 +37,6 @@ export function key<const Kinds extends readonly Kind<unknown>[], Default extend
   return { default: defaultValue as ValueOf<Kinds> | (Default extends null ? null : never), kinds };
 }
 
-const isObject = (x: unknown): x is Readonly<Record<string, unknown>> => typeof x === "object" && x !== null && !Array.isArray(x);
-
 /** true or false. */
 export const boolean: Kind<boolean> = { expects: "true or false", accepts: (x) => typeof x === "boolean" };
 /** Any text. */
@@ -58,12 +56,12 @@ export const integers: Kind<readonly number[]> = {
 /** A map from names of modules to lists of whole numbers. */
 export const integersByName: Kind<Readonly<Record<string, readonly number[]>>> = {
   expects: "a map of lists of integers",
-  accepts: (x) => isObject(x) && Object.values(x).every(integers.accepts),
+  accepts: (x) => isRecord(x) && Object.values(x).every(integers.accepts),
 };
 /** A map from patterns of module paths to numbers. */
 export const numberByPattern: Kind<Readonly<Record<string, number>>> = {
   expects: "a map of numbers",
-  accepts: (x) => isObject(x) && Object.values(x).every(Number.isFinite),
+  accepts: (x) => isRecord(x) && Object.values(x).every(Number.isFinite),
 };
 /** Any JSON value. */
 export const anything: Kind<unknown> = { expects: "anything", accepts: () => true };
@@ -91,7 +89,7 @@ export const choice = <const Choices extends readonly string[]>(...choices: Choi
 /** A nested config. @param floats its keys that Python holds as float */
 export const object = (...floats: string[]): Kind<Readonly<Record<string, unknown>>> => ({
   expects: "an object",
-  accepts: isObject,
+  accepts: isRecord,
   float: floats,
 });
 
@@ -185,7 +183,7 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
   } catch {
     throw fail("is not JSON.");
   }
-  if (!isObject(given)) throw fail("is not a JSON object.", given);
+  if (!isRecord(given)) throw fail("is not a JSON object.", given);
   const type = given["peft_type"];
   if (type === undefined || type === null) throw fail("has no `peft_type`, so it is no adapter's config.");
   const schema = schemas.find(({ peftType }) => peftType === type);
@@ -271,7 +269,7 @@ function pythonJson(value: unknown, indent: string, float: true | readonly strin
     if (value.length === 0) return "[]";
     return `[\n${value.map((item) => inner + pythonJson(item, inner, float)).join(",\n")}\n${indent}]`;
   }
-  if (isObject(value)) {
+  if (isRecord(value)) {
     const names = Object.keys(value).sort(compareCodePoints);
     if (names.length === 0) return "{}";
     const isFloat = (name: string) => (float !== true && float?.includes(name) ? true : undefined);

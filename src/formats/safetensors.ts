@@ -4,7 +4,7 @@
  *
  * @see https://huggingface.co/docs/safetensors/index#format
  */
-import { ConfigError, FormatError, requireKind, wordJson, wordShape } from "../errors.ts";
+import { ConfigError, FormatError, isRecord, requireKind, wordJson, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { type FileContent, writeFileAtomically } from "./atomic-file.ts";
@@ -191,7 +191,6 @@ function parseEntry(name: string, value: unknown, fail: Failure): Entry {
 
 const isCount = (x: unknown): x is number => Number.isSafeInteger(x) && (x as number) >= 0 && !Object.is(x, -0);
 const isCounts = (x: unknown): x is number[] => Array.isArray(x) && x.every(isCount);
-const isRecord = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 const oneLine = (error: unknown): string =>
   (error instanceof Error ? error.message : String(error)).replace(/[\s\p{C}]+/gu, " ").slice(0, 120);
 

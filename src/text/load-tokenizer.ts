@@ -1,10 +1,10 @@
 /** Tokenizers from files: tokenizer.json, the older pair vocab.json and merges.txt, or a GGUF file. */
-import { checkOptions, FormatError } from "../errors.ts";
+import { checkOptions, FormatError, isRecord } from "../errors.ts";
 import { type Folder, readJson, readText, wordFolder } from "../formats/folder.ts";
 import { openGguf } from "../formats/gguf.ts";
 import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
-import { byteLevelDefinition, isRecord, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
+import { byteLevelDefinition, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
 
 /** How a tokenizer is loaded. */
 export interface LoadTokenizerOptions extends SourceOptions {

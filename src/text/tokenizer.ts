@@ -1,6 +1,6 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
 
-import { ConfigError, checkOptions, FormatError, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, isRecord, wordJson } from "../errors.ts";
 import {
   type ChatMessage,
   type ChatOptions,
@@ -313,9 +313,4 @@ function largestId(library: LibraryTokenizer): number {
   let largest = -1;
   for (const id of library.get_vocab().values()) largest = Math.max(largest, id);
   return largest;
-}
-
-/** An object that is no list. */
-export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
