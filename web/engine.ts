@@ -5,6 +5,7 @@ import { LorikeetError } from "../src/errors.ts";
 import { useDevice } from "../src/index.ts";
 import { type MethodName, methods } from "../src/peft/index.ts";
 import { makeDevice, wishes } from "./device.ts";
+import { claimRun } from "./owner.ts";
 import type { Command, DeviceWish, EngineEvent } from "./protocol.ts";
 import { Run, type Sources } from "./run.ts";
 import { Store } from "./store.ts";
@@ -28,22 +29,8 @@ let store: Store | undefined;
 let run: Run | undefined;
 let sources: Sources = { store, ...nothingGiven };
 
-/** Two pages must not write to one run: the second keeps nothing. */
-async function openStore(): Promise<Store | undefined> {
-  const alone = await new Promise<boolean>((answer) => {
-    // a page that is being reloaded gives its lock back a little later
-    const options = { signal: AbortSignal.timeout(3000) };
-    const hold = (): Promise<never> => {
-      answer(true);
-      return new Promise(() => {});
-    };
-    navigator.locks.request("lorikeet", options, hold).catch(() => answer(false));
-  });
-  return alone ? Store.open() : undefined;
-}
-
 async function begin(): Promise<void> {
-  store = await openStore();
+  store = (await claimRun()) ? await Store.open() : undefined;
   sources = { store, ...nothingGiven };
   const choices = (Object.keys(methods) as MethodName[]).map((name) => ({ name, fields: fieldsOf(name) }));
   tell({ type: "ready", methods: choices, devices: wishes, keeps: store !== undefined });
@@ -62,7 +49,8 @@ async function open(settings: Run["settings"], checkpoint?: Uint8Array): Promise
   run.tellPhase();
 }
 
-async function obey(command: Exclude<Command, { type: "pause" }>): Promise<void> {
+/** @param pause ends the training that the command begins */
+async function obey(command: Exclude<Command, { type: "pause" }>, pause: AbortSignal): Promise<void> {
   switch (command.type) {
     case "start": {
       const { settings, modelFiles, textFile } = command;
@@ -71,10 +59,10 @@ async function obey(command: Exclude<Command, { type: "pause" }>): Promise<void>
       tell({ type: "phase", phase: "reading", note: "Reading the files" });
       await store?.begin(settings, settings.model === null ? [] : modelFiles, settings.text === null ? null : textFile);
       run = await Run.open(settings, sources, tell);
-      return train();
+      return run.train(pause);
     }
     case "continue":
-      return train();
+      return run?.train(pause);
     case "discard":
       close();
       await store?.clear();
@@ -93,10 +81,6 @@ async function obey(command: Exclude<Command, { type: "pause" }>): Promise<void>
 
 /** What can be done between two steps. */
 const isShort = ({ type }: Command): boolean => ["scale", "try", "adapter"].includes(type);
-
-async function train(): Promise<void> {
-  await run?.train();
-}
 
 async function merged(): Promise<void> {
   if (!run) return;
@@ -122,12 +106,16 @@ function report(error: unknown): void {
 }
 
 let last = begin().catch(report);
+/** Of everything that was asked for up to now, also of what still waits for its turn. */
+let pause = new AbortController();
 
 addEventListener("message", ({ data: command }: MessageEvent<Command>) => {
-  if (command.type === "pause") run?.pause();
-  else if (run?.isRunning && isShort(command)) run.betweenSteps(() => obey(command).catch(report));
-  else {
-    if (command.type === "discard" || command.type === "start") run?.pause();
-    last = last.then(() => obey(command)).catch(report);
+  if (["pause", "discard", "start"].includes(command.type)) {
+    pause.abort();
+    pause = new AbortController();
   }
+  if (command.type === "pause") return;
+  const { signal } = pause;
+  if (run?.isRunning && isShort(command)) run.betweenSteps(() => obey(command, signal).catch(report));
+  else last = last.then(() => obey(command, signal)).catch(report);
 });

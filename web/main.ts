@@ -1,5 +1,6 @@
 /** The page: shows what the engine tells, and tells it what the person wants. */
 import { button, byId, element } from "./element.ts";
+import { defendRun } from "./owner.ts";
 import type { Command, EngineEvent, Phase, Settings } from "./protocol.ts";
 import { reportOf } from "./report.ts";
 import { RunView, showScale, tell } from "./run-view.ts";
@@ -41,6 +42,8 @@ function showPhase(phase: Phase, note: string): void {
 
 const shows: { readonly [Type in EngineEvent["type"]]: (event: Extract<EngineEvent, { readonly type: Type }>) => void } = {
   ready({ methods, devices, keeps }) {
+    if (keeps) defendRun();
+    element("starting").hidden = true;
     prepareSetup(methods, devices, (command) => {
       showProblem("");
       begin(command.settings);

@@ -40,6 +40,8 @@ type Tell = (event: EngineEvent) => void;
 interface Notes {
   perplexityBefore: number | null;
   readonly samples: Record<Side, string[]>;
+  /** The step after which the adapted texts were written, all of them. */
+  writtenAfter: number | null;
   outcome: Outcome | null;
 }
 
@@ -56,9 +58,9 @@ export class Run implements Disposable {
   readonly #loaded: LoadedModel;
   readonly #dataset: TextDataset;
   readonly #trainer: Trainer;
-  readonly #notes: Notes = { perplexityBefore: null, samples: { base: [], adapted: [] }, outcome: null };
+  readonly #notes: Notes = { perplexityBefore: null, samples: { base: [], adapted: [] }, writtenAfter: null, outcome: null };
   #scale = 1;
-  #stop: AbortController | null = null;
+  #running = false;
   /** What was asked for while a step was running. */
   #between: (() => Promise<void>)[] = [];
 
@@ -126,7 +128,7 @@ export class Run implements Disposable {
   }
 
   get isRunning(): boolean {
-    return this.#stop !== null;
+    return this.#running;
   }
 
   /** What the page shows of it. */
@@ -135,14 +137,16 @@ export class Run implements Disposable {
     return { settings: this.settings, step, steps, history, ...this.#notes };
   }
 
-  /** Goes on until the last step, or until `pause`. */
-  async train(): Promise<void> {
-    const stop = new AbortController();
-    this.#stop = stop;
-    const { signal } = stop;
+  /** Goes on until the last step; when the signal is aborted, until the step or the token that is being computed is done. */
+  async train(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return this.tellPhase();
+    this.#running = true;
     const trainer = this.#trainer;
     try {
       if (this.#notes.perplexityBefore === null) await this.#measureBefore(signal);
+      // a pause may have come in the middle of them
+      const measured = trainer.history.evaluations.at(-1);
+      if (measured && measured.step !== this.#notes.writtenAfter) await this.#writeAdapted(measured.step, signal);
       if (trainer.step < trainer.steps) {
         this.#tell({ type: "phase", phase: "training", note: "Training" });
         let [saved, pause] = [performance.now(), savingPause * 1000];
@@ -159,7 +163,7 @@ export class Run implements Disposable {
           },
           onEvaluation: async (event) => {
             this.#tell({ type: "evaluation", event });
-            await this.#writeAll("adapted", signal);
+            await this.#writeAdapted(event.step, signal);
           },
         });
       }
@@ -169,7 +173,7 @@ export class Run implements Disposable {
       if (!signal.aborted || error !== signal.reason) throw error;
       await this.keep();
     } finally {
-      this.#stop = null;
+      this.#running = false;
     }
     this.tellPhase();
     await this.#serve();
@@ -185,11 +189,6 @@ export class Run implements Disposable {
         phase: "paused",
         note: step === 0 ? "Ready to begin" : `Paused after step ${step} of ${steps}`,
       });
-  }
-
-  /** Stops after the step, or the token, that is being computed. */
-  pause(): void {
-    this.#stop?.abort();
   }
 
   /** Does it while it runs, when the step that is being computed is done. */
@@ -240,6 +239,11 @@ export class Run implements Disposable {
       this.#notes.samples[side][index] = await this.#write(side, index, prompt, signal);
   }
 
+  async #writeAdapted(step: number, signal: AbortSignal): Promise<void> {
+    await this.#writeAll("adapted", signal);
+    this.#notes.writtenAfter = step;
+  }
+
   /** The adapted texts anew, with the adapter's share multiplied. */
   async rescale(scale: number): Promise<void> {
     this.#scale = scale;
@@ -264,13 +268,16 @@ export class Run implements Disposable {
         text += piece.text;
         tell(false);
       }
-      tell(true);
     };
-    if (side === "base") await disabled(model, draw);
-    else if (this.#scale === 1) await draw();
-    else {
-      setScale(model, this.#scale);
-      await draw().finally(() => setScale(model, 1));
+    try {
+      if (side === "base") await disabled(model, draw);
+      else if (this.#scale === 1) await draw();
+      else {
+        setScale(model, this.#scale);
+        await draw().finally(() => setScale(model, 1));
+      }
+    } finally {
+      tell(true);
     }
     return text;
   }

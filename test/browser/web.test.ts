@@ -209,6 +209,12 @@ describe("a page with threads", () => {
     const before = await page.locator(".base p").textContent();
     expect(before?.length).toBeGreaterThan(prompt.length + 20);
 
+    // a pause is for what still waits for its turn, too: the adapter is packed when the run would have gone on
+    await page.evaluate(() => ["get-merged", "continue", "pause"].forEach((id) => document.getElementById(id)?.click()));
+    await page.waitForEvent("download", wait);
+    await download(page, "#get-adapter");
+    expect(await page.locator("#phase").textContent()).toBe(paused);
+
     await page.locator("#continue").press("Enter");
     await phase(page, /Finished/);
     const [perplexityBefore, perplexityAfter] = ((await page.locator("#perplexity").textContent()) ?? "").split("→").map(Number);
@@ -287,11 +293,35 @@ describe("a page that may not share memory", () => {
 
     const second = await context.newPage();
     await second.goto(plain.url);
-    await second.locator("#kept-note", { hasText: "another tab has it open" }).waitFor(wait);
+    // the first answers: its engine is not waited for
+    await second.locator("#kept-note", { hasText: "another tab has it open" }).waitFor({ timeout: 25_000 });
     await second.close();
     await page.reload();
     await phase(page, /Finished/);
     expect(problems).toEqual([]);
+    await context.close();
+  });
+});
+
+describe("a page that was reloaded in the middle of a long step", () => {
+  it("waits for the engine of the page before, and says so", async () => {
+    const context = await openContext();
+    const before = await context.newPage();
+    await before.goto(`${plain.url}tiny/config.json`);
+    await before.evaluate(
+      () =>
+        new Promise<void>((held) => {
+          navigator.locks.request("lorikeet", () => {
+            held();
+            return new Promise((over) => setTimeout(over, 4000));
+          });
+        }),
+    );
+    const page = await context.newPage();
+    await page.goto(plain.url);
+    expect(await page.locator("#starting").isVisible()).toBe(true);
+    await page.locator("#kept-note", { hasText: "The run is kept" }).waitFor(wait);
+    expect(await page.locator("#starting").isVisible()).toBe(false);
     await context.close();
   });
 });
