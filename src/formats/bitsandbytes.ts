@@ -6,6 +6,7 @@
  */
 import { FormatError, wordJson, wordShape } from "../errors.ts";
 import { sizeOf } from "../graph/shape.ts";
+import { quantMethod } from "../models/config-reader.ts";
 import type { QuantisedScales, QuantisedWeight } from "../nn/quantiser.ts";
 import type { StoredTensor, TensorToWrite } from "./safetensors.ts";
 
@@ -157,7 +158,7 @@ export function quantisedTensors(weight: QuantisedWeight, dynamic: Float32Array)
  *
  * @param weight any of the model's weights of codes
  * @param skipped names of the linear layers that are floats
- * @param before what config.json said so far, whose other settings are kept
+ * @param before what config.json said so far, whose other settings are kept if they are of bitsandbytes
  */
 export function quantisationConfig(
   weight: Pick<QuantisedWeight, "type"> & { readonly doubleQuantise: boolean },
@@ -171,7 +172,7 @@ export function quantisationConfig(
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
     llm_int8_threshold: 6.0,
-    ...(typeof before === "object" ? before : null),
+    ...(quantMethod(before) === "bitsandbytes" ? (before as object) : null),
     _load_in_4bit: !int8,
     _load_in_8bit: int8,
     bnb_4bit_quant_type: int8 ? "fp4" : weight.type,

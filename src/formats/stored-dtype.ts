@@ -36,6 +36,7 @@ export const storedDTypes = {
   I8: { bytes: 1, dtype: "int32", widen: [(v, i) => v.getInt8(i), (v, i, x) => v.setInt8(i, x)] },
   F8_E5M2: { bytes: 1, dtype: "float32", widen: floats8((bits) => fromFloat16Bits(bits << 8)) },
   F8_E4M3: { bytes: 1, dtype: "float32", widen: floats8(fromFloat8Bits) },
+  F8_E8M0: { bytes: 1, dtype: "float32", widen: floats8((bits) => (bits === 255 ? Number.NaN : 2 ** (bits - 127))) },
   I16: {
     bytes: 2,
     dtype: "int32",

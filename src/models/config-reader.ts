@@ -1,5 +1,5 @@
 /** Typed reading of a model's `config.json`, in Hugging Face's newer and older key style. */
-import { ConfigError, requireKind, wordJson } from "../errors.ts";
+import { ConfigError, isRecord, requireKind, wordJson } from "../errors.ts";
 import { activation } from "../nn/activation.ts";
 import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
 
@@ -19,9 +19,15 @@ export interface LabelConfig {
 /** The parsed content of a `config.json`. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
-/** Whether the weights are codes of bitsandbytes, which say themselves what they are. */
-const isBitsAndBytes = (config: unknown): boolean =>
-  typeof config === "object" && config !== null && "quant_method" in config && config.quant_method === "bitsandbytes";
+/** Formats of compressed-tensors that have a weight's codes as they are, with scales beside them. */
+const plainFormats: readonly unknown[] = ["float-quantized", "int-quantized", "mxfp8-quantized", "naive-quantized"];
+
+/** How the weights of a checkpoint are quantised, by its `quantization_config`, when `loadModel` can read them. */
+export function quantMethod(config: unknown): "bitsandbytes" | "fp8" | "compressed-tensors" | undefined {
+  const { quant_method: method, format } = isRecord(config) ? config : {};
+  if (method === "bitsandbytes" || method === "fp8") return method;
+  return method === "compressed-tensors" && plainFormats.includes(format) ? method : undefined;
+}
 
 const mostLayers = 10000;
 
@@ -47,7 +53,7 @@ export class ConfigReader {
     this.#modelType = modelType;
     this.fixed("model_type", modelType);
     for (const key of ["quantization_config", "compression_config"])
-      if (this.get(key) !== undefined && !isBitsAndBytes(this.get(key)))
+      if (this.get(key) !== undefined && quantMethod(this.get(key)) === undefined)
         this.refuse(key, this.get(key), "is not supported", "Load an unquantised checkpoint.");
   }
 

@@ -7,6 +7,7 @@ import { openGguf } from "../formats/gguf.ts";
 import { ggufModel } from "../formats/gguf-model.ts";
 import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
+import { widenScaled } from "../formats/scaled-weight.ts";
 import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
 import type { FolderTarget } from "../formats/writable-folder.ts";
 import { isFloat, toFloat32 } from "../graph/dtype.ts";
@@ -51,8 +52,8 @@ export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOpt
 
 /**
  * Loads a model and its tokenizer. Weights of 16 bits and GGUF's blocks are widened to float32 unless `dtype` says otherwise; layers
- * that transformers has saved with `load_in_4bit` or `load_in_8bit` (bitsandbytes) stay the codes that they are. One part of one tensor
- * is in memory besides the model.
+ * that transformers has saved with `load_in_4bit` or `load_in_8bit` (bitsandbytes) stay the codes that they are; float8 with scales
+ * (`quant_method` "fp8", and compressed-tensors' formats of eight bits) is widened. One part of one tensor is in memory besides the model.
  *
  * @param source the path of a folder with `config.json` and `model.safetensors` (or shards with their index), of one safetensors
  * file with `config.json` beside it, or of a GGUF file; the name of a repository of the Hub, which is downloaded as far as needed
@@ -104,7 +105,8 @@ async function readGeneration(folder: Folder, config: ConfigJson): Promise<() =>
 
 async function openModel(folder: Folder, file: string | undefined): Promise<{ config: ConfigJson; checkpoint: Checkpoint }> {
   const config = await readConfig(folder);
-  return { config, checkpoint: file ? await openCheckpointFile(folder, file) : await openCheckpoint(folder) };
+  const checkpoint = file ? await openCheckpointFile(folder, file) : await openCheckpoint(folder);
+  return { config, checkpoint: widenScaled(checkpoint, config["quantization_config"] ?? config["compression_config"]) };
 }
 
 /**
@@ -209,7 +211,7 @@ export async function saveModel(
         shape: parameter.shape,
         load: async () => narrow(toFloat32(await download(parameter.stored), parameter.dtype)),
       });
-  const { torch_dtype, quantization_config, ...rest } = config;
+  const { torch_dtype, quantization_config, compression_config: _, ...rest } = config;
   const [first] = layers;
   const floats = [...modules].filter(([, module]) => module instanceof Linear || module instanceof Conv1D);
   const skipped = floats.map(([path]) => nameOf(`${path}.weight`).slice(0, -".weight".length));
