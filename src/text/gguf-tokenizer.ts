@@ -39,7 +39,7 @@ export function ggufTokenizer(file: GgufFile): Tokenizer {
       `${source} has a tokenizer of the kind ${wordJson(model)}; those that are read: ${Object.keys(builders).join(", ")}.`,
       { operation: "loadTokenizer", expected: Object.keys(builders), got: model },
     );
-  const { beginsText, ...definition } = build(vocabulary);
+  const { beginsText, segments = false, ...definition } = build(vocabulary);
   const added = tokens.flatMap((content, id) => {
     const kind = vocabulary.kindOf(id);
     const special = kind === kinds.control || kind === kinds.unknown;
@@ -51,19 +51,21 @@ export function ggufTokenizer(file: GgufFile): Tokenizer {
     const id = metadata(`${key}_token_id`);
     return typeof id === "number" ? tokens[id] : undefined;
   };
-  const [bos, eos] = [special("bos"), special("eos")];
+  const [bos, eos, cls, sep] = [special("bos"), special("eos"), special("cls"), special("seperator")]; // as it is spelled there
   const around = (flag: string, fallback: boolean, token: string | undefined) =>
     (metadata(flag) ?? fallback) === true && token !== undefined ? [token] : [];
   const template = templateProcessor(
-    around("add_bos_token", beginsText, bos),
-    around("add_eos_token", false, eos),
+    around("add_bos_token", beginsText, segments ? (cls ?? bos) : bos),
+    segments ? around("add_sep_token", true, sep ?? eos) : around("add_eos_token", false, eos),
     new Map(tokens.map((token, id) => [token, id])),
+    segments,
   );
   const config: Record<string, unknown> = {
     bos_token: bos,
     eos_token: eos,
     unk_token: special("unknown"),
     pad_token: special("padding"),
+    ...(segments && { cls_token: cls, sep_token: sep, mask_token: special("mask") }),
     chat_template: chatTemplates(file),
     clean_up_tokenization_spaces: false,
   };
@@ -110,11 +112,16 @@ function chatTemplates({ metadata }: GgufFile): unknown {
   return typeof one === "string" ? [{ name: "default", template: one }, ...named] : named;
 }
 
-/** Puts tokens before and behind every text. */
-function templateProcessor(before: readonly string[], after: readonly string[], ids: ReadonlyMap<string, number>) {
+/** Puts tokens before and behind every text. @param segments whether of two texts only the first has those before */
+function templateProcessor(
+  before: readonly string[],
+  after: readonly string[],
+  ids: ReadonlyMap<string, number>,
+  segments: boolean,
+) {
   if (before.length + after.length === 0) return undefined;
   const sequence = (id: "A" | "B", type_id: number) => [
-    ...before.map((token) => ({ SpecialToken: { id: token, type_id } })),
+    ...(segments && id === "B" ? [] : before).map((token) => ({ SpecialToken: { id: token, type_id } })),
     { Sequence: { id, type_id } },
     ...after.map((token) => ({ SpecialToken: { id: token, type_id } })),
   ];
@@ -127,11 +134,41 @@ function templateProcessor(before: readonly string[], after: readonly string[], 
   };
 }
 
-/** A definition without its special tokens, and whether a text begins with one where the file does not say. */
-type Built = TokenizerDefinition & { readonly beginsText: boolean };
+/** A definition without its special tokens, whether a text begins with one where the file does not say, and whether they part texts as BERT's. */
+type Built = TokenizerDefinition & { readonly beginsText: boolean; readonly segments?: true };
 
 /** By `tokenizer.ggml.model`. */
-const builders: Readonly<Record<string, (vocabulary: Vocabulary) => Built>> = { llama: sentencePiece, gpt2: byteLevel };
+const builders: Readonly<Record<string, (vocabulary: Vocabulary) => Built>> = {
+  llama: sentencePiece,
+  gpt2: byteLevel,
+  bert: wordPiece,
+};
+
+/**
+ * BERT's WordPiece. In the file ▁ begins a word, and what goes on inside of one has no mark; tokens in brackets are as they are. The
+ * file does not say whether letters are made small: they are when the vocabulary has no others.
+ */
+function wordPiece({ tokens, kindOf, metadata }: Vocabulary): Built {
+  const isWhole = (token: string, id: number) => kindOf(id) === kinds.control || /^\[.*\]$/.test(token);
+  const spelled = (token: string, id: number) =>
+    isWhole(token, id) ? token : token.startsWith("▁") ? token.slice(1) : `##${token}`;
+  const unknown = metadata("unknown_token_id");
+  const lowercase = tokens.every((token, id) => isWhole(token, id) || token === token.toLowerCase());
+  return {
+    normalizer: { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase },
+    pre_tokenizer: { type: "BertPreTokenizer" },
+    decoder: { type: "WordPiece", prefix: "##", cleanup: true },
+    model: {
+      type: "WordPiece",
+      unk_token: (typeof unknown === "number" ? tokens[unknown] : undefined) ?? "[UNK]",
+      continuing_subword_prefix: "##",
+      max_input_chars_per_word: 100,
+      vocab: Object.fromEntries(tokens.map((token, id) => [spelled(token, id), id])),
+    },
+    beginsText: true,
+    segments: true,
+  };
+}
 
 /** SentencePiece's BPE: spaces are ▁, what the vocabulary lacks is written in tokens of one byte. */
 function sentencePiece(vocabulary: Vocabulary): Built {
