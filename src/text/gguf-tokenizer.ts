@@ -39,7 +39,7 @@ export function ggufTokenizer(file: GgufFile): Tokenizer {
       `${source} has a tokenizer of the kind ${wordJson(model)}; those that are read: ${Object.keys(builders).join(", ")}.`,
       { operation: "loadTokenizer", expected: Object.keys(builders), got: model },
     );
-  const { beginsText, segments = false, ...definition } = build(vocabulary);
+  const { beginsText, endsText = false, segments = false, ...definition } = build(vocabulary);
   const added = tokens.flatMap((content, id) => {
     const kind = vocabulary.kindOf(id);
     const special = kind === kinds.control || kind === kinds.unknown;
@@ -56,7 +56,7 @@ export function ggufTokenizer(file: GgufFile): Tokenizer {
     (metadata(flag) ?? fallback) === true && token !== undefined ? [token] : [];
   const template = templateProcessor(
     around("add_bos_token", beginsText, segments ? (cls ?? bos) : bos),
-    segments ? around("add_sep_token", true, sep ?? eos) : around("add_eos_token", false, eos),
+    segments ? around("add_sep_token", true, sep ?? eos) : around("add_eos_token", endsText, eos),
     new Map(tokens.map((token, id) => [token, id])),
     segments,
   );
@@ -134,15 +134,44 @@ function templateProcessor(
   };
 }
 
-/** A definition without its special tokens, whether a text begins with one where the file does not say, and whether they part texts as BERT's. */
-type Built = TokenizerDefinition & { readonly beginsText: boolean; readonly segments?: true };
+/** A definition without its special tokens, whether a text begins or ends with one where the file does not say, and whether they part texts as BERT's. */
+type Built = TokenizerDefinition & { readonly beginsText: boolean; readonly endsText?: true; readonly segments?: true };
 
 /** By `tokenizer.ggml.model`. */
 const builders: Readonly<Record<string, (vocabulary: Vocabulary) => Built>> = {
   llama: sentencePiece,
   gpt2: byteLevel,
   bert: wordPiece,
+  t5: unigram,
 };
+
+/** SentencePiece's Unigram, of T5. Spaces are ▁; a table says how letters are normalised. */
+function unigram({ source, tokens, list, metadata }: Vocabulary): Built {
+  const [scores, table] = [list("scores", "number"), list("precompiled_charsmap", "number")];
+  if (scores?.length !== tokens.length)
+    throw new FormatError(`${source} has ${tokens.length} tokens and ${scores?.length ?? 0} scores.`, {
+      operation: "loadTokenizer",
+      got: scores?.length,
+    });
+  const charsmap = table && btoa(Array.from(table, (byte) => String.fromCharCode(byte & 255)).join(""));
+  const prepend_scheme = metadata("add_space_prefix") === false ? "never" : "always";
+  const metaspace = { type: "Metaspace", replacement: "▁", prepend_scheme, split: true };
+  const pretokenizers = [{ type: "WhitespaceSplit" }, metaspace];
+  const unknown = metadata("unknown_token_id") ?? tokens.indexOf("<unk>");
+  return {
+    normalizer: charsmap ? { type: "Precompiled", precompiled_charsmap: charsmap } : null,
+    pre_tokenizer: metadata("remove_extra_whitespaces") === false ? metaspace : { type: "Sequence", pretokenizers },
+    decoder: metaspace,
+    model: {
+      type: "Unigram",
+      unk_id: unknown as number,
+      byte_fallback: false,
+      vocab: tokens.map((token, id) => [token, scores[id] as number]),
+    },
+    beginsText: false,
+    endsText: true,
+  };
+}
 
 /**
  * BERT's WordPiece. In the file ▁ begins a word, and what goes on inside of one has no mark; tokens in brackets are as they are. The

@@ -76,7 +76,7 @@ describe("tokenizers of GGUF files", () => {
   test("of other kinds are refused by name, and only when they are asked for", async () => {
     const tokens = (entries: object) => withMetadata(entries as Record<string, unknown>).then(ggufTokenizer);
     await expect(tokens({ "tokenizer.ggml.model": "rwkv" })).rejects.toThrow(
-      'loadTokenizer: x.gguf has a tokenizer of the kind "rwkv"; those that are read: llama, gpt2, bert.',
+      'loadTokenizer: x.gguf has a tokenizer of the kind "rwkv"; those that are read: llama, gpt2, bert, t5.',
     );
     await expect(tokens({ "tokenizer.ggml.pre": "qwn2" })).rejects.toThrow(
       'x.gguf splits text in a way that is not known, "qwn2" (tokenizer.ggml.pre). The nearest is "qwen2".',
