@@ -2,6 +2,7 @@
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
 import { softwareGraphics } from "./bench/chromium.ts";
+import { kernelTexts } from "./scripts/kernel-text.mjs";
 
 /** Compiling a kernel takes a tenth of a second on WebGL: fewer cases than in Node. */
 const environment = {
@@ -10,6 +11,7 @@ const environment = {
 };
 
 export default defineConfig({
+  plugins: [kernelTexts()],
   define: { "process.env": JSON.stringify(environment) },
   optimizeDeps: { include: ["gpu.js", "fast-check", "typed-function"] },
   // one page of the browser a file, one after the other: each opens GPU devices of its own

@@ -1,10 +1,12 @@
 import { defineConfig } from "vitest/config";
+import { kernelTexts } from "./scripts/kernel-text.mjs";
 
 /** Folders of tests that take long; `npm run test:<folder>` runs one of them, and nothing else (scripts/suite.mjs); those in-browser run inside of one (vitest.browser.config.ts). */
 const slow = ["browser", "in-browser", "end-to-end", "slow"];
 const suite = process.env["LORIKEET_SUITE"];
 
 export default defineConfig({
+  plugins: [kernelTexts()],
   test: {
     include: suite ? [`test/${suite}/**/*.test.ts`] : ["test/**/*.test.ts", "test/laws/*.law.ts"],
     exclude: ["test/fixtures/**", ...slow.filter((folder) => folder !== suite).map((folder) => `test/${folder}/**`)],

@@ -19,6 +19,12 @@ export function withTexts(path, code) {
   return texts.length === 0 ? code : `${code}\n${marker}\n${texts.join("")}`;
 }
 
+/** A plugin of Vite that does the same to the sources, since it names what a module imports otherwise, and minifies. */
+export const kernelTexts = () => ({
+  name: "texts of kernels",
+  transform: (code, id) => (/\/kernels\/gpu\/[^/]+\.ts$/.test(id) ? { code: withTexts(`${id}.js`, code), map: null } : null),
+});
+
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href)
   for (const path of filesBelow("dist/kernels/gpu", [".js"])) {
     const file = join(root, path);

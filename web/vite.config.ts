@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { defineConfig, type Plugin } from "vite";
-import { withTexts } from "../scripts/kernel-text.mjs";
+import { kernelTexts } from "../scripts/kernel-text.mjs";
 import { loadCorpus } from "../src/text/corpora.ts";
 
 const root = resolve(import.meta.dirname, "..");
@@ -33,12 +33,6 @@ const data = (): Plugin => ({
   async generateBundle() {
     for (const [fileName, read] of Object.entries(files)) this.emitFile({ type: "asset", fileName, source: await read() });
   },
-});
-
-/** Kernels keep their text, which GPU.js translates, when they are minified. */
-const kernelTexts = (): Plugin => ({
-  name: "texts of kernels",
-  transform: (code, id) => (/\/kernels\/gpu\/[^/]+\.ts$/.test(id) ? { code: withTexts(`${id}.js`, code), map: null } : null),
 });
 
 export default defineConfig(({ mode }) => ({

@@ -8,6 +8,7 @@
  * i + `low` ≤ j < i + `high`.
  */
 import type { Floats, KernelThis } from "./kernel-this.ts";
+import { quotient } from "./math.ts";
 
 type Square = "Tq" | "Tk" | "H" | "share";
 type Walk<Name extends string> = `${Name}Offset` | `${Name}Batch` | `${Name}Time` | `${Name}Head`;
@@ -23,17 +24,11 @@ export function attentionScores(
   scale: number,
 ): number {
   const x = this.thread.x;
-  let line = Math.floor(x / this.constants.Tk);
-  if (line * this.constants.Tk > x) line = line - 1;
-  if (line * this.constants.Tk + this.constants.Tk <= x) line = line + 1;
+  const line = quotient(x, this.constants.Tk, x / this.constants.Tk);
   const j = x - line * this.constants.Tk;
-  let head = Math.floor(line / this.constants.Tq);
-  if (head * this.constants.Tq > line) head = head - 1;
-  if (head * this.constants.Tq + this.constants.Tq <= line) head = head + 1;
+  const head = quotient(line, this.constants.Tq, line / this.constants.Tq);
   const i = line - head * this.constants.Tq;
-  let b = Math.floor(head / this.constants.H);
-  if (b * this.constants.H > head) b = b - 1;
-  if (b * this.constants.H + this.constants.H <= head) b = b + 1;
+  const b = quotient(head, this.constants.H, head / this.constants.H);
   const h = head - b * this.constants.H;
   const g = Math.floor((h + 0.5) / this.constants.share);
   let score = -1e30;
@@ -56,9 +51,7 @@ export function attentionScores(
  * `pieces` of it and their `size`.
  */
 export function logSums(this: KernelThis<"width" | "size" | "pieces">, x: Floats): number {
-  let r = Math.floor(this.thread.x / this.constants.pieces);
-  if (r * this.constants.pieces > this.thread.x) r = r - 1;
-  if (r * this.constants.pieces + this.constants.pieces <= this.thread.x) r = r + 1;
+  const r = quotient(this.thread.x, this.constants.pieces, this.thread.x / this.constants.pieces);
   const first = this.thread.x - r * this.constants.pieces;
   const start = r * this.constants.width;
   let top = -1e20;
@@ -77,9 +70,7 @@ export function logSums(this: KernelThis<"width" | "size" | "pieces">, x: Floats
 /** P = exp(S − log-sum of its row), a row having `width` elements: softmax without dividing. */
 export function rowWeights(this: KernelThis<"width">, scores: Floats, logSum: Floats): number {
   const x = this.thread.x;
-  let row = Math.floor(x / this.constants.width);
-  if (row * this.constants.width > x) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= x) row = row + 1;
+  const row = quotient(x, this.constants.width, x / this.constants.width);
   return Math.exp(scores[x]! - logSum[row]!);
 }
 
@@ -89,17 +80,11 @@ export function rowWeights(this: KernelThis<"width">, scores: Floats, logSum: Fl
  */
 export function attentionByQueries(this: KernelThis<Square | "size" | Walk<"x">>, weights: Floats, x: Floats): number {
   const thread = this.thread.x;
-  let token = Math.floor(thread / this.constants.size);
-  if (token * this.constants.size > thread) token = token - 1;
-  if (token * this.constants.size + this.constants.size <= thread) token = token + 1;
+  const token = quotient(thread, this.constants.size, thread / this.constants.size);
   const e = thread - token * this.constants.size;
-  let time = Math.floor(token / this.constants.H);
-  if (time * this.constants.H > token) time = time - 1;
-  if (time * this.constants.H + this.constants.H <= token) time = time + 1;
+  const time = quotient(token, this.constants.H, token / this.constants.H);
   const h = token - time * this.constants.H;
-  let b = Math.floor(time / this.constants.Tq);
-  if (b * this.constants.Tq > time) b = b - 1;
-  if (b * this.constants.Tq + this.constants.Tq <= time) b = b + 1;
+  const b = quotient(time, this.constants.Tq, time / this.constants.Tq);
   const i = time - b * this.constants.Tq;
   const g = Math.floor((h + 0.5) / this.constants.share);
   const row = ((b * this.constants.H + h) * this.constants.Tq + i) * this.constants.Tk;
@@ -117,17 +102,11 @@ export function attentionByQueries(this: KernelThis<Square | "size" | Walk<"x">>
  */
 export function attentionByKeys(this: KernelThis<Square | "G" | "size" | Walk<"x">>, weights: Floats, x: Floats): number {
   const thread = this.thread.x;
-  let token = Math.floor(thread / this.constants.size);
-  if (token * this.constants.size > thread) token = token - 1;
-  if (token * this.constants.size + this.constants.size <= thread) token = token + 1;
+  const token = quotient(thread, this.constants.size, thread / this.constants.size);
   const e = thread - token * this.constants.size;
-  let time = Math.floor(token / this.constants.G);
-  if (time * this.constants.G > token) time = time - 1;
-  if (time * this.constants.G + this.constants.G <= token) time = time + 1;
+  const time = quotient(token, this.constants.G, token / this.constants.G);
   const g = token - time * this.constants.G;
-  let b = Math.floor(time / this.constants.Tk);
-  if (b * this.constants.Tk > time) b = b - 1;
-  if (b * this.constants.Tk + this.constants.Tk <= time) b = b + 1;
+  const b = quotient(time, this.constants.Tk, time / this.constants.Tk);
   const j = time - b * this.constants.Tk;
   let sum = 0;
   for (let n = 0; n < this.constants.share; n++) {
@@ -143,13 +122,9 @@ export function attentionByKeys(this: KernelThis<Square | "G" | "size" | Walk<"x
 
 /** δ[b, h, i] = Σ_e g[b, i, h, e] · y[b, i, h, e]. Replaces a product and its fold. Constants besides: E of `size`. */
 export function attentionDeltas(this: KernelThis<"Tq" | "H" | "size" | Walk<"g"> | Walk<"y">>, g: Floats, y: Floats): number {
-  let head = Math.floor(this.thread.x / this.constants.Tq);
-  if (head * this.constants.Tq > this.thread.x) head = head - 1;
-  if (head * this.constants.Tq + this.constants.Tq <= this.thread.x) head = head + 1;
+  const head = quotient(this.thread.x, this.constants.Tq, this.thread.x / this.constants.Tq);
   const i = this.thread.x - head * this.constants.Tq;
-  let b = Math.floor(head / this.constants.H);
-  if (b * this.constants.H > head) b = b - 1;
-  if (b * this.constants.H + this.constants.H <= head) b = b + 1;
+  const b = quotient(head, this.constants.H, head / this.constants.H);
   const h = head - b * this.constants.H;
   const left = this.constants.gOffset + b * this.constants.gBatch + i * this.constants.gTime + h * this.constants.gHead;
   const right = this.constants.yOffset + b * this.constants.yBatch + i * this.constants.yTime + h * this.constants.yHead;
@@ -173,17 +148,11 @@ export function attentionSlopes(
   scale: number,
 ): number {
   const x = this.thread.x;
-  let line = Math.floor(x / this.constants.Tk);
-  if (line * this.constants.Tk > x) line = line - 1;
-  if (line * this.constants.Tk + this.constants.Tk <= x) line = line + 1;
+  const line = quotient(x, this.constants.Tk, x / this.constants.Tk);
   const j = x - line * this.constants.Tk;
-  let head = Math.floor(line / this.constants.Tq);
-  if (head * this.constants.Tq > line) head = head - 1;
-  if (head * this.constants.Tq + this.constants.Tq <= line) head = head + 1;
+  const head = quotient(line, this.constants.Tq, line / this.constants.Tq);
   const i = line - head * this.constants.Tq;
-  let b = Math.floor(head / this.constants.H);
-  if (b * this.constants.H > head) b = b - 1;
-  if (b * this.constants.H + this.constants.H <= head) b = b + 1;
+  const b = quotient(head, this.constants.H, head / this.constants.H);
   const h = head - b * this.constants.H;
   const shared = Math.floor((h + 0.5) / this.constants.share);
   const left = this.constants.gOffset + b * this.constants.gBatch + i * this.constants.gTime + h * this.constants.gHead;

@@ -6,6 +6,7 @@
  * more, the indices are sorted (sorting.ts), `segmentStart` finds where those of each row begin, and `segmentSum` adds just these.
  */
 import type { Floats, KernelThis, Rows } from "./kernel-this.ts";
+import { quotient } from "./math.ts";
 
 /**
  * y[n, c] = table[index[n], c]. Constants: `rows` of the table, `width` floats a row.
@@ -13,16 +14,8 @@ import type { Floats, KernelThis, Rows } from "./kernel-this.ts";
  */
 export function take(this: KernelThis<"rows" | "width">, table: Rows, index: Floats, poison: number): number {
   const x = this.thread.x;
-  let n = Math.floor(x / this.constants.width);
-  let c = x - n * this.constants.width;
-  if (c < 0) {
-    n = n - 1;
-    c = c + this.constants.width;
-  }
-  if (c >= this.constants.width) {
-    n = n + 1;
-    c = c - this.constants.width;
-  }
+  const n = quotient(x, this.constants.width, x / this.constants.width);
+  const c = x - n * this.constants.width;
   const row = index[2 * n + 1]! * 65536 + index[2 * n]!;
   let y = poison;
   if (row < this.constants.rows) y = table[row]![c]!;
@@ -32,16 +25,8 @@ export function take(this: KernelThis<"rows" | "width">, table: Rows, index: Flo
 /** y[r, c] = Σ updates[n, c] over the n with index[n] = r, in their order. Constants: `count` of indices, `width` of a row. */
 export function scatterAdd(this: KernelThis<"count" | "width">, index: Floats, updates: Floats): number {
   const x = this.thread.x;
-  let r = Math.floor(x / this.constants.width);
-  let c = x - r * this.constants.width;
-  if (c < 0) {
-    r = r - 1;
-    c = c + this.constants.width;
-  }
-  if (c >= this.constants.width) {
-    r = r + 1;
-    c = c - this.constants.width;
-  }
+  const r = quotient(x, this.constants.width, x / this.constants.width);
+  const c = x - r * this.constants.width;
   let sum = 0;
   for (let n = 0; n < this.constants.count; n++) {
     if (index[2 * n + 1]! * 65536 + index[2 * n]! === r) sum = sum + updates[n * this.constants.width + c]!;
@@ -53,16 +38,8 @@ export function scatterAdd(this: KernelThis<"count" | "width">, index: Floats, u
 export function scatterAddInteger(this: KernelThis<"count" | "width">, index: Floats, updates: Floats): number {
   const k = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * k;
-  let r = Math.floor(k / this.constants.width);
-  let c = k - r * this.constants.width;
-  if (c < 0) {
-    r = r - 1;
-    c = c + this.constants.width;
-  }
-  if (c >= this.constants.width) {
-    r = r + 1;
-    c = c - this.constants.width;
-  }
+  const r = quotient(k, this.constants.width, k / this.constants.width);
+  const c = k - r * this.constants.width;
   let low = 0;
   let high = 0;
   for (let n = 0; n < this.constants.count; n++) {
@@ -120,9 +97,7 @@ export function segmentSum(
   updates: Floats,
 ): number {
   const x = this.thread.x;
-  let r = Math.floor(x / this.constants.width);
-  if (r * this.constants.width > x) r = r - 1;
-  if (r * this.constants.width + this.constants.width <= x) r = r + 1;
+  const r = quotient(x, this.constants.width, x / this.constants.width);
   const c = x - r * this.constants.width;
   let sum = 0;
   let p = starts[r]!;
@@ -148,9 +123,7 @@ export function segmentSumInteger(
 ): number {
   const k = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * k;
-  let r = Math.floor(k / this.constants.width);
-  if (r * this.constants.width > k) r = r - 1;
-  if (r * this.constants.width + this.constants.width <= k) r = r + 1;
+  const r = quotient(k, this.constants.width, k / this.constants.width);
   const c = k - r * this.constants.width;
   let low = 0;
   let high = 0;

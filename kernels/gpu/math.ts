@@ -1,7 +1,18 @@
 /**
- * Functions that generated kernels call, in the part of JavaScript that GPU.js compiles: numbers only, one variable a `let`,
- * no literal infinity. Each stands for itself: GPU.js gets its text, so it may use nothing from outside.
+ * Functions that kernels call, generated ones and those of this folder, in the part of JavaScript that GPU.js compiles: numbers only,
+ * one variable a `let`, no literal infinity. Each stands for itself: GPU.js gets its text, so it may use nothing from outside.
  */
+
+/**
+ * ⌊x / n⌋ of whole numbers: `estimate` is x / n as floats give it, by a division or a product, whose whole part may be off by one. Kernels get its
+ * statements (src/devices/gpu/plan.ts).
+ */
+export function quotient(x: number, n: number, estimate: number): number {
+  let q = Math.floor(estimate);
+  if (q * n > x) q = q - 1;
+  if (q * n + n <= x) q = q + 1;
+  return q;
+}
 
 /** Hyperbolic tangent: odd polynomial near 0, where 1 − 2/(e²ˣ + 1) would cancel; built-in ones overflow past 44 on many GPUs. */
 export function hyperbolicTangent(x: number): number {

@@ -6,6 +6,7 @@
  * matmul-glsl.ts and matmul-wgsl.ts have the forms of WebGL and of WebGPU. A quotient of floats may be off by one, which is mended.
  */
 import type { Floats, KernelThis, Rows } from "./kernel-this.ts";
+import { quotient } from "./math.ts";
 
 /** An axis of the batch, as one operand walks it. */
 export interface BatchAxis {
@@ -61,13 +62,9 @@ export function pack(
   this: KernelThis<"rows" | "height" | "width" | "texels" | "offset" | "batch" | "row" | "column">,
   a: Floats,
 ): number[] {
-  let line = Math.floor(this.thread.x / this.constants.texels);
-  if (line * this.constants.texels > this.thread.x) line = line - 1;
-  if (line * this.constants.texels + this.constants.texels <= this.thread.x) line = line + 1;
+  const line = quotient(this.thread.x, this.constants.texels, this.thread.x / this.constants.texels);
   const c = 4 * (this.thread.x - line * this.constants.texels);
-  let batch = Math.floor(line / this.constants.rows);
-  if (batch * this.constants.rows > line) batch = batch - 1;
-  if (batch * this.constants.rows + this.constants.rows <= line) batch = batch + 1;
+  const batch = quotient(line, this.constants.rows, line / this.constants.rows);
   const r = line - batch * this.constants.rows;
   const base = this.constants.offset + batch * this.constants.batch + r * this.constants.row;
   let p = 0;
@@ -85,9 +82,7 @@ export function pack(
 
 /** `pack` of one matrix that lies as a table of rows. */
 export function packRows(this: KernelThis<"height" | "width" | "texels">, a: Rows): number[] {
-  let r = Math.floor(this.thread.x / this.constants.texels);
-  if (r * this.constants.texels > this.thread.x) r = r - 1;
-  if (r * this.constants.texels + this.constants.texels <= this.thread.x) r = r + 1;
+  const r = quotient(this.thread.x, this.constants.texels, this.thread.x / this.constants.texels);
   const c = 4 * (this.thread.x - r * this.constants.texels);
   let p = 0;
   let q = 0;
@@ -104,9 +99,7 @@ export function packRows(this: KernelThis<"height" | "width" | "texels">, a: Row
 
 /** `pack` of one matrix whose columns are the rows of a table. */
 export function packColumns(this: KernelThis<"height" | "width" | "texels">, a: Rows): number[] {
-  let r = Math.floor(this.thread.x / this.constants.texels);
-  if (r * this.constants.texels > this.thread.x) r = r - 1;
-  if (r * this.constants.texels + this.constants.texels <= this.thread.x) r = r + 1;
+  const r = quotient(this.thread.x, this.constants.texels, this.thread.x / this.constants.texels);
   const c = 4 * (this.thread.x - r * this.constants.texels);
   let p = 0;
   let q = 0;
@@ -123,13 +116,9 @@ export function packColumns(this: KernelThis<"height" | "width" | "texels">, a: 
 
 /** Product of packed matrices: a has `deep` texels a row, b has 4·deep rows of `wide` texels, y as many rows (`rows`) as a. */
 export function multiplyPacked(this: KernelThis<"rows" | "deep" | "wide">, a: Texels, b: Texels): number[] {
-  let line = Math.floor(this.thread.x / this.constants.wide);
-  if (line * this.constants.wide > this.thread.x) line = line - 1;
-  if (line * this.constants.wide + this.constants.wide <= this.thread.x) line = line + 1;
+  const line = quotient(this.thread.x, this.constants.wide, this.thread.x / this.constants.wide);
   const c = this.thread.x - line * this.constants.wide;
-  let batch = Math.floor(line / this.constants.rows);
-  if (batch * this.constants.rows > line) batch = batch - 1;
-  if (batch * this.constants.rows + this.constants.rows <= line) batch = batch + 1;
+  const batch = quotient(line, this.constants.rows, line / this.constants.rows);
   const first = batch * 4 * this.constants.deep * this.constants.wide + c;
   let p = 0;
   let q = 0;
@@ -152,9 +141,7 @@ export function multiplyPacked(this: KernelThis<"rows" | "deep" | "wide">, a: Te
 
 /** Texels as the flat matrix: rows of `width` elements out of `texels` texels each. */
 export function unpack(this: KernelThis<"width" | "texels">, a: Texels): number {
-  let line = Math.floor(this.thread.x / this.constants.width);
-  if (line * this.constants.width > this.thread.x) line = line - 1;
-  if (line * this.constants.width + this.constants.width <= this.thread.x) line = line + 1;
+  const line = quotient(this.thread.x, this.constants.width, this.thread.x / this.constants.width);
   const c = this.thread.x - line * this.constants.width;
   const texel = Math.floor(c * 0.25);
   const v = a[line * this.constants.texels + texel]!;
@@ -172,9 +159,7 @@ export function unpackAdd(
   a: Texels,
   start: Floats,
 ): number {
-  let line = Math.floor(this.thread.x / this.constants.width);
-  if (line * this.constants.width > this.thread.x) line = line - 1;
-  if (line * this.constants.width + this.constants.width <= this.thread.x) line = line + 1;
+  const line = quotient(this.thread.x, this.constants.width, this.thread.x / this.constants.width);
   const c = this.thread.x - line * this.constants.width;
   const texel = Math.floor(c * 0.25);
   const v = a[line * this.constants.texels + texel]!;
@@ -183,9 +168,7 @@ export function unpackAdd(
   if (part < 2.5) y = v[2];
   if (part < 1.5) y = v[1];
   if (part < 0.5) y = v[0];
-  let batch = Math.floor(line / this.constants.rows);
-  if (batch * this.constants.rows > line) batch = batch - 1;
-  if (batch * this.constants.rows + this.constants.rows <= line) batch = batch + 1;
+  const batch = quotient(line, this.constants.rows, line / this.constants.rows);
   const r = line - batch * this.constants.rows;
   return y + start[this.constants.offset + batch * this.constants.batch + r * this.constants.row + c * this.constants.column]!;
 }

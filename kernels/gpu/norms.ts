@@ -5,6 +5,7 @@
  * Sizes: `rows` rows of `width` elements, of which `fours` times four are taken by fours, and those from `rest` on one by one.
  */
 import type { Floats, HandKernel, KernelThis } from "./kernel-this.ts";
+import { quotient } from "./math.ts";
 
 type Row = KernelThis<"width" | "fours" | "rest">;
 type Element = KernelThis<"width" | "reciprocal">;
@@ -72,9 +73,7 @@ export function inverseDeviation(this: Row, x: Floats, mean: Floats, share: numb
  */
 export function rmsNorm(this: Element, x: Floats, inverse: Floats, weight: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   return x[i]! * inverse[row]! * weight[i - row * this.constants.width]!;
 }
 
@@ -84,9 +83,7 @@ export function rmsNorm(this: Element, x: Floats, inverse: Floats, weight: Float
  */
 export function layerNorm(this: Element, x: Floats, mean: Floats, inverse: Floats, weight: Floats, bias: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   const column = i - row * this.constants.width;
   return (x[i]! - mean[row]!) * inverse[row]! * weight[column]! + bias[column]!;
 }

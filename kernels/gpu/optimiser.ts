@@ -5,6 +5,7 @@
  * found in the other order. `scale` clips the gradient, and is one number for all, as are `rate`, `root` and `kept`.
  */
 import type { Floats, HandKernel, KernelThis } from "./kernel-this.ts";
+import { quotient } from "./math.ts";
 
 type Element = KernelThis<never>;
 type Turned = KernelThis<"rows" | "width" | "reciprocal">;
@@ -33,9 +34,7 @@ export function adamSquare(this: Element, g: Floats, scale: Floats, square: Floa
  */
 export function adamMeanTurned(this: Turned, g: Floats, scale: Floats, mean: Floats, share: number): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   const m = mean[i]!;
   return m + (g[(i - row * this.constants.width) * this.constants.rows + row]! * scale[0]! - m) * share;
 }
@@ -46,9 +45,7 @@ export function adamMeanTurned(this: Turned, g: Floats, scale: Floats, mean: Flo
  */
 export function adamSquareTurned(this: Turned, g: Floats, scale: Floats, square: Floats, decay: number, share: number): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   const x = g[(i - row * this.constants.width) * this.constants.rows + row]! * scale[0]!;
   return square[i]! * decay + x * x * share;
 }

@@ -10,6 +10,7 @@
  * between two values of which neither is compared.
  */
 import type { Floats, HandKernel, KernelThis } from "./kernel-this.ts";
+import { quotient } from "./math.ts";
 
 type Row = KernelThis<"width" | "fours" | "rest">;
 type Element = KernelThis<"width" | "reciprocal">;
@@ -76,9 +77,7 @@ export function rowSum(this: Row, x: Floats, factor: number): number {
  */
 export function rowExponentials(this: Element, x: Floats, shift: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   return Math.exp(x[i]! - shift[row]!);
 }
 
@@ -112,9 +111,7 @@ export function rowExponentialSum(this: Row, x: Floats, shift: Floats): number {
  */
 export function shares(this: Element, e: Floats, sum: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   const total = sum[row]!;
   let y = e[i]! / total;
   if (total < 1) y = e[i]!;
@@ -127,9 +124,7 @@ export function shares(this: Element, e: Floats, sum: Floats): number {
  */
 export function softmax(this: Element, x: Floats, shift: Floats, sum: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   const total = sum[row]!;
   const e = Math.exp(x[i]! - shift[row]!);
   let y = e / total;
@@ -143,9 +138,7 @@ export function softmax(this: Element, x: Floats, shift: Floats, sum: Floats): n
  */
 export function logSoftmax(this: Element, x: Floats, shift: Floats, sum: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   const total = sum[row]!;
   const z = x[i]! - shift[row]!;
   let y = z - Math.log(total);
@@ -182,9 +175,7 @@ export function rowDot(this: Row, g: Floats, y: Floats): number {
  */
 export function softmaxDerivative(this: Element, g: Floats, y: Floats, dot: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   return y[i]! * (g[i]! - dot[row]!);
 }
 
@@ -194,9 +185,7 @@ export function softmaxDerivative(this: Element, g: Floats, y: Floats, dot: Floa
  */
 export function logSoftmaxDerivative(this: Element, g: Floats, y: Floats, sum: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   return g[i]! - Math.exp(y[i]!) * sum[row]!;
 }
 
@@ -243,9 +232,7 @@ export function crossEntropyDerivative(
   h: Floats,
 ): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   const total = sum[row]!;
   let share = g[row]! / total;
   if (total < 1) share = g[row]!;
@@ -261,9 +248,7 @@ export function crossEntropyDerivative(
  */
 export function crossEntropyDerivativeOf(this: Element, e: Floats, sum: Floats, target: Floats, g: Floats, h: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor((i + 0.5) * this.constants.reciprocal);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, (i + 0.5) * this.constants.reciprocal);
   const total = sum[row]!;
   let share = g[row]! / total;
   if (total < 1) share = g[row]!;

@@ -4,13 +4,12 @@
  * by a network (Batcher's bitonic sort: log² passes of `width` comparisons). Constant `width` is the length of a row.
  */
 import type { Floats, KernelThis } from "./kernel-this.ts";
+import { quotient } from "./math.ts";
 
 /** One step of the running sum: y[i] = x[i] + x[i − step] within the row. Constant `step`: 1, 2, 4, … */
 export function scanStep(this: KernelThis<"step" | "width">, x: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor(i / this.constants.width);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, i / this.constants.width);
   const column = i - row * this.constants.width;
   let y = x[i]!;
   if (column >= this.constants.step) y = y + x[i - this.constants.step]!;
@@ -21,9 +20,7 @@ export function scanStep(this: KernelThis<"step" | "width">, x: Floats): number 
 export function scanStepInteger(this: KernelThis<"step" | "width">, x: Floats): number {
   const i = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * i;
-  let row = Math.floor(i / this.constants.width);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, i / this.constants.width);
   const column = i - row * this.constants.width;
   let low = x[2 * i]!;
   let high = x[2 * i + 1]!;
@@ -47,9 +44,7 @@ export function scanStepInteger(this: KernelThis<"step" | "width">, x: Floats): 
  */
 export function rank(this: KernelThis<"descending" | "width">, x: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor(i / this.constants.width);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, i / this.constants.width);
   const start = row * this.constants.width;
   const own = x[i]!;
   let ownNaN = 1;
@@ -79,9 +74,7 @@ export function rank(this: KernelThis<"descending" | "width">, x: Floats): numbe
 /** `rank` of int32 values. */
 export function rankInteger(this: KernelThis<"descending" | "width">, x: Floats): number {
   const i = this.thread.x;
-  let row = Math.floor(i / this.constants.width);
-  if (row * this.constants.width > i) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= i) row = row + 1;
+  const row = quotient(i, this.constants.width, i / this.constants.width);
   const start = row * this.constants.width;
   let ownHigh = x[2 * i + 1]!;
   if (ownHigh >= 32768) ownHigh = ownHigh - 65536;
@@ -113,9 +106,7 @@ export function rankInteger(this: KernelThis<"descending" | "width">, x: Floats)
 export function order(this: KernelThis<"width">, ranks: Floats): number {
   const p = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * p;
-  let row = Math.floor(p / this.constants.width);
-  if (row * this.constants.width > p) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= p) row = row + 1;
+  const row = quotient(p, this.constants.width, p / this.constants.width);
   const start = row * this.constants.width;
   const place = p - start;
   let found = 0;
@@ -233,9 +224,7 @@ export function sortStepInteger(
 export function sortedOrder(this: KernelThis<"width" | "padded">, numbers: Floats): number {
   const p = Math.floor(this.thread.x * 0.5);
   const part = this.thread.x - 2 * p;
-  let row = Math.floor(p / this.constants.width);
-  if (row * this.constants.width > p) row = row - 1;
-  if (row * this.constants.width + this.constants.width <= p) row = row + 1;
+  const row = quotient(p, this.constants.width, p / this.constants.width);
   const found = numbers[row * this.constants.padded + p - row * this.constants.width]!;
   const high = Math.floor(found * 0.0000152587890625);
   let y = found - high * 65536;

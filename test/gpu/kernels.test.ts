@@ -13,6 +13,8 @@ import * as optimiser from "../../kernels/gpu/optimiser.ts";
 import * as rows from "../../kernels/gpu/rows.ts";
 import * as sorting from "../../kernels/gpu/sorting.ts";
 import { order, rank, rankInteger, scanStep, scanStepInteger } from "../../kernels/gpu/sorting.ts";
+import { functionSource } from "../../src/devices/gpu/function-source.ts";
+import { kernel as pass } from "../../src/devices/gpu/plan.ts";
 import { scalarFunctions } from "../../src/devices/reference/render.ts";
 import { argsortOp } from "../../src/graph/indexing.ts";
 import type { CallGeometry } from "../../src/graph/primitive.ts";
@@ -158,6 +160,14 @@ describe("texts of kernels", () => {
     ).map(([kernel, arrays]) => [kernel.name, kernel, { rows: 7, width: 3, reciprocal: Math.fround(1 / 3) }, arrays] as const),
   ] as const;
 
+  test.each(cases)("%s has no call of quotient when GPU.js gets it", (_, source) => {
+    const { source: text } = pass(source as () => number, {}, [], 1);
+    expect(text).not.toContain("quotient(");
+    expect(text).toMatch(
+      /let (\w+) = Math\.floor\([^;]+;\s*if \(\1 \* (\S+) > (\S+)\)\s*\1 = \1 - 1;\s*if \(\1 \* \2 \+ \2 <= \3\)\s*\1 = \1 \+ 1;/,
+    );
+  });
+
   test.each(cases)("%s reads the same elements where quotients are wrong in their last bits", (_, kernel, constants, arrays) => {
     /** The elements that a thread reads, where each quotient is so many times too large. */
     const readsOf = (x: number, factor: number): string => {
@@ -169,10 +179,12 @@ describe("texts of kernels", () => {
             return Object.assign(new Number(1), [1, 1, 1, 1]); // a number, and a texel
           },
         });
-      const text = kernel
-        .toString()
-        .replace(/Math\.floor\(([^()]+|\([^()]*\)) ([/*]) (this[^()]+)\)/g, `Math.floor((($1) $2 ($3)) * ${factor})`);
-      const run = new Function(`return ${text.replace(/^(?!function)/, "function ")}`)() as typeof kernel;
+      const text = functionSource(kernel as () => number).replace(
+        /Math\.floor\(([^()]+|\([^()]*\)) ([/*]) (this[^()]+)\)/g,
+        `Math.floor((($1) $2 ($3)) * ${factor})`,
+      );
+      const wrong = (x: number, n: number, estimate: number): number => math.quotient(x, n, estimate * factor);
+      const run = new Function("quotient", `return ${text}`)(wrong) as typeof kernel;
       (run as (...all: unknown[]) => unknown).call(
         { thread: { x }, constants },
         ...Array.from({ length: arrays }, (_, i) => array(i)),

@@ -4,6 +4,7 @@
  * a plan are numbered as they are written.
  */
 
+import { quotient } from "../../../kernels/gpu/math.ts";
 import { functionSource } from "./function-source.ts";
 
 /** What a kernel reads: a binding of the dispatch, what an earlier pass of the plan wrote, or a number. */
@@ -91,6 +92,17 @@ export const rowsOf = (index: number, row: number): ArrayArgument => ({ kind: "b
 /** The value that pass `index` of the plan has written. */
 export const pass = (index: number): ArrayArgument => ({ kind: "pass", index });
 
+const quotientCall = /const (\w+) = quotient\(([\w.]+), ([\w.]+), (.+)\);/g;
+
+/** A kernel with the statements of `quotient` in place of its calls, which GPU.js does not inline: in mode webasm they took a tenth to a third of the time. */
+function withQuotients(text: string): string {
+  const [, body] = /\{([\s\S]*?)return q;/.exec(functionSource(quotient))!;
+  return text.replace(quotientCall, (_call, q, x, n, estimate) => {
+    const given: Readonly<Record<string, string>> = { q, x, n, estimate };
+    return body!.replace(/(?<![.\w])(q|x|n|estimate)\b/g, (name) => given[name]!).trim();
+  });
+}
+
 /** A pass that runs a function of kernels/gpu, which GPU.js takes as text. */
 export function kernel(
   source: (...args: never[]) => number | number[],
@@ -98,5 +110,5 @@ export function kernel(
   args: readonly Argument[],
   count: number,
 ): Pass {
-  return { source: functionSource(source), functions: [], constants, args, count };
+  return { source: withQuotients(functionSource(source)), functions: [], constants, args, count };
 }
