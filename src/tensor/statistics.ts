@@ -186,18 +186,22 @@ export interface VarianceOptions extends FoldOptions {
   readonly correction?: number;
 }
 
-/** Σ (x − mean)² / (n − correction). */
+/** Σ (x − mean)² / (n − correction), to the last digits also where x is far from 0 and hardly spread. */
 export function variance(x: Tensor, options: VarianceOptions = {}): Tensor {
   checkOptions("variance", options, ["axes", "correction", "keepDims"]);
   const { axes, correction = 1, keepDims = false } = options;
   requireFloat("variance", x.dtype);
   const list = normalizeAxes("variance", axes, x.rank);
-  const scale = 1 / Math.max(countOf(x, list) - correction, 0);
-  // the mean is a source of its own without a cotangent: what would go through it is Σ (x − mean) = 0
+  const count = countOf(x, list);
+  const scale = 1 / Math.max(count - correction, 0);
+  // the mean is a source of its own without a cotangent: what would go through it is Σ (x − mean) = 0, but for the mean's rounding,
+  // which is taken out of the squares: it is more than the spread of values that are close together and far from 0
   const spread = withVjp(
     (z, m) => {
       const d = sub(z!, m!);
-      return mul(reduceSum(mul(d, d), list), number(z!, scale));
+      const rounding = reduceSum(d, list);
+      const squares = sub(reduceSum(mul(d, d), list), mul(mul(rounding, rounding), number(z!, 1 / count)));
+      return mul(maximum(squares, number(z!, 0)), number(z!, scale));
     },
     (g, _y, z, m) => [mul(expand(mul(g, number(g, 2 * scale)), z!.shape), sub(z!, m!)), null],
   );

@@ -78,6 +78,24 @@ onEveryDevice(() => {
     expect(statistics.min(tensor([3, 1, 1]), 0, true).indices.toArray()).toEqual([1]);
   });
 
+  test("variance of values far from 0 that are close together keeps its digits", () => {
+    // multiples of 2⁻¹² around 1000 and of 2⁻⁹ around 10 000, which float32 has; their means it has not
+    for (const [mean, step] of [
+      [1000, 2 ** -12],
+      [10_000, 2 ** -9],
+    ] as const)
+      for (const count of [7, 50, 1001, 4096]) {
+        const x = Float64Array.from({ length: count }, (_, i) => mean + step * ((i * i) % 11));
+        const average = x.reduce((sum, value) => sum + value, 0) / count;
+        const want = x.reduce((sum, value) => sum + (value - average) ** 2, 0) / count;
+        const got = statistics.variance(tensor([...x]), { correction: 0 }).item() as number;
+        expect(Math.abs(got / want - 1)).toBeLessThan(2e-6);
+      }
+    // not below 0, of which there is no root
+    for (const value of [0.1, 1234.567, -1e8])
+      expect(statistics.std(tensor(new Array(37).fill(value))).item()).toBeGreaterThanOrEqual(0);
+  });
+
   test("variance divides by n − correction", () => {
     const x = tensor([2, 4, 4, 4, 5, 5, 7, 9]);
     expect(statistics.variance(x, { correction: 0 }).item()).toBeCloseTo(4);
