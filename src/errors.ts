@@ -79,6 +79,23 @@ export function renamed(error: unknown, operation: string): unknown {
   return next;
 }
 
+/**
+ * Runs `body`, which may be asynchronous: what it is made of is refused under the name that the caller knows. Where it runs functions of
+ * the caller's, which speak for themselves, `parts` are what it is made of.
+ */
+export function under<T>(operation: string, body: () => T, parts?: readonly string[]): T {
+  const refuse = (error: unknown): never => {
+    const own = !parts || (error instanceof LorikeetError && parts.includes(error.operation));
+    throw own ? renamed(error, operation) : error;
+  };
+  try {
+    const result = body();
+    return result instanceof Promise ? (result.catch(refuse) as T) : result;
+  } catch (error) {
+    return refuse(error);
+  }
+}
+
 /** An object that is no list. */
 export const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);

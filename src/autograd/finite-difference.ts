@@ -2,7 +2,7 @@
  * Numeric derivatives, to check analytic ones with. Everything here only builds a graph; give it float64 inputs on the
  * reference device, because in float32 little is left after the subtraction.
  */
-import { checkOptions, requireKind, ShapeError } from "../errors.ts";
+import { checkOptions, requireKind, ShapeError, under } from "../errors.ts";
 import { add, max, mul, neg, recip, sub } from "../graph/elementwise.ts";
 import { requireTensorList, requireTensors, type Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
@@ -77,9 +77,10 @@ export function gradientError(
   cotangent: Tensor,
   options: DifferenceOptions = {},
 ): Tensor {
+  checkOptions("gradientError", options, ["step"]);
   checkGiven("gradientError", f, inputs, tangents);
   requireTensors("gradientError", { cotangent });
-  const gradients = vjp(f, ...inputs).pullback(cotangent);
+  const gradients = under("gradientError", () => vjp(f, ...inputs).pullback(cotangent), ["vjp"]);
   const analytic = gradients.map((g, i) => inner(g, tangents[i]!)).reduce(add);
   const numeric = inner(cotangent, centralDifference(f, inputs, tangents, options).value);
   const scale = max(max(magnitude(analytic), magnitude(numeric)), number(analytic, 1));

@@ -2,7 +2,7 @@
  * Mutable cells. Tensors never change; a variable holds one tensor after another: parameters, optimiser state, caches.
  * Reading a variable gives its tensor of this moment, so a graph that was built from it keeps its meaning.
  */
-import { ConfigError, checkOptions, DTypeError, requireKind, ShapeError, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, DTypeError, requireKind, ShapeError, under, wordShape, wordType } from "../errors.ts";
 import { cast, copy } from "./elementwise.ts";
 import { Tensor } from "./node.ts";
 import { sameShape } from "./shape.ts";
@@ -133,8 +133,8 @@ export class Variable {
 
   /** Takes over `initial`, which is computed now if it was not. */
   constructor(initial: Tensor, options: { readonly requiresGrad?: boolean } = {}) {
-    checkOptions("Variable", options, ["requiresGrad"]);
-    requireTensor("variable", initial);
+    checkOptions(new.target.name, options, ["requiresGrad"]);
+    requireTensor(new.target.name, initial);
     realizeAll([initial]);
     this.#current = this.#leaf(initial);
     this.requiresGrad = options.requiresGrad ?? true;
@@ -174,7 +174,7 @@ export class Variable {
 
   /** Puts another tensor of the same shape into the cell; it is computed now, or at the end of the traced program. */
   assign(next: Tensor): void {
-    assignAll([[this, next]]);
+    under("assign", () => assignAll([[this, next]]));
   }
 
   /** For the compiler: the cell's new content, already computed. */
@@ -192,18 +192,19 @@ export class Variable {
 
 /** Assigns several variables at once, in one program; all right-hand sides are computed from the old values. */
 export function assignAll(pairs: readonly (readonly [Variable, Tensor])[]): void {
-  requireKind("assign", "a list", { pairs });
+  const operation = "assignAll";
+  requireKind(operation, "a list", { pairs });
   const checked = pairs.map((pair) => {
     const [variable, next] = Array.isArray(pair) ? (pair as readonly [Variable, Tensor]) : [];
     if (!(variable instanceof Variable))
       throw new DTypeError(`needs pairs of a variable and its next value, got ${wordType(variable ?? pair)}.`, {
-        operation: "assign",
+        operation,
         got: pair,
       });
-    requireTensor("assign", next);
+    requireTensor(operation, next);
     if (!sameShape(variable.shape, next.shape))
       throw new ShapeError(`a variable of ${wordShape(variable.shape)} cannot hold ${wordShape(next.shape)}.`, {
-        operation: "assign",
+        operation,
         expected: variable.shape,
         got: next.shape,
       });

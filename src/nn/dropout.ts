@@ -4,7 +4,7 @@
  */
 import { currentDevice } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, FormatError, requireKind, wordArgument } from "../errors.ts";
+import { ConfigError, FormatError, requireKind, under, wordArgument } from "../errors.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { assignAll, type Variable } from "../graph/variable.ts";
 import { dropout as dropoutWith, Generator } from "../tensor/random.ts";
@@ -21,7 +21,7 @@ function generator(): Generator {
 }
 
 /** Makes dropout on the current device draw the masks of `seed` from the first one on. */
-export const seedDropout = (seed: number): void => generator().manualSeed(seed);
+export const seedDropout = (seed: number): void => under("seedDropout", () => generator().manualSeed(seed));
 
 /** What the next dropout mask depends on. */
 export const dropoutVariables = (): Map<string, Variable> => new Map(Object.entries(generator().state));

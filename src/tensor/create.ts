@@ -4,7 +4,7 @@
  */
 import { currentDevice, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, DTypeError, requireKind, ShapeError, under, wordShape, wordType } from "../errors.ts";
 import { checkDType, type DType, dtypes, isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
 import { add, cast, equal, less, mul, sub, where } from "../graph/elementwise.ts";
 import { expand, reshape } from "../graph/movement.ts";
@@ -86,7 +86,9 @@ export function tensor(values: TensorData, options: CreateOptions = {}): Tensor 
   const { dtype, shape, device } = options;
   if (dtype !== undefined) checkDType("tensor", dtype);
   if (isTypedArray(values))
-    return fromTypedArray(values, shape ?? [values.length], { ...(dtype && { dtype }), ...(device && { device }) });
+    return under("tensor", () =>
+      fromTypedArray(values, shape ?? [values.length], { ...(dtype && { dtype }), ...(device && { device }) }),
+    );
   const nested = readNested(values);
   const wanted = dtype ?? (nested.isBoolean ? "bool" : "float32");
   const place = shape ?? nested.shape;
@@ -113,8 +115,8 @@ export function fromTypedArray(
       hint: "Use tensor(…).",
     });
   const dtype = options.dtype ?? dtypeOf(values);
-  checkDType("tensor", dtype);
-  checkFill("tensor", values.length, shape);
+  checkDType("fromTypedArray", dtype);
+  checkFill("fromTypedArray", values.length, shape);
   return upload(options.device ?? currentDevice(), convert(values, dtype), shape, dtype);
 }
 
@@ -249,6 +251,7 @@ export function arange(start: number, stop?: number, step = 1, options: FillOpti
   checkOptions("arange", options, ["dtype"]);
   const { dtype = "float32" } = options;
   checkDType("arange", dtype);
+  requireKind("arange", "a number", { start, step, ...(stop !== undefined && { stop }) });
   const [from, to] = stop === undefined ? [0, start] : [start, stop];
   const count = Math.max(0, Math.ceil((to - from) / step));
   if (!Number.isFinite(count))

@@ -5,7 +5,7 @@
 import * as functions from "../autograd/grad.ts";
 import * as forward from "../autograd/jvp.ts";
 import * as rows from "../autograd/vmap.ts";
-import { ConfigError, wordType } from "../errors.ts";
+import { ConfigError, under, wordType } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { asTensor, type TensorLike } from "./create.ts";
 
@@ -27,7 +27,13 @@ function requireFunction(operation: string, f: unknown): void {
 function tensors(operation: string, list: readonly TensorLike[]): Tensor[] {
   if (!Array.isArray(list))
     throw new ConfigError(`needs a list with one tensor for each input, got ${wordType(list)}.`, { operation, got: list });
-  return list.map(asTensor);
+  return under(operation, () => list.map(asTensor));
+}
+
+/** A tensor for each of these, and what is derived from them: all under one name. */
+function derived<Y>(operation: string, likes: readonly TensorLike[], derive: (...inputs: Tensor[]) => Y): Y {
+  const inputs = under(operation, () => likes.map(asTensor));
+  return under(operation, () => derive(...inputs), ["grad", "vjp", "jvp"]);
 }
 
 /**
@@ -40,7 +46,7 @@ function tensors(operation: string, list: readonly TensorLike[]): Tensor[] {
  */
 export function grad<Inputs extends Tensor[]>(f: (...inputs: Inputs) => Tensor): (...inputs: Likes<Inputs>) => Inputs {
   requireFunction("grad", f);
-  return (...inputs) => functions.grad(f as Differentiable)(...inputs.map(asTensor)) as Inputs;
+  return (...inputs) => derived("grad", inputs, functions.grad(f as Differentiable)) as Inputs;
 }
 
 /**
@@ -57,7 +63,7 @@ export function valueAndGrad<Inputs extends Tensor[]>(
 ): (...inputs: Likes<Inputs>) => { value: Tensor; gradients: Inputs } {
   requireFunction("valueAndGrad", f);
   return (...inputs) => {
-    const { value, gradients } = functions.valueAndGrad(f as Differentiable)(...inputs.map(asTensor));
+    const { value, gradients } = derived("valueAndGrad", inputs, functions.valueAndGrad(f as Differentiable));
     return { value, gradients: gradients as Inputs };
   };
 }
@@ -76,8 +82,10 @@ export function vjp<Given extends TensorLike[]>(
   ...inputs: Given
 ): { value: Tensor; pullback(g: TensorLike): Tensors<Given> } {
   requireFunction("vjp", f);
-  const { value, pullback } = functions.vjp((...given) => f(...(given as Tensors<Given>)), ...inputs.map(asTensor));
-  return { value, pullback: (g) => pullback(asTensor(g)) as Tensors<Given> };
+  const { value, pullback } = derived("vjp", inputs, (...xs) =>
+    functions.vjp((...given) => f(...(given as Tensors<Given>)), ...xs),
+  );
+  return { value, pullback: (g) => derived("vjp", [g], pullback) as Tensors<Given> };
 }
 
 /**
@@ -93,7 +101,8 @@ export function jvp(
   tangents: readonly TensorLike[],
 ): { value: Tensor; tangent: Tensor } {
   requireFunction("jvp", f);
-  return forward.jvp(f, tensors("jvp", inputs), tensors("jvp", tangents));
+  const [given, along] = [tensors("jvp", inputs), tensors("jvp", tangents)];
+  return derived("jvp", [], () => forward.jvp(f, given, along));
 }
 
 /**
@@ -104,7 +113,7 @@ export function jvp(
  */
 export function hvp(f: Differentiable, x: TensorLike, v: TensorLike): Tensor {
   requireFunction("hvp", f);
-  return forward.hvp(f, asTensor(x), asTensor(v));
+  return derived("hvp", [x, v], (point, direction) => forward.hvp(f, point!, direction!));
 }
 
 /**
@@ -118,7 +127,7 @@ export function hvp(f: Differentiable, x: TensorLike, v: TensorLike): Tensor {
  */
 export function jacobian(f: (x: Tensor) => Tensor, x: TensorLike): Tensor {
   requireFunction("jacobian", f);
-  return forward.jacobian(f, asTensor(x));
+  return derived("jacobian", [x], (point) => forward.jacobian(f, point!));
 }
 
 /**
@@ -131,7 +140,7 @@ export function jacobian(f: (x: Tensor) => Tensor, x: TensorLike): Tensor {
  */
 export function hessian(f: (x: Tensor) => Tensor, x: TensorLike): Tensor {
   requireFunction("hessian", f);
-  return forward.hessian(f, asTensor(x));
+  return derived("hessian", [x], (point) => forward.hessian(f, point!));
 }
 
 /**
@@ -153,7 +162,8 @@ export function perSampleGradients<Given extends TensorLike[]>(
   requireFunction("perSampleGradients", f);
   const plain = f as (parameters: Tensor[], ...row: Tensor[]) => Tensor;
   const given = tensors("perSampleGradients", parameters);
-  return forward.perSampleGradients(plain, given, tensors("perSampleGradients", batch)) as Tensors<Given>;
+  const rows = tensors("perSampleGradients", batch);
+  return derived("perSampleGradients", [], () => forward.perSampleGradients(plain, given, rows)) as Tensors<Given>;
 }
 
 /**
@@ -167,5 +177,5 @@ export function perSampleGradients<Given extends TensorLike[]>(
  */
 export function vmap(f: (...row: Tensor[]) => Tensor): (...inputs: TensorLike[]) => Tensor {
   requireFunction("vmap", f);
-  return (...inputs) => rows.vmap(f)(...inputs.map(asTensor));
+  return (...inputs) => derived("vmap", inputs, rows.vmap(f));
 }

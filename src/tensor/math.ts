@@ -3,7 +3,7 @@
  * the argument, functions of real analysis need a floating-point one, and meaning and derivative are PyTorch's.
  */
 import { withVjp } from "../autograd/custom.ts";
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import { isFloat, promote, requireFloat } from "../graph/dtype.ts";
 import {
   add,
@@ -208,6 +208,7 @@ export const softplus = real("softplus", (x) => add(max(x, number(x, 0)), accura
 
 /** x where it is positive, else slope·x. */
 export function leakyRelu(x: Tensor, slope = 0.01): Tensor {
+  requireKind("leakyRelu", "a number", { slope });
   requireFloat("leakyRelu", x.dtype);
   const positive = less(number(x, 0), x);
   return mul(x, where(positive, number(x, 1), number(x, slope)));
@@ -215,6 +216,7 @@ export function leakyRelu(x: Tensor, slope = 0.01): Tensor {
 
 /** x where it is positive, else alpha·(eˣ − 1). */
 export function elu(x: Tensor, alpha = 1): Tensor {
+  requireKind("elu", "a number", { alpha });
   return real(
     "elu",
     (z) => where(less(number(z, 0), z), z, mul(number(z, alpha), expm1(minimum(z, number(z, 0))))),
@@ -308,7 +310,10 @@ export const isInfinite = (x: Tensor): Tensor =>
   isFloat(x.dtype) ? equal(abs(x), number(x, Number.POSITIVE_INFINITY)) : constant(0, x.shape, "bool");
 
 /** `value` where `mask` is true, else x. */
-export const maskedFill = (x: Tensor, mask: Tensor, value: number): Tensor => where(mask, number(x, value), x);
+export function maskedFill(x: Tensor, mask: Tensor, value: number): Tensor {
+  requireKind("maskedFill", "a number", { value });
+  return where(mask, number(x, value), x);
+}
 
 /** True at [row, column] where column − row ≤ `diagonal`: the lower triangle. */
 export function triangle(rows: number, columns: number, diagonal = 0): Tensor {

@@ -8,7 +8,7 @@
  * @see https://www.thesalmons.org/john/random123/papers/random123sc11.pdf
  */
 import { currentDevice, realize, upload } from "../compile/program.ts";
-import { ConfigError, checkOptions, ShapeError, wordArgument, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, DTypeError, ShapeError, under, wordArgument, wordShape } from "../errors.ts";
 import { checkDType, type DType } from "../graph/dtype.ts";
 import {
   add,
@@ -49,6 +49,8 @@ const rotateLeft = (x: Tensor, by: number): Tensor => or(shiftLeft(x, int(by)), 
 export function threefry(key: Tensor, counter0: Tensor, counter1: Tensor): [Tensor, Tensor] {
   checkKey("threefry", key);
   requireTensors("threefry", { counter0, counter1 });
+  for (const { dtype } of [counter0, counter1])
+    if (dtype !== "int32") throw new DTypeError(`counters are int32, got ${dtype}.`, { operation: "threefry", got: dtype });
   const [key0, key1] = words(key);
   const keys = [key0, key1, xor(xor(key0, key1), int(0x1bd11bda))] as const;
   let x = add(counter0, key0);
@@ -103,7 +105,7 @@ export function split(parent: Tensor, count = 2): Tensor {
 export function foldIn(parent: Tensor, index: number | Tensor): Tensor {
   checkKey("foldIn", parent);
   if (typeof index !== "number") requireTensors("foldIn", { index });
-  const [x, y] = threefry(parent, int(0), typeof index === "number" ? int(index) : index);
+  const [x, y] = under("foldIn", () => threefry(parent, int(0), typeof index === "number" ? int(index) : index));
   return stack([x, y], 0);
 }
 
@@ -180,7 +182,7 @@ export function normal(
 export function bernoulli(from: Tensor, p: TensorLike, shape: Shape): Tensor {
   if (typeof p === "number" && !(p >= 0 && p <= 1))
     throw new ConfigError(`\`p\` (= ${p}) must be in 0…1.`, { operation: "bernoulli", got: p });
-  return less(unit(bitsFor("bernoulli", from, shape)), asTensor(p));
+  return under("bernoulli", () => less(unit(bitsFor("bernoulli", from, shape)), asTensor(p)));
 }
 
 /** Whole numbers of [low, high) as int32: 31 random bits modulo the range, so that the bias is below range / 2³¹. */
@@ -199,7 +201,7 @@ export const permutation = (from: Tensor, n: number): Tensor => argsort(bitsFor(
 
 /** Draws an index along the last axis with probabilities softmax(logits), by the Gumbel-max trick. int32. */
 export function categorical(from: Tensor, scores: TensorLike): Tensor {
-  const logits = asTensor(scores);
+  const logits = under("categorical", () => asTensor(scores));
   if (logits.rank === 0 || logits.shape.at(-1) === 0)
     throw new ShapeError(`needs at least one class along the last axis, got ${wordShape(logits.shape)}.`, {
       operation: "categorical",
@@ -211,15 +213,19 @@ export function categorical(from: Tensor, scores: TensorLike): Tensor {
 
 /** Factors of dropout: 0 with probability p, else 1 / (1 − p). */
 export function dropoutMask(from: Tensor, shape: Shape, p: number, dtype: DType = "float32"): Tensor {
-  if (!(p >= 0 && p < 1))
-    throw new ConfigError(`\`p\` (= ${p}) must be at least 0 and below 1.`, { operation: "dropout", got: p });
-  return where(bernoulli(from, 1 - p, shape), constant(1 / (1 - p), [], dtype), constant(0, [], dtype));
+  const operation = "dropoutMask";
+  if (!(p >= 0 && p < 1)) throw new ConfigError(`\`p\` (= ${p}) must be at least 0 and below 1.`, { operation, got: p });
+  checkDType(operation, dtype);
+  const kept = under(operation, () => bernoulli(from, 1 - p, shape));
+  return where(kept, constant(1 / (1 - p), [], dtype), constant(0, [], dtype));
 }
 
 /** x with elements set to 0 with probability p and the others divided by 1 − p. */
 export function dropout(from: Tensor, like: TensorLike, p: number): Tensor {
-  const x = asTensor(like);
-  return p === 0 ? x : mul(x, dropoutMask(from, x.shape, p, x.dtype));
+  return under("dropout", () => {
+    const x = asTensor(like);
+    return p === 0 ? x : mul(x, dropoutMask(from, x.shape, p, x.dtype));
+  });
 }
 
 /**
@@ -235,7 +241,10 @@ export class Generator {
   readonly #count: Variable;
 
   constructor(seed: number) {
-    this.#key = new Variable(key(seed), { requiresGrad: false });
+    this.#key = new Variable(
+      under("Generator", () => key(seed)),
+      { requiresGrad: false },
+    );
     this.#count = new Variable(upload(currentDevice(), new Int32Array(1), [], "int32"), { requiresGrad: false });
   }
 
@@ -256,7 +265,7 @@ export class Generator {
 
   /** Starts over from `seed`. */
   manualSeed(seed: number): void {
-    this.#key.assign(key(seed));
+    this.#key.assign(under("manualSeed", () => key(seed)));
     this.#count.assign(int(0));
   }
 }
@@ -265,7 +274,7 @@ let shared = new TorchGenerator(0);
 
 /** Restarts the generator that `torchUniform` and its kin use when they are given none. */
 export function manualSeed(seed: number | bigint): void {
-  shared = new TorchGenerator(seed);
+  shared = under("manualSeed", () => new TorchGenerator(seed));
 }
 
 /** The generator that is used where none is given: the stream of `torch.manual_seed`, from seed 0 at first. */

@@ -161,7 +161,7 @@ describe("first values", () => {
 
   test("of a vector have no fan-in", () => {
     expect(() => xavierUniform()([3])).toThrow(ShapeError);
-    expect(() => xavierUniform()([3])).toThrow("init: [3] has no fan-in: a weight is [out, in, ...].");
+    expect(() => xavierUniform()([3])).toThrow("xavierUniform: [3] has no fan-in: a weight is [out, in, ...].");
   });
 });
 

@@ -165,7 +165,7 @@ const cases: Case[] = [
     ConfigError,
   ],
   // variables and devices
-  ["variable: a variable holds a tensor, got a number. Use tensor(…).", () => new L.Variable(3), DTypeError],
+  ["Variable: a variable holds a tensor, got a number. Use tensor(…).", () => new L.Variable(3), DTypeError],
   ["assign: a variable holds a tensor, got a number.", () => new L.Variable(of(3)).assign(3), DTypeError],
   ['to: needs a device, got "wasm". Make one with devices.wasm() or devices.reference().', () => of(3).to("wasm"), DeviceError],
   ['useDevice: needs a device, got "wasm".', () => L.useDevice("wasm"), DeviceError],

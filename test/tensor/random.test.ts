@@ -126,6 +126,6 @@ describe("errors", () => {
       () => random.normal(random.key(0), [1], { std: -1 }),
     ],
     ["torchRandperm: ", () => random.torchRandperm(-1)],
-    ["dropout: `p` (= 1) must be at least 0 and below 1.", () => random.dropoutMask(random.key(0), [1], 1)],
+    ["dropoutMask: `p` (= 1) must be at least 0 and below 1.", () => random.dropoutMask(random.key(0), [1], 1)],
   ])("%s", (message, act) => expect(act).toThrow(message));
 });
