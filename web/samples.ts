@@ -3,6 +3,8 @@ import { element } from "./element.ts";
 import type { Side } from "./protocol.ts";
 
 const place = element("samples");
+/** Of a prompt. */
+const shownCharacters = 240;
 const texts = new Map<string, HTMLElement>();
 const key = (side: Side, prompt: number): string => `${side} ${prompt}`;
 const sideNames: Readonly<Record<Side, string>> = { base: "Before", adapted: "With the adapter" };
@@ -28,11 +30,14 @@ function addPrompt(prompt: string, index: number): void {
     const text = document.createElement("p");
     column.append(Object.assign(document.createElement("h4"), { textContent: sideNames[side] }), text);
     article.append(column);
-    text.append(Object.assign(document.createElement("b"), { textContent: prompt }), "");
+    text.append(Object.assign(document.createElement("b"), { textContent: shortened(prompt) }), "");
     texts.set(key(side, index), text);
   }
   place.append(article);
 }
+
+/** Of a long beginning its last words, to which the text goes on. */
+const shortened = (prompt: string): string => (prompt.length > shownCharacters ? `…${prompt.slice(-shownCharacters)}` : prompt);
 
 /** The text so far. @param done whether that is all */
 export function showSample(side: Side, prompt: number, text: string, done: boolean): void {

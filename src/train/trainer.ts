@@ -230,24 +230,20 @@ export class Trainer implements Disposable {
     const [loss, gradientNorm] = (await readNumbers(results)) as [number, number];
     const step = this.#progress.count();
     await this.#schedules.advance(step);
-    if (!Number.isFinite(loss))
-      throw new ConfigError(`the loss of step ${step} is ${loss}.`, {
-        operation: "train",
-        got: loss,
-        hint: "Use a lower learning rate, or a longer warm-up.",
-      });
+    requireFinite(`the loss of step ${step}`, loss);
     const seconds = (performance.now() - start) / 1000;
     const measured = { loss, learningRate: rate, gradientNorm };
     return this.#progress.note(measured, { tokens: batch.judged, seconds }, { slow, steps: this.steps });
   }
 
-  /** Held-out loss of the model as it is now; noted in the history. */
+  /** Held-out loss of the model as it is now; noted in the history. @throws {ConfigError} when it is no finite number */
   async evaluate(): Promise<EvaluationEvent> {
     const { evaluationTokens } = this.#options;
     const evaluation = await this.#evaluator.run(this.dataset, {
       batchSize: this.batchSize,
       ...(evaluationTokens === undefined ? {} : { maxTokens: evaluationTokens }),
     });
+    requireFinite(`the held-out loss after step ${this.step}`, evaluation.loss);
     const event = { step: this.step, ...evaluation };
     this.history.evaluations.push(event);
     return event;
@@ -392,4 +388,14 @@ function isSavedState(value: unknown): value is SavedState {
   const numbers = [step, steps, tokens, seconds, timed?.tokens, timed?.seconds, sampler?.seed];
   const lists = [history?.loss, history?.learningRate, history?.evaluations];
   return numbers.every(Number.isFinite) && lists.every(Array.isArray) && typeof schedules === "object";
+}
+
+/** @throws {ConfigError} when training has gone astray */
+function requireFinite(what: string, loss: number): void {
+  if (Number.isFinite(loss)) return;
+  throw new ConfigError(`${what} is ${loss}.`, {
+    operation: "train",
+    got: loss,
+    hint: "Use a lower learning rate, or a longer warm-up.",
+  });
 }
