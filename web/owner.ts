@@ -2,8 +2,8 @@
 
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("lorikeet") : undefined;
 
-/** Milliseconds for which the engine of a page that is gone may still be at its last step. */
-const lastStep = 30_000;
+/** Milliseconds for which the engine of a page that is gone may still be at its last step: Chromium ends it after 2 s, when it has the time. */
+const lastStep = 10_000;
 
 /**
  * In the engine: whether this tab may keep its run. A tab that has one says so at once; one that was closed or reloaded says nothing, and
