@@ -109,6 +109,8 @@ const kinds = {
   "a function": (value) => typeof value === "function",
   "an object": isRecord,
   "a list": Array.isArray,
+  "a list or another iterable": (value) =>
+    typeof (value as Partial<Iterable<unknown>> | null)?.[Symbol.iterator] === "function" && typeof value !== "string",
   "a list of numbers": (value) =>
     Array.isArray(value) ? value.every((item) => typeof item === "number") : ArrayBuffer.isView(value) && "length" in value,
   "a Map": (value) => value instanceof Map,

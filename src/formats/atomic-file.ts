@@ -15,7 +15,7 @@ export type FileContent = string | Uint8Array | ((append: Append) => Promise<voi
  * @throws {ConfigError} when the system refuses the target; the sentence names the path and the way out
  */
 export async function writeFileAtomically(path: string, content: FileContent): Promise<void> {
-  const operation = "writeFile";
+  const operation = "writeFileAtomically";
   checkFile(operation, path, [content]);
   const fs = nodeModule("fs/promises", operation);
   const { dirname } = nodeModule("path", operation);
@@ -42,7 +42,7 @@ export async function writeFileAtomically(path: string, content: FileContent): P
  * @throws {ConfigError} when the system refuses the target; nothing has changed then, unless a rename itself failed
  */
 export async function writeFolderAtomically(folder: string, files: ReadonlyMap<string, FileContent>): Promise<void> {
-  const operation = "writeFolder";
+  const operation = "writeFolderAtomically";
   requireKind(operation, "a Map", { files });
   checkFile(operation, folder, files.values());
   const fs = nodeModule("fs/promises", operation);

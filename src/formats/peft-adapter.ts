@@ -2,7 +2,7 @@
  * Adapter folders as Hugging Face PEFT reads and writes them: `adapter_config.json` (see `peft-config.ts`),
  * `adapter_model.safetensors` and a model card, and how names in the file and in the live model correspond.
  */
-import { ConfigError, checkOptions, requireKind } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind, under } from "../errors.ts";
 import { type FileContent, wordSystemError } from "./atomic-file.ts";
 import { type Folder, pathIn, readText, wordFolder } from "./folder.ts";
 import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "./model-source.ts";
@@ -67,7 +67,8 @@ export async function readAdapter<Schema extends ConfigSchema>(
       files.has(pickle) ? `${pickle} is a Python pickle, which can run code and is not read; save it as safetensors.` : undefined,
     );
   }
-  const read = parseAdapterConfig(await readText(folder, configFile, operation), schemas, pathIn(folder, configFile));
+  const json = await readText(folder, configFile, operation);
+  const read = under(operation, () => parseAdapterConfig(json, schemas, pathIn(folder, configFile)));
   const { tensors } = await readSafetensors(await folder.open(weightsFile));
   return { ...read, tensors };
 }
@@ -136,8 +137,8 @@ export async function writeAdapter<Schema extends ConfigSchema>(
   checkAdapterName(name, schema);
   // the config last: a folder without it is no adapter, so one being filled is never taken for one
   const files = new Map<string, FileContent>([
-    [weightsFile, safetensorsContent(tensors, { format: "pt" })],
-    [configFile, formatAdapterConfig(schema, config)],
+    [weightsFile, under(operation, () => safetensorsContent(tensors, { format: "pt" }))],
+    [configFile, under(operation, () => formatAdapterConfig(schema, config))],
   ]);
   const card = new Map<string, FileContent>([[cardFile, modelCard(schema, config)]]);
   const whole = await openTarget(folder, operation);
@@ -158,11 +159,12 @@ function checkParts<Adapter extends AdapterToWrite<ConfigSchema>>(operation: str
 
 /** The same files in memory, for places without folders, by name. */
 export function encodeAdapter<Schema extends ConfigSchema>(adapter: AdapterToWrite<Schema>): Map<string, Uint8Array> {
-  const { schema, config, tensors } = checkParts("encodeAdapter", adapter);
+  const operation = "encodeAdapter";
+  const { schema, config, tensors } = checkParts(operation, adapter);
   const utf8 = new TextEncoder();
   return new Map([
-    [weightsFile, encodeSafetensors(tensors, { format: "pt" })],
-    [configFile, utf8.encode(formatAdapterConfig(schema, config))],
+    [weightsFile, under(operation, () => encodeSafetensors(tensors, { format: "pt" }))],
+    [configFile, utf8.encode(under(operation, () => formatAdapterConfig(schema, config)))],
     [cardFile, utf8.encode(modelCard(schema, config))],
   ]);
 }

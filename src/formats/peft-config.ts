@@ -172,11 +172,12 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
   schemas: readonly Schema[],
   source = "adapter_config.json",
 ): ReadConfig<Schema> {
+  const operation = "parseAdapterConfig";
   const fail = (problem: string, got?: unknown, hint?: string) =>
-    new FormatError(`${source} ${problem}`, { operation: "readAdapter", got, ...(hint === undefined ? {} : { hint }) });
-  requireKind("readAdapter", "a list", { schemas });
+    new FormatError(`${source} ${problem}`, { operation, got, ...(hint === undefined ? {} : { hint }) });
+  requireKind(operation, "a list", { schemas });
   for (const schema of schemas)
-    requireKind("readAdapter", "a text", { "schema.peftType": (schema as Partial<Schema> | null)?.peftType });
+    requireKind(operation, "a text", { "schema.peftType": (schema as Partial<Schema> | null)?.peftType });
   let given: unknown;
   try {
     given = JSON.parse(json);
@@ -230,7 +231,8 @@ export function problemWith(name: string, value: unknown, { default: initial, ki
  * @throws {ConfigError} when a key is unknown or holds the wrong kind of value
  */
 export function formatAdapterConfig<Schema extends ConfigSchema>(schema: Schema, config: Partial<FileConfig<Schema>>): string {
-  requireKind("writeAdapter", "an object", { config });
+  const operation = "formatAdapterConfig";
+  requireKind(operation, "an object", { config, schema, "schema.keys": (schema as Partial<Schema> | undefined)?.keys });
   const given: Readonly<Record<string, unknown>> = config;
   const full: Record<string, unknown> = { ...defaultConfig(schema) };
   for (const [name, value] of Object.entries(given)) {
@@ -240,7 +242,7 @@ export function formatAdapterConfig<Schema extends ConfigSchema>(schema: Schema,
     if (problem !== undefined) {
       const near = known === undefined ? nearestName(name, Object.keys(schema.keys)) : undefined;
       throw new ConfigError(problem, {
-        operation: "writeAdapter",
+        operation,
         got: value,
         ...(near === undefined ? {} : { hint: `Did you mean \`${near}\`?` }),
       });

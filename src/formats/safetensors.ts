@@ -4,7 +4,7 @@
  *
  * @see https://huggingface.co/docs/safetensors/index#format
  */
-import { ConfigError, FormatError, isRecord, requireKind, wordJson, wordShape } from "../errors.ts";
+import { ConfigError, FormatError, isRecord, requireKind, under, wordJson, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { type FileContent, writeFileAtomically } from "./atomic-file.ts";
@@ -327,7 +327,7 @@ export function safetensorsContent(tensors: TensorsToWrite, metadata?: Metadata)
  * @throws {ConfigError} when a tensor does not fit its shape or dtype, or the path cannot be written
  */
 export async function writeSafetensors(path: string, tensors: TensorsToWrite, metadata?: Metadata): Promise<void> {
-  await writeFileAtomically(path, safetensorsContent(tensors, metadata));
+  await under("writeSafetensors", () => writeFileAtomically(path, safetensorsContent(tensors, metadata)));
 }
 
 /**
@@ -336,6 +336,10 @@ export async function writeSafetensors(path: string, tensors: TensorsToWrite, me
  * @throws {ConfigError} when a tensor does not fit its shape or dtype
  */
 export function encodeSafetensors(tensors: TensorsToWrite, metadata?: Metadata): Uint8Array<ArrayBuffer> {
+  return under("encodeSafetensors", () => encode(tensors, metadata));
+}
+
+function encode(tensors: TensorsToWrite, metadata?: Metadata): Uint8Array<ArrayBuffer> {
   const { header, order, size } = layOut(tensors, metadata);
   const file = new Uint8Array(size);
   file.set(header);

@@ -2,7 +2,7 @@
  * Checkpoints of one or several safetensors files: `model.safetensors`, or `model.safetensors.index.json` whose `weight_map` says
  * which file holds which tensor. Both read as one map of tensors.
  */
-import { ConfigError, checkOptions, FormatError, nearestName, requireKind, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, nearestName, requireKind, under, wordJson } from "../errors.ts";
 import type { FileContent } from "./atomic-file.ts";
 import { diskFolder, type Folder, isFolder, pathIn, readText, requireFolder, wordFolder } from "./folder.ts";
 import { nodeModule } from "./node-module.ts";
@@ -52,15 +52,13 @@ export async function openCheckpoint(source: string | Folder, options: { readonl
   if (folder.files.has(single)) return openCheckpointFile(folder, single);
   if (folder.files.has(index)) {
     const path = pathIn(folder, index);
-    return openSharded(
-      await readText(folder, index, operation),
-      async (file) => {
-        if (!folder.files.has(file))
-          throw new FormatError(`${path} names ${file}, which is not in the folder.`, { operation, got: file });
-        return readSafetensors(await folder.open(file));
-      },
-      path,
-    );
+    const text = await readText(folder, index, operation);
+    const open = async (file: string) => {
+      if (!folder.files.has(file))
+        throw new FormatError(`${path} names ${file}, which is not in the folder.`, { operation, got: file });
+      return readSafetensors(await folder.open(file));
+    };
+    return under(operation, () => openSharded(text, open, path), ["openSharded"]);
   }
   const pickled = [...folder.files].find((entry) => entry.endsWith(".bin") || entry.endsWith(".pt") || entry.endsWith(".pth"));
   throw new ConfigError(`${wordFolder(folder)} holds neither ${single} nor ${index}.`, {
@@ -89,7 +87,7 @@ export async function openSharded(
   openShard: (file: string) => Promise<SafetensorsFile>,
   source = "model.safetensors.index.json",
 ): Promise<Checkpoint> {
-  const fail = (problem: string, got?: unknown) => new FormatError(`${source} ${problem}`, { operation: "openCheckpoint", got });
+  const fail = (problem: string, got?: unknown) => new FormatError(`${source} ${problem}`, { operation: "openSharded", got });
   requireKind("openSharded", "a text", { indexText });
   requireKind("openSharded", "a function", { openShard });
   const weightMap = parseIndex(indexText, fail);
@@ -182,7 +180,7 @@ export async function writeCheckpoint(
   let room = 0;
   let total = 0;
   for (const [key, tensor] of entries) {
-    storageOf(key, tensor);
+    under("writeCheckpoint", () => storageOf(key, tensor));
     const bytes = storedBytes(tensor);
     if (shards.length === 0 || bytes > room) {
       shards.push(new Map());

@@ -1,5 +1,5 @@
 /** Folders that can be written to, wherever they are: on disk, in memory, or what a browser keeps for a page. */
-import { ConfigError, requireKind } from "../errors.ts";
+import { ConfigError, requireKind, under } from "../errors.ts";
 import { type FileContent, writeFolderAtomically } from "./atomic-file.ts";
 import { diskFile, type Folder, memoryFile, pathIn, requireFolder } from "./folder.ts";
 import { nodeModule } from "./node-module.ts";
@@ -44,7 +44,7 @@ async function diskTarget(folder: string, operation: string, subfolder: string):
     name: path,
     files: new Set(await fs.readdir(path).catch(() => [])), // what is wrong with it is said when it is written
     open: (file) => diskFile(join(path, file), operation),
-    write: (files) => writeFolderAtomically(path, files),
+    write: (files) => under(operation, () => writeFolderAtomically(path, files)),
     remove: (file) => fs.rm(join(path, file), { force: true }),
   };
 }

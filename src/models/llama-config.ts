@@ -63,6 +63,7 @@ export interface LlamaVariant {
  * @throws {ConfigError} for a missing key and for a value that is not supported, by name
  */
 export function llamaConfig(json: ConfigJson, modelType = "llama", variant: LlamaVariant = {}): LlamaConfig {
+  requireKind("llama", "a text", { modelType });
   requireKind("llama", "an object", { variant });
   const config = new ConfigReader(json, modelType, variant.defaults);
   const hiddenSize = config.count("hidden_size");

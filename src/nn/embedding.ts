@@ -1,5 +1,5 @@
 /** The table that turns token numbers into vectors. */
-import { checkOptions, requireKind } from "../errors.ts";
+import { checkOptions, requireKind, under } from "../errors.ts";
 import { cast, equal, mul, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
@@ -28,7 +28,7 @@ export interface EmbeddingOptions {
 export function embedding(weight: Tensor, ids: Tensor, options: { readonly paddingIdx?: number } = {}): Tensor {
   const { paddingIdx } = checkOptions("embedding", options, ["paddingIdx"]);
   requireTensors("embedding", { weight, ids });
-  const rows = take(weight, ids);
+  const rows = under("embedding", () => take(weight, ids));
   const y = rows.dtype === "float16" || rows.dtype === "bfloat16" ? cast(rows, "float32") : rows;
   return paddingFixed(y, ids, paddingIdx);
 }

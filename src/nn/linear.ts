@@ -1,5 +1,5 @@
 /** The affine layer. */
-import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, requireKind, ShapeError, under, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
@@ -29,7 +29,7 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
     });
   // all rows in one matrix, so that one product serves the batch and the bias is where its sums start
   const y = matmul(reshape(x, [sizeOf(x.shape.slice(0, -1)), into]), transpose(weight));
-  return reshape(bias ? add(y, bias) : y, [...x.shape.slice(0, -1), out]);
+  return under("linear", () => reshape(bias ? add(y, bias) : y, [...x.shape.slice(0, -1), out]));
 }
 
 /** How an affine layer starts. */

@@ -1,6 +1,6 @@
 /** Feed-forward parts of transformer blocks. */
 import { withVjp } from "../autograd/custom.ts";
-import { checkOptions, requireKind } from "../errors.ts";
+import { checkOptions, requireKind, under } from "../errors.ts";
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
@@ -29,7 +29,7 @@ export interface GatedMLPOptions {
 export const swiglu: (gate: Tensor, up: Tensor) => Tensor = withVjp(
   (gate, up) => {
     requireTensors("swiglu", { gate, up });
-    return mul(silu(gate!), up!);
+    return under("swiglu", () => mul(silu(gate!), up!));
   },
   (g, _, gate, up) => {
     const s = sigmoid(gate!);

@@ -3,7 +3,7 @@
  * very same modules back; see attach.ts for how they come.
  */
 import type { Device } from "../devices/device.ts";
-import { ConfigError, checkOptions, nearestName, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, nearestName, requireKind, wordType } from "../errors.ts";
 import { checkAdapterName } from "../formats/peft-adapter.ts";
 import { isObserved, Setting, structure } from "../graph/variable.ts";
 import { type Module, type Parameter, requireModule } from "../nn/module.ts";
@@ -129,6 +129,7 @@ export function adaptedModel(model: Module, operation: string): Adapted {
 
 /** The adapter of this name. @throws {ConfigError} naming the nearest when there is none */
 export function getAdapter(model: Module, name: string, operation = "getAdapter"): Adapter {
+  requireKind("getAdapter", "a text", { operation });
   const { adapters } = adaptedModel(model, operation);
   const found = adapters.get(name);
   if (found) return found;
@@ -240,6 +241,7 @@ export function setScale(
 ): void {
   const { name, where } = checkOptions("setScale", options, ["name", "where"]);
   const operation = "setScale";
+  requireKind(operation, "a number", { scale });
   if (!Number.isFinite(Math.fround(scale)))
     throw new ConfigError(`\`scale\` (= ${scale}) must be a number that float32 can hold.`, { operation, got: scale });
   if (isObserved())

@@ -1,6 +1,6 @@
 /** Adapters of a live model to and from the folders that Hugging Face PEFT reads and writes. */
 import { download } from "../compile/program.ts";
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, under } from "../errors.ts";
 import { type ModelSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
 import { type ConfigSchema, defaultAdapterName, type FileConfig, readAdapter, writeAdapter } from "../formats/peft-adapter.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
@@ -10,7 +10,7 @@ import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
-import type { Module, Parameter } from "../nn/module.ts";
+import { type Module, type Parameter, requireModule } from "../nn/module.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Adapter, adaptedModel, getAdapter } from "./adapted-model.ts";
 import type { LayerAdapter } from "./adapter-layer.ts";
@@ -104,7 +104,7 @@ export async function saveAdapter(model: Module, folder: FolderTarget, options: 
   const schema: ConfigSchema = method.schema;
   const fileConfig = toFileConfig(schema, complete) as Partial<FileConfig<ConfigSchema>>;
   const packed = method.packed?.pack(tensors, config) ?? tensors;
-  return writeAdapter(folder, { schema, config: fileConfig, tensors: packed, name });
+  return under(operation, () => writeAdapter(folder, { schema, config: fileConfig, tensors: packed, name }));
 }
 
 type SavedPart = ReturnType<NonNullable<AnyLayerMethod["savedPart"]>>;
@@ -143,7 +143,7 @@ export const loadOptionNames = ["name", "trainable", "seed", ...sourceOptionName
 export async function loadAdapter(model: Module, source: ModelSource, options: LoadOptions = {}): Promise<Adapter> {
   checkOptions("loadAdapter", options, loadOptionNames);
   const { name = defaultAdapterName, trainable = false, seed = 0, ...where } = options;
-  const { plan, starts } = await readFor(model, source, { ...where, name, trainable, seed });
+  const { plan, starts } = await readFor("loadAdapter", model, source, { ...where, name, trainable, seed });
   return install(model, plan, { name, trainable, seed }, starts);
 }
 
@@ -161,14 +161,15 @@ function withTodaysNames<Read extends Awaited<ReturnType<typeof readAdapter>>>(m
 
 /** What a saved adapter is on this model, found, checked and read; the model is not changed. See `loadAdapter`. */
 export async function readFor(
+  operation: string,
   model: Module,
   source: ModelSource,
   { name = defaultAdapterName, trainable = false, seed = 0, ...where }: LoadOptions,
 ): Promise<{ readonly plan: AttachPlan; readonly starts: Starts }> {
-  const operation = "loadAdapter";
+  requireModule(operation, model);
   const known = knownMethods();
   const schemas = [...new Set(known.map(({ schema }) => schema))];
-  const read = withTodaysNames(model, await readAdapter<ConfigSchema>(source, schemas, where));
+  const read = withTodaysNames(model, await under(operation, () => readAdapter<ConfigSchema>(source, schemas, where)));
   const of = known.find(({ schema, variantOf }) => schema === read.schema && !variantOf);
   if (!of) throw new ConfigError(`no method is for this ${read.schema.peftType} config.`, { operation, got: read.config });
   const given = toCamel(read.config);
@@ -177,7 +178,8 @@ export async function readFor(
   const checked = of({ ...config, inferenceMode: !trainable, peftVersion: null });
   const { method } = checked;
   const tensors = method.packed?.unpack(read.tensors, checked.config, trainable) ?? read.tensors;
-  const plan = planAttach(model, checked, name, await method.keptInFile?.(tensors, checked.config));
+  const kept = await method.keptInFile?.(tensors, checked.config);
+  const plan = under(operation, () => planAttach(model, checked, name, kept));
   const { values, tables, whole, base } = await readPlanned(model, plan, tensors);
   const warnings = [...read.warnings, ...ignored, ...plan.warnings, ...[method.whenLoaded?.(checked.config) ?? []].flat()];
   const starts: Starts = {

@@ -4,7 +4,7 @@
  */
 import { backward } from "../autograd/grad.ts";
 import { downloadSync } from "../compile/program.ts";
-import { ConfigError, checkOptions, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, under, wordJson } from "../errors.ts";
 import { memoryFolder } from "../formats/writable-folder.ts";
 import { mul } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -115,7 +115,7 @@ export async function checkMethod(
   if (!(Number.isInteger(cases) && cases > 0))
     throw new ConfigError(`\`cases\` (= ${cases}) must be a positive integer.`, { operation: "checkMethod", got: cases });
   const tried: Record<string, number> = {};
-  const forget = registerMethod(method);
+  const forget = under("checkMethod", () => registerMethod(method));
   try {
     for (const kind of Object.keys(method.layers) as LayerKind[])
       for (let i = 0; i < cases; i++) {

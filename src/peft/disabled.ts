@@ -1,4 +1,5 @@
 /** A model without its adapters for as long as a function runs, and what every such change for a while is put back by. */
+import { requireKind } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module } from "../nn/module.ts";
 import { adaptedModel } from "./adapted-model.ts";
@@ -13,7 +14,7 @@ export function disabled<T>(model: Module, body: () => T): T {
   const adapted = adaptedModel(model, "disabled");
   const { off, whole, unmerged } = adapted;
   const saved = [...adapted.saved.values()].map((module) => ({ module, active: module.active, merged: module.merged }));
-  if (off.stored) return body();
+  if (off.stored) return afterwards("disabled", body, () => {});
   const changed = new Set([...whole.parameters(), ...unmerged.parameters()]);
   const now = new Map([...changed].map((parameter) => [parameter, parameter.stored]));
   for (const parameter of changed) parameter.replace((whole.get(parameter) ?? unmerged.get(parameter)) as Tensor);
@@ -24,13 +25,14 @@ export function disabled<T>(model: Module, body: () => T): T {
     for (const { module, active, merged } of saved) Object.assign(module, { active, merged });
     for (const [parameter, value] of now) parameter.replace(value);
   };
-  return afterwards(body, back);
+  return afterwards("disabled", body, back);
 }
 
-/** Runs `body`, then `back`, whether `body` is asynchronous, fails or not. */
-export function afterwards<T>(body: () => T, back: () => void): T {
+/** Runs `body`, then `back`, whether `body` is asynchronous, fails, is no function or not. */
+export function afterwards<T>(operation: string, body: () => T, back: () => void): T {
   let result: T;
   try {
+    requireKind(operation, "a function", { body });
     result = body();
   } catch (error) {
     back();

@@ -89,7 +89,7 @@ export async function hotSwap(model: Module, folder: string, options: HotSwapOpt
   const { adapters } = adaptedModel(model, operation);
   let free = `${name}-next`; // of what is planned, and never attached
   while (adapters.has(free)) free += "-next";
-  const { plan, starts } = await readFor(model, folder, { name: free });
+  const { plan, starts } = await readFor(operation, model, folder, { name: free });
   const refuse = (why: string, got: unknown, hint?: string): never => {
     throw new ConfigError(`${wordJson(folder)} ${why}`, { operation, got, ...(hint === undefined ? {} : { hint }) });
   };

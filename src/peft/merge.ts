@@ -1,6 +1,6 @@
 /** Writing adapters into the weights, and taking them out again without a trace. */
 import { downloadSync, realize } from "../compile/program.ts";
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind, under } from "../errors.ts";
 import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import { cast, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -299,7 +299,7 @@ const wordList = (paths: readonly string[]): string =>
 
 /** Merges, then puts the original modules back, with the merged weights; the adapters are gone. */
 export function mergeAndUnload(model: Module, names?: string | readonly string[], options: MergeOptions = {}): void {
-  merge(model, names, options);
+  under("mergeAndUnload", () => merge(model, names, options), ["merge"]);
   release(model, adaptedModel(model, "mergeAndUnload"));
 }
 
@@ -310,10 +310,12 @@ export function mergeAndUnload(model: Module, names?: string | readonly string[]
  * @param forward runs the model on an input, such as `() => model.forward(ids)`
  */
 export function mergeDifference(model: Module, forward: () => Tensor): number {
-  unmerge(model);
+  requireKind("mergeDifference", "a function", { forward });
+  under("mergeDifference", () => unmerge(model));
   try {
     // what it would tell is what is measured
-    return merge(model, undefined, { report: true, probe: forward, tell: () => {} }).difference as number;
+    const merged = () => merge(model, undefined, { report: true, probe: forward, tell: () => {} });
+    return under("mergeDifference", merged, ["merge", "realize"]).difference as number;
   } finally {
     unmerge(model);
   }

@@ -1,5 +1,5 @@
 /** Serving many adapters at once: every row of a batch has its own. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, requireKind } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
 import { adaptedModel, getAdapter } from "./adapted-model.ts";
 import { afterwards } from "./disabled.ts";
@@ -31,6 +31,7 @@ export function withAdapters<T>(model: Module, names: readonly string[], body: (
       operation,
       hint: "Call setActive first, which ends the mixture.",
     });
+  requireKind(operation, "a list", { names });
   if (names.length === 0) throw new ConfigError("got no names.", { operation, hint: "Give one for each row of the batch." });
   for (const name of names) {
     const own = name === baseRow ? undefined : getAdapter(model, name, operation);
@@ -52,7 +53,7 @@ export function withAdapters<T>(model: Module, names: readonly string[], body: (
     });
   const before = rows.stored;
   rows.value = [...names];
-  return afterwards(body, () => {
+  return afterwards(operation, body, () => {
     rows.value = before;
   });
 }

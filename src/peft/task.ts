@@ -1,5 +1,5 @@
 /** Which task each row of a batch is for, where `taskIds` cannot stand beside the inputs: in generation. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, requireKind } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
 import { adaptedModel } from "./adapted-model.ts";
 import { afterwards } from "./disabled.ts";
@@ -20,11 +20,12 @@ const operation = "withTasks";
  */
 export function withTasks<T>(model: Module, tasks: readonly number[], body: () => T): T {
   const { tasks: setting } = adaptedModel(model, operation);
+  requireKind(operation, "a list", { tasks });
   if (tasks.length === 0 || !tasks.every((task) => Number.isSafeInteger(task) && task >= 0))
     throw new ConfigError("tasks are whole numbers from 0 on, one for each row.", { operation, got: tasks });
   const before = setting.stored;
   setting.value = [...tasks];
-  return afterwards(body, () => {
+  return afterwards(operation, body, () => {
     setting.value = before;
   });
 }

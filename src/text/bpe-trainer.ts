@@ -1,5 +1,5 @@
 /** Learns a byte-level BPE vocabulary from text and writes it as a Hugging Face tokenizer.json. */
-import { ConfigError, checkOptions, FormatError, requireKind } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, under } from "../errors.ts";
 import { type FolderTarget, openTarget } from "../formats/writable-folder.ts";
 import { byteLetters } from "./byte-letter.ts";
 import { byteLevelDefinition, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
@@ -34,7 +34,7 @@ export function trainTokenizer(
   const operation = "trainTokenizer";
   requireKind(operation, "a list", { specialTokens });
   checkSizes(vocabularySize, specialTokens, minimumCount);
-  if (typeof texts === "string" || typeof texts?.[Symbol.iterator] !== "function") requireKind(operation, "a list", { texts });
+  requireKind(operation, "a list or another iterable", { texts });
   const letters = byteLetters();
   // Ids follow the order of the letters, not of the bytes, as in every tokenizer.json that Hugging Face's trainer writes.
   const alphabet = [...letters].sort();
@@ -96,12 +96,11 @@ export async function saveTokenizer(
   requireKind("saveTokenizer", "an object", { tokenizer });
   requireKind("saveTokenizer", "an object", { definition: tokenizer.definition, config: tokenizer.config });
   const target = await openTarget(folder, "saveTokenizer");
-  await target.write(
-    new Map([
-      ["tokenizer.json", `${JSON.stringify(tokenizer.definition, null, 1)}\n`],
-      ["tokenizer_config.json", `${JSON.stringify(tokenizer.config, null, 2)}\n`],
-    ]),
-  );
+  const files = new Map([
+    ["tokenizer.json", `${JSON.stringify(tokenizer.definition, null, 1)}\n`],
+    ["tokenizer_config.json", `${JSON.stringify(tokenizer.config, null, 2)}\n`],
+  ]);
+  await under("saveTokenizer", () => target.write(files));
 }
 
 function checkSizes(vocabularySize: number, specialTokens: readonly string[], minimumCount: number): void {

@@ -1,5 +1,5 @@
 /** Conversations as rows of tokens, of which only what the assistant says is learnt. */
-import { ConfigError, checkOptions, FormatError, requireKind, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, under, wordJson } from "../errors.ts";
 import { fileSystem } from "../formats/node-module.ts";
 import type { ChatMessage, ChatOptions } from "./chat-template.ts";
 import { checkPositive, checkSeed, TextDataset } from "./dataset.ts";
@@ -50,7 +50,7 @@ export function chatDataset(
   checkSeed(operation, seed);
   if (typeof heldOut === "number" && !(heldOut >= 0 && heldOut < 1))
     throw new ConfigError(`\`heldOut\` (= ${heldOut}) must be at least 0 and less than 1.`, { operation, got: heldOut });
-  const all = typeof source === "string" ? conversationsFromJsonl(readText(source), source) : source;
+  const all = typeof source === "string" ? under(operation, () => conversationsFromJsonl(readText(source), source)) : source;
   requireKind(operation, "a list", { conversations: all });
   requireKind(operation, "a function", { "tokenizer.encodeChat": (tokenizer as Partial<Tokenizer> | undefined)?.encodeChat });
   const cut = typeof heldOut === "number" ? all.length - Math.round(all.length * heldOut) : all.length;
@@ -113,7 +113,7 @@ function pack(conversations: readonly Conversation[], tokenizer: Tokenizer, opti
   const encoded = conversations.map((conversation) => {
     requireKind("chatDataset", "an object", { conversation: Array.isArray(conversation) ? {} : conversation });
     const { messages, tools } = "messages" in conversation ? conversation : { messages: conversation };
-    return tokenizer.encodeChat(messages, tools ? { ...options, tools } : options);
+    return under("chatDataset", () => tokenizer.encodeChat(messages, tools ? { ...options, tools } : options));
   });
   const ids = new Int32Array(encoded.reduce((sum, chat) => sum + chat.ids.length, 0));
   const mask = new Uint8Array(ids.length);

@@ -1,6 +1,6 @@
 /** How well a model does on what it has not been trained on. */
 import { compile } from "../compile/trace.ts";
-import { ConfigError, checkOptions } from "../errors.ts";
+import { ConfigError, checkOptions, under } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { requireModule } from "../nn/module.ts";
 import { checkPositive, type TextDataset } from "../text/dataset.ts";
@@ -70,7 +70,7 @@ export class Evaluator implements Disposable {
     checkPositive("evaluate", "batchSize", batchSize);
     if (!(maxTokens > 0))
       throw new ConfigError(`\`maxTokens\` (= ${maxTokens}) must be above 0.`, { operation: "evaluate", got: maxTokens });
-    const data = trainingData(dataset);
+    const data = under("evaluate", () => trainingData(dataset));
     const inTraining = this.#model.training;
     this.#model.eval();
     let [loss, tokens] = [0, 0];

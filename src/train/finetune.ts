@@ -1,5 +1,5 @@
 /** Fine-tuning in one call: the settings that suit adapters, over the loop of trainer.ts. */
-import { checkOptions } from "../errors.ts";
+import { checkOptions, under } from "../errors.ts";
 import { cosineSchedule } from "../optim/schedule.ts";
 import type { TextDataset } from "../text/dataset.ts";
 import type { TrainingResult } from "./progress.ts";
@@ -28,7 +28,7 @@ export async function finetune(
 ): Promise<TrainingResult> {
   checkOptions("finetune", options, [...trainerOptionNames, "warmupSteps", ...runOptionNames]);
   const { signal, onStep, onEvaluation, ...settings } = options;
-  using trainer = finetuning(model, dataset, settings);
+  using trainer = under("finetune", () => finetuning(model, dataset, settings));
   return await trainer.run({ signal, ...(onStep ? { onStep } : {}), ...(onEvaluation ? { onEvaluation } : {}) });
 }
 
@@ -37,10 +37,11 @@ export function finetuning(model: TrainableModel, dataset: TextDataset | Trainin
   checkOptions("finetuning", options, [...trainerOptionNames, "warmupSteps"]);
   const { warmupSteps, ...settings } = options;
   const totalSteps = settings.steps;
-  return new Trainer(model, dataset, {
+  const all: TrainerOptions = {
     schedule: (step, base) =>
       // the first step would have the rate 0: count from 1
       cosineSchedule({ warmupSteps: warmupSteps ?? Math.ceil(totalSteps / 20), totalSteps: totalSteps + 1 })(step + 1, base),
     ...settings,
-  });
+  };
+  return under("finetuning", () => new Trainer(model, dataset, all));
 }

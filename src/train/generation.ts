@@ -1,6 +1,6 @@
 /** Continuing texts, token by token, with a key/value cache. */
 import { download } from "../compile/program.ts";
-import { ConfigError, checkOptions, requireKind } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind, under } from "../errors.ts";
 import { requireModule } from "../nn/module.ts";
 import { withAdapters } from "../peft/mixed-batch.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -52,15 +52,19 @@ interface Written {
  * for await (const token of generate(model, tokenizer.encode("Call me"), { maxNewTokens: 20 })) print(token);
  */
 export async function* generate(model: TextGenerator, prompt: Tokens, options: GenerateOptions = {}): AsyncGenerator<number> {
-  requireKind("generate", "an object", { options });
-  requireOneSequence(options);
-  for await (const [token] of generateBatch(model, [prompt], options)) if (typeof token === "number") yield token;
+  yield* continuation("generate", model, prompt, options);
+}
+
+async function* continuation(operation: string, model: TextGenerator, prompt: Tokens, options: GenerateOptions) {
+  requireKind(operation, "an object", { options });
+  requireOneSequence(operation, options);
+  for await (const [written] of write(operation, model, [prompt], options)) if (written) yield written.token;
 }
 
 /** All the tokens that continue or answer `prompt`, without it. */
 export async function complete(model: TextGenerator, prompt: Tokens, options: GenerateOptions = {}): Promise<number[]> {
   const tokens: number[] = [];
-  for await (const token of generate(model, prompt, options)) tokens.push(token);
+  for await (const token of continuation("complete", model, prompt, options)) tokens.push(token);
   return tokens;
 }
 
@@ -73,7 +77,7 @@ export async function* generateBatch(
   prompts: readonly Tokens[],
   options: GenerateOptions = {},
 ): AsyncGenerator<(number | null)[]> {
-  for await (const row of write(model, prompts, options)) yield row.map((written) => written?.token ?? null);
+  for await (const row of write("generateBatch", model, prompts, options)) yield row.map((written) => written?.token ?? null);
 }
 
 /** All the tokens of `generateBatch`, a list for each sequence. */
@@ -83,10 +87,10 @@ export async function completeBatch(
   options: GenerateOptions = {},
 ): Promise<number[][]> {
   const sequences: number[][] = [];
-  for await (const tokens of generateBatch(model, prompts, options))
-    tokens.forEach((token, row) => {
+  for await (const written of write("completeBatch", model, prompts, options))
+    written.forEach((each, row) => {
       const sequence = (sequences[row] ??= []);
-      if (token !== null) sequence.push(token);
+      if (each) sequence.push(each.token);
     });
   return sequences.length ? sequences : prompts.flatMap((_) => Array.from({ length: options.numReturnSequences ?? 1 }, () => []));
 }
@@ -117,24 +121,33 @@ export async function* generateText(
   prompt: string | Tokens,
   options: GenerateOptions = {},
 ): AsyncGenerator<TextPiece> {
-  requireKind("generateText", "an object", { writer });
+  yield* continuationText("generateText", writer, prompt, options);
+}
+
+async function* continuationText(
+  operation: string,
+  writer: TextWriter,
+  prompt: string | Tokens,
+  options: GenerateOptions,
+): AsyncGenerator<TextPiece> {
+  requireKind(operation, "an object", { writer });
   const { model, tokenizer, generation } = writer;
   if (!(tokenizer instanceof Object))
     throw new ConfigError("what writes a text is a model with its tokenizer.", {
-      operation: "generateText",
+      operation,
       got: writer,
       hint: "Give { model, tokenizer }, as loadModel does.",
     });
   const all = { ...generation, ...options, tokenizer };
-  requireOneSequence(all);
+  requireOneSequence(operation, all);
   const tokens = typeof prompt === "string" ? tokenizer.encode(prompt) : prompt;
-  for await (const [written] of write(model, [tokens], all)) if (written) yield written;
+  for await (const [written] of write(operation, model, [tokens], all)) if (written) yield written;
 }
 
 /** All the text of `generateText`. */
 export async function completeText(writer: TextWriter, prompt: string | Tokens, options: GenerateOptions = {}): Promise<string> {
   let text = "";
-  for await (const piece of generateText(writer, prompt, options)) text += piece.text;
+  for await (const piece of continuationText("completeText", writer, prompt, options)) text += piece.text;
   return text;
 }
 
@@ -150,21 +163,22 @@ interface Sequence {
 
 /** What each step adds to each sequence; `null` to those that have ended. */
 async function* write(
+  operation: string,
   model: TextGenerator,
   prompts: readonly Tokens[],
   options: GenerateOptions,
 ): AsyncGenerator<(Written | null)[]> {
-  requireKind("generate", "an object", { options });
+  requireKind(operation, "an object", { options });
   const { stopTokens = [], minNewTokens = 0, signal, compiled = true, adapters, numReturnSequences = 1 } = options;
-  check(prompts, options);
-  requireModule("generate", model);
+  under(operation, () => check(prompts, options));
+  requireModule(operation, model);
   const rows = adapters?.flatMap((name) => new Array<string>(numReturnSequences).fill(name));
   const acting = <T>(body: () => T): T => (rows ? withAdapters(model, rows, body) : body());
   const sequences = begin(model, prompts, options);
   const longest = Math.max(...sequences.map(({ tokens }) => tokens.length));
   const { maxLength = Number.POSITIVE_INFINITY } = "maxLength" in model ? model : {};
   const count = newTokens(options, longest, maxLength);
-  checkLength(longest, count, maxLength);
+  under(operation, () => checkLength(longest, count, maxLength));
   if (count === 0) return;
   const widthOf = (length: number) => Math.min(bucketOf(length), maxLength);
   const read = "answering" in model ? bucketOf(Math.max(...prompts.map(({ length }) => length))) : 0;
@@ -189,7 +203,8 @@ async function* write(
       const row = sequences.map((sequence, at) => {
         if (sequence.hasEnded) return null;
         const context = { tokens: sequence.tokens, forbidden: step < minNewTokens ? stop : [] };
-        const token = sampleToken(values.subarray(at * V, (at + 1) * V), options, sequence.uniform(step), context);
+        const logits = values.subarray(at * V, (at + 1) * V);
+        const token = under(operation, () => sampleToken(logits, options, sequence.uniform(step), context));
         sequence.tokens.push(token);
         const added = sequence.text?.push(token, isLast || stop.has(token));
         sequence.hasEnded = stop.has(token) || (added?.isEnd ?? false);
@@ -295,10 +310,10 @@ function check(prompts: readonly Tokens[], options: GenerateOptions): void {
     });
 }
 
-function requireOneSequence({ numReturnSequences = 1 }: GenerateOptions): void {
+function requireOneSequence(operation: string, { numReturnSequences = 1 }: GenerateOptions): void {
   if (numReturnSequences !== 1)
     throw new ConfigError(`\`numReturnSequences\` (= ${numReturnSequences}) must be 1 where one sequence is given out.`, {
-      operation: "generate",
+      operation,
       got: numReturnSequences,
       hint: "Use generateBatch or completeBatch.",
     });

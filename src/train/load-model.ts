@@ -1,6 +1,6 @@
 /** Models in files: `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes them, or GGUF. */
 import { download } from "../compile/program.ts";
-import { ConfigError, checkOptions, FormatError, requireKind } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, under } from "../errors.ts";
 import { quantisationConfig, quantisedTensors } from "../formats/bitsandbytes.ts";
 import { diskFolder, type Folder, pathIn, readJson, wordFolder } from "../formats/folder.ts";
 import { openGguf } from "../formats/gguf.ts";
@@ -105,7 +105,7 @@ async function readGeneration(folder: Folder, config: ConfigJson): Promise<() =>
 
 async function openModel(folder: Folder, file: string | undefined): Promise<{ config: ConfigJson; checkpoint: Checkpoint }> {
   const config = await readConfig(folder);
-  const checkpoint = file ? await openCheckpointFile(folder, file) : await openCheckpoint(folder);
+  const checkpoint = file ? await openCheckpointFile(folder, file) : await under("loadModel", () => openCheckpoint(folder));
   return { config, checkpoint: widenScaled(checkpoint, config["quantization_config"] ?? config["compression_config"]) };
 }
 
@@ -231,5 +231,5 @@ export async function saveModel(
   }
   const json = JSON.stringify(written, null, 2).replace(pointed, "$&.0");
   const files = new Map([["config.json", `${json}\n`]]);
-  await writeCheckpoint(folder, tensors, { maxShardBytes, files });
+  await under("saveModel", () => writeCheckpoint(folder, tensors, { maxShardBytes, files }));
 }

@@ -1,5 +1,5 @@
 /** Choosing the next token from logits, by the rules of transformers' logits processors and in their order. */
-import { ConfigError, requireKind, wordJson } from "../errors.ts";
+import { ConfigError, requireKind, under, wordJson } from "../errors.ts";
 import { threefry2x32, uniformFromBits } from "../random/threefry.ts";
 
 /** How random the choice of the next token is, and what speaks for or against a token; the most likely one when nothing is said. */
@@ -173,14 +173,15 @@ export function sampleToken(
   uniform: number,
   context: SamplingContext = {},
 ): number {
-  const scores = processLogits(logits, options, context);
+  requireKind("sampleToken", "a number", { uniform });
+  const scores = under("sampleToken", () => processLogits(logits, options, context));
   const best = argmax(scores);
   if (!Number.isFinite(scores[best]!) || hasNaN(scores))
     throw new ConfigError(
       Array.prototype.some.call(logits, (x: number) => !(x < Number.POSITIVE_INFINITY))
         ? "the model's logits are not all numbers."
         : "no token is left that may come next.",
-      { operation: "generate", hint: "Check the weights, or what forbids tokens: `logitBias`, `noRepeatNgramSize`." },
+      { operation: "sampleToken", hint: "Check the weights, or what forbids tokens: `logitBias`, `noRepeatNgramSize`." },
     );
   return temperatureOf(options) === 0 ? best : draw(softmaxWeights(scores), uniform, best);
 }

@@ -55,7 +55,7 @@ const arrow = async () => {
 const calibration = (initLoraWeights: "corda" | "eva" | "lora_ga") => [
   smallModel(),
   peft.lora({ r: 2, targetModules, initLoraWeights }),
-  [{ inputIds: rows(1, 2, 3), labels: rows(1, 2, 3) }],
+  [{ inputIds: rows(1, 2, 3, 4), labels: rows(1, 2, 3, 4) }],
 ];
 const tensors = () => new Map([["x", { dtype: "float32" as const, shape: [2], data: new Float32Array(2) }]]);
 const adapterFile = () => ({ schema: formats.loraSchema, config: {}, tensors: tensors() });
@@ -145,6 +145,9 @@ export const callsOfModels: Readonly<Record<string, RightCall>> = {
   trainTokenizer: () => [[smallText], { vocabularySize: 270, specialTokens: ["</s>"], minimumCount: 2 }],
   // adapters
   ...all(Object.keys(peft.methods), () => [{}]),
+  adalora: () => [{ totalStep: 10 }],
+  adaptionPrompt: () => [{ adapterLen: 2, adapterLayers: 1 }],
+  alora: () => [{ aloraInvocationTokens: [1] }],
   cpt: () => [{ cptTokenIds: [1, 2], cptTokensTypeMask: [1, 2] }],
   LoraFA: () => [adapted(), { lr: 0.1, weightDecay: 0 }],
   ...all(["getAdapter", "deleteAdapter", "setActive", "merge", "mergeAndUnload"], () => [adapted(), "default"]),

@@ -25,8 +25,7 @@ export const exported: Readonly<Record<string, Readonly<Record<string, unknown>>
   models,
   formats,
   text,
-  // those of adapters, take minutes: LORIKEET_LAW_SCALE=2 tries them, too
-  ...(Number(process.env["LORIKEET_LAW_SCALE"] ?? 1) > 1 && { peft }),
+  peft,
   kind: peft.kind,
   train,
 };

@@ -294,7 +294,7 @@ describe("a page that may not share memory", () => {
     const second = await context.newPage();
     await second.goto(plain.url);
     // the first answers: its engine is not waited for
-    await second.locator("#kept-note", { hasText: "another tab has it open" }).waitFor({ timeout: 25_000 });
+    await second.locator("#kept-note", { hasText: "another tab has it open" }).waitFor({ timeout: 9_000 });
     await second.close();
     await page.reload();
     await phase(page, /Finished/);

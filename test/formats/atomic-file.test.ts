@@ -53,7 +53,7 @@ describe("writing a file", () => {
     await mkdir(join(folder, "dir/inside"), { recursive: true });
     const below = join(folder, "plain/x");
     await expect(writeFileAtomically(below, "")).rejects.toThrow(
-      `writeFile: cannot write ${JSON.stringify(below)}: a part of the path is a file, not a folder. Choose another place.`,
+      `writeFileAtomically: cannot write ${JSON.stringify(below)}: a part of the path is a file, not a folder. Choose another place.`,
     );
     await expect(writeFileAtomically(join(folder, "dir"), "")).rejects.toThrow(/it is a folder\. Give the path of a file\.$/);
     await expect(writeFileAtomically(`${folder}\0`, "")).rejects.toThrow(

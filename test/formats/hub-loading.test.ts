@@ -67,6 +67,6 @@ test("adapters are loaded from the Hub, from a folder within it, and from files"
   await expect(loadAdapter(model, id, { ...settings, subfolder: "prose" })).rejects.toThrow('has no folder "prose".');
   await using within = await serveHub(id, { "poetry/adapter_config.json": content("adapter_config.json") });
   await expect(loadAdapter(model, id, { ...settings, endpoint: within.endpoint })).rejects.toThrow(
-    `readAdapter: "${id}" has no adapter_config.json. Adapters are in: ${id}/poetry.`,
+    `loadAdapter: "${id}" has no adapter_config.json. Adapters are in: ${id}/poetry.`,
   );
 });

@@ -129,7 +129,7 @@ describe("an adapter config", () => {
   ])("%s is refused", (json, problem) => {
     const parse = () => parseAdapterConfig(json, [loraSchema]);
     expect(parse).toThrow(FormatError);
-    expect(parse).toThrow(`readAdapter: adapter_config.json ${problem}`);
+    expect(parse).toThrow(`parseAdapterConfig: adapter_config.json ${problem}`);
   });
 
   it("that is any JSON is read or refused with one sentence", () => {
@@ -147,9 +147,11 @@ describe("an adapter config", () => {
   });
 
   it("to write is checked like one that is read", () => {
-    expect(() => formatAdapterConfig(loraSchema, { r: -1 })).toThrow("writeAdapter: `r` (= -1) must be a positive integer.");
+    expect(() => formatAdapterConfig(loraSchema, { r: -1 })).toThrow(
+      "formatAdapterConfig: `r` (= -1) must be a positive integer.",
+    );
     expect(() => formatAdapterConfig(loraSchema, { lora_alpah: 1 } as never)).toThrow(
-      "writeAdapter: `lora_alpah` is not a key of LORA. Did you mean `lora_alpha`?",
+      "formatAdapterConfig: `lora_alpah` is not a key of LORA. Did you mean `lora_alpha`?",
     );
     expect(() => formatAdapterConfig(loraSchema, { lora_alpha: Number.NaN })).toThrow("must be a number");
   });

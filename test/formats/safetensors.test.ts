@@ -327,7 +327,7 @@ describe("writing a safetensors file", () => {
       "at index 1, which does not fit F8_E4M3.",
     ],
   ])("refuses %o", (tensor, message) => {
-    expect(() => encodeSafetensors({ x: tensor })).toThrow(/^writeSafetensors: /);
+    expect(() => encodeSafetensors({ x: tensor })).toThrow(/^encodeSafetensors: /);
     expect(() => encodeSafetensors({ x: tensor })).toThrow(message);
   });
 

@@ -116,7 +116,7 @@ describe("a checkpoint", () => {
     ["null", "has no weight_map."],
   ])("refuses the index %s", async (text, problem) => {
     await expect(openSharded(text, () => Promise.reject())).rejects.toThrow(
-      `openCheckpoint: model.safetensors.index.json ${problem}`,
+      `openSharded: model.safetensors.index.json ${problem}`,
     );
   });
 

@@ -16,7 +16,7 @@ onReference("GPT-2", () => {
     );
     expect(await complete(model, [1, 2, 3, 4], { maxNewTokens: 5 })).toHaveLength(5);
     await expect(complete(model, [1, 2, 3, 4], { maxNewTokens: 6 })).rejects.toThrow(
-      "generate: 4 tokens and 6 new ones are more than this model's 8 positions. Set `maxNewTokens` to 5 at most.",
+      "complete: 4 tokens and 6 new ones are more than this model's 8 positions. Set `maxNewTokens` to 5 at most.",
     );
     await expect(complete(model, Array(9).fill(1), { maxNewTokens: 1 })).rejects.toThrow("Shorten the prompt.");
   });

@@ -183,7 +183,7 @@ onEveryDevice(() => {
       const file = join(folder, "file");
       await writeFile(file, "old");
       await expect(saveAdapter(model, file)).rejects.toThrow(
-        `writeFolder: cannot write ${JSON.stringify(file)}: a part of the path is a file, not a folder. Choose another place.`,
+        `saveAdapter: cannot write ${JSON.stringify(file)}: a part of the path is a file, not a folder. Choose another place.`,
       );
       await expect(saveAdapter(model, join(file, "inside"))).rejects.toThrow("a part of the path is a file, not a folder.");
       const obstacle = join(folder, "adapter");

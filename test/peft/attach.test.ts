@@ -271,11 +271,7 @@ describe("mistakes with adapters", () => {
       'setActive: there is no adapter "defalt"; this model has: default. Did you mean "default"?',
     ],
     ["no adapter", () => merge(new SmallModel()), "merge: this model has no adapter. Put one on with attach or loadAdapter."],
-    [
-      "a scale that is no number",
-      () => setScale(model(), Number.NaN),
-      "setScale: `scale` (= NaN) must be a number that float32 can hold.",
-    ],
+    ["a scale that is no number", () => setScale(model(), Number.NaN), "setScale: `scale` is NaN, not a number."],
     [
       "deleting a merged adapter",
       () => {

@@ -271,24 +271,24 @@ onReference("rows", () => {
 
 onReference("what is refused", () => {
   test.each([
-    [[1], { temperature: -1 }, "generate: `temperature` (= -1) must be a number from 0."],
-    [[1], { topK: 1.5 }, "generate: `topK` (= 1.5) must be a whole number from 0."],
-    [[1], { topP: 0 }, "generate: `topP` (= 0) must be above 0 and at most 1."],
-    [[1], { maxNewTokens: -2 }, "generate: `maxNewTokens` (= -2) must be a whole number from 0."],
-    [[1], { minNewTokens: 0.5 }, "generate: `minNewTokens` (= 0.5) must be a whole number from 0."],
-    [[1], { maxLength: -1 }, "generate: `maxLength` (= -1) must be a whole number from 0."],
-    [[1], { stopStrings: ["."] }, "generate: `stopStrings` need the `tokenizer`, which says what tokens mean."],
-    [[1], { stopStrings: [""] }, "generate: a stop string is empty."],
-    [[1], { seed: [1, 2] }, "generate: 2 seeds are given for 1 prompts."],
+    [[1], { temperature: -1 }, "complete: `temperature` (= -1) must be a number from 0."],
+    [[1], { topK: 1.5 }, "complete: `topK` (= 1.5) must be a whole number from 0."],
+    [[1], { topP: 0 }, "complete: `topP` (= 0) must be above 0 and at most 1."],
+    [[1], { maxNewTokens: -2 }, "complete: `maxNewTokens` (= -2) must be a whole number from 0."],
+    [[1], { minNewTokens: 0.5 }, "complete: `minNewTokens` (= 0.5) must be a whole number from 0."],
+    [[1], { maxLength: -1 }, "complete: `maxLength` (= -1) must be a whole number from 0."],
+    [[1], { stopStrings: ["."] }, "complete: `stopStrings` need the `tokenizer`, which says what tokens mean."],
+    [[1], { stopStrings: [""] }, "complete: a stop string is empty."],
+    [[1], { seed: [1, 2] }, "complete: 2 seeds are given for 1 prompts."],
     [
       [1],
       { numReturnSequences: 2, temperature: 1 },
-      "generate: `numReturnSequences` (= 2) must be 1 where one sequence is given out.",
+      "complete: `numReturnSequences` (= 2) must be 1 where one sequence is given out.",
     ],
-    [[], {}, "generate: the prompt has no token. Start with the beginning-of-text token."],
-    ["The whale" as never, {}, "generate: prompts are numbers of tokens. Make them of a text with tokenizer.encode"],
-    [[1.5], {}, "generate: prompts are numbers of tokens."],
-    [[1], { max_new_tokens: 3 } as never, "generate: `max_new_tokens` is not an option. Did you mean `maxNewTokens`?"],
+    [[], {}, "complete: the prompt has no token. Start with the beginning-of-text token."],
+    ["The whale" as never, {}, "complete: prompts are numbers of tokens. Make them of a text with tokenizer.encode"],
+    [[1.5], {}, "complete: prompts are numbers of tokens."],
+    [[1], { max_new_tokens: 3 } as never, "complete: `max_new_tokens` is not an option. Did you mean `maxNewTokens`?"],
   ])("%o %o", async (prompt, options, message) => {
     const result = complete(makeModel(), prompt, options);
     await expect(result).rejects.toThrow(message);
@@ -296,11 +296,11 @@ onReference("what is refused", () => {
   });
 
   test("a batch without prompts, or with an empty one", async () => {
-    await expect(generateBatch(makeModel(), []).next()).rejects.toThrow("generate: got no prompt.");
-    await expect(generateBatch(makeModel(), [[1], []]).next()).rejects.toThrow("generate: prompt 1 has no token.");
+    await expect(generateBatch(makeModel(), []).next()).rejects.toThrow("generateBatch: got no prompt.");
+    await expect(generateBatch(makeModel(), [[1], []]).next()).rejects.toThrow("generateBatch: prompt 1 has no token.");
     await expect(completeBatch(makeModel(), [[1]], { numReturnSequences: 0 })).rejects.toThrow("must be a whole number from 1.");
     await expect(completeBatch(makeModel(), [[1]], { numReturnSequences: 2 })).rejects.toThrow(
-      "generate: 2 sequences for a prompt would all be the same. Set `temperature`.",
+      "completeBatch: 2 sequences for a prompt would all be the same. Set `temperature`.",
     );
   });
 

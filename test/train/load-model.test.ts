@@ -79,7 +79,7 @@ onEveryDevice(() => {
       expect(readFileSync(join(folder, "model.safetensors")).equals(before)).toBe(true);
       const place = join(folder, "config.json", "inside");
       await expect(saveModel(place, model, config)).rejects.toThrow(
-        `writeFolder: cannot write ${JSON.stringify(place)}: a part of the path is a file, not a folder. Choose another place.`,
+        `saveModel: cannot write ${JSON.stringify(place)}: a part of the path is a file, not a folder. Choose another place.`,
       );
       expect(readdirSync(folder).sort()).toEqual(["config.json", "model.safetensors"]);
     });

@@ -132,9 +132,9 @@ describe("sampleToken", () => {
   });
 
   test("says when no token is left, and when logits are no numbers", () => {
-    expect(() => sampleToken([1, 2], {}, 0, { forbidden: [0, 1] })).toThrow("generate: no token is left that may come next.");
+    expect(() => sampleToken([1, 2], {}, 0, { forbidden: [0, 1] })).toThrow("sampleToken: no token is left that may come next.");
     expect(() => sampleToken([1, 2], { noRepeatNgramSize: 1 }, 0, { tokens: [0, 1] })).toThrow(ConfigError);
-    expect(() => sampleToken([1, Number.NaN], { topK: 1 }, 0)).toThrow("generate: the model's logits are not all numbers.");
+    expect(() => sampleToken([1, Number.NaN], { topK: 1 }, 0)).toThrow("sampleToken: the model's logits are not all numbers.");
     expect(() => sampleToken([Number.NaN, 1], {}, 0)).toThrow("the model's logits are not all numbers.");
   });
 

@@ -24,7 +24,7 @@ export function calibrateCorda<Batch, Config extends AdapterConfig>(
   batches: Iterable<Batch>,
 ): Config {
   const operation = "calibrateCorda";
-  const plan = planCalibration(model, adapter, operation, "corda");
+  const plan = planCalibration(model, adapter, batches, operation, "corda");
   const half = initialiserOptions("corda", adapter.config as AnyConfig)?.options["use_float16_for_covariance"] === true;
   const layers = linearLayers(plan);
   const sums = new Map(layers.map(({ path, base }) => [path, { C: matrix(base.in, base.in), calls: 0 }]));

@@ -43,7 +43,7 @@ export function calibrateEva<Batch extends CalibrationBatch, Config extends Adap
   batches: Iterable<Batch>,
 ): Config {
   const operation = "calibrateEva";
-  const plan = planCalibration(model, adapter, operation, "eva");
+  const plan = planCalibration(model, adapter, batches, operation, "eva");
   const options = initialiserOptions("eva", adapter.config as AnyConfig)!.options as ConfigOf<typeof evaKeys>;
   const layers = linearLayers(plan);
   const others = plan.layers.filter(({ facts }) => facts.kind !== "linear").map(({ path }) => path);

@@ -22,7 +22,7 @@ export function calibrateLoraGa<Batch, Config extends AdapterConfig>(
   loss: (batch: Batch) => Tensor = (batch) => lossOf(model.forward(batch)),
 ): Config {
   const operation = "calibrateLoraGa";
-  const layers = linearLayers(planCalibration(model, adapter, operation, "lora_ga"));
+  const layers = linearLayers(planCalibration(model, adapter, batches, operation, "lora_ga"));
   const coded = layers.find(({ facts }) => facts.codes);
   if (coded)
     throw new ConfigError(`the weight of ${coded.path} is held as codes, which have no gradient.`, {

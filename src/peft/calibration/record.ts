@@ -1,6 +1,6 @@
 /** Running a model to see what goes into the layers that an adapter is about to change. */
 import { realize } from "../../compile/program.ts";
-import { ConfigError, requireKind } from "../../errors.ts";
+import { ConfigError, requireKind, under } from "../../errors.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { type Layer, Module, type Parameter, requireModule } from "../../nn/module.ts";
 import { adaptersOf } from "../adapted-model.ts";
@@ -50,13 +50,20 @@ class Recorder extends Module implements Layer {
  *
  * @throws {ConfigError} as `attach` does, and for another initialiser
  */
-export function planCalibration(model: Module, adapter: AdapterConfig, operation: string, initialiser: string): AttachPlan {
+export function planCalibration(
+  model: Module,
+  adapter: AdapterConfig,
+  batches: unknown,
+  operation: string,
+  initialiser: string,
+): AttachPlan {
   requireModule(operation, model);
+  requireKind(operation, "a list or another iterable", { batches });
   requireKind(operation, "an object", { "adapter.config": (adapter as Partial<AdapterConfig> | undefined)?.config });
   const { initLoraWeights: name } = adapter.config as AnyConfig;
   if (name !== initialiser)
     throw new ConfigError(`is for \`initLoraWeights\` "${initialiser}", not ${JSON.stringify(name)}.`, { operation, got: name });
-  return planAttach(model, adapter, operation);
+  return under(operation, () => planAttach(model, adapter, operation));
 }
 
 /** The layers of a plan that such initialisers are for. */

@@ -1,5 +1,5 @@
 /** Several adapters become a new one beside them: PEFT's `add_weighted_adapter`. */
-import { ConfigError, checkOptions, nearestName } from "../../errors.ts";
+import { ConfigError, checkOptions, nearestName, requireKind } from "../../errors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { add } from "../../graph/elementwise.ts";
 import { svd } from "../../linalg/svd.ts";
@@ -85,6 +85,7 @@ export function combineAdapters(model: Module, options: CombineOptions): Adapter
     "mask",
   ]);
   const { adapters: names, weights, name, seed = 0 } = options;
+  requireKind(operation, "a list", { adapters: names, weights });
   adaptedModel(model, operation);
   const adapters = names.map((each) => getAdapter(model, each, operation));
   if (adapters.length === 0) throw new ConfigError("got no adapters.", { operation, got: names });

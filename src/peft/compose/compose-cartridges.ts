@@ -4,7 +4,7 @@
  *
  * @see https://arxiv.org/abs/2506.06266
  */
-import { ConfigError, requireKind } from "../../errors.ts";
+import { ConfigError, requireKind, under } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
 import { type ConfigSchema, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
 import type { FolderTarget } from "../../formats/writable-folder.ts";
@@ -29,7 +29,7 @@ export async function composeCartridges(sources: readonly ModelSource[], folder:
   if (sources.length < 2)
     throw new ConfigError("there must be two cartridges or more to put together.", { operation, got: sources.length });
   const read = [];
-  for (const source of sources) read.push(await readAdapter<ConfigSchema>(source, [cartridge.schema]));
+  for (const source of sources) read.push(await under(operation, () => readAdapter<ConfigSchema>(source, [cartridge.schema])));
   const configs = read.map(({ config }) => config as Readonly<Record<string, unknown>>);
   const [first] = configs as [(typeof configs)[number]];
   for (const [i, config] of configs.entries())
@@ -59,9 +59,10 @@ export async function composeCartridges(sources: readonly ModelSource[], folder:
     at += table.data.length;
   }
   const width = tables[0]?.shape[1] as number;
-  return writeAdapter(folder, {
+  const written = {
     schema: cartridge.schema as ConfigSchema,
     config: { ...first, num_virtual_tokens: rows },
-    tensors: new Map([["prompt_embeddings", { dtype: "float32", shape: [rows, width], data }]]),
-  });
+    tensors: new Map([["prompt_embeddings", { dtype: "float32" as const, shape: [rows, width], data }]]),
+  };
+  return under(operation, () => writeAdapter(folder, written));
 }

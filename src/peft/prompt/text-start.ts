@@ -5,7 +5,7 @@
  * @see https://arxiv.org/abs/2506.06266, §3.2
  */
 import { currentDevice, realize, upload } from "../../compile/program.ts";
-import { ConfigError, checkOptions, requireKind } from "../../errors.ts";
+import { ConfigError, checkOptions, requireKind, under } from "../../errors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { permute, reshape, sliceAxis } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
@@ -54,7 +54,7 @@ export function initializeKvPrefixFromText(
   const tokens = asChat
     ? tokenizer.encode(tokenizer.applyChatTemplate!([{ role: "system", content: text }]), { addSpecialTokens: false })
     : tokenizer.encode(text);
-  initializeKvPrefixFromTokens(model, tokens, where);
+  under("initializeKvPrefixFromText", () => initializeKvPrefixFromTokens(model, tokens, where));
 }
 
 /** The same for a text that is tokens already. @throws {ConfigError} as above, and for a token that the model does not have */

@@ -1,7 +1,7 @@
 /** LoftQ for a model that holds codes already: PEFT's `replace_lora_weights_loftq`. */
 import { upload } from "../../compile/program.ts";
 import type { Device } from "../../devices/device.ts";
-import { ConfigError, checkOptions, FormatError, wordShape } from "../../errors.ts";
+import { ConfigError, checkOptions, FormatError, under, wordShape } from "../../errors.ts";
 import { defaultAdapterName } from "../../formats/peft-adapter.ts";
 import { openCheckpoint } from "../../formats/sharded.ts";
 import { toFloat32 } from "../../graph/dtype.ts";
@@ -46,11 +46,11 @@ export async function replaceLoraWeightsLoftq(
       operation,
       got: name,
     });
-  const checkpoint = await openCheckpoint(folder);
+  const checkpoint = await under(operation, () => openCheckpoint(folder));
   const names: Partial<CheckpointNames> = model as Module & Partial<CheckpointNames>;
   const replaced: string[] = [];
   for (const { path, base, A, B } of layers) {
-    const stored = checkpoint.get(names.nameOf?.(`${path}.weight`) ?? `${path}.weight`);
+    const stored = under(operation, () => checkpoint.get(names.nameOf?.(`${path}.weight`) ?? `${path}.weight`));
     const shape = [base.outFeatures, base.inFeatures];
     if (wordShape(stored.shape) !== wordShape(shape))
       throw new FormatError(

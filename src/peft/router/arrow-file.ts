@@ -5,7 +5,7 @@
  * PEFT 0.21.2 cannot load `arrow_router` itself, for it forgets the names of the adapters; it makes the mixture again from the others:
  * `create_arrow_model(base, ["mixture/task_0", …], ArrowConfig(top_k=…, use_gks=…, rng_seed=…), ["mixture/gks_0", …])`.
  */
-import { ConfigError, checkOptions } from "../../errors.ts";
+import { ConfigError, checkOptions, under } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
 import { type ConfigSchema, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
 import { boolean, float, integer, key, texts } from "../../formats/peft-config.ts";
@@ -46,7 +46,7 @@ export interface ArrowSources {
  */
 export async function arrowSources(source: ModelSource, general?: readonly ExpertSource[]): Promise<ArrowSources> {
   const operation = "loadArrow";
-  const { config } = await readAdapter<ConfigSchema>(source, [schema], { subfolder: router });
+  const { config } = await under(operation, () => readAdapter<ConfigSchema>(source, [schema], { subfolder: router }));
   const given = (config as AnyConfig)["arrow_config"];
   if (!given)
     throw new ConfigError(`the config in ${router} has no \`arrow_config\`.`, {
@@ -95,7 +95,7 @@ export async function saveArrow(
       tensors: tensorsOf(layers),
       name,
     });
-  for (const expert of [...tasks, ...general]) await write(expert);
+  for (const expert of [...tasks, ...general]) await under(operation, () => write(expert));
   const [first] = tasks as [ArrowExpert];
   const names = (experts: readonly ArrowExpert[]) => experts.map(({ name }) => name);
   const { config } = lora({

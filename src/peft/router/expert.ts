@@ -2,7 +2,7 @@
 import { ConfigError } from "../../errors.ts";
 import type { ModelSource, SourceOptions } from "../../formats/model-source.ts";
 import { structure } from "../../graph/variable.ts";
-import type { Module } from "../../nn/module.ts";
+import { type Module, requireModule } from "../../nn/module.ts";
 import { type Adapter, adaptedModel, adaptersOf, choose } from "../adapted-model.ts";
 import { readFor } from "../adapter-file.ts";
 import { install, type Starts } from "../attach.ts";
@@ -27,7 +27,7 @@ export interface ReadExpert {
 export async function readExperts(model: Module, sources: readonly ExpertSource[], operation: string): Promise<ReadExpert[]> {
   const found: ReadExpert[] = [];
   for (const { source, name, ...where } of sources) {
-    const { plan, starts } = await readFor(model, source, { ...where, name });
+    const { plan, starts } = await readFor(operation, model, source, { ...where, name });
     const { method, config, layers, saved, biases } = plan;
     const kinds = layers.map(({ facts }) => facts.kind);
     const odd =
@@ -64,6 +64,7 @@ export function installExperts(
 
 /** @throws {ConfigError} when the model has adapters already */
 export function refuseAdapted(model: Module, operation: string): void {
+  requireModule(operation, model);
   const others = [...(adaptersOf(model)?.adapters.keys() ?? [])];
   if (others.length > 0)
     throw new ConfigError(`the model has adapters: ${others.join(", ")}.`, {

@@ -3,7 +3,7 @@
  * in folders beside it, called 0, 1, ….
  */
 import { currentDevice, download, upload } from "../../compile/program.ts";
-import { ConfigError, checkOptions, FormatError, requireKind, wordShape } from "../../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, under, wordShape } from "../../errors.ts";
 import type { ModelSource } from "../../formats/model-source.ts";
 import { type ConfigSchema, readAdapter, writeAdapter } from "../../formats/peft-adapter.ts";
 import type { TensorToWrite } from "../../formats/safetensors.ts";
@@ -65,7 +65,7 @@ export async function loadXlora(model: Module, source: ModelSource, options: Xlo
   const operation = "loadXlora";
   checkOptions(operation, options, ["adapters", ...loadOptionNames]);
   const { trainable = false, seed = 0, adapters, ...where } = options;
-  const { config, tensors, warnings } = await readAdapter<ConfigSchema>(source, [schema], where);
+  const { config, tensors, warnings } = await under(operation, () => readAdapter<ConfigSchema>(source, [schema], where));
   const given = toCamel(config) as XloraConfig;
   const within = (folder: string) => (where.subfolder ? `${where.subfolder}/${folder}` : folder);
   const inside = () =>
@@ -98,7 +98,7 @@ async function put(
   if (!continuesText(model))
     throw new ConfigError(`a ${model.constructor.name} does not continue a text.`, { operation, got: model.constructor.name });
   const { width } = model.backbone.sizes;
-  const { config: given } = configured(options);
+  const { config: given } = under(operation, () => configured(options));
   const config: XloraConfig = {
     ...given,
     hiddenSize: given.hiddenSize ?? width,
@@ -165,6 +165,7 @@ function placeOf(model: Module, operation: string): XloraPlace {
  */
 export function xloraScalings(model: Module, inputs: CausalLMInputs): Tensor {
   const operation = "xloraScalings";
+  requireKind(operation, "an object", { inputs });
   const shares = placeOf(model, operation).scalings(inputs);
   const layers = [...(adaptersOf(model) as Adapted).layers.keys()].length;
   const [B, T, , E] = shares.shape as [number, number, number, number];
@@ -189,8 +190,8 @@ export async function saveXlora(
   const complete = { ...config, ...(baseModel === undefined ? {} : { baseModelNameOrPath: baseModel }) };
   for (const name of names) {
     getAdapter(model, name, "saveXlora");
-    await saveAdapter(model, folder, { name, ...(baseModel === undefined ? {} : { baseModel }) });
+    await under("saveXlora", () => saveAdapter(model, folder, { name, ...(baseModel === undefined ? {} : { baseModel }) }));
   }
   const fileConfig = toFileConfig(schema, complete);
-  await writeAdapter(folder, { schema: schema, config: fileConfig, tensors });
+  await under("saveXlora", () => writeAdapter(folder, { schema, config: fileConfig, tensors }));
 }
