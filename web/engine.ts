@@ -1,7 +1,7 @@
 /** The engine's Worker: does what the page asks for, one thing after the other, and tells what it is doing. */
 
 import { fieldsOf } from "../src/cli/method-option.ts";
-import { LorikeetError } from "../src/errors.ts";
+import { ConfigError, LorikeetError } from "../src/errors.ts";
 import { useDevice } from "../src/index.ts";
 import { type MethodName, methods } from "../src/peft/index.ts";
 import { makeDevice, wishes } from "./device.ts";
@@ -55,9 +55,8 @@ async function obey(command: Exclude<Command, { type: "pause" }>, pause: AbortSi
     case "start": {
       const { settings, modelFiles, textFile } = command;
       close();
-      sources = { use, store, modelFiles, textFile };
       tell({ type: "phase", phase: "reading", note: "Reading the files" });
-      await store?.begin(settings, settings.model === null ? [] : modelFiles, settings.text === null ? null : textFile);
+      sources = { use, store: await keepFiles(command), modelFiles, textFile };
       run = await Run.open(settings, sources, tell);
       return run.train(pause);
     }
@@ -79,6 +78,20 @@ async function obey(command: Exclude<Command, { type: "pause" }>, pause: AbortSi
   }
 }
 
+/** The store, with the run's files in it; `undefined` when they are more than the browser gives room for. */
+async function keepFiles({ settings, modelFiles, textFile }: Extract<Command, { type: "start" }>): Promise<Store | undefined> {
+  let problem: string | null = null;
+  try {
+    await store?.begin(settings, settings.model === null ? [] : modelFiles, settings.text === null ? null : textFile);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    problem = error.message;
+    await store?.clear();
+  }
+  if (store) tell({ type: "keeping", problem });
+  return problem === null ? store : undefined;
+}
+
 /** What can be done between two steps. */
 const isShort = ({ type }: Command): boolean => ["scale", "try", "adapter"].includes(type);
 
@@ -86,10 +99,12 @@ async function merged(): Promise<void> {
   if (!run) return;
   const { settings } = run;
   const state = await run.encode();
-  const blob = await run.merged();
-  close();
-  tell({ type: "file", name: "merged.zip", blob });
-  await open(settings, state);
+  try {
+    tell({ type: "file", name: "merged.zip", blob: await run.merged() });
+  } finally {
+    close();
+    await open(settings, state);
+  }
 }
 
 function close(): void {

@@ -13,11 +13,14 @@ const setup = byId("setup", HTMLFormElement);
 const runSection = element("run");
 const scale = byId("scale", HTMLInputElement);
 
+const keptNote = "The run is kept in this browser: a reload loses nothing.";
+
 let view: RunView | undefined;
 
 function showProblem(message: string): void {
   element("problem").textContent = message;
   element("problem").hidden = message === "";
+  if (message !== "") element("problem").scrollIntoView({ block: "nearest" });
 }
 
 function begin(settings: Settings): RunView {
@@ -51,7 +54,7 @@ const shows: { readonly [Type in EngineEvent["type"]]: (event: Extract<EngineEve
       ask(command);
     });
     element("kept-note").textContent = keeps
-      ? "The run is kept in this browser: a reload loses nothing."
+      ? keptNote
       : "This browser keeps nothing for this page (a private window, or another tab has it open): a reload loses the run.";
     if (!globalThis.crossOriginIsolated)
       element("threads").textContent = "This server does not isolate the page, so the engine has one thread.";
@@ -65,6 +68,10 @@ const shows: { readonly [Type in EngineEvent["type"]]: (event: Extract<EngineEve
   evaluation: ({ event }) => view?.showEvaluation(event),
   sample: ({ side, prompt, text, done }) => showSample(side, prompt, text, done),
   outcome: ({ outcome }) => view?.showOutcome(outcome),
+  keeping({ problem }) {
+    element("kept-note").textContent = problem ? "The run goes on, and a reload loses what is new in it." : keptNote;
+    showProblem(problem ?? "");
+  },
   file: ({ name, blob }) => download(name, blob),
   problem: ({ message }) => showProblem(message),
 };

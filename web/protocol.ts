@@ -113,6 +113,8 @@ export type EngineEvent =
   /** The text that is written so far; `prompt` counts from 0, and is −1 for the person's own. */
   | { readonly type: "sample"; readonly side: Side; readonly prompt: number; readonly text: string; readonly done: boolean }
   | { readonly type: "outcome"; readonly outcome: Outcome }
+  /** Whether the run is being kept again, or why it no longer is. */
+  | { readonly type: "keeping"; readonly problem: string | null }
   /** Answers `adapter` and `merged`. */
   | { readonly type: "file"; readonly name: string; readonly blob: Blob }
   /** The command came to nothing, or the run stopped; the sentence is for people. */

@@ -61,6 +61,8 @@ export class Run implements Disposable {
   readonly #notes: Notes = { perplexityBefore: null, samples: { base: [], adapted: [] }, writtenAfter: null, outcome: null };
   #scale = 1;
   #running = false;
+  /** Why the newest state could not be kept. */
+  #unkept: string | null = null;
   /** What was asked for while a step was running. */
   #between: (() => Promise<void>)[] = [];
 
@@ -282,9 +284,19 @@ export class Run implements Disposable {
     return text;
   }
 
-  /** Puts the state where a reload finds it. */
+  /** Puts the state where a reload finds it. A storage that is full stops no training. */
   async keep(): Promise<void> {
-    await this.#sources.store?.saveCheckpoint(await this.encode());
+    const { store } = this.#sources;
+    if (!store) return;
+    let problem: string | null = null;
+    try {
+      await store.saveCheckpoint(await this.encode());
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error;
+      problem = error.message;
+    }
+    if (problem !== this.#unkept) this.#tell({ type: "keeping", problem });
+    this.#unkept = problem;
   }
 
   encode(): Promise<Uint8Array<ArrayBuffer>> {
@@ -300,10 +312,17 @@ export class Run implements Disposable {
 
   /** The model's folder with the adapter in the weights, packed. The run cannot be used afterwards: open it again. */
   async merged(): Promise<Blob> {
-    const { model, config, tokenizer } = this.#loaded;
-    const zip = await ZipFolder.create(await this.#sources.store?.outbox());
     this.#trainer[Symbol.dispose]();
-    mergeAndUnload(model);
+    mergeAndUnload(this.#loaded.model);
+    const outbox = await this.#sources.store?.outbox();
+    // in memory where the storage is full
+    return (outbox && (await this.#pack(outbox).catch(() => undefined))) ?? this.#pack();
+  }
+
+  /** @param outbox where the file is made, piece by piece */
+  async #pack(outbox?: FileSystemDirectoryHandle): Promise<Blob> {
+    const { model, config, tokenizer } = this.#loaded;
+    await using zip = await ZipFolder.create(outbox);
     await saveModel(zip, model, config);
     await saveTokenizer(zip, tokenizer);
     const generation = "generation_config.json";

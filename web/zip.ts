@@ -3,7 +3,7 @@ import { Zip, ZipPassThrough } from "fflate";
 import { ConfigError } from "../src/errors.ts";
 import type { FileContent, WritableFolder } from "../src/formats/index.ts";
 
-export class ZipFolder implements WritableFolder {
+export class ZipFolder implements WritableFolder, AsyncDisposable {
   readonly name = "";
   readonly files = new Set<string>();
   readonly #zip: Zip;
@@ -53,6 +53,11 @@ export class ZipFolder implements WritableFolder {
     await this.#settle();
     await this.#stream?.close();
     return this.#file ? this.#file.getFile() : new Blob(this.#pieces, { type: "application/zip" });
+  }
+
+  /** Gives up what is not closed. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stream?.abort().catch(() => {});
   }
 
   async #settle(): Promise<void> {

@@ -65,7 +65,7 @@ export async function openCheckpoint(source: string | Folder, options: { readonl
     operation,
     got: [...folder.files],
     ...(pickled === undefined
-      ? {}
+      ? { hint: "The weights are to be beside config.json." }
       : { hint: `${pickled} is a Python pickle, which can run code and is not read; save it with safe_serialization=True.` }),
   });
 }

@@ -155,7 +155,8 @@ export async function handleFolder(directory: FileSystemDirectoryHandle, name = 
 }
 
 function wordStorageError(error: unknown, name: string): unknown {
-  if (!(error instanceof DOMException) || error.name !== "QuotaExceededError") return error;
+  // Chromium aborts a write in whose middle the room ends
+  if (!(error instanceof DOMException) || !["QuotaExceededError", "AbortError"].includes(error.name)) return error;
   return new ConfigError(`"${name}" cannot be written: the browser gives this page no more storage.`, {
     operation: "writeFolder",
     got: name,

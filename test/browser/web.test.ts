@@ -326,6 +326,26 @@ describe("a page that was reloaded in the middle of a long step", () => {
   });
 });
 
+describe("a page whose storage is full", () => {
+  it("says so, trains on, and packs the merged model in memory", async () => {
+    const context = await openContext();
+    const { page, problems } = await openPage(context, isolated.url);
+    const devtools = await context.newCDPSession(page);
+    await devtools.send("Storage.overrideQuotaForOrigin", { origin: new URL(isolated.url).origin, quotaSize: 300_000 });
+    await giveText(page);
+    await fill(page, { ...small, rank: 16, steps: 2 });
+    await page.locator("[name=steps]").press("Enter");
+    await phase(page, /Finished/);
+    expect(await page.locator("#problem").textContent()).toContain("the browser gives this page no more storage");
+    expect(await page.locator("#kept-note").textContent()).toContain("a reload loses what is new");
+    const merged = unzipSync(await download(page, "#get-merged"));
+    expect(Object.keys(merged).sort()).toEqual(expect.arrayContaining(["config.json", "model.safetensors", "tokenizer.json"]));
+    await phase(page, /Finished/);
+    expect(problems).toEqual([]);
+    await context.close();
+  });
+});
+
 describe("files that are dropped", () => {
   it("trains a GGUF file on JSON lines with another method, then a folder", async () => {
     const context = await openContext();
