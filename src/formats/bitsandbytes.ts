@@ -4,9 +4,8 @@
  *
  * @see bitsandbytes `functional.QuantState.as_dict(packed=True)` and `nn.Linear8bitLt._save_to_state_dict`
  */
-import { FormatError, wordJson, wordShape } from "../errors.ts";
+import { FormatError, isRecord, wordJson, wordShape } from "../errors.ts";
 import { sizeOf } from "../graph/shape.ts";
-import { quantMethod } from "../models/config-reader.ts";
 import type { QuantisedScales, QuantisedWeight } from "../nn/quantiser.ts";
 import type { StoredTensor, TensorToWrite } from "./safetensors.ts";
 
@@ -172,7 +171,7 @@ export function quantisationConfig(
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
     llm_int8_threshold: 6.0,
-    ...(quantMethod(before) === "bitsandbytes" ? (before as object) : null),
+    ...(isRecord(before) && before["quant_method"] === "bitsandbytes" ? before : null),
     _load_in_4bit: !int8,
     _load_in_8bit: int8,
     bnb_4bit_quant_type: int8 ? "fp4" : weight.type,

@@ -8,7 +8,6 @@
 import { FormatError, isRecord, wordJson, wordShape } from "../errors.ts";
 import { toFloat32 } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
-import { quantMethod } from "../models/config-reader.ts";
 import type { StoredTensor } from "./safetensors.ts";
 import { type Checkpoint, checkpoint } from "./sharded.ts";
 
@@ -26,9 +25,9 @@ const isFloat8 = ({ storedDType }: StoredTensor) => storedDType.startsWith("F8_"
  * @throws {FormatError} when scales are missing or do not fit their weight
  */
 export function widenScaled(from: Checkpoint, quantization: unknown): Checkpoint {
-  const method = quantMethod(quantization);
-  if (method !== "fp8" && method !== "compressed-tensors") return from;
-  const blocks = blocksOf(quantization as Readonly<Record<string, unknown>>, method);
+  const isScaled = isRecord(quantization) && ["fp8", "compressed-tensors"].includes(quantization["quant_method"] as string);
+  if (!isScaled) return from;
+  const blocks = blocksOf(quantization);
   const tensors = new Map<string, StoredTensor>([...from.tensors].filter(([name]) => !activations.test(name)));
   for (const [name, weight] of [...tensors]) {
     if (!name.endsWith(".weight")) continue;
@@ -47,10 +46,10 @@ export function widenScaled(from: Checkpoint, quantization: unknown): Checkpoint
 }
 
 /** The blocks that a configuration speaks of. */
-function blocksOf(quantization: Readonly<Record<string, unknown>>, method: string): readonly Block[] {
+function blocksOf(quantization: Readonly<Record<string, unknown>>): readonly Block[] {
   const isBlock = (value: unknown): value is Block =>
     Array.isArray(value) && value.length === 2 && value.every((side) => Number.isInteger(side) && side > 0);
-  const { weight_block_size: size = [128, 128], config_groups: groups } = quantization;
+  const { quant_method: method, weight_block_size: size = [128, 128], config_groups: groups } = quantization;
   if (method === "fp8") return [size].filter(isBlock);
   const schemes = Object.values(isRecord(groups) ? groups : {}).map((group) => isRecord(group) && group["weights"]);
   return schemes.map((weights) => isRecord(weights) && weights["block_structure"]).filter(isBlock);

@@ -22,11 +22,10 @@ export type ConfigJson = Readonly<Record<string, unknown>>;
 /** Formats of compressed-tensors that have a weight's codes as they are, with scales beside them. */
 const plainFormats: readonly unknown[] = ["float-quantized", "int-quantized", "mxfp8-quantized", "naive-quantized"];
 
-/** How the weights of a checkpoint are quantised, by its `quantization_config`, when `loadModel` can read them. */
-export function quantMethod(config: unknown): "bitsandbytes" | "fp8" | "compressed-tensors" | undefined {
+/** Whether `loadModel` reads weights that are quantised as a checkpoint's `quantization_config` says. */
+function isReadable(config: unknown): boolean {
   const { quant_method: method, format } = isRecord(config) ? config : {};
-  if (method === "bitsandbytes" || method === "fp8") return method;
-  return method === "compressed-tensors" && plainFormats.includes(format) ? method : undefined;
+  return method === "bitsandbytes" || method === "fp8" || (method === "compressed-tensors" && plainFormats.includes(format));
 }
 
 const mostLayers = 10000;
@@ -53,7 +52,7 @@ export class ConfigReader {
     this.#modelType = modelType;
     this.fixed("model_type", modelType);
     for (const key of ["quantization_config", "compression_config"])
-      if (this.get(key) !== undefined && quantMethod(this.get(key)) === undefined)
+      if (this.get(key) !== undefined && !isReadable(this.get(key)))
         this.refuse(key, this.get(key), "is not supported", "Load an unquantised checkpoint.");
   }
 

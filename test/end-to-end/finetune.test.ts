@@ -146,7 +146,7 @@ describe("what is wrong is said in one line, with exit code 1 and nothing half-w
     "an unknown command": [[], /unknown command 'fintune' \(Did you mean finetune\?\)/, "fintune"],
     "an unknown method": [["--method", "lorra"], /--method.*lora/],
     "dropout of everything": [["--dropout", "1"], /Dropout.*less than 1/],
-    "a learning rate that makes training diverge": [["--lr", "1e30"], /loss of step.*lower learning rate/],
+    "a learning rate that makes training diverge": [["--lr", "1e30"], /loss .*step.*lower learning rate/],
   };
 
   beforeAll(files);
