@@ -1,14 +1,14 @@
 /** The engine's Worker: does what the page asks for, one thing after the other, and tells what it is doing. */
 
 import { fieldsOf } from "../src/cli/method-option.ts";
-import { ConfigError, LorikeetError } from "../src/errors.ts";
+import { LorikeetError } from "../src/errors.ts";
 import { useDevice } from "../src/index.ts";
 import { type MethodName, methods } from "../src/peft/index.ts";
 import { makeDevice, wishes } from "./device.ts";
 import { claimRun } from "./owner.ts";
 import type { Command, DeviceWish, EngineEvent } from "./protocol.ts";
 import { Run, type Sources } from "./run.ts";
-import { Store } from "./store.ts";
+import { problemWith, Store } from "./store.ts";
 
 const tell = (event: EngineEvent): void => self.postMessage(event);
 const nothingGiven = { use, modelFiles: [], textFile: null };
@@ -80,16 +80,13 @@ async function obey(command: Exclude<Command, { type: "pause" }>, pause: AbortSi
 
 /** The store, with the run's files in it; `undefined` when they are more than the browser gives room for. */
 async function keepFiles({ settings, modelFiles, textFile }: Extract<Command, { type: "start" }>): Promise<Store | undefined> {
-  let problem: string | null = null;
-  try {
-    await store?.begin(settings, settings.model === null ? [] : modelFiles, settings.text === null ? null : textFile);
-  } catch (error) {
-    if (!(error instanceof ConfigError)) throw error;
-    problem = error.message;
-    await store?.clear();
-  }
-  if (store) tell({ type: "keeping", problem });
-  return problem === null ? store : undefined;
+  const kept = store;
+  if (!kept) return undefined;
+  const files = [settings.model === null ? [] : modelFiles, settings.text === null ? null : textFile] as const;
+  const problem = await problemWith(() => kept.begin(settings, ...files));
+  if (problem !== null) await kept.clear();
+  tell({ type: "keeping", problem });
+  return problem === null ? kept : undefined;
 }
 
 /** What can be done between two steps. */

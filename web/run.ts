@@ -21,7 +21,7 @@ import { uploadBatch } from "../src/train/batch.ts";
 import { evaluate, finetuning, generateText, type LoadedModel, loadModel, saveModel, type Trainer } from "../src/train/index.ts";
 import type { DeviceWish, EngineEvent, KeptRun, Outcome, Settings, Side } from "./protocol.ts";
 import { checkModel, givenText, mobyDick, requireRoom, tinyModel } from "./source.ts";
-import { baseName, type Store } from "./store.ts";
+import { baseName, problemWith, type Store } from "./store.ts";
 import { ZipFolder } from "./zip.ts";
 
 /** Where a run's files are, besides the page's own, and where it computes. */
@@ -288,13 +288,7 @@ export class Run implements Disposable {
   async keep(): Promise<void> {
     const { store } = this.#sources;
     if (!store) return;
-    let problem: string | null = null;
-    try {
-      await store.saveCheckpoint(await this.encode());
-    } catch (error) {
-      if (!(error instanceof ConfigError)) throw error;
-      problem = error.message;
-    }
+    const problem = await problemWith(async () => store.saveCheckpoint(await this.encode()));
     if (problem !== this.#unkept) this.#tell({ type: "keeping", problem });
     this.#unkept = problem;
   }

@@ -1,9 +1,21 @@
 /** What survives a reload: the run's settings, its files and its state, in the browser's storage for this page. */
+import { ConfigError } from "../src/errors.ts";
 import { handleFolder, type WritableFolder } from "../src/formats/index.ts";
 import type { Settings } from "./protocol.ts";
 
 const settingsFile = "settings.json";
 const checkpointFile = "checkpoint.safetensors";
+
+/** Why something could not be put into the store, which a full one says in a sentence; `null` when it is there. */
+export async function problemWith(keeping: () => Promise<void>): Promise<string | null> {
+  try {
+    await keeping();
+    return null;
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    return error.message;
+  }
+}
 
 /** One run at a time. Everything in it is there whole or not at all. */
 export class Store {

@@ -178,7 +178,7 @@ async function* write(
   const longest = Math.max(...sequences.map(({ tokens }) => tokens.length));
   const { maxLength = Number.POSITIVE_INFINITY } = "maxLength" in model ? model : {};
   const count = newTokens(options, longest, maxLength);
-  under(operation, () => checkLength(longest, count, maxLength));
+  checkLength(operation, longest, count, maxLength);
   if (count === 0) return;
   const widthOf = (length: number) => Math.min(bucketOf(length), maxLength);
   const read = "answering" in model ? bucketOf(Math.max(...prompts.map(({ length }) => length))) : 0;
@@ -203,8 +203,8 @@ async function* write(
       const row = sequences.map((sequence, at) => {
         if (sequence.hasEnded) return null;
         const context = { tokens: sequence.tokens, forbidden: step < minNewTokens ? stop : [] };
-        const logits = values.subarray(at * V, (at + 1) * V);
-        const token = under(operation, () => sampleToken(logits, options, sequence.uniform(step), context));
+        const own = values.subarray(at * V, (at + 1) * V);
+        const token = under(operation, () => sampleToken(own, options, sequence.uniform(step), context));
         sequence.tokens.push(token);
         const added = sequence.text?.push(token, isLast || stop.has(token));
         sequence.hasEnded = stop.has(token) || (added?.isEnd ?? false);
@@ -320,10 +320,10 @@ function requireOneSequence(operation: string, { numReturnSequences = 1 }: Gener
 }
 
 /** The last token is given out and not taken in. */
-function checkLength(longest: number, count: number, maxLength: number): void {
+function checkLength(operation: string, longest: number, count: number, maxLength: number): void {
   if (longest + count - 1 <= maxLength) return;
   throw new ConfigError(`${longest} tokens and ${count} new ones are more than this model's ${maxLength} positions.`, {
-    operation: "generate",
+    operation,
     expected: maxLength,
     got: longest + count,
     hint: longest > maxLength ? "Shorten the prompt." : `Set \`maxNewTokens\` to ${maxLength - longest + 1} at most.`,
