@@ -53,7 +53,7 @@ export interface Head<Name extends string, Config, Base, Parts> {
 }
 
 /** A class of models. @throws {ConfigError} for a missing key of `config` and for values that are not supported */
-type ClassOf<Model, Config> = new (config: Config | ConfigJson, options?: { readonly init?: Initializer }) => Model;
+export type ClassOf<Model, Config> = new (config: Config | ConfigJson, options?: { readonly init?: Initializer }) => Model;
 
 function headed<Name extends string, Config, Base extends Module, Parts extends object, Inputs, Output>(
   name: string,

@@ -1,8 +1,6 @@
 /** Gemma: a Llama with scaled embeddings, norms that multiply by 1 + w, and GeGLU. @see https://arxiv.org/abs/2403.08295 */
-import type { Initializer } from "../nn/init.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
-import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 
 /** Keys that Gemma and Gemma 2 may leave out. */
 export const gemmaDefaults = { head_dim: 256, tie_word_embeddings: true, max_position_embeddings: 8192, pad_token_id: 0 };
@@ -22,11 +20,7 @@ const gemma: LlamaFamilyMember = {
 };
 
 /** A Gemma that gives logits of the next token. */
-export class GemmaForCausalLM extends LlamaForCausalLM {
-  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super(config, options, gemma);
-  }
-}
+export const GemmaForCausalLM = llamaCausalLM("GemmaForCausalLM", gemma);
 
 /** A Gemma that puts texts into classes. */
 export const GemmaForSequenceClassification = sequenceClassifier("GemmaForSequenceClassification", llamaFamily(gemma));

@@ -11,8 +11,8 @@ import { RMSNorm } from "../nn/norm.ts";
 import type { RotaryPass } from "./decoder.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
 import { gemmaDefaults } from "./gemma.ts";
-import { gatedMLP, LlamaAttention, type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
-import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+import { gatedMLP, LlamaAttention, type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
+import type { LlamaConfig } from "./llama-config.ts";
 
 /** One block: x + norm(attention(norm(x))), then that + norm(mlp(norm(that))). */
 export class Gemma2DecoderLayer extends Module {
@@ -68,11 +68,7 @@ const gemma2: LlamaFamilyMember = {
 };
 
 /** A Gemma 2 that gives logits of the next token. */
-export class Gemma2ForCausalLM extends LlamaForCausalLM {
-  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super(config, options, gemma2);
-  }
-}
+export const Gemma2ForCausalLM = llamaCausalLM("Gemma2ForCausalLM", gemma2);
 
 /** A Gemma 2 that puts texts into classes. */
 export const Gemma2ForSequenceClassification = sequenceClassifier("Gemma2ForSequenceClassification", llamaFamily(gemma2));

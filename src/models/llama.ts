@@ -30,7 +30,7 @@ import {
   type SelfAttention,
 } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
-import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type ClassOf, type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
 const norm = ({ rmsNormEps: eps, unitOffset }: LlamaConfig, size: number): RMSNorm => new RMSNorm(size, { eps, unitOffset });
@@ -239,4 +239,14 @@ export class LlamaForCausalLM extends DecoderLM {
   protected override toLogits(states: Tensor): Tensor {
     return softcap(super.toLogits(states), this.config.logitSoftcap);
   }
+}
+
+/** The class of another member of the family that gives logits of the next token. */
+export function llamaCausalLM(name: string, member: LlamaFamilyMember): ClassOf<LlamaForCausalLM, LlamaConfig> {
+  class MemberForCausalLM extends LlamaForCausalLM {
+    constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
+      super(config, options, member);
+    }
+  }
+  return Object.defineProperty(MemberForCausalLM, "name", { value: name });
 }

@@ -1,8 +1,6 @@
 /** Mistral: a Llama whose tokens see a window of those before them. @see https://arxiv.org/abs/2310.06825 */
-import type { Initializer } from "../nn/init.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
-import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 
 const mistral: LlamaFamilyMember = {
   modelType: "mistral",
@@ -15,11 +13,7 @@ const mistral: LlamaFamilyMember = {
 };
 
 /** A Mistral that gives logits of the next token. */
-export class MistralForCausalLM extends LlamaForCausalLM {
-  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super(config, options, mistral);
-  }
-}
+export const MistralForCausalLM = llamaCausalLM("MistralForCausalLM", mistral);
 
 /** A Mistral that puts texts into classes. */
 export const MistralForSequenceClassification = sequenceClassifier("MistralForSequenceClassification", llamaFamily(mistral));

@@ -14,8 +14,8 @@ import type { Initializer } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { LlamaDecoderLayer, type LlamaFamilyMember, LlamaForCausalLM, llamaFamily, RotaryAttention } from "./llama.ts";
-import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+import { LlamaDecoderLayer, type LlamaFamilyMember, llamaCausalLM, llamaFamily, RotaryAttention } from "./llama.ts";
+import type { LlamaConfig } from "./llama-config.ts";
 
 /** Attention with one layer for queries, keys and values. */
 export class Phi3Attention extends RotaryAttention {
@@ -76,11 +76,7 @@ const phi3: LlamaFamilyMember = {
 };
 
 /** A Phi-3 that gives logits of the next token. */
-export class Phi3ForCausalLM extends LlamaForCausalLM {
-  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super(config, options, phi3);
-  }
-}
+export const Phi3ForCausalLM = llamaCausalLM("Phi3ForCausalLM", phi3);
 
 /** A Phi-3 that puts texts into classes. */
 export const Phi3ForSequenceClassification = sequenceClassifier("Phi3ForSequenceClassification", llamaFamily(phi3));

@@ -1,9 +1,7 @@
 /** Qwen2: a Llama with biases on queries, keys and values; upper layers may have a sliding window. @see https://arxiv.org/abs/2407.10671 */
-import type { Initializer } from "../nn/init.ts";
 import type { ConfigReader } from "./config-reader.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
-import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 
 /** Keys that Qwen2 and Qwen3 may leave out. */
 export const qwenDefaults = { max_position_embeddings: 32768, sliding_window: 4096, max_window_layers: 28 };
@@ -27,11 +25,7 @@ const qwen2: LlamaFamilyMember = {
 };
 
 /** A Qwen2 that gives logits of the next token. */
-export class Qwen2ForCausalLM extends LlamaForCausalLM {
-  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super(config, options, qwen2);
-  }
-}
+export const Qwen2ForCausalLM = llamaCausalLM("Qwen2ForCausalLM", qwen2);
 
 /** A Qwen2 that puts texts into classes. */
 export const Qwen2ForSequenceClassification = sequenceClassifier("Qwen2ForSequenceClassification", llamaFamily(qwen2));

@@ -1,8 +1,6 @@
 /** Qwen3: a Llama that normalises queries and keys per head, with heads of their own size. @see https://arxiv.org/abs/2505.09388 */
-import type { Initializer } from "../nn/init.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { type LlamaFamilyMember, LlamaForCausalLM, llamaFamily } from "./llama.ts";
-import type { ConfigJson, LlamaConfig } from "./llama-config.ts";
+import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 import { qwenDefaults, qwenWindows } from "./qwen2.ts";
 
 const qwen3: LlamaFamilyMember = {
@@ -12,11 +10,7 @@ const qwen3: LlamaFamilyMember = {
 };
 
 /** A Qwen3 that gives logits of the next token. */
-export class Qwen3ForCausalLM extends LlamaForCausalLM {
-  constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super(config, options, qwen3);
-  }
-}
+export const Qwen3ForCausalLM = llamaCausalLM("Qwen3ForCausalLM", qwen3);
 
 /** A Qwen3 that puts texts into classes. */
 export const Qwen3ForSequenceClassification = sequenceClassifier("Qwen3ForSequenceClassification", llamaFamily(qwen3));
