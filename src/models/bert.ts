@@ -52,13 +52,16 @@ export function bertConfig(json: ConfigJson, variant = bert) {
   config.fixed("position_embedding_type", "absolute");
   for (const key of ["is_decoder", "add_cross_attention"]) config.fixed(key, false);
   config.headSize("hidden_size", "num_attention_heads");
+  const hiddenSize = config.count("hidden_size");
   const hiddenDropoutProb = config.probability("hidden_dropout_prob", 0.1);
   const padTokenId = config.token("pad_token_id");
   if (positionsAfterPadding && padTokenId === null) config.refuse("pad_token_id", null, "must be given: positions follow it");
   return {
     modelType,
     vocabSize: config.count("vocab_size"),
-    hiddenSize: config.count("hidden_size"),
+    hiddenSize,
+    /** Values of a word's vector; more or fewer than of a state in families that say so. */
+    embeddingSize: "embedding_size" in variant.defaults ? config.count("embedding_size") : hiddenSize,
     intermediateSize: config.count("intermediate_size"),
     numHiddenLayers: config.layers("num_hidden_layers"),
     numAttentionHeads: config.count("num_attention_heads"),
@@ -76,7 +79,7 @@ export function bertConfig(json: ConfigJson, variant = bert) {
   };
 }
 
-const norm = ({ hiddenSize, layerNormEps: eps }: BertConfig): LayerNorm => new LayerNorm(hiddenSize, { eps });
+const norm = ({ hiddenSize, layerNormEps: eps }: BertConfig, size = hiddenSize): LayerNorm => new LayerNorm(size, { eps });
 const dense = (into: number, out: number, init: Initializer): Linear => new Linear(into, out, { init, initBias: zeros });
 
 /** Words, types and positions, added up. */
@@ -90,13 +93,13 @@ export class BertEmbeddings extends Module {
 
   constructor(config: BertConfig, init: Initializer) {
     super();
-    const { hiddenSize: C, positionsAfterPadding } = config;
+    const { embeddingSize: C, positionsAfterPadding } = config;
     const padded = { init, ...paddingRow(config) };
     this.#config = config;
     this.word_embeddings = new Embedding(config.vocabSize, C, padded);
     this.position_embeddings = new Embedding(config.maxPositionEmbeddings, C, positionsAfterPadding ? padded : { init });
     this.token_type_embeddings = new Embedding(config.typeVocabSize, C, { init });
-    this.LayerNorm = norm(config);
+    this.LayerNorm = norm(config, C);
     this.dropout = new Dropout(config.hiddenDropoutProb);
   }
 
@@ -203,9 +206,19 @@ export class BertLayer extends Module {
   }
 }
 
-/** Embeddings and blocks; with a pooler, which some output layers need. */
+/** What whoever puts something in front of a text or an output layer behind it needs to know. */
+export function bertSizes(config: BertConfig): ModelSizes {
+  const { modelType, embeddingSize: width, hiddenSize: stateWidth, numHiddenLayers: layers, numAttentionHeads: heads } = config;
+  const { maxPositionEmbeddings, positionsAfterPadding, padTokenId } = config;
+  const unused = positionsAfterPadding ? (padTokenId as number) + 1 : 0;
+  const maxLength = maxPositionEmbeddings - unused;
+  return { modelType, width, stateWidth, layers, heads, headDim: stateWidth / heads, maxLength };
+}
+
+/** Embeddings, their projection where they are of another size, and blocks; with a pooler, which some output layers need. */
 export class BertModel extends Module implements Backbone {
   readonly embeddings: BertEmbeddings;
+  embeddings_project: Layer | null;
   readonly encoder;
   readonly pooler: BertDense | null;
   readonly #config: BertConfig;
@@ -213,16 +226,15 @@ export class BertModel extends Module implements Backbone {
   constructor(config: BertConfig, init: Initializer, { pooler }: { readonly pooler: boolean }) {
     super();
     this.#config = config;
+    const { embeddingSize, hiddenSize } = config;
     this.embeddings = new BertEmbeddings(config, init);
+    this.embeddings_project = embeddingSize === hiddenSize ? null : dense(embeddingSize, hiddenSize, init);
     this.encoder = group({ layer: layers(config.numHiddenLayers, () => new BertLayer(config, init)) });
-    this.pooler = pooler ? new BertDense(config.hiddenSize, config.hiddenSize, tanh, init) : null;
+    this.pooler = pooler ? new BertDense(hiddenSize, hiddenSize, tanh, init) : null;
   }
 
   get sizes(): ModelSizes {
-    const { modelType, hiddenSize: width, numHiddenLayers: layers, numAttentionHeads: heads } = this.#config;
-    const { maxPositionEmbeddings, positionsAfterPadding, padTokenId } = this.#config;
-    const unused = positionsAfterPadding ? (padTokenId as number) + 1 : 0;
-    return { modelType, width, layers, heads, headDim: width / heads, maxLength: maxPositionEmbeddings - unused };
+    return bertSizes(this.#config);
   }
 
   get wordEmbedding(): Layer {
@@ -232,20 +244,29 @@ export class BertModel extends Module implements Backbone {
   /** @throws {ShapeError} when ids, mask, positions or types are not all [B, T] or T is more than there are positions */
   forward(inputs: EncoderInputs): EncoderStates {
     checkTextInputs(this.sizes, inputs);
-    return encode(this.embeddings.forward(inputs), this.encoder.layer, inputs);
+    const x = this.embeddings.forward(inputs);
+    return encode(this.embeddings_project?.forward(x) ?? x, this.encoder.layer, inputs);
   }
 }
 
 /** Names of checkpoints from before 2019, and parts that the model has no use for. */
-const pathOf = (name: string): string | null =>
+const publishedPath = (name: string): string | null =>
   /^cls\.seq_relationship\./.test(name)
     ? null
     : name.replace(/LayerNorm\.gamma$/, "LayerNorm.weight").replace(/LayerNorm\.beta$/, "LayerNorm.bias");
 
-/** What output layers need to know of BERT and its relatives. @param pooler whether there is one */
+interface BertFamilyOptions {
+  readonly variant?: BertVariant;
+  /** Whether there is one. */
+  readonly pooler?: boolean;
+  /** The path of what checkpoints call otherwise, all names beginning in the model; `null` for what is left unread. */
+  readonly pathOf?: (name: string) => string | null;
+}
+
+/** What output layers need to know of BERT and its relatives. */
 export const bertFamily = <Name extends string>(
   name: Name,
-  { variant = bert, pooler = false }: { readonly variant?: BertVariant; readonly pooler?: boolean } = {},
+  { variant = bert, pooler = false, pathOf = publishedPath }: BertFamilyOptions = {},
 ): Family<Name, BertConfig, BertModel> => ({
   name,
   read: (config) => readOnce(config, "hiddenSize", (json) => bertConfig(json, variant)),

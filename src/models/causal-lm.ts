@@ -78,6 +78,8 @@ export interface ModelSizes extends CacheSizes {
   readonly modelType: string;
   /** Values of a word's vector, C of `inputsEmbeds`, and of a state that an output layer gets. */
   readonly width: number;
+  /** Of a state, where those are others. */
+  readonly stateWidth?: number;
   /** Tokens for which positions were learned; absent where positions are computed. */
   readonly maxLength?: number;
   /** Tokens of a text past which angles are others, and whether those of the tokens before then are, too; absent where there are none. */

@@ -93,6 +93,9 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
   return made as ClassOf<Self & { forward(inputs: Inputs): Output }, Config>;
 }
 
+/** Values of what an output layer gets. */
+const stateWidth = ({ sizes: { width, stateWidth: own = width } }: Backbone): number => own;
+
 /** A class of models that put whole texts into classes. */
 export const textClassifier = <
   Name extends string,
@@ -131,7 +134,7 @@ export const sequenceClassifier = <Name extends string, Config extends LabelConf
 ) =>
   textClassifier(name, family, {
     parts: ({ numLabels }, init, base): { score: Layer } => ({
-      score: new Linear(family.reader(base).sizes.width, numLabels, { bias: false, init }),
+      score: new Linear(stateWidth(family.reader(base)), numLabels, { bias: false, init }),
     }),
     logits: ({ score, backbone, config }, states, inputs) =>
       score.forward(lastToken(backbone.sizes.modelType, states, inputs, config.padTokenId)),
@@ -145,7 +148,7 @@ export const tokenClassifier = <Name extends string, Config extends LabelConfig,
 ) =>
   tokenModel(name, family, {
     parts: ({ numLabels, classifierDropout }, init, base) => {
-      const layer: Layer = new Linear(family.reader(base).sizes.width, numLabels, { init, initBias: zeros });
+      const layer: Layer = new Linear(stateWidth(family.reader(base)), numLabels, { init, initBias: zeros });
       return { dropout: new Dropout(classifierDropout), [output]: layer } as { readonly dropout: Dropout } & {
         [K in Output]: Layer;
       };

@@ -29,6 +29,7 @@ export {
   DistilBertForTokenClassification,
   distilBertConfig,
 } from "./distilbert.ts";
+export { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification } from "./electra.ts";
 export type { EncoderInputs } from "./encoder.ts";
 export { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 export { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
@@ -62,7 +63,17 @@ export { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassificat
 export { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
 export { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
 export { createModel, models } from "./registry.ts";
-export { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification } from "./roberta.ts";
+export {
+  CamembertForMaskedLM,
+  CamembertForSequenceClassification,
+  CamembertForTokenClassification,
+  RobertaForMaskedLM,
+  RobertaForSequenceClassification,
+  RobertaForTokenClassification,
+  XLMRobertaForMaskedLM,
+  XLMRobertaForSequenceClassification,
+  XLMRobertaForTokenClassification,
+} from "./roberta.ts";
 export type { ReadInputs, Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
 export { T5ForConditionalGeneration } from "./t5.ts";
 export { type T5Config, t5Config } from "./t5-config.ts";

@@ -4,6 +4,7 @@ import { type Initializer, zeros } from "../nn/init.ts";
 import { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import type { ConfigJson } from "./config-reader.ts";
 import { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification } from "./distilbert.ts";
+import { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification } from "./electra.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 import { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
 import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification } from "./gpt-neo.ts";
@@ -16,7 +17,17 @@ import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification
 import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
 import { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
 import { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
-import { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification } from "./roberta.ts";
+import {
+  CamembertForMaskedLM,
+  CamembertForSequenceClassification,
+  CamembertForTokenClassification,
+  RobertaForMaskedLM,
+  RobertaForSequenceClassification,
+  RobertaForTokenClassification,
+  XLMRobertaForMaskedLM,
+  XLMRobertaForSequenceClassification,
+  XLMRobertaForTokenClassification,
+} from "./roberta.ts";
 import { T5ForConditionalGeneration } from "./t5.ts";
 import { type ModelByTask, type Task, taskOf } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
@@ -37,7 +48,9 @@ interface ModelClasses {
 /** By `model_type`, the classes under their names at Hugging Face, the usual one first: one line makes a model loadable. */
 export const models = {
   bert: { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification },
+  camembert: { CamembertForMaskedLM, CamembertForSequenceClassification, CamembertForTokenClassification },
   distilbert: { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification },
+  electra: { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification },
   gemma: { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification },
   gemma2: { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification },
   gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification, GPT2ForTokenClassification },
@@ -53,6 +66,7 @@ export const models = {
   roberta: { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification },
   t5: { T5ForConditionalGeneration },
   vit: { ViTForImageClassification },
+  "xlm-roberta": { XLMRobertaForMaskedLM, XLMRobertaForSequenceClassification, XLMRobertaForTokenClassification },
 } as const satisfies Record<string, ModelClasses>;
 
 /**

@@ -1,5 +1,6 @@
 /**
  * RoBERTa: BERT whose positions begin after the padding token's number, with other output layers and without a pooler.
+ * XLM-RoBERTa and CamemBERT are RoBERTas of other texts.
  * @see https://arxiv.org/abs/1907.11692
  */
 import { tanh } from "../graph/elementwise.ts";
@@ -10,21 +11,27 @@ import { type Initializer, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { type BertConfig, type BertVariant, bertFamily, tiedDecoder } from "./bert.ts";
+import { type BertConfig, type BertModel, type BertVariant, bertFamily, tiedDecoder } from "./bert.ts";
 import { firstToken } from "./encoder.ts";
-import { textClassifier, tokenClassifier, tokenModel } from "./family.ts";
+import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
-const variant: BertVariant = { modelType: "roberta", defaults: { pad_token_id: 1 }, positionsAfterPadding: true };
-const family = bertFamily("roberta", { variant });
+type RobertaFamily = Family<"roberta", BertConfig, BertModel>;
 
-/** out(tanh(dense(x))), with dropout before both. */
-class RobertaClassificationHead extends Module {
+const family = (modelType: string): RobertaFamily => {
+  const variant: BertVariant = { modelType, defaults: { pad_token_id: 1 }, positionsAfterPadding: true };
+  return bertFamily("roberta", { variant });
+};
+
+/** out(act(dense(x))), with dropout before both. */
+export class RobertaClassificationHead extends Module {
   dense: Layer;
   readonly dropout: Dropout;
   out_proj: Layer;
+  readonly #act: (x: Tensor) => Tensor;
 
-  constructor({ hiddenSize: C, classifierDropout, numLabels }: BertConfig, init: Initializer) {
+  constructor({ hiddenSize: C, classifierDropout, numLabels }: BertConfig, init: Initializer, act = tanh) {
     super();
+    this.#act = act;
     this.dense = new Linear(C, C, { init, initBias: zeros });
     this.dropout = new Dropout(classifierDropout);
     this.out_proj = new Linear(C, numLabels, { init, initBias: zeros });
@@ -32,28 +39,49 @@ class RobertaClassificationHead extends Module {
 
   /** [B, C] → [B, classes] */
   forward(x: Tensor): Tensor {
-    const y = tanh(this.dense.forward(this.dropout.forward(x)));
+    const y = this.#act(this.dense.forward(this.dropout.forward(x)));
     return this.out_proj.forward(this.dropout.forward(y));
   }
 }
 
+const maskedLM = (name: string, of: RobertaFamily) =>
+  tokenModel(name, of, {
+    parts: (config, init, base) => {
+      const { hiddenSize: C, layerNormEps: eps } = config;
+      const dense: Layer = new Linear(C, C, { init, initBias: zeros });
+      const { bias, decoder } = tiedDecoder(config, base);
+      return { lm_head: group({ bias, dense, layer_norm: new LayerNorm(C, { eps }), decoder }) };
+    },
+    logits: ({ lm_head: { dense, layer_norm, decoder } }, states) =>
+      decoder.forward(layer_norm.forward(activation("gelu")(dense.forward(states)))),
+  });
+
+const classifier = (name: string, of: RobertaFamily) =>
+  textClassifier(name, of, {
+    parts: (config, init): { classifier: Layer } => ({ classifier: new RobertaClassificationHead(config, init) }),
+    logits: ({ classifier: output }, states) => output.forward(firstToken(states)),
+  });
+
+const roberta = family("roberta");
 /** A RoBERTa that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
-export const RobertaForMaskedLM = tokenModel("RobertaForMaskedLM", family, {
-  parts: (config, init, base) => {
-    const { hiddenSize: C, layerNormEps: eps } = config;
-    const dense: Layer = new Linear(C, C, { init, initBias: zeros });
-    const { bias, decoder } = tiedDecoder(config, base);
-    return { lm_head: group({ bias, dense, layer_norm: new LayerNorm(C, { eps }), decoder }) };
-  },
-  logits: ({ lm_head: { dense, layer_norm, decoder } }, states) =>
-    decoder.forward(layer_norm.forward(activation("gelu")(dense.forward(states)))),
-});
-
+export const RobertaForMaskedLM = maskedLM("RobertaForMaskedLM", roberta);
 /** A RoBERTa that puts texts into classes by the state of their first token. */
-export const RobertaForSequenceClassification = textClassifier("RobertaForSequenceClassification", family, {
-  parts: (config, init): { classifier: Layer } => ({ classifier: new RobertaClassificationHead(config, init) }),
-  logits: ({ classifier }, states) => classifier.forward(firstToken(states)),
-});
-
+export const RobertaForSequenceClassification = classifier("RobertaForSequenceClassification", roberta);
 /** A RoBERTa that puts every token into a class. */
-export const RobertaForTokenClassification = tokenClassifier("RobertaForTokenClassification", family, "classifier");
+export const RobertaForTokenClassification = tokenClassifier("RobertaForTokenClassification", roberta, "classifier");
+
+const xlmRoberta = family("xlm-roberta");
+/** A RoBERTa of a hundred languages that gives logits of the words at every place. @see https://arxiv.org/abs/1911.02116 */
+export const XLMRobertaForMaskedLM = maskedLM("XLMRobertaForMaskedLM", xlmRoberta);
+/** A RoBERTa of a hundred languages that puts texts into classes by the state of their first token. */
+export const XLMRobertaForSequenceClassification = classifier("XLMRobertaForSequenceClassification", xlmRoberta);
+/** A RoBERTa of a hundred languages that puts every token into a class. */
+export const XLMRobertaForTokenClassification = tokenClassifier("XLMRobertaForTokenClassification", xlmRoberta, "classifier");
+
+const camembert = family("camembert");
+/** A French RoBERTa that gives logits of the words at every place. @see https://arxiv.org/abs/1911.03894 */
+export const CamembertForMaskedLM = maskedLM("CamembertForMaskedLM", camembert);
+/** A French RoBERTa that puts texts into classes by the state of their first token. */
+export const CamembertForSequenceClassification = classifier("CamembertForSequenceClassification", camembert);
+/** A French RoBERTa that puts every token into a class. */
+export const CamembertForTokenClassification = tokenClassifier("CamembertForTokenClassification", camembert, "classifier");

@@ -36,8 +36,11 @@ const bert = { vocab_size: 23, max_position_embeddings: 8, ...sizes };
 /** A small config of each type that reads a text at once. */
 export const encoderConfigs = {
   bert,
+  camembert: { ...bert, pad_token_id: 0 },
   distilbert: { vocab_size: 23, dim: 12, hidden_dim: 16, n_layers: 2, n_heads: 3, max_position_embeddings: 8 },
+  electra: { ...bert, embedding_size: 8 },
   roberta: { ...bert, pad_token_id: 0 },
+  "xlm-roberta": { ...bert, pad_token_id: 0 },
 };
 
 export const t5Config = { model_type: "t5", vocab_size: 23, d_model: 12, d_kv: 4, d_ff: 16, num_layers: 2, num_heads: 3 };

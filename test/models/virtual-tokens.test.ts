@@ -62,9 +62,7 @@ function seenBy(body: (cache: KeyValueCache) => unknown): PastLayer[] {
 onReference("virtual tokens", () => {
   const readers: readonly (readonly [string, ConfigJson, Task | undefined])[] = [
     ...Object.entries(decoderConfigs).map(([type, json]) => [type, json, undefined] as const),
-    ["bert", encoderConfigs.bert, "MaskedLM"],
-    ["distilbert", encoderConfigs.distilbert, "MaskedLM"],
-    ["roberta", encoderConfigs.roberta, "SequenceClassification"],
+    ...Object.entries(encoderConfigs).map(([type, json]) => [type, json, "SequenceClassification"] as const),
     ["gpt2", { ...decoderConfigs["gpt2"], pad_token_id: 0 }, "SequenceClassification"],
     ["t5", t5Config, "Seq2SeqLM"],
   ];
