@@ -2,7 +2,6 @@
  * DistilBERT: BERT with half its blocks, without token types and pooler, under other names.
  * @see https://arxiv.org/abs/1910.01108
  */
-import { ConfigError } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { activation } from "../nn/activation.ts";
@@ -24,7 +23,16 @@ import {
   tied,
 } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
-import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
+import {
+  attendHeads,
+  type EncoderInputs,
+  type EncoderStates,
+  encode,
+  firstToken,
+  layers,
+  refuseInputs,
+  type Seen,
+} from "./encoder.ts";
 import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
@@ -152,9 +160,7 @@ export class DistilBertModel extends Module implements Backbone {
   /** @throws {ConfigError} for token types and a past; @throws {ShapeError} for other sizes than [B, T], and more tokens than positions */
   forward(inputs: EncoderInputs): EncoderStates {
     checkTextInputs(this.sizes, inputs);
-    for (const name of ["tokenTypeIds", "past"] as const)
-      if (inputs[name])
-        throw new ConfigError(`\`${name}\` are given, which this model knows nothing of.`, { operation: "distilbert" });
+    refuseInputs("distilbert", inputs, ["tokenTypeIds", "past"]);
     return encode(this.embeddings.forward(inputs), this.transformer.layer, inputs);
   }
 }

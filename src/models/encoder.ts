@@ -1,4 +1,5 @@
 /** What models that look at a whole text or image at once have in common. */
+import { ConfigError } from "../errors.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
@@ -77,6 +78,12 @@ export function encode(
   for (const [layer, block] of blocks.entries())
     hiddenStates.push((y = block.forward(y, { ...keyMask, ...(past[layer] && { past: past[layer] }) })));
   return { lastHiddenState: y, hiddenStates };
+}
+
+/** @throws {ConfigError} when something is given that a model has no place for. @param names of what it has none for */
+export function refuseInputs(operation: string, inputs: EncoderInputs, names: readonly ("tokenTypeIds" | "past")[]): void {
+  for (const name of names)
+    if (inputs[name]) throw new ConfigError(`\`${name}\` are given, which this model knows nothing of.`, { operation });
 }
 
 /** The state of the first token, which stands for all: [B, T, C] → [B, C]. */

@@ -12,6 +12,7 @@ import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenCl
 import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
 import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
+import { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification } from "./modernbert.ts";
 import { OPTForCausalLM, OPTForSequenceClassification } from "./opt.ts";
 import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification } from "./phi.ts";
 import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
@@ -58,6 +59,7 @@ export const models = {
   gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
   llama: { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification },
   mistral: { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification },
+  modernbert: { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification },
   opt: { OPTForCausalLM, OPTForSequenceClassification },
   phi: { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification },
   phi3: { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification },

@@ -163,7 +163,7 @@ function noMoreThan({ source, tensors }: Checkpoint): Initializer {
 
 /** Whole numbers under keys whose values transformers refuses unless they have a point. */
 const pointed =
-  /"(?:(?:attn|final)_logit_softcapping|initializer_(?:range|factor)|init_std|\w+_eps|layer_norm_epsilon|attention_factor|llm_int8_threshold)": \d+(?=[,\n])/g;
+  /"(?:(?:attn|final)_logit_softcapping|initializer_(?:range|(?:cutoff_)?factor)|init_std|\w+_eps|layer_norm_epsilon|attention_factor|llm_int8_threshold)": \d+(?=[,\n])/g;
 
 /** How a model is stored. */
 export interface SaveOptions {
@@ -223,7 +223,9 @@ export async function saveModel(
   };
   // a merged adapter may have given the output layer a weight of its own, where config.json, or the model's default, ties it
   const made = (model as Module & { readonly config?: { readonly [key: string]: unknown } }).config;
-  const isUntied = ["lm_head", "embed_out"].some((layer) => tensors.has(`${layer}.weight`));
+  const isUntied = ["lm_head", "embed_out", "decoder", "vocab_projector", "generator_lm_head"].some((layer) =>
+    tensors.has(`${layer}.weight`),
+  );
   if (isUntied && (made?.["tieWordEmbeddings"] ?? written["tie_word_embeddings"])) {
     written["tie_word_embeddings"] = false;
     // of T5, where that follows the tying unless it is said

@@ -39,6 +39,7 @@ export const encoderConfigs = {
   camembert: { ...bert, pad_token_id: 0 },
   distilbert: { vocab_size: 23, dim: 12, hidden_dim: 16, n_layers: 2, n_heads: 3, max_position_embeddings: 8 },
   electra: { ...bert, embedding_size: 8 },
+  modernbert: { vocab_size: 23, ...sizes, local_attention: 4, pad_token_id: 0 },
   roberta: { ...bert, pad_token_id: 0 },
   "xlm-roberta": { ...bert, pad_token_id: 0 },
 };

@@ -6,6 +6,7 @@ import { ConfigError } from "../../src/errors.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
 import { BertForMaskedLM, BertForSequenceClassification } from "../../src/models/bert.ts";
 import { DistilBertForMaskedLM, DistilBertForTokenClassification } from "../../src/models/distilbert.ts";
+import { modernBertConfig } from "../../src/models/modernbert.ts";
 import { RobertaForSequenceClassification } from "../../src/models/roberta.ts";
 import { ViTForImageClassification } from "../../src/models/vit.ts";
 import type { Embedding } from "../../src/nn/embedding.ts";
@@ -13,6 +14,7 @@ import { binaryCrossEntropyWithLogits, mseLoss } from "../../src/nn/loss.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { distance, integers, onReference, randn, tensor, values } from "../nn/tensors.ts";
+import { encoderConfigs } from "./configs.ts";
 
 const sizes = { hidden_size: 12, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 3, initializer_range: 0.3 };
 const bert = { model_type: "bert", vocab_size: 23, max_position_embeddings: 8, ...sizes };
@@ -148,6 +150,21 @@ onReference("encoders", () => {
     const angles = [3, 3 / 10000 ** (2 / 12)];
     const want = angles.flatMap((angle) => [Math.sin(angle), Math.cos(angle)]);
     expect(distance(tensor(positions.slice(36, 40)), tensor(want))).toBeLessThan(1e-6);
+  });
+
+  test("ModernBERT's older settings mean what the newer ones do", () => {
+    const json = { ...encoderConfigs.modernbert, num_hidden_layers: 5 };
+    const older = { global_attn_every_n_layers: 2, global_rope_theta: 500, local_rope_theta: 50 };
+    const kinds = ["full_attention", "sliding_attention"];
+    const newer = {
+      layer_types: [0, 1, 0, 1, 0].map((kind) => kinds[kind]),
+      rope_parameters: { full_attention: { rope_theta: 500 }, sliding_attention: { rope_theta: 50 } },
+    };
+    expect(modernBertConfig({ ...json, ...older })).toEqual(modernBertConfig({ ...json, ...newer }));
+    expect(modernBertConfig({ ...json, ...older })).not.toEqual(modernBertConfig(json));
+    expect(() => modernBertConfig({ ...json, classifier_pooling: "max" })).toThrow(
+      'modernbert: `classifier_pooling` (= "max") must be "cls" or "mean".',
+    );
   });
 
   test("names of the first BERT checkpoints are understood", () => {
