@@ -180,6 +180,29 @@ function llamaConfig(settings: GgufSettings): ConfigJson {
   });
 }
 
+const gemma2Names: Names = {
+  ...llamaNames,
+  "blk.N.post_attention_norm": "model.layers.N.post_attention_layernorm",
+  "blk.N.ffn_norm": "model.layers.N.pre_feedforward_layernorm",
+  "blk.N.post_ffw_norm": "model.layers.N.post_feedforward_layernorm",
+};
+
+/**
+ * What Gemma 2 and 3 have. The scale of queries is not in the file: that of the largest model is another one (llama.cpp,
+ * src/llama-model.cpp, LLM_ARCH_GEMMA2 and LLM_ARCH_GEMMA3).
+ */
+function gemma2Config(settings: GgufSettings, layersOfLargest: number): ConfigJson {
+  const llama = llamaConfig(settings);
+  const headDim = settings.number("embedding_length") / settings.number("attention.head_count");
+  return defined({
+    ...llama,
+    attn_logit_softcapping: settings.optional("attn_logit_softcapping"),
+    final_logit_softcapping: settings.optional("final_logit_softcapping"),
+    sliding_window: settings.optional("attention.sliding_window"),
+    query_pre_attn_scalar: settings.number("block_count") === layersOfLargest ? headDim : (llama["head_dim"] ?? headDim),
+  });
+}
+
 const gemmaChange = (name: string): Change | undefined => (name.endsWith("norm.weight") ? lessOne : undefined);
 
 /** By `general.architecture`. */
@@ -211,24 +234,15 @@ const architectures: Readonly<Record<string, Architecture>> = {
   gemma: { modelType: "gemma", names: llamaNames, config: llamaConfig, change: gemmaChange },
   gemma2: {
     modelType: "gemma2",
-    names: {
-      ...llamaNames,
-      "blk.N.post_attention_norm": "model.layers.N.post_attention_layernorm",
-      "blk.N.ffn_norm": "model.layers.N.pre_feedforward_layernorm",
-      "blk.N.post_ffw_norm": "model.layers.N.post_feedforward_layernorm",
-    },
-    config(settings) {
-      const llama = llamaConfig(settings);
-      const [width, heads] = [settings.number("embedding_length"), settings.number("attention.head_count")];
-      return defined({
-        ...llama,
-        attn_logit_softcapping: settings.optional("attn_logit_softcapping"),
-        final_logit_softcapping: settings.optional("final_logit_softcapping"),
-        sliding_window: settings.optional("attention.sliding_window"),
-        // not in the file: that of the model with 46 layers is another one (llama.cpp, src/llama-model.cpp, LLM_ARCH_GEMMA2)
-        query_pre_attn_scalar: settings.number("block_count") === 46 ? width / heads : (llama["head_dim"] ?? width / heads),
-      });
-    },
+    names: gemma2Names,
+    config: (settings) => gemma2Config(settings, 46),
+    change: gemmaChange,
+  },
+  gemma3: {
+    modelType: "gemma3_text",
+    names: gemma2Names,
+    config: (settings) =>
+      defined({ ...gemma2Config(settings, 62), rope_local_base_freq: settings.optional("rope.freq_base_swa") }),
     change: gemmaChange,
   },
   phi3: {

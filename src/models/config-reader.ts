@@ -201,7 +201,8 @@ export class ConfigReader {
   }
 
   /**
-   * `rope_parameters`, or the older `rope_theta` and `rope_scaling` (whose type may be called `type`).
+   * `rope_parameters`, or the older `rope_theta` and `rope_scaling` (whose type may be called `type`). Where they differ by the
+   * kind of layer, those of `full_attention`.
    *
    * @param options.partial share of a head that is turned, when the file does not say
    * @param options.roundsUp whether one more is turned where that is an odd number of values
@@ -230,7 +231,8 @@ export class ConfigReader {
   #rope(): ConfigReader {
     const older = this.get("rope_scaling");
     const isNone = older === undefined || (typeof older === "object" && Object.keys(older as object).length === 0);
-    return this.inner(isNone ? "rope_parameters" : "rope_scaling");
+    const rope = this.inner(isNone ? "rope_parameters" : "rope_scaling");
+    return rope.get(names[0]) === undefined ? rope : rope.inner(names[0]);
   }
 
   #ropeParameters(maxPositionEmbeddings: number): RopeParameters {

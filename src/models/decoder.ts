@@ -76,15 +76,30 @@ function positionsOf(mask: Tensor, first: number): Tensor {
 /** A pass of a model with rotary positions. */
 export interface RotaryPass extends Pass {
   readonly rotary: RotaryTables;
+  /** Of each layer, where not all turn alike; `null` of one that does not turn. */
+  readonly layerRotary?: readonly (RotaryTables | null)[];
 }
 
-/** Begins a pass and makes the rotary tables of its tokens. @param context tokens the model is made for */
-export function rotaryPass(rotary: Rotary, inputs: TextInputs, context: number): RotaryPass {
+/**
+ * Begins a pass and makes the rotary tables of its tokens.
+ *
+ * @param context tokens the model is made for
+ * @param ofLayers what each layer turns by, where not all turn alike
+ */
+export function rotaryPass(
+  rotary: Rotary,
+  inputs: TextInputs,
+  context: number,
+  ofLayers?: readonly (Rotary | null)[],
+): RotaryPass {
   const pass = beginPass(inputs, context);
   const { positions, length } = pass;
   const [, T] = textShape(inputs);
   const tokens = inputs.cache?.reach.value ?? pastLength(inputs) + T;
-  return { ...pass, rotary: positions ? rotary.at(positions, length, tokens) : rotary.range(T) };
+  const tables = (each: Rotary) => (positions ? each.at(positions, length, tokens) : each.range(T));
+  const made = new Map([...new Set(ofLayers)].map((each) => [each, each && tables(each)]));
+  const shared = { ...pass, rotary: made.get(rotary) ?? tables(rotary) };
+  return ofLayers ? { ...shared, layerRotary: ofLayers.map((each) => made.get(each) ?? null) } : shared;
 }
 
 /**

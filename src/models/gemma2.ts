@@ -6,16 +6,16 @@
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Initializer } from "../nn/init.ts";
-import { type Layer, Module } from "../nn/module.ts";
+import type { Layer } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import type { RotaryPass } from "./decoder.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
 import { gemmaDefaults } from "./gemma.ts";
-import { gatedMLP, LlamaAttention, type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
+import { DecoderLayer, gatedMLP, LlamaAttention, type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 
 /** One block: x + norm(attention(norm(x))), then that + norm(mlp(norm(that))). */
-export class Gemma2DecoderLayer extends Module {
+export class Gemma2DecoderLayer extends DecoderLayer {
   readonly self_attn: LlamaAttention;
   readonly mlp: Layer;
   readonly input_layernorm: RMSNorm;
@@ -34,7 +34,6 @@ export class Gemma2DecoderLayer extends Module {
     this.post_feedforward_layernorm = norm();
   }
 
-  /** [B, T, C] → [B, T, C] */
   forward(x: Tensor, pass: RotaryPass): Tensor {
     const attended = this.self_attn.forward(this.input_layernorm.forward(x), pass);
     const between = add(x, this.post_attention_layernorm.forward(attended));

@@ -33,6 +33,7 @@ export { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenCl
 export type { EncoderInputs } from "./encoder.ts";
 export { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 export { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
+export { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3.ts";
 export {
   type GPTNeoConfig,
   GPTNeoForCausalLM,

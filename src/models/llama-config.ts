@@ -20,6 +20,8 @@ export interface LlamaConfig extends LabelConfig {
   readonly initializerRange: number;
   readonly rmsNormEps: number;
   readonly rope: RopeParameters;
+  /** For each layer, what stands for `rope` in it; `null` where positions do not become angles. Nothing means `rope` in all. */
+  readonly layerRopes: readonly (RopeParameters | null)[];
   /** Values of a head that are turned, the first ones. */
   readonly rotaryDim: number;
   /** Of the projections to queries, keys and values. */
@@ -93,6 +95,7 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     initializerRange: config.number("initializer_range", 0.02),
     rmsNormEps: config.number("rms_norm_eps", 1e-6),
     rope,
+    layerRopes: [],
     rotaryDim,
     attentionBias,
     outputBias: attentionBias,
@@ -109,4 +112,21 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     ...config.labels(),
   };
   return { ...llama, ...variant.read?.(config, llama) };
+}
+
+/**
+ * What positions become in each layer of a model in which layers with a window turn by `sliding_attention` of `rope_parameters`.
+ *
+ * @param theta the older key that has their base
+ */
+export function windowedRopes(
+  config: ConfigReader,
+  windows: readonly number[],
+  rope: RopeParameters,
+  theta: string,
+): readonly RopeParameters[] {
+  const own = config.inner("rope_parameters").inner("sliding_attention");
+  own.fixed("rope_type", "default");
+  const sliding = { ropeType: "default", ropeTheta: own.number("rope_theta", config.number(theta, rope.ropeTheta)) } as const;
+  return windows.map((window) => (window > 0 ? sliding : rope));
 }

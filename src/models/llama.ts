@@ -53,14 +53,20 @@ export abstract class RotaryAttention extends Module implements SelfAttention<Ro
 
   /** [B, T, H, D], turned. */
   queries(x: Tensor, pass: RotaryPass): Tensor {
-    return rotate(this.project(x).q, pass.rotary);
+    return this.#turned(this.project(x).q, pass);
+  }
+
+  /** By the angles of the tokens' positions, if there are any in this layer. */
+  #turned(x: Tensor, { rotary, layerRotary }: RotaryPass): Tensor {
+    const { [this.#layer]: tables = rotary } = layerRotary ?? [];
+    return tables ? rotate(x, tables) : x;
   }
 
   /** [B, T, C] → [B, T, C] */
   forward(x: Tensor, pass: RotaryPass): Tensor {
     const { windows, attentionScale: scale, attentionSoftcap: cap, attentionDropout } = this.config;
     const { q, k, v } = this.project(x);
-    const y = attendPass(rotate(q, pass.rotary), rotate(k, pass.rotary), v, pass, {
+    const y = attendPass(this.#turned(q, pass), this.#turned(k, pass), v, pass, {
       layer: this.#layer,
       window: windows[this.#layer] ?? 0,
       scale,
@@ -108,8 +114,16 @@ export const gatedMLP = (config: LlamaConfig, init: Initializer): GatedMLP =>
     initBias: zeros,
   });
 
+/** A block of the family. */
+export abstract class DecoderLayer extends Module {
+  abstract readonly self_attn: RotaryAttention;
+  abstract readonly post_attention_layernorm: RMSNorm;
+  /** [B, T, C] → [B, T, C] */
+  abstract forward(x: Tensor, pass: RotaryPass): Tensor;
+}
+
 /** One block: x + attention(norm(x)), then that + mlp(norm(that)). */
-export class LlamaDecoderLayer extends Module {
+export class LlamaDecoderLayer extends DecoderLayer {
   readonly self_attn: RotaryAttention;
   readonly mlp: Layer;
   readonly input_layernorm: RMSNorm;
@@ -123,16 +137,10 @@ export class LlamaDecoderLayer extends Module {
     this.post_attention_layernorm = norm(config, config.hiddenSize);
   }
 
-  /** [B, T, C] → [B, T, C] */
   forward(x: Tensor, pass: RotaryPass): Tensor {
     const attended = add(x, this.self_attn.forward(this.input_layernorm.forward(x), pass));
     return add(attended, this.mlp.forward(this.post_attention_layernorm.forward(attended)));
   }
-}
-
-/** A block of the family. */
-export interface DecoderLayer extends Module {
-  forward(x: Tensor, pass: RotaryPass): Tensor;
 }
 
 /** What sets a model of the family apart from Llama. */
@@ -152,6 +160,7 @@ export class LlamaModel extends Module implements Decoder {
   readonly layers: DecoderLayer[];
   readonly norm: RMSNorm;
   readonly #rotary: Rotary;
+  readonly #layerRotary: readonly (Rotary | null)[] | undefined;
   readonly #turnsAnew: boolean;
   readonly #config: LlamaConfig;
 
@@ -164,7 +173,9 @@ export class LlamaModel extends Module implements Decoder {
     this.layers = [];
     for (let i = 0; i < config.numHiddenLayers; i++) this.layers.push(layer(config, i, init));
     this.norm = norm(config, config.hiddenSize);
-    this.#rotary = new Rotary(config.rotaryDim, config.rope);
+    const made = new Map([config.rope, ...config.layerRopes].map((rope) => [rope, rope && new Rotary(config.rotaryDim, rope)]));
+    this.#rotary = made.get(config.rope) as Rotary;
+    if (config.layerRopes.length > 0) this.#layerRotary = config.layerRopes.map((rope) => made.get(rope) ?? null);
   }
 
   get sizes(): ModelSizes {
@@ -179,7 +190,7 @@ export class LlamaModel extends Module implements Decoder {
 
   forward(inputs: TextInputs): DecoderStates {
     checkTextInputs(this.sizes, inputs);
-    const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings);
+    const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings, this.#layerRotary);
     return runLayers(embedTokens(inputs, this.embed_tokens), this.layers, pass, (x) => this.norm.forward(x));
   }
 }

@@ -7,6 +7,7 @@ import { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertF
 import { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification } from "./electra.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 import { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
+import { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3.ts";
 import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification } from "./gpt-neo.ts";
 import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification } from "./gpt-neox.ts";
 import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
@@ -54,6 +55,7 @@ export const models = {
   electra: { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification },
   gemma: { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification },
   gemma2: { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification },
+  gemma3_text: { Gemma3ForCausalLM, Gemma3TextForSequenceClassification },
   gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification, GPT2ForTokenClassification },
   gpt_neo: { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
   gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },

@@ -5,9 +5,8 @@
 import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
-import { Gemma2DecoderLayer } from "../models/gemma2.ts";
 import { GPT2Attention, GPT2Block } from "../models/gpt2.ts";
-import { LlamaDecoderLayer, RotaryAttention } from "../models/llama.ts";
+import { DecoderLayer, RotaryAttention } from "../models/llama.ts";
 import { Conv1d, Conv2d, Conv3d, type Convolution } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -110,12 +109,12 @@ const attention: KindOfLayer = {
   allLinear: false,
 };
 
-/** A whole block of a decoder; looked at by its first norm, which is as wide as what goes in and comes out. */
+/** A whole block of a decoder; looked at by one of its norms, which is as wide as what goes in and comes out. */
 const block: KindOfLayer = {
   kind: "block",
-  is: (module) => [LlamaDecoderLayer, Gemma2DecoderLayer, GPT2Block].some((each) => module instanceof each),
+  is: (module) => module instanceof DecoderLayer || module instanceof GPT2Block,
   weight: (module) =>
-    (module instanceof GPT2Block ? module.ln_1 : (module as LlamaDecoderLayer).input_layernorm).weight as Parameter,
+    (module instanceof GPT2Block ? module.ln_1 : (module as DecoderLayer).post_attention_layernorm).weight as Parameter,
   bias: () => null,
   sizes: ([width]) => [width as number, width as number],
   allLinear: false,

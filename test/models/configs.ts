@@ -18,6 +18,7 @@ export const longrope = { rope_type: "longrope", short_factor: [1, 2], long_fact
 export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
   gemma: llamaLike,
   gemma2: { ...llamaLike, sliding_window: 3 },
+  gemma3_text: { ...llamaLike, sliding_window: 3, sliding_window_pattern: 2 },
   gpt2: { vocab_size: 23, n_embd: 16, n_layer: 2, n_head: 4, n_positions: 16 },
   gpt_neo: { vocab_size: 23, hidden_size: 16, num_layers: 2, num_heads: 4, max_position_embeddings: 16, window_size: 3 },
   gpt_neox: { ...neoxLike, rotary_pct: 0.5 },
