@@ -13,6 +13,7 @@ const gemma3: LlamaFamilyMember = {
   modelType: "gemma3_text",
   defaults: {
     ...gemmaDefaults,
+    vocab_size: 262208,
     num_attention_heads: 8,
     num_key_value_heads: 4,
     sliding_window: 4096,

@@ -1,5 +1,5 @@
 /** The models there are, by the `model_type` of their `config.json`. */
-import { ConfigError, checkOptions, nearestName, requireKind, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, isRecord, nearestName, requireKind, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import type { ConfigJson } from "./config-reader.ts";
@@ -89,12 +89,18 @@ export function createModel<T extends Task = "CausalLM">(
   const type = config["model_type"];
   if (typeof type !== "string" || !Object.hasOwn(models, type)) {
     const near = typeof type === "string" ? nearestName(type, Object.keys(models)) : undefined;
+    const { text_config: text } = config;
+    const part = isRecord(text) && Object.hasOwn(models, String(text["model_type"])) && text["model_type"];
     const problem = type === undefined ? "is missing" : `(= ${wordJson(type)}) is not supported`;
     throw new ConfigError(`\`model_type\` ${problem}.`, {
       operation: "createModel",
       expected: Object.keys(models),
       got: type,
-      hint: near ? `Did you mean "${near}"?` : `There are ${Object.keys(models).join(", ")}.`,
+      hint: part
+        ? `Its text part alone, saved as a ${part}, is.`
+        : near
+          ? `Did you mean "${near}"?`
+          : `There are ${Object.keys(models).join(", ")}.`,
     });
   }
   const classes: Readonly<Record<string, ModelClass>> = models[type as keyof typeof models];

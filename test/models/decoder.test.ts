@@ -48,11 +48,14 @@ onReference("models that continue a text", () => {
     expect(distance(sliceAxis(padded, 1, 2, 5), plain)).toBeLessThan(1e-5);
   });
 
-  test.each(["mistral", "gemma2", "qwen2"])("in %s a window longer than the text changes nothing, a shorter one does", (type) => {
-    const logits = (window: number) => makeModel(type, { sliding_window: window }).forward({ inputIds: row(tokens) }).logits;
-    expect(distance(logits(100), logits(6))).toBe(0);
-    expect(distance(logits(100), logits(2))).toBeGreaterThan(1e-3);
-  });
+  test.each(["mistral", "gemma2", "gemma3_text", "qwen2"])(
+    "in %s a window longer than the text changes nothing, a shorter one does",
+    (type) => {
+      const logits = (window: number) => makeModel(type, { sliding_window: window }).forward({ inputIds: row(tokens) }).logits;
+      expect(distance(logits(100), logits(6))).toBe(0);
+      expect(distance(logits(100), logits(2))).toBeGreaterThan(1e-3);
+    },
+  );
 
   test("norms of an OPT without weights, as Galactica has them, are those whose weights are 1 and biases 0", () => {
     const model = makeModel("opt", { layer_norm_elementwise_affine: false });
@@ -148,6 +151,22 @@ describe("what is refused", () => {
 
   test.each<[string, ConfigJson, string]>([
     ["gemma", { use_bidirectional_attention: true }, "gemma: `use_bidirectional_attention` (= true) must be false here."],
+    [
+      "gemma3_text",
+      { use_bidirectional_attention: true },
+      "gemma3_text: `use_bidirectional_attention` (= true) must be false here.",
+    ],
+    ["gemma3_text", { attn_logit_softcapping: 50 }, "gemma3_text: `attn_logit_softcapping` (= 50) must be 0 here."],
+    [
+      "gemma3_text",
+      { rope_parameters: { sliding_attention: { rope_type: "yarn" } } },
+      '`rope_type` (= "yarn") must be "default" here.',
+    ],
+    [
+      "gemma3",
+      { text_config: { model_type: "gemma3_text" } },
+      "is not supported. Its text part alone, saved as a gemma3_text, is.",
+    ],
     ["gemma2", { layer_types: ["full_attention"] }, 'gemma2: `layer_types` (= ["full_attention"]) must be a list of 2 times'],
     ["gemma2", { layer_types: ["linear", "full_attention"] }, '"full_attention" or "sliding_attention".'],
     ["gemma2", { sliding_window: null }, "gemma2: `sliding_window` is missing from the configuration."],
