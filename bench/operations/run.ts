@@ -22,9 +22,10 @@ import type { Case } from "./case.ts";
 /** All operations are gone through so often, and each time limit and operation take so many turns: no slow minute is all of one's. */
 const [sweeps, turnsASweep] = [5, 2] as const;
 
-const names = ["matmul", "elementwise", "softmax", "norm", "attention", "embedding"] as const;
+const names = ["matmul", "token", "elementwise", "softmax", "norm", "attention", "embedding"] as const;
 const questions: Readonly<Record<(typeof names)[number], () => Promise<{ readonly cases: readonly Case[] }>>> = {
   matmul: () => import("./matmul.ts"),
+  token: () => import("./token.ts"),
   elementwise: () => import("./elementwise.ts"),
   softmax: () => import("./softmax.ts"),
   norm: () => import("./norm.ts"),

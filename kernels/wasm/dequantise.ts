@@ -52,7 +52,7 @@ export function dequantiseModule(bits: 4 | 8, options: { readonly shared: boolea
         const low = simd.keep(["v128.and", bytes, f.vectorConstant(new Array<number>(16).fill(15))]);
         for (const half of [0, 1]) {
           const codes = interleave(f, simd, 1, high, low)[half] as V128;
-          lookUp(f, simd, planes, codes).forEach((values, i) => simd.store(out, simd.mul(values, four), 64 * half + 16 * i));
+          floatsOf(f, simd, planes, codes).forEach((values, i) => simd.store(out, simd.mul(values, four), 64 * half + 16 * i));
         }
         f.increment(code, stride / 2)
           .increment(out, 4 * stride)
@@ -87,7 +87,7 @@ function interleave(f: FunctionBuilder, simd: SimdBasics, width: number, x: V128
 }
 
 /** Byte b of the 16 floats of a table in vector b. */
-function planesOf(f: FunctionBuilder, simd: SimdBasics, table: Integer): V128[] {
+export function planesOf(f: FunctionBuilder, simd: SimdBasics, table: Integer): V128[] {
   const rows = [0, 1, 2, 3].map((i) => simd.load(table, 16 * i)) as [V128, V128, V128, V128];
   return [0, 1, 2, 3].map((byte) => {
     const bytesOf = (x: V128, y: V128) =>
@@ -103,9 +103,10 @@ function planesOf(f: FunctionBuilder, simd: SimdBasics, table: Integer): V128[] 
   });
 }
 
-/** The floats of 16 codes, four to a vector. */
-function lookUp(f: FunctionBuilder, simd: SimdBasics, planes: readonly V128[], codes: V128): V128[] {
-  const [b0, b1, b2, b3] = planes.map((plane) => simd.keep(["i8x16.swizzle", plane, codes])) as [V128, V128, V128, V128];
+/** The floats of 16 codes, four to a vector. @param relaxed whether the engine has the lookup that leaves indices above 15 open */
+export function floatsOf(f: FunctionBuilder, simd: SimdBasics, planes: readonly V128[], codes: V128, relaxed = false): V128[] {
+  const swizzle = relaxed ? "i8x16.relaxed_swizzle" : "i8x16.swizzle";
+  const [b0, b1, b2, b3] = planes.map((plane) => simd.keep([swizzle, plane, codes])) as [V128, V128, V128, V128];
   const lower = interleave(f, simd, 1, b0, b1);
   const upper = interleave(f, simd, 1, b2, b3);
   return [0, 1].flatMap((half) => interleave(f, simd, 2, lower[half] as V128, upper[half] as V128));

@@ -121,7 +121,9 @@ function emitDots(f: KernelBuilder, simd: SimdBasics, variant: MatmulVariant, ta
   const { K, columns, bStride } = task;
   const group = variant.rows <= 2 ? 4 : 2;
   // with one row, two sums a dot product, so that enough multiply-adds are under way
-  const unroll = variant.rows === 1 ? 2 : 1;
+  const chains = variant.rows === 1 ? 2 : 1;
+  const isHalf = variant.bType === "float16";
+  const unroll = isHalf ? 2 : chains;
   const column = f.local("i32");
   const part = f.local("i32", ["i32.div_u", ["i32.add", columns, group - 1], group]);
   const last = f.local("i32", ["i32.sub", columns, 1]);
@@ -131,34 +133,38 @@ function emitDots(f: KernelBuilder, simd: SimdBasics, variant: MatmulVariant, ta
   // all ones in the lanes of the last vector that k reaches
   const iota = f.vectorConstant([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
   const mask = simd.apply("i32x4.lt_s", iota, simd.keep(["i32x4.splat", ["i32.and", K, 3]]));
-  const sums = bRows.map(() => aRows.map(() => Array.from({ length: unroll }, () => f.local("v128"))));
+  const sums = bRows.map(() => aRows.map(() => Array.from({ length: chains }, () => f.local("v128"))));
+  const largest = f.local("v128");
 
-  const step = (count: number, masked: boolean) => {
+  const step = (count: number, masked: boolean, quick = false) => {
     const keep = (x: V128): V128 => (masked ? simd.and(x, mask) : x);
-    for (let u = 0; u < count; u++) {
-      const a = aNow.map((row) => keep(simd.load(row, 16 * u)));
-      bRows.forEach((row, g) => {
-        const b = keep(loadB(simd, variant, row, 4 * u));
-        a.forEach((value, m) => {
-          const sum = sums[g]?.[m]?.[u] as V128;
-          f.set(sum, simd.madd(value, b, sum));
+    const a = Array.from({ length: count }, (_, u) => aNow.map((row) => keep(simd.load(row, 16 * u))));
+    bRows.forEach((row, g) => {
+      const b = quick ? simd.loadFiniteFloat16(row, largest) : a.map((_, u) => keep(loadB(simd, variant, row, 4 * u)));
+      a.forEach((rows, u) => {
+        rows.forEach((value, m) => {
+          const sum = sums[g]?.[m]?.[u % chains] as V128;
+          f.set(sum, simd.madd(value, b[u] as V128, sum));
         });
       });
-    }
+    });
     for (const row of aNow) f.increment(row, 16 * count);
     for (const row of bRows) f.increment(row, 4 * count * bytesOfB(variant));
   };
-  f.for(column, 0, part, 1, () => {
-    bRows.forEach((row, g) => {
-      const index = indices[g] as Integer;
-      f.set(index, ["i32.add", column, ["i32.mul", part, g]]);
-      f.set(row, ["i32.add", task.b, ["i32.mul", smaller(index, last), bStride]]);
-    });
+  const walk = (quick: boolean) => {
+    bRows.forEach((row, g) => f.set(row, ["i32.add", task.b, ["i32.mul", smaller(indices[g] as Integer, last), bStride]]));
     aNow.forEach((row, m) => f.set(row, aRows[m] as Integer));
     for (const sum of sums.flat(2)) f.set(sum, simd.f32(0));
-    f.repeat(["i32.div_u", K, 4 * unroll], () => step(unroll, false));
+    f.repeat(["i32.div_u", K, 4 * unroll], () => step(unroll, false, quick));
     if (unroll === 2) f.if(["i32.and", K, 4], () => step(1, false));
     f.if(["i32.and", K, 3], () => step(1, true));
+  };
+  f.for(column, 0, part, 1, () => {
+    indices.forEach((index, g) => f.set(index, ["i32.add", column, ["i32.mul", part, g]]));
+    if (isHalf) f.set(largest, simd.i32(0));
+    walk(isHalf);
+    // all over again, for a row with ±∞ or NaN
+    if (isHalf) f.if(simd.isInfiniteFloat16(largest), () => walk(false));
     bRows.forEach((_, g) => {
       const index = indices[g] as Integer;
       f.if(["i32.lt_s", index, columns], () => {

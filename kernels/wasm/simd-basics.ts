@@ -283,6 +283,23 @@ export class SimdBasics {
     return this.widenFloat16(this.keep(load("v128.load16x4_u", address, offset)));
   }
 
+  /**
+   * Eight float16 at `address` (128 bits), widened exactly unless they are ±∞ or NaN: half of the instructions. The bits of the magnitudes
+   * go into `largest`, for `isInfiniteFloat16` to say whether any was.
+   */
+  loadFiniteFloat16(address: Expression, largest: V128): readonly [V128, V128] {
+    const bits = this.load(address);
+    this.f.set(largest, ["i16x8.max_u", largest, ["v128.and", bits, this.i32(0x7fff7fff)]]);
+    // the sign moves into the exponent's upper bits, too, and is taken out of them; the product puts the exponent's bias right
+    const widen = (half: V128) => this.mul(this.and(this.shift("shl", half, 13), this.i32(0x8fffe000 | 0)), 2 ** 112);
+    return [widen(this.keep(["i32x4.extend_low_i16x8_s", bits])), widen(this.keep(["i32x4.extend_high_i16x8_s", bits]))];
+  }
+
+  /** Whether ±∞ or NaN were among what `loadFiniteFloat16` has read. */
+  isInfiniteFloat16(largest: V128): Expression {
+    return ["v128.any_true", ["i16x8.lt_s", this.i32(0x7bff7bff), largest]];
+  }
+
   /** Writes 64 bits: `bits` as `narrowBFloat16` or `narrowFloat16` leaves them. */
   storeHalves(address: Expression, bits: V128, offset = 0): void {
     this.f.laneAccess("v128.store64_lane", 0, address, this.apply("i16x8.narrow_i32x4_u", bits, bits), offset);

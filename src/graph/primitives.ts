@@ -1,5 +1,6 @@
 /** Every primitive and fused operation by name: what the laws, the docs table and the devices run over. */
 import { fusedOperations } from "./attention.ts";
+import { codedLinearOp } from "./coded-linear.ts";
 import { contractions } from "./contraction.ts";
 import { dequantiseOp } from "./dequantise.ts";
 import { elementwise } from "./elementwise.ts";
@@ -20,5 +21,6 @@ export const primitives = {
   ...indexing,
   ...fusedOperations,
   dequantise: dequantiseOp,
+  codedLinear: codedLinearOp,
   place: placeOp,
 } as const satisfies Record<string, Primitive>;

@@ -1,6 +1,7 @@
 /**
  * An affine layer whose weight lies in memory as codes of 4 or 8 bits. A step widens it into memory that the next layer uses again,
- * once on the way forward and once on the way back, so all that is ever there is the codes and one layer's float32.
+ * once on the way forward and once on the way back, so all that is ever there is the codes and one layer's float32. A few rows, as in
+ * generating, are multiplied with the codes as they lie.
  *
  * @see https://arxiv.org/abs/2305.14314
  */
@@ -8,12 +9,12 @@ import { checkpoint } from "../autograd/custom.ts";
 import { currentDevice, downloadSync, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { requireKind } from "../errors.ts";
+import { type CodedWeight, codedLinear, isCodable, weightOfCodes } from "../graph/coded-linear.ts";
 import { dequantise } from "../graph/dequantise.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
-import { add, cast, mul, sub } from "../graph/elementwise.ts";
+import { add, cast } from "../graph/elementwise.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { constant } from "../graph/source.ts";
 import { linear } from "./linear.ts";
 import { Module, Parameter } from "./module.ts";
 import {
@@ -60,6 +61,8 @@ function tableOf(values: Float32Array): Tensor {
 
 /** int8 codes lie in memory as bytes, 128 above. */
 const bias8 = 128;
+/** Rows up to which reading the codes for each product takes less than widening them once. */
+const fewRows = 4;
 
 /** What a weight of codes is made of: names as bitsandbytes' files have them, and what is there. */
 interface Stored {
@@ -132,16 +135,11 @@ export class QuantisedLinear extends Module {
     if (this.bias) yield ["bias", this.bias];
   }
 
-  /** What the codes stand for: [out, in] float32. No derivative goes through it. */
-  matrix(): Tensor {
+  /** Codes, scales and table on the device. */
+  get #coded(): CodedWeight {
     const part = (name: string): Tensor => (this.#parts[name] as Parameter).value;
-    const shape = [this.outFeatures, this.inFeatures];
-    const number = (value: number) => constant(value, [], "float32");
-    if (!this.#table) {
-      const codes = sub(cast(part("weight"), "float32"), number(bias8));
-      const scales = reshape(part("SCB"), [this.outFeatures, 1]);
-      return stopGradient(mul(mul(codes, scales), number(1 / 127)));
-    }
+    const [codes, block] = [part("weight"), this.quantiser.blockSize];
+    if (!this.#table) return { codes, scales: part("SCB"), block };
     const absmax = part("weight.absmax");
     const scales = this.#nestedTable
       ? add(
@@ -149,7 +147,12 @@ export class QuantisedLinear extends Module {
           part("weight.nested_offset"),
         )
       : absmax;
-    return stopGradient(dequantise(part("weight"), this.#table, scales, shape, this.quantiser.blockSize));
+    return { codes, scales, table: this.#table, block };
+  }
+
+  /** What the codes stand for: [out, in] float32. No derivative goes through it. */
+  matrix(): Tensor {
+    return stopGradient(weightOfCodes(this.#coded, [this.outFeatures, this.inFeatures]));
   }
 
   /**
@@ -189,8 +192,15 @@ export class QuantisedLinear extends Module {
 
   /** @throws {ShapeError} when the last axis of `x` is not `in` */
   forward(x: Tensor): Tensor {
+    const { inFeatures: into, outFeatures: out, bias } = this;
+    const coded = this.#coded;
+    const rows = x.size / into;
+    if (x.shape.at(-1) === into && rows <= fewRows && x.dtype === "float32" && isCodable(into, coded)) {
+      const y = codedLinear(reshape(x, [rows, into]), { ...coded, scales: stopGradient(coded.scales) }, out);
+      return reshape(bias ? add(y, bias.value) : y, [...x.shape.slice(0, -1), out]);
+    }
     // widened again for the derivative, instead of kept from the way forward
-    const run = checkpoint((input) => linear(input as Tensor, this.matrix(), this.bias ? this.bias.value : null));
+    const run = checkpoint((input) => linear(input as Tensor, this.matrix(), bias ? bias.value : null));
     return run(x);
   }
 }

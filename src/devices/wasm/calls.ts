@@ -7,6 +7,7 @@ import { bytesPerElement, dtypes, type TypedArray } from "../../graph/dtype.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
 import type { KernelCall } from "../device.ts";
 import { attention, attentionBackward } from "./attention-call.ts";
+import { codedLinear } from "./coded-linear-call.ts";
 import { dequantise } from "./dequantise-call.ts";
 import { matmul } from "./matmul-call.ts";
 import type { DeviceMemory } from "./memory.ts";
@@ -50,6 +51,7 @@ export const callEntries: Readonly<Record<string, CallEntry>> = {
   attentionBackward,
   place,
   dequantise,
+  codedLinear,
   take,
   scatterAdd,
 };
