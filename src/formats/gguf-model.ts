@@ -205,6 +205,27 @@ function gemma2Config(settings: GgufSettings, layersOfLargest: number): ConfigJs
 
 const gemmaChange = (name: string): Change | undefined => (name.endsWith("norm.weight") ? lessOne : undefined);
 
+/** Queries and keys of the models whose rows of a head the converter moves. */
+function pairedProjections(name: string, settings: GgufSettings): Change | undefined {
+  const [, which] = /self_attn\.(q|k)_proj\.(?:weight|bias)$/.exec(name) ?? [];
+  const heads = settings.number("attention.head_count");
+  if (which === undefined) return undefined;
+  return pairedRows(which === "q" ? heads : (settings.optional("attention.head_count_kv") ?? heads));
+}
+
+/** OLMo 3 goes under the name of OLMo 2, and has windows. */
+function olmoConfig(settings: GgufSettings): ConfigJson {
+  const isSliding = settings.file.metadata.get("olmo2.attention.sliding_window_pattern");
+  const layer_types =
+    Array.isArray(isSliding) && isSliding.map((each) => (each === true ? "sliding_attention" : "full_attention"));
+  const windows = layer_types && {
+    model_type: "olmo3",
+    sliding_window: settings.number("attention.sliding_window"),
+    layer_types,
+  };
+  return { ...llamaConfig(settings), ...windows };
+}
+
 /** By `general.architecture`. */
 const architectures: Readonly<Record<string, Architecture>> = {
   llama: {
@@ -222,12 +243,7 @@ const architectures: Readonly<Record<string, Architecture>> = {
         mlp_bias: settings.has("blk.0.ffn_up.bias"),
       });
     },
-    change(name, settings) {
-      const [, which] = /self_attn\.(q|k)_proj\.(?:weight|bias)$/.exec(name) ?? [];
-      const heads = settings.number("attention.head_count");
-      if (which === undefined) return undefined;
-      return pairedRows(which === "q" ? heads : (settings.optional("attention.head_count_kv") ?? heads));
-    },
+    change: pairedProjections,
   },
   qwen2: { modelType: "qwen2", names: llamaNames, config: llamaConfig },
   qwen3: { modelType: "qwen3", names: llamaNames, config: llamaConfig },
@@ -244,6 +260,21 @@ const architectures: Readonly<Record<string, Architecture>> = {
     config: (settings) =>
       defined({ ...gemma2Config(settings, 62), rope_local_base_freq: settings.optional("rope.freq_base_swa") }),
     change: gemmaChange,
+  },
+  smollm3: { modelType: "smollm3", names: llamaNames, config: llamaConfig, change: pairedProjections },
+  olmo2: { modelType: "olmo2", names: gemma2Names, config: olmoConfig },
+  granite: {
+    modelType: "granite",
+    names: llamaNames,
+    config: (settings) =>
+      defined({
+        ...llamaConfig(settings),
+        attention_multiplier: settings.optional("attention.scale"),
+        embedding_multiplier: settings.optional("embedding_scale"),
+        residual_multiplier: settings.optional("residual_scale"),
+        logits_scaling: settings.optional("logit_scale"),
+      }),
+    change: pairedProjections,
   },
   phi3: {
     modelType: "phi3",

@@ -28,7 +28,7 @@ const gemma3: LlamaFamilyMember = {
     const windows = config.windows(numHiddenLayers, (i) => (i + 1) % full !== 0);
     return {
       unitOffset: true,
-      queryKeyNorm: true,
+      queryKeyNorm: "head",
       embeddingScale: Math.sqrt(hiddenSize),
       hiddenAct: config.activation("hidden_activation", "gelu_pytorch_tanh"),
       windows,

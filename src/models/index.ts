@@ -55,6 +55,7 @@ export {
   GPT2LMHeadModel,
   gpt2Config,
 } from "./gpt2.ts";
+export { GraniteForCausalLM } from "./granite.ts";
 export { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 export { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
@@ -65,6 +66,8 @@ export {
   ModernBertForTokenClassification,
   modernBertConfig,
 } from "./modernbert.ts";
+export { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
+export { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
 export { type OPTConfig, OPTForCausalLM, OPTForSequenceClassification, optConfig } from "./opt.ts";
 export { type PhiConfig, PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification, phiConfig } from "./phi.ts";
 export { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
@@ -83,6 +86,7 @@ export {
   XLMRobertaForTokenClassification,
 } from "./roberta.ts";
 export type { ReadInputs, Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
+export { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification } from "./smollm3.ts";
 export { T5ForConditionalGeneration } from "./t5.ts";
 export { type T5Config, t5Config } from "./t5-config.ts";
 export {

@@ -33,17 +33,23 @@ export interface LlamaConfig extends LabelConfig {
   readonly tieWordEmbeddings: boolean;
   /** For each layer, how many tokens a token sees, its own included; 0, or nothing, means all. */
   readonly windows: readonly number[];
-  /** Whether queries and keys are normalised per head. */
-  readonly queryKeyNorm: boolean;
+  /** What of queries and keys is normalised at once: nothing, each head, or all heads of a token. */
+  readonly queryKeyNorm: "none" | "head" | "token";
   /** Norms multiply by 1 + w. */
   readonly unitOffset: boolean;
   /** Multiplies the embeddings. */
   readonly embeddingScale: number;
+  /** Multiplies what goes into the first layer, whoever made it. */
+  readonly inputScale: number;
+  /** Multiplies what attention and feed-forward part add. */
+  readonly residualScale: number;
   /** Multiplies q·kᵀ. */
   readonly attentionScale: number;
   /** c of c·tanh(x/c) on attention scores and on logits; 0 for none. */
   readonly attentionSoftcap: number;
   readonly logitSoftcap: number;
+  /** Multiplies the logits. */
+  readonly logitScale: number;
 }
 
 /** What sets a model of the family apart from Llama, as far as it is a matter of settings. */
@@ -103,12 +109,15 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     mlpBias: modelType === "llama" && config.flag("mlp_bias", false), // the others never have any, whatever the file says
     tieWordEmbeddings: config.flag("tie_word_embeddings", false),
     windows: [],
-    queryKeyNorm: false,
+    queryKeyNorm: "none",
     unitOffset: false,
     embeddingScale: 1,
+    inputScale: 1,
+    residualScale: 1,
     attentionScale: 1 / Math.sqrt(headDim),
     attentionSoftcap: 0,
     logitSoftcap: 0,
+    logitScale: 1,
     ...config.labels(),
   };
   return { ...llama, ...variant.read?.(config, llama) };

@@ -6,9 +6,10 @@
  * @see https://arxiv.org/abs/2302.13971, https://arxiv.org/abs/2407.21783
  */
 import { checkOptions } from "../errors.ts";
-import { add } from "../graph/elementwise.ts";
+import { add, mul } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { number } from "../graph/source.ts";
 import { softcap } from "../nn/activation.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, normal, zeros } from "../nn/init.ts";
@@ -33,6 +34,7 @@ import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { type ClassOf, type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
+const scaled = (x: Tensor, scale: number): Tensor => (scale === 1 ? x : mul(x, number(x, scale)));
 const norm = ({ rmsNormEps: eps, unitOffset }: LlamaConfig, size: number): RMSNorm => new RMSNorm(size, { eps, unitOffset });
 
 /** Turns queries and keys, attends, and puts the heads together; the projections before are a subclass's. */
@@ -94,14 +96,20 @@ export class LlamaAttention extends RotaryAttention {
     this.k_proj = new Linear(C, G * D, options);
     this.v_proj = new Linear(C, G * D, options);
     this.o_proj = new Linear(H * D, C, { ...options, bias: config.outputBias });
-    this.q_norm = queryKeyNorm ? norm(config, D) : null;
-    this.k_norm = queryKeyNorm ? norm(config, D) : null;
+    const ofHeads = (heads: number) => (queryKeyNorm === "none" ? null : norm(config, queryKeyNorm === "head" ? D : heads * D));
+    this.q_norm = ofHeads(H);
+    this.k_norm = ofHeads(G);
   }
 
   project(x: Tensor): Projections {
-    const heads = (y: Tensor) => reshape(y, [...x.shape.slice(0, 2), -1, this.config.headDim]);
-    const [q, k, v] = [this.q_proj, this.k_proj, this.v_proj].map((layer) => heads(layer.forward(x))) as [Tensor, Tensor, Tensor];
-    return { q: this.q_norm?.forward(q) ?? q, k: this.k_norm?.forward(k) ?? k, v };
+    const { headDim, queryKeyNorm } = this.config;
+    const heads = (y: Tensor) => reshape(y, [...x.shape.slice(0, 2), -1, headDim]);
+    const normed = (layer: Layer, norm: RMSNorm | null) => {
+      const y = layer.forward(x);
+      if (!norm) return heads(y);
+      return queryKeyNorm === "token" ? heads(norm.forward(y)) : norm.forward(heads(y));
+    };
+    return { q: normed(this.q_proj, this.q_norm), k: normed(this.k_proj, this.k_norm), v: normed(this.v_proj, null) };
   }
 }
 
@@ -128,9 +136,11 @@ export class LlamaDecoderLayer extends DecoderLayer {
   readonly mlp: Layer;
   readonly input_layernorm: RMSNorm;
   readonly post_attention_layernorm: RMSNorm;
+  readonly #scale: number;
 
   constructor(config: LlamaConfig, attention: RotaryAttention, mlp: Layer) {
     super();
+    this.#scale = config.residualScale;
     this.self_attn = attention;
     this.mlp = mlp;
     this.input_layernorm = norm(config, config.hiddenSize);
@@ -138,8 +148,8 @@ export class LlamaDecoderLayer extends DecoderLayer {
   }
 
   forward(x: Tensor, pass: RotaryPass): Tensor {
-    const attended = add(x, this.self_attn.forward(this.input_layernorm.forward(x), pass));
-    return add(attended, this.mlp.forward(this.post_attention_layernorm.forward(attended)));
+    const attended = add(x, scaled(this.self_attn.forward(this.input_layernorm.forward(x), pass), this.#scale));
+    return add(attended, scaled(this.mlp.forward(this.post_attention_layernorm.forward(attended)), this.#scale));
   }
 }
 
@@ -191,7 +201,9 @@ export class LlamaModel extends Module implements Decoder {
   forward(inputs: TextInputs): DecoderStates {
     checkTextInputs(this.sizes, inputs);
     const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings, this.#layerRotary);
-    return runLayers(embedTokens(inputs, this.embed_tokens), this.layers, pass, (x) => this.norm.forward(x));
+    return runLayers(scaled(embedTokens(inputs, this.embed_tokens), this.#config.inputScale), this.layers, pass, (x) =>
+      this.norm.forward(x),
+    );
   }
 }
 
@@ -248,7 +260,7 @@ export class LlamaForCausalLM extends DecoderLM {
   }
 
   protected override toLogits(states: Tensor): Tensor {
-    return softcap(super.toLogits(states), this.config.logitSoftcap);
+    return softcap(scaled(super.toLogits(states), this.config.logitScale), this.config.logitSoftcap);
   }
 }
 

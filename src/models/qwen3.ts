@@ -6,7 +6,7 @@ import { qwenDefaults, qwenWindows } from "./qwen2.ts";
 const qwen3: LlamaFamilyMember = {
   modelType: "qwen3",
   defaults: { ...qwenDefaults, head_dim: 128 },
-  read: (config, { numHiddenLayers }) => ({ queryKeyNorm: true, windows: qwenWindows(config, numHiddenLayers) }),
+  read: (config, { numHiddenLayers }) => ({ queryKeyNorm: "head", windows: qwenWindows(config, numHiddenLayers) }),
 };
 
 /** A Qwen3 that gives logits of the next token. */

@@ -11,9 +11,12 @@ import { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3
 import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification } from "./gpt-neo.ts";
 import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification } from "./gpt-neox.ts";
 import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
+import { GraniteForCausalLM } from "./granite.ts";
 import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
 import { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification } from "./modernbert.ts";
+import { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
+import { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
 import { OPTForCausalLM, OPTForSequenceClassification } from "./opt.ts";
 import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification } from "./phi.ts";
 import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
@@ -30,6 +33,7 @@ import {
   XLMRobertaForSequenceClassification,
   XLMRobertaForTokenClassification,
 } from "./roberta.ts";
+import { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification } from "./smollm3.ts";
 import { T5ForConditionalGeneration } from "./t5.ts";
 import { type ModelByTask, type Task, taskOf } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
@@ -59,15 +63,19 @@ export const models = {
   gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification, GPT2ForTokenClassification },
   gpt_neo: { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
   gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
+  granite: { GraniteForCausalLM },
   llama: { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification },
   mistral: { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification },
   modernbert: { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification },
+  olmo2: { Olmo2ForCausalLM, Olmo2ForSequenceClassification },
+  olmo3: { Olmo3ForCausalLM, Olmo3ForSequenceClassification },
   opt: { OPTForCausalLM, OPTForSequenceClassification },
   phi: { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification },
   phi3: { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification },
   qwen2: { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification },
   qwen3: { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
   roberta: { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification },
+  smollm3: { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
   t5: { T5ForConditionalGeneration },
   vit: { ViTForImageClassification },
   "xlm-roberta": { XLMRobertaForMaskedLM, XLMRobertaForSequenceClassification, XLMRobertaForTokenClassification },

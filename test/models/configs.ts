@@ -22,13 +22,17 @@ export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
   gpt2: { vocab_size: 23, n_embd: 16, n_layer: 2, n_head: 4, n_positions: 16 },
   gpt_neo: { vocab_size: 23, hidden_size: 16, num_layers: 2, num_heads: 4, max_position_embeddings: 16, window_size: 3 },
   gpt_neox: { ...neoxLike, rotary_pct: 0.5 },
+  granite: { ...phiLike, embedding_multiplier: 3, residual_multiplier: 0.6, attention_multiplier: 0.3, logits_scaling: 2 },
   llama: llamaLike,
   mistral: { ...llamaLike, sliding_window: 3 },
+  olmo2: phiLike,
+  olmo3: { ...phiLike, sliding_window: 3, layer_types: ["sliding_attention", "full_attention"] },
   opt: { ...neoxLike, ffn_dim: 24, max_position_embeddings: 16, dropout: 0 },
   phi: phiLike,
   phi3: { ...phiLike, rope_scaling: longrope },
   qwen2: { ...phiLike, use_sliding_window: true, sliding_window: 3, max_window_layers: 1 },
   qwen3: llamaLike,
+  smollm3: { ...phiLike, no_rope_layer_interval: 2 },
 };
 
 const sizes = { hidden_size: 12, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 3, initializer_range: 0.3 };
