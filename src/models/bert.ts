@@ -277,13 +277,28 @@ export const bertFamily = <Name extends string>(
 });
 
 /** An output layer with the weight of the word embeddings, and its bias by another name. @throws {ConfigError} when the weights are not tied */
-export function tiedDecoder(config: BertConfig, { embeddings }: BertModel): { readonly bias: Parameter; decoder: Layer } {
+export function tiedDecoder(config: BertConfig, { wordEmbedding }: Backbone): { readonly bias: Parameter; decoder: Layer } {
   if (!config.tieWordEmbeddings)
     throw new ConfigError("`tie_word_embeddings` (= false) must be true here.", { operation: config.modelType, got: false });
-  const { weight } = embeddings.word_embeddings as Embedding;
+  const { weight } = wordEmbedding as Embedding;
   const bias = Parameter.from(zeros([config.vocabSize]), [config.vocabSize]);
-  return { bias, decoder: new Linear(config.hiddenSize, config.vocabSize, { weight, bias }) };
+  return { bias, decoder: new Linear(config.embeddingSize, config.vocabSize, { weight, bias }) };
 }
+
+/** decoder(norm(act(dense(x)))): BERT's output layer for words. */
+export function bertPredictions(config: BertConfig, init: Initializer, base: Backbone) {
+  const { bias, decoder } = tiedDecoder(config, base);
+  const own: Layer = dense(config.hiddenSize, config.embeddingSize, init);
+  const transform = group({ dense: own, LayerNorm: norm(config, config.embeddingSize) });
+  return group({ bias, transform, decoder });
+}
+
+/** Logits of the words: [B, T, C] → [B, T, V]. */
+export const predictWords = (
+  { hiddenAct }: BertConfig,
+  { transform, decoder }: ReturnType<typeof bertPredictions>,
+  states: Tensor,
+): Tensor => decoder.forward(transform.LayerNorm.forward(activation(hiddenAct)(transform.dense.forward(states))));
 
 /**
  * A BERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings.
@@ -294,16 +309,8 @@ export function tiedDecoder(config: BertConfig, { embeddings }: BertModel): { re
  * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, T, 512], []
  */
 export const BertForMaskedLM = tokenModel("BertForMaskedLM", bertFamily("bert"), {
-  parts: (config, init, base) => {
-    const { bias, decoder } = tiedDecoder(config, base);
-    const own: Layer = dense(config.hiddenSize, config.hiddenSize, init);
-    const transform = group({ dense: own, LayerNorm: norm(config) });
-    return { cls: group({ predictions: group({ bias, transform, decoder }) }) };
-  },
-  logits: ({ config, cls: { predictions } }, states) => {
-    const { transform, decoder } = predictions;
-    return decoder.forward(transform.LayerNorm.forward(activation(config.hiddenAct)(transform.dense.forward(states))));
-  },
+  parts: (config, init, base) => ({ cls: group({ predictions: bertPredictions(config, init, base) }) }),
+  logits: ({ config, cls: { predictions } }, states) => predictWords(config, predictions, states),
 });
 
 /** A BERT that puts texts into classes by the state of their first token. */

@@ -8,13 +8,13 @@ export interface NamedPart {
   /** Property under which it is: the first step of the paths of its parameters. */
   readonly name: string;
   /** The path of what a checkpoint calls so, where that differs; `null` for what is left unread. */
-  pathOf?(name: string): string | null;
+  pathOf?(name: string, config?: unknown): string | null;
 }
 
 /** The path of what a checkpoint calls so; in a checkpoint of that part alone, paths begin in it. */
-export function pathBy({ name: part, pathOf }: NamedPart, name: string): string | null {
+export function pathBy({ name: part, pathOf }: NamedPart, name: string, config?: unknown): string | null {
   const path = name.startsWith(`${part}.`) || outputs.test(name) ? name : `${part}.${name}`;
-  return pathOf ? pathOf(path) : path;
+  return pathOf ? pathOf(path, config) : path;
 }
 
 /** Of models whose checkpoints have names of their own, or hold what the model has no use for. */

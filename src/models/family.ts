@@ -36,6 +36,8 @@ export interface Family<Name extends string, Config, Base extends Module> extend
   build(config: Config, init?: Initializer): Base;
   /** What of it reads the text. */
   reader(base: Base): Reader;
+  /** The path of what a checkpoint calls so, where that differs; `null` for what is left unread. */
+  pathOf?(name: string, config?: Config): string | null;
   /** Standard deviation of the first values of an output layer's matrices. */
   std(config: Config): number;
 }
@@ -86,7 +88,7 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
     }
 
     pathOf(name: string): string | null {
-      return pathBy(family, name);
+      return pathBy(family, name, this.config);
     }
   }
   const made: ClassOf<Module, Config> = Object.defineProperty(WithHead, "name", { value: name });

@@ -22,6 +22,8 @@ export type {
 } from "./causal-lm.ts";
 export type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
 export type { ConfigJson, ProblemType } from "./config-reader.ts";
+export { DebertaV2ForMaskedLM, DebertaV2ForSequenceClassification, DebertaV2ForTokenClassification } from "./deberta-v2.ts";
+export { type DebertaV2Config, debertaV2Config } from "./deberta-v2-config.ts";
 export {
   type DistilBertConfig,
   DistilBertForMaskedLM,

@@ -3,6 +3,7 @@ import { ConfigError, checkOptions, isRecord, nearestName, requireKind, wordJson
 import { type Initializer, zeros } from "../nn/init.ts";
 import { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import type { ConfigJson } from "./config-reader.ts";
+import { DebertaV2ForMaskedLM, DebertaV2ForSequenceClassification, DebertaV2ForTokenClassification } from "./deberta-v2.ts";
 import { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification } from "./distilbert.ts";
 import { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification } from "./electra.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
@@ -55,6 +56,7 @@ interface ModelClasses {
 export const models = {
   bert: { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification },
   camembert: { CamembertForMaskedLM, CamembertForSequenceClassification, CamembertForTokenClassification },
+  "deberta-v2": { DebertaV2ForMaskedLM, DebertaV2ForSequenceClassification, DebertaV2ForTokenClassification },
   distilbert: { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification },
   electra: { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification },
   gemma: { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification },

@@ -13,7 +13,7 @@ import { fillPromptConfig } from "./prompt/prompt-method.ts";
 import { modulesToSave, withTaskHeads } from "./saved-module.ts";
 import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
 import { modulePath, refuseMixture, targetedParameters } from "./target-parameter.ts";
-import { inputEmbedding, outputLayer, tieWeights } from "./tied-weight.ts";
+import { inputEmbedding, tieWeights, wordLayer } from "./tied-weight.ts";
 import { planTokens } from "./trained-token.ts";
 
 /** One layer of an adapter that is about to be attached. */
@@ -102,7 +102,7 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
     if (method.prompt) return { paths: [], targetModules: [], warnings: [] };
     if (method.choose) return chosenBy(method, config, modules);
     const kinds = (Object.keys(method.layers) as LayerKind[]).filter((kind) => kind !== "parameter");
-    const known = { modules, modelType, outputPath: outputLayer(modules), saved: others, others: parameters.length > 0 };
+    const known = { modules, modelType, outputPath: wordLayer(modules), saved: others, others: parameters.length > 0 };
     return chooseTargets(known, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
   };
   const targets = chosen();

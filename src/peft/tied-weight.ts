@@ -29,6 +29,22 @@ export function inputEmbedding(modules: ReadonlyMap<string, Module>): InputEmbed
 export const outputLayer = (modules: ReadonlyMap<string, Module>): string | undefined =>
   modules.has("lm_head") ? "lm_head" : undefined;
 
+/** What "all-linear" leaves out, by what PEFT calls a model's output embedding. */
+export const wordLayer = (modules: ReadonlyMap<string, Module>): string | undefined =>
+  wordLayers.find((path) => modules.has(path));
+
+const wordLayers = [
+  "lm_head.decoder",
+  "lm_head",
+  "embed_out",
+  "decoder",
+  "cls.predictions.decoder",
+  "predictions.decoder",
+  "vocab_projector",
+  "generator_lm_head",
+  "lm_predictions.lm_head.dense",
+];
+
 /** The names by which PEFT knows input embedding and output layer. */
 export const embeddingNames = ["embed_tokens", "lm_head"];
 

@@ -42,6 +42,15 @@ const bert = { vocab_size: 23, max_position_embeddings: 8, ...sizes };
 export const encoderConfigs = {
   bert,
   camembert: { ...bert, pad_token_id: 0 },
+  "deberta-v2": {
+    ...bert,
+    relative_attention: true,
+    pos_att_type: "p2c|c2p",
+    share_att_key: true,
+    position_buckets: 4,
+    position_biased_input: false,
+    norm_rel_ebd: "layer_norm",
+  },
   distilbert: { vocab_size: 23, dim: 12, hidden_dim: 16, n_layers: 2, n_heads: 3, max_position_embeddings: 8 },
   electra: { ...bert, embedding_size: 8 },
   modernbert: { vocab_size: 23, ...sizes, local_attention: 4, pad_token_id: 0 },

@@ -5,6 +5,8 @@ import { expect, test } from "vitest";
 import { ConfigError } from "../../src/errors.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
 import { BertForMaskedLM, BertForSequenceClassification } from "../../src/models/bert.ts";
+import { DebertaV2ForMaskedLM } from "../../src/models/deberta-v2.ts";
+import { debertaV2Config, distanceRows } from "../../src/models/deberta-v2-config.ts";
 import { DistilBertForMaskedLM, DistilBertForTokenClassification } from "../../src/models/distilbert.ts";
 import { modernBertConfig } from "../../src/models/modernbert.ts";
 import { RobertaForSequenceClassification } from "../../src/models/roberta.ts";
@@ -165,6 +167,20 @@ onReference("encoders", () => {
     expect(() => modernBertConfig({ ...json, classifier_pooling: "max" })).toThrow(
       'modernbert: `classifier_pooling` (= "max") must be "cls" or "mean".',
     );
+  });
+
+  test("DeBERTa's distances have a bucket each where they are small, and share them where they are large", () => {
+    const config = (change: object) => debertaV2Config({ ...encoderConfigs["deberta-v2"], ...change });
+    const v3 = config({ position_buckets: 256, max_position_embeddings: 512, max_relative_positions: -1 });
+    const rows = distanceRows(600, v3);
+    // transformers' make_log_bucket_position(599 … 1, 256, 512) + 256, cut off at 511
+    expect([...rows].filter((_, i) => i % 100 === 99)).toEqual([510, 489, 463, 425, 356, 256, 156, 87, 49, 23, 2]);
+    expect([...distanceRows(3, config({ position_buckets: 0, max_relative_positions: 1 }))]).toEqual([1, 1, 1, 0, 0]);
+    const model = new DebertaV2ForMaskedLM({ model_type: "deberta-v2", ...encoderConfigs["deberta-v2"] });
+    expect(model.forward({ inputIds: integers([3], [1, 1]) }).logits.shape).toEqual([1, 1, 23]);
+    expect(model.pathOf("deberta.embeddings.position_embeddings.weight")).toBeNull();
+    expect(() => config({ pos_att_type: "p2p" })).toThrow('deberta-v2: `pos_att_type` (= "p2p") must name "c2p", "p2c" or both.');
+    expect(() => config({ conv_kernel_size: 4 })).toThrow("deberta-v2: `conv_kernel_size` (= 4) must be odd.");
   });
 
   test("names of the first BERT checkpoints are understood", () => {
