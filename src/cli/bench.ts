@@ -14,8 +14,8 @@ import { attach } from "../peft/attach.ts";
 import { lora } from "../peft/methods/lora.ts";
 import { complete } from "../train/generation.ts";
 import { loadModel } from "../train/load-model.ts";
-import { whole } from "./option.ts";
-import { megabytes, say, words } from "./terminal.ts";
+import { path, whole } from "./option.ts";
+import { megabytes, say, shown, words } from "./terminal.ts";
 
 interface BenchOptions {
   readonly model: string;
@@ -37,7 +37,7 @@ export function addBench(program: Command): void {
   program
     .command("bench")
     .description("measure LoRA steps and generation of a model on this machine")
-    .option("--model <folder>", "a model to load; the one that comes along when absent", tinyModel)
+    .option("--model <folder>", "a model to load; the one that comes along when absent", path, shown(tinyModel))
     .option("--rank <n>", "rank of the adapter on all linear layers", whole(), 8)
     .option("--batch <n>", "rows of a step", whole(), 4)
     .option("--window <n>", "tokens of a row", whole(2), 128)

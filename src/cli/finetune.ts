@@ -1,12 +1,12 @@
 /** `lorikeet finetune`, the main job: a pretrained model, a text, an adapter; what it was like before and after. */
 import { existsSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
-import { basename, join, relative, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { currentDevice } from "../compile/program.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, isRecord } from "../errors.ts";
 import { writeFileAtomically } from "../formats/atomic-file.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { QuantisedType } from "../nn/quantiser.ts";
@@ -18,21 +18,23 @@ import { methods } from "../peft/methods.ts";
 import { readSourceTasks } from "../peft/prompt/source-task.ts";
 import { trainableReport } from "../peft/report.ts";
 import { saveTokenizer } from "../text/bpe-trainer.ts";
+import { chatDataset } from "../text/chat-dataset.ts";
 import { corpusTitles, loadCorpus } from "../text/corpora.ts";
-import { type TextDataset, textDataset } from "../text/dataset.ts";
+import { readUtf8, type TextDataset, textDataset } from "../text/dataset.ts";
 import { uploadBatch } from "../train/batch.ts";
 import { evaluate } from "../train/evaluate.ts";
 import { finetuning } from "../train/finetune.ts";
 import { type LoadedModel, loadModel, saveModel } from "../train/load-model.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { nodeDrawing } from "./drawing.ts";
+import { lockFolder } from "./folder-lock.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { adapterOf, assigned, type MethodOptions, withDefaults } from "./method-option.ts";
-import { nonNegative, positive, whole } from "./option.ts";
+import { nonNegative, path, positive, whole } from "./option.ts";
 import { type Drawing, evaluationsOf, renderReport, type Sample, sampling } from "./report.ts";
-import { RunFolder, type Settings, type Summary } from "./run-folder.ts";
+import { goOn, RunFolder, type Settings, type Summary } from "./run-folder.ts";
 import { drawSamples, sampleLines } from "./samples.ts";
-import { clock, megabytes, say, TrainingBar, words } from "./terminal.ts";
+import { clock, megabytes, say, shown, TrainingBar, words } from "./terminal.ts";
 
 interface FinetuneOptions extends MethodOptions {
   /** `key=value`: other keys of the method's config. */
@@ -61,8 +63,17 @@ export function addFinetune(program: Command): void {
   const command = program
     .command("finetune", { isDefault: true })
     .description("fine-tune a model with an adapter on a text; goes on where it was stopped")
-    .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", shown(tinyModel))
-    .option("--data <file>", "a text, or JSON lines with a `text` each; the last tenth is held out (default: Moby-Dick)")
+    .option(
+      "--model <folder>",
+      "config.json, safetensors and tokenizer.json, as Hugging Face writes them",
+      path,
+      shown(tinyModel),
+    )
+    .option(
+      "--data <file>",
+      "a text, or JSON lines with a `text` or chat `messages` each; the last tenth is held out (default: Moby-Dick)",
+      path,
+    )
     .addOption(
       new Option("--quantise <type>", "keep the model's weights as codes, as QLoRA does").choices(["nf4", "fp4", "int8"]),
     )
@@ -77,11 +88,14 @@ export function addFinetune(program: Command): void {
     .option("--window <n>", "tokens of a row", whole(2), 128)
     .option("--lr <x>", "highest learning rate", positive, 4e-3)
     .option("--seed <n>", "of first values, order of the text and samples", whole(0), 0)
-    .option("--out <folder>", "for the adapter, the merged model and the report", "out/finetune")
+    .option("--out <folder>", "for the adapter, the merged model and the report", path, "out/finetune")
     .option("--fresh", "start over when there is something to go on with")
     .option("--prompt <texts...>", "what samples begin with", prompts)
     .option("--json", "end with one line of JSON on standard output")
-    .action((options: FinetuneOptions) => finetune(withDefaults(options)));
+    .action((options: FinetuneOptions) => {
+      const targets = options.targets.flatMap((names) => names.split(",").map((name) => name.trim()));
+      return finetune(withDefaults({ ...options, targets }, assigned(options.set)));
+    });
   program.addHelpText("after", () => `\nWithout a command, finetune is run:\n\n${command.helpInformation()}`);
 }
 
@@ -117,6 +131,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
 
   using interrupt = listenForInterrupt(() => say("\nStopping ..."));
   const { signal } = interrupt;
+  using _lock = await lockFolder(run.path, "finetune");
   try {
     if (!resumed) {
       await run.claim(settings);
@@ -150,7 +165,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     });
     let planned = 0;
     if (resumed) {
-      const extra = await trainer.load(run.checkpoint);
+      const extra = await goOn(trainer, run.checkpoint, "finetune");
       before = extra["before"] as Before | undefined;
       planned = Number(extra["planned"]);
       say(`Going on after step ${trainer.step} of ${trainer.steps} (--fresh starts over).`);
@@ -204,7 +219,19 @@ function settingsOf(options: FinetuneOptions): Settings {
   };
 }
 
-async function readText({ data, window, seed }: FinetuneOptions, loaded: LoadedModel): Promise<TextDataset> {
+/** Whether a file of JSON lines begins with a conversation. */
+function isChat(file: string): boolean {
+  if (!/\.jsonl$/i.test(file)) return false;
+  const [first = ""] = readUtf8(file, "finetune").trimStart().split("\n", 1);
+  try {
+    const row: unknown = JSON.parse(first);
+    return Array.isArray(row) || (isRecord(row) && "messages" in row);
+  } catch {
+    return false; // told by who reads it
+  }
+}
+
+async function readText({ data, window, seed, prompt }: FinetuneOptions, loaded: LoadedModel): Promise<TextDataset> {
   const { tokenizer, config } = loaded;
   const vocabulary = Number(config["vocab_size"]);
   if (tokenizer.vocabularySize > vocabulary)
@@ -212,8 +239,16 @@ async function readText({ data, window, seed }: FinetuneOptions, loaded: LoadedM
       operation: "finetune",
       hint: "They are not of one model: use the tokenizer that came with the weights.",
     });
-  const source = data === undefined ? await loadCorpus("moby-dick") : { file: data };
-  const dataset = textDataset(source, tokenizer, { window, seed });
+  const wordless = prompt.find((text) => tokenizer.encode(text).length === 0);
+  if (wordless !== undefined)
+    throw new ConfigError(`--prompt ${JSON.stringify(wordless)} has no token to begin with.`, {
+      operation: "finetune",
+      hint: "Give one with a word in it.",
+    });
+  const dataset =
+    data !== undefined && isChat(data)
+      ? chatDataset(data, tokenizer, { window, seed })
+      : textDataset(data === undefined ? await loadCorpus("moby-dick") : { file: data }, tokenizer, { window, seed });
   if (dataset.heldOutTokens.length === 0)
     throw new ConfigError("the text is too short to hold a part of it out.", {
       operation: "finetune",
@@ -357,9 +392,3 @@ function showSamples(before: readonly Sample[], after: readonly Sample[]): void 
       sampleLines({ prompt, text }, width).forEach((line, row) => say(`  ${(row === 0 ? when : "").padEnd(9)}${line}`));
   });
 }
-
-/** A path as one would type it. */
-const shown = (path: string): string => {
-  const near = relative(process.cwd(), path);
-  return near.startsWith("..") || near === "" ? path : near;
-};

@@ -11,10 +11,12 @@ import { addFinetune } from "./finetune.ts";
 import { addPretrain } from "./pretrain.ts";
 
 // whoever was reading has gone (`| head`): what is written goes nowhere, and the work, which is in files, goes on
-for (const stream of [process.stdout, process.stderr])
-  stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-  });
+process.stderr.on("error", () => {});
+process.stdout.on("error", ({ code, message }: NodeJS.ErrnoException) => {
+  if (code === "EPIPE") return;
+  process.stderr.write(`lorikeet: standard output cannot be written: ${message}.\n`);
+  process.exitCode = 1;
+});
 
 const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {
   readonly version: string;

@@ -18,11 +18,24 @@ export interface MethodOptions {
 const keys = { rank: /^r$/, alpha: /^(lora)?alpha$/i, dropout: /^(lora|vera|\w+lora)?Dropout$/i } as const;
 const defaultRank = 16;
 
-/** Rank and scale that are used where nothing is said: of LoRA and its kin 16, and twice the rank. */
-export function withDefaults<Options extends MethodOptions>(options: Options): Options {
-  if (!ownKeys(options.method).includes("loraAlpha")) return options;
-  const { rank = defaultRank, alpha = 2 * rank } = options;
-  return { ...options, rank, alpha };
+/**
+ * Rank and scale that are used where nothing is said: of LoRA and its kin 16, and twice the rank.
+ *
+ * @param other keys of the config that are given by their own names
+ * @throws {ConfigError} when one says what an option says, too
+ */
+export function withDefaults<Options extends MethodOptions>(options: Options, other: object = {}): Options {
+  const set: { rank?: number; alpha?: number; dropout?: number } = {};
+  for (const [option, pattern] of Object.entries(keys) as [keyof typeof keys, RegExp][]) {
+    const [key, value] = Object.entries(other).find(([name]) => pattern.test(name)) ?? [];
+    if (key === undefined || !ownKeys(options.method).includes(key)) continue;
+    if (options[option] !== undefined)
+      throw new ConfigError(`--${option} and --set ${key} are the same.`, { operation: "finetune", hint: "Leave one out." });
+    if (typeof value === "number") set[option] = value;
+  }
+  if (!ownKeys(options.method).includes("loraAlpha")) return { ...options, ...set };
+  const { rank = defaultRank, alpha = 2 * rank } = { ...options, ...set };
+  return { ...options, ...set, rank, alpha };
 }
 
 /** What methods ask for that have no defaults in PEFT: virtual tokens; the length and the layers of an adaption prompt. */

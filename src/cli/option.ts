@@ -7,7 +7,7 @@ export const whole =
   (text: string): number => {
     const value = /^[+-]?\d+$/.test(text.trim()) ? Number(text) : Number.NaN;
     if (!(value >= least && value <= most))
-      throw new InvalidArgumentError(`It must be a whole number from ${least}${most < 2 ** 31 - 1 ? ` to ${most}` : ""}.`);
+      throw new InvalidArgumentError(`It must be a whole number from ${least}${value > most ? ` to ${most}` : ""}.`);
     return value;
   };
 
@@ -23,4 +23,10 @@ export function nonNegative(text: string): number {
   const value = text.trim() === "" ? Number.NaN : Number(text);
   if (!(value >= 0) || !Number.isFinite(value)) throw new InvalidArgumentError("It must be a number from 0.");
   return value;
+}
+
+/** A name of a file or folder; an empty one is a variable of the shell that was not set. */
+export function path(text: string): string {
+  if (text.trim() === "") throw new InvalidArgumentError("It must name a file or folder.");
+  return text;
 }

@@ -24,8 +24,10 @@ import { complete } from "../train/generation.ts";
 import { loadModel, saveModel } from "../train/load-model.ts";
 import type { TrainingResult } from "../train/progress.ts";
 import { type TrainedParameters, Trainer } from "../train/trainer.ts";
+import { lockFolder } from "./folder-lock.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
-import { nonNegative, positive, whole } from "./option.ts";
+import { nonNegative, path, positive, whole } from "./option.ts";
+import { goOn } from "./run-folder.ts";
 import { clock, say, TrainingBar, words } from "./terminal.ts";
 
 interface PretrainOptions {
@@ -64,9 +66,9 @@ export function addPretrain(program: Command): void {
     .option("--steps <n>", "training steps", whole(), 6000)
     .option("--minutes <n>", "as many steps as fit into this time instead", positive)
     .option("--seed <n>", "of first values and order of the text", whole(0), 0)
-    .option("--out <folder>", "for checkpoints", "out/pretrain")
-    .option("--to <folder>", "for the finished model", "models/tiny")
-    .option("--tokenizer <folder>", "with tokenizer.json", "models/tiny")
+    .option("--out <folder>", "for checkpoints", path, "out/pretrain")
+    .option("--to <folder>", "for the finished model", path, "models/tiny")
+    .option("--tokenizer <folder>", "with tokenizer.json", path, "models/tiny")
     .option("--fresh", "start over when there is a checkpoint")
     .option("--batch <n>", "rows of a step", whole(), 8)
     .option("--window <n>", "tokens of a row", whole(2), 128)
@@ -163,9 +165,10 @@ async function pretrain(options: PretrainOptions): Promise<void> {
   };
   let schedule = scheduleOf(total);
   const settings = { seed, batch, window, lr, warmup, weightDecay: options.weightDecay, config: JSON.stringify(config) };
+  using _lock = await lockFolder(out, "pretrain");
   const checkpoint = join(out, "checkpoint.safetensors");
   if (existsSync(checkpoint) && !options.fresh) {
-    const extra = await trainer.load(checkpoint);
+    const extra = await goOn(trainer, checkpoint, "pretrain");
     if (JSON.stringify(extra) !== JSON.stringify(settings))
       throw new ConfigError(`"${checkpoint}" is of a run with other settings: ${JSON.stringify(extra)}.`, {
         operation: "pretrain",

@@ -1,8 +1,9 @@
 /** The folder of one fine-tuning run: which settings it is of, what can be gone on with, and what is finished. */
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, FormatError, LorikeetError } from "../errors.ts";
 import { writeFileAtomically } from "../formats/atomic-file.ts";
+import type { Trainer } from "../train/trainer.ts";
 
 /** What decides the numbers of a run. */
 export type Settings = Readonly<Record<string, string | number | boolean>>;
@@ -25,6 +26,8 @@ export interface Summary {
   /** `null` where nothing draws it. */
   readonly report: string | null;
 }
+
+const numbers = ["perplexityBefore", "perplexityAfter", "trainSeconds", "tokensPerSecond", "peakBytes", "plannedBytes"] as const;
 
 interface Finished {
   readonly settings: Settings;
@@ -55,16 +58,27 @@ export class RunFolder {
     return existsSync(this.checkpoint);
   }
 
-  /** The summary of a run with these settings that has been finished here, if there is one. */
+  /** The summary of a run with these settings that has been finished here and of which everything is there, if there is one. */
   finished(settings: Settings): Summary | undefined {
     if (this.hasCheckpoint) return undefined;
-    const found = readJson(this.#result) as Finished | undefined;
-    return found && difference(found.settings, settings) === "" ? found.summary : undefined;
+    const { settings: of, summary } = (readJson(this.#result) ?? {}) as Partial<Finished>;
+    if (summary === undefined || difference(of, settings) !== "" || !numbers.every((key) => typeof summary[key] === "number"))
+      return undefined;
+    // the folder may have been moved
+    const { mergedDir, report } = summary;
+    const here = { adapterDir: this.adapter, mergedDir: mergedDir && this.merged, report: report && this.report };
+    return Object.values(here).every((path) => path === null || existsSync(path)) ? { ...summary, ...here } : undefined;
   }
 
   /** @throws {ConfigError} naming what differs between the run that has been stopped here and this one */
   checkSettings(settings: Settings): void {
-    const differs = difference(readJson(this.#settings) as Settings | undefined, settings);
+    const found = readJson(this.#settings) as Settings | undefined;
+    if (found === undefined)
+      throw new ConfigError(`"${this.checkpoint}" is of an unfinished run, but "${this.#settings}" cannot be read.`, {
+        operation: "finetune",
+        hint: "Give --fresh to start over, or another --out.",
+      });
+    const differs = difference(found, settings);
     if (differs !== "")
       throw new ConfigError(`"${this.checkpoint}" is of an unfinished run with other settings: ${differs}.`, {
         operation: "finetune",
@@ -79,7 +93,7 @@ export class RunFolder {
 
   /** A run from the beginning: what another left behind to be gone on with is not needed any more. */
   forget(): void {
-    for (const file of [this.checkpoint, this.#result]) rmSync(file, { force: true });
+    for (const file of [this.checkpoint, this.#result]) rmSync(file, { recursive: true, force: true });
   }
 
   /** What an earlier run left here and this run does not write is not of this run's adapter. */
@@ -92,6 +106,19 @@ export class RunFolder {
     await writeFileAtomically(this.#result, `${JSON.stringify({ settings, summary } satisfies Finished, null, 2)}\n`);
     rmSync(this.checkpoint, { force: true });
   }
+}
+
+/** Takes a training run up again. @returns what was kept beside it @throws {FormatError} when the file is damaged */
+export async function goOn(trainer: Trainer, checkpoint: string, operation: string): ReturnType<Trainer["load"]> {
+  return trainer.load(checkpoint).catch((error) => {
+    if (!(error instanceof LorikeetError)) throw error;
+    const { problem } = error;
+    throw new FormatError(`there is nothing to go on with: ${problem}`, {
+      operation,
+      got: checkpoint,
+      hint: "Give --fresh to start over.",
+    });
+  });
 }
 
 /** `undefined` when there is no such file, or it is not ours. */

@@ -31,7 +31,9 @@ export async function drawSamples(
 export function sampleLines({ prompt, text }: Sample, width: number): string[] {
   const lines: string[] = [];
   let line = "";
-  for (const word of `${prompt}${text}`.replace(/\s+/g, " ").split(" ")) {
+  // a model may write what a terminal would obey
+  const shown = `${prompt}${text}`.replace(/\s+/g, " ").replace(/\p{Cc}/gu, "\ufffd");
+  for (const word of shown.split(" ")) {
     if (line !== "" && line.length + 1 + word.length > width) {
       lines.push(line);
       line = word;

@@ -1,4 +1,5 @@
 /** What people see while a command works: all on standard error, so that standard output holds results only. */
+import { relative } from "node:path";
 import process from "node:process";
 import { Presets, SingleBar } from "cli-progress";
 import type { StepEvent } from "../train/progress.ts";
@@ -6,6 +7,12 @@ import type { StepEvent } from "../train/progress.ts";
 /** One line for people. */
 export const say = (line = ""): void => {
   process.stderr.write(`${line}\n`);
+};
+
+/** A path as one would type it. */
+export const shown = (path: string): string => {
+  const near = relative(process.cwd(), path);
+  return near.startsWith("..") || near === "" ? path : near;
 };
 
 /** `1,234`. */

@@ -146,7 +146,9 @@ export function wordSystemError(error: unknown, operation: string, path: string,
   const code = error instanceof Error && "code" in error ? String(error.code) : undefined;
   if (code === undefined || error instanceof ConfigError) return error;
   const [problem, hint] = systemErrors[code] ?? [code, undefined];
-  const shown = JSON.stringify(error instanceof Error && code === "EISDIR" && "path" in error ? error.path : path);
+  // of a rename, `path` is the temporary file
+  const { path: at, dest = at } = error as { readonly path?: string; readonly dest?: string };
+  const shown = JSON.stringify(code === "EISDIR" ? (dest ?? path) : path);
   return new ConfigError(`cannot ${verb} ${shown}: ${problem}.`, {
     operation,
     got: path,

@@ -1,8 +1,7 @@
 /** Conversations as rows of tokens, of which only what the assistant says is learnt. */
 import { ConfigError, checkOptions, FormatError, requireKind, under, wordJson } from "../errors.ts";
-import { fileSystem } from "../formats/node-module.ts";
 import type { ChatMessage, ChatOptions } from "./chat-template.ts";
-import { checkPositive, checkSeed, TextDataset } from "./dataset.ts";
+import { checkPositive, checkSeed, readUtf8, TextDataset } from "./dataset.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A list of messages, or an object that has one under `messages`, with what else the template reads, such as `tools`. */
@@ -50,7 +49,8 @@ export function chatDataset(
   checkSeed(operation, seed);
   if (typeof heldOut === "number" && !(heldOut >= 0 && heldOut < 1))
     throw new ConfigError(`\`heldOut\` (= ${heldOut}) must be at least 0 and less than 1.`, { operation, got: heldOut });
-  const all = typeof source === "string" ? under(operation, () => conversationsFromJsonl(readText(source), source)) : source;
+  const all =
+    typeof source === "string" ? under(operation, () => conversationsFromJsonl(readUtf8(source, operation), source)) : source;
   requireKind(operation, "a list", { conversations: all });
   requireKind(operation, "a function", { "tokenizer.encodeChat": (tokenizer as Partial<Tokenizer> | undefined)?.encodeChat });
   const cut = typeof heldOut === "number" ? all.length - Math.round(all.length * heldOut) : all.length;
@@ -124,16 +124,4 @@ function pack(conversations: readonly Conversation[], tokenizer: Tokenizer, opti
     at += chat.ids.length;
   }
   return { ids, mask };
-}
-
-function readText(path: string): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(fileSystem()?.readFileSync(path));
-  } catch {
-    throw new FormatError(`"${path}" cannot be read as text in UTF-8.`, {
-      operation: "chatDataset",
-      got: path,
-      hint: "Give the path of a .jsonl file, or the conversations themselves.",
-    });
-  }
 }

@@ -1,5 +1,6 @@
 /** Text as rows of tokens for a causal language model: packing, the held-out part, shuffled batches that can be resumed. */
 import { ConfigError, checkOptions, FormatError, requireKind, wordType } from "../errors.ts";
+import { wordSystemError } from "../formats/atomic-file.ts";
 import { fileSystem } from "../formats/node-module.ts";
 import { threefry2x32 } from "../random/threefry.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -320,20 +321,29 @@ function looksLikeFile(text: string): boolean {
 
 /** The texts of a file: the whole of it, or those of its JSON lines. */
 function readFile(path: string): string[] {
-  const system = fileSystem();
-  const problem = (what: string, hint: string) => new FormatError(what, { operation: "textDataset", got: path, hint });
-  if (system === undefined) {
-    throw problem(`"${path}" cannot be read: there are no files in a browser.`, "Fetch it and give `{ text }`.");
-  }
-  if (!system.existsSync(path)) throw problem(`there is no file "${path}".`, "Give a path, or the text itself as `{ text }`.");
-  if (system.statSync(path).isDirectory()) throw problem(`"${path}" is a folder.`, "Give one text file, or a list of texts.");
-  let content: string;
-  try {
-    content = new TextDecoder("utf-8", { fatal: true }).decode(system.readFileSync(path));
-  } catch {
-    throw problem(`"${path}" is not text in UTF-8.`, "Save it as UTF-8 text.");
-  }
+  const content = readUtf8(path, "textDataset");
   return /\.jsonl$/i.test(path) ? textsFromJsonl(content, { name: path }) : [content];
+}
+
+/** The whole of a file as text. @throws {LorikeetError} when it cannot be read, or is no text */
+export function readUtf8(path: string, operation: string): string {
+  requireKind(operation, "a text", { file: path });
+  const system = fileSystem();
+  if (system === undefined) {
+    const hint = "Fetch it and give what it holds.";
+    throw new FormatError(`"${path}" cannot be read: there are no files in a browser.`, { operation, got: path, hint });
+  }
+  let bytes: Uint8Array;
+  try {
+    bytes = system.readFileSync(path);
+  } catch (error) {
+    throw wordSystemError(error, operation, path, "read");
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new FormatError(`"${path}" is not text in UTF-8.`, { operation, got: path, hint: "Save it as UTF-8 text." });
+  }
 }
 
 function packTokens(name: string, texts: readonly string[], tokenizer: Pick<Tokenizer, "encode" | "eosId">): Int32Array {

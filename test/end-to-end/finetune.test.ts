@@ -1,5 +1,5 @@
 /** Fine-tuning as a person runs it: results, a second run, Ctrl-C and going on, and what is said when something is wrong. */
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
@@ -115,9 +115,57 @@ describe("Ctrl-C", () => {
   });
 });
 
+it("a folder that holds what is not a run's, or another process's, is told or made anew", async () => {
+  const out = at("damaged");
+  const again = (...more: string[]) => lorikeet([...small, "--targets", "q_proj,v_proj", "--steps", "1", "--out", out, ...more]);
+  expect((await again()).code).toBe(0);
+  writeFileSync(join(out, "result.json"), readFileSync(join(out, "result.json"), "utf8").replace("perplexityBefore", "before"));
+  expect((await again()).stderr).toContain("Measuring");
+  rmSync(join(out, "adapter"), { recursive: true });
+  expect((await again()).stderr).toContain("Measuring");
+  writeFileSync(join(out, "checkpoint.safetensors"), "junk");
+  const damaged = await again();
+  expect([damaged.code, lines(damaged).at(-1)]).toEqual([1, expect.stringMatching(/too short.*--fresh to start over/)]);
+  writeFileSync(join(out, ".running"), String(process.pid));
+  const second = await again("--fresh");
+  expect([second.code, lines(second).at(-1)]).toEqual([1, expect.stringMatching(/another run \(process \d+\).*--out/)]);
+  writeFileSync(join(out, ".running"), "99999999");
+  expect((await again("--fresh")).code).toBe(0);
+  expect(readdirSync(out)).not.toContain(".running");
+});
+
+it("learns from conversations", async () => {
+  cpSync(model, at("talker"), { recursive: true });
+  writeFileSync(
+    join(at("talker"), "chat_template.jinja"),
+    "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+  );
+  const chat = [
+    { role: "user", content: "Who was white?" },
+    { role: "assistant", content: "It was the whale, and the whale was white." },
+  ];
+  writeFileSync(at("talk.jsonl"), `${JSON.stringify({ messages: chat })}\n`.repeat(40));
+  const outcome = await lorikeet([
+    ...small,
+    "--steps",
+    "2",
+    "--out",
+    at("talk"),
+    "--json",
+    "--model",
+    at("talker"),
+    "--data",
+    at("talk.jsonl"),
+  ]);
+  expect([outcome.code, outcome.stderr]).toEqual([0, expect.stringContaining("held-out perplexity")]);
+  const { perplexityBefore, perplexityAfter } = lastLine(outcome.stdout);
+  expect(perplexityAfter).toBeLessThan(perplexityBefore as number);
+});
+
 describe("what is wrong is said in one line, with exit code 1 and nothing half-written", () => {
   const files = () => {
     writeFileSync(at("empty.txt"), "");
+    writeFileSync(at("chat.jsonl"), '{"messages": [{"role": "user", "content": "hi"}]}\n');
     writeFileSync(at("short.txt"), "Call me Ishmael.");
     writeFileSync(at("binary.txt"), Uint8Array.of(0xff, 0xfe, 0xc0, 0x00, 0x81));
     writeFileSync(at("a-file"), "in the way");
@@ -131,6 +179,10 @@ describe("what is wrong is said in one line, with exit code 1 and nothing half-w
   const cases: Record<string, readonly [args: readonly string[], message: RegExp, command?: string]> = {
     "an empty text": [["--data", at("empty.txt")], /the text is empty/],
     "a text shorter than a window": [["--data", at("short.txt")], /window/],
+    "a chat for a tokenizer without a template": [["--data", at("chat.jsonl")], /chat template/],
+    "a text of no name": [["--data", ""], /--data.*must name a file/],
+    "a prompt without a word": [["--prompt", ""], /--prompt "" has no token/],
+    "a rank that is given twice": [["--set", "r=8"], /--rank and --set r are the same/],
     "a text that is not UTF-8": [["--data", at("binary.txt")], /UTF-8/],
     "a text that is not there": [["--data", at("none.txt")], /none\.txt/],
     "a model that is not there": [["--model", at("none")], /none/],

@@ -50,7 +50,7 @@ it("says which line is no conversation, and what is missing", () => {
   expect(() => conversationsFromJsonl('[{"content": 1}]')).toThrow(
     'line 1 of the JSON lines has no list of messages with roles: [{"content":1}].',
   );
-  expect(() => chatDataset("/none.jsonl", tokenizer)).toThrow('chatDataset: "/none.jsonl" cannot be read');
+  expect(() => chatDataset("/none.jsonl", tokenizer)).toThrow('chatDataset: cannot read "/none.jsonl": it does not exist');
   expect(() => chatDataset(chats.slice(0, 1), tokenizer, { window: 500 })).toThrow(
     "fewer than a row and the one that follows (501)",
   );

@@ -51,11 +51,11 @@ describe("textDataset", () => {
     const lines = path("a.jsonl", '{"text": "abc"}\r\n\n{"text": "def", "n": 1}\n');
     expect(spell(textDataset(lines, letters, options).trainTokens)).toBe("abc|def|");
     expect(() => textDataset(join(folder, "none.txt"), letters)).toThrow(
-      `textDataset: there is no file "${folder}/none.txt". Give a path, or the text itself as \`{ text }\`.`,
+      `textDataset: cannot read "${folder}/none.txt": it does not exist. Check the spelling, or the folder that a relative path starts from.`,
     );
     expect(() => textDataset(path("b.txt", Uint8Array.of(0x61, 0xff)), letters)).toThrow(/b\.txt" is not text in UTF-8/);
     mkdirSync(join(folder, "sub"));
-    expect(() => textDataset({ file: join(folder, "sub") }, letters)).toThrow(/sub" is a folder/);
+    expect(() => textDataset({ file: join(folder, "sub") }, letters)).toThrow(/sub": it is a folder/);
     expect(spell(textDataset({ text: "see whale.txt" }, letters, options).trainTokens)).toBe("see whale.txt|");
   });
 
