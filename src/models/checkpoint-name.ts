@@ -3,6 +3,12 @@
 /** What output layers are called, none of which is a part of a model without one. */
 const outputs = /^(lm_head|embed_out|score|classifier|pre_classifier|cls|vocab_\w+)\./;
 
+/** What is drawn anew, and what is left unread, where a model gets another output layer than its checkpoint has. */
+const replaceable = /^(head|decoder|generator_\w+|discriminator_\w+)\.|(^|\.)pooler\./;
+
+/** Whether a path leads into an output layer, or into what gathers states for it. */
+export const isOfOutput = (path: string): boolean => outputs.test(path) || replaceable.test(path);
+
 /** Where in a model everything but its output layer is. */
 export interface NamedPart {
   /** Property under which it is: the first step of the paths of its parameters. */

@@ -84,6 +84,37 @@ export const models = {
 } as const satisfies Record<string, ModelClasses>;
 
 /**
+ * The `config.json` of the same model with an output layer for other classes, as transformers writes it.
+ *
+ * @param labels how many classes, or their names
+ * @throws {ConfigError} for a task without classes, and when the model has no such output layer
+ */
+export function withLabels(config: ConfigJson, task: Task, labels: number | readonly string[]): ConfigJson {
+  const operation = "loadModel";
+  const names = typeof labels === "number" ? Array.from({ length: labels }, (_, i) => `LABEL_${i}`) : labels;
+  if (!Array.isArray(names) || names.length === 0 || names.some((name) => typeof name !== "string"))
+    throw new ConfigError(`\`labels\` (= ${wordJson(labels)}) must be how many classes there are, or a list of their names.`, {
+      operation,
+      got: labels,
+    });
+  const type = config["model_type"] as keyof typeof models;
+  const found = Object.keys(Object.hasOwn(models, type) ? models[type] : {}).find((name) => taskOf(name) === task);
+  if (!task.endsWith("Classification") || !found)
+    throw new ConfigError(`\`labels\` are for models that put something into classes, and ${type} has none for ${task}.`, {
+      operation,
+      got: task,
+      hint: 'Say for which: { task: "SequenceClassification" }.',
+    });
+  const { num_labels, ...others } = config;
+  return {
+    ...others,
+    architectures: [found],
+    id2label: Object.fromEntries(names.map((name, i) => [i, name])),
+    label2id: Object.fromEntries(names.map((name, i) => [name, i])),
+  };
+}
+
+/**
  * Builds the model that a `config.json` describes.
  *
  * @param options.init first values of its matrices; zeros, for loading a checkpoint, when absent
@@ -133,7 +164,7 @@ export function createModel<T extends Task = "CausalLM">(
       operation: "createModel",
       expected: wanted,
       got: own,
-      hint: `Ask for it with { task: ${wordJson(own)} }.`,
+      hint: `Ask for it with { task: ${wordJson(own)} }${wanted.endsWith("Classification") ? ", or for a new output layer with { labels }" : ""}.`,
     });
   return new found(config, { init }) as ModelByTask[T];
 }

@@ -15,9 +15,9 @@ import { sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
-import { createModel } from "../models/registry.ts";
+import { createModel, withLabels } from "../models/registry.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
-import type { Initializer } from "../nn/init.ts";
+import { type Initializer, normal } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import { type Module, requireModule } from "../nn/module.ts";
 import { QuantisedLinear } from "../nn/quantised-linear.ts";
@@ -35,8 +35,10 @@ export interface LoadedModel<Model extends Module = CausalLM> {
   readonly model: Model;
   /** The tokenizer of the folder. Asking for it throws a {@link FormatError} when there is none that can be used. */
   readonly tokenizer: Tokenizer;
-  /** `config.json` as it is in the folder. */
+  /** `config.json` as it is in the folder, with the `labels` that were asked for. */
   readonly config: ConfigJson;
+  /** Paths of parameters that the checkpoint does not have and that are yet to be trained; none without `labels`. */
+  readonly drawn: readonly string[];
   /**
    * What `generation_config.json`, or where there is none `config.json`, says about writing texts.
    * Asking throws a {@link ConfigError} for values that cannot be meant.
@@ -48,6 +50,12 @@ export interface LoadedModel<Model extends Module = CausalLM> {
 export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOptions, KeepOptions {
   /** What the model is wanted for: `"CausalLM"`, continuing a text, when absent. */
   readonly task?: T;
+  /**
+   * Classes, how many or their names, of a new output layer: a pretrained model becomes a classifier that is yet to be trained. What the
+   * checkpoint has of such a layer, in these sizes, is taken; the rest is drawn and named in `drawn`. The checkpoint's own classes when absent.
+   * An adapter of task `"SEQ_CLS"` or `"TOKEN_CLS"` trains and saves `score` or `classifier`; what else is drawn belongs into `modulesToSave`.
+   */
+  readonly labels?: number | readonly string[];
 }
 
 /**
@@ -64,24 +72,30 @@ export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOpt
  * @throws {FormatError} when the checkpoint lacks a parameter or has one that the model does not know; @throws {ShapeError} for another shape
  * @example
  * const { model, tokenizer } = await loadModel("models/tiny");
+ * const judge = await loadModel("models/tiny", { task: "SequenceClassification", labels: ["dull", "thrilling"] });
+ * judge.drawn   // [ "score.weight" ]
  */
 export async function loadModel<T extends Task = "CausalLM">(
   source: ModelSource,
   options: LoadModelOptions<T> = {},
 ): Promise<LoadedModel<ModelByTask[T]>> {
-  checkOptions("loadModel", options, ["task", "dtype", "quantise", ...sourceOptionNames]);
+  checkOptions("loadModel", options, ["task", "labels", "dtype", "quantise", ...sourceOptionNames]);
   const { folder, file } = await openSource(source, "loadModel", options);
   const gguf = ggufFile(folder, file);
-  const { config, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);
-  const { task, dtype, quantise } = options;
+  const { config: stored, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);
+  const { task, labels, dtype, quantise } = options;
+  const config = labels === undefined ? stored : withLabels(stored, task ?? "CausalLM", labels);
   const model = createModel<T>(config, { ...(task && { task }), init: noMoreThan(checkpoint) });
-  await loadWeights(model, checkpoint, { ...(dtype && { dtype }), ...(quantise && { quantise }) });
+  const std = config["initializer_range"];
+  const init = labels === undefined ? undefined : normal({ std: typeof std === "number" ? std : 0.02 });
+  const drawn = await loadWeights(model, checkpoint, { ...(dtype && { dtype }), ...(quantise && { quantise }) }, init);
   // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it
   const found = await readTokenizer(folder, gguf).catch((error: unknown) => ({ error }));
   const generation = await readGeneration(folder, config);
   return {
     model,
     config,
+    drawn,
     get generation() {
       return generation();
     },

@@ -1,5 +1,5 @@
 /** Filling a model from a checkpoint: names and shapes are checked, then weights are kept as floats, halves or codes. */
-import { currentDevice, newStorage } from "../compile/program.ts";
+import { currentDevice, newStorage, upload } from "../compile/program.ts";
 import type { Buffer } from "../devices/device.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
 import { quantisedNames, quantisedPaths, readQuantised } from "../formats/bitsandbytes.ts";
@@ -10,8 +10,9 @@ import type { Storage } from "../graph/node.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
 import { buffer } from "../graph/source.ts";
 import { structure } from "../graph/variable.ts";
-import type { CheckpointNames } from "../models/checkpoint-name.ts";
+import { type CheckpointNames, isOfOutput } from "../models/checkpoint-name.ts";
 import { Embedding } from "../nn/embedding.ts";
+import { type Initializer, ones, zeros } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { dynamicMap, type QuantisedWeight, quantiserOptions, quantiseWeight } from "../nn/quantiser.ts";
@@ -37,9 +38,16 @@ const derived = /(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$
 /**
  * Fills a model's parameters from a checkpoint. Names and shapes are checked first; nothing is changed when one does not fit.
  *
+ * @param drawn makes what the checkpoint lacks of output layers; all has to be there when absent
+ * @returns paths of what was drawn
  * @throws {FormatError} for a missing or an unknown name; @throws {ShapeError} for another shape
  */
-export async function loadWeights(model: Module, checkpoint: Checkpoint, options: KeepOptions = {}): Promise<void> {
+export async function loadWeights(
+  model: Module,
+  checkpoint: Checkpoint,
+  options: KeepOptions = {},
+  drawn?: Initializer,
+): Promise<readonly string[]> {
   const operation = "loadModel";
   const names: Partial<CheckpointNames> = model as Module & Partial<CheckpointNames>;
   const own = new Map(model.namedParameters());
@@ -53,7 +61,12 @@ export async function loadWeights(model: Module, checkpoint: Checkpoint, options
   const kept = keepingOf(model, options);
   const codes = await readCodes(model, stored, source);
   for (const path of codes.keys()) own.delete(`${path}.weight`);
+  const isNew = (path: string): boolean => drawn !== undefined && isOfOutput(path);
+  const fresh = [...own]
+    .filter(([path, { shape }]) => isNew(path) && !sameShape(stored.get(path)?.shape ?? [], shape))
+    .map(([path]) => path);
   for (const [path, parameter] of own) {
+    if (fresh.includes(path)) continue;
     const found = stored.get(path);
     if (!found)
       throw new FormatError(`${source} lacks "${names.nameOf?.(path) ?? path}".`, {
@@ -75,7 +88,7 @@ export async function loadWeights(model: Module, checkpoint: Checkpoint, options
       });
   }
   for (const path of stored.keys())
-    if (!own.has(path) && !aliases.has(path))
+    if (!own.has(path) && !aliases.has(path) && !isNew(path))
       throw new FormatError(`"${path}" of ${source} is no parameter of this model.`, {
         operation,
         got: path,
@@ -84,6 +97,11 @@ export async function loadWeights(model: Module, checkpoint: Checkpoint, options
   await refuseUntied(model, stored, source);
   for (const [path, weight] of codes) replaceByCodes(model, path, weight);
   for (const [path, parameter] of own) {
+    if (fresh.includes(path)) {
+      const values = path.endsWith(".bias") ? zeros : parameter.shape.length < 2 ? ones : (drawn as Initializer);
+      parameter.replace(upload(currentDevice(), values(parameter.shape), parameter.shape, "float32"));
+      continue;
+    }
     const found = stored.get(path) as StoredTensor;
     const layer = path.slice(0, -".weight".length);
     if (kept.codes.has(layer) && path.endsWith(".weight")) {
@@ -95,6 +113,7 @@ export async function loadWeights(model: Module, checkpoint: Checkpoint, options
     await fill(parameter, found, dtype);
   }
   structure.value = structure.stored + 1; // dtypes may have changed
+  return fresh;
 }
 
 /** Which parameters are kept in another form than float32. @throws {ConfigError} for options that do not exist */

@@ -1,0 +1,93 @@
+/** A pretrained model becomes a classifier of other classes: what its checkpoint has is read, and only the output layer is drawn. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { downloadSync, realize } from "../../src/compile/program.ts";
+import { tensor } from "../../src/index.ts";
+import { type ConfigJson, createModel, models, type Task } from "../../src/models/index.ts";
+import { taskOf } from "../../src/models/task.ts";
+import type { Module } from "../../src/nn/module.ts";
+import { attach, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
+import { loadModel, saveModel } from "../../src/train/load-model.ts";
+import { decoderConfigs, encoderConfigs } from "../models/configs.ts";
+
+const folder = await mkdtemp(join(tmpdir(), "lorikeet-classes-"));
+afterAll(() => rm(folder, { recursive: true }));
+const valuesOf = (model: Module) =>
+  new Map([...model.namedParameters()].map(([path, parameter]) => [path, [...downloadSync(parameter.stored)]]));
+
+/** What a model is usually published as, and what it may become. */
+const pairs = Object.entries({ ...decoderConfigs, ...encoderConfigs } as Readonly<Record<string, ConfigJson>>).flatMap(
+  ([type, config]) => {
+    const names = Object.keys(models[type as keyof typeof models]);
+    const published = names.find((name) => !name.includes("Classification"));
+    return names
+      .filter((name) => published && name.includes("Classification"))
+      .map((name) => [type, published!, taskOf(name)!, { ...config, model_type: type }] as const);
+  },
+);
+
+describe("labels", () => {
+  test.each(pairs)("%s: %s as %s", async (type, published, task, config) => {
+    const path = join(folder, `${type}-${task}`);
+    const given: ConfigJson = {
+      ...config,
+      architectures: [published],
+      pad_token_id: (config as ConfigJson)["pad_token_id"] ?? 0,
+    };
+    const base = createModel(given, {
+      task: taskOf(published)!,
+      init: (shape) => Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => Math.sin(i)),
+    });
+    await saveModel(path, base, given);
+    await expect(loadModel(path, { task })).rejects.toThrow(/or for a new output layer with \{ labels \}/);
+
+    const { model, config: labelled, drawn } = await loadModel(path, { task, labels: ["good", "bad", "ugly"] });
+    expect(labelled).toMatchObject({ id2label: { 0: "good", 1: "bad", 2: "ugly" }, label2id: { ugly: 2 } });
+    expect(drawn).not.toEqual([]);
+    const [before, after] = [valuesOf(base), valuesOf(model)];
+    for (const [name, values] of after) {
+      if (drawn.includes(name)) expect(name).toMatch(/score|classifier|pooler|head\./);
+      else expect([name, values]).toEqual([name, before.get(name)]);
+    }
+    const inputIds = tensor([[5, 3, 7, 4]], { dtype: "int32" });
+    const { logits } = model.forward({ inputIds } as never) as { logits: ReturnType<typeof tensor> };
+    expect(logits.shape.at(-1)).toBe(3);
+
+    // saved, it is a classifier like any other one
+    const again = `${path}-saved`;
+    await saveModel(again, model, labelled);
+    const loaded = await loadModel(again, { task });
+    expect(loaded.drawn).toEqual([]);
+    expect(valuesOf(loaded.model)).toEqual(after);
+    // and other classes keep all but the layer that is as wide as there are classes
+    const wider = await loadModel(again, { task, labels: 5 });
+    const shapes = new Map([...(wider.model as Module).namedParameters()].map(([name, { shape }]) => [name, shape]));
+    expect(wider.drawn.length).toBeGreaterThan(0);
+    for (const name of wider.drawn) expect(shapes.get(name)![0]).toBe(5);
+  });
+
+  test("an adapter brings the output layer along that it was trained with", async () => {
+    const [type, , task] = pairs.find(([type]) => type === "bert")!;
+    const path = join(folder, `${type}-${task}`);
+    const { model } = await loadModel(path, { task, labels: 3 });
+    attach(model, lora({ r: 2, taskType: "SEQ_CLS", modulesToSave: ["pooler"] }));
+    const inputIds = tensor([[5, 3, 7, 4]], { dtype: "int32" });
+    const logitsOf = (classifier: typeof model) =>
+      (classifier.forward({ inputIds } as never) as { logits: ReturnType<typeof tensor> }).logits;
+    const want = logitsOf(model);
+    realize([want]);
+    await saveAdapter(model, join(folder, "adapter"), {});
+    const { model: other } = await loadModel(path, { task, labels: 3 });
+    await loadAdapter(other, join(folder, "adapter"));
+    expect([...logitsOf(other).dataSync()].map((x) => x.toFixed(4))).toEqual([...want.dataSync()].map((x) => x.toFixed(4)));
+  });
+
+  test("are for classifiers, and at least one", async () => {
+    const path = join(folder, `bert-${"SequenceClassification" satisfies Task}`);
+    await expect(loadModel(path, { labels: 2 })).rejects.toThrow(/has none for CausalLM/);
+    await expect(loadModel(path, { task: "SequenceClassification", labels: 0 })).rejects.toThrow(/`labels` \(= 0\) must be/);
+    await expect(loadModel(path, { task: "SequenceClassification", labels: [1] as never })).rejects.toThrow(/`labels`/);
+  });
+});
