@@ -24,6 +24,11 @@ export interface CacheSizes {
   readonly headDim: number;
 }
 
+interface CachedLayer {
+  readonly keys: Variable;
+  readonly values: Variable;
+}
+
 const whole = (value: number): Tensor => constant(value, [], "int32");
 const zeros = (shape: readonly number[], dtype: "float32" | "int32"): Variable =>
   new Variable(upload(currentDevice(), new dtypes[dtype].array(sizeOf(shape)), shape, dtype), { requiresGrad: false });
@@ -34,15 +39,14 @@ export class KeyValueCache implements Disposable {
   readonly batch: number;
   /** Tokens that fit: S. */
   readonly size: number;
-  /** Per layer [B·G, S, D]: what one query of a head looks at lies together. */
-  readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
-  /** G */
-  readonly #heads: number;
+  readonly #sizes: CacheSizes;
+  /** Per layer [B·G, S, D]: what one query of a head looks at lies together. Made for a layer once it has something to keep. */
+  readonly #layers: (CachedLayer | undefined)[] = [];
   /** [B, S]: 1 where a token stands, 0 for padding and what is still empty. */
   readonly #mask: Variable;
   /** []: tokens written so far, padding included. */
   readonly #length: Variable;
-  /** By name, [B]: what others remember of the text in each row. */
+  /** By name, [B, ...]: what else is remembered of the text in each row. */
   readonly #notes = new Map<string, Variable>();
   /** Writes where it belongs, in the memory that is there, so that the programs which use it need no new addresses. */
   #clear: CompiledFunction<[], never[]> | null = null;
@@ -59,28 +63,27 @@ export class KeyValueCache implements Disposable {
   constructor(sizes: CacheSizes, batch: number, size: number, reach = new Setting(size)) {
     requireKind("KeyValueCache", "an object", { sizes });
     const { layers, heads, headDim } = sizes;
+    this.#sizes = sizes;
     requireKind("KeyValueCache", "a whole number from 0", { layers });
     requireKind("KeyValueCache", "a whole number from 1", { heads, headDim, batch, size });
     this.batch = batch;
     this.size = size;
     this.reach = reach;
-    this.#heads = heads;
-    const shape = [batch * heads, size, headDim];
-    this.#layers = Array.from({ length: layers }, () => ({ keys: zeros(shape, "float32"), values: zeros(shape, "float32") }));
     this.#mask = zeros([batch, size], "int32");
     this.#length = zeros([], "int32");
   }
 
   /** Forgets all tokens, and writes what stands in front of the next ones. */
   reset(): void {
-    this.#clear ??= compile(() => {
+    const clear = (this.#clear ??= compile(() => {
       const empty = (variable: Variable) => [variable, constant(0, variable.shape, variable.dtype)] as const;
       assignAll([this.#mask, this.#length, ...this.#notes.values()].map(empty));
       this.#front?.(this);
       return [];
-    });
+    }));
     for (const other of this.#beside.values()) other.reset();
-    this.#clear();
+    clear();
+    if (this.#clear !== clear) clear.dispose(); // it was traced before there was something that has to be emptied, too
   }
 
   /**
@@ -95,7 +98,7 @@ export class KeyValueCache implements Disposable {
   /** Gives the memory back; the cache is of no use any more. */
   [Symbol.dispose](): void {
     const variables = [
-      ...this.#layers.flatMap(({ keys, values }) => [keys, values]),
+      ...this.#layers.flatMap((layer) => (layer ? [layer.keys, layer.values] : [])),
       this.#mask,
       this.#length,
       ...this.#notes.values(),
@@ -117,11 +120,11 @@ export class KeyValueCache implements Disposable {
     this.#clear = null;
   }
 
-  /** [B] int32: a number for each row that is kept along with the text, and is 0 again once that is forgotten. */
-  note(name: string): Variable {
+  /** [B, ...row]: what is kept of each row along with the text, and is 0 again once that is forgotten. */
+  note(name: string, row: readonly number[] = [], dtype: "float32" | "int32" = "int32"): Variable {
     const known = this.#notes.get(name);
     if (known) return known;
-    const note = zeros([this.batch], "int32");
+    const note = zeros([this.batch, ...row], dtype);
     this.#notes.set(name, note);
     this.#forgetClear();
     return note;
@@ -135,12 +138,12 @@ export class KeyValueCache implements Disposable {
    */
   begin(past: readonly { readonly keys: Tensor; readonly values: Tensor }[]): void {
     const [B, G, n, D] = past[0]?.keys.shape ?? [];
-    const size = this.#layers[0]!.keys.shape[2] as number;
-    const fits = (x: Tensor) => sameShape(x.shape, [this.batch, this.#heads, n!, size]);
-    if (past.length !== this.#layers.length || !past.every(({ keys, values }) => fits(keys) && fits(values)))
+    const { layers, heads, headDim } = this.#sizes;
+    const fits = (x: Tensor) => sameShape(x.shape, [this.batch, heads, n!, headDim]);
+    if (past.length !== layers || !past.every(({ keys, values }) => fits(keys) && fits(values)))
       throw new ShapeError(`a past of ${past.length} times ${wordShape([B!, G!, n!, D!])} does not fit.`, {
         operation: "KeyValueCache",
-        expected: [this.#layers.length, this.batch, this.#heads, "n", size],
+        expected: [layers, this.batch, heads, "n", headDim],
         got: past.map(({ keys }) => keys.shape),
       });
     const update = this.append(constant(1, [this.batch, n!], "int32"));
@@ -153,9 +156,12 @@ export class KeyValueCache implements Disposable {
   first(n: number): readonly { readonly keys: Tensor; readonly values: Tensor }[] {
     const of = ({ value }: Variable) => {
       const [, , D] = value.shape as [number, number, number];
-      return reshape(sliceAxis(value, 1, 0, n), [this.batch, this.#heads, n, D]);
+      return reshape(sliceAxis(value, 1, 0, n), [this.batch, this.#sizes.heads, n, D]);
     };
-    return this.#layers.map(({ keys, values }) => ({ keys: of(keys), values: of(values) }));
+    return Array.from({ length: this.#sizes.layers }, (_, i) => this.layer(i)).map(({ keys, values }) => ({
+      keys: of(keys),
+      values: of(values),
+    }));
   }
 
   /**
@@ -172,7 +178,14 @@ export class KeyValueCache implements Disposable {
         expected: [this.batch, this.size],
         got: [B, T],
       });
-    return new CacheUpdate(this.#layers, this.#mask, this.#length, cast(mask, "int32"));
+    return new CacheUpdate(this, this.#mask, this.#length, cast(mask, "int32"));
+  }
+
+  /** Keys and values of a layer, [B·G, S, D] each. */
+  layer(index: number): CachedLayer {
+    const { heads, headDim } = this.#sizes;
+    const empty = () => zeros([this.batch * heads, this.size, headDim], "float32");
+    return (this.#layers[index] ??= { keys: empty(), values: empty() });
   }
 }
 
@@ -184,11 +197,11 @@ export class CacheUpdate {
   readonly offset: Tensor;
   /** [B, T]: positions of the new tokens, padding not counted. */
   readonly positions: Tensor;
-  readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
+  readonly #cache: KeyValueCache;
   readonly #writes: [Variable, Tensor][] = [];
 
-  constructor(layers: readonly { keys: Variable; values: Variable }[], seen: Variable, length: Variable, mask: Tensor) {
-    this.#layers = layers;
+  constructor(cache: KeyValueCache, seen: Variable, length: Variable, mask: Tensor) {
+    this.#cache = cache;
     this.offset = length.value;
     const before = reduceSum(seen.value, [1]); // [B, 1]
     this.positions = max(sub(add(before, cumsum(mask, 1)), whole(1)), whole(0));
@@ -198,7 +211,7 @@ export class CacheUpdate {
 
   /** Keys and values of one layer, [B, T, G, D] each, put behind those before; gives all of them, [B, S, G, D]. */
   write(layer: number, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
-    const own = this.#layers[layer]!;
+    const own = this.#cache.layer(layer);
     const [B, T, G, D] = keys.shape as [number, number, number, number];
     const turn = [0, 2, 1, 3];
     const [k, v] = (
@@ -211,6 +224,16 @@ export class CacheUpdate {
       return permute(reshape(written, [B, G, -1, D]), turn);
     }) as [Tensor, Tensor];
     return { keys: k, values: v };
+  }
+
+  /**
+   * What is kept of each row beside keys and values, by name: zeros [B, ...row] before the first token.
+   *
+   * @param next makes what is kept after this pass from what was kept so far
+   */
+  renew(name: string, row: readonly number[], next: (before: Tensor) => Tensor): void {
+    const note = this.#cache.note(name, row, "float32");
+    this.#writes.push([note, cast(next(note.value), "float32")]);
   }
 
   /** All new contents, for whoever wants to compute them together with something else. */

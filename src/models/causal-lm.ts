@@ -82,6 +82,8 @@ export interface ModelSizes extends CacheSizes {
   readonly stateWidth?: number;
   /** Tokens for which positions were learned; absent where positions are computed. */
   readonly maxLength?: number;
+  /** Whether layers hand a state from token to token, which keys and values of virtual tokens cannot stand for. */
+  readonly isRecurrent?: boolean;
   /** Tokens of a text past which angles are others, and whether those of the tokens before then are, too; absent where there are none. */
   readonly stretch?: { readonly from: number; readonly isAnew: boolean } | undefined;
 }
@@ -188,8 +190,10 @@ export function checkTextInputs(
     throw new ShapeError("`logitsToKeep` leaves out logits that the loss needs.", { operation });
 }
 
-function checkPast({ modelType: operation, layers, heads, headDim }: ModelSizes, { past }: TextInputs, batch: number): void {
+function checkPast(sizes: ModelSizes, { past }: TextInputs, batch: number): void {
+  const { modelType: operation, layers, heads, headDim } = sizes;
   if (!past) return;
+  refuseRecurrent(operation, sizes);
   if (past.length !== layers)
     throw new ShapeError(`\`past\` is of ${past.length} layers, the model has ${layers}.`, {
       operation,
@@ -206,4 +210,14 @@ function checkPast({ modelType: operation, layers, heads, headDim }: ModelSizes,
           got: x.shape,
           hint: "They are [batch, heads of keys, virtual tokens, size].",
         });
+}
+
+/** @throws {ConfigError} for a model of which keys and values of virtual tokens are asked, and whose layers go by something else */
+export function refuseRecurrent(operation: string, { modelType, isRecurrent }: ModelSizes): void {
+  if (isRecurrent)
+    throw new ConfigError(`layers of ${modelType} go by a state, which keys and values of virtual tokens cannot stand for.`, {
+      operation,
+      got: modelType,
+      hint: "Put vectors in front instead, as prompt tuning does.",
+    });
 }

@@ -30,6 +30,8 @@ const whole = (value: number): Tensor => constant(value, [], "int32");
 export interface Pass {
   /** Who sees whom, as far as the tokens decide it. */
   readonly attention: AttendOptions;
+  /** [B, T], 1 for tokens and 0 for padding; `null` where all are tokens. */
+  readonly mask: Tensor | null;
   /** [B, T] int32; `null` where they are 0 … T − 1 in every row. */
   readonly positions: Tensor | null;
   /** Above every position that there can be. */
@@ -49,6 +51,7 @@ export interface Pass {
  */
 export function beginPass(inputs: TextInputs, context: number): Pass {
   const { attentionMask, positionIds, cache, past = [] } = inputs;
+  const mask = attentionMask ?? null;
   const isCausal = true;
   const [B, T] = textShape(inputs);
   const n = pastLength(inputs);
@@ -57,11 +60,11 @@ export function beginPass(inputs: TextInputs, context: number): Pass {
     const update = cache.append(onesBefore(attentionMask ?? constant(1, [B, T], "int32"), n));
     const attention = { isCausal, offset: n === 0 ? update.offset : add(update.offset, whole(n)), keyMask: update.mask };
     const positions = positionIds ?? sliceAxis(update.positions, 1, n, n + T);
-    return { attention, positions, length: longest(cache.size), update, past };
+    return { attention, mask, positions, length: longest(cache.size), update, past };
   }
   const attention = attentionMask ? { isCausal, keyMask: onesBefore(attentionMask, n) } : { isCausal };
   const counted = () => (attentionMask ? positionsOf(attentionMask, n) : n === 0 ? null : positionsAfter(n, T));
-  return { attention, positions: positionIds ?? counted(), length: longest(n + T), update: null, past };
+  return { attention, mask, positions: positionIds ?? counted(), length: longest(n + T), update: null, past };
 }
 
 /** A mask [B, T] behind as many ones: [B, n + T] int32. */

@@ -58,6 +58,7 @@ export {
   gpt2Config,
 } from "./gpt2.ts";
 export { GraniteForCausalLM } from "./granite.ts";
+export { Lfm2ForCausalLM } from "./lfm2.ts";
 export { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 export { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";

@@ -122,7 +122,7 @@ export const gatedMLP = (config: LlamaConfig, init: Initializer): GatedMLP =>
     initBias: zeros,
   });
 
-/** A block of the family. */
+/** A block whose tokens attend to each other. */
 export abstract class DecoderLayer extends Module {
   abstract readonly self_attn: RotaryAttention;
   abstract readonly post_attention_layernorm: RMSNorm;
@@ -153,11 +153,20 @@ export class LlamaDecoderLayer extends DecoderLayer {
   }
 }
 
+/** A block of the family, whatever it mixes tokens by. */
+export interface Block extends Module {
+  forward(x: Tensor, pass: RotaryPass): Tensor;
+}
+
 /** What sets a model of the family apart from Llama. */
 export interface LlamaFamilyMember extends LlamaVariant {
   readonly modelType: string;
+  /** What its norm behind the last layer is called, where that is not `norm`. */
+  readonly finalNorm?: string;
+  /** Whether its blocks hand a state from token to token. */
+  readonly isRecurrent?: boolean;
   /** Its block, where it is not Llama's. @param index its number */
-  layer?(config: LlamaConfig, index: number, init: Initializer): DecoderLayer;
+  layer?(config: LlamaConfig, index: number, init: Initializer): Block;
 }
 
 const llama: LlamaFamilyMember = { modelType: "llama" };
@@ -167,22 +176,22 @@ const llamaLayer = (config: LlamaConfig, index: number, init: Initializer): Deco
 /** Embedding, blocks and the final norm: everything but the output layer. */
 export class LlamaModel extends Module implements Decoder {
   embed_tokens: Layer;
-  readonly layers: DecoderLayer[];
-  readonly norm: RMSNorm;
+  readonly layers: Block[];
   readonly #rotary: Rotary;
   readonly #layerRotary: readonly (Rotary | null)[] | undefined;
-  readonly #turnsAnew: boolean;
+  readonly #member: LlamaFamilyMember;
   readonly #config: LlamaConfig;
 
-  constructor(config: LlamaConfig, init: Initializer, { layer = llamaLayer, turnsAnew = false }: LlamaFamilyMember = llama) {
+  constructor(config: LlamaConfig, init: Initializer, member: LlamaFamilyMember = llama) {
     super();
-    this.#turnsAnew = turnsAnew;
+    const { layer = llamaLayer, finalNorm = "norm" } = member;
+    this.#member = member;
     this.#config = config;
     const options = { ...paddingRow(config), scale: config.embeddingScale };
     this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init, ...options });
     this.layers = [];
     for (let i = 0; i < config.numHiddenLayers; i++) this.layers.push(layer(config, i, init));
-    this.norm = norm(config, config.hiddenSize);
+    Object.assign(this, { [finalNorm]: norm(config, config.hiddenSize) });
     const made = new Map([config.rope, ...config.layerRopes].map((rope) => [rope, rope && new Rotary(config.rotaryDim, rope)]));
     this.#rotary = made.get(config.rope) as Rotary;
     if (config.layerRopes.length > 0) this.#layerRotary = config.layerRopes.map((rope) => made.get(rope) ?? null);
@@ -190,8 +199,9 @@ export class LlamaModel extends Module implements Decoder {
 
   get sizes(): ModelSizes {
     const { modelType, hiddenSize: width, numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.#config;
-    const stretch = { from: this.#rotary.lastUnchanged, isAnew: this.#turnsAnew };
-    return { modelType, width, layers, heads, headDim, stretch };
+    const { turnsAnew = false, isRecurrent = false } = this.#member;
+    const stretch = { from: this.#rotary.lastUnchanged, isAnew: turnsAnew };
+    return { modelType, width, layers, heads, headDim, isRecurrent, stretch };
   }
 
   get wordEmbedding(): Layer {
@@ -201,9 +211,9 @@ export class LlamaModel extends Module implements Decoder {
   forward(inputs: TextInputs): DecoderStates {
     checkTextInputs(this.sizes, inputs);
     const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings, this.#layerRotary);
-    return runLayers(scaled(embedTokens(inputs, this.embed_tokens), this.#config.inputScale), this.layers, pass, (x) =>
-      this.norm.forward(x),
-    );
+    const finalNorm = Reflect.get(this, this.#member.finalNorm ?? "norm") as Layer;
+    const x = scaled(embedTokens(inputs, this.embed_tokens), this.#config.inputScale);
+    return runLayers(x, this.layers, pass, (y) => finalNorm.forward(y));
   }
 }
 

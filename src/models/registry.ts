@@ -13,6 +13,7 @@ import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClass
 import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification } from "./gpt-neox.ts";
 import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
 import { GraniteForCausalLM } from "./granite.ts";
+import { Lfm2ForCausalLM } from "./lfm2.ts";
 import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
 import { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification } from "./modernbert.ts";
@@ -66,6 +67,7 @@ export const models = {
   gpt_neo: { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
   gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
   granite: { GraniteForCausalLM },
+  lfm2: { Lfm2ForCausalLM },
   llama: { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification },
   mistral: { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification },
   modernbert: { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification },

@@ -4,7 +4,7 @@
  */
 import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
-import { add, div } from "../graph/elementwise.ts";
+import { add, div, mul } from "../graph/elementwise.ts";
 import { permute, reshape, slice } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
@@ -106,6 +106,7 @@ function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | 
             [...offsetsOf(kernel)].map((at) => {
               const part = reshape(window(padded, at, out, stride, dilation), [N, G, C / G, P]);
               const w = slice(weight, [0, 0, ...at], [O, C / G, ...at.map((i) => i + 1)]);
+              if (O === G && C === G) return mul(reshape(w, [G, 1, 1]), part); // each channel by itself
               return matmul(reshape(w, [G, O / G, C / G]), part); // [N, G, O/G, P]
             }),
           );

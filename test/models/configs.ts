@@ -23,6 +23,7 @@ export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
   gpt_neo: { vocab_size: 23, hidden_size: 16, num_layers: 2, num_heads: 4, max_position_embeddings: 16, window_size: 3 },
   gpt_neox: { ...neoxLike, rotary_pct: 0.5 },
   granite: { ...phiLike, embedding_multiplier: 3, residual_multiplier: 0.6, attention_multiplier: 0.3, logits_scaling: 2 },
+  lfm2: { ...phiLike, layer_types: ["conv", "full_attention"], block_multiple_of: 8 },
   llama: llamaLike,
   mistral: { ...llamaLike, sliding_window: 3 },
   olmo2: phiLike,

@@ -16,6 +16,7 @@ import type { Task } from "../../src/models/task.ts";
 import { normal } from "../../src/nn/init.ts";
 import { type Module, Parameter } from "../../src/nn/module.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
+import { attach, prefixTuning, promptTuning } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { distance, integers, onReference, randn, values } from "../nn/tensors.ts";
 import { decoderConfigs, encoderConfigs, t5Config } from "./configs.ts";
@@ -79,7 +80,26 @@ onReference("virtual tokens", () => {
     );
   });
 
-  test.each(Object.keys(decoderConfigs))("%s sees keys and values in front as if their tokens were there", (type) => {
+  const recurrent = ["lfm2"];
+  test.each(recurrent)("%s has no use for keys and values in front, and says so", (type) => {
+    const model = made<CausalLM & Reader>(type, decoderConfigs[type]!);
+    const { layers, heads, headDim } = model.backbone.sizes;
+    const part = { keys: randn([1, heads, 2, headDim]), values: randn([1, heads, 2, headDim]) };
+    const told = `layers of ${type} go by a state, which keys and values of virtual tokens cannot stand for.`;
+    expect(() => model.forward({ inputIds: row(tokens), past: new Array(layers).fill(part) })).toThrow(`${type}: ${told}`);
+    expect(() => attach(model, prefixTuning({ numVirtualTokens: 2 }))).toThrow(`attach: ${told}`);
+    attach(model, promptTuning({ numVirtualTokens: 2, tokenizerNameOrPath: null }));
+    const { logits } = model.forward({ inputIds: row(tokens) });
+    const want = sliceAxis(logits, 1, 2, 8);
+    const cache = model.createCache(1, 8);
+    for (let again = 0; again < 2; again++) {
+      cache.reset();
+      expect(distance(model.forward({ inputIds: row(tokens), cache }).logits, want)).toBeLessThan(1e-5);
+    }
+  });
+
+  const attending = Object.keys(decoderConfigs).filter((type) => !recurrent.includes(type));
+  test.each(attending)("%s sees keys and values in front as if their tokens were there", (type) => {
     const model = made<CausalLM & Reader>(type, decoderConfigs[type]!);
     const want = sliceAxis(model.forward({ inputIds: row(tokens) }).logits, 1, 2, 6);
     const past = seenBy((cache) => model.forward({ inputIds: row(tokens.slice(0, 2)), cache }));

@@ -222,7 +222,8 @@ describe("on wasm", () => {
 
   it("stops when the loss is no number any more", async () => {
     const model = smallModel();
-    model.model.norm.weight.assign(constant(Number.NaN, model.model.norm.weight.shape, "float32"));
+    const weight = new Map(model.namedParameters()).get("model.norm.weight")!;
+    weight.assign(constant(Number.NaN, weight.shape, "float32"));
     using trainer = new Trainer(model, smallDataset(), options);
     await expect(trainer.run()).rejects.toThrow(/train: the loss of step 1 is NaN\. Use a lower learning rate/);
   });

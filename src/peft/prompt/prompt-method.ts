@@ -7,7 +7,7 @@ import { ConfigError, ShapeError } from "../../errors.ts";
 import { integer, key, targetKeys } from "../../formats/peft-config.ts";
 import type { Tensor } from "../../graph/node.ts";
 import type { Shape } from "../../graph/shape.ts";
-import { readsText, type TextModel } from "../../models/causal-lm.ts";
+import { readsText, refuseRecurrent, type TextModel } from "../../models/causal-lm.ts";
 import { answersText } from "../../models/seq2seq-lm.ts";
 import type { Module } from "../../nn/module.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
@@ -147,6 +147,7 @@ export function fillPromptConfig(model: Module, config: AnyConfig, { place, judg
       },
     );
   const inCache = place === "cache";
+  if (inCache) refuseRecurrent(operation, sizes);
   const heads = inCache ? sizes.heads : (asked("numAttentionHeads", "nHead", "numHeads", "nHeads") ?? sizes.heads);
   const width = inCache ? sizes.heads * sizes.headDim : sizes.width;
   const numVirtualTokens = config["numVirtualTokens"] as number | null;
