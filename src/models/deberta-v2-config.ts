@@ -15,10 +15,10 @@ const variant: BertVariant = {
 
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
 export function debertaV2Config(json: ConfigJson) {
+  const config = new ConfigReader(json, variant.modelType, variant.defaults);
   // what follows is read another way than BERT's
   const { type_vocab_size, ...rest } = json;
   const bert = bertConfig(rest, variant);
-  const config = new ConfigReader(json, variant.modelType, variant.defaults);
   const optional = (key: string) => (Number(config.get(key) ?? 0) <= 0 ? 0 : config.count(key));
   config.fixed("attention_head_size", bert.hiddenSize / bert.numAttentionHeads);
   config.fixed("pooler_hidden_size", bert.hiddenSize);

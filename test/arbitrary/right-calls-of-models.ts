@@ -84,7 +84,8 @@ const writer = () => ({
 });
 const few = { maxNewTokens: 2, temperature: 1 };
 /** The function that reads the config of a type; several families share llama's. */
-const configName = (type: string) => Object.keys(models).find((each) => each.toLowerCase() === `${type.replace("_", "")}config`);
+const configName = (type: string) =>
+  Object.keys(models).find((each) => each.toLowerCase() === `${type.replace(/[_-]/g, "")}config`);
 
 export const callsOfModels: Readonly<Record<string, RightCall>> = {
   // models

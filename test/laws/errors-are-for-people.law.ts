@@ -111,7 +111,7 @@ const handedOver = new Set(["sum", "mul", "linear", "llama"]);
 function isNamed(path: string, f: unknown, args: readonly unknown[], hands: boolean, error: LorikeetError): boolean {
   const { operation, problem } = error;
   const [group, name] = path.split(".") as [string, string];
-  const type = operation.replace(/_text$/, "").replaceAll("_", "");
+  const type = operation.replace(/_text$/, "").replaceAll(/[_-]/g, "");
   const { peftType } = f as Partial<peft.AnyMethod>;
   const isOwn = operation === name || operation === otherNames[path] || operation === peftType?.toLowerCase();
   const isModel = group === "models" && name.toLowerCase().startsWith(type);
