@@ -39,7 +39,7 @@ onEveryDevice(() => {
 
   test("what was loaded is saved as Hugging Face has it, and is the same model", async () => {
     const out = mkdtempSync(join(tmpdir(), "lorikeet-gguf-"));
-    for (const name of ["llama3", "phi3", "gemma2", "gemma3", "gpt2"]) {
+    for (const name of ["llama3", "phi3", "gemma2", "gemma3", "gpt2", "smollm3", "olmo3", "granite"]) {
       const { model, config } = await loadModel(join(folder, `${name}.gguf`));
       await saveModel(out, model, config);
       const again = await loadModel(out);
