@@ -170,15 +170,10 @@ function dotOfNumbers(f: FunctionBuilder, simd: SimdBasics, rounds: Integer, uni
       for (const row of xRows) f.increment(row, 4 * codedRound);
     });
     const factor = simd.mul(simd.keep(load("v128.load32_splat", scale)), unit);
-    sums.forEach((parts, m) =>
-      f.set(
-        totals[m] as V128,
-        simd.mul(
-          parts.reduce((a, b) => simd.add(a, b)),
-          factor,
-        ),
-      ),
-    );
+    sums.forEach((parts, m) => {
+      const sum = parts.reduce((a, b) => simd.add(a, b));
+      f.set(totals[m] as V128, simd.mul(sum, factor));
+    });
   };
 }
 

@@ -62,11 +62,9 @@ export async function loadWeights(
   const codes = await readCodes(model, stored, source);
   for (const path of codes.keys()) own.delete(`${path}.weight`);
   const isNew = (path: string): boolean => drawn !== undefined && isOfOutput(path);
-  const fresh = [...own]
-    .filter(([path, { shape }]) => isNew(path) && !sameShape(stored.get(path)?.shape ?? [], shape))
-    .map(([path]) => path);
+  const fresh = [...own].filter(([path, { shape }]) => isNew(path) && !sameShape(stored.get(path)?.shape ?? [], shape));
+  for (const [path] of fresh) own.delete(path);
   for (const [path, parameter] of own) {
-    if (fresh.includes(path)) continue;
     const found = stored.get(path);
     if (!found)
       throw new FormatError(`${source} lacks "${names.nameOf?.(path) ?? path}".`, {
@@ -96,12 +94,11 @@ export async function loadWeights(
       });
   await refuseUntied(model, stored, source);
   for (const [path, weight] of codes) replaceByCodes(model, path, weight);
+  for (const [path, parameter] of fresh) {
+    const values = path.endsWith(".bias") ? zeros : parameter.shape.length < 2 ? ones : (drawn as Initializer);
+    parameter.replace(upload(currentDevice(), values(parameter.shape), parameter.shape, "float32"));
+  }
   for (const [path, parameter] of own) {
-    if (fresh.includes(path)) {
-      const values = path.endsWith(".bias") ? zeros : parameter.shape.length < 2 ? ones : (drawn as Initializer);
-      parameter.replace(upload(currentDevice(), values(parameter.shape), parameter.shape, "float32"));
-      continue;
-    }
     const found = stored.get(path) as StoredTensor;
     const layer = path.slice(0, -".weight".length);
     if (kept.codes.has(layer) && path.endsWith(".weight")) {
@@ -113,7 +110,7 @@ export async function loadWeights(
     await fill(parameter, found, dtype);
   }
   structure.value = structure.stored + 1; // dtypes may have changed
-  return fresh;
+  return fresh.map(([path]) => path);
 }
 
 /** Which parameters are kept in another form than float32. @throws {ConfigError} for options that do not exist */
