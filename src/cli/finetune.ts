@@ -269,7 +269,8 @@ async function train(trainer: Trainer, signal: AbortSignal, save: () => Promise<
         await save();
         saved = performance.now();
       },
-      onEvaluation: ({ step, perplexity }) => bar.note(`step ${step}: held-out perplexity ${perplexity.toFixed(2)}`),
+      onEvaluation: ({ step, perplexity, tokens }) =>
+        bar.note(`step ${step}: held-out perplexity ${perplexity.toFixed(2)} (on ${words(tokens)} tokens)`),
     });
   } finally {
     bar.stop();
