@@ -16,7 +16,8 @@ import {
   trainableReport,
 } from "../src/peft/index.ts";
 import { mergeRefusal } from "../src/peft/merge.ts";
-import { saveTokenizer, type TextDataset, textDataset } from "../src/text/index.ts";
+import { fileDataset } from "../src/text/file-dataset.ts";
+import { saveTokenizer, type TextDataset, type Tokenizer, textDataset } from "../src/text/index.ts";
 import { uploadBatch } from "../src/train/batch.ts";
 import { evaluate, finetuning, generateText, type LoadedModel, loadModel, saveModel, type Trainer } from "../src/train/index.ts";
 import type { DeviceWish, EngineEvent, KeptRun, Outcome, Settings, Side } from "./protocol.ts";
@@ -95,7 +96,7 @@ export class Run implements Disposable {
     const loaded = await loadModel(folder);
     const { model, tokenizer } = loaded;
     note("Reading the text");
-    const dataset = textDataset(await textOf(settings, sources), tokenizer, { window: settings.window, seed: settings.seed });
+    const dataset = await datasetOf(settings, sources, tokenizer);
     if (dataset.heldOutTokens.length === 0)
       throw new ConfigError("the text is too short to hold a part of it out.", { operation: "read", hint: "Give a longer one." });
     const examples = settings.examples ? exampleTokens(tokenizer, settings.examples) : {};
@@ -139,7 +140,7 @@ export class Run implements Disposable {
     return { settings: this.settings, step, steps, history, ...this.#notes };
   }
 
-  /** Goes on until the last step; when the signal is aborted, until the step or the token that is being computed is done. */
+  /** Goes on until the last step; when the signal is aborted, until the step, the token or the batch that is being computed is done. */
   async train(signal: AbortSignal): Promise<void> {
     if (signal.aborted) return this.tellPhase();
     this.#running = true;
@@ -339,7 +340,9 @@ async function modelFolder(settings: Settings, { store, modelFiles }: Sources): 
   return store ? store.model() : filesFolder(Object.fromEntries(modelFiles.map((file) => [baseName(file), file])), "loadModel");
 }
 
-async function textOf(settings: Settings, { store, textFile }: Sources) {
-  if (settings.text === null) return mobyDick();
-  return givenText(store ? await store.text(settings.text) : (textFile as File));
+async function datasetOf(settings: Settings, { store, textFile }: Sources, tokenizer: Tokenizer): Promise<TextDataset> {
+  const { text, window, seed } = settings;
+  if (text === null) return textDataset(await mobyDick(), tokenizer, { window, seed });
+  const content = await givenText(store ? await store.text(text) : (textFile as File));
+  return fileDataset(text, content, tokenizer, { window, seed });
 }

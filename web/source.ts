@@ -1,7 +1,7 @@
 /** The model and the text of a run: those that come with the page, or what the person gave. */
 import { ConfigError, FormatError } from "../src/errors.ts";
 import { type Folder, filesFolder, openCheckpoint, openGguf } from "../src/formats/index.ts";
-import { type TextSource, textsFromJsonl } from "../src/text/index.ts";
+import type { TextSource } from "../src/text/index.ts";
 
 const tinyFiles = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
 
@@ -29,19 +29,17 @@ export async function mobyDick(): Promise<TextSource> {
   return JSON.parse(new TextDecoder().decode(await asset("moby-dick.json"))) as TextSource;
 }
 
-/** A text, or JSON lines with a `text` each. @throws {FormatError} when it is neither */
-export async function givenText(file: File): Promise<TextSource> {
-  let content: string;
+/** What a given file holds. @throws {FormatError} when it is no text */
+export async function givenText(file: File): Promise<string> {
   try {
-    content = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+    return new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
   } catch {
     throw new FormatError(`"${file.name}" is not text in UTF-8.`, {
       operation: "read",
       got: file.name,
-      hint: 'Give a .txt or .md file, or .jsonl with a "text" on each line.',
+      hint: 'Give a .txt or .md file, or .jsonl with a "text" or "messages" on each line.',
     });
   }
-  return /\.jsonl$/i.test(file.name) ? textsFromJsonl(content, { name: `"${file.name}"` }) : { text: content };
 }
 
 /** Bytes that the engine can have at most: of WebAssembly's 4 GiB, and of three quarters of the memory that the browser tells. */

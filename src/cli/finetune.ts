@@ -6,7 +6,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { currentDevice } from "../compile/program.ts";
-import { ConfigError, isRecord } from "../errors.ts";
+import { ConfigError } from "../errors.ts";
 import { writeFileAtomically } from "../formats/atomic-file.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { QuantisedType } from "../nn/quantiser.ts";
@@ -18,9 +18,9 @@ import { methods } from "../peft/methods.ts";
 import { readSourceTasks } from "../peft/prompt/source-task.ts";
 import { trainableReport } from "../peft/report.ts";
 import { saveTokenizer } from "../text/bpe-trainer.ts";
-import { chatDataset } from "../text/chat-dataset.ts";
 import { corpusTitles, loadCorpus } from "../text/corpora.ts";
 import { readUtf8, type TextDataset, textDataset } from "../text/dataset.ts";
+import { fileDataset } from "../text/file-dataset.ts";
 import { uploadBatch } from "../train/batch.ts";
 import { evaluate } from "../train/evaluate.ts";
 import { finetuning } from "../train/finetune.ts";
@@ -219,18 +219,6 @@ function settingsOf(options: FinetuneOptions): Settings {
   };
 }
 
-/** Whether a file of JSON lines begins with a conversation. */
-function isChat(file: string): boolean {
-  if (!/\.jsonl$/i.test(file)) return false;
-  const [first = ""] = readUtf8(file, "finetune").trimStart().split("\n", 1);
-  try {
-    const row: unknown = JSON.parse(first);
-    return Array.isArray(row) || (isRecord(row) && "messages" in row);
-  } catch {
-    return false; // told by who reads it
-  }
-}
-
 async function readText({ data, window, seed, prompt }: FinetuneOptions, loaded: LoadedModel): Promise<TextDataset> {
   const { tokenizer, config } = loaded;
   const vocabulary = Number(config["vocab_size"]);
@@ -246,9 +234,9 @@ async function readText({ data, window, seed, prompt }: FinetuneOptions, loaded:
       hint: "Give one with a word in it.",
     });
   const dataset =
-    data !== undefined && isChat(data)
-      ? chatDataset(data, tokenizer, { window, seed })
-      : textDataset(data === undefined ? await loadCorpus("moby-dick") : { file: data }, tokenizer, { window, seed });
+    data === undefined
+      ? textDataset(await loadCorpus("moby-dick"), tokenizer, { window, seed })
+      : fileDataset(data, readUtf8(data, "finetune"), tokenizer, { window, seed });
   if (dataset.heldOutTokens.length === 0)
     throw new ConfigError("the text is too short to hold a part of it out.", {
       operation: "finetune",

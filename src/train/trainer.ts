@@ -191,8 +191,11 @@ export class Trainer implements Disposable {
       if (evaluateEvery === undefined || this.history.evaluations.at(-1)?.step === this.step) return;
       const due = this.step % evaluateEvery === 0 || this.step === this.steps;
       if (!due) return;
-      const event = await this.evaluate();
-      await onEvaluation?.(event);
+      // one that is broken off is due again when the run goes on
+      const event = await this.#evaluate(signal).catch((error) => {
+        if (!signal?.aborted || error !== signal.reason) throw error;
+      });
+      if (event) await onEvaluation?.(event);
     };
     this.#progress.begin();
     if (this.step === 0) seedDropout(this.#options.seed ?? this.dataset.seed);
@@ -237,10 +240,15 @@ export class Trainer implements Disposable {
   }
 
   /** Held-out loss of the model as it is now; noted in the history. @throws {ConfigError} when it is no finite number */
-  async evaluate(): Promise<EvaluationEvent> {
+  evaluate(): Promise<EvaluationEvent> {
+    return this.#evaluate();
+  }
+
+  async #evaluate(signal?: AbortSignal): Promise<EvaluationEvent> {
     const { evaluationTokens } = this.#options;
     const evaluation = await this.#evaluator.run(this.dataset, {
       batchSize: this.batchSize,
+      signal,
       ...(evaluationTokens === undefined ? {} : { maxTokens: evaluationTokens }),
     });
     requireFinite(`the held-out loss after step ${this.step}`, evaluation.loss);

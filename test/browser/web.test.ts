@@ -1,5 +1,5 @@
 /** The web page as a person uses it, in Chromium: train, reload in the middle, go on, download, and the files in Node. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { unzipSync } from "fflate";
 import { tensor } from "lorikeet";
@@ -347,7 +347,7 @@ describe("a page whose storage is full", () => {
 });
 
 describe("files that are dropped", () => {
-  it("trains a GGUF file on JSON lines with another method, then a folder", async () => {
+  it("trains a GGUF file on JSON lines with another method, then a folder on conversations", async () => {
     const context = await openContext();
     const { page, problems } = await openPage(context, isolated.url);
     const lines = join(root, ".cache/notes.jsonl");
@@ -389,12 +389,26 @@ describe("files that are dropped", () => {
     page.on("dialog", (dialog) => void dialog.accept());
     await page.locator("#discard").click();
     await page.locator("#setup").waitFor(wait);
-    await drop(page, "#model", [tiny]);
-    await page.locator("#model-files", { hasText: "tiny" }).waitFor(wait);
-    await fill(page, { steps: 1 });
+    const talker = join(root, ".cache/talker");
+    cpSync(tiny, talker, { recursive: true });
+    writeFileSync(
+      join(talker, "chat_template.jinja"),
+      "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    );
+    const chats = join(root, ".cache/chats.jsonl");
+    const messages = [
+      { role: "user", content: "Who was white?" },
+      { role: "assistant", content: "It was the whale, and the whale was white." },
+    ];
+    writeFileSync(chats, `${JSON.stringify({ messages })}\n`.repeat(40));
+    await drop(page, "#model", [talker]);
+    await page.locator("#model-files", { hasText: "talker" }).waitFor(wait);
+    await drop(page, "#text", [chats]);
+    await page.locator("#text-file", { hasText: "chats.jsonl" }).waitFor(wait);
+    await fill(page, { steps: 2 });
     await page.locator("button[type=submit]").first().click();
     await phase(page, /Finished/);
-    expect(await page.locator("#about").textContent()).toMatch(/^tiny, 2,[\d,]+ values · notes\.jsonl · loha/);
+    expect(await page.locator("#about").textContent()).toMatch(/^talker, 2,[\d,]+ values · chats\.jsonl · loha/);
     expect(problems).toEqual([]);
     await context.close();
   });

@@ -139,6 +139,27 @@ describe("on wasm", () => {
     await expect(resumed.load(bytes.subarray(0, 100))).rejects.toThrow("cut off");
   });
 
+  it("ends in the middle of a measurement, which is made anew when the run goes on", async () => {
+    const measuring = { ...options, batchSize: 1, evaluateEvery: 4 };
+    using uninterrupted = finetuning(adapted(), smallDataset(), measuring);
+    const expected = await uninterrupted.run();
+
+    const dataset = smallDataset();
+    const stop = new AbortController();
+    const batches = dataset.evaluationBatches.bind(dataset);
+    dataset.evaluationBatches = function* (sizes) {
+      for (const batch of batches(sizes)) {
+        if (trainer.step === 4) stop.abort();
+        yield batch;
+      }
+    };
+    using trainer = finetuning(adapted(), dataset, measuring);
+    const half = await trainer.run({ signal: stop.signal });
+    expect(half).toMatchObject({ step: 4, finished: false });
+    expect(half.history.evaluations.map(({ step }) => step)).toEqual([0]);
+    expect((await trainer.run()).history).toEqual(expected.history);
+  });
+
   it("goes on with the budget of an adapter where it was", async () => {
     const begin = () => {
       const model = smallModel();
