@@ -1,4 +1,5 @@
 /** How the names in a model's checkpoints differ from the paths of its parameters. */
+import type { Shape } from "../graph/shape.ts";
 
 /** What output layers are called, none of which is a part of a model without one. */
 const outputs = /^(lm_head|embed_out|score|classifier|pre_classifier|cls|vocab_\w+)\./;
@@ -10,7 +11,7 @@ const replaceable = /^(head|decoder|generator_\w+|discriminator_\w+)\.|(^|\.)poo
 export const isOfOutput = (path: string): boolean => outputs.test(path) || replaceable.test(path);
 
 /** Where in a model everything but its output layer is. */
-export interface NamedPart {
+export interface NamedPart extends Pick<CheckpointNames, "nameOf" | "partsOf"> {
   /** Property under which it is: the first step of the paths of its parameters. */
   readonly name: string;
   /** The path of what a checkpoint calls so, where that differs; `null` for what is left unread. */
@@ -29,4 +30,9 @@ export interface CheckpointNames {
   pathOf(name: string): string | null;
   /** What a checkpoint calls the parameter at this path; the path itself when absent. */
   nameOf?(path: string): string;
+  /**
+   * The names under which a checkpoint may have the parameter at this path in equal parts, in the order of its values; nothing where it
+   * is in one. It is read either way and written in parts.
+   */
+  partsOf?(path: string, shape: Shape): readonly string[] | undefined;
 }

@@ -42,6 +42,8 @@ export interface Pass {
   readonly past: readonly PastLayer[];
   /** Place of the layer that runs, where it is another than the one it was made for. */
   readonly layer?: number;
+  /** What the routers have given that have run so far, [B·T, experts] each, where layers are mixtures of experts. */
+  readonly routed: Tensor[];
 }
 
 /**
@@ -60,11 +62,11 @@ export function beginPass(inputs: TextInputs, context: number): Pass {
     const update = cache.append(onesBefore(attentionMask ?? constant(1, [B, T], "int32"), n));
     const attention = { isCausal, offset: n === 0 ? update.offset : add(update.offset, whole(n)), keyMask: update.mask };
     const positions = positionIds ?? sliceAxis(update.positions, 1, n, n + T);
-    return { attention, mask, positions, length: longest(cache.size), update, past };
+    return { attention, mask, positions, length: longest(cache.size), update, past, routed: [] };
   }
   const attention = attentionMask ? { isCausal, keyMask: onesBefore(attentionMask, n) } : { isCausal };
   const counted = () => (attentionMask ? positionsOf(attentionMask, n) : n === 0 ? null : positionsAfter(n, T));
-  return { attention, mask, positions: positionIds ?? counted(), length: longest(n + T), update: null, past };
+  return { attention, mask, positions: positionIds ?? counted(), length: longest(n + T), update: null, past, routed: [] };
 }
 
 /** A mask [B, T] behind as many ones: [B, n + T] int32. */

@@ -4,6 +4,7 @@
  */
 import { checkOptions } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
+import type { Shape } from "../graph/shape.ts";
 import { Dropout } from "../nn/dropout.ts";
 import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
@@ -89,6 +90,14 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
 
     pathOf(name: string): string | null {
       return pathBy(family, name, this.config);
+    }
+
+    nameOf(path: string): string {
+      return family.nameOf?.(path) ?? path;
+    }
+
+    partsOf(path: string, shape: Shape): readonly string[] | undefined {
+      return family.partsOf?.(path, shape);
     }
   }
   const made: ClassOf<Module, Config> = Object.defineProperty(WithHead, "name", { value: name });

@@ -242,7 +242,7 @@ export class GPTNeoXForCausalLM extends DecoderLM {
     return super.pathOf(name.replace(/^embed_out\./, "lm_head."));
   }
 
-  nameOf(path: string): string {
+  override nameOf(path: string): string {
     return path.replace(/^lm_head\./, "embed_out.");
   }
 }

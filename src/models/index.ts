@@ -62,6 +62,7 @@ export { Lfm2ForCausalLM } from "./lfm2.ts";
 export { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 export { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
+export { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
 export {
   type ModernBertConfig,
   ModernBertForMaskedLM,
@@ -71,11 +72,13 @@ export {
 } from "./modernbert.ts";
 export { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
 export { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
+export { OlmoeForCausalLM } from "./olmoe.ts";
 export { type OPTConfig, OPTForCausalLM, OPTForSequenceClassification, optConfig } from "./opt.ts";
 export { type PhiConfig, PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification, phiConfig } from "./phi.ts";
 export { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
 export { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
 export { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
+export { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
 export { createModel, models } from "./registry.ts";
 export {
   CamembertForMaskedLM,

@@ -24,6 +24,7 @@ import { readOnce } from "./config-reader.ts";
 import {
   attendPass,
   type DecoderStates,
+  type Pass,
   type Projections,
   type RotaryPass,
   rotaryPass,
@@ -133,12 +134,12 @@ export abstract class DecoderLayer extends Module {
 /** One block: x + attention(norm(x)), then that + mlp(norm(that)). */
 export class LlamaDecoderLayer extends DecoderLayer {
   readonly self_attn: RotaryAttention;
-  readonly mlp: Layer;
+  readonly mlp: Block;
   readonly input_layernorm: RMSNorm;
   readonly post_attention_layernorm: RMSNorm;
   readonly #scale: number;
 
-  constructor(config: LlamaConfig, attention: RotaryAttention, mlp: Layer) {
+  constructor(config: LlamaConfig, attention: RotaryAttention, mlp: Block) {
     super();
     this.#scale = config.residualScale;
     this.self_attn = attention;
@@ -149,11 +150,11 @@ export class LlamaDecoderLayer extends DecoderLayer {
 
   forward(x: Tensor, pass: RotaryPass): Tensor {
     const attended = add(x, scaled(this.self_attn.forward(this.input_layernorm.forward(x), pass), this.#scale));
-    return add(attended, scaled(this.mlp.forward(this.post_attention_layernorm.forward(attended)), this.#scale));
+    return add(attended, scaled(this.mlp.forward(this.post_attention_layernorm.forward(attended), pass), this.#scale));
   }
 }
 
-/** A block of the family, whatever it mixes tokens by. */
+/** A block of the family, whatever it mixes tokens by, or its feed-forward part. */
 export interface Block extends Module {
   forward(x: Tensor, pass: RotaryPass): Tensor;
 }
@@ -167,6 +168,10 @@ export interface LlamaFamilyMember extends LlamaVariant {
   readonly isRecurrent?: boolean;
   /** Its block, where it is not Llama's. @param index its number */
   layer?(config: LlamaConfig, index: number, init: Initializer): Block;
+  /** How its checkpoints name parameters, where that differs. */
+  readonly names?: Omit<NamedPart, "name">;
+  /** What is added to the loss of a model that continues texts. */
+  addedLoss?(config: LlamaConfig, pass: Pass): Tensor | undefined;
 }
 
 const llama: LlamaFamilyMember = { modelType: "llama" };
@@ -224,6 +229,7 @@ export const llamaFamily = (member = llama): Family<"model", LlamaConfig, LlamaM
   std: ({ initializerRange }) => initializerRange,
   build: (config, init = normal({ std: config.initializerRange })) => new LlamaModel(config, init, member),
   reader: (model) => model,
+  ...member.names,
 });
 
 /** A Llama that puts texts into classes. */
@@ -245,6 +251,7 @@ export class LlamaForCausalLM extends DecoderLM {
   readonly model: LlamaModel;
   lm_head: Layer;
   readonly config: LlamaConfig;
+  readonly #member: LlamaFamilyMember;
 
   /**
    * @param options.init first values of all matrices; normal with `initializer_range` when absent
@@ -257,6 +264,7 @@ export class LlamaForCausalLM extends DecoderLM {
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
+    this.#member = member;
     this.model = family.build(known, init);
     this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
   }
@@ -266,7 +274,11 @@ export class LlamaForCausalLM extends DecoderLM {
   }
 
   protected get part(): NamedPart {
-    return llamaFamily();
+    return llamaFamily(this.#member);
+  }
+
+  protected override addedLoss(pass: Pass): Tensor | undefined {
+    return this.#member.addedLoss?.(this.config, pass);
   }
 
   protected override toLogits(states: Tensor): Tensor {

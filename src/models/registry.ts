@@ -16,14 +16,17 @@ import { GraniteForCausalLM } from "./granite.ts";
 import { Lfm2ForCausalLM } from "./lfm2.ts";
 import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
+import { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
 import { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification } from "./modernbert.ts";
 import { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
 import { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
+import { OlmoeForCausalLM } from "./olmoe.ts";
 import { OPTForCausalLM, OPTForSequenceClassification } from "./opt.ts";
 import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification } from "./phi.ts";
 import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
 import { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
 import { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
+import { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
 import {
   CamembertForMaskedLM,
   CamembertForSequenceClassification,
@@ -70,14 +73,17 @@ export const models = {
   lfm2: { Lfm2ForCausalLM },
   llama: { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification },
   mistral: { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification },
+  mixtral: { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification },
   modernbert: { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification },
   olmo2: { Olmo2ForCausalLM, Olmo2ForSequenceClassification },
   olmo3: { Olmo3ForCausalLM, Olmo3ForSequenceClassification },
+  olmoe: { OlmoeForCausalLM },
   opt: { OPTForCausalLM, OPTForSequenceClassification },
   phi: { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification },
   phi3: { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification },
   qwen2: { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification },
   qwen3: { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
+  qwen3_moe: { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification },
   roberta: { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification },
   smollm3: { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
   t5: { T5ForConditionalGeneration },

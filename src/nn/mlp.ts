@@ -40,6 +40,12 @@ export const swiglu: (gate: Tensor, up: Tensor) => Tensor = withVjp(
   },
 );
 
+/** act(gate) ∘ up. @param name the activation's, as in `hidden_act` */
+export function gating(name: string): (gate: Tensor, up: Tensor) => Tensor {
+  const act = activation(name);
+  return act === silu ? swiglu : (gate, up) => mul(act(gate), up);
+}
+
 /**
  * down(act(gate(x)) ∘ up(x)): SwiGLU with silu, GeGLU with gelu.
  * @see https://arxiv.org/abs/2002.05202
@@ -61,8 +67,7 @@ export class GatedMLP extends Module {
     this.gate_proj = new Linear(size, innerSize, { bias, ...init });
     this.up_proj = new Linear(size, innerSize, { bias, ...init });
     this.down_proj = new Linear(innerSize, size, { bias, ...init });
-    const act = activation(name);
-    this.#gated = act === silu ? swiglu : (gate, up) => mul(act(gate), up);
+    this.#gated = gating(name);
   }
 
   /** [..., C] → [..., C] */

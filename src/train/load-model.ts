@@ -1,5 +1,4 @@
 /** Models in files: `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes them, or GGUF. */
-import { download } from "../compile/program.ts";
 import { ConfigError, checkOptions, FormatError, requireKind, under } from "../errors.ts";
 import { quantisationConfig, quantisedTensors } from "../formats/bitsandbytes.ts";
 import { diskFolder, type Folder, pathIn, readJson, wordFolder } from "../formats/folder.ts";
@@ -10,7 +9,7 @@ import type { TensorToWrite } from "../formats/safetensors.ts";
 import { widenScaled } from "../formats/scaled-weight.ts";
 import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
 import type { FolderTarget } from "../formats/writable-folder.ts";
-import { isFloat, toFloat32 } from "../graph/dtype.ts";
+import { isFloat, type TypedArray, toFloat32 } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
@@ -29,6 +28,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { GenerateOptions } from "./generation.ts";
 import { generationOptions } from "./generation-config.ts";
 import { type KeepOptions, loadWeights, narrowing, type SavedDType } from "./load-weights.ts";
+import { inParts } from "./weight-part.ts";
 
 /** What a model's folder holds. */
 export interface LoadedModel<Model extends Module = CausalLM> {
@@ -177,7 +177,7 @@ function noMoreThan({ source, tensors }: Checkpoint): Initializer {
 
 /** Whole numbers under keys whose values transformers refuses unless they have a point. */
 const pointed =
-  /"(?:(?:attn|final)_logit_softcapping|initializer_(?:range|(?:cutoff_)?factor)|init_std|\w+_eps|layer_norm_epsilon|attention_factor|llm_int8_threshold)": \d+(?=[,\n])/g;
+  /"(?:(?:attn|final)_logit_softcapping|initializer_(?:range|(?:cutoff_)?factor)|init_std|\w+_eps|layer_norm_epsilon|attention_factor|router_(?:aux_loss_coef|jitter_noise)|clip_qkv|llm_int8_threshold)": \d+(?=[,\n])/g;
 
 /** How a model is stored. */
 export interface SaveOptions {
@@ -219,12 +219,11 @@ export async function saveModel(
     for (const [part, tensor] of quantisedTensors(layer.weightData(), dynamicMap()))
       tensors.set(nameOf(`${path}.${part}`), tensor);
   for (const [path, parameter] of baseParameters(model))
-    if (isFloat(parameter.dtype) && !layers.some(([layer]) => path !== `${layer}.bias` && path.startsWith(`${layer}.`)))
-      tensors.set(nameOf(path), {
-        dtype,
-        shape: parameter.shape,
-        load: async () => narrow(toFloat32(await download(parameter.stored), parameter.dtype)),
-      });
+    if (isFloat(parameter.dtype) && !layers.some(([layer]) => path !== `${layer}.bias` && path.startsWith(`${layer}.`))) {
+      const parts = names.partsOf?.(path, parameter.shape) ?? [nameOf(path)];
+      const write = (values: TypedArray) => narrow(toFloat32(values, parameter.dtype));
+      for (const [name, tensor] of inParts(parts, parameter, dtype, write)) tensors.set(name, tensor);
+    }
   const { torch_dtype, quantization_config, compression_config: _, ...rest } = config;
   const [first] = layers;
   const floats = [...modules].filter(([, module]) => module instanceof Linear || module instanceof Conv1D);

@@ -17,6 +17,7 @@ import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { dynamicMap, type QuantisedWeight, quantiserOptions, quantiseWeight } from "../nn/quantiser.ts";
 import { asMatrix, layersToQuantise, type QuantiseOptions, replaceByCodes } from "../peft/quant/quantise.ts";
+import { joinParts } from "./weight-part.ts";
 
 /** How weights can be stored. */
 export type SavedDType = "float32" | "float16" | "bfloat16";
@@ -58,6 +59,7 @@ export async function loadWeights(
     const path = names.pathOf ? names.pathOf(name) : name;
     if (path !== null && !derived.test(path)) stored.set(path, checkpoint.get(name));
   }
+  joinParts(stored, own, names, source);
   const kept = keepingOf(model, options);
   const codes = await readCodes(model, stored, source);
   for (const path of codes.keys()) own.delete(`${path}.weight`);

@@ -26,13 +26,16 @@ export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
   lfm2: { ...phiLike, layer_types: ["conv", "full_attention"], block_multiple_of: 8 },
   llama: llamaLike,
   mistral: { ...llamaLike, sliding_window: 3 },
+  mixtral: { ...phiLike, num_local_experts: 3, sliding_window: 3, output_router_logits: true },
   olmo2: phiLike,
   olmo3: { ...phiLike, sliding_window: 3, layer_types: ["sliding_attention", "full_attention"] },
+  olmoe: { ...phiLike, num_experts: 4, num_experts_per_tok: 3, clip_qkv: 2 },
   opt: { ...neoxLike, ffn_dim: 24, max_position_embeddings: 16, dropout: 0 },
   phi: phiLike,
   phi3: { ...phiLike, rope_scaling: longrope },
   qwen2: { ...phiLike, use_sliding_window: true, sliding_window: 3, max_window_layers: 1 },
   qwen3: llamaLike,
+  qwen3_moe: { ...llamaLike, num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 6, mlp_only_layers: [0] },
   smollm3: { ...phiLike, no_rope_layer_interval: 2 },
 };
 

@@ -1,0 +1,177 @@
+/**
+ * Mixtures of experts: a router chooses for each token which of many feed-forward parts compute for it. The experts' matrices lie in
+ * parameters of three axes, as in transformers 5; checkpoints have them expert by expert.
+ *
+ * @see https://arxiv.org/abs/1701.06538, https://arxiv.org/abs/2101.03961
+ */
+
+import { concatenate } from "../graph/composite.ts";
+import { cast, div, mul } from "../graph/elementwise.ts";
+import { reshape } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { reduceSum } from "../graph/reduction.ts";
+import { number } from "../graph/source.ts";
+import { expertMLP, largest } from "../nn/experts.ts";
+import type { Initializer } from "../nn/init.ts";
+import { linear } from "../nn/linear.ts";
+import { gating } from "../nn/mlp.ts";
+import { Module, Parameter } from "../nn/module.ts";
+import { softmax } from "../tensor/statistics.ts";
+import type { NamedPart } from "./checkpoint-name.ts";
+import type { ConfigReader } from "./config-reader.ts";
+import type { Pass } from "./decoder.ts";
+import { LlamaAttention, LlamaDecoderLayer, type LlamaFamilyMember } from "./llama.ts";
+import type { LlamaConfig } from "./llama-config.ts";
+
+/** A member of the Llama family whose feed-forward parts are mixtures of experts, all or some. */
+export interface MixtureConfig extends LlamaConfig {
+  readonly numExperts: number;
+  /** Experts that compute for each token. */
+  readonly numExpertsPerTok: number;
+  /** Inner width of one expert. */
+  readonly expertSize: number;
+  /** Whether the weights of a token's experts are divided by their sum. */
+  readonly normTopkProb: boolean;
+  /** What the balance among experts counts in the loss; 0 for nothing. */
+  readonly balanceCoef: number;
+}
+
+/**
+ * The settings of a mixture; the number of experts under either of the names that it has.
+ *
+ * @throws {ConfigError} when more experts are to compute than there are
+ */
+export function readMixture(
+  config: ConfigReader,
+  { intermediateSize }: LlamaConfig,
+): Pick<MixtureConfig, "numExperts" | "numExpertsPerTok" | "expertSize" | "normTopkProb" | "balanceCoef"> {
+  const key = config.get("num_local_experts") === undefined ? "num_experts" : "num_local_experts";
+  const [numExperts, numExpertsPerTok] = [config.count(key), config.count("num_experts_per_tok")];
+  if (numExpertsPerTok > numExperts)
+    config.refuse("num_experts_per_tok", numExpertsPerTok, `must be at most ${key} (= ${numExperts})`);
+  const coef = config.number("router_aux_loss_coef", 0.001);
+  return {
+    numExperts,
+    numExpertsPerTok,
+    expertSize: intermediateSize,
+    normTopkProb: config.flag("norm_topk_prob", false),
+    balanceCoef: config.flag("output_router_logits", false) ? coef : 0,
+  };
+}
+
+/** Gives each token's scores of experts. It is no linear layer to "all-linear", as in transformers; adapt its `weight` as a parameter. */
+class TopKRouter extends Module {
+  readonly weight: Parameter;
+
+  constructor({ numExperts, hiddenSize }: MixtureConfig, init: Initializer) {
+    super();
+    this.weight = Parameter.from(init([numExperts, hiddenSize]), [numExperts, hiddenSize]);
+  }
+
+  /** [N, C] → [N, E] */
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight.value);
+  }
+}
+
+/** The experts' matrices. */
+class Experts extends Module {
+  readonly gate_up_proj: Parameter;
+  readonly down_proj: Parameter;
+  readonly #gated: ReturnType<typeof gating>;
+
+  constructor({ numExperts: E, hiddenSize: C, expertSize: F, hiddenAct }: MixtureConfig, init: Initializer) {
+    super();
+    const made = (...shape: number[]) => Parameter.from(init(shape), shape);
+    this.gate_up_proj = made(E, 2 * F, C);
+    this.down_proj = made(E, C, F);
+    this.#gated = gating(hiddenAct);
+  }
+
+  /** [N, C] and weights [N, E] → [N, C] */
+  forward(x: Tensor, weights: Tensor): Tensor {
+    return expertMLP(x, weights, this.gate_up_proj.value, this.down_proj.value, this.#gated);
+  }
+}
+
+/** A feed-forward part that is a mixture: Σ over a token's experts of their weight times what they give. */
+class SparseMoeBlock extends Module {
+  readonly gate: TopKRouter;
+  readonly experts: Experts;
+  readonly #config: MixtureConfig;
+
+  constructor(config: MixtureConfig, init: Initializer) {
+    super();
+    this.gate = new TopKRouter(config, init);
+    this.experts = new Experts(config, init);
+    this.#config = config;
+  }
+
+  /** [B, T, C] → [B, T, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    const { numExpertsPerTok, normTopkProb } = this.#config;
+    const rows = reshape(x, [-1, x.shape[2] as number]);
+    const logits = this.gate.forward(rows);
+    pass.routed.push(logits);
+    const scores = softmax(logits);
+    const chosen = mul(scores, largest(scores, numExpertsPerTok));
+    const weights = normTopkProb ? div(chosen, reduceSum(chosen, [1])) : chosen;
+    return reshape(this.experts.forward(rows, weights), x.shape);
+  }
+}
+
+/**
+ * The loss of balance, Σₑ (share of tokens that expert e computes for) · (mean score of e), over the tokens of all layers that are not
+ * padding, times the number of experts; nothing where it does not count.
+ *
+ * @see https://arxiv.org/abs/2101.03961, equations 4 to 6; transformers `load_balancing_loss_func`
+ */
+function balanceLoss(config: LlamaConfig, { routed, mask }: Pass): Tensor | undefined {
+  const { numExperts, numExpertsPerTok, balanceCoef } = config as MixtureConfig;
+  if (balanceCoef === 0 || routed.length === 0) return undefined;
+  const scores = softmax(concatenate(routed, 0));
+  const share = (x: Tensor): Tensor => {
+    if (!mask) return mul(reduceSum(x, [0]), number(x, 1 / (x.shape[0] as number)));
+    const counted = reshape(cast(mask, x.dtype), [1, mask.size, 1]);
+    const sum = reduceSum(mul(reshape(x, [routed.length, mask.size, numExperts]), counted), [0, 1]);
+    return div(sum, mul(reduceSum(counted, [0, 1, 2]), number(x, routed.length)));
+  };
+  const balance = mul(share(largest(scores, numExpertsPerTok)), share(scores));
+  return reshape(mul(reduceSum(balance, [...balance.shape.keys()]), number(scores, balanceCoef * numExperts)), []);
+}
+
+/** The names under which checkpoints have a mixture's parameters. */
+interface MixtureNames {
+  /** The feed-forward part of a block. */
+  readonly block: string;
+  readonly gate: string;
+  readonly up: string;
+  readonly down: string;
+}
+
+/** How checkpoints name the parts of a mixture: each expert's three matrices by themselves. */
+export function mixtureNames({ block, gate, up, down }: MixtureNames): Omit<NamedPart, "name"> {
+  const nameOf = (path: string) => path.replace(/\.mlp\.(?=gate\.|experts\.)/, `.${block}.`);
+  return {
+    pathOf: (name) => name.replace(`.${block}.`, ".mlp."),
+    nameOf,
+    partsOf(path, [experts = 0]) {
+      const [, which] = /\.mlp\.experts\.(gate_up_proj|down_proj)$/.exec(path) ?? [];
+      if (which === undefined) return undefined;
+      const at = nameOf(path).slice(0, -which.length);
+      const parts = which === "down_proj" ? [down] : [gate, up];
+      return Array.from({ length: experts }, (_, e) => parts.map((part) => `${at}${e}.${part}.weight`)).flat();
+    },
+  };
+}
+
+/** A block whose feed-forward part is a mixture. */
+export const mixtureLayer = (config: LlamaConfig, attention: LlamaAttention, init: Initializer): LlamaDecoderLayer =>
+  new LlamaDecoderLayer(config, attention, new SparseMoeBlock(config as MixtureConfig, init));
+
+/** What members of the family have in common whose feed-forward parts are mixtures. */
+export const mixture: Pick<LlamaFamilyMember, "layer" | "names" | "addedLoss"> = {
+  layer: (config, index, init) => mixtureLayer(config, new LlamaAttention(config, index, init), init),
+  names: mixtureNames({ block: "mlp", gate: "gate_proj", up: "up_proj", down: "down_proj" }),
+  addedLoss: balanceLoss,
+};
