@@ -260,7 +260,9 @@ export const elementwise = define({
     vjp: (g, y, x, z) => {
       const isPositive = less(number(g, 0), x!);
       const logX = where(isPositive, log(where(isPositive, x!, number(g, 1))), number(g, 0));
-      return [mul(g, mul(z!, pow(x!, sub(z!, number(g, 1))))), mul(g, mul(y, logX))];
+      // x⁰ is 1 everywhere, at 0 too, where 0·0⁻¹ would be no number
+      const below = where(equal(z!, number(g, 0)), number(g, 0), sub(z!, number(g, 1)));
+      return [mul(g, mul(z!, pow(x!, below))), mul(g, mul(y, logX))];
     },
     domain: [
       [0.3, 2],

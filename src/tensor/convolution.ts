@@ -198,6 +198,15 @@ function pooling(name: string, axes: number, outside: number, fold: (windows: Te
     const kernel = perAxis(operation, "kernelSize", options.kernelSize, axes, 1);
     const stride = perAxis(operation, "stride", options.stride ?? kernel, axes, 1);
     const pads = perAxis(operation, "padding", options.padding ?? 0, axes, 0);
+    if (pads.some((n, i) => 2 * n > kernel[i]!))
+      throw new ConfigError(
+        `\`padding\` (= ${JSON.stringify(options.padding)}) is more than half of the kernel ${wordShape(kernel)}.`,
+        {
+          operation,
+          got: options.padding,
+          hint: "Windows of nothing but padding have no value; use pad.",
+        },
+      );
     const lead = x.shape.slice(0, -axes);
     const flat = reshape(x, [1, sizeOf(lead), ...x.shape.slice(-axes)]);
     const padded = padding(

@@ -4,10 +4,11 @@
  */
 import { ConfigError, checkOptions, DTypeError, FormatError, ShapeError, wordShape, wordType } from "../errors.ts";
 import { isFloat, type TypedArray } from "../graph/dtype.ts";
-import { add, cast, less, where } from "../graph/elementwise.ts";
+import { add, and, cast, less, mul, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
 import { permute, reshape, slice } from "../graph/movement.ts";
 import { Tensor } from "../graph/node.ts";
+import { sizeOf } from "../graph/shape.ts";
 import { constant } from "../graph/source.ts";
 import { asIndex, type NestedArray } from "./create.ts";
 
@@ -21,7 +22,8 @@ export interface Range {
 /**
  * What an axis can be indexed with: a number drops the axis, a range keeps part of it, an int32 tensor takes the elements it
  * names (arrays of numbers will do) and puts its own axes there, `null` makes a new axis of size 1, `"..."` stands for all axes that are
- * not named. Other texts hold several of these: `"1:3, ::2, -1, ..., None"`.
+ * not named. Several tensors go together, broadcast, element by element, as in PyTorch: `x.at([0, 1], [2, 0])` is x[0, 2] and x[1, 0];
+ * their axes come first when ranges stand between them. Other texts hold several of these: `"1:3, ::2, -1, ..., None"`.
  */
 export type IndexItem = number | Range | null | Tensor | TypedArray | NestedArray | string;
 
@@ -84,6 +86,7 @@ function resolveRange({ start, stop, step = 1 }: Range, extent: number): { start
  * // [[4 5]
  * //  [1 2]] float32 [2, 2]
  * at(x, [1, 1, -2])     // rows at these indices: float32 [3, 3]
+ * at(x, [0, 1], [2, 0]) // [2 3] float32 [2]
  * at(x, null, { stop: 1 }, 2)   // [[2]] float32 [1, 1]
  */
 export function at(x: Tensor, ...index: readonly IndexItem[]): Tensor {
@@ -99,10 +102,10 @@ export function at(x: Tensor, ...index: readonly IndexItem[]): Tensor {
     });
   const whole = new Array<Parsed>(x.rank - named).fill({});
   const full = dots ? items.flatMap((item) => (item === "..." ? whole : [item])) : [...items, ...whole];
-  // first everything that a view can say, axis by axis; then the one axis taken by a tensor
+  // first everything that a view can say, axis by axis; then the axes taken by tensors
   const [starts, stops, steps]: [number[], number[], number[]] = [[], [], []];
   const shape: number[] = [];
-  let taken: { index: Tensor; axis: number } | null = null;
+  const taken: Taken[] = [];
   for (const item of full) {
     const axis = starts.length;
     const extent = x.shape[axis]!;
@@ -112,12 +115,7 @@ export function at(x: Tensor, ...index: readonly IndexItem[]): Tensor {
     }
     if (item instanceof Tensor) {
       checkIndexTensor(item);
-      if (taken)
-        throw new ShapeError("only one axis can be indexed with a tensor at a time.", {
-          operation: "at",
-          hint: "Index again, or use gather.",
-        });
-      taken = { index: item, axis: shape.length };
+      taken.push({ index: cast(item, "int32"), axis: shape.length });
     }
     if (typeof item === "number") {
       if (!Number.isInteger(item) || item < -extent || item >= extent)
@@ -140,7 +138,7 @@ export function at(x: Tensor, ...index: readonly IndexItem[]): Tensor {
     shape.push(Math.max(0, Math.ceil((range.stop - range.start) / range.step)));
   }
   const viewed = reshape(slice(x, starts, stops, steps), shape);
-  return taken ? takeAlong(viewed, taken.index, taken.axis) : viewed;
+  return taken.length > 0 ? takeAlong(viewed, taken) : viewed;
 }
 
 function checkIndexTensor(index: Tensor): void {
@@ -158,15 +156,33 @@ function checkIndexTensor(index: Tensor): void {
     });
 }
 
-/** Elements of `axis` at `index`, negative ones counted from the back; the axes of `index` take the place of `axis`. */
-function takeAlong(x: Tensor, index: Tensor, axis: number): Tensor {
-  const rows = cast(index, "int32");
+/** An axis, and which of its elements are taken. */
+interface Taken {
+  readonly index: Tensor;
+  readonly axis: number;
+}
+
+/** Elements at the indices of these axes, negative ones counted from the back; the axes of the indices take their place. */
+function takeAlong(x: Tensor, taken: readonly Taken[]): Tensor {
   const int = (value: number) => constant(value, [], "int32");
-  const wrapped = where(less(rows, int(0)), add(rows, int(x.shape[axis]!)), rows);
-  const others = x.shape.map((_, i) => i).filter((i) => i !== axis);
-  const taken = take(permute(x, [axis, ...others]), wrapped); // [...index, ...others]
-  const order = taken.shape.map((_, i) => i);
-  const own = order.slice(0, index.rank);
-  const rest = order.slice(index.rank);
-  return permute(taken, [...rest.slice(0, axis), ...own, ...rest.slice(axis)]);
+  const axes = taken.map(({ axis }) => axis);
+  const others = x.shape.map((_, i) => i).filter((i) => !axes.includes(i));
+  // row-major addresses over the axes that are taken; −1, an error when it runs, where one of the indices is outside
+  const address = taken.reduce<Tensor | null>((before, { index, axis }) => {
+    const extent = x.shape[axis]!;
+    const wrapped = where(less(index, int(0)), add(index, int(extent)), index);
+    if (before === null) return taken.length > 1 ? where(less(wrapped, int(extent)), wrapped, int(-1)) : wrapped;
+    const inside = and(less(int(-1), wrapped), and(less(wrapped, int(extent)), less(int(-1), before)));
+    return where(inside, add(mul(before, int(extent)), wrapped), int(-1));
+  }, null)!;
+  const rows = reshape(permute(x, [...axes, ...others]), [
+    sizeOf(axes.map((axis) => x.shape[axis]!)),
+    ...others.map((axis) => x.shape[axis]!),
+  ]);
+  const y = take(rows, address); // [...index, ...others]
+  const order = y.shape.map((_, i) => i);
+  const rest = order.slice(address.rank);
+  const together = axes.every((axis, i) => axis === axes[0]! + i);
+  const before = together ? rest.slice(0, axes[0]) : [];
+  return permute(y, [...before, ...order.slice(0, address.rank), ...rest.slice(before.length)]);
 }

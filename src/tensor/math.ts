@@ -249,7 +249,7 @@ export const mish = real(
     const { t, n } = mishGate(x);
     const r = recip(add(n, number(x, 2)));
     // 1 − t² = 4(n + 1)/(n + 2)²
-    return add(t, mul(mul(x, sigmoid(x)), mul(mul(number(x, 4), add(n, number(x, 1))), mul(r, r))));
+    return add(t, mul(mul(minimum(x, number(x, 20)), sigmoid(x)), mul(mul(number(x, 4), add(n, number(x, 1))), mul(r, r))));
   },
 );
 
@@ -333,7 +333,7 @@ export function triu(x: Tensor, diagonal = 0): Tensor {
 /** x + weight·(y − x). */
 export const lerp = (x: Tensor, y: Tensor, weight: Tensor): Tensor => add(x, mul(weight, sub(y, x)));
 
-/** xⁿ for a number n: products for whole n up to 16, roots for ±½, otherwise `pow`. Integers stay integers for whole n ≥ 0. */
+/** xⁿ for a number n: products for whole n up to 16, roots for ±½, otherwise `pow`. Integers stay integers for whole n ≥ 0, wrapping. */
 export function powScalar(x: Tensor, n: number): Tensor {
   const z = isFloat(x.dtype) || (Number.isInteger(n) && n >= 0) ? x : cast(x, "float32");
   if (n === 1) return z;
@@ -343,7 +343,7 @@ export function powScalar(x: Tensor, n: number): Tensor {
   if (n === -0.5) return rsqrt(z);
   if (n === -1) return recip(z);
   const forward = (t: Tensor): Tensor => {
-    if (!Number.isInteger(n) || Math.abs(n) > 16) return pow(t, constant(n, [], isFloat(t.dtype) ? t.dtype : "float32"));
+    if (isFloat(t.dtype) && (!Number.isInteger(n) || Math.abs(n) > 16)) return pow(t, number(t, n));
     return n < 0 ? recip(product(t, -n)) : product(t, n);
   };
   return withVjp(forward, (g, _y, t) => [mul(g, mul(number(g, n), powScalar(t!, n - 1)))])(z);
@@ -352,7 +352,7 @@ export function powScalar(x: Tensor, n: number): Tensor {
 /** xⁿ by repeated squaring. */
 function product(x: Tensor, n: number): Tensor {
   if (n === 1) return x;
-  const half = product(x, n >> 1);
+  const half = product(x, Math.floor(n / 2));
   const even = mul(half, half);
   return n % 2 === 0 ? even : mul(even, x);
 }

@@ -3,7 +3,7 @@ import { ConfigError, DTypeError, ShapeError, wordShape } from "../errors.ts";
 import { type DType, isFloat } from "../graph/dtype.ts";
 import { add, and, cast, equal, less, mul, where } from "../graph/elementwise.ts";
 import { argsort, scatterAdd as scatterRows, take } from "../graph/indexing.ts";
-import { reshape, slice, sliceAxis, transpose } from "../graph/movement.ts";
+import { expand, reshape, slice, sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { contiguousStrides, normalizeAxis, type Shape } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
@@ -55,8 +55,9 @@ export function gather(x: Tensor, index: Tensor, axis: number): Tensor {
   return take(flat(x), addresses("gather", x.shape, index, at), x.shape[at]!);
 }
 
-/** The part of `source` that `index` covers. */
+/** The part of `source` that `index` covers; a number everywhere. */
 function covered(operation: string, source: Tensor, index: Tensor): Tensor {
+  if (source.rank === 0) return expand(source, index.shape);
   if (source.rank !== index.rank || source.shape.some((extent, i) => extent < index.shape[i]!))
     throw new ShapeError(`source ${wordShape(source.shape)} is smaller than index ${wordShape(index.shape)}.`, {
       operation,

@@ -22,6 +22,7 @@ import {
   sqrt,
   sub,
   where,
+  xor,
 } from "../graph/elementwise.ts";
 import { cumulativeSum } from "../graph/indexing.ts";
 import { expand, reshape, stopGradient, transpose } from "../graph/movement.ts";
@@ -29,7 +30,7 @@ import type { Tensor } from "../graph/node.ts";
 import { reduceMax, reduceProduct, reduceSum, shareOut } from "../graph/reduction.ts";
 import { normalizeAxes, normalizeAxis } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
-import { abs, isNan, logicalNot, powScalar, sign } from "./math.ts";
+import { abs, isNan, logicalNot, notEqual, powScalar, sign } from "./math.ts";
 
 /** Which axes to fold: one, several, or all when absent. */
 export type Axes = number | readonly number[] | null | undefined;
@@ -97,7 +98,10 @@ export function amin(x: Tensor, axes?: Axes, keepDims = false): Tensor {
 /** bool and uint8 are compared as int32. */
 const comparable = (x: Tensor): Tensor => (x.dtype === "bool" || x.dtype === "uint8" ? cast(x, "int32") : x);
 const largest = (x: Tensor, axes: readonly number[]): Tensor => cast(top(comparable(x), axes), x.dtype);
-const smallest = (x: Tensor, axes: readonly number[]): Tensor => cast(neg(top(neg(comparable(x)), axes)), x.dtype);
+const smallest = (x: Tensor, axes: readonly number[]): Tensor => {
+  const turn = isFloat(x.dtype) ? neg : (z: Tensor) => xor(z, constant(-1, [], "int32")); // −x − 1: −2³¹ has no negative
+  return cast(turn(top(turn(comparable(x)), axes)), x.dtype);
+};
 
 /** The largest, whose derivative all that are as large share, also where the axes are folded in several steps. */
 const top = (x: Tensor, axes: readonly number[]): Tensor =>
@@ -208,8 +212,14 @@ export function variance(x: Tensor, options: VarianceOptions = {}): Tensor {
   return drop(spread(x, mean(x, list, true)), list, keepDims);
 }
 
-/** √variance. */
-export const std = (x: Tensor, options: VarianceOptions = {}): Tensor => sqrt(variance(x, options));
+/** √variance; where all x are equal, 0 with a gradient of 0. */
+export const std = (x: Tensor, options: VarianceOptions = {}): Tensor => root(variance(x, options));
+
+/** √x, with 0 for the derivative that there is not at 0, as in PyTorch's norms. */
+const root = withVjp(
+  (x) => sqrt(x!),
+  (g, y) => [mul(g, where(equal(y, number(y, 0)), number(y, 0), mul(number(y, 0.5), recip(y))))],
+);
 
 /** Which norm. */
 export interface NormOptions extends FoldOptions {
@@ -222,6 +232,18 @@ const euclidean = (axes: readonly number[]) =>
     (x) => sqrt(reduceSum(mul(x!, x!), axes)),
     // at the origin, where there is no derivative, 0 as in PyTorch
     (g, y, x) => [mul(x!, where(equal(y, number(y, 0)), number(y, 0), mul(g, recip(y))))],
+  );
+
+/** Any other p: the derivative is ±(|x| / y)ᵖ⁻¹, and 0 where x or y is 0, as in PyTorch. */
+const powers = (p: number, axes: readonly number[]) =>
+  withVjp(
+    (x) => powScalar(reduceSum(powScalar(abs(x!), p), axes), 1 / p),
+    (g, y, x) => {
+      const [zero, one] = [number(y, 0), number(y, 1)];
+      const none = or(equal(x!, zero), equal(y, zero));
+      const ratio = where(none, one, div(abs(x!), where(equal(y, zero), one, y)));
+      return [mul(g, where(none, zero, mul(sign(x!), powScalar(ratio, p - 1))))];
+    },
   );
 
 /** (Σ |x|ᵖ)^(1/p). */
@@ -238,8 +260,8 @@ export function norm(x: Tensor, options: NormOptions = {}): Tensor {
     if (!Number.isFinite(p)) requireElements("norm", x, list);
     if (p === Number.POSITIVE_INFINITY) return largest(abs(x), list);
     if (p === Number.NEGATIVE_INFINITY) return smallest(abs(x), list);
-    if (p === 0) return reduceSum(abs(sign(x)), list);
-    return powScalar(reduceSum(powScalar(abs(x), p), list), 1 / p);
+    if (p === 0) return reduceSum(cast(notEqual(x, number(x, 0)), x.dtype), list);
+    return powers(p, list)(x);
   };
   return drop(folded(), list, keepDims);
 }
@@ -270,13 +292,14 @@ const logSumExpOver = (axes: readonly number[]) =>
   withVjp(
     (x) => {
       const m = shift(x!, axes);
-      return add(log(reduceSum(exp(sub(x!, m)), axes)), m);
+      const y = add(log(reduceSum(exp(sub(x!, m)), axes)), m);
+      return where(equal(m, number(m, Number.POSITIVE_INFINITY)), m, y);
     },
     // not e^(x − y): where both are one launch the exponentials are there already, and y is rounded
     (g, _y, x) => [shares(x!, axes, g)],
   );
 
-/** ln Σ eˣ, without overflow; −∞ when all x are. */
+/** ln Σ eˣ, without overflow; −∞ when all x are, ∞ when one is. */
 export function logSumExp(x: Tensor, axes?: Axes, keepDims = false): Tensor {
   requireFloat("logSumExp", x.dtype);
   const list = normalizeAxes("logSumExp", axes, x.rank);
@@ -307,7 +330,7 @@ const logSoftmaxOver = (axes: readonly number[]) =>
     (g, y) => [sub(g, mul(exp(y), reduceSum(g, axes)))],
   );
 
-/** x − ln Σ eˣ along `axis`, without overflow. */
+/** x − ln Σ eˣ along `axis`, without overflow. A row of nothing but −∞ stays as it is (PyTorch: NaN). */
 export function logSoftmax(x: Tensor, axis = -1): Tensor {
   requireFloat("logSoftmax", x.dtype);
   return logSoftmaxOver([normalizeAxis("logSoftmax", axis, x.rank)])(x);

@@ -161,6 +161,7 @@ onEveryDevice(() => {
     const index = int([[1, 1, 2]]);
     expect(arrange.scatterAdd(zero, index, tensor([[5, 6, 7]]), 1).toArray()).toEqual([[0, 11, 7]]);
     expect(arrange.scatter(tensor([[9, 9, 9]]), index, tensor([[5, 6, 7]]), 1).toArray()).toEqual([[9, 6, 7]]);
+    expect(arrange.scatter(zero, index, tensor(4), 1).toArray()).toEqual([[0, 4, 4]]);
     expect(
       arrange
         .indexAdd(

@@ -90,6 +90,9 @@ test("errors name the sizes that do not fit", () => {
   expect(() => conv1d(x, arange(4).reshape([1, 2, 2]), null, { stride: 0 })).toThrow(
     "conv1d: `stride` (= 0) must be a whole number from 1, or 1 of them.",
   );
+  expect(() => maxPool2d(x, { kernelSize: [2, 3], padding: [1, 2] })).toThrow(
+    "maxPool2d: `padding` (= [1,2]) is more than half of the kernel [2, 3]. Windows of nothing but padding have no value; use pad.",
+  );
   expect(() => maxPool2d(x, {} as { kernelSize: number })).toThrow(
     "maxPool2d: `kernelSize` (= undefined) must be a whole number from 1, or 2 of them.",
   );

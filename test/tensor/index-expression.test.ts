@@ -1,5 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { grad } from "../../src/autograd/grad.ts";
+import type { Tensor } from "../../src/graph/node.ts";
 import { arange, tensor } from "../../src/tensor/create.ts";
 import { at, type Range } from "../../src/tensor/index-expression.ts";
 import "../../src/tensor/methods.ts";
@@ -76,6 +78,27 @@ onEveryDevice((device) => {
     ]);
     expect(at(x, "1:", Int32Array.of(3)).toArray()).toEqual([[7], [11]]);
     expect(at(x, 1, [2, 2]).toArray()).toEqual([6, 6]);
+  });
+
+  test("several index tensors go together, broadcast; their axes come first when ranges stand between", () => {
+    const x = arange(24).reshape([2, 3, 4]);
+    expect(at(x, [0, -1], [2, 0], [1, 3]).toArray()).toEqual([9, 15]);
+    expect(at(x, [[0], [1]], [0, 2]).shape).toEqual([2, 2, 4]); // side by side
+    expect(at(x, ":", [0, 2], [1, 1]).toArray()).toEqual([
+      [1, 9],
+      [13, 21],
+    ]);
+    expect(at(x, [1, 0, 1], ":", [0, 1, 3]).toArray()).toEqual([
+      [12, 16, 20],
+      [1, 5, 9],
+      [15, 19, 23],
+    ]);
+    const [g] = grad((z: Tensor) => at(z, [0, 0, 1], [1, 1, 0]).sum())(arange(4).reshape([2, 2]));
+    expect(g!.toArray()).toEqual([
+      [0, 2],
+      [1, 0],
+    ]);
+    expect(() => at(x, [0, 0], [1, 3]).dataSync()).toThrow("index");
   });
 });
 

@@ -1,7 +1,8 @@
 import { beforeAll, describe, expect, test } from "vitest";
-import { pullback } from "../../src/autograd/grad.ts";
+import { grad, pullback } from "../../src/autograd/grad.ts";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
+import type { Tensor } from "../../src/graph/node.ts";
 import { tensor } from "../../src/tensor/create.ts";
 import * as math from "../../src/tensor/math.ts";
 import "../../src/tensor/methods.ts";
@@ -101,6 +102,14 @@ onEveryDevice((device) => {
     expect(math.sigmoid(x).toArray()).toEqual([0, 0, 1, 1]);
     for (const f of [math.silu, math.gelu, math.geluTanh, math.softplus, math.mish])
       for (const [i, y] of f(x).dataSync().entries()) expect(y + 0).toBeCloseTo(i < 2 ? 0 : x.dataSync()[i]!, 2);
+  });
+
+  test("the slope of mish is 1 far out, that of x⁰ is 0 everywhere, and whole powers of integers stay and wrap", () => {
+    const slope = (f: (x: Tensor) => Tensor, x: number[]) => grad((z: Tensor) => f(z).sum())(tensor(x))[0]!.toArray();
+    expect(slope(math.mish, [1e30, inf])).toEqual([1, 1]);
+    expect(slope((x) => math.pow(x, tensor([0, 0, 2])), [0, 3, -3])).toEqual([expect.closeTo(0), 0, -6]);
+    const whole = math.powScalar(tensor([3, -1, 2], { dtype: "int32" }), 40); // torch's
+    expect([whole.dtype, whole.toArray()]).toEqual(["int32", [689956897, 1, 0]]);
   });
 
   test("round sends halves to the even number", () => {

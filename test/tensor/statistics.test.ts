@@ -2,6 +2,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { grad, pullback } from "../../src/autograd/grad.ts";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
+import type { Tensor } from "../../src/graph/node.ts";
 import { ones, tensor, zeros } from "../../src/tensor/create.ts";
 import * as statistics from "../../src/tensor/statistics.ts";
 import "../../src/tensor/methods.ts";
@@ -116,6 +117,34 @@ onEveryDevice(() => {
     expect(row(-inf)).toEqual([3, 0]);
     expect(row(0)).toEqual([2, 1]);
     expect(statistics.norm(x, { p: 3 }).item()).toBeCloseTo((27 + 64 + 8) ** (1 / 3), 5);
+    expect(statistics.norm(tensor([0, nan, -1]), { p: 0 }).item()).toBe(2);
+  });
+
+  // torch.linalg.vector_norm and torch.std at rows of equal values
+  test("norms and deviations have a gradient of 0 where they have no derivative", () => {
+    const x = tensor([
+      [0, 0],
+      [0, -1],
+    ]);
+    const slope = (f: (x: Tensor) => Tensor) =>
+      grad((x: Tensor) => f(x).sum())(x)[0]!
+        .add(0)
+        .toArray(); // −0 as 0
+    for (const p of [0.5, 1, 2, 3, -1])
+      expect(slope((z) => statistics.norm(z, { p, axes: 1 }))).toEqual([
+        [0, 0],
+        [0, p < 0 ? 0 : -1],
+      ]);
+    expect(slope((z) => statistics.std(z, { axes: 1 }))).toEqual([
+      [0, 0],
+      [expect.closeTo(Math.SQRT1_2), expect.closeTo(-Math.SQRT1_2)],
+    ]);
+  });
+
+  test("the smallest of integers may be the one that has no negative", () => {
+    const x = tensor([3, -(2 ** 31), 2 ** 31 - 1], { dtype: "int32" });
+    expect([statistics.amin(x).item(), statistics.argmin(x).item()]).toEqual([-(2 ** 31), 1]);
+    expect(statistics.min(x, 0).values.item()).toBe(-(2 ** 31));
   });
 
   test("softmax takes −∞ and large values; an entirely masked row gives zeros and no gradient", () => {
@@ -138,6 +167,7 @@ onEveryDevice(() => {
       expect.closeTo(Math.log(2)),
       -inf,
     ]);
+    expect(statistics.logSumExp(tensor([inf, 1])).item()).toBe(inf);
     for (const f of [statistics.softmax, (z: typeof x) => statistics.logSumExp(z, -1, true)]) {
       const y = f(x);
       const [g] = pullback([y], [ones(y.shape)], [x]);
@@ -191,6 +221,7 @@ describe("derivatives", () => {
     std: (x) => statistics.std(x, { axes: 0, correction: 0 }),
     norm: (x) => statistics.norm(x, { axes: 1 }),
     norm1: (x) => statistics.norm(x, { p: 1 }),
+    normHalf: (x) => statistics.norm(x, { p: 0.5, axes: 1 }),
     norm3: (x) => statistics.norm(x, { p: 3, axes: 0 }),
     logSumExp: (x) => statistics.logSumExp(x, 1),
     softmax: (x) => statistics.softmax(x),

@@ -36,7 +36,8 @@ export const maximum = ofTwo("maximum", math.maximum);
 /** The smaller of x and y at every element; NaN if either is. Equal ones share the gradient. */
 export const minimum = ofTwo("minimum", math.minimum);
 /**
- * xʸ; a number as exponent is done exactly where products and roots can.
+ * xʸ; a number as exponent is done exactly where products and roots can, and integers stay integers where it is whole and not below 0.
+ * Otherwise they are widened to float32.
  * @example
  * pow([2, 3], 2)   // [4 9] float32 [2]
  */

@@ -16,7 +16,7 @@ export const take = indexed("take", (x: Tensor, index: Tensor) => arrange.take(x
 export const gather = indexed("gather", arrange.gather, 1);
 /** Slices of x at the given indices along `axis`. */
 export const indexSelect = indexed("indexSelect", arrange.indexSelect, 1);
-/** x with `source` put in at `index` along `axis`; of a repeated index the last one counts. */
+/** x with `source`, a tensor or a number, put in at `index` along `axis`; of a repeated index the last one counts. */
 export const scatter = indexedWith("scatter", arrange.scatter);
 /** x with `source` added at `index` along `axis`; repeated indices add up. */
 export const scatterAdd = indexedWith("scatterAdd", arrange.scatterAdd);

@@ -40,7 +40,7 @@ export const argmax = ofOne("argmax", statistics.argmax, 2);
 export const argmin = ofOne("argmin", statistics.argmin, 2);
 /** Σ (x − mean)² / (n − correction) over `axes`; `correction` is 1 by default. */
 export const variance = ofOne("variance", statistics.variance, 1);
-/** √variance. */
+/** √variance; where all x are equal, 0 with a gradient of 0. */
 export const std = ofOne("std", statistics.std, 1);
 /**
  * (Σ |x|ᵖ)^(1/p) over `axes`; p is 2 by default, and may be 0 (how many are not zero), ±∞ or any other number.
@@ -49,7 +49,7 @@ export const std = ofOne("std", statistics.std, 1);
  * norm([3, 4], { p: 1 })   // 7 float32 []
  */
 export const norm = ofOne("norm", statistics.norm, 1);
-/** ln Σ eˣ over `axes`, without overflow; −∞ when all x are. */
+/** ln Σ eˣ over `axes`, without overflow; −∞ when all x are, ∞ when one is. */
 export const logSumExp = ofOne("logSumExp", statistics.logSumExp, 2);
 /**
  * eˣ / Σ eˣ along `axis` (the last by default), without overflow. A row of nothing but −∞ gives zeros (PyTorch: NaN).
@@ -57,7 +57,7 @@ export const logSumExp = ofOne("logSumExp", statistics.logSumExp, 2);
  * softmax([0, Math.log(3)])   // [0.25 0.75] float32 [2]
  */
 export const softmax = ofOne("softmax", statistics.softmax, 1);
-/** x − ln Σ eˣ along `axis` (the last by default), without overflow. */
+/** x − ln Σ eˣ along `axis` (the last by default), without overflow. A row of nothing but −∞ stays as it is (PyTorch: NaN). */
 export const logSoftmax = ofOne("logSoftmax", statistics.logSoftmax, 1);
 /**
  * Running sum along `axis`.
