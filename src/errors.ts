@@ -100,49 +100,109 @@ export function under<T>(operation: string, body: () => T, parts?: readonly stri
 export const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** What arguments must be, in the words of messages. */
+const from = (least: number, value: unknown) => Number.isFinite(value) && (value as number) >= least;
+
+/** What arguments and options must be, in the words of messages. */
 const kinds = {
   "a text": (value) => typeof value === "string",
+  "true or false": (value) => typeof value === "boolean",
   "a number": (value) => typeof value === "number" && !Number.isNaN(value),
-  "a whole number from 0": (value) => Number.isSafeInteger(value) && (value as number) >= 0,
-  "a whole number from 1": (value) => Number.isSafeInteger(value) && (value as number) >= 1,
+  "a finite number": Number.isFinite,
+  "a number from 0": (value) => from(0, value),
+  "a number above 0": (value) => from(0, value) && value !== 0,
+  "a number from 0 to 1": (value) => from(0, value) && (value as number) <= 1,
+  "a number above 0, or Infinity": (value) => typeof value === "number" && value > 0,
+  "a number above 0, or null": (value) => value === null || (from(0, value) && value !== 0),
+  "a number above 0 up to 1": (value) => from(0, value) && value !== 0 && (value as number) <= 1,
+  "a number from 0 below 1": (value) => from(0, value) && (value as number) < 1,
+  "a whole number": Number.isSafeInteger,
+  "a whole number from 0": (value) => Number.isSafeInteger(value) && from(0, value),
+  "a whole number from 1": (value) => Number.isSafeInteger(value) && from(1, value),
+  "a whole number from 1, or Infinity": (value) =>
+    value === Number.POSITIVE_INFINITY || (Number.isSafeInteger(value) && from(1, value)),
+  "a whole number from 0 below 2³²": (value) => Number.isSafeInteger(value) && from(0, value) && (value as number) < 2 ** 32,
   "a function": (value) => typeof value === "function",
   "an object": isRecord,
   "a list": Array.isArray,
   "a list or another iterable": (value) =>
     typeof (value as Partial<Iterable<unknown>> | null)?.[Symbol.iterator] === "function" && typeof value !== "string",
+  "a list of texts": (value) => Array.isArray(value) && value.every((item) => typeof item === "string"),
   "a list of numbers": (value) =>
     Array.isArray(value) ? value.every((item) => typeof item === "number") : ArrayBuffer.isView(value) && "length" in value,
+  "two numbers": (value) => Array.isArray(value) && value.length === 2 && value.every(Number.isFinite),
   "a Map": (value) => value instanceof Map,
   "a Float32Array": (value) => value instanceof Float32Array,
   "a Uint8Array": (value) => value instanceof Uint8Array,
 } as const satisfies Record<string, (value: unknown) => boolean>;
+type Kind = keyof typeof kinds;
+
+/** What an option may be: of a kind, made by a class, one of these words; `null` where its function looks at it itself. */
+export type Rule = Kind | (abstract new (...args: never) => unknown) | readonly string[] | null;
+type NumberKind = Exclude<Extract<Kind, `a number${string}` | `a ${string} number${string}`>, `a list${string}`>;
+type RuleOf<Value> = [Value] extends [boolean]
+  ? "true or false"
+  : [Value] extends [number]
+    ? NumberKind
+    : [Value] extends [(...args: never) => unknown]
+      ? "a function"
+      : Rule;
+/** A rule for each option: whoever adds one says what it may be. */
+export type Rules<Options> = { readonly [Name in keyof Options]-?: RuleOf<NonNullable<Options[Name]>> };
 
 /**
  * What only a caller without types can pass is refused where it comes in, by the name of the argument.
  *
  * @throws {ConfigError} when one of these is not of the kind
  */
-export function requireKind(operation: string, kind: keyof typeof kinds, given: Readonly<Record<string, unknown>>): void {
+export function requireKind(operation: string, kind: Kind, given: Readonly<Record<string, unknown>>): void {
   for (const [name, value] of Object.entries(given))
     if (!kinds[kind](value))
       throw new ConfigError(`\`${name}\` is ${wordArgument(value)}, not ${kind}.`, { operation, expected: kind, got: value });
 }
 
 /**
- * An options object holds nothing but `known` keys.
- * @returns the options
- * @throws {ConfigError} for another key, and for something that is no object
+ * An option that must be given is given, and is what its rule says.
+ *
+ * @throws {ConfigError} when it is not
  */
-export function checkOptions<Options>(operation: string, options: Options, known: readonly string[]): Options {
+export function requireOption(operation: string, rule: Rule, name: string, value: unknown): void {
+  if (rule === null) return;
+  const fits =
+    typeof rule === "string"
+      ? kinds[rule](value)
+      : typeof rule === "function"
+        ? value instanceof rule
+        : rule.includes(value as string);
+  if (fits) return;
+  const expected =
+    typeof rule === "string"
+      ? rule
+      : typeof rule === "function"
+        ? `a ${rule.name}`
+        : rule.map((word) => `"${word}"`).join(" or ");
+  throw new ConfigError(`\`${name}\` (= ${wordArgument(value)}) must be ${expected}.`, { operation, expected, got: value });
+}
+
+/**
+ * An options object holds nothing but what `rules` allow; what is `undefined` counts as not given.
+ * @returns the options
+ * @throws {ConfigError} for another key, for a value that its rule forbids, and for something that is no object
+ */
+export function checkOptions<Options extends object>(operation: string, options: Options, rules: Rules<Options>): Options {
   if (!isRecord(options))
     throw new ConfigError(`options are an object, got ${wordArgument(options)}.`, {
       operation,
       got: options,
-      hint: `Write { ${known.join(", ")} }.`,
+      hint: `Write { ${Object.keys(rules).join(", ")} }.`,
     });
   for (const key in options) {
-    if (known.includes(key)) continue;
+    const rule = Object.hasOwn(rules, key) ? (rules as Readonly<Record<string, Rule>>)[key] : undefined;
+    const value = options[key];
+    if (rule !== undefined) {
+      if (value !== undefined) requireOption(operation, rule, key, value);
+      continue;
+    }
+    const known = Object.keys(rules);
     const near = nearestName(key, known);
     throw new ConfigError(`\`${key}\` is not an option.`, {
       operation,

@@ -44,7 +44,7 @@ export function centralDifference(
   tangents: readonly Tensor[],
   options: DifferenceOptions = {},
 ): Difference {
-  const { step = 1e-3 } = checkOptions("centralDifference", options, ["step"]);
+  const { step = 1e-3 } = checkOptions("centralDifference", options, { step: "a number above 0" });
   checkGiven("centralDifference", f, inputs, tangents);
   const at = (distance: number): Tensor => {
     const value = f(...inputs.map((x, i) => add(x, mul(tangents[i]!, number(x, distance)))));
@@ -77,7 +77,7 @@ export function gradientError(
   cotangent: Tensor,
   options: DifferenceOptions = {},
 ): Tensor {
-  checkOptions("gradientError", options, ["step"]);
+  checkOptions("gradientError", options, { step: "a number above 0" });
   checkGiven("gradientError", f, inputs, tangents);
   requireTensors("gradientError", { cotangent });
   const gradients = under("gradientError", () => vjp(f, ...inputs).pullback(cotangent), ["vjp"]);

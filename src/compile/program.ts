@@ -300,7 +300,7 @@ function deviceOf(tensors: readonly Tensor[]): Device {
 
 /** Makes the schedule that computes `tensors`; for looking at, see explain.ts. */
 export function plan(tensors: readonly Tensor[], device?: Device, options: ScheduleOptions = {}): Schedule {
-  checkOptions("plan", options, ["donors"]);
+  checkOptions("plan", options, { donors: Map });
   requireTensorList("plan", "tensors", tensors);
   if (device !== undefined) checkDevice("plan", device);
   return schedule(tensors, device ?? deviceOf(tensors), options);

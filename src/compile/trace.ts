@@ -78,13 +78,7 @@ export function compile<Args extends readonly TensorTree[], Result extends Tenso
   fn: (...args: Args) => Result,
   options: CompileOptions = {},
 ): CompiledFunction<Args, Result> {
-  checkOptions("compile", options, ["mostPrograms"]);
-  const { mostPrograms = 64 } = options;
-  if (!(Number.isInteger(mostPrograms) || mostPrograms === Number.POSITIVE_INFINITY) || mostPrograms < 1)
-    throw new ConfigError(`\`mostPrograms\` (= ${wordArgument(mostPrograms)}) must be a whole number from 1, or Infinity.`, {
-      operation: "compile",
-      got: mostPrograms,
-    });
+  const { mostPrograms = 64 } = checkOptions("compile", options, { mostPrograms: "a whole number from 1, or Infinity" });
   const programs = new Programs(fn, mostPrograms);
   let last: Traced | null = null;
   const get = (args: Args): { traced: Traced; leaves: Tensor[] } => {

@@ -59,7 +59,7 @@ export interface ChooseDeviceOptions {
  * One that is wrong, fails or hangs is reported with the reason.
  */
 export async function probeDevices(options: ChooseDeviceOptions = {}): Promise<Probe[]> {
-  checkOptions("probeDevices", options, ["among", "onProbe", "patience"]);
+  checkOptions("probeDevices", options, { among: null, onProbe: "a function", patience: "a number" });
   const reports: Probe[] = [];
   for (const candidate of options.among ?? candidates) {
     const { report, device } = await probe(candidate, options.patience);
@@ -79,7 +79,7 @@ export async function probeDevices(options: ChooseDeviceOptions = {}): Promise<P
  * useDevice(await chooseDevice({ onProbe: ({ name, mode, reason }) => reason && console.warn(name, mode, reason) }));
  */
 export async function chooseDevice(options: ChooseDeviceOptions = {}): Promise<Device> {
-  checkOptions("chooseDevice", options, ["among", "onProbe", "patience"]);
+  checkOptions("chooseDevice", options, { among: null, onProbe: "a function", patience: "a number" });
   let best: { device: Device; milliseconds: number } | null = null;
   const reasons: string[] = [];
   for (const candidate of options.among ?? candidates) {

@@ -1,5 +1,5 @@
 /** How the Hugging Face Hub is reached and where its files are kept: options first, then the variables that Python's library reads. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, type Rules } from "../errors.ts";
 import { fileSystem, nodeModule } from "./node-module.ts";
 
 /** What was received of a file. */
@@ -32,18 +32,18 @@ export interface HubOptions {
   readonly retryDelay?: number;
 }
 
-/** The names of these options, for those who check theirs. */
-export const hubOptionNames = [
-  "revision",
-  "token",
-  "cacheDir",
-  "endpoint",
-  "offline",
-  "onProgress",
-  "timeout",
-  "attempts",
-  "retryDelay",
-] as const satisfies readonly (keyof HubOptions)[];
+/** What these options may be, for those who check theirs. */
+export const hubOptionRules: Rules<HubOptions> = {
+  revision: "a text",
+  token: "a text",
+  cacheDir: "a text",
+  endpoint: "a text",
+  offline: "true or false",
+  onProgress: "a function",
+  timeout: "a number above 0",
+  attempts: "a whole number from 1",
+  retryDelay: "a number from 0",
+};
 
 /** The same with everything decided. */
 export interface HubSettings extends Required<Omit<HubOptions, "token" | "cacheDir" | "onProgress">> {

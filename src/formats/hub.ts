@@ -10,7 +10,7 @@ import { type ByteSource, diskFile, type Folder } from "./folder.ts";
 import { download } from "./hub-download.ts";
 import { fileHeaders, type HubFile, type HubPlace, listing, pieces } from "./hub-library.ts";
 import { attempted, refusal, Unreachable } from "./hub-request.ts";
-import { type HubOptions, type HubSettings, hubOptionNames, hubSettings } from "./hub-settings.ts";
+import { type HubOptions, type HubSettings, hubOptionRules, hubSettings } from "./hub-settings.ts";
 import { nodeModule } from "./node-module.ts";
 
 export type { HubOptions, HubProgress } from "./hub-settings.ts";
@@ -27,7 +27,7 @@ export const isHubId = (text: string): boolean =>
  * `await hubFolder("HuggingFaceTB/SmolLM2-135M", { revision: "main" })` gives the folder of that model.
  */
 export async function hubFolder(id: string, options: HubOptions = {}): Promise<Folder> {
-  checkOptions("hubFolder", options, hubOptionNames);
+  checkOptions("hubFolder", options, hubOptionRules);
   requireKind("hubFolder", "a text", { id });
   return openHub(id, options);
 }

@@ -1,9 +1,9 @@
 /** What `loadModel`, `loadTokenizer` and `loadAdapter` take: a path, a repository of the Hub, or files that a browser has. */
-import { ConfigError, requireKind } from "../errors.ts";
+import { ConfigError, type Rules, requireKind } from "../errors.ts";
 import { wordSystemError } from "./atomic-file.ts";
 import { diskFolder, type Folder, filesFolder, type GivenFiles, pathIn, requireFolder, wordFolder } from "./folder.ts";
 import { type HubOptions, isHubId, openHub } from "./hub.ts";
-import { hasFileSystem, hubOptionNames } from "./hub-settings.ts";
+import { hasFileSystem, hubOptionRules } from "./hub-settings.ts";
 import { nodeModule } from "./node-module.ts";
 
 /**
@@ -20,8 +20,8 @@ export interface SourceOptions extends HubOptions {
   readonly subfolder?: string;
 }
 
-/** The names of these options, for those who check theirs. */
-export const sourceOptionNames = ["file", "subfolder", ...hubOptionNames] as const satisfies readonly (keyof SourceOptions)[];
+/** What these options may be, for those who check theirs. */
+export const sourceOptionRules: Rules<SourceOptions> = { file: "a text", subfolder: "a text", ...hubOptionRules };
 
 /** A folder, and the one file of it that is meant, if a file was named. */
 export interface OpenSource {

@@ -5,7 +5,7 @@
 import { ConfigError, checkOptions, requireKind, under } from "../errors.ts";
 import { type FileContent, wordSystemError } from "./atomic-file.ts";
 import { type Folder, pathIn, readText, wordFolder } from "./folder.ts";
-import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "./model-source.ts";
+import { type ModelSource, openSource, type SourceOptions, sourceOptionRules } from "./model-source.ts";
 import { nodeModule } from "./node-module.ts";
 import {
   type ConfigSchema,
@@ -45,7 +45,7 @@ export async function readAdapter<Schema extends ConfigSchema>(
   schemas: readonly Schema[],
   options: SourceOptions = {},
 ): Promise<AdapterFile<Schema>> {
-  checkOptions("readAdapter", options, sourceOptionNames);
+  checkOptions("readAdapter", options, sourceOptionRules);
   requireKind("readAdapter", "a list", { schemas });
   const operation = "readAdapter";
   const { folder } = await openSource(source, operation, options);

@@ -41,7 +41,7 @@ export interface Checkpoint extends SafetensorsFile {
  * @throws {ConfigError} when there is no such folder or no checkpoint in it
  */
 export async function openCheckpoint(source: string | Folder, options: { readonly name?: string } = {}): Promise<Checkpoint> {
-  const { name = "model" } = checkOptions("openCheckpoint", options, ["name"]);
+  const { name = "model" } = checkOptions("openCheckpoint", options, { name: "a text" });
   const operation = "openCheckpoint";
   if (typeof source === "string" && !(await isFolder(source, operation)))
     return checkpoint(await readSafetensors(source), [nodeModule("path", operation).basename(source)]);
@@ -162,18 +162,18 @@ export async function writeCheckpoint(
     readonly files?: ReadonlyMap<string, FileContent>;
   } = {},
 ): Promise<readonly string[]> {
-  checkOptions("writeCheckpoint", options, ["name", "maxShardBytes", "metadata", "files"]);
+  checkOptions("writeCheckpoint", options, {
+    name: "a text",
+    maxShardBytes: "a number above 0, or Infinity",
+    metadata: "an object",
+    files: Map,
+  });
   const {
     name = "model",
     maxShardBytes = 5e9,
     metadata = { format: "pt" },
     files: others = new Map<string, FileContent>(),
   } = options;
-  if (!(maxShardBytes > 0))
-    throw new ConfigError(`\`maxShardBytes\` (= ${maxShardBytes}) must be positive.`, {
-      operation: "writeCheckpoint",
-      got: maxShardBytes,
-    });
   requireKind("writeCheckpoint", "an object", { tensors });
   const entries: [string, TensorToWrite][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
   const shards: Map<string, TensorToWrite>[] = [];

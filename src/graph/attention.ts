@@ -163,7 +163,7 @@ export const attentionBackwardOp: Fused = {
  * @see https://arxiv.org/abs/1706.03762, eq. 1; https://arxiv.org/abs/2205.14135 for not keeping the T×T matrix
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-  checkOptions("attention", options, ["isCausal", "scale", "window"]);
+  checkOptions("attention", options, { isCausal: "true or false", scale: "a finite number", window: "a whole number from 0" });
   requireTensors("attention", { q, k, v });
   const fits =
     q.rank === 4 &&

@@ -133,7 +133,7 @@ export class Variable {
 
   /** Takes over `initial`, which is computed now if it was not. */
   constructor(initial: Tensor, options: { readonly requiresGrad?: boolean } = {}) {
-    checkOptions(new.target.name, options, ["requiresGrad"]);
+    checkOptions(new.target.name, options, { requiresGrad: "true or false" });
     requireTensor(new.target.name, initial);
     realizeAll([initial]);
     this.#current = this.#leaf(initial);

@@ -29,7 +29,7 @@ export interface Qr {
  * @throws {ShapeError} when `x` is not one matrix; @throws {ConfigError} for NaN and infinities
  */
 export function qr(x: Tensor, options: { readonly positive?: boolean } = {}): Qr {
-  const { positive = false } = checkOptions("qr", options, ["positive"]);
+  const { positive = false } = checkOptions("qr", options, { positive: "true or false" });
   const A = readMatrix("qr", x);
   const [m, n, k] = [A.rows, A.columns, Math.min(A.rows, A.columns)];
   const [Q, R] = factors(

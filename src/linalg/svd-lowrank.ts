@@ -1,7 +1,7 @@
 /** Randomised singular value decomposition. */
 import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
-import type { TorchGenerator } from "../random/torch-generator.ts";
+import { TorchGenerator } from "../random/torch-generator.ts";
 import { type Matrix, matrix, readMatrix, toTensor, transposed } from "./matrix.ts";
 import { product } from "./product.ts";
 import { qrMatrix } from "./qr.ts";
@@ -23,7 +23,7 @@ export interface LowrankOptions {
  * @see Halko, Martinsson, Tropp, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1
  */
 export function svdLowrank(x: Tensor, q: number, options: LowrankOptions): Svd {
-  checkOptions("svdLowrank", options, ["niter", "random"]);
+  checkOptions("svdLowrank", options, { niter: "a whole number from 0", random: TorchGenerator });
   requireKind("svdLowrank", "a function", { "random.randn": options.random?.randn });
   const A = readMatrix("svdLowrank", x);
   const { U, S, Vt } = svdLowrankMatrix(A, q, options, x.dtype === "float64");

@@ -72,7 +72,7 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
 
     constructor(config: Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
       super();
-      const { init } = checkOptions(new.target.name, options, ["init"]);
+      const { init } = checkOptions(new.target.name, options, { init: "a function" });
       const known = family.read(config);
       const base = family.build(known, init);
       const parts = head.parts(known, init ?? normal({ std: family.std(known) }), base);

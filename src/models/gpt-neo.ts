@@ -217,7 +217,7 @@ export class GPTNeoForCausalLM extends DecoderLM {
 
   constructor(config: GPTNeoConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    checkOptions(new.target.name, options, ["init"]);
+    checkOptions(new.target.name, options, { init: "a function" });
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;

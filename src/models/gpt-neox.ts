@@ -222,7 +222,7 @@ export class GPTNeoXForCausalLM extends DecoderLM {
 
   constructor(config: GPTNeoXConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    checkOptions(new.target.name, options, ["init"]);
+    checkOptions(new.target.name, options, { init: "a function" });
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;

@@ -236,7 +236,7 @@ export class GPT2LMHeadModel extends DecoderLM {
 
   constructor(config: GPT2Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    const { init } = checkOptions(new.target.name, options, ["init"]);
+    const { init } = checkOptions(new.target.name, options, { init: "a function" });
     const known = family.read(config);
     this.config = known;
     this.transformer = family.build(known, init);

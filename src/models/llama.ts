@@ -259,7 +259,7 @@ export class LlamaForCausalLM extends DecoderLM {
    */
   constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}, member = llama) {
     super();
-    checkOptions(new.target.name, options, ["init"]);
+    checkOptions(new.target.name, options, { init: "a function" });
     const family = llamaFamily(member);
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;

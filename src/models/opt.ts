@@ -220,7 +220,7 @@ export class OPTForCausalLM extends DecoderLM {
 
   constructor(config: OPTConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    checkOptions(new.target.name, options, ["init"]);
+    checkOptions(new.target.name, options, { init: "a function" });
     const known = family.read(config);
     const { init = normal({ std: known.initStd }) } = options;
     this.config = known;

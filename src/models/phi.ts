@@ -219,7 +219,7 @@ export class PhiForCausalLM extends DecoderLM {
 
   constructor(config: PhiConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    checkOptions(new.target.name, options, ["init"]);
+    checkOptions(new.target.name, options, { init: "a function" });
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;

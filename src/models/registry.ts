@@ -133,7 +133,10 @@ export function createModel<T extends Task = "CausalLM">(
   config: ConfigJson,
   options: { readonly init?: Initializer; readonly task?: T } = {},
 ): ModelByTask[T] {
-  const { init = zeros, task } = checkOptions("createModel", options, ["init", "task"]);
+  const { init = zeros, task } = checkOptions<{ init?: Initializer; task?: Task }>("createModel", options, {
+    init: "a function",
+    task: "a text",
+  });
   requireKind("createModel", "an object", { config });
   const type = config["model_type"];
   if (typeof type !== "string" || !Object.hasOwn(models, type)) {

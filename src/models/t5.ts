@@ -217,7 +217,7 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
 
   constructor(config: T5Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    const { init } = checkOptions(new.target.name, options, ["init"]);
+    const { init } = checkOptions(new.target.name, options, { init: "a function" });
     const known = readOnce(config, "dModel", t5Config);
     const draw: Draw = (terms) => init ?? normal({ std: known.initializerFactor / Math.sqrt(terms) });
     const shared = new Embedding(known.vocabSize, known.dModel, { init: draw(1) });

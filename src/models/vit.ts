@@ -178,7 +178,7 @@ export class ViTForImageClassification extends Module implements ImageClassifier
 
   constructor(config: ViTConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
-    checkOptions(new.target.name, options, ["init"]);
+    checkOptions(new.target.name, options, { init: "a function" });
     const known = readOnce(config, "hiddenSize", vitConfig);
     const init = options.init ?? normal({ std: known.initializerRange });
     this.config = known;

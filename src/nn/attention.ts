@@ -8,7 +8,7 @@ import { matmul } from "../graph/contraction.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add, and, less, mul, where } from "../graph/elementwise.ts";
 import { expand, permute, reshape, transpose } from "../graph/movement.ts";
-import { requireTensors, type Tensor } from "../graph/node.ts";
+import { requireTensors, Tensor } from "../graph/node.ts";
 import { constant, iota, number } from "../graph/source.ts";
 import { softmax } from "../tensor/statistics.ts";
 import { softcap } from "./activation.ts";
@@ -45,7 +45,16 @@ export interface AttendOptions {
  * @see https://arxiv.org/abs/1706.03762, eq. 1; https://arxiv.org/abs/2305.13245 for grouped queries
  */
 export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions = {}): Tensor {
-  checkOptions("attend", options, ["isCausal", "offset", "window", "keyMask", "mask", "scale", "softcap", "dropout"]);
+  checkOptions("attend", options, {
+    isCausal: "true or false",
+    offset: null,
+    window: "a whole number from 0",
+    keyMask: Tensor,
+    mask: Tensor,
+    scale: "a finite number",
+    softcap: "a number from 0",
+    dropout: "a function",
+  });
   requireTensors("attend", { q, k, v });
   const { isCausal = false, offset, window = 0, keyMask, mask, scale, softcap: cap = 0, dropout } = options;
   const atEnd = offset === undefined || offset === (k.shape[1] as number) - (q.shape[1] as number);
@@ -91,7 +100,7 @@ export function scaledDotProductAttention(
   v: Tensor,
   options: ScaledDotProductAttentionOptions = {},
 ): Tensor {
-  checkOptions("scaledDotProductAttention", options, ["isCausal", "mask", "scale"]);
+  checkOptions("scaledDotProductAttention", options, { isCausal: "true or false", mask: Tensor, scale: "a finite number" });
   requireTensors("scaledDotProductAttention", { q, k, v });
   const { isCausal = false, mask, scale } = options;
   const swap = (x: Tensor) => {

@@ -48,7 +48,7 @@ export function groupNorm(
   bias: Tensor | null,
   options: { readonly eps?: number } = {},
 ): Tensor {
-  const { eps = 1e-5 } = checkOptions("groupNorm", options, ["eps"]);
+  const { eps = 1e-5 } = checkOptions("groupNorm", options, { eps: "a number from 0" });
   checkImage("groupNorm", x, eps);
   requireKind("groupNorm", "a whole number from 1", { groups });
   if (x.shape[1]! % groups !== 0)
@@ -74,7 +74,7 @@ export function batchNorm(
   bias: Tensor | null,
   options: { readonly eps?: number } = {},
 ): Tensor {
-  const { eps = 1e-5 } = checkOptions("batchNorm", options, ["eps"]);
+  const { eps = 1e-5 } = checkOptions("batchNorm", options, { eps: "a number from 0" });
   const operation = "batchNorm";
   checkImage(operation, x, eps);
   const axes = x.shape.map((_, axis) => axis).filter((axis) => axis !== 1);

@@ -37,7 +37,15 @@ export abstract class Convolution extends Module {
     given: ConvolutionLayerOptions,
   ) {
     super();
-    checkOptions(new.target.name, given, ["stride", "padding", "dilation", "groups", "bias", "init", "initBias"]);
+    checkOptions(new.target.name, given, {
+      stride: null,
+      padding: null,
+      dilation: null,
+      groups: "a whole number from 1",
+      bias: "true or false",
+      init: "a function",
+      initBias: "a function",
+    });
     const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }), initBias, ...options } = given;
     requireKind(new.target.name, "a whole number from 1", { inChannels, outChannels });
     const kernel = typeof kernelSize === "number" ? new Array<number>(axes).fill(kernelSize) : kernelSize;

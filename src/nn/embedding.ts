@@ -26,7 +26,7 @@ export interface EmbeddingOptions {
  * `paddingIdx`.
  */
 export function embedding(weight: Tensor, ids: Tensor, options: { readonly paddingIdx?: number } = {}): Tensor {
-  const { paddingIdx } = checkOptions("embedding", options, ["paddingIdx"]);
+  const { paddingIdx } = checkOptions("embedding", options, { paddingIdx: "a whole number" });
   requireTensors("embedding", { weight, ids });
   const rows = under("embedding", () => take(weight, ids));
   const y = rows.dtype === "float16" || rows.dtype === "bfloat16" ? cast(rows, "float32") : rows;
@@ -50,7 +50,12 @@ export class Embedding extends Module {
 
   constructor(numEmbeddings: number, embeddingDim: number, options: EmbeddingOptions = {}) {
     super();
-    checkOptions("Embedding", options, ["init", "paddingIdx", "weight", "scale"]);
+    checkOptions("Embedding", options, {
+      init: "a function",
+      paddingIdx: "a whole number",
+      weight: Parameter,
+      scale: "a finite number",
+    });
     requireKind("Embedding", "a whole number from 1", { numEmbeddings, embeddingDim });
     const { init = normal(), paddingIdx, scale = 1 } = options;
     this.paddingIdx = paddingIdx;

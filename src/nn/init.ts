@@ -1,9 +1,9 @@
 /**
  * First values of parameters, drawn on the host from PyTorch's generator, so that a seed gives the numbers it gives in PyTorch.
  */
-import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, type Rule, requireKind, ShapeError, wordShape } from "../errors.ts";
 import { checkShape, type Shape, sizeOf } from "../graph/shape.ts";
-import type { TorchGenerator } from "../random/torch-generator.ts";
+import { TorchGenerator } from "../random/torch-generator.ts";
 import { sharedGenerator } from "../tensor/random.ts";
 
 /** Makes the values of a parameter of this shape. */
@@ -35,10 +35,10 @@ function drawn<Name extends string>(
   draw: (settings: Readonly<Record<Name, number>>, size: number, generator: TorchGenerator, fans: () => Fans) => Float32Array,
 ): Initializer {
   const names = Object.keys(usual) as Name[];
-  const { generator } = checkOptions(operation, options, [...names, "generator"]);
+  const settingRules = Object.fromEntries(names.map((name): [string, Rule] => [name, "a finite number"]));
+  const { generator } = checkOptions<object>(operation, options, { ...settingRules, generator: TorchGenerator }) as Drawn;
   const settings: Record<Name, number> = { ...usual };
   for (const name of names) settings[name] = options[name] ?? usual[name];
-  requireKind(operation, "a number", settings);
   return (shape) => draw(settings, count(operation, shape), generator ?? sharedGenerator(), () => fans(operation, shape));
 }
 

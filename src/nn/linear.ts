@@ -51,7 +51,7 @@ export class Linear extends Module {
 
   constructor(inFeatures: number, outFeatures: number, options: LinearOptions = {}) {
     super();
-    checkOptions("Linear", options, ["bias", "init", "initBias", "weight"]);
+    checkOptions("Linear", options, { bias: null, init: "a function", initBias: "a function", weight: Parameter });
     requireKind("Linear", "a whole number from 0", { inFeatures, outFeatures });
     const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }) } = options;
     const bound = 1 / Math.sqrt(inFeatures);
@@ -83,7 +83,7 @@ export class Conv1D extends Module {
 
   constructor(inFeatures: number, outFeatures: number, options: Pick<LinearOptions, "init"> = {}) {
     super();
-    const { init = normal({ std: 0.02 }) } = checkOptions("Conv1D", options, ["init"]);
+    const { init = normal({ std: 0.02 }) } = checkOptions("Conv1D", options, { init: "a function" });
     requireKind("Conv1D", "a whole number from 0", { inFeatures, outFeatures });
     this.weight = Parameter.from(init([inFeatures, outFeatures]), [inFeatures, outFeatures]);
     this.bias = Parameter.from(zeros([outFeatures]), [outFeatures]);

@@ -62,7 +62,12 @@ export class GatedMLP extends Module {
       activation: name = "silu",
       bias = false,
       ...init
-    } = checkOptions("GatedMLP", options, ["activation", "bias", "init", "initBias"]);
+    } = checkOptions("GatedMLP", options, {
+      activation: "a text",
+      bias: "true or false",
+      init: "a function",
+      initBias: "a function",
+    });
     requireKind("GatedMLP", "a whole number from 1", { size, innerSize });
     this.gate_proj = new Linear(size, innerSize, { bias, ...init });
     this.up_proj = new Linear(size, innerSize, { bias, ...init });

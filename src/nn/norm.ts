@@ -39,7 +39,10 @@ export function rmsNorm(
   weight: Tensor | null,
   options: { readonly eps?: number; readonly unitOffset?: boolean } = {},
 ): Tensor {
-  const { eps = 1e-6, unitOffset = false } = checkOptions("rmsNorm", options, ["eps", "unitOffset"]);
+  const { eps = 1e-6, unitOffset = false } = checkOptions("rmsNorm", options, {
+    eps: "a number from 0",
+    unitOffset: "true or false",
+  });
   checkWidth("rmsNorm", x, weight);
   const inverse = recip(sqrt(add(meanLast(mul(x, x)), number(x, eps))));
   const y = mul(x, inverse);
@@ -63,7 +66,7 @@ export function layerNorm(
   bias: Tensor | null,
   options: { readonly eps?: number } = {},
 ): Tensor {
-  const { eps = 1e-5 } = checkOptions("layerNorm", options, ["eps"]);
+  const { eps = 1e-5 } = checkOptions("layerNorm", options, { eps: "a number from 0" });
   checkWidth("layerNorm", x, weight);
   checkWidth("layerNorm", x, bias, "bias");
   const centred = sub(x, meanLast(x));
@@ -82,7 +85,10 @@ export class RMSNorm extends Module {
 
   constructor(size: number, options: { readonly eps?: number; readonly unitOffset?: boolean } = {}) {
     super();
-    const { eps = 1e-6, unitOffset = false } = checkOptions("RMSNorm", options, ["eps", "unitOffset"]);
+    const { eps = 1e-6, unitOffset = false } = checkOptions("RMSNorm", options, {
+      eps: "a number from 0",
+      unitOffset: "true or false",
+    });
     requireKind("RMSNorm", "a whole number from 0", { size });
     this.weight = Parameter.from((unitOffset ? zeros : ones)([size]), [size]);
     this.eps = eps;
@@ -102,7 +108,11 @@ export class LayerNorm extends Module {
 
   constructor(size: number, options: { readonly eps?: number; readonly weight?: boolean; readonly bias?: boolean } = {}) {
     super();
-    const { eps = 1e-5, weight = true, bias = weight } = checkOptions("LayerNorm", options, ["eps", "weight", "bias"]);
+    const {
+      eps = 1e-5,
+      weight = true,
+      bias = weight,
+    } = checkOptions("LayerNorm", options, { eps: "a number from 0", weight: "true or false", bias: "true or false" });
     requireKind("LayerNorm", "a whole number from 0", { size });
     this.weight = weight ? Parameter.from(ones([size]), [size]) : null;
     this.bias = bias ? Parameter.from(zeros([size]), [size]) : null;

@@ -25,7 +25,7 @@ export const fp4 = Float32Array.from(
  * 1. It holds the scales in double quantisation and the moments of 8-bit optimisers.
  */
 export function dynamicMap(options: { readonly signed?: boolean } = {}): Float32Array {
-  const { signed = true } = checkOptions("dynamicMap", options, ["signed"]);
+  const { signed = true } = checkOptions("dynamicMap", options, { signed: "true or false" });
   const { fround } = Math; // every step is rounded, as in bitsandbytes
   const values = [0, 1];
   for (let exponent = 0; exponent < 7; exponent++) {
@@ -307,7 +307,7 @@ export function quantiseWeight(
   requireKind("quantiseWeight", "a list of numbers", { shape });
   const { type, blockSize, doubleQuantise } = quantiserOptions(
     "quantiseWeight",
-    checkOptions("quantiseWeight", options, ["type", "blockSize", "doubleQuantise"]),
+    checkOptions("quantiseWeight", options, { type: null, blockSize: "a whole number from 1", doubleQuantise: "true or false" }),
   );
   if (type === "int8") {
     // bitsandbytes takes weights in float16 for this

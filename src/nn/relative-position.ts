@@ -2,7 +2,7 @@
 import { checkOptions, requireKind } from "../errors.ts";
 import { add, cast, less, max, neg, sub, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
-import { requireTensors, type Tensor } from "../graph/node.ts";
+import { Tensor } from "../graph/node.ts";
 import { constant, iota } from "../graph/source.ts";
 import { abs, minimum } from "../tensor/math.ts";
 
@@ -27,15 +27,14 @@ const whole = (value: number): Tensor => constant(value, [], "int32");
  * @see https://arxiv.org/abs/1910.10683, section 2.1
  */
 export function relativeBuckets(queries: number, keys: number, options: RelativeBucketOptions): Tensor {
-  const { buckets, maxDistance, isCausal, offset } = checkOptions("relativeBuckets", options, [
-    "buckets",
-    "maxDistance",
-    "isCausal",
-    "offset",
-  ]);
+  const { buckets, maxDistance, isCausal, offset } = checkOptions("relativeBuckets", options, {
+    buckets: "a whole number from 1",
+    maxDistance: "a whole number from 1",
+    isCausal: "true or false",
+    offset: Tensor,
+  });
   requireKind("relativeBuckets", "a whole number from 0", { queries, keys });
   requireKind("relativeBuckets", "a whole number from 1", { buckets, maxDistance });
-  if (offset !== undefined) requireTensors("relativeBuckets", { offset });
   const query = reshape(iota([queries]), [queries, 1]);
   const ahead = sub(reshape(iota([keys]), [1, keys]), offset ? add(query, offset) : query);
   const own = isCausal ? buckets : Math.floor(buckets / 2);

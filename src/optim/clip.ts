@@ -33,7 +33,7 @@ export function clipGradNorm<Key>(
   maxNorm: number,
   options: { readonly normType?: number } = {},
 ): ClippedGradients<Key> {
-  const { normType = 2 } = checkOptions("clipGradNorm", options, ["normType"]);
+  const { normType = 2 } = checkOptions("clipGradNorm", options, { normType: "a number" });
   const operation = "clipGradNorm";
   checkLimit(operation, "maxNorm", maxNorm, gradients);
   checkLimit(operation, "normType", normType, gradients);

@@ -12,6 +12,7 @@ import {
   DTypeError,
   FormatError,
   nearestName,
+  type Rule,
   requireKind,
   ShapeError,
   wordShape,
@@ -70,6 +71,15 @@ interface Group<Options extends LearningRate> {
 const defined = <T extends object>(options: T): T =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 
+/** An option is what its usual value is; their ranges are the optimiser's to check. */
+const rulesOf = (defaults: object): Readonly<Record<string, Rule>> =>
+  Object.fromEntries(
+    Object.entries(defaults).map(([name, usual]): [string, Rule] => {
+      if (Array.isArray(usual)) return [name, "two numbers"];
+      return [name, typeof usual === "boolean" ? "true or false" : typeof usual === "number" ? "a number" : null];
+    }),
+  );
+
 /**
  * What all optimisers can do. Gradients come from `gradientsOf`, or from `backward` as in PyTorch.
  *
@@ -89,7 +99,8 @@ export abstract class Optimizer<Options extends LearningRate> {
    */
   constructor(parameters: Trained<Options>, defaults: Options, options: Partial<Options>) {
     const operation = this.#operation;
-    checkOptions(operation, options, Object.keys(defaults));
+    const rules = rulesOf(defaults);
+    checkOptions<object>(operation, options, rules);
     requireKind(operation, "a list", { parameters });
     if (parameters.length === 0) throw new ConfigError("got no parameters.", { operation });
     const none: Partial<Options> = {};
@@ -107,7 +118,7 @@ export abstract class Optimizer<Options extends LearningRate> {
       }
     }
     this.groups = groups.map(({ parameters: own, ...given }) => {
-      checkOptions(operation, given, Object.keys(defaults));
+      checkOptions<object>(operation, given, rules);
       const settings: Options = { ...defaults, ...defined(options), ...defined(given) };
       nonNegative(operation, "lr", settings.lr);
       this.check(settings);

@@ -2,7 +2,7 @@
  * Learning-rate schedules: the rate of step i (from 0) given the rate that the optimiser was made with.
  * `optimizer.setLearningRate((base) => schedule(i, base))` before step i.
  */
-import { ConfigError, checkOptions, wordArgument } from "../errors.ts";
+import { checkOptions, type Rule, requireOption } from "../errors.ts";
 
 /** The learning rate of a step, given the rate that the optimiser was made with. */
 export type Schedule = (step: number, base: number) => number;
@@ -17,23 +17,6 @@ interface Total extends Warmup {
   readonly totalSteps: number;
 }
 
-/** What a value may be, and how an error says it. */
-type Rule = readonly [holds: (value: unknown) => boolean, words: string];
-
-const number = (words: string, holds: (value: number) => boolean): Rule => [
-  (value) => Number.isFinite(value) && holds(value as number),
-  words,
-];
-const whole = (least: number): Rule =>
-  number(`a whole number from ${least}`, (value) => Number.isInteger(value) && value >= least);
-const finite = number("a finite number", () => true);
-const share = number("from 0 to 1", (value) => value >= 0 && value <= 1);
-const positive = number("a number above 0", (value) => value > 0);
-const word = (known: readonly string[]): Rule => [
-  (value) => known.includes(value as string),
-  known.map((each) => `"${each}"`).join(" or "),
-];
-
 /** Rise from 0 to 1 while progress does. */
 const curves = {
   linear: (done: number) => done,
@@ -44,28 +27,28 @@ type Curve = keyof typeof curves;
 
 /** An option is the same thing in every schedule that has it. */
 const rules: Readonly<Record<string, Rule>> = {
-  warmupSteps: whole(0),
-  decaySteps: whole(0),
-  totalSteps: whole(1),
-  stepSize: whole(1),
-  halfPeriod: whole(1),
-  first: whole(1),
-  factor: whole(1),
-  milestones: [(value) => Array.isArray(value) && value.every(Number.isFinite), "a list of steps"],
-  cycles: finite,
-  power: finite,
-  gamma: finite,
-  end: finite,
-  min: finite,
-  minRatio: share,
-  warmupShare: share,
-  timescale: positive,
-  max: positive,
-  divFactor: positive,
-  finalDivFactor: positive,
-  warmup: word(Object.keys(curves)),
-  decay: word(Object.keys(curves)),
-  anneal: word(["cos", "linear"]),
+  warmupSteps: "a whole number from 0",
+  decaySteps: "a whole number from 0",
+  totalSteps: "a whole number from 1",
+  stepSize: "a whole number from 1",
+  halfPeriod: "a whole number from 1",
+  first: "a whole number from 1",
+  factor: "a whole number from 1",
+  milestones: "a list of numbers",
+  cycles: "a finite number",
+  power: "a finite number",
+  gamma: "a finite number",
+  end: "a finite number",
+  min: "a finite number",
+  minRatio: "a number from 0 to 1",
+  warmupShare: "a number from 0 to 1",
+  timescale: "a number above 0",
+  max: "a number above 0",
+  divFactor: "a number above 0",
+  finalDivFactor: "a number above 0",
+  warmup: Object.keys(curves),
+  decay: Object.keys(curves),
+  anneal: ["cos", "linear"],
 };
 
 /**
@@ -79,14 +62,11 @@ function readOptions<Options extends object>(
   options: Options,
   usual: { readonly [Name in keyof Options]-?: Options[Name] | undefined },
 ): { readonly [Name in keyof Options]-?: Exclude<Options[Name], undefined> } {
-  checkOptions(operation, options, Object.keys(usual));
+  const own = Object.keys(usual).map((name) => [name, rules[name]!] as const);
+  checkOptions<object>(operation, options, Object.fromEntries(own));
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   const all = { ...usual, ...Object.fromEntries(given) };
-  for (const [name, value] of Object.entries(all)) {
-    const [holds, words] = rules[name]!;
-    if (!holds(value))
-      throw new ConfigError(`\`${name}\` (= ${wordArgument(value)}) must be ${words}.`, { operation, got: value });
-  }
+  for (const [name, value] of Object.entries(all)) requireOption(operation, rules[name]!, name, value);
   return all as { [Name in keyof Options]-?: Exclude<Options[Name], undefined> };
 }
 

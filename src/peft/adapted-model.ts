@@ -239,7 +239,7 @@ export function setScale(
   scale: number,
   options: { readonly name?: string; readonly where?: (path: string) => boolean } = {},
 ): void {
-  const { name, where } = checkOptions("setScale", options, ["name", "where"]);
+  const { name, where } = checkOptions("setScale", options, { name: "a text", where: "a function" });
   const operation = "setScale";
   requireKind(operation, "a number", { scale });
   if (!Number.isFinite(Math.fround(scale)))

@@ -1,7 +1,7 @@
 /** Adapters of a live model to and from the folders that Hugging Face PEFT reads and writes. */
 import { download } from "../compile/program.ts";
-import { ConfigError, checkOptions, under } from "../errors.ts";
-import { type ModelSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
+import { ConfigError, checkOptions, type Rules, under } from "../errors.ts";
+import { type ModelSource, type SourceOptions, sourceOptionRules } from "../formats/model-source.ts";
 import { type ConfigSchema, defaultAdapterName, type FileConfig, readAdapter, writeAdapter } from "../formats/peft-adapter.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
 import type { FolderTarget } from "../formats/writable-folder.ts";
@@ -57,7 +57,12 @@ export async function saveAdapter(model: Module, folder: FolderTarget, options: 
     baseModel,
     saveEmbeddingLayers = "auto",
     plainLora = false,
-  } = checkOptions("saveAdapter", options, ["name", "baseModel", "saveEmbeddingLayers", "plainLora"]);
+  } = checkOptions("saveAdapter", options, {
+    name: "a text",
+    baseModel: "a text",
+    saveEmbeddingLayers: null,
+    plainLora: "true or false",
+  });
   const operation = "saveAdapter";
   const adapter = getAdapter(model, name, operation);
   const { method, layers, shared, sharedSpecs, saved, biases, isPrompt } = adapter;
@@ -130,8 +135,14 @@ export interface LoadOptions extends Omit<SourceOptions, "file"> {
   readonly seed?: number;
 }
 
-/** The names of these options. */
-export const loadOptionNames = ["name", "trainable", "seed", ...sourceOptionNames.filter((name) => name !== "file")];
+const { file: _, ...placeRules } = sourceOptionRules;
+/** What these options may be. */
+export const loadOptionRules: Rules<LoadOptions> = {
+  ...placeRules,
+  name: "a text",
+  trainable: "true or false",
+  seed: "a whole number",
+};
 
 /**
  * Attaches a saved adapter: `source` is the path of its folder, the name of a repository of the Hub, or `{ files }`. Halves are widened to
@@ -141,7 +152,7 @@ export const loadOptionNames = ["name", "trainable", "seed", ...sourceOptionName
  *   @throws {ConfigError} when the config wants what is not there, or the file cannot be trained on. The model is unchanged then.
  */
 export async function loadAdapter(model: Module, source: ModelSource, options: LoadOptions = {}): Promise<Adapter> {
-  checkOptions("loadAdapter", options, loadOptionNames);
+  checkOptions("loadAdapter", options, loadOptionRules);
   const { name = defaultAdapterName, trainable = false, seed = 0, ...where } = options;
   const { plan, starts } = await readFor("loadAdapter", model, source, { ...where, name, trainable, seed });
   return install(model, plan, { name, trainable, seed }, starts);

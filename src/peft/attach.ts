@@ -61,7 +61,13 @@ export function attach<Schema extends ConfigSchema>(
   adapter: AdapterConfig<Schema>,
   options: AttachOptions = {},
 ): Adapter {
-  checkOptions("attach", options, ["name", "seed", "trainable", "tokenizer", "sourceTasks"]);
+  checkOptions("attach", options, {
+    name: "a text",
+    seed: "a whole number",
+    trainable: "true or false",
+    tokenizer: null,
+    sourceTasks: null,
+  });
   const plan = planAttach(model, adapter, options.name);
   const random = new TorchGenerator(options.seed ?? 0);
   return install(model, plan, options, {

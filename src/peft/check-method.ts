@@ -111,9 +111,10 @@ export async function checkMethod(
   method: AnyMethod,
   options: CheckMethodOptions = {},
 ): Promise<Readonly<Record<string, number>>> {
-  const { cases = 10, seed = 0 } = checkOptions("checkMethod", options, ["cases", "seed"]);
-  if (!(Number.isInteger(cases) && cases > 0))
-    throw new ConfigError(`\`cases\` (= ${cases}) must be a positive integer.`, { operation: "checkMethod", got: cases });
+  const { cases = 10, seed = 0 } = checkOptions("checkMethod", options, {
+    cases: "a whole number from 1",
+    seed: "a whole number",
+  });
   const tried: Record<string, number> = {};
   const forget = under("checkMethod", () => registerMethod(method));
   try {

@@ -35,7 +35,10 @@ export interface HotSwapOptions {
  * @throws {ConfigError} for another method, a smaller rank, or convolutions in groups, whose rows belong to groups
  */
 export function prepareHotSwap(model: Module, options: HotSwapOptions & { readonly rank: number }): void {
-  const { name = defaultAdapterName, rank } = checkOptions("prepareHotSwap", options, ["name", "rank"]);
+  const { name = defaultAdapterName, rank } = checkOptions("prepareHotSwap", options, {
+    name: "a text",
+    rank: "a whole number from 1",
+  });
   const adapter = getAdapter(model, name, "prepareHotSwap");
   const refuse = (why: string, got: unknown, hint?: string): never => {
     throw new ConfigError(why, { operation: "prepareHotSwap", got, ...(hint === undefined ? {} : { hint }) });
@@ -77,7 +80,7 @@ export function prepareHotSwap(model: Module, options: HotSwapOptions & { readon
  * @see https://huggingface.co/docs/peft/package_reference/hotswap
  */
 export async function hotSwap(model: Module, folder: string, options: HotSwapOptions = {}): Promise<void> {
-  const { name = defaultAdapterName } = checkOptions("hotSwap", options, ["name"]);
+  const { name = defaultAdapterName } = checkOptions("hotSwap", options, { name: "a text" });
   const adapter = getAdapter(model, name, operation);
   refuseMerged(adapter, operation);
   if (adapter.isPrompt)

@@ -76,9 +76,14 @@ export function loraPlusGroups(model: Module, options: LoraPlusOptions): Paramet
     ratio,
     weightDecay = 0,
     embeddingLr = 1e-6,
-  } = checkOptions("loraPlusGroups", options, ["lr", "ratio", "weightDecay", "embeddingLr"]);
+  } = checkOptions("loraPlusGroups", options, {
+    lr: "a number from 0",
+    ratio: "a number above 0",
+    weightDecay: "a number from 0",
+    embeddingLr: "a number from 0",
+  });
   requireModule("loraPlusGroups", model);
-  requireKind("loraPlusGroups", "a number", { lr, ratio, weightDecay, embeddingLr });
+  requireKind("loraPlusGroups", "a number", { lr, ratio });
   const groups = {
     A: { lr, weightDecay, parameters: [] as Parameter[] },
     embedding: { lr: embeddingLr, weightDecay, parameters: [] as Parameter[] },
@@ -131,9 +136,8 @@ function inverseGram(M: Tensor, reg: number): Tensor {
  * new AdamW(parameters).step(riemannian(model, gradientsOf(loss!, parameters)));
  */
 export function riemannian(model: Module, gradients: Gradients, options: { readonly reg?: number } = {}): Gradients {
-  const { reg = 1e-2 } = checkOptions("riemannian", options, ["reg"]);
+  const { reg = 1e-2 } = checkOptions("riemannian", options, { reg: "a number from 0" });
   requireKind("riemannian", "a Map", { gradients });
-  requireKind("riemannian", "a number", { reg });
   const changed = new Map(gradients);
   for (const { A, B } of pairsOf(model, "riemannian")) {
     const [gA, gB] = [gradients.get(A), gradients.get(B)];

@@ -1,6 +1,6 @@
 /** Writing adapters into the weights, and taking them out again without a trace. */
 import { downloadSync, realize } from "../compile/program.ts";
-import { ConfigError, checkOptions, requireKind, under } from "../errors.ts";
+import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";
 import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import { cast, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -41,15 +41,15 @@ export interface MergeOptions {
   tell?(message: string): void;
 }
 
-const mergeOptionNames: readonly (keyof MergeOptions)[] = [
-  "safe",
-  "report",
-  "maxError",
-  "probe",
-  "maxDifference",
-  "keep",
-  "tell",
-];
+const mergeOptionRules: Rules<MergeOptions> = {
+  safe: "true or false",
+  report: "true or false",
+  maxError: "a number",
+  probe: "a function",
+  maxDifference: "a number",
+  keep: "true or false",
+  tell: "a function",
+};
 
 /**
  * Adds the adapters' changes to the weights of their layers, which then run at the speed of the base model. Adapters that
@@ -77,7 +77,7 @@ export function merge(
 export function merge(model: Module, names?: string | readonly string[], options?: MergeOptions): string[];
 export function merge(model: Module, given?: string | readonly string[], options: MergeOptions = {}): string[] | MergeReport {
   const names = given === undefined ? undefined : nameList(operation, given);
-  checkOptions(operation, options, mergeOptionNames);
+  checkOptions(operation, options, mergeOptionRules);
   const {
     safe = false,
     keep = true,
@@ -270,7 +270,7 @@ function besideWeights(adapted: Adapted, names: readonly string[] | undefined, p
  * switchMerged(model, ["legal"]);
  */
 export function switchMerged(model: Module, given: string | readonly string[], options: MergeOptions = {}): string[] {
-  checkOptions("switchMerged", options, mergeOptionNames);
+  checkOptions("switchMerged", options, mergeOptionRules);
   const names = nameList("switchMerged", given);
   const adapted = adaptedModel(model, "switchMerged");
   const { layers, saved, unmerged, active } = adapted;

@@ -12,7 +12,7 @@ import type { LayerAdapter } from "./adapter-layer.ts";
  * @param options.optional with what PEFT leaves to the caller (KaSA's); true when absent
  */
 export function adapterPenalty(model: Module, options: { readonly optional?: boolean } = {}): Tensor | null {
-  const { optional = true } = checkOptions("adapterPenalty", options, ["optional"]);
+  const { optional = true } = checkOptions("adapterPenalty", options, { optional: "true or false" });
   const adapted = adaptersOf(model);
   if (!adapted || adapted.off.value) return null;
   const terms = adapted.active.flatMap((name) => {

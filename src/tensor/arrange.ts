@@ -183,7 +183,7 @@ export function padding(
   amounts: readonly (readonly [before: number, after: number])[],
   options: { readonly mode?: PaddingMode; readonly value?: number } = {},
 ): Tensor {
-  checkOptions("pad", options, ["mode", "value"]);
+  checkOptions("pad", options, { mode: null, value: "a number" });
   const { mode = "constant", value = 0 } = options;
   const arePairs =
     Array.isArray(amounts) &&

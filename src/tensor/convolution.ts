@@ -71,7 +71,7 @@ function* offsetsOf(kernel: readonly number[]): Generator<number[]> {
 function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | null, options?: ConvolutionOptions) => Tensor {
   const operation = `conv${axes}d`;
   return (x, weight, bias, options = {}) => {
-    checkOptions(operation, options, ["stride", "padding", "dilation", "groups"]);
+    checkOptions(operation, options, { stride: null, padding: null, dilation: null, groups: "a whole number from 1" });
     if (x.rank !== axes + 2 || weight.rank !== axes + 2)
       throw new ShapeError(`needs ${axes + 2} axes, got x ${wordShape(x.shape)} and weight ${wordShape(weight.shape)}.`, {
         operation,
@@ -81,8 +81,6 @@ function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | 
     const stride = perAxis(operation, "stride", options.stride ?? 1, axes, 1);
     const dilation = perAxis(operation, "dilation", options.dilation ?? 1, axes, 1);
     const G = options.groups ?? 1;
-    if (!Number.isInteger(G) || G < 1)
-      throw new ConfigError(`\`groups\` (= ${G}) must be a positive integer.`, { operation, got: G });
     const [N, C] = x.shape as [number, number];
     const O = weight.shape[0]!;
     const kernel = weight.shape.slice(2);
@@ -189,7 +187,7 @@ export interface PoolingOptions {
 function pooling(name: string, axes: number, outside: number, fold: (windows: Tensor[]) => Tensor) {
   const operation = `${name}${axes}d`;
   return (x: Tensor, options: PoolingOptions): Tensor => {
-    checkOptions(operation, options, ["kernelSize", "stride", "padding"]);
+    checkOptions(operation, options, { kernelSize: null, stride: null, padding: null });
     if (x.rank < axes + 1)
       throw new ShapeError(`needs ${axes} spatial axes after at least one other, got ${wordShape(x.shape)}.`, {
         operation,

@@ -2,7 +2,7 @@
  * Making tensors. Numbers become float32 whether whole or not, booleans become bool, typed arrays keep their type (but a
  * Float64Array is float32 too, since only the reference device computes in float64); `dtype` asks for another.
  */
-import { currentDevice, upload } from "../compile/program.ts";
+import { checkDevice, currentDevice, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, checkOptions, DTypeError, requireKind, ShapeError, under, wordShape, wordType } from "../errors.ts";
 import { checkDType, type DType, dtypes, isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits } from "../graph/dtype.ts";
@@ -82,9 +82,11 @@ function convert(values: ArrayLike<number>, dtype: DType): TypedArray {
  * tensor(new Float32Array(6), { shape: [2, 3] })        // float32 [2, 3]
  */
 export function tensor(values: TensorData, options: CreateOptions = {}): Tensor {
-  checkOptions("tensor", options, ["dtype", "shape", "device"]);
+  checkOptions("tensor", options, { dtype: null, shape: null, device: null });
   const { dtype, shape, device } = options;
   if (dtype !== undefined) checkDType("tensor", dtype);
+  if (shape !== undefined) checkShape("tensor", shape);
+  if (device !== undefined) checkDevice("tensor", device);
   if (isTypedArray(values))
     return under("tensor", () =>
       fromTypedArray(values, shape ?? [values.length], { ...(dtype && { dtype }), ...(device && { device }) }),
@@ -107,17 +109,18 @@ export function fromTypedArray(
   shape: Shape = [values?.length],
   options: Omit<CreateOptions, "shape"> = {},
 ): Tensor {
-  checkOptions("fromTypedArray", options, ["dtype", "device"]);
+  checkOptions("fromTypedArray", options, { dtype: null, device: null });
   if (!isTypedArray(values))
     throw new DTypeError(`\`values\` is ${wordType(values)}, not a typed array.`, {
       operation: "fromTypedArray",
       got: values,
       hint: "Use tensor(…).",
     });
-  const dtype = options.dtype ?? dtypeOf(values);
+  const { dtype = dtypeOf(values), device = currentDevice() } = options;
   checkDType("fromTypedArray", dtype);
+  checkDevice("fromTypedArray", device);
   checkFill("fromTypedArray", values.length, shape);
-  return upload(options.device ?? currentDevice(), convert(values, dtype), shape, dtype);
+  return upload(device, convert(values, dtype), shape, dtype);
 }
 
 function checkFill(operation: string, count: number, shape: Shape): void {
@@ -198,7 +201,7 @@ export function asIndex(operation: string, like: TensorLike): Tensor {
 type FillOptions = Pick<CreateOptions, "dtype">;
 
 function fill(operation: string, shape: Shape, value: number, options: FillOptions = {}, like: DType = "float32"): Tensor {
-  checkOptions(operation, options, ["dtype"]);
+  checkOptions(operation, options, { dtype: null });
   const { dtype = like } = options;
   checkDType(operation, dtype);
   checkShape(operation, shape);
@@ -248,7 +251,7 @@ function checkCount(operation: string, count: number): void {
  * arange(1, 0, -0.25)   // [1.00 0.75 0.50 0.25] float32 [4]
  */
 export function arange(start: number, stop?: number, step = 1, options: FillOptions = {}): Tensor {
-  checkOptions("arange", options, ["dtype"]);
+  checkOptions("arange", options, { dtype: null });
   const { dtype = "float32" } = options;
   checkDType("arange", dtype);
   requireKind("arange", "a number", { start, step, ...(stop !== undefined && { stop }) });
@@ -271,7 +274,7 @@ export function arange(start: number, stop?: number, step = 1, options: FillOpti
  * linspace(0, 1, 5)   // [0.00 0.25 0.50 0.75 1.00] float32 [5]
  */
 export function linspace(start: number, stop: number, count: number, options: FillOptions = {}): Tensor {
-  checkOptions("linspace", options, ["dtype"]);
+  checkOptions("linspace", options, { dtype: null });
   const { dtype = "float32" } = options;
   checkDType("linspace", dtype);
   checkCount("linspace", count);
@@ -289,7 +292,7 @@ export function linspace(start: number, stop: number, count: number, options: Fi
 
 /** 1 on the main diagonal of [rows, columns], 0 elsewhere. @throws {ShapeError} for sizes that are not whole numbers */
 export function eye(rows: number, columns = rows, options: FillOptions = {}): Tensor {
-  checkOptions("eye", options, ["dtype"]);
+  checkOptions("eye", options, { dtype: null });
   const { dtype = "float32" } = options;
   checkDType("eye", dtype);
   checkShape("eye", [rows, columns]);

@@ -56,7 +56,7 @@ function parse(item: IndexItem): Parsed[] {
       got: item,
       hint: 'Use numbers, { start, stop, step }, null, "...", or int32 tensors.',
     });
-  checkOptions("at", item, ["start", "stop", "step"]);
+  checkOptions<object>("at", item, { start: null, stop: null, step: null });
   return [item as Range];
 }
 

@@ -112,7 +112,12 @@ function edges(x: Tensor, edgeItems: number): { shown: Tensor; cut: boolean[] } 
  * //  [-3.0  4.0]] float32 [2, 2]
  */
 export function print(x: Tensor, options: PrintOptions = {}): string {
-  checkOptions("print", options, ["precision", "threshold", "edgeItems", "lineWidth"]);
+  checkOptions("print", options, {
+    precision: "a whole number from 0",
+    threshold: "a number",
+    edgeItems: "a whole number from 0",
+    lineWidth: "a number",
+  });
   const { threshold, edgeItems } = { ...defaults, ...options };
   const { shown, cut } = x.size > threshold ? edges(x, edgeItems) : { shown: x, cut: [] };
   return `${format(readable(downloadSync(shown), x.dtype), shown.shape, x.dtype, options, cut)} ${suffix(x)}`;

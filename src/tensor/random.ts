@@ -145,7 +145,7 @@ export function uniform(
   shape: Shape,
   options: RandomOptions & { readonly low?: number; readonly high?: number } = {},
 ): Tensor {
-  checkOptions("uniform", options, ["low", "high", "dtype"]);
+  checkOptions("uniform", options, { low: "a finite number", high: "a finite number", dtype: null });
   const { low = 0, high = 1, dtype = "float32" } = options;
   checkDType("uniform", dtype);
   checkRange("uniform", low, high);
@@ -163,14 +163,9 @@ export function normal(
   shape: Shape,
   options: RandomOptions & { readonly mean?: number; readonly std?: number } = {},
 ): Tensor {
-  checkOptions("normal", options, ["mean", "std", "dtype"]);
+  checkOptions("normal", options, { mean: "a finite number", std: "a number from 0", dtype: null });
   const { mean = 0, std = 1, dtype = "float32" } = options;
   checkDType("normal", dtype);
-  if (!Number.isFinite(mean) || !(std >= 0) || !Number.isFinite(std))
-    throw new ConfigError(`\`mean\` (= ${mean}) and \`std\` (= ${std}) must be numbers, \`std\` from 0.`, {
-      operation: "normal",
-      got: [mean, std],
-    });
   const [x, y] = drawn("normal", from, shape);
   const radius = sqrt(mul(constant(-2), log(sub(constant(1), unit(x)))));
   // cos(2πv) with v in [0, 1) is −sin(2π(v − ¼)); v − ¼ is exact
@@ -292,7 +287,7 @@ export function torchUniform(
   shape: Shape,
   options: TorchOptions & { readonly low?: number; readonly high?: number } = {},
 ): Tensor {
-  checkOptions("torchUniform", options, ["low", "high", "generator"]);
+  checkOptions("torchUniform", options, { low: "a finite number", high: "a finite number", generator: TorchGenerator });
   const { low = 0, high = 1, generator = shared } = options;
   checkShape("torchUniform", shape);
   checkRange("torchUniform", low, high);
@@ -301,7 +296,7 @@ export function torchUniform(
 
 /** Standard normal, drawn as `torch.randn(shape)` does. */
 export function torchRandn(shape: Shape, options: TorchOptions = {}): Tensor {
-  checkOptions("torchRandn", options, ["generator"]);
+  checkOptions("torchRandn", options, { generator: TorchGenerator });
   const { generator = shared } = options;
   checkShape("torchRandn", shape);
   return onDevice(generator.randn(sizeOf(shape)), shape);
@@ -309,7 +304,7 @@ export function torchRandn(shape: Shape, options: TorchOptions = {}): Tensor {
 
 /** A permutation of 0 … n − 1 as int32, drawn as `torch.randperm(n)` does. */
 export function torchRandperm(n: number, options: TorchOptions = {}): Tensor {
-  checkOptions("torchRandperm", options, ["generator"]);
+  checkOptions("torchRandperm", options, { generator: TorchGenerator });
   const { generator = shared } = options;
   checkShape("torchRandperm", [n]);
   return onDevice(generator.randperm(n), [n]);

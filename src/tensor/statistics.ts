@@ -3,7 +3,7 @@
  * from the back. The folded axes are dropped unless `keepDims`. Meaning and derivative are PyTorch's.
  */
 import { withVjp } from "../autograd/custom.ts";
-import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { sizeValue } from "../graph/composite.ts";
 import { type DType, isFloat, requireFloat } from "../graph/dtype.ts";
 import {
@@ -192,7 +192,7 @@ export interface VarianceOptions extends FoldOptions {
 
 /** Σ (x − mean)² / (n − correction), to the last digits also where x is far from 0 and hardly spread. */
 export function variance(x: Tensor, options: VarianceOptions = {}): Tensor {
-  checkOptions("variance", options, ["axes", "correction", "keepDims"]);
+  checkOptions("variance", options, { axes: null, correction: "a finite number", keepDims: "true or false" });
   const { axes, correction = 1, keepDims = false } = options;
   requireFloat("variance", x.dtype);
   const list = normalizeAxes("variance", axes, x.rank);
@@ -248,10 +248,8 @@ const powers = (p: number, axes: readonly number[]) =>
 
 /** (Σ |x|ᵖ)^(1/p). */
 export function norm(x: Tensor, options: NormOptions = {}): Tensor {
-  checkOptions("norm", options, ["p", "axes", "keepDims"]);
+  checkOptions("norm", options, { p: "a number", axes: null, keepDims: "true or false" });
   const { p = 2, axes, keepDims = false } = options;
-  if (typeof p !== "number" || Number.isNaN(p))
-    throw new ConfigError(`\`p\` (= ${p}) must be a number.`, { operation: "norm", got: p });
   requireFloat("norm", x.dtype);
   const list = normalizeAxes("norm", axes, x.rank);
   const folded = (): Tensor => {
@@ -349,7 +347,7 @@ export function cosineSimilarity(
   y: Tensor,
   options: { readonly axis?: number; readonly epsilon?: number } = {},
 ): Tensor {
-  checkOptions("cosineSimilarity", options, ["axis", "epsilon"]);
+  checkOptions("cosineSimilarity", options, { axis: "a whole number", epsilon: "a number from 0" });
   const { axis = -1, epsilon = 1e-8 } = options;
   const unit = (z: Tensor): Tensor => {
     const at = normalizeAxis("cosineSimilarity", axis, z.rank);

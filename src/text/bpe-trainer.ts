@@ -29,7 +29,11 @@ export function trainTokenizer(
   texts: Iterable<string>,
   options: { vocabularySize: number; specialTokens?: readonly string[]; minimumCount?: number },
 ): TokenizerDefinition {
-  checkOptions("trainTokenizer", options, ["vocabularySize", "specialTokens", "minimumCount"]);
+  checkOptions("trainTokenizer", options, {
+    vocabularySize: "a whole number from 1",
+    specialTokens: "a list of texts",
+    minimumCount: "a whole number from 1",
+  });
   const { vocabularySize, specialTokens = [], minimumCount = 2 } = options;
   const operation = "trainTokenizer";
   requireKind(operation, "a list", { specialTokens });
@@ -72,7 +76,12 @@ export function tokenizerConfig(names: {
   padToken?: string;
   maximumLength?: number;
 }): TokenizerConfig {
-  checkOptions("tokenizerConfig", names, ["bosToken", "eosToken", "padToken", "maximumLength"]);
+  checkOptions("tokenizerConfig", names, {
+    bosToken: "a text",
+    eosToken: "a text",
+    padToken: "a text",
+    maximumLength: "a number above 0",
+  });
   return {
     tokenizer_class: "PreTrainedTokenizerFast",
     clean_up_tokenization_spaces: false,

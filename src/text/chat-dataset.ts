@@ -1,7 +1,7 @@
 /** Conversations as rows of tokens, of which only what the assistant says is learnt. */
 import { ConfigError, checkOptions, FormatError, requireKind, under, wordJson } from "../errors.ts";
 import type { ChatMessage, ChatOptions } from "./chat-template.ts";
-import { checkPositive, checkSeed, readUtf8, TextDataset } from "./dataset.ts";
+import { readUtf8, TextDataset } from "./dataset.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A list of messages, or an object that has one under `messages`, with what else the template reads, such as `tools`. */
@@ -41,12 +41,18 @@ export function chatDataset(
   tokenizer: Tokenizer,
   options: ChatDatasetOptions = {},
 ): TextDataset {
-  checkOptions("chatDataset", options, ["window", "stride", "heldOut", "seed", "template", "tools", "now", "variables"]);
+  checkOptions("chatDataset", options, {
+    window: "a whole number from 1",
+    stride: "a whole number from 1",
+    heldOut: null,
+    seed: "a whole number from 0 below 2³²",
+    template: "a text",
+    tools: null,
+    now: Date,
+    variables: null,
+  });
   const operation = "chatDataset";
   const { window = 128, stride = window, seed = 0, heldOut = 0.1, ...chat } = options;
-  checkPositive(operation, "window", window);
-  checkPositive(operation, "stride", stride);
-  checkSeed(operation, seed);
   if (typeof heldOut === "number" && !(heldOut >= 0 && heldOut < 1))
     throw new ConfigError(`\`heldOut\` (= ${heldOut}) must be at least 0 and less than 1.`, { operation, got: heldOut });
   const all =

@@ -76,7 +76,14 @@ export function renderChat(
   const operation = "applyChatTemplate";
   if (!Array.isArray(messages) || messages.some((message) => typeof message?.role !== "string"))
     throw new ConfigError("messages are a list of { role, content }.", { operation, got: messages });
-  checkOptions(operation, options, ["addGenerationPrompt", "tools", "documents", "template", "now", "variables"]);
+  checkOptions(operation, options, {
+    addGenerationPrompt: "true or false",
+    tools: null,
+    documents: null,
+    template: "a text",
+    now: Date,
+    variables: null,
+  });
   const source = pickTemplate(templates, options);
   let template = compiled.get(source);
   try {

@@ -1,5 +1,5 @@
 /** Text as rows of tokens for a causal language model: packing, the held-out part, shuffled batches that can be resumed. */
-import { ConfigError, checkOptions, FormatError, requireKind, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, requireKind, requireOption, wordType } from "../errors.ts";
 import { wordSystemError } from "../formats/atomic-file.ts";
 import { fileSystem } from "../formats/node-module.ts";
 import { threefry2x32 } from "../random/threefry.ts";
@@ -106,8 +106,8 @@ export class TextDataset {
    * The last row and the last batch are filled with label -100.
    */
   *evaluationBatches(options: { batchSize: number }): Generator<TextBatch, void> {
-    const { batchSize } = checkOptions("evaluationBatches", options, ["batchSize"]);
-    checkPositive("evaluationBatches", "batchSize", batchSize);
+    const { batchSize } = checkOptions("evaluationBatches", options, { batchSize: "a whole number from 1" });
+    requireOption("evaluationBatches", "a whole number from 1", "batchSize", batchSize);
     if (this.heldOutTokens.length === 0) {
       throw new ConfigError("nothing was held out.", {
         operation: "evaluationBatches",
@@ -138,13 +138,16 @@ export class BatchSampler implements Iterable<TextBatch> {
   #order: Uint32Array | undefined;
 
   constructor(dataset: TextDataset, options: { batchSize: number; seed?: number; epochs?: number; state?: SamplerState }) {
-    checkOptions("batches", options, ["batchSize", "seed", "epochs", "state"]);
+    checkOptions("batches", options, {
+      batchSize: "a whole number from 1",
+      seed: "a whole number from 0 below 2³²",
+      epochs: "a whole number from 1, or Infinity",
+      state: null,
+    });
     if (!(dataset instanceof TextDataset))
       throw new ConfigError(`the data is ${wordType(dataset)}, not a dataset of texts.`, { operation: "batches", got: dataset });
     const { batchSize, seed = options.state?.seed ?? dataset.seed, epochs = Number.POSITIVE_INFINITY, state } = options;
-    checkPositive("batches", "batchSize", batchSize);
-    if (epochs !== Number.POSITIVE_INFINITY) checkPositive("batches", "epochs", epochs);
-    checkSeed("batches", seed);
+    requireOption("batches", "a whole number from 1", "batchSize", batchSize);
     if (state !== undefined && (state.seed !== seed || state.rows !== dataset.rows)) {
       throw new ConfigError(
         `the state is of a run with ${state.rows} rows and seed ${state.seed}; here are ${dataset.rows} rows and seed ${seed}.`,
@@ -209,12 +212,14 @@ export function textDataset(
   tokenizer: Pick<Tokenizer, "encode" | "eosId">,
   options: TextDatasetOptions = {},
 ): TextDataset {
-  checkOptions("textDataset", options, ["window", "stride", "heldOut", "seed"]);
+  checkOptions("textDataset", options, {
+    window: "a whole number from 1",
+    stride: "a whole number from 1",
+    heldOut: null,
+    seed: "a whole number from 0 below 2³²",
+  });
   const operation = "textDataset";
   const { window = 128, stride = window, seed = 0 } = options;
-  checkPositive(operation, "window", window);
-  checkPositive(operation, "stride", stride);
-  checkSeed(operation, seed);
   const heldOut = options.heldOut ?? (isSplit(source) ? source.heldOut : 0.1);
   if (typeof heldOut === "number" && !(heldOut >= 0 && heldOut < 1)) {
     throw new ConfigError(`\`heldOut\` (= ${heldOut}) must be at least 0 and less than 1.`, {
@@ -249,7 +254,7 @@ export function textDataset(
  * @throws {FormatError} naming the line that is not JSON or has no such text
  */
 export function textsFromJsonl(content: string, options: { key?: string; name?: string } = {}): string[] {
-  checkOptions("textsFromJsonl", options, ["key", "name"]);
+  checkOptions("textsFromJsonl", options, { key: "a text", name: "a text" });
   const { key = "text", name = "the JSON lines" } = options;
   requireKind("textsFromJsonl", "a text", { content });
   const texts: string[] = [];
@@ -379,16 +384,4 @@ function fillRow(batch: TextBatch, row: number, tokens: Int32Array, begin: numbe
   batch.inputIds.set(tokens.subarray(begin, end), row * window);
   batch.labels.set(tokens.subarray(begin + 1, end + 1), row * window);
   for (let i = begin + 1; mask && i <= end; i++) if (mask[i] === 0) batch.labels[row * window + i - begin - 1] = ignoredLabel;
-}
-
-/** @throws {ConfigError} when it is no positive integer */
-export function checkPositive(operation: string, name: string, value: number): void {
-  if (Number.isInteger(value) && value > 0) return;
-  throw new ConfigError(`\`${name}\` (= ${value}) must be a positive integer.`, { operation, got: value });
-}
-
-/** @throws {ConfigError} when it is no integer of 32 bits */
-export function checkSeed(operation: string, seed: number): void {
-  if (Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32) return;
-  throw new ConfigError(`\`seed\` (= ${seed}) must be an integer of at least 0 and less than 2³².`, { operation, got: seed });
 }

@@ -2,7 +2,7 @@
 import { checkOptions, FormatError, isRecord } from "../errors.ts";
 import { type Folder, readJson, readText, wordFolder } from "../formats/folder.ts";
 import { openGguf } from "../formats/gguf.ts";
-import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
+import { type ModelSource, openSource, type SourceOptions, sourceOptionRules } from "../formats/model-source.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
 import { byteLevelDefinition, Tokenizer, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer.ts";
 
@@ -27,7 +27,7 @@ export async function loadTokenizer(
   source: ModelSource | TokenizerDefinition,
   options: LoadTokenizerOptions = {},
 ): Promise<Tokenizer> {
-  checkOptions("loadTokenizer", options, ["config", ...sourceOptionNames]);
+  checkOptions("loadTokenizer", options, { ...sourceOptionRules, config: "an object" });
   if (typeof source === "object" && source !== null && "model" in source) return new Tokenizer(source, options.config);
   const { folder, file } = await openSource(source, "loadTokenizer", options);
   return readTokenizer(folder, file, options.config);

@@ -75,7 +75,7 @@ export class Tokenizer {
    * @throws {FormatError} for a text that the vocabulary cannot say, or a tokenizer.json that contradicts itself
    */
   encode(text: string, options: { addSpecialTokens?: boolean } = {}): Int32Array {
-    const { addSpecialTokens = true } = checkOptions("encode", options, ["addSpecialTokens"]);
+    const { addSpecialTokens = true } = checkOptions("encode", options, { addSpecialTokens: "true or false" });
     return this.#fill(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens })).ids;
   }
 
@@ -91,7 +91,7 @@ export class Tokenizer {
    * @throws {ConfigError} for a normalizer whose changes cannot be followed
    */
   encodeWithOffsets(text: string, options: { addSpecialTokens?: boolean } = {}): EncodingWithOffsets {
-    const { addSpecialTokens = true } = checkOptions("encodeWithOffsets", options, ["addSpecialTokens"]);
+    const { addSpecialTokens = true } = checkOptions("encodeWithOffsets", options, { addSpecialTokens: "true or false" });
     try {
       this.#offsets ??= new OffsetEncoder(this.definition, this.config);
       return this.#offsets.encode(text, addSpecialTokens);
@@ -114,7 +114,7 @@ export class Tokenizer {
    * @param options.skipSpecialTokens leaves out end-of-text and the like
    */
   decode(ids: ArrayLike<number>, options: { skipSpecialTokens?: boolean } = {}): string {
-    const { skipSpecialTokens = false } = checkOptions("decode", options, ["skipSpecialTokens"]);
+    const { skipSpecialTokens = false } = checkOptions("decode", options, { skipSpecialTokens: "true or false" });
     const known = Array.from(ids).filter((id) => this.#library.id_to_token(id) !== undefined);
     if (known.length === 0) return "";
     try {

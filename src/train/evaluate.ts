@@ -1,9 +1,9 @@
 /** How well a model does on what it has not been trained on. */
 import { compile } from "../compile/trace.ts";
-import { ConfigError, checkOptions, under } from "../errors.ts";
+import { ConfigError, checkOptions, type Rules, under } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { requireModule } from "../nn/module.ts";
-import { checkPositive, type TextDataset } from "../text/dataset.ts";
+import type { TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
 import { checkBatch, lossAndClasses } from "./checked-batch.ts";
 import { type TrainableModel, type TrainingData, trainingData } from "./training-data.ts";
@@ -45,7 +45,12 @@ export function lossOf(model: TrainableModel, inputs: Readonly<Record<string, Te
   });
 }
 
-const optionNames = ["batchSize", "maxTokens", "signal", "onProgress"] as const satisfies readonly (keyof EvaluateOptions)[];
+const optionRules: Rules<EvaluateOptions> = {
+  batchSize: "a whole number from 1",
+  maxTokens: "a number above 0, or Infinity",
+  signal: "an object",
+  onProgress: "a function",
+};
 
 /** A compiled evaluation of one model; for a single use, `evaluate` is shorter. */
 export class Evaluator implements Disposable {
@@ -65,11 +70,8 @@ export class Evaluator implements Disposable {
    * @throws {ConfigError} when nothing was held out; @throws {ShapeError} for tokens and labels that the model does not have; the signal's reason when it was aborted
    */
   async run(dataset: TextDataset | TrainingData, options: EvaluateOptions = {}): Promise<Evaluation> {
-    checkOptions("evaluate", options, optionNames);
+    checkOptions("evaluate", options, optionRules);
     const { batchSize = 16, maxTokens = Number.POSITIVE_INFINITY, signal, onProgress } = options;
-    checkPositive("evaluate", "batchSize", batchSize);
-    if (!(maxTokens > 0))
-      throw new ConfigError(`\`maxTokens\` (= ${maxTokens}) must be above 0.`, { operation: "evaluate", got: maxTokens });
     const data = under("evaluate", () => trainingData(dataset));
     const inTraining = this.#model.training;
     this.#model.eval();
@@ -110,7 +112,7 @@ export async function evaluate(
   dataset: TextDataset | TrainingData,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  checkOptions("evaluate", options, optionNames);
+  checkOptions("evaluate", options, optionRules);
   using evaluator = new Evaluator(model);
   return await evaluator.run(dataset, options);
 }

@@ -1,9 +1,9 @@
 /** Fine-tuning in one call: the settings that suit adapters, over the loop of trainer.ts. */
-import { checkOptions, under } from "../errors.ts";
+import { checkOptions, type Rules, under } from "../errors.ts";
 import { cosineSchedule } from "../optim/schedule.ts";
 import type { TextDataset } from "../text/dataset.ts";
 import type { TrainingResult } from "./progress.ts";
-import { type RunOptions, runOptionNames, Trainer, type TrainerOptions, trainerOptionNames } from "./trainer.ts";
+import { type RunOptions, runOptionRules, Trainer, type TrainerOptions, trainerOptionRules } from "./trainer.ts";
 import type { TrainableModel, TrainingData } from "./training-data.ts";
 
 /** What can be set, beyond what training in general takes. */
@@ -11,6 +11,8 @@ export interface FinetuneOptions extends TrainerOptions {
   /** Steps in which the learning rate rises; a twentieth of all when absent. Afterwards it falls along a cosine to 0. */
   readonly warmupSteps?: number;
 }
+
+const optionRules: Rules<FinetuneOptions> = { ...trainerOptionRules, warmupSteps: "a whole number from 0" };
 
 /**
  * Trains what of the model can be trained: the active adapter after `attach`, everything otherwise. AdamW without weight
@@ -26,7 +28,7 @@ export async function finetune(
   dataset: TextDataset | TrainingData,
   options: FinetuneOptions & RunOptions,
 ): Promise<TrainingResult> {
-  checkOptions("finetune", options, [...trainerOptionNames, "warmupSteps", ...runOptionNames]);
+  checkOptions("finetune", options, { ...optionRules, ...runOptionRules });
   const { signal, onStep, onEvaluation, ...settings } = options;
   using trainer = under("finetune", () => finetuning(model, dataset, settings));
   return await trainer.run({ signal, ...(onStep ? { onStep } : {}), ...(onEvaluation ? { onEvaluation } : {}) });
@@ -34,7 +36,7 @@ export async function finetune(
 
 /** The trainer that `finetune` runs, for those who want to save it and go on later. */
 export function finetuning(model: TrainableModel, dataset: TextDataset | TrainingData, options: FinetuneOptions): Trainer {
-  checkOptions("finetuning", options, [...trainerOptionNames, "warmupSteps"]);
+  checkOptions("finetuning", options, optionRules);
   const { warmupSteps, ...settings } = options;
   const totalSteps = settings.steps;
   const all: TrainerOptions = {

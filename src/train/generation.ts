@@ -1,12 +1,12 @@
 /** Continuing texts, token by token, with a key/value cache. */
 import { download } from "../compile/program.ts";
-import { ConfigError, checkOptions, requireKind, under } from "../errors.ts";
+import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";
 import { requireModule } from "../nn/module.ts";
 import { withAdapters } from "../peft/mixed-batch.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { yieldToOthers } from "./batch.ts";
 import { bucketOf, keepSession, type Session, type TextGenerator, type Tokens, takeSession } from "./generation-session.ts";
-import { checkSampling, type SamplingOptions, sampleToken, temperatureOf, uniformAt } from "./sampling.ts";
+import { checkSampling, type SamplingOptions, sampleToken, samplingRules, temperatureOf, uniformAt } from "./sampling.ts";
 import { checkStopStrings, type TextDecoder, WrittenText } from "./written-text.ts";
 
 export type { TextGenerator, Tokens } from "./generation-session.ts";
@@ -243,31 +243,25 @@ function newTokens({ maxNewTokens, maxLength }: GenerateOptions, longest: number
   return Math.max(0, Math.min(maxLength, positions + 1) - longest);
 }
 
-const optionNames: Readonly<Record<keyof GenerateOptions, true>> = {
-  maxNewTokens: true,
-  maxLength: true,
-  minNewTokens: true,
-  stopTokens: true,
-  stopStrings: true,
-  tokenizer: true,
-  numReturnSequences: true,
-  seed: true,
-  signal: true,
-  compiled: true,
-  adapters: true,
-  temperature: true,
-  topK: true,
-  topP: true,
-  minP: true,
-  repetitionPenalty: true,
-  noRepeatNgramSize: true,
-  logitBias: true,
+const optionRules: Rules<GenerateOptions> = {
+  maxNewTokens: "a whole number from 0",
+  maxLength: "a whole number from 0",
+  minNewTokens: "a whole number from 0",
+  stopTokens: "a list of numbers",
+  stopStrings: "a list of texts",
+  tokenizer: "an object",
+  numReturnSequences: "a whole number from 1",
+  seed: null,
+  signal: "an object",
+  compiled: "true or false",
+  adapters: "a list of texts",
+  ...samplingRules,
 };
 
 function check(prompts: readonly Tokens[], options: GenerateOptions): void {
   const operation = "generate";
-  checkOptions(operation, options, Object.keys(optionNames));
-  checkSampling(options);
+  checkOptions(operation, options, optionRules);
+  checkSampling(operation, options);
   checkStopStrings(options.stopStrings ?? [], options.tokenizer);
   requireKind(operation, "a list", { prompts });
   if (prompts.length === 0) throw new ConfigError("got no prompt.", { operation });
@@ -284,11 +278,6 @@ function check(prompts: readonly Tokens[], options: GenerateOptions): void {
         hint: "Make them of a text with tokenizer.encode, or use completeText, which takes texts.",
       });
   });
-  for (const name of ["maxNewTokens", "maxLength", "minNewTokens", "numReturnSequences"] as const) {
-    const [value, least] = [options[name] ?? 1, name === "numReturnSequences" ? 1 : 0];
-    if (!Number.isInteger(value) || value < least)
-      throw new ConfigError(`\`${name}\` (= ${value}) must be a whole number from ${least}.`, { operation, got: value });
-  }
   const { numReturnSequences = 1, seed = 0, adapters } = options;
   if (adapters && adapters.length !== prompts.length)
     throw new ConfigError(`got ${prompts.length} prompts and ${adapters.length} adapter names.`, {

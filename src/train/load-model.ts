@@ -4,7 +4,7 @@ import { quantisationConfig, quantisedTensors } from "../formats/bitsandbytes.ts
 import { diskFolder, type Folder, pathIn, readJson, wordFolder } from "../formats/folder.ts";
 import { openGguf } from "../formats/gguf.ts";
 import { ggufModel } from "../formats/gguf-model.ts";
-import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../formats/model-source.ts";
+import { type ModelSource, openSource, type SourceOptions, sourceOptionRules } from "../formats/model-source.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
 import { widenScaled } from "../formats/scaled-weight.ts";
 import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
@@ -79,7 +79,13 @@ export async function loadModel<T extends Task = "CausalLM">(
   source: ModelSource,
   options: LoadModelOptions<T> = {},
 ): Promise<LoadedModel<ModelByTask[T]>> {
-  checkOptions("loadModel", options, ["task", "labels", "dtype", "quantise", ...sourceOptionNames]);
+  checkOptions<LoadModelOptions<Task>>("loadModel", options, {
+    ...sourceOptionRules,
+    task: "a text",
+    labels: null,
+    dtype: null,
+    quantise: "an object",
+  });
   const { folder, file } = await openSource(source, "loadModel", options);
   const gguf = ggufFile(folder, file);
   const { config: stored, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);
@@ -200,7 +206,10 @@ export async function saveModel(
   config: ConfigJson,
   options: SaveOptions = {},
 ): Promise<void> {
-  const { dtype = "float32", maxShardBytes = 5e9 } = checkOptions("saveModel", options, ["dtype", "maxShardBytes"]);
+  const { dtype = "float32", maxShardBytes = 5e9 } = checkOptions("saveModel", options, {
+    dtype: null,
+    maxShardBytes: "a number above 0, or Infinity",
+  });
   requireKind("saveModel", "an object", { config });
   const narrow = narrowing[dtype];
   if (!narrow)

@@ -1,5 +1,5 @@
 /** Choosing the next token from logits, by the rules of transformers' logits processors and in their order. */
-import { ConfigError, requireKind, under, wordJson } from "../errors.ts";
+import { ConfigError, type Rules, requireKind, requireOption, under, wordJson } from "../errors.ts";
 import { threefry2x32, uniformFromBits } from "../random/threefry.ts";
 
 /** How random the choice of the next token is, and what speaks for or against a token; the most likely one when nothing is said. */
@@ -34,28 +34,30 @@ export interface SamplingContext {
 type Scores = Float64Array;
 const never = Number.NEGATIVE_INFINITY;
 
+/** What these may be. */
+export const samplingRules: Rules<SamplingOptions> = {
+  temperature: "a number from 0",
+  topK: "a whole number from 0",
+  topP: "a number above 0 up to 1",
+  minP: "a number from 0 to 1",
+  repetitionPenalty: "a number above 0",
+  noRepeatNgramSize: "a whole number from 0",
+  logitBias: "an object",
+};
+
 /** @throws {ConfigError} for a setting out of range */
-export function checkSampling(options: SamplingOptions): void {
-  const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, noRepeatNgramSize = 0, logitBias = {} } = options;
-  const temperature = temperatureOf(options);
-  const refuse = (name: string, value: unknown, rule: string) => {
-    throw new ConfigError(`\`${name}\` (= ${typeof value === "number" ? value : wordJson(value)}) must be ${rule}.`, {
-      operation: "generate",
-      got: value,
-    });
-  };
-  if (!(temperature >= 0) || !Number.isFinite(temperature)) refuse("temperature", temperature, "a number from 0");
-  if (!Number.isInteger(topK) || topK < 0) refuse("topK", topK, "a whole number from 0");
-  if (!(topP > 0 && topP <= 1)) refuse("topP", topP, "above 0 and at most 1");
-  if (!(minP >= 0 && minP <= 1)) refuse("minP", minP, "from 0 to 1");
-  if (!(repetitionPenalty > 0) || !Number.isFinite(repetitionPenalty))
-    refuse("repetitionPenalty", repetitionPenalty, "a number above 0");
-  if (!Number.isInteger(noRepeatNgramSize) || noRepeatNgramSize < 0)
-    refuse("noRepeatNgramSize", noRepeatNgramSize, "a whole number from 0");
-  for (const [token, bias] of biases(logitBias)) {
-    if (!Number.isInteger(token) || token < 0) refuse("logitBias", { [token]: bias }, "of tokens, by their numbers");
-    if (typeof bias !== "number" || Number.isNaN(bias) || bias === Number.POSITIVE_INFINITY)
-      refuse("logitBias", { [token]: bias }, "of numbers, or −Infinity");
+export function checkSampling(operation: string, options: SamplingOptions): void {
+  for (const [name, rule] of Object.entries(samplingRules)) {
+    const value = options[name as keyof SamplingOptions];
+    if (value !== undefined) requireOption(operation, rule, name, value);
+  }
+  for (const [token, bias] of biases(options.logitBias ?? {})) {
+    const refuse = (rule: string) => {
+      const got = { [token]: bias };
+      throw new ConfigError(`\`logitBias\` (= ${wordJson(got)}) must be ${rule}.`, { operation, got });
+    };
+    if (!Number.isInteger(token) || token < 0) refuse("of tokens, by their numbers");
+    if (typeof bias !== "number" || Number.isNaN(bias) || bias === Number.POSITIVE_INFINITY) refuse("of numbers, or −Infinity");
   }
 }
 
@@ -74,6 +76,7 @@ export function processLogits(logits: ArrayLike<number>, options: SamplingOption
   const operation = "processLogits";
   requireKind(operation, "a list of numbers", { logits });
   requireKind(operation, "an object", { options, context });
+  checkSampling(operation, options);
   const { tokens = [], forbidden = [] } = context;
   requireKind(operation, "a list of numbers", { tokens });
   const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, noRepeatNgramSize = 0, logitBias = {} } = options;

@@ -4,7 +4,7 @@
  */
 import { currentDevice } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
-import { ConfigError, checkOptions, FormatError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, type Rules, requireOption, ShapeError, wordShape } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
@@ -18,7 +18,7 @@ import { constantSchedule, type Schedule } from "../optim/schedule.ts";
 import { adapterNames, getAdapter } from "../peft/adapted-model.ts";
 import { adapterPenalty } from "../peft/penalty.ts";
 import { beginSchedules, type Schedules } from "../peft/schedule.ts";
-import { checkPositive, type SamplerState, type TextDataset } from "../text/dataset.ts";
+import type { SamplerState, TextDataset } from "../text/dataset.ts";
 import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
 import { checkBatch } from "./checked-batch.ts";
 import {
@@ -67,12 +67,18 @@ export interface TrainerOptions {
   readonly evaluationTokens?: number;
 }
 
-const optionNames: Readonly<Record<keyof TrainerOptions, true>> = {
-  ...{ steps: true, batchSize: true, learningRate: true, schedule: true, clipNorm: true, optimizer: true, seed: true },
-  ...{ evaluateEvery: true, evaluationTokens: true },
-};
 /** What can be set. */
-export const trainerOptionNames = Object.keys(optionNames);
+export const trainerOptionRules: Rules<TrainerOptions> = {
+  steps: "a whole number from 1",
+  batchSize: "a whole number from 1",
+  learningRate: "a number above 0",
+  schedule: "a function",
+  clipNorm: "a number above 0, or null",
+  optimizer: "a function",
+  seed: "a whole number from 0 below 2³²",
+  evaluateEvery: "a whole number from 1",
+  evaluationTokens: "a whole number from 1",
+};
 
 /** Who is told, and who can stop the run. */
 export interface RunOptions {
@@ -82,8 +88,8 @@ export interface RunOptions {
   readonly onEvaluation?: (event: EvaluationEvent) => void | Promise<void>;
 }
 
-/** Names of these. */
-export const runOptionNames: readonly (keyof RunOptions)[] = ["signal", "onStep", "onEvaluation"];
+/** What these may be. */
+export const runOptionRules: Rules<RunOptions> = { signal: "an object", onStep: "a function", onEvaluation: "a function" };
 
 /** Bytes that training takes. */
 export interface MemoryReport {
@@ -122,17 +128,10 @@ export class Trainer implements Disposable {
   /** @throws {ConfigError} when nothing of the model can be trained, or an option is out of range */
   constructor(model: TrainableModel, dataset: TextDataset | TrainingData, options: TrainerOptions) {
     const operation = "train";
-    checkOptions(operation, options, trainerOptionNames);
+    checkOptions(operation, options, trainerOptionRules);
     requireModule(operation, model);
-    const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed, evaluateEvery, evaluationTokens } = options;
-    checkPositive(operation, "steps", steps);
-    if (!(learningRate > 0) || !Number.isFinite(learningRate))
-      throw new ConfigError(`\`learningRate\` (= ${learningRate}) must be above 0.`, { operation, got: learningRate });
-    checkPositive(operation, "batchSize", batchSize);
-    if (evaluateEvery !== undefined) checkPositive(operation, "evaluateEvery", evaluateEvery);
-    if (evaluationTokens !== undefined) checkPositive(operation, "evaluationTokens", evaluationTokens);
-    if (clipNorm !== null && !(clipNorm > 0))
-      throw new ConfigError(`\`clipNorm\` (= ${clipNorm}) must be above 0, or null for no limit.`, { operation, got: clipNorm });
+    const { steps, batchSize = 8, learningRate = 1e-3, clipNorm = 1, seed } = options;
+    requireOption(operation, "a whole number from 1", "steps", steps);
     this.parameters = new Map([...model.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
     if (this.parameters.size === 0)
       throw new ConfigError("nothing of this model can be trained.", {
@@ -184,7 +183,7 @@ export class Trainer implements Disposable {
    *   have, before anything is learned from them
    */
   async run(options: RunOptions = {}): Promise<TrainingResult> {
-    checkOptions("run", options, runOptionNames);
+    checkOptions("run", options, runOptionRules);
     const { signal, onStep, onEvaluation } = options;
     const { evaluateEvery } = this.#options;
     const evaluateNow = async () => {

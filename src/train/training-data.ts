@@ -106,7 +106,10 @@ export interface TensorDatasetOptions {
  * await finetune(model, data, { steps: 2 });
  */
 export function tensorDataset(columns: Readonly<Record<string, Column>>, options: TensorDatasetOptions = {}): TrainingData {
-  const { heldOut = 0, seed = 0 } = checkOptions("tensorDataset", options, ["heldOut", "seed"]);
+  const { heldOut = 0, seed = 0 } = checkOptions("tensorDataset", options, {
+    heldOut: "a number from 0 below 1",
+    seed: "a whole number from 0 below 2³²",
+  });
   const operation = "tensorDataset";
   requireKind(operation, "an object", { columns });
   for (const [name, column] of Object.entries(columns)) {
@@ -115,8 +118,6 @@ export function tensorDataset(columns: Readonly<Record<string, Column>>, options
   }
   const labels = columns["labels"];
   if (!labels) throw new ConfigError("there is no column `labels`.", { operation, got: Object.keys(columns) });
-  if (!(heldOut >= 0 && heldOut < 1))
-    throw new ConfigError(`\`heldOut\` (= ${heldOut}) must be a share in [0, 1).`, { operation, got: heldOut });
   const rows = labels.shape[0] ?? 0;
   for (const [name, { values, shape }] of Object.entries(columns)) {
     if (!(values instanceof Float32Array || values instanceof Int32Array))

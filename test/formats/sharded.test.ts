@@ -134,7 +134,7 @@ describe("a checkpoint", () => {
 
   it("refuses shards of no size", async () => {
     await expect(writeCheckpoint(join(root, "x"), three, { maxShardBytes: 0 })).rejects.toThrow(
-      "`maxShardBytes` (= 0) must be positive.",
+      "`maxShardBytes` (= 0) must be a number above 0, or Infinity.",
     );
   });
 

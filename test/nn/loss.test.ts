@@ -174,9 +174,11 @@ onReference("what is refused", () => {
 
   test("settings out of range", () => {
     const [x, at] = [randn([2, 3]), integers([1, 2])];
-    expect(() => crossEntropy(x, at, { labelSmoothing: 2 })).toThrow("crossEntropy: `labelSmoothing` (= 2) must be in 0…1.");
+    expect(() => crossEntropy(x, at, { labelSmoothing: 2 })).toThrow(
+      "crossEntropy: `labelSmoothing` (= 2) must be a number from 0 to 1.",
+    );
     expect(() => crossEntropy(x, at, { reduction: "average" as never })).toThrow('must be "mean", "sum" or "none".');
     expect(() => huberLoss(x, x, { delta: 0 })).toThrow(ConfigError);
-    expect(() => smoothL1Loss(x, x, { beta: -1 })).toThrow("`beta` (= -1) must be at least 0.");
+    expect(() => smoothL1Loss(x, x, { beta: -1 })).toThrow("`beta` (= -1) must be a number from 0.");
   });
 });

@@ -244,12 +244,12 @@ describe("schedules", () => {
     expect(() => warmupStableDecaySchedule({ ...stable, decay: "linaer" as "linear" })).toThrow(
       'warmupStableDecaySchedule: `decay` (= "linaer") must be "linear" or "cosine" or "1-sqrt".',
     );
-    expect(() => warmupStableDecaySchedule({ ...stable, minRatio: 2 })).toThrow("`minRatio` (= 2) must be from 0 to 1.");
+    expect(() => warmupStableDecaySchedule({ ...stable, minRatio: 2 })).toThrow("`minRatio` (= 2) must be a number from 0 to 1.");
     expect(() => oneCycleSchedule({ max: 1, totalSteps: 10, divFactor: 0 })).toThrow(
       "`divFactor` (= 0) must be a number above 0.",
     );
     expect(() => oneCycleSchedule({ max: 1, totalSteps: 10, warmupShare: 30 })).toThrow(
-      "`warmupShare` (= 30) must be from 0 to 1.",
+      "`warmupShare` (= 30) must be a number from 0 to 1.",
     );
     expect(oneCycleSchedule({ max: 1, totalSteps: 10, warmupShare: 0.1 })(0, 0)).toBe(1);
   });

@@ -103,7 +103,7 @@ it.each<[string, Partial<LayerMethod<Config, "g">>, string]>([
 });
 
 it("refuses to try nothing", async () => {
-  await expect(checkMethod(method(), { cases: 0 })).rejects.toThrow("`cases` (= 0) must be a positive integer");
+  await expect(checkMethod(method(), { cases: 0 })).rejects.toThrow("`cases` (= 0) must be a whole number from 1");
 });
 
 it("is loaded from its files where it is registered, and a type is one method's", async () => {

@@ -86,7 +86,7 @@ const cases: Case[] = [
   ["clamp: options are an object, got 0. Write { min, max }.", () => of(3).clamp(0, 1), ConfigError],
   ["maxPool2d: options are an object, got undefined.", () => L.maxPool2d(of(1, 3, 3)), ConfigError],
   [
-    "conv1d: `groups` (= 0) must be a positive integer.",
+    "conv1d: `groups` (= 0) must be a whole number from 1.",
     () => L.conv1d(of(1, 2, 3), of(2, 2, 1), null, { groups: 0 }),
     ConfigError,
   ],
@@ -170,7 +170,7 @@ const cases: Case[] = [
   ['to: needs a device, got "wasm". Make one with devices.wasm() or devices.reference().', () => of(3).to("wasm"), DeviceError],
   ['useDevice: needs a device, got "wasm".', () => L.useDevice("wasm"), DeviceError],
   ["wasm: `thread` is not an option. Did you mean `threads`?", () => L.createWasm({ thread: 2 }), ConfigError],
-  ["wasm: `maximumBytes` (= -5) must be a positive number.", () => L.createWasm({ maximumBytes: -5 }), ConfigError],
+  ["wasm: `maximumBytes` (= -5) must be a number above 0, or Infinity.", () => L.createWasm({ maximumBytes: -5 }), ConfigError],
 ];
 
 describe("errors when called", () => {

@@ -121,10 +121,7 @@ describe("errors", () => {
       "uniform: `low` (= 1) and `high` (= 0) must be numbers with low ≤ high.",
       () => random.uniform(random.key(0), [1], { low: 1, high: 0 }),
     ],
-    [
-      "normal: `mean` (= 0) and `std` (= -1) must be numbers, `std` from 0.",
-      () => random.normal(random.key(0), [1], { std: -1 }),
-    ],
+    ["normal: `std` (= -1) must be a number from 0.", () => random.normal(random.key(0), [1], { std: -1 })],
     ["torchRandperm: ", () => random.torchRandperm(-1)],
     ["dropoutMask: `p` (= 1) must be at least 0 and below 1.", () => random.dropoutMask(random.key(0), [1], 1)],
   ])("%s", (message, act) => expect(act).toThrow(message));

@@ -68,7 +68,7 @@ describe("textDataset", () => {
         "Use a smaller `window`, hold out less, or give more text.",
     );
     expect(() => textDataset(alphabet, letters, { window: 0 })).toThrow(
-      "textDataset: `window` (= 0) must be a positive integer.",
+      "textDataset: `window` (= 0) must be a whole number from 1.",
     );
     expect(() => textDataset(alphabet, letters, { window: 4, stride: 1.5 })).toThrow("`stride` (= 1.5)");
     expect(() => textDataset(alphabet, letters, { window: 4, heldOut: 1 })).toThrow(
@@ -76,7 +76,7 @@ describe("textDataset", () => {
     );
     expect(() => textDataset(alphabet, letters, { window: 4, seed: -1 })).toThrow("`seed` (= -1)");
     const dataset = textDataset(alphabet, letters, { window: 4, heldOut: 0 });
-    expect(() => dataset.batches({ batchSize: 0 })).toThrow("batches: `batchSize` (= 0) must be a positive integer.");
+    expect(() => dataset.batches({ batchSize: 0 })).toThrow("batches: `batchSize` (= 0) must be a whole number from 1.");
     expect(() => [...dataset.evaluationBatches({ batchSize: 1 })]).toThrow("evaluationBatches: nothing was held out.");
   });
 });

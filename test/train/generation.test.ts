@@ -273,7 +273,7 @@ onReference("what is refused", () => {
   test.each([
     [[1], { temperature: -1 }, "complete: `temperature` (= -1) must be a number from 0."],
     [[1], { topK: 1.5 }, "complete: `topK` (= 1.5) must be a whole number from 0."],
-    [[1], { topP: 0 }, "complete: `topP` (= 0) must be above 0 and at most 1."],
+    [[1], { topP: 0 }, "complete: `topP` (= 0) must be a number above 0 up to 1."],
     [[1], { maxNewTokens: -2 }, "complete: `maxNewTokens` (= -2) must be a whole number from 0."],
     [[1], { minNewTokens: 0.5 }, "complete: `minNewTokens` (= 0.5) must be a whole number from 0."],
     [[1], { maxLength: -1 }, "complete: `maxLength` (= -1) must be a whole number from 0."],

@@ -29,7 +29,7 @@ describe("logits are changed as by transformers", () => {
         ...(do_sample ? { temperature: (rest["temperature"] as number | undefined) ?? 1 } : { temperature: 0 }),
         logitBias: bias,
       };
-      checkSampling(options);
+      checkSampling("generate", options);
       const got = [...processLogits(logits, options, { tokens })];
       expect(got.map((score) => score === Number.NEGATIVE_INFINITY)).toEqual(scores.map((score) => score === null));
       got.forEach((score, token) => {
@@ -149,14 +149,14 @@ describe("sampleToken", () => {
   test.each<[SamplingOptions, string]>([
     [{ temperature: -1 }, "generate: `temperature` (= -1) must be a number from 0."],
     [{ topK: 1.5 }, "generate: `topK` (= 1.5) must be a whole number from 0."],
-    [{ topP: 0 }, "generate: `topP` (= 0) must be above 0 and at most 1."],
-    [{ minP: 2 }, "generate: `minP` (= 2) must be from 0 to 1."],
+    [{ topP: 0 }, "generate: `topP` (= 0) must be a number above 0 up to 1."],
+    [{ minP: 2 }, "generate: `minP` (= 2) must be a number from 0 to 1."],
     [{ repetitionPenalty: 0 }, "generate: `repetitionPenalty` (= 0) must be a number above 0."],
     [{ noRepeatNgramSize: -1 }, "generate: `noRepeatNgramSize` (= -1) must be a whole number from 0."],
     [{ logitBias: { a: 1 } as never }, 'generate: `logitBias` (= {"NaN":1}) must be of tokens, by their numbers.'],
     [{ logitBias: { 3: Number.NaN } }, "must be of numbers, or −Infinity."],
   ])("%o is refused", (options, message) => {
-    expect(() => checkSampling(options)).toThrow(message);
-    expect(() => checkSampling(options)).toThrow(ConfigError);
+    expect(() => checkSampling("generate", options)).toThrow(message);
+    expect(() => checkSampling("generate", options)).toThrow(ConfigError);
   });
 });

@@ -226,10 +226,10 @@ describe("on wasm", () => {
       }),
     );
     expect(() => new Trainer(smallModel(), smallDataset(), { ...options, steps: 0 })).toThrow(
-      "train: `steps` (= 0) must be a positive integer.",
+      "train: `steps` (= 0) must be a whole number from 1.",
     );
     expect(() => new Trainer(smallModel(), smallDataset(), { ...options, learningRate: -1 })).toThrow(
-      "train: `learningRate` (= -1) must be above 0.",
+      "train: `learningRate` (= -1) must be a number above 0.",
     );
   });
 
@@ -258,9 +258,11 @@ describe("on wasm", () => {
     expect(() => new Trainer(model, data, misspelled)).toThrow("`learningrate` is not an option");
     for (const name of ["evaluationTokens", "evaluateEvery", "batchSize", "steps"])
       expect(() => new Trainer(model, data, { steps: 1, [name]: 0 })).toThrow(
-        `train: \`${name}\` (= 0) must be a positive integer.`,
+        `train: \`${name}\` (= 0) must be a whole number from 1.`,
       );
-    expect(() => new Trainer(model, data, { steps: 1, clipNorm: 0 })).toThrow("train: `clipNorm` (= 0) must be above 0, or null");
+    expect(() => new Trainer(model, data, { steps: 1, clipNorm: 0 })).toThrow(
+      "train: `clipNorm` (= 0) must be a number above 0, or null",
+    );
     await expect(evaluate(model, data, { batchsize: 2 } as object)).rejects.toThrow("Did you mean `batchSize`?");
   });
 

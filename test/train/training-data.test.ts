@@ -241,7 +241,7 @@ it("labels that are held out are as many as are judged", async () => {
   await evaluate(model, texts(classes), { batchSize: 3, onProgress: (share) => shares.push(share) });
   expect(shares).toEqual([3 / 8, 6 / 8, 1]);
   await expect(evaluate(model, texts(classes), { batchSize: 0 })).rejects.toThrow(
-    "evaluate: `batchSize` (= 0) must be a positive integer.",
+    "evaluate: `batchSize` (= 0) must be a whole number from 1.",
   );
 });
 
@@ -251,6 +251,6 @@ it("refuses what does not fit together", () => {
   expect(() => tensorDataset({ labels: { values: new Float64Array(2), shape: [2] } })).toThrow(
     "must be a Float32Array or an Int32Array",
   );
-  expect(() => tensorDataset({ labels: classes }, { heldOut: 1 })).toThrow("must be a share in [0, 1)");
+  expect(() => tensorDataset({ labels: classes }, { heldOut: 1 })).toThrow("`heldOut` (= 1) must be a number from 0 below 1.");
   expect(() => [...tensorDataset({ labels: classes }).evaluationBatches({ batchSize: 2 })]).toThrow("nothing is held out");
 });

@@ -76,7 +76,7 @@ export interface ReferenceOptions {
 
 /** @returns a device that computes every float in float64, whatever the dtype says */
 export function createReference(options: ReferenceOptions = {}): Device {
-  checkOptions("createReference", options, ["fuse"]);
+  checkOptions("createReference", options, { fuse: "true or false" });
   const executables = new Map<string, Compiled>();
   const compiled = (key: string, compile: () => Compiled): Compiled => {
     const executable = executables.get(key) ?? compile();

@@ -69,7 +69,12 @@ interface Launch extends Dispatch {
  * device.about   // "wasm: 2 threads, relaxed SIMD, shared memory"
  */
 export function createWasm(options: WasmOptions = {}): Device {
-  checkOptions("wasm", options, ["threads", "relaxedSimd", "shared", "maximumBytes"]);
+  checkOptions("wasm", options, {
+    threads: "a whole number from 1",
+    relaxedSimd: "true or false",
+    shared: "true or false",
+    maximumBytes: "a number above 0, or Infinity",
+  });
   if (!features().simd)
     throw new DeviceError("this engine has no 128-bit WebAssembly SIMD.", { operation: "wasm", hint: 'Use device "reference".' });
   return new WasmDevice(options);

@@ -71,19 +71,19 @@ export interface CombineOptions extends NewAdapter, Partial<CombinationSettings>
  * combineAdapters(model, { adapters: ["poet", "lawyer"], weights: [0.7, 0.3], type: "ties_svd", density: 0.2, name: "both" })
  */
 export function combineAdapters(model: Module, options: CombineOptions): Adapter {
-  checkOptions(operation, options, [
-    "adapters",
-    "weights",
-    "type",
-    "svdRank",
-    "svdClamp",
-    "seed",
-    "name",
-    "trainable",
-    "density",
-    "majoritySignMethod",
-    "mask",
-  ]);
+  checkOptions(operation, options, {
+    adapters: "a list of texts",
+    weights: null,
+    type: null,
+    svdRank: "a whole number from 1",
+    svdClamp: "a number",
+    seed: "a whole number",
+    name: "a text",
+    trainable: "true or false",
+    density: "a number",
+    majoritySignMethod: null,
+    mask: "a function",
+  });
   const { adapters: names, weights, name, seed = 0 } = options;
   requireKind(operation, "a list", { adapters: names, weights });
   adaptedModel(model, operation);

@@ -39,16 +39,18 @@ export interface ConvertOptions extends NewAdapter {
  * convertToLora(model, { adapter: "default", energy: 0.99, name: "as-lora" })
  */
 export function convertToLora(model: Module, options: ConvertOptions): Adapter {
-  checkOptions(operation, options, ["adapter", "rank", "energy", "name", "trainable"]);
+  checkOptions(operation, options, {
+    adapter: "a text",
+    rank: "a whole number from 1",
+    energy: "a number above 0 up to 1",
+    name: "a text",
+    trainable: "true or false",
+  });
   const { adapter: source, name, rank, energy } = options;
   const adapter = getAdapter(model, source, operation);
   const { config, layers, method, saved, residual, biases } = adapter;
   if ((rank === undefined) === (energy === undefined))
     throw new ConfigError("give either `rank` or `energy`.", { operation, got: { rank, energy } });
-  if (rank !== undefined && !(Number.isInteger(rank) && rank > 0))
-    throw new ConfigError(`\`rank\` (= ${rank}) must be a positive integer.`, { operation, got: rank });
-  if (energy !== undefined && !(energy > 0 && energy <= 1))
-    throw new ConfigError(`\`energy\` (= ${energy}) must be above 0 and at most 1.`, { operation, got: energy });
   if (saved.size > 0 || biases.size > 0 || residual || layers.size === 0)
     throw new ConfigError(
       `the adapter "${source}" (${method.peftType}) is more than changes of layers, which is all that LoRA is.`,

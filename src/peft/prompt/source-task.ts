@@ -1,7 +1,7 @@
 /** What multitask prompts of other tasks have learned, from which one for a new task may start. */
 import { ConfigError, checkOptions } from "../../errors.ts";
 import { pathIn } from "../../formats/folder.ts";
-import { type ModelSource, openSource, type SourceOptions, sourceOptionNames } from "../../formats/model-source.ts";
+import { type ModelSource, openSource, type SourceOptions, sourceOptionRules } from "../../formats/model-source.ts";
 import { readSafetensors } from "../../formats/safetensors.ts";
 import { toFloat32 } from "../../graph/dtype.ts";
 import type { Shape } from "../../graph/shape.ts";
@@ -23,7 +23,7 @@ const weightsFile = "adapter_model.safetensors";
  */
 export async function readSourceTasks(source: ModelSource, options: SourceOptions = {}): Promise<SourceTasks> {
   const operation = "readSourceTasks";
-  checkOptions(operation, options, sourceOptionNames);
+  checkOptions(operation, options, sourceOptionRules);
   const { folder, file = weightsFile } = await openSource(source, operation, options);
   if (!file.endsWith(".safetensors"))
     throw new ConfigError(`${pathIn(folder, file)} is no safetensors file.`, {

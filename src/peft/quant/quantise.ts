@@ -43,7 +43,12 @@ export interface QuantiseReport {
  */
 export function quantise(model: Module, options: QuantiseOptions = {}): QuantiseReport {
   const operation = "quantise";
-  checkOptions(operation, options, ["type", "blockSize", "doubleQuantise", "skip"]);
+  checkOptions(operation, options, {
+    type: null,
+    blockSize: "a whole number from 1",
+    doubleQuantise: "true or false",
+    skip: "a list of texts",
+  });
   const quantiser = quantiserOptions(operation, options);
   if (adaptersOf(model))
     throw new ConfigError("this model has adapters on it.", { operation, hint: "Quantise first, then attach." });

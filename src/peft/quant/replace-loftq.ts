@@ -34,7 +34,10 @@ export async function replaceLoraWeightsLoftq(
   folder: string,
   options: ReplaceLoftqOptions = {},
 ): Promise<string[]> {
-  const { name = defaultAdapterName, keep } = checkOptions("replaceLoraWeightsLoftq", options, ["name", "keep"]);
+  const { name = defaultAdapterName, keep } = checkOptions("replaceLoraWeightsLoftq", options, {
+    name: "a text",
+    keep: "a function",
+  });
   const operation = "replaceLoraWeightsLoftq";
   const layers = [...getAdapter(model, name, operation).layers].flatMap(([path, layer]) => {
     const { parameters } = layer.adapters.get(name)!;

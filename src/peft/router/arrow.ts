@@ -54,7 +54,13 @@ export async function loadArrow(
   experts: ModelSource | readonly ModelSource[],
   options: ArrowOptions = {},
 ): Promise<readonly Adapter[]> {
-  checkOptions(operation, options, ["topK", "routerTemperature", "general", "useGks", "seed"]);
+  checkOptions(operation, options, {
+    topK: "a whole number from 1",
+    routerTemperature: "a number",
+    general: "a list",
+    useGks: "true or false",
+    seed: "a whole number",
+  });
   refuseAdapted(model, operation);
   const found = Array.isArray(experts)
     ? { tasks: named("task", experts), general: named("gks", options.general ?? []), options: {} as Partial<ArrowConfig> }

@@ -16,7 +16,7 @@ import { type CausalLMInputs, continuesText } from "../../models/causal-lm.ts";
 import { type Module, Parameter } from "../../nn/module.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { type Adapted, adaptedModel, adaptersOf, baseModules, getAdapter } from "../adapted-model.ts";
-import { type LoadOptions, loadOptionNames, saveAdapter } from "../adapter-file.ts";
+import { type LoadOptions, loadOptionRules, saveAdapter } from "../adapter-file.ts";
 import { toCamel, toFileConfig } from "../method-config.ts";
 import { drawLinear } from "../prompt/linear-start.ts";
 import { type ExpertSource, installExperts, readExperts, refuseAdapted } from "./expert.ts";
@@ -41,7 +41,7 @@ export async function createXlora(
   config: Partial<XloraConfig> = {},
   options: XloraOptions = {},
 ): Promise<void> {
-  const { seed = 0 } = checkOptions("createXlora", options, ["seed"]);
+  const { seed = 0 } = checkOptions("createXlora", options, { seed: "a whole number" });
   const operation = "createXlora";
   requireKind(operation, "an object", { adapters, config });
   const sources = Object.values(adapters).map((source, i) => ({ source, name: `${i}` }));
@@ -63,7 +63,8 @@ export interface XloraLoadOptions extends Omit<LoadOptions, "name"> {
  */
 export async function loadXlora(model: Module, source: ModelSource, options: XloraLoadOptions = {}): Promise<readonly string[]> {
   const operation = "loadXlora";
-  checkOptions(operation, options, ["adapters", ...loadOptionNames]);
+  const { name: _, ...otherRules } = loadOptionRules;
+  checkOptions(operation, options, { ...otherRules, adapters: "a list" });
   const { trainable = false, seed = 0, adapters, ...where } = options;
   const { config, tensors, warnings } = await under(operation, () => readAdapter<ConfigSchema>(source, [schema], where));
   const given = toCamel(config) as XloraConfig;
@@ -182,7 +183,7 @@ export async function saveXlora(
   folder: FolderTarget,
   options: { readonly baseModel?: string } = {},
 ): Promise<void> {
-  const { baseModel } = checkOptions("saveXlora", options, ["baseModel"]);
+  const { baseModel } = checkOptions("saveXlora", options, { baseModel: "a text" });
   const { config, names, own } = placeOf(model, "saveXlora");
   const tensors = new Map<string, TensorToWrite>();
   for (const [name, { stored }] of own)
