@@ -1,5 +1,5 @@
 /** Distances between tokens as a few numbers, each of which has a learned bias in T5's attention. */
-import { checkOptions, requireKind } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import { add, cast, less, max, neg, sub, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import { Tensor } from "../graph/node.ts";
@@ -39,6 +39,11 @@ export function relativeBuckets(queries: number, keys: number, options: Relative
   const ahead = sub(reshape(iota([keys]), [1, keys]), offset ? add(query, offset) : query);
   const own = isCausal ? buckets : Math.floor(buckets / 2);
   const exact = Math.floor(own / 2);
+  if (maxDistance <= exact)
+    throw new ConfigError(
+      `\`maxDistance\` (= ${maxDistance}) must be above the ${exact} distances that have buckets of their own.`,
+      { operation: "relativeBuckets", got: maxDistance },
+    );
   const distance = isCausal ? max(neg(ahead), whole(0)) : abs(ahead);
   const passed = firstDistances(own, exact, maxDistance).map((first) => cast(less(whole(first - 1), distance), "int32"));
   const bucket = passed.reduce(add, minimum(distance, whole(exact)));
