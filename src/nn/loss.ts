@@ -3,13 +3,13 @@ import { downloadSync } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
-import { add, and, cast, div, equal, exp, less, log, max, mul, neg, sub, where } from "../graph/elementwise.ts";
+import { add, and, cast, div, equal, exp, less, log, mul, neg, sub, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import { requireTensors, Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
-import { abs, log1p } from "../tensor/math.ts";
+import { abs, softplus } from "../tensor/math.ts";
 import { logSumExp, mean, sum } from "../tensor/statistics.ts";
 
 /** What becomes of the losses of all elements: their mean, their sum, or nothing. */
@@ -238,8 +238,7 @@ export function binaryCrossEntropyWithLogits(
     reduction: null,
   });
   checkSame("binaryCrossEntropyWithLogits", x, target);
-  // ln(1 + e^−x) = ln(1 + e^−|x|) + max(−x, 0)
-  const softplusOfNegative = add(log1p(exp(neg(abs(x)))), max(neg(x), number(x, 0)));
+  const softplusOfNegative = softplus(neg(x)); // whose derivatives know no kink at 0, where training begins
   const rest = mul(sub(number(x, 1), target), x);
   const factor = posWeight ? add(number(x, 1), mul(sub(posWeight, number(x, 1)), target)) : null;
   return reduceLoss(

@@ -122,6 +122,9 @@ export abstract class Optimizer<Options extends LearningRate> {
       const settings: Options = { ...defaults, ...defined(options), ...defined(given) };
       nonNegative(operation, "lr", settings.lr);
       this.check(settings);
+      const dtype = own.some((parameter) => parameter.dtype === "float64") ? "float64" : "float32";
+      const scalar = (value: number) =>
+        new Variable(upload(currentDevice(), dtypes[dtype].array.of(value), [], dtype), { requiresGrad: false });
       const counters = Object.entries(this.counters(settings)).map(([name, first]) => [name, scalar(first)] as const);
       return { parameters: own, options: settings, lr: scalar(settings.lr), counters: Object.fromEntries(counters) };
     });
@@ -211,9 +214,10 @@ export abstract class Optimizer<Options extends LearningRate> {
     for (const group of this.groups) {
       const value = typeof lr === "number" ? lr : lr(group.options.lr);
       nonNegative(this.#operation, "lr", value);
-      const { storage } = group.lr.stored;
+      const { storage, dtype } = group.lr.stored;
+      const values = dtypes[dtype as "float32" | "float64"].array.of(value);
       // in place: a new tensor would have another address, and every compiled step would be bound to it anew
-      (storage!.device as Device).upload(Float32Array.of(value), "float32", { buffer: storage!.buffer as Buffer, offset: 0 });
+      (storage!.device as Device).upload(values, dtype, { buffer: storage!.buffer as Buffer, offset: 0 });
     }
   }
 
@@ -288,9 +292,6 @@ export abstract class Optimizer<Options extends LearningRate> {
 
 /** First value of something kept for a parameter; of the parameter's shape unless it says another. */
 export type Slot = number | { readonly shape: readonly number[]; readonly value: number };
-
-const scalar = (value: number): Variable =>
-  new Variable(upload(currentDevice(), Float32Array.of(value), [], "float32"), { requiresGrad: false });
 
 /** The gradient of the loss with ½·weightDecay·‖p‖² added: what most optimisers but AdamW call weight decay. */
 export const withDecay = (gradient: Tensor, parameter: Tensor, weightDecay: number): Tensor =>

@@ -14,6 +14,7 @@ import {
   negativeLogLikelihood,
   smoothL1Loss,
 } from "../../src/nn/loss.ts";
+import { hvp } from "../../src/tensor/derivative.ts";
 import { sigmoid } from "../../src/tensor/math.ts";
 import { logSoftmax } from "../../src/tensor/statistics.ts";
 import { onEveryDevice } from "../devices.ts";
@@ -155,6 +156,13 @@ onReference("derivatives are those of central differences", () => {
     const target = tensor([0.1, 0.9, 0.3, 0.5]);
     for (const loss of [mseLoss, l1Loss, huberLoss, smoothL1Loss, binaryCrossEntropyWithLogits, klDivergence])
       expect(gradientError((x) => loss(x, target), [[4]])).toBeLessThan(1e-7);
+  });
+
+  test("binary cross-entropy is curved by σ(1 − σ) everywhere, at 0 too, where training begins", () => {
+    const target = tensor([0.1, 0.9, 1], [3], "float64");
+    const [x, v] = [tensor([0, 3, 0], [3], "float64"), tensor([1, 1, 1], [3], "float64")];
+    const curvature = hvp((z) => binaryCrossEntropyWithLogits(z, target, { reduction: "sum" }), x, v);
+    expect(values(curvature)).toEqual([0.25, expect.closeTo(0.045176659730912, 12), 0.25]);
   });
 });
 

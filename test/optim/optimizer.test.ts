@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { backward } from "../../src/autograd/grad.ts";
+import { currentDevice } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import { ConfigError, FormatError, ShapeError } from "../../src/errors.ts";
 import { copy, mul, sub } from "../../src/graph/elementwise.ts";
@@ -93,6 +94,16 @@ onEveryDevice(() => {
     optimizer.zeroGrad();
     expect(p.grad).toBeNull();
     expect(() => optimizer.step()).toThrow("SGD: no parameter has a gradient. Call backward(loss) first, or pass gradients.");
+  });
+
+  test("the rate of float64 parameters is float64", () => {
+    if (currentDevice().name !== "reference") return;
+    const p = new Parameter(tensor([1], [1], "float64"));
+    const optimizer = new SGD([p], { lr: 0.1 });
+    optimizer.step(new Map([[p, tensor([1], [1], "float64")]]));
+    optimizer.setLearningRate(0.01);
+    optimizer.step(new Map([[p, tensor([1], [1], "float64")]]));
+    expect(values(p.stored)[0]).toBeCloseTo(0.89, 14);
   });
 
   test("groups have settings of their own, and a parameter without a gradient stays", () => {
