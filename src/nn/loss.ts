@@ -43,7 +43,7 @@ function checkSame(operation: string, x: Tensor, target: Tensor): void {
 
 /** Which rows count, and how much. */
 export interface CrossEntropyOptions {
-  /** Rows with this target count neither in the sum nor in the mean. */
+  /** Rows with this target count neither in the sum nor in the mean; −100 when absent, as in PyTorch. */
   readonly ignoreIndex?: number;
   /** ε: the target is (1 − ε)·one-hot + ε/C. */
   readonly labelSmoothing?: number;
