@@ -245,7 +245,8 @@ export class BertModel extends Module implements Backbone {
   forward(inputs: EncoderInputs): EncoderStates {
     checkTextInputs(this.sizes, inputs);
     const x = this.embeddings.forward(inputs);
-    return encode(this.embeddings_project?.forward(x) ?? x, this.encoder.layer, inputs);
+    const states = encode(this.embeddings_project?.forward(x) ?? x, this.encoder.layer, inputs);
+    return { ...states, ...(this.pooler && { poolerOutput: this.pooler.forward(firstToken(states.lastHiddenState)) }) };
   }
 }
 
@@ -257,7 +258,7 @@ const publishedPath = (name: string): string | null =>
 
 interface BertFamilyOptions {
   readonly variant?: BertVariant;
-  /** Whether there is one. */
+  /** Whether there is one: where no output layer is behind it only when absent. */
   readonly pooler?: boolean;
   /** The path of what checkpoints call otherwise, all names beginning in the model; `null` for what is left unread. */
   readonly pathOf?: (name: string) => string | null;
@@ -266,11 +267,12 @@ interface BertFamilyOptions {
 /** What output layers need to know of BERT and its relatives. */
 export const bertFamily = <Name extends string>(
   name: Name,
-  { variant = bert, pooler = false, pathOf = publishedPath }: BertFamilyOptions = {},
+  { variant = bert, pooler, pathOf = publishedPath }: BertFamilyOptions = {},
 ): Family<Name, BertConfig, BertModel> => ({
   name,
+  alone: () => bertFamily(name, { variant, pooler: pooler ?? true, pathOf }),
   read: (config) => readOnce(config, "hiddenSize", (json) => bertConfig(json, variant)),
-  build: (config, init = normal({ std: config.initializerRange })) => new BertModel(config, init, { pooler }),
+  build: (config, init = normal({ std: config.initializerRange })) => new BertModel(config, init, { pooler: pooler ?? false }),
   reader: (model) => model,
   std: ({ initializerRange }) => initializerRange,
   pathOf: (path) => (!pooler && path.startsWith(`${name}.pooler.`) ? null : pathOf(path)),

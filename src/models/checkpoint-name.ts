@@ -10,6 +10,9 @@ const replaceable = /^(head|decoder|generator_\w+|discriminator_\w+)\.|(^|\.)poo
 /** Whether a path leads into an output layer, or into what gathers states for it. */
 export const isOfOutput = (path: string): boolean => outputs.test(path) || replaceable.test(path);
 
+/** What stands behind the layers of some models and is missing in checkpoints of others. */
+export const isOfPooler = (path: string): boolean => /^pooler\./.test(path);
+
 /** Where in a model everything but its output layer is. */
 export interface NamedPart extends Pick<CheckpointNames, "nameOf" | "partsOf"> {
   /** Property under which it is: the first step of the paths of its parameters. */

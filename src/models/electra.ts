@@ -21,6 +21,7 @@ const variant: BertVariant = {
 /** The discriminator's own output layer, which tells replaced words, is not read. */
 const family = bertFamily("electra", {
   variant,
+  pooler: false,
   pathOf: (path) =>
     path.startsWith("electra.discriminator_predictions.") ? null : path.replace(/^electra\.(generator_\w+\.)/, "$1"),
 });

@@ -20,6 +20,8 @@ export interface EncoderStates {
   readonly lastHiddenState: Tensor;
   /** The embeddings, then the state after each layer. */
   readonly hiddenStates: readonly Tensor[];
+  /** [B, C]: what a pooler makes of the first token's state, in models that have one. */
+  readonly poolerOutput?: Tensor;
 }
 
 /**

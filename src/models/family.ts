@@ -39,6 +39,8 @@ export interface Family<Name extends string, Config, Base extends Module> extend
   reader(base: Base): Reader;
   /** The path of what a checkpoint calls so, where that differs; `null` for what is left unread. */
   pathOf?(name: string, config?: Config): string | null;
+  /** The family as it is without output layers, where that has parts which some of them do without. */
+  alone?(): Family<Name, Config, Base>;
   /** Standard deviation of the first values of an output layer's matrices. */
   std(config: Config): number;
 }
@@ -56,7 +58,14 @@ export interface Head<Name extends string, Config, Base, Parts> {
 }
 
 /** A class of models. @throws {ConfigError} for a missing key of `config` and for values that are not supported */
-export type ClassOf<Model, Config> = new (config: Config | ConfigJson, options?: { readonly init?: Initializer }) => Model;
+export type ClassOf<Model, Config> = (new (
+  config: Config | ConfigJson,
+  options?: { readonly init?: Initializer },
+) => Model) & { readonly family: AnyFamily };
+
+/** A family of models, of whichever parts. */
+// biome-ignore lint/suspicious/noExplicitAny: the types of its parts are the family's own matter
+export type AnyFamily = Family<string, any, any>;
 
 function headed<Name extends string, Config, Base extends Module, Parts extends object, Inputs, Output>(
   name: string,
@@ -68,6 +77,7 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
   // the names of the parts are data, so that the type system cannot find them in the class
   const self = (model: Module): Self => model as Self;
   class WithHead extends Module implements CheckpointNames {
+    static readonly family = family;
     readonly config: Config;
 
     constructor(config: Config | ConfigJson, options: { readonly init?: Initializer } = {}) {

@@ -96,6 +96,7 @@ export { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenCl
 export { T5ForConditionalGeneration } from "./t5.ts";
 export { type T5Config, t5Config } from "./t5-config.ts";
 export {
+  type FeatureExtractor,
   type ImageClassifier,
   type ImageInputs,
   type MaskedLM,

@@ -289,6 +289,7 @@ export class LlamaForCausalLM extends DecoderLM {
 /** The class of another member of the family that gives logits of the next token. */
 export function llamaCausalLM(name: string, member: LlamaFamilyMember): ClassOf<LlamaForCausalLM, LlamaConfig> {
   class MemberForCausalLM extends LlamaForCausalLM {
+    static readonly family = llamaFamily(member);
     constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
       super(config, options, member);
     }

@@ -1,11 +1,14 @@
 /** The models there are, by the `model_type` of their `config.json`. */
 import { ConfigError, checkOptions, isRecord, nearestName, requireKind, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
+import type { Module } from "../nn/module.ts";
 import { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import type { ConfigJson } from "./config-reader.ts";
 import { DebertaV2ForMaskedLM, DebertaV2ForSequenceClassification, DebertaV2ForTokenClassification } from "./deberta-v2.ts";
 import { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification } from "./distilbert.ts";
 import { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification } from "./electra.ts";
+import type { AnyFamily } from "./family.ts";
+import { withoutOutput } from "./feature-extractor.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 import { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
 import { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3.ts";
@@ -44,7 +47,10 @@ import { type ModelByTask, type Task, taskOf } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
 
 /** A class that builds a model from a config.json. */
-type ModelClass<T extends Task = Task> = new (config: ConfigJson, options: { readonly init?: Initializer }) => ModelByTask[T];
+type ModelClass<T extends Task = Task> = (new (
+  config: ConfigJson,
+  options: { readonly init?: Initializer },
+) => ModelByTask[T]) & { readonly family?: AnyFamily };
 
 /** Classes by their names, whose ending says what they are for. */
 interface ModelClasses {
@@ -122,22 +128,8 @@ export function withLabels(config: ConfigJson, task: Task, labels: number | read
   };
 }
 
-/**
- * Builds the model that a `config.json` describes.
- *
- * @param options.init first values of its matrices; zeros, for loading a checkpoint, when absent
- * @param options.task what the caller wants the model for; `"CausalLM"`, continuing a text, when absent
- * @throws {ConfigError} when the model type or architecture is unknown, naming those there are, or the model is for something else
- */
-export function createModel<T extends Task = "CausalLM">(
-  config: ConfigJson,
-  options: { readonly init?: Initializer; readonly task?: T } = {},
-): ModelByTask[T] {
-  const { init = zeros, task } = checkOptions<{ init?: Initializer; task?: Task }>("createModel", options, {
-    init: "a function",
-    task: "a text",
-  });
-  requireKind("createModel", "an object", { config });
+/** @throws {ConfigError} for a model type that there is not, naming those there are */
+function checkType(config: ConfigJson): keyof typeof models {
   const type = config["model_type"];
   if (typeof type !== "string" || !Object.hasOwn(models, type)) {
     const near = typeof type === "string" ? nearestName(type, Object.keys(models)) : undefined;
@@ -155,22 +147,65 @@ export function createModel<T extends Task = "CausalLM">(
           : `There are ${Object.keys(models).join(", ")}.`,
     });
   }
-  const classes: Readonly<Record<string, ModelClass>> = models[type as keyof typeof models];
+  return type as keyof typeof models;
+}
+
+/** The class by which a type's models are built without an output layer, and what they are called then. */
+function withoutOutputClass(config: ConfigJson): readonly [name: string, family: AnyFamily] {
+  const type = config["model_type"] as keyof typeof models;
+  const classes: Readonly<Record<string, ModelClass>> = models[type];
+  for (const [name, { family }] of Object.entries(classes).reverse())
+    if (family) return [name.replace(/(For[A-Z]|LMHead).*$/, "Model"), family];
+  throw new ConfigError(`there is no ${type} for FeatureExtraction.`, {
+    operation: "createModel",
+    expected: Object.keys(classes),
+    got: "FeatureExtraction",
+    hint: `There are ${Object.keys(classes).join(", ")}.`,
+  });
+}
+
+/** The `config.json` of the same model without an output layer. @throws {ConfigError} when there is none */
+export function forFeatures(config: ConfigJson): ConfigJson {
+  checkType(config);
+  return { ...config, architectures: [withoutOutputClass(config)[0]] };
+}
+
+/**
+ * Builds the model that a `config.json` describes.
+ *
+ * @param options.init first values of its matrices; zeros, for loading a checkpoint, when absent
+ * @param options.task what the caller wants the model for; `"CausalLM"`, continuing a text, when absent
+ * @throws {ConfigError} when the model type or architecture is unknown, naming those there are, or the model is for something else
+ */
+export function createModel<T extends Task = "CausalLM">(
+  config: ConfigJson,
+  options: { readonly init?: Initializer; readonly task?: T } = {},
+): ModelByTask[T] {
+  const { init = zeros, task } = checkOptions<{ init?: Initializer; task?: Task }>("createModel", options, {
+    init: "a function",
+    task: "a text",
+  });
+  requireKind("createModel", "an object", { config });
+  const type = checkType(config);
+  const classes: Readonly<Record<string, ModelClass>> = models[type];
   const names = Object.keys(classes);
   const wanted: Task = task ?? "CausalLM";
+  // whatever output layer the checkpoint has
+  if (wanted === "FeatureExtraction")
+    return withoutOutput(withoutOutputClass(config)[1], config, init) as Module as ModelByTask[T];
   const usual = names.find((name) => taskOf(name) === wanted) ?? names[0];
   const [architecture = usual]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
   const name = typeof architecture === "string" ? architecture : "";
   const found = Object.hasOwn(classes, name) ? classes[name] : undefined;
-  if (!found)
+  const own = taskOf(name);
+  if (!found && own !== "FeatureExtraction")
     throw new ConfigError(`architecture ${wordJson(architecture)} of ${type} is not supported.`, {
       operation: "createModel",
       expected: names,
       got: architecture,
       hint: `There are ${names.join(", ")}.`,
     });
-  const own = taskOf(name);
-  if (own !== wanted)
+  if (!found || own !== wanted)
     throw new ConfigError(`${name} is a model for ${own}, not for ${wanted}.`, {
       operation: "createModel",
       expected: wanted,

@@ -4,7 +4,7 @@ import { crossEntropy } from "../nn/loss.ts";
 import type { Module } from "../nn/module.ts";
 import type { CausalLM, TextModel } from "./causal-lm.ts";
 import type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
-import type { EncoderInputs } from "./encoder.ts";
+import type { EncoderInputs, EncoderStates } from "./encoder.ts";
 import type { Seq2SeqLM } from "./seq2seq-lm.ts";
 
 /** What a model that judges every token takes. */
@@ -59,6 +59,11 @@ export interface ImageClassifier extends Module {
   forward(inputs: ImageInputs): ClassifierOutput;
 }
 
+/** A model without an output layer. */
+export interface FeatureExtractor extends TextModel {
+  forward(inputs: EncoderInputs): EncoderStates;
+}
+
 /** The interface of each kind of model. */
 export interface ModelByTask {
   readonly CausalLM: CausalLM;
@@ -67,6 +72,7 @@ export interface ModelByTask {
   readonly TokenClassification: TokenClassifier;
   readonly ImageClassification: ImageClassifier;
   readonly Seq2SeqLM: Seq2SeqLM;
+  readonly FeatureExtraction: FeatureExtractor;
 }
 
 /** What a model is for. */
@@ -85,4 +91,5 @@ const endings: readonly (readonly [Task, RegExp])[] = [
   ["TokenClassification", /ForTokenClassification$/],
   ["ImageClassification", /ForImageClassification$/],
   ["Seq2SeqLM", /ForConditionalGeneration$/],
+  ["FeatureExtraction", /Model$/],
 ];

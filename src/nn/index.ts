@@ -21,6 +21,7 @@ export { Conv1D, Linear, type LinearOptions, linear } from "./linear.ts";
 export {
   binaryCrossEntropyWithLogits,
   type CrossEntropyOptions,
+  contrastiveLoss,
   crossEntropy,
   huberLoss,
   klDivergence,

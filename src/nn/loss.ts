@@ -2,15 +2,16 @@
 import { downloadSync } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
 import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { matmul } from "../graph/contraction.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add, and, cast, div, equal, exp, less, log, mul, neg, sub, where } from "../graph/elementwise.ts";
-import { reshape } from "../graph/movement.ts";
+import { permute, reshape } from "../graph/movement.ts";
 import { requireTensors, Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
 import { abs, softplus } from "../tensor/math.ts";
-import { logSumExp, mean, sum } from "../tensor/statistics.ts";
+import { logSumExp, mean, sum, unitVectors } from "../tensor/statistics.ts";
 
 /** What becomes of the losses of all elements: their mean, their sum, or nothing. */
 export type Reduction = "mean" | "sum" | "none";
@@ -270,4 +271,30 @@ export function klDivergence(
     : sub(where(positive, mul(target, log(where(positive, target, number(target, 1)))), number(target, 0)), mul(target, x));
   if (reduction !== "batchmean") return reduceLoss("klDivergence", loss, reduction);
   return mul(sum(loss), number(loss, 1 / (x.shape[0] ?? 1)));
+}
+
+/**
+ * Draws each vector to its partner and away from the partners of all others: the cross-entropy of scale·cos(xᵢ, yⱼ) over j, whose class
+ * is i. In sentence-transformers it is `MultipleNegativesRankingLoss`, in the literature InfoNCE with the batch for negatives.
+ *
+ * @param x [B, C]
+ * @param y [B, C]: row i belongs to row i of x; more rows belong to nothing and are further negatives
+ * @param options.scale one over the temperature
+ * @returns []
+ * @throws {ShapeError} when these are no matrices of equal width, or y has fewer rows than x
+ * @see https://arxiv.org/abs/1705.00652, https://arxiv.org/abs/1807.03748
+ */
+export function contrastiveLoss(x: Tensor, y: Tensor, options: { readonly scale?: number } = {}): Tensor {
+  const operation = "contrastiveLoss";
+  const { scale = 20 } = checkOptions(operation, options, { scale: "a number above 0" });
+  requireTensors(operation, { x, y });
+  if (x.rank !== 2 || y.rank !== 2 || x.shape[1] !== y.shape[1] || (y.shape[0] as number) < (x.shape[0] as number))
+    throw new ShapeError(`x is ${wordShape(x.shape)}, y ${wordShape(y.shape)}: it should be [B, C], and [B or more, C].`, {
+      operation,
+      expected: x.shape,
+      got: y.shape,
+    });
+  const unit = (z: Tensor) => unitVectors(operation, z, -1, 1e-12);
+  const similarity = matmul(unit(x), permute(unit(y), [1, 0])); // [B, rows of y]
+  return crossEntropy(mul(similarity, number(x, scale)), iota([x.shape[0] as number]));
 }

@@ -341,6 +341,12 @@ export function cumsum(x: Tensor, axis: number): Tensor {
   return transpose(cumulativeSum(transpose(cast(x, dtype), at, -1)), at, -1);
 }
 
+/** x / ‖x‖ along `axis`; norms below `epsilon` count as `epsilon`. @param operation in errors */
+export function unitVectors(operation: string, x: Tensor, axis: number, epsilon: number): Tensor {
+  const at = normalizeAxis(operation, axis, x.rank);
+  return mul(x, recip(maximum(norm(x, { axes: at, keepDims: true }), number(x, epsilon))));
+}
+
 /** Σ x·y / (‖x‖·‖y‖) along `axis`; norms below `epsilon` count as `epsilon`. */
 export function cosineSimilarity(
   x: Tensor,
@@ -349,9 +355,6 @@ export function cosineSimilarity(
 ): Tensor {
   checkOptions("cosineSimilarity", options, { axis: "a whole number", epsilon: "a number from 0" });
   const { axis = -1, epsilon = 1e-8 } = options;
-  const unit = (z: Tensor): Tensor => {
-    const at = normalizeAxis("cosineSimilarity", axis, z.rank);
-    return mul(z, recip(maximum(norm(z, { axes: at, keepDims: true }), number(z, epsilon))));
-  };
+  const unit = (z: Tensor) => unitVectors("cosineSimilarity", z, axis, epsilon);
   return sum(mul(unit(x), unit(y)), axis);
 }

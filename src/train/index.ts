@@ -2,6 +2,17 @@
 import "../devices/choose.ts";
 import "../tensor/methods.ts";
 
+export {
+  type EmbedOptions,
+  type EncodingOptions,
+  embed,
+  type PairInputs,
+  PairModel,
+  type Pooling,
+  type PoolingOptions,
+  pairDataset,
+  type TextReader,
+} from "./embedding.ts";
 export { type EvaluateOptions, type Evaluation, Evaluator, evaluate } from "./evaluate.ts";
 export { type FinetuneOptions, finetune, finetuning } from "./finetune.ts";
 export {

@@ -12,9 +12,9 @@ import type { FolderTarget } from "../formats/writable-folder.ts";
 import { isFloat, type TypedArray, toFloat32 } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
-import type { CheckpointNames } from "../models/checkpoint-name.ts";
+import { type CheckpointNames, isOfOutput, isOfPooler } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
-import { createModel, withLabels } from "../models/registry.ts";
+import { createModel, forFeatures, withLabels } from "../models/registry.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
 import { type Initializer, normal } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -90,11 +90,17 @@ export async function loadModel<T extends Task = "CausalLM">(
   const gguf = ggufFile(folder, file);
   const { config: stored, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);
   const { task, labels, dtype, quantise } = options;
-  const config = labels === undefined ? stored : withLabels(stored, task ?? "CausalLM", labels);
+  const extracts = task === "FeatureExtraction";
+  if (extracts && labels !== undefined)
+    throw new ConfigError("`labels` are for models that put something into classes.", { operation: "loadModel", got: labels });
+  const config = extracts ? forFeatures(stored) : labels === undefined ? stored : withLabels(stored, task ?? "CausalLM", labels);
   const model = createModel<T>(config, { ...(task && { task }), init: noMoreThan(checkpoint) });
   const std = config["initializer_range"];
-  const init = labels === undefined ? undefined : normal({ std: typeof std === "number" ? std : 0.02 });
-  const drawn = await loadWeights(model, checkpoint, { ...(dtype && { dtype }), ...(quantise && { quantise }) }, init);
+  const draw = {
+    init: normal({ std: typeof std === "number" ? std : 0.02 }),
+    isNew: labels !== undefined ? isOfOutput : extracts ? isOfPooler : () => false,
+  };
+  const drawn = await loadWeights(model, checkpoint, { ...(dtype && { dtype }), ...(quantise && { quantise }) }, draw);
   // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it
   const found = await readTokenizer(folder, gguf).catch((error: unknown) => ({ error }));
   const generation = await readGeneration(folder, config);

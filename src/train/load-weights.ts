@@ -10,7 +10,7 @@ import type { Storage } from "../graph/node.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
 import { buffer } from "../graph/source.ts";
 import { structure } from "../graph/variable.ts";
-import { type CheckpointNames, isOfOutput } from "../models/checkpoint-name.ts";
+import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, ones, zeros } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -39,7 +39,7 @@ const derived = /(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$
 /**
  * Fills a model's parameters from a checkpoint. Names and shapes are checked first; nothing is changed when one does not fit.
  *
- * @param drawn makes what the checkpoint lacks of output layers; all has to be there when absent
+ * @param draw which paths the checkpoint may lack, or have of other sizes, and what they begin with
  * @returns paths of what was drawn
  * @throws {FormatError} for a missing or an unknown name; @throws {ShapeError} for another shape
  */
@@ -47,7 +47,10 @@ export async function loadWeights(
   model: Module,
   checkpoint: Checkpoint,
   options: KeepOptions = {},
-  drawn?: Initializer,
+  { isNew, init }: { readonly isNew: (path: string) => boolean; readonly init: Initializer } = {
+    isNew: () => false,
+    init: zeros,
+  },
 ): Promise<readonly string[]> {
   const operation = "loadModel";
   const names: Partial<CheckpointNames> = model as Module & Partial<CheckpointNames>;
@@ -63,7 +66,6 @@ export async function loadWeights(
   const kept = keepingOf(model, options);
   const codes = await readCodes(model, stored, source);
   for (const path of codes.keys()) own.delete(`${path}.weight`);
-  const isNew = (path: string): boolean => drawn !== undefined && isOfOutput(path);
   const fresh = [...own].filter(([path, { shape }]) => isNew(path) && !sameShape(stored.get(path)?.shape ?? [], shape));
   for (const [path] of fresh) own.delete(path);
   for (const [path, parameter] of own) {
@@ -97,7 +99,7 @@ export async function loadWeights(
   await refuseUntied(model, stored, source);
   for (const [path, weight] of codes) replaceByCodes(model, path, weight);
   for (const [path, parameter] of fresh) {
-    const values = path.endsWith(".bias") ? zeros : parameter.shape.length < 2 ? ones : (drawn as Initializer);
+    const values = path.endsWith(".bias") ? zeros : parameter.shape.length < 2 ? ones : init;
     parameter.replace(upload(currentDevice(), values(parameter.shape), parameter.shape, "float32"));
   }
   for (const [path, parameter] of own) {

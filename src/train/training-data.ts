@@ -2,7 +2,7 @@
  * What training takes in: batches of a model's inputs by name, whatever the model is for. A text to be continued comes as a
  * `TextDataset`; everything else as columns with one row for each text or image, `tensorDataset`.
  */
-import { ConfigError, checkOptions, requireKind, ShapeError, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, type Rules, requireKind, ShapeError, wordShape, wordType } from "../errors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
@@ -91,6 +91,12 @@ export interface TensorDatasetOptions {
   readonly seed?: number;
 }
 
+/** What its options may be. */
+export const tensorDatasetRules: Rules<TensorDatasetOptions> = {
+  heldOut: "a number from 0 below 1",
+  seed: "a whole number from 0 below 2³²",
+};
+
 /**
  * Rows of columns: one for each text or image. Names are those of the model's inputs, such as `inputIds` [N, T], `attentionMask` [N, T],
  * `pixelValues` [N, C, H, W] and `labels`, [N] for classes.
@@ -106,10 +112,7 @@ export interface TensorDatasetOptions {
  * await finetune(model, data, { steps: 2 });
  */
 export function tensorDataset(columns: Readonly<Record<string, Column>>, options: TensorDatasetOptions = {}): TrainingData {
-  const { heldOut = 0, seed = 0 } = checkOptions("tensorDataset", options, {
-    heldOut: "a number from 0 below 1",
-    seed: "a whole number from 0 below 2³²",
-  });
+  const { heldOut = 0, seed = 0 } = checkOptions("tensorDataset", options, tensorDatasetRules);
   const operation = "tensorDataset";
   requireKind(operation, "an object", { columns });
   for (const [name, column] of Object.entries(columns)) {

@@ -27,6 +27,11 @@ export const matrix = () =>
   ]);
 const rows = (...values: number[]) => core.tensor(values, { dtype: "int32" }).reshape([1, values.length]);
 const targetModules = ["q_proj", "v_proj"];
+/** A small model without an output layer, and a tokenizer. */
+const reader = () => ({
+  model: models.createModel({ ...config("llama"), vocab_size: 300 }, { task: "FeatureExtraction" }),
+  tokenizer: letterTokenizer,
+});
 /** A small model with adapters of these names. */
 const adapted = (names = ["default"], method = peft.lora({ r: 2, targetModules })) => {
   const model = smallModel();
@@ -216,6 +221,9 @@ export const callsOfModels: Readonly<Record<string, RightCall>> = {
     smallDataset(),
     { steps: 1, batchSize: 2, learningRate: 0.1, warmupSteps: 1, evaluateEvery: 1 },
   ]),
+  embed: () => [reader(), ["the whale"], { pooling: "mean", maxLength: 4, normalise: false, batchSize: 1 }],
+  PairModel: () => [reader().model, { pooling: "last", scale: 5 }],
+  pairDataset: () => [[["who", "the whale"]], reader(), { maxLength: 4, heldOut: 0, seed: 0 }],
   evaluate: () => [smallModel(), smallDataset(), { batchSize: 2, maxTokens: 8 }],
   ...all(["generate", "complete"], () => [smallModel(), [1, 2], few]),
   ...all(["generateBatch", "completeBatch"], () => [smallModel(), [[1, 2], [3]], few]),

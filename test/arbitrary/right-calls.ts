@@ -165,6 +165,7 @@ const given: Readonly<Record<string, RightCall>> = {
   batchNorm: () => [images(), { mean: ones([2]), variance: ones([2]) }, ones([2]), ones([2]), { eps: 1e-5 }],
   groupNorm: () => [images(), 2, ones([2]), ones([2]), { eps: 1e-5 }],
   causalMask: () => [2, 2, 0, 1],
+  contrastiveLoss: () => [matrix(), matrix(), { scale: 5 }],
   ...all(["crossEntropy", "negativeLogLikelihood"], () => [matrix(), whole(0, 1), { ignoreIndex: -100, reduction: "mean" }]),
   dequantiseAffine: () => [nn.quantiseAffine(float32(), 4), 4],
   dequantiseBlockwise: () => [nn.quantiseBlockwise(float32(), nf4, 4), nf4, 4],

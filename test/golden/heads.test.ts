@@ -1,10 +1,12 @@
 /** The cases of `heads/` (test/fixtures/generate/gen_heads.py): GPT-Neo, output layers of other families and rope types. */
+import "../../src/index.ts"; // tensors get their methods
 import { join } from "node:path";
 import { expect } from "vitest";
 import { realize } from "../../src/compile/program.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { taskOf } from "../../src/models/task.ts";
+import type { EncoderStates } from "../../src/models/encoder.ts";
+import { type FeatureExtractor, taskOf } from "../../src/models/task.ts";
 import type { Module } from "../../src/nn/module.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { complete } from "../../src/train/generation.ts";
@@ -16,15 +18,26 @@ type AnyModel = Module & {
   forward(inputs: Readonly<Record<string, unknown>>): { readonly logits: Tensor; readonly loss?: Tensor };
 };
 
+/** Without an output layer the states stand for the logits, and Σ states² of the tokens, and of the pooler Σ, for the loss. */
+function statesOf({ lastHiddenState, poolerOutput }: EncoderStates, attentionMask: Tensor) {
+  const mask = attentionMask.cast("float32").unsqueeze(-1);
+  const loss = lastHiddenState.square().mul(mask).sum();
+  return { logits: lastHiddenState, loss: poolerOutput ? loss.add(poolerOutput.sum()) : loss };
+}
+
 const close = { rtol: 1e-4, atol: 1e-4 };
 
 async function run(name: string, architecture: string): Promise<void> {
   const stored = await goldenTensors("heads", name, "expected.safetensors");
-  const { model: loaded } = await loadModel(join(goldenFolder, "heads", name), { task: taskOf(architecture)! });
+  const task = taskOf(architecture)!;
+  const { model: loaded } = await loadModel(join(goldenFolder, "heads", name), { task });
   const model = loaded as Module as AnyModel;
   const at = (key: string) => toTensor(stored.get(key)!);
-  const [inputIds, attentionMask, labels] = ["in.input_ids", "in.attention_mask", "in.labels"].map(at);
-  const { logits, loss } = model.forward({ inputIds, attentionMask, labels });
+  const [inputIds, attentionMask] = [at("in.input_ids"), at("in.attention_mask")];
+  const { logits, loss } =
+    task === "FeatureExtraction"
+      ? statesOf((loaded as Module as FeatureExtractor).forward({ inputIds, attentionMask }), attentionMask)
+      : model.forward({ inputIds, attentionMask, labels: at("in.labels") });
   const named = new Map(model.namedParameters());
   const wanted = [...stored.keys()].filter((key) => key.startsWith("grad."));
   const parameters = wanted.map((key) => named.get(key.slice("grad.".length))!);

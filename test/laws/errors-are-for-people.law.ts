@@ -53,7 +53,7 @@ async function inUse(): Promise<number> {
 
 /** Right calls that take long: a config that says nothing is that of the whole model as it was published; the default is ten cases of each law. */
 const isCostly = (path: string, what: string): boolean =>
-  (path.startsWith("models.") && !path.endsWith("Config") && /^an? (object|tensor).* at 0$/.test(what)) ||
+  (path.startsWith("models.") && !path.endsWith("Config") && /^(an? (object|tensor).*|bytes) at 0$/.test(what)) ||
   (path === "peft.checkMethod" && /^(only 1|(undefined|an object|a tensor.*|bytes|an empty list) at 1)/.test(what));
 
 test.each(functions)(

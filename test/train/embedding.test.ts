@@ -1,0 +1,153 @@
+/** Models without an output layer, from whatever checkpoint, and embeddings of texts made of their states. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { tensor } from "../../src/index.ts";
+import { type ConfigJson, createModel, models } from "../../src/models/index.ts";
+import { type FeatureExtractor, taskOf } from "../../src/models/task.ts";
+import { contrastiveLoss } from "../../src/nn/index.ts";
+import type { Module } from "../../src/nn/module.ts";
+import { attach, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
+import { embed, finetune, loadModel, PairModel, type Pooling, pairDataset, saveModel } from "../../src/train/index.ts";
+import { decoderConfigs, encoderConfigs } from "../models/configs.ts";
+
+const folder = await mkdtemp(join(tmpdir(), "lorikeet-embedding-"));
+afterAll(() => rm(folder, { recursive: true }));
+
+const task = "FeatureExtraction";
+const inputIds = tensor([[5, 3, 7, 4]], { dtype: "int32" });
+const waves = (shape: readonly number[]) =>
+  Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => 0.3 * Math.sin(i));
+const statesOf = (model: FeatureExtractor) => model.forward({ inputIds }).lastHiddenState.toArray();
+
+const families = Object.entries({ ...decoderConfigs, ...encoderConfigs } as Readonly<Record<string, ConfigJson>>);
+
+describe("a model without an output layer", () => {
+  test.each(families)("%s, from a checkpoint with one, and saved", async (type, config) => {
+    for (const architecture of Object.keys(models[type as keyof typeof models])) {
+      const given = { pad_token_id: 0, ...config, model_type: type, architectures: [architecture] };
+      const path = join(folder, architecture);
+      const whole = createModel(given, { task: taskOf(architecture)!, init: waves }) as Module & {
+        forward(inputs: object): { readonly hiddenStates: readonly ReturnType<typeof tensor>[] };
+      };
+      await saveModel(path, whole, given);
+      const { model, config: plain, drawn } = await loadModel(path, { task });
+      expect(plain["architectures"]).toEqual([expect.stringMatching(/^(?!.*For)\w+Model$/)]);
+      expect(drawn.filter((path) => !path.startsWith("pooler."))).toEqual([]);
+      const states = statesOf(model);
+      expect(states).toEqual(whole.forward({ inputIds }).hiddenStates.at(-1)!.toArray());
+
+      await saveModel(`${path}-plain`, model, plain);
+      const again = await loadModel(`${path}-plain`, { task });
+      expect([again.drawn, statesOf(again.model)]).toEqual([[], states]);
+      expect([...again.model.namedParameters()].map(([name]) => name)).toEqual(
+        [...model.namedParameters()].map(([name]) => name),
+      );
+      await expect(loadModel(`${path}-plain`, { task: "CausalLM" })).rejects.toThrow(/task: "FeatureExtraction"/);
+    }
+  });
+
+  test("is refused by name where there is none, and has no classes", async () => {
+    expect(() => createModel({ model_type: "vit" }, { task })).toThrow(/there is no vit for FeatureExtraction/);
+    await expect(loadModel("models/tiny", { task, labels: 2 })).rejects.toThrow(/`labels` are for models that put/);
+  });
+});
+
+describe("embeddings", () => {
+  const texts = ["The whale.", "A ship, which sails far away over the sea.", "Call me Ishmael."];
+
+  test.each(["mean", "first", "last"] as const)(
+    "%s: of a batch what they are alone, and what the states say",
+    async (pooling) => {
+      const reader = await loadModel("models/tiny", { task });
+      const together = (await embed(reader, texts, { pooling, normalise: false })).toArray() as number[][];
+      for (const [i, text] of texts.entries()) {
+        const ids = reader.tokenizer.encode(text);
+        const states = reader.model.forward({ inputIds: tensor([[...ids]], { dtype: "int32" }) }).lastHiddenState;
+        const [rows] = states.toArray() as number[][][];
+        const want = {
+          mean: rows![0]!.map((_, c) => rows!.reduce((sum, row) => sum + row[c]!, 0) / rows!.length),
+          first: rows![0]!,
+          last: rows!.at(-1)!,
+        };
+        for (const [c, value] of want[pooling].entries()) expect(together[i]![c]).toBeCloseTo(value, 4);
+      }
+      const unit = (await embed(reader, texts, { pooling, batchSize: 2 })).toArray() as number[][];
+      for (const [i, row] of unit.entries()) {
+        const length = Math.hypot(...together[i]!);
+        row.forEach((value, c) => expect(value).toBeCloseTo(together[i]![c]! / length, 5));
+      }
+    },
+  );
+
+  test("a text that is too long is cut off, with what stands around it", async () => {
+    const { model, tokenizer } = await loadModel("models/tiny", { task });
+    const around = Object.assign(Object.create(tokenizer) as typeof tokenizer, {
+      encode: (text: string, { addSpecialTokens = true } = {}) =>
+        Int32Array.from(addSpecialTokens ? [2, ...tokenizer.encode(text), 3] : tokenizer.encode(text)),
+    });
+    const cut = await embed({ model, tokenizer: around }, [texts[1]!], { maxLength: 6, normalise: false });
+    const ids = [2, ...tokenizer.encode(texts[1]!).subarray(0, 4), 3];
+    const states = model.forward({ inputIds: tensor([ids], { dtype: "int32" }) }).lastHiddenState;
+    expect(cut.sub(states.mean(1)).abs().max().toArray()).toBeLessThan(1e-5);
+  });
+
+  test("no text, and options out of range", async () => {
+    const reader = await loadModel("models/tiny", { task });
+    expect((await embed(reader, [])).shape).toEqual([0, 192]);
+    await expect(embed(reader, texts, { pooling: "max" as Pooling })).rejects.toThrow(
+      /embed: `pooling` \(= "max"\) must be "mean" or/,
+    );
+    await expect(embed(reader, "text" as never)).rejects.toThrow(/embed: .*list/);
+    const whole = await loadModel("models/tiny");
+    await expect(embed(whole as never, texts)).rejects.toThrow(
+      /embed: a LlamaForCausalLM gives no states of a text. Load a model without/,
+    );
+    const small = { ...reader, model: createModel({ ...decoderConfigs["llama"], model_type: "llama" }, { task }) };
+    await expect(embed(small, texts)).rejects.toThrow(/embed: the tokenizer gives \d+, and the model has 23 tokens/);
+    await expect(embed(reader, texts, { maxLength: 0 })).rejects.toThrow(/embed: `maxLength`/);
+  });
+});
+
+describe("pairs", () => {
+  test("the loss is −ln of the share that the partner has, in numbers of PyTorch", () => {
+    // torch.nn.functional.cross_entropy(5 * cosine_similarity(x[:, None], y[None], dim=-1), torch.arange(2)) in float64
+    const x = tensor([
+      [1, 2, 0],
+      [0.5, -1, 3],
+    ]);
+    const y = tensor([
+      [1, 1, 1],
+      [-1, 0, 2],
+      [2, 4, 0],
+    ]);
+    expect(contrastiveLoss(x, y, { scale: 5 }).toArray()).toBeCloseTo(0.8009190743979854, 5);
+    expect(() => contrastiveLoss(y, x)).toThrow(/contrastiveLoss: x is \[3, 3\], y \[2, 3\]/);
+  });
+
+  test("training brings partners together, and the adapter is saved", async () => {
+    const reader = await loadModel("models/tiny", { task });
+    attach(reader.model, lora({ r: 4, loraAlpha: 8, taskType: "FEATURE_EXTRACTION" }), { seed: 1 });
+    const pairs = [
+      ["Who is the captain?", "Ahab."],
+      ["What is white?", "The whale."],
+      ["Where do they sail?", "Over all seas."],
+      ["What is a harpoon for?", "It is thrown."],
+    ] as const;
+    const losses: number[] = [];
+    await finetune(new PairModel(reader.model), pairDataset(pairs, reader), {
+      steps: 8,
+      batchSize: 4,
+      learningRate: 5e-3,
+      onStep: ({ loss }) => void losses.push(loss),
+    });
+    expect(losses.at(-1)).toBeLessThan(0.5 * losses[0]!);
+    const path = join(folder, "adapter");
+    await saveAdapter(reader.model, path, { baseModel: "models/tiny" });
+    const loaded = await loadModel("models/tiny", { task });
+    await loadAdapter(loaded.model, path);
+    const [want, got] = [await embed(reader, ["Who?"]), await embed(loaded, ["Who?"])];
+    expect(got.toArray()).toEqual(want.toArray());
+  });
+});
