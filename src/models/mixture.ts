@@ -75,7 +75,7 @@ class TopKRouter extends Module {
 }
 
 /** The experts' matrices. */
-class Experts extends Module {
+export class Experts extends Module {
   readonly gate_up_proj: Parameter;
   readonly down_proj: Parameter;
   readonly #gated: ReturnType<typeof gating>;

@@ -4,6 +4,7 @@ import { checkAdapterName, defaultAdapterName } from "../formats/peft-adapter.ts
 import { type Layer, type Module, type Parameter, requireModule } from "../nn/module.ts";
 import { type Adapted, adaptersOf, baseModules } from "./adapted-model.ts";
 import { describe } from "./adapter-layer.ts";
+import { withExperts } from "./expert-target.ts";
 import { type KindOfLayer, kindOf, type LayerKind } from "./layer-kind.ts";
 import { newReplication, type Replication } from "./layer-replication.ts";
 import type { AnyLayerMethod, AnyMethod, Base, Companion, KeptInFile, ParameterSpec } from "./method.ts";
@@ -11,7 +12,7 @@ import type { AnyConfig } from "./method-config.ts";
 import { trainedTokens } from "./methods/trainable-tokens.ts";
 import { fillPromptConfig } from "./prompt/prompt-method.ts";
 import { modulesToSave, withTaskHeads } from "./saved-module.ts";
-import { chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
+import { allLinear, chooseTargets, patternValue, type TargetOptions, type Targets } from "./target.ts";
 import { modulePath, refuseMixture, targetedParameters } from "./target-parameter.ts";
 import { inputEmbedding, tieWeights, wordLayer } from "./tied-weight.ts";
 import { planTokens } from "./trained-token.ts";
@@ -88,8 +89,11 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
   const adapted = adaptersOf(model);
   if (adapted) refuseBusy(adapted, name);
   const modelType = modelTypeOf(model);
-  const completed: AnyConfig = method.complete?.(given, modelType) ?? given;
   const modules = baseModules(model);
+  const outputPath = wordLayer(modules);
+  const linear = () => allLinear({ modules, modelType, outputPath }, (given["taskType"] ?? null) as string | null);
+  const wanted = withExperts(given, method, modules, modelType, linear);
+  const completed: AnyConfig = method.complete?.(wanted, modelType) ?? wanted;
   const tying = "ensureWeightTying" in completed ? tieWeights(completed, modules) : undefined;
   const options = tying?.config ?? completed;
   const config = withTaskHeads(method.prompt ? fillPromptConfig(model, options, method.prompt) : options, modules);
@@ -102,7 +106,7 @@ function planOn(model: Module, { method, config: given }: AnyAdapterConfig, name
     if (method.prompt) return { paths: [], targetModules: [], warnings: [] };
     if (method.choose) return chosenBy(method, config, modules);
     const kinds = (Object.keys(method.layers) as LayerKind[]).filter((kind) => kind !== "parameter");
-    const known = { modules, modelType, outputPath: wordLayer(modules), saved: others, others: parameters.length > 0 };
+    const known = { modules, modelType, outputPath, saved: others, others: parameters.length > 0 };
     return chooseTargets(known, config as Partial<TargetOptions>, kinds, method.targets, trainsWhole);
   };
   const targets = chosen();

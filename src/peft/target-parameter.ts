@@ -115,6 +115,16 @@ export function targetedParameters(
   }));
 }
 
+/** @throws {ConfigError} for options that are of layers only */
+export function refuseOnParameters(operation: string, config: AnyConfig): void {
+  const option = ["loraDropout", "loraBias", "fanInFanOut"].find((name) => config[name]);
+  if (option !== undefined)
+    throw new ConfigError(`\`targetParameters\` does not go with \`${option}\`: what is adapted is no layer, but a matrix.`, {
+      operation,
+      got: config["targetParameters"],
+    });
+}
+
 /**
  * A module is adapted itself or by its parameters. Since layers of parameters lie in each other, their place tells what they are, so that
  * all adapters of a model must adapt the same ones.

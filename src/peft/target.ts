@@ -138,9 +138,14 @@ function expand(
     );
   }
   if (typeof targetModules !== "string" || targetModules.toLowerCase() !== "all-linear") return targetModules;
-  const head = taskType === "SEQ_CLS" ? ["score", "classifier"].find((path) => model.modules.has(path)) : undefined;
-  const output = model.outputPath ?? head;
-  return [...model.modules].flatMap(([path, module]) => (kindOf(module)?.allLinear && path !== output ? [path] : []));
+  return allLinear(model, taskType);
+}
+
+/** Paths of what "all-linear" means. */
+export function allLinear({ modules, outputPath }: TargetModel, taskType: string | null): string[] {
+  const head = taskType === "SEQ_CLS" ? ["score", "classifier"].find((path) => modules.has(path)) : undefined;
+  const output = outputPath ?? head;
+  return [...modules].flatMap(([path, module]) => (kindOf(module)?.allLinear && path !== output ? [path] : []));
 }
 
 function layerFilter({ layersToTransform, layersPattern }: TargetOptions): Test {

@@ -20,6 +20,7 @@ import { findInitialiser, type Given, initialiserOptions, partsOfOthers } from "
 import { type Base, type Calibration, defineMethod, type LayerMethod } from "../method.ts";
 import type { AnyConfig, MethodConfig } from "../method-config.ts";
 import { product, type Scale } from "../scale.ts";
+import { refuseOnParameters } from "../target-parameter.ts";
 import { through, times, withPadding } from "../weight-change.ts";
 
 /** PEFT's keys of LoRA in camelCase. */
@@ -244,15 +245,7 @@ export const lora = defineMethod({
           hint: `Write initLoraWeights: "${of}", or leave it out.`,
         },
       );
-    if (config.targetParameters?.length) {
-      const { loraDropout, loraBias, fanInFanOut } = config;
-      const [option] = Object.entries({ loraDropout, loraBias, fanInFanOut }).find(([, value]) => value) ?? [];
-      if (option !== undefined)
-        throw new ConfigError(`\`targetParameters\` does not go with \`${option}\`: what is adapted is no layer, but a matrix.`, {
-          operation: "lora",
-          got: config.targetParameters,
-        });
-    }
+    if (config.targetParameters?.length) refuseOnParameters("lora", config);
     if (config.loraDropout >= 1)
       throw new ConfigError(`\`loraDropout\` (= ${config.loraDropout}) must be less than 1.`, {
         operation: "lora",
