@@ -1,8 +1,9 @@
 /** What a model writes: the same prompts with the same random numbers, before and after training. */
+
 import { styleText } from "node:util";
+import { yieldToOthers } from "../compile/turn.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { yieldToOthers } from "../train/batch.ts";
 import { generate } from "../train/generation.ts";
 import { type Sample, sampling } from "./report.ts";
 

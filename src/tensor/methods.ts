@@ -4,6 +4,7 @@
  */
 import { backward } from "../autograd/grad.ts";
 import { checkDevice, download, downloadSync, realize, upload } from "../compile/program.ts";
+import { yieldNowAndThen } from "../compile/turn.ts";
 import type { Device } from "../devices/device.ts";
 import { DTypeError, renamed, ShapeError, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
@@ -140,7 +141,9 @@ const operations = {
 /** What tensors can do besides making more graph. */
 const access = {
   async data(this: Tensor): Promise<TypedArray> {
-    return readable(await download(this), this.dtype);
+    const values = readable(await download(this), this.dtype);
+    await yieldNowAndThen();
+    return values;
   },
   dataSync(this: Tensor): TypedArray {
     return readable(downloadSync(this), this.dtype);
@@ -302,9 +305,12 @@ declare module "../graph/node.ts" {
 
     /** The same value, through which no derivative passes. */
     detach(): Tensor;
-    /** Values in row-major order; computes them if they were not. 16-bit floats come as numbers. */
+    /**
+     * Values in row-major order; computes them if they were not. 16-bit floats come as numbers. Now and then it lets others have their
+     * turn, the collector among them, which gives back what nobody holds any more.
+     */
     data(): Promise<TypedArray>;
-    /** `data()` at once, on devices that can wait. */
+    /** `data()` at once, on devices that can wait. A loop of nothing else keeps what it drops: await `data()` in it, or `dispose()`. */
     dataSync(): TypedArray;
     /** The one value of a tensor of one element. */
     item(): number;

@@ -46,20 +46,3 @@ export async function readNumbers(scalars: readonly Tensor[]): Promise<number[]>
   }
   return values;
 }
-
-/** Lets timers, signals and the page have their turn: devices may compute without ever giving it up. */
-export const yieldToOthers = (): Promise<void> =>
-  new Promise((resume) => {
-    if (typeof setImmediate === "function") setImmediate(resume);
-    else afterMessages(resume);
-  });
-
-let messages: MessageChannel | undefined;
-
-/** Browsers let a timer wait for milliseconds, and for a second in a page that is not looked at; a message they deliver at once. */
-function afterMessages(resume: () => void): void {
-  messages ??= new MessageChannel();
-  messages.port1.addEventListener("message", resume, { once: true });
-  messages.port1.start();
-  messages.port2.postMessage(null);
-}

@@ -1,6 +1,8 @@
 /** Embeddings: one vector for a whole text, made of the states of a model without an output layer, and how a model learns to make them. */
+
 import { download } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
+import { yieldToOthers } from "../compile/turn.ts";
 import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";
 import { cast, div, mul, sub } from "../graph/elementwise.ts";
 import { expand, pad, reshape, sliceAxis } from "../graph/movement.ts";
@@ -14,7 +16,6 @@ import { Module, requireModule } from "../nn/module.ts";
 import { tensor } from "../tensor/create.ts";
 import { unitVectors } from "../tensor/statistics.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { yieldToOthers } from "./batch.ts";
 import { type Column, type TensorDatasetOptions, type TrainingData, tensorDataset, tensorDatasetRules } from "./training-data.ts";
 
 /** What of the states of a text's tokens becomes its vector: their mean, the first one (of a `[CLS]`), or the last one. */

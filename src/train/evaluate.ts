@@ -1,10 +1,12 @@
 /** How well a model does on what it has not been trained on. */
+
 import { compile } from "../compile/trace.ts";
+import { yieldToOthers } from "../compile/turn.ts";
 import { ConfigError, checkOptions, type Rules, under } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { requireModule } from "../nn/module.ts";
 import type { TextDataset } from "../text/dataset.ts";
-import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
+import { readNumbers, uploadInputs } from "./batch.ts";
 import { checkBatch, lossAndClasses } from "./checked-batch.ts";
 import { type TrainableModel, type TrainingData, trainingData } from "./training-data.ts";
 

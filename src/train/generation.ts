@@ -1,10 +1,11 @@
 /** Continuing texts, token by token, with a key/value cache. */
+
 import { download } from "../compile/program.ts";
+import { yieldToOthers } from "../compile/turn.ts";
 import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";
 import { requireModule } from "../nn/module.ts";
 import { withAdapters } from "../peft/mixed-batch.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { yieldToOthers } from "./batch.ts";
 import { bucketOf, keepSession, type Session, type TextGenerator, type Tokens, takeSession } from "./generation-session.ts";
 import { checkSampling, type SamplingOptions, sampleToken, samplingRules, temperatureOf, uniformAt } from "./sampling.ts";
 import { checkStopStrings, type TextDecoder, WrittenText } from "./written-text.ts";

@@ -2,8 +2,10 @@
  * The training loop: one compiled program a step, for all parameters of a model or for those of its adapters. It can be
  * stopped after any step, saved, and gone on with: the bits are those of a run that was never stopped.
  */
+
 import { currentDevice } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
+import { yieldToOthers } from "../compile/turn.ts";
 import { ConfigError, checkOptions, FormatError, type Rules, requireOption, ShapeError, wordShape } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -19,7 +21,7 @@ import { adapterNames, getAdapter } from "../peft/adapted-model.ts";
 import { adapterPenalty } from "../peft/penalty.ts";
 import { beginSchedules, type Schedules } from "../peft/schedule.ts";
 import type { SamplerState, TextDataset } from "../text/dataset.ts";
-import { readNumbers, uploadInputs, yieldToOthers } from "./batch.ts";
+import { readNumbers, uploadInputs } from "./batch.ts";
 import { checkBatch } from "./checked-batch.ts";
 import {
   type Checkpoint,
