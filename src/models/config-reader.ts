@@ -194,10 +194,20 @@ export class ConfigReader {
    * @param sliding whether a layer has a window, when `layer_types` does not say
    */
   windows(layers: number, sliding: (layer: number) => boolean): readonly number[] {
-    const types = this.get("layer_types") ?? Array.from({ length: layers }, (_, i) => names[sliding(i) ? 1 : 0]);
-    if (!Array.isArray(types) || types.length !== layers || types.some((type) => !names.includes(type)))
-      this.refuse("layer_types", types, `must be a list of ${layers} times "${names[0]}" or "${names[1]}"`);
-    return types.map((type) => (type === names[0] ? 0 : this.count("sliding_window")));
+    return this.layerKinds(layers, "sliding_attention", sliding).map((slides) => (slides ? this.count("sliding_window") : 0));
+  }
+
+  /**
+   * Whether each layer is of another kind than attention that sees everything.
+   *
+   * @param name what `layer_types` calls that kind
+   * @param other which layers are, when `layer_types` does not say
+   */
+  layerKinds(layers: number, name: string, other: (layer: number) => boolean): readonly boolean[] {
+    const types = this.get("layer_types") ?? Array.from({ length: layers }, (_, i) => (other(i) ? name : full));
+    if (!Array.isArray(types) || types.length !== layers || types.some((type) => type !== full && type !== name))
+      this.refuse("layer_types", types, `must be a list of ${layers} times "${full}" or "${name}"`);
+    return types.map((type) => type === name);
   }
 
   /**
@@ -232,7 +242,7 @@ export class ConfigReader {
     const older = this.get("rope_scaling");
     const isNone = older === undefined || (typeof older === "object" && Object.keys(older as object).length === 0);
     const rope = this.inner(isNone ? "rope_parameters" : "rope_scaling");
-    return rope.get(names[0]) === undefined ? rope : rope.inner(names[0]);
+    return rope.get(full) === undefined ? rope : rope.inner(full);
   }
 
   #ropeParameters(maxPositionEmbeddings: number): RopeParameters {
@@ -295,4 +305,4 @@ export class ConfigReader {
   }
 }
 
-const names = ["full_attention", "sliding_attention"] as const;
+const full = "full_attention";

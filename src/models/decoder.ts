@@ -134,6 +134,8 @@ export interface Projections {
   readonly q: Tensor;
   readonly k: Tensor;
   readonly v: Tensor;
+  /** [B, T, H, D]: what comes out is multiplied by its σ. */
+  readonly gate?: Tensor;
 }
 
 /** What a layer adds to the pass's attention. */

@@ -131,11 +131,9 @@ export class Lfm2DecoderLayer extends Module {
 
 /** Which layers are attention: as `layer_types` says, or by their numbers in the older `full_attn_idxs`; all when neither is there. */
 function attention(config: ConfigReader, layers: number): readonly boolean[] {
-  const [types, indices] = [config.get("layer_types"), config.get("full_attn_idxs")];
-  if (types === undefined) return Array.from({ length: layers }, (_, i) => !Array.isArray(indices) || indices.includes(i));
-  if (!Array.isArray(types) || types.length !== layers || types.some((type) => type !== "full_attention" && type !== "conv"))
-    config.refuse("layer_types", types, `must be a list of ${layers} times "full_attention" or "conv"`);
-  return types.map((type) => type === "full_attention");
+  const indices = config.get("full_attn_idxs");
+  const convolves = config.layerKinds(layers, "conv", (i) => Array.isArray(indices) && !indices.includes(i));
+  return convolves.map((does) => !does);
 }
 
 /** As wide as `intermediate_size` (`block_ff_dim` in older files), or two thirds of it in steps of `block_multiple_of`. */

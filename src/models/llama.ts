@@ -18,6 +18,7 @@ import { GatedMLP } from "../nn/mlp.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
+import { sigmoid } from "../tensor/math.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, tied } from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
 import { readOnce } from "./config-reader.ts";
@@ -68,7 +69,7 @@ export abstract class RotaryAttention extends Module implements SelfAttention<Ro
   /** [B, T, C] → [B, T, C] */
   forward(x: Tensor, pass: RotaryPass): Tensor {
     const { windows, attentionScale: scale, attentionSoftcap: cap, attentionDropout } = this.config;
-    const { q, k, v } = this.project(x);
+    const { q, k, v, gate } = this.project(x);
     const y = attendPass(this.#turned(q, pass), this.#turned(k, pass), v, pass, {
       layer: this.#layer,
       window: windows[this.#layer] ?? 0,
@@ -76,7 +77,7 @@ export abstract class RotaryAttention extends Module implements SelfAttention<Ro
       softcap: cap,
       dropout: this.training ? attentionDropout : 0,
     });
-    return this.o_proj.forward(y);
+    return this.o_proj.forward(gate ? mul(y, sigmoid(reshape(gate, y.shape))) : y);
   }
 }
 
@@ -123,9 +124,8 @@ export const gatedMLP = (config: LlamaConfig, init: Initializer): GatedMLP =>
     initBias: zeros,
   });
 
-/** A block whose tokens attend to each other. */
+/** A block with a norm in front of each part. */
 export abstract class DecoderLayer extends Module {
-  abstract readonly self_attn: RotaryAttention;
   abstract readonly post_attention_layernorm: RMSNorm;
   /** [B, T, C] → [B, T, C] */
   abstract forward(x: Tensor, pass: RotaryPass): Tensor;

@@ -29,6 +29,7 @@ import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification
 import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
 import { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
 import { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
+import { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification } from "./qwen3-5.ts";
 import { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
 import {
   CamembertForMaskedLM,
@@ -90,6 +91,7 @@ export const models = {
   qwen2: { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification },
   qwen3: { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
   qwen3_moe: { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification },
+  qwen3_5_text: { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification },
   roberta: { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification },
   smollm3: { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
   t5: { T5ForConditionalGeneration },

@@ -12,6 +12,7 @@ export {
 } from "./attention.ts";
 export { batchNorm, groupNorm } from "./channel-norm.ts";
 export { Conv1d, Conv2d, Conv3d, Convolution, type ConvolutionLayerOptions } from "./convolution.ts";
+export { type DeltaRuleResult, gatedDeltaRule } from "./delta-rule.ts";
 export { Dropout, dropout, dropoutState, loadDropoutState, seedDropout } from "./dropout.ts";
 export { Embedding, type EmbeddingOptions, embedding } from "./embedding.ts";
 export { functionalCall } from "./functional-call.ts";

@@ -9,6 +9,7 @@ import { observing } from "../../src/graph/variable.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
 import { llamaConfig } from "../../src/models/llama-config.ts";
 import * as nnAttention from "../../src/nn/attention.ts";
+import * as deltaRule from "../../src/nn/delta-rule.ts";
 import { Embedding } from "../../src/nn/embedding.ts";
 import * as linears from "../../src/nn/linear.ts";
 import * as loss from "../../src/nn/loss.ts";
@@ -105,6 +106,29 @@ export const nnComposites = (device: Device) =>
       return [
         sample([shape, shape, shape, [T, T]], (q, k, v, mask) =>
           nnAttention.scaledDotProductAttention(q!, k!, v!, { mask: mask! }),
+        ),
+      ];
+    },
+    gatedDeltaRule: (draw) => {
+      const [T, G, share, K, V] = [
+        draw.integer(1, 4),
+        draw.integer(1, 2),
+        draw.integer(1, 2),
+        draw.integer(1, 2),
+        draw.integer(1, 2),
+      ];
+      const [heads, gates] = [
+        [1, T, G, K],
+        [1, T, G * share],
+      ];
+      const chunk = draw.integer(1, 4);
+      return [
+        sample(
+          [heads, heads, [1, T, G * share, V], gates, gates, [1, G * share, K, V]],
+          (q, k, v, decay, beta, state) => {
+            return deltaRule.gatedDeltaRule(q!, k!, v!, decay!, beta!, { state: state!, chunk }).output;
+          },
+          [-1, 1],
         ),
       ];
     },

@@ -96,7 +96,7 @@ export function isNamed(path: string, f: unknown, args: readonly unknown[], hand
   const type = operation.replace(/_text$/, "").replaceAll(/[_-]/g, "");
   const { peftType } = f as Partial<peft.AnyMethod>;
   const isOwn = operation === name || operation === otherNames[path] || operation === peftType?.toLowerCase();
-  const isModel = group === "models" && name.toLowerCase().startsWith(type);
+  const isModel = group === "models" && name.toLowerCase().replaceAll("_", "").startsWith(type);
   const isGiven = args.includes(operation) || (hands && handedOver.has(operation));
   // memory that is used up, and tensors in the place of numbers, say so wherever they are met
   return isOwn || isModel || isGiven || operation === "allocate" || problem.startsWith("JavaScript's");

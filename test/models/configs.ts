@@ -36,6 +36,15 @@ export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
   qwen2: { ...phiLike, use_sliding_window: true, sliding_window: 3, max_window_layers: 1 },
   qwen3: llamaLike,
   qwen3_moe: { ...llamaLike, num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 6, mlp_only_layers: [0] },
+  qwen3_5_text: {
+    ...llamaLike,
+    layer_types: ["linear_attention", "full_attention"],
+    partial_rotary_factor: 0.5,
+    linear_num_key_heads: 1,
+    linear_num_value_heads: 2,
+    linear_key_head_dim: 4,
+    linear_value_head_dim: 6,
+  },
   smollm3: { ...phiLike, no_rope_layer_interval: 2 },
 };
 

@@ -80,7 +80,7 @@ onReference("virtual tokens", () => {
     );
   });
 
-  const recurrent = ["lfm2"];
+  const recurrent = ["lfm2", "qwen3_5_text"];
   test.each(recurrent)("%s has no use for keys and values in front, and says so", (type) => {
     const model = made<CausalLM & Reader>(type, decoderConfigs[type]!);
     const { layers, heads, headDim } = model.backbone.sizes;

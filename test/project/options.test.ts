@@ -45,6 +45,7 @@ const functions: Readonly<Record<string, readonly [option: string, place: number
   attend: ["keyMask", 3],
   scaledDotProductAttention: ["isCausal", 3],
   groupNorm: ["eps", 4],
+  gatedDeltaRule: ["chunk", 5],
   batchNorm: ["eps", 4],
   Conv1d: ["stride", 3],
   Conv2d: ["padding", 3],
