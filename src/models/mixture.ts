@@ -79,18 +79,20 @@ export class Experts extends Module {
   readonly gate_up_proj: Parameter;
   readonly down_proj: Parameter;
   readonly #gated: ReturnType<typeof gating>;
+  readonly #perToken: number;
 
-  constructor({ numExperts: E, hiddenSize: C, expertSize: F, hiddenAct }: MixtureConfig, init: Initializer) {
+  constructor({ numExperts: E, numExpertsPerTok, hiddenSize: C, expertSize: F, hiddenAct }: MixtureConfig, init: Initializer) {
     super();
     const made = (...shape: number[]) => Parameter.from(init(shape), shape);
     this.gate_up_proj = made(E, 2 * F, C);
     this.down_proj = made(E, C, F);
     this.#gated = gating(hiddenAct);
+    this.#perToken = numExpertsPerTok;
   }
 
   /** [N, C] and weights [N, E] → [N, C] */
   forward(x: Tensor, weights: Tensor): Tensor {
-    return expertMLP(x, weights, this.gate_up_proj.value, this.down_proj.value, this.#gated);
+    return expertMLP(x, weights, this.#perToken, this.gate_up_proj.value, this.down_proj.value, this.#gated);
   }
 }
 
