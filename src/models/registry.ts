@@ -172,6 +172,12 @@ export function forFeatures(config: ConfigJson): ConfigJson {
   return { ...config, architectures: [withoutOutputClass(config)[0]] };
 }
 
+/** Of a model that reads images, too, the `config.json` of its text part, where that reads the whole checkpoint; any other as it is. */
+export function textPart(config: ConfigJson): ConfigJson {
+  const { model_type, text_config: text, tie_word_embeddings = false } = config;
+  return model_type === "qwen3_5" && isRecord(text) ? { model_type: "qwen3_5_text", tie_word_embeddings, ...text } : config;
+}
+
 /**
  * Builds the model that a `config.json` describes.
  *

@@ -14,7 +14,7 @@ import { sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import { type CheckpointNames, isOfOutput, isOfPooler } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
-import { createModel, forFeatures, withLabels } from "../models/registry.ts";
+import { createModel, forFeatures, textPart, withLabels } from "../models/registry.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
 import { type Initializer, normal } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -35,7 +35,7 @@ export interface LoadedModel<Model extends Module = CausalLM> {
   readonly model: Model;
   /** The tokenizer of the folder. Asking for it throws a {@link FormatError} when there is none that can be used. */
   readonly tokenizer: Tokenizer;
-  /** `config.json` as it is in the folder, with the `labels` that were asked for. */
+  /** `config.json` as it is in the folder (of Qwen3.5, which reads images, too, that of the text part, which is what is loaded), with the `labels` that were asked for. */
   readonly config: ConfigJson;
   /** Paths of parameters that the checkpoint does not have and that are yet to be trained; none without `labels`. */
   readonly drawn: readonly string[];
@@ -130,9 +130,10 @@ async function readGeneration(folder: Folder, config: ConfigJson): Promise<() =>
 }
 
 async function openModel(folder: Folder, file: string | undefined): Promise<{ config: ConfigJson; checkpoint: Checkpoint }> {
-  const config = await readConfig(folder);
+  const json = await readConfig(folder);
+  const config = textPart(json);
   const checkpoint = file ? await openCheckpointFile(folder, file) : await under("loadModel", () => openCheckpoint(folder));
-  return { config, checkpoint: widenScaled(checkpoint, config["quantization_config"] ?? config["compression_config"]) };
+  return { config, checkpoint: widenScaled(checkpoint, json["quantization_config"] ?? json["compression_config"]) };
 }
 
 /**

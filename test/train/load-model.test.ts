@@ -158,6 +158,35 @@ onEveryDevice(() => {
     });
   });
 
+  test("of a Qwen3.5 that reads images, too, the text part is loaded, and saved as what it is", async () => {
+    const text = { model_type: "qwen3_5_text", ...decoderConfigs["qwen3_5_text"] };
+    const model = createModel(text, { init: normal({ std: 0.3 }) });
+    await saveModel(folder, model, {
+      model_type: "qwen3_5",
+      architectures: ["Qwen3_5ForConditionalGeneration"],
+      text_config: text,
+    });
+    const path = join(folder, "model.safetensors");
+    const tensors = new Map<string, { dtype: "float32"; shape: readonly number[]; data: Float32Array }>();
+    for (const [name, { shape, load }] of (await readSafetensors(path)).tensors)
+      tensors.set(name.replace(/^model\./, "model.language_model."), {
+        dtype: "float32",
+        shape,
+        data: (await load()) as Float32Array,
+      });
+    for (const name of ["model.visual.pos_embed.weight", "mtp.fc.weight"])
+      tensors.set(name, { dtype: "float32", shape: [1], data: Float32Array.of(1) });
+    await writeSafetensors(path, tensors);
+    const { model: loaded, config: told } = await loadModel(folder);
+    const inputIds = integers([3, 1, 4, 1], [1, 4]);
+    const want = model.forward({ inputIds }).logits;
+    expect(distance(loaded.forward({ inputIds }).logits, want)).toBe(0);
+    expect(told["model_type"]).toBe("qwen3_5_text");
+    await saveModel(folder, loaded, told);
+    const { model: again } = await loadModel(folder);
+    expect(distance(again.forward({ inputIds }).logits, want)).toBe(0);
+  });
+
   describe("loadModel", () => {
     const rewrite = async (change: (tensors: Map<string, never>) => void) => {
       await saved();
