@@ -11,6 +11,7 @@ import { sameShape, sizeOf } from "../graph/shape.ts";
 import { buffer } from "../graph/source.ts";
 import { structure } from "../graph/variable.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
+import { Experts } from "../models/mixture.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, ones, zeros } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -25,7 +26,7 @@ export type SavedDType = "float32" | "float16" | "bfloat16";
 /** What may be said of how weights are kept. */
 export interface KeepOptions {
   /**
-   * How the matrices of linear layers and embeddings lie in memory; everything else is float32, and so is all that is computed. With 16
+   * How the matrices of linear layers, embeddings and experts lie in memory; everything else is float32, and so is all that is computed. With 16
    * bits they should be frozen: an optimiser's small steps would be rounded away. `"auto"` is as in the file, float32 when absent.
    */
   readonly dtype?: SavedDType | "auto";
@@ -125,9 +126,10 @@ function keepingOf(model: Module, { dtype = "float32", quantise }: KeepOptions) 
       operation,
       got: dtype,
     });
-  const matrices = [...model.namedModules()].flatMap(([, module]) =>
-    module instanceof Linear || module instanceof Conv1D || module instanceof Embedding ? [module.weight] : [],
-  );
+  const matrices = [...model.namedModules()].flatMap(([, module]) => {
+    if (module instanceof Experts) return [module.gate_up_proj, module.down_proj];
+    return module instanceof Linear || module instanceof Conv1D || module instanceof Embedding ? [module.weight] : [];
+  });
   return {
     matrices: new Set(matrices),
     dtypeOf: (found: StoredTensor): SavedDType =>

@@ -7,10 +7,11 @@ import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import type { ConfigJson } from "../../src/models/config-reader.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { normal } from "../../src/nn/init.ts";
+import { attach, lora } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { decoderConfigs } from "../models/configs.ts";
-import { onReference, values } from "../nn/tensors.ts";
+import { distance, integers, onReference, values } from "../nn/tensors.ts";
 
 const mixtures = ["mixtral", "olmoe", "qwen3_moe"];
 
@@ -56,6 +57,17 @@ onReference("experts in checkpoints", () => {
     );
     await expect(loadModel(folder)).rejects.toThrow(ShapeError);
     await expect(loadModel(folder)).rejects.toThrow(`"${name}" is [24, 15]`);
+  });
+
+  test("experts are kept in 16 bits where that is asked, and an adapter lies on them", async () => {
+    const { model, folder } = await saved("mixtral");
+    const { model: loaded } = await loadModel(folder, { dtype: "bfloat16" });
+    expect(new Map(loaded.namedParameters()).get("model.layers.0.mlp.experts.gate_up_proj")!.dtype).toBe("bfloat16");
+    const inputIds = integers([3, 1, 4, 1, 5], [1, 5]);
+    const { logits } = loaded.forward({ inputIds });
+    expect(distance(logits, model.forward({ inputIds }).logits)).toBeLessThan(0.1);
+    attach(loaded, lora({ r: 2, targetModules: "all-linear" }));
+    expect(distance(loaded.forward({ inputIds }).logits, logits)).toBeLessThan(1e-5);
   });
 
   test("experts of several dtypes are read", async () => {
