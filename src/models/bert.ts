@@ -27,7 +27,7 @@ import {
 } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
-import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
+import { type Family, questionAnswerer, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
 export type BertConfig = ReturnType<typeof bertConfig>;
@@ -331,3 +331,6 @@ export const BertForSequenceClassification = textClassifier(
 
 /** A BERT that puts every token into a class. */
 export const BertForTokenClassification = tokenClassifier("BertForTokenClassification", bertFamily("bert"), "classifier");
+
+/** A BERT that finds the answer to a question in a text. */
+export const BertForQuestionAnswering = questionAnswerer("BertForQuestionAnswering", bertFamily("bert"));

@@ -5,9 +5,10 @@
  */
 import { currentDevice, upload } from "../compile/program.ts";
 import { matmul } from "../graph/contraction.ts";
-import { add, cast, mul } from "../graph/elementwise.ts";
+import { add, cast, mul, where } from "../graph/elementwise.ts";
 import { flip, permute, reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { reduceSum } from "../graph/reduction.ts";
 import { constant, number } from "../graph/source.ts";
 import { activation } from "../nn/activation.ts";
 import { Conv1d } from "../nn/convolution.ts";
@@ -111,12 +112,16 @@ export class DisentangledSelfAttention extends Module {
     ];
     const scale = 1 / Math.sqrt((C / H) * (1 + posAttType.length));
     const mask = distances && this.#bias(q, k, this.pos_dropout.forward(distances));
-    return attendHeads(q, k, v, H, {
+    const y = attendHeads(q, k, v, H, {
       ...(keyMask && { keyMask }),
       ...(mask && { mask: mul(mask, number(mask, scale)) }),
       scale,
       dropout: this.training ? attentionProbsDropoutProb : 0,
     });
+    if (!keyMask) return y;
+    // here padding sees everything alike, itself too; it is seen where the ends of an answer are judged among all places
+    const alike = mul(reduceSum(v, [1]), number(v, 1 / (v.shape[1] as number)));
+    return where(cast(reshape(keyMask, [...keyMask.shape, 1]), "bool"), y, alike);
   }
 
   /** The scores in which distances are: [B, H, T, T]. @param distances [1, 2T − 1, C] */

@@ -16,7 +16,7 @@ import { readOnce } from "./config-reader.ts";
 import { type DebertaV2Config, debertaV2Config } from "./deberta-v2-config.ts";
 import { DebertaV2Model } from "./deberta-v2-model.ts";
 import { firstToken } from "./encoder.ts";
-import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
+import { type Family, questionAnswerer, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
 const dense = (into: number, out: number, init: Initializer): Layer => new Linear(into, out, { init, initBias: zeros });
 
@@ -84,3 +84,6 @@ export const DebertaV2ForSequenceClassification = textClassifier("DebertaV2ForSe
 
 /** A DeBERTa v2 or v3 that puts every token into a class. */
 export const DebertaV2ForTokenClassification = tokenClassifier("DebertaV2ForTokenClassification", family, "classifier");
+
+/** A DeBERTa v2 or v3 that finds the answer to a question in a text. */
+export const DebertaV2ForQuestionAnswering = questionAnswerer("DebertaV2ForQuestionAnswering", family);

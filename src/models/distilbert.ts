@@ -33,7 +33,7 @@ import {
   refuseInputs,
   type Seen,
 } from "./encoder.ts";
-import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
+import { type Family, questionAnswerer, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
 export type DistilBertConfig = ReturnType<typeof distilBertConfig>;
@@ -56,6 +56,7 @@ export function distilBertConfig(json: ConfigJson) {
     sinusoidalPosEmbds: config.flag("sinusoidal_pos_embds", false),
     dropout,
     attentionDropout: config.probability("attention_dropout", 0.1),
+    qaDropout: config.probability("qa_dropout", 0.1),
     seqClassifDropout: config.probability("seq_classif_dropout", 0.2),
     initializerRange: config.number("initializer_range", 0.02),
     tieWordEmbeddings: config.flag("tie_word_embeddings", true),
@@ -197,3 +198,10 @@ export const DistilBertForSequenceClassification = textClassifier("DistilBertFor
 
 /** A DistilBERT that puts every token into a class. */
 export const DistilBertForTokenClassification = tokenClassifier("DistilBertForTokenClassification", family, "classifier");
+
+/** A DistilBERT that finds the answer to a question in a text. */
+export const DistilBertForQuestionAnswering = questionAnswerer(
+  "DistilBertForQuestionAnswering",
+  family,
+  ({ qaDropout }) => qaDropout,
+);

@@ -10,7 +10,7 @@ import { LayerNorm } from "../nn/norm.ts";
 import { type BertVariant, bertFamily } from "./bert.ts";
 import { tied } from "./causal-lm.ts";
 import { firstToken } from "./encoder.ts";
-import { textClassifier, tokenClassifier, tokenModel } from "./family.ts";
+import { questionAnswerer, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 import { RobertaClassificationHead } from "./roberta.ts";
 
 const variant: BertVariant = {
@@ -47,3 +47,6 @@ export const ElectraForSequenceClassification = textClassifier("ElectraForSequen
 
 /** An ELECTRA that puts every token into a class. */
 export const ElectraForTokenClassification = tokenClassifier("ElectraForTokenClassification", family, "classifier");
+
+/** An ELECTRA that finds the answer to a question in a text. */
+export const ElectraForQuestionAnswering = questionAnswerer("ElectraForQuestionAnswering", family);

@@ -15,6 +15,10 @@ import { type ClassifierOutput, classifierLoss, lastToken } from "./classifier.t
 import type { ConfigJson, LabelConfig } from "./config-reader.ts";
 import type { EncoderInputs, EncoderStates } from "./encoder.ts";
 import {
+  type QuestionAnswerer,
+  type QuestionInputs,
+  type QuestionOutput,
+  questionOutput,
   type SequenceClassifier,
   type SequenceInputs,
   type TokenClassifier,
@@ -175,4 +179,30 @@ export const tokenClassifier = <Name extends string, Config extends LabelConfig,
       };
     },
     logits: (model, states) => (model as { readonly [K in Output]: Layer })[output].forward(model.dropout.forward(states)),
+  });
+
+/** A class of models that find the answer to a question in a text, whichever output layer gives two logits for each token. */
+export const questionModel = <Name extends string, Config, Base extends Module, Parts extends object>(
+  name: string,
+  family: Family<Name, Config, Base>,
+  head: Head<Name, Config, Base, Parts>,
+): ClassOf<Headed<Name, Config, Base, Parts> & QuestionAnswerer, Config> =>
+  headed(name, family, head, (model, { startPositions, endPositions, ...inputs }: QuestionInputs): QuestionOutput => {
+    const { lastHiddenState, hiddenStates } = model.backbone.forward(inputs);
+    const positions = { ...(startPositions && { startPositions }), ...(endPositions && { endPositions }) };
+    return questionOutput(head.logits(model, lastHiddenState, inputs), positions, hiddenStates);
+  });
+
+/** A class of models that find the answer to a question in a text. */
+export const questionAnswerer = <Name extends string, Config, Base extends Module>(
+  name: string,
+  family: Family<Name, Config, Base>,
+  dropout: (config: Config) => number = () => 0,
+) =>
+  questionModel(name, family, {
+    parts: (config, init, base): { dropout: Dropout; qa_outputs: Layer } => ({
+      dropout: new Dropout(dropout(config)),
+      qa_outputs: new Linear(stateWidth(family.reader(base)), 2, { init, initBias: zeros }),
+    }),
+    logits: ({ dropout: drop, qa_outputs }, states) => qa_outputs.forward(drop.forward(states)),
   });

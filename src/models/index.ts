@@ -5,6 +5,7 @@ import "../tensor/methods.ts";
 export {
   type BertConfig,
   BertForMaskedLM,
+  BertForQuestionAnswering,
   BertForSequenceClassification,
   BertForTokenClassification,
   bertConfig,
@@ -22,16 +23,27 @@ export type {
 } from "./causal-lm.ts";
 export type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
 export type { ConfigJson, ProblemType } from "./config-reader.ts";
-export { DebertaV2ForMaskedLM, DebertaV2ForSequenceClassification, DebertaV2ForTokenClassification } from "./deberta-v2.ts";
+export {
+  DebertaV2ForMaskedLM,
+  DebertaV2ForQuestionAnswering,
+  DebertaV2ForSequenceClassification,
+  DebertaV2ForTokenClassification,
+} from "./deberta-v2.ts";
 export { type DebertaV2Config, debertaV2Config } from "./deberta-v2-config.ts";
 export {
   type DistilBertConfig,
   DistilBertForMaskedLM,
+  DistilBertForQuestionAnswering,
   DistilBertForSequenceClassification,
   DistilBertForTokenClassification,
   distilBertConfig,
 } from "./distilbert.ts";
-export { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification } from "./electra.ts";
+export {
+  ElectraForMaskedLM,
+  ElectraForQuestionAnswering,
+  ElectraForSequenceClassification,
+  ElectraForTokenClassification,
+} from "./electra.ts";
 export type { EncoderInputs } from "./encoder.ts";
 export { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 export { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
@@ -66,6 +78,7 @@ export { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenCl
 export {
   type ModernBertConfig,
   ModernBertForMaskedLM,
+  ModernBertForQuestionAnswering,
   ModernBertForSequenceClassification,
   ModernBertForTokenClassification,
   modernBertConfig,
@@ -83,12 +96,15 @@ export { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForToke
 export { createModel, models } from "./registry.ts";
 export {
   CamembertForMaskedLM,
+  CamembertForQuestionAnswering,
   CamembertForSequenceClassification,
   CamembertForTokenClassification,
   RobertaForMaskedLM,
+  RobertaForQuestionAnswering,
   RobertaForSequenceClassification,
   RobertaForTokenClassification,
   XLMRobertaForMaskedLM,
+  XLMRobertaForQuestionAnswering,
   XLMRobertaForSequenceClassification,
   XLMRobertaForTokenClassification,
 } from "./roberta.ts";
@@ -102,6 +118,9 @@ export {
   type ImageInputs,
   type MaskedLM,
   type ModelByTask,
+  type QuestionAnswerer,
+  type QuestionInputs,
+  type QuestionOutput,
   type SequenceClassifier,
   type SequenceInputs,
   type Task,

@@ -22,7 +22,7 @@ import { abs } from "../tensor/math.ts";
 import { type Backbone, checkTextInputs, embedTokens, type ModelSizes, paddingRow, textShape, tied } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { type EncoderInputs, type EncoderStates, encode, firstToken, layers, refuseInputs } from "./encoder.ts";
-import { type Family, textClassifier, tokenModel } from "./family.ts";
+import { type Family, type Head, questionModel, textClassifier, tokenModel } from "./family.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
 export type ModernBertConfig = ReturnType<typeof modernBertConfig>;
@@ -292,8 +292,13 @@ export const ModernBertForSequenceClassification = textClassifier("ModernBertFor
   },
 });
 
-/** A ModernBERT that puts every token into a class. */
-export const ModernBertForTokenClassification = tokenModel("ModernBertForTokenClassification", family, {
+const ofTokens: Head<"model", ModernBertConfig, ModernBertModel, ReturnType<typeof classes>> = {
   parts: classes,
   logits: ({ head, drop, classifier }, states) => classifier.forward(drop.forward(head.forward(states))),
-});
+};
+
+/** A ModernBERT that puts every token into a class. */
+export const ModernBertForTokenClassification = tokenModel("ModernBertForTokenClassification", family, ofTokens);
+
+/** A ModernBERT that finds the answer to a question in a text. */
+export const ModernBertForQuestionAnswering = questionModel("ModernBertForQuestionAnswering", family, ofTokens);

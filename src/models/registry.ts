@@ -2,11 +2,27 @@
 import { ConfigError, checkOptions, isRecord, nearestName, requireKind, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";
-import { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
+import { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
+import { isOfOutput, isOfPooler } from "./checkpoint-name.ts";
 import type { ConfigJson } from "./config-reader.ts";
-import { DebertaV2ForMaskedLM, DebertaV2ForSequenceClassification, DebertaV2ForTokenClassification } from "./deberta-v2.ts";
-import { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification } from "./distilbert.ts";
-import { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification } from "./electra.ts";
+import {
+  DebertaV2ForMaskedLM,
+  DebertaV2ForQuestionAnswering,
+  DebertaV2ForSequenceClassification,
+  DebertaV2ForTokenClassification,
+} from "./deberta-v2.ts";
+import {
+  DistilBertForMaskedLM,
+  DistilBertForQuestionAnswering,
+  DistilBertForSequenceClassification,
+  DistilBertForTokenClassification,
+} from "./distilbert.ts";
+import {
+  ElectraForMaskedLM,
+  ElectraForQuestionAnswering,
+  ElectraForSequenceClassification,
+  ElectraForTokenClassification,
+} from "./electra.ts";
 import type { AnyFamily } from "./family.ts";
 import { withoutOutput } from "./feature-extractor.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
@@ -20,7 +36,12 @@ import { Lfm2ForCausalLM } from "./lfm2.ts";
 import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
 import { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
-import { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification } from "./modernbert.ts";
+import {
+  ModernBertForMaskedLM,
+  ModernBertForQuestionAnswering,
+  ModernBertForSequenceClassification,
+  ModernBertForTokenClassification,
+} from "./modernbert.ts";
 import { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
 import { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
 import { OlmoeForCausalLM } from "./olmoe.ts";
@@ -33,12 +54,15 @@ import { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification } from "./qwen
 import { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
 import {
   CamembertForMaskedLM,
+  CamembertForQuestionAnswering,
   CamembertForSequenceClassification,
   CamembertForTokenClassification,
   RobertaForMaskedLM,
+  RobertaForQuestionAnswering,
   RobertaForSequenceClassification,
   RobertaForTokenClassification,
   XLMRobertaForMaskedLM,
+  XLMRobertaForQuestionAnswering,
   XLMRobertaForSequenceClassification,
   XLMRobertaForTokenClassification,
 } from "./roberta.ts";
@@ -59,17 +83,33 @@ interface ModelClasses {
   readonly [name: `${string}ForMaskedLM`]: ModelClass<"MaskedLM">;
   readonly [name: `${string}ForSequenceClassification`]: ModelClass<"SequenceClassification">;
   readonly [name: `${string}ForTokenClassification`]: ModelClass<"TokenClassification">;
+  readonly [name: `${string}ForQuestionAnswering`]: ModelClass<"QuestionAnswering">;
   readonly [name: `${string}ForImageClassification`]: ModelClass<"ImageClassification">;
   readonly [name: `${string}ForConditionalGeneration`]: ModelClass<"Seq2SeqLM">;
 }
 
 /** By `model_type`, the classes under their names at Hugging Face, the usual one first: one line makes a model loadable. */
 export const models = {
-  bert: { BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification },
-  camembert: { CamembertForMaskedLM, CamembertForSequenceClassification, CamembertForTokenClassification },
-  "deberta-v2": { DebertaV2ForMaskedLM, DebertaV2ForSequenceClassification, DebertaV2ForTokenClassification },
-  distilbert: { DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertForTokenClassification },
-  electra: { ElectraForMaskedLM, ElectraForSequenceClassification, ElectraForTokenClassification },
+  bert: { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification },
+  camembert: {
+    CamembertForMaskedLM,
+    CamembertForQuestionAnswering,
+    CamembertForSequenceClassification,
+    CamembertForTokenClassification,
+  },
+  "deberta-v2": {
+    DebertaV2ForMaskedLM,
+    DebertaV2ForQuestionAnswering,
+    DebertaV2ForSequenceClassification,
+    DebertaV2ForTokenClassification,
+  },
+  distilbert: {
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+  },
+  electra: { ElectraForMaskedLM, ElectraForQuestionAnswering, ElectraForSequenceClassification, ElectraForTokenClassification },
   gemma: { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification },
   gemma2: { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification },
   gemma3_text: { Gemma3ForCausalLM, Gemma3TextForSequenceClassification },
@@ -81,7 +121,12 @@ export const models = {
   llama: { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification },
   mistral: { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification },
   mixtral: { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification },
-  modernbert: { ModernBertForMaskedLM, ModernBertForSequenceClassification, ModernBertForTokenClassification },
+  modernbert: {
+    ModernBertForMaskedLM,
+    ModernBertForQuestionAnswering,
+    ModernBertForSequenceClassification,
+    ModernBertForTokenClassification,
+  },
   olmo2: { Olmo2ForCausalLM, Olmo2ForSequenceClassification },
   olmo3: { Olmo3ForCausalLM, Olmo3ForSequenceClassification },
   olmoe: { OlmoeForCausalLM },
@@ -92,11 +137,16 @@ export const models = {
   qwen3: { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
   qwen3_moe: { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification },
   qwen3_5_text: { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification },
-  roberta: { RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification },
+  roberta: { RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification },
   smollm3: { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
   t5: { T5ForConditionalGeneration },
   vit: { ViTForImageClassification },
-  "xlm-roberta": { XLMRobertaForMaskedLM, XLMRobertaForSequenceClassification, XLMRobertaForTokenClassification },
+  "xlm-roberta": {
+    XLMRobertaForMaskedLM,
+    XLMRobertaForQuestionAnswering,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaForTokenClassification,
+  },
 } as const satisfies Record<string, ModelClasses>;
 
 /**
@@ -166,10 +216,27 @@ function withoutOutputClass(config: ConfigJson): readonly [name: string, family:
   });
 }
 
-/** The `config.json` of the same model without an output layer. @throws {ConfigError} when there is none */
-export function forFeatures(config: ConfigJson): ConfigJson {
-  checkType(config);
-  return { ...config, architectures: [withoutOutputClass(config)[0]] };
+/**
+ * The `config.json` of the same model for a task that any checkpoint of its type will do for, where some or all of what stands behind
+ * the layers is drawn: without an output layer, or with one that finds answers.
+ *
+ * @returns it, and which paths are drawn where the checkpoint has none; `undefined` where the checkpoint is for that task, and has all
+ * @throws {ConfigError} when the type has no such model
+ */
+export function forTask(
+  config: ConfigJson,
+  task: Task,
+): readonly [config: ConfigJson, isNew: (path: string) => boolean] | undefined {
+  if (task === "FeatureExtraction") {
+    checkType(config);
+    return [{ ...config, architectures: [withoutOutputClass(config)[0]] }, isOfPooler];
+  }
+  if (task !== "QuestionAnswering") return undefined;
+  const found = Object.keys(models[checkType(config)]).find((name) => taskOf(name) === task);
+  const [given]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
+  if (!found || given === found) return undefined;
+  const { num_labels, id2label, label2id, ...others } = config;
+  return [{ ...others, architectures: [found] }, isOfOutput];
 }
 
 /** Of a model that reads images, too, the `config.json` of its text part, where that reads the whole checkpoint; any other as it is. */

@@ -13,7 +13,7 @@ import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type BertConfig, type BertModel, type BertVariant, bertFamily, tiedDecoder } from "./bert.ts";
 import { firstToken } from "./encoder.ts";
-import { type Family, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
+import { type Family, questionAnswerer, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
 type RobertaFamily = Family<"roberta", BertConfig, BertModel>;
 
@@ -69,6 +69,8 @@ export const RobertaForMaskedLM = maskedLM("RobertaForMaskedLM", roberta);
 export const RobertaForSequenceClassification = classifier("RobertaForSequenceClassification", roberta);
 /** A RoBERTa that puts every token into a class. */
 export const RobertaForTokenClassification = tokenClassifier("RobertaForTokenClassification", roberta, "classifier");
+/** A RoBERTa that finds the answer to a question in a text. */
+export const RobertaForQuestionAnswering = questionAnswerer("RobertaForQuestionAnswering", roberta);
 
 const xlmRoberta = family("xlm-roberta");
 /** A RoBERTa of a hundred languages that gives logits of the words at every place. @see https://arxiv.org/abs/1911.02116 */
@@ -77,6 +79,8 @@ export const XLMRobertaForMaskedLM = maskedLM("XLMRobertaForMaskedLM", xlmRobert
 export const XLMRobertaForSequenceClassification = classifier("XLMRobertaForSequenceClassification", xlmRoberta);
 /** A RoBERTa of a hundred languages that puts every token into a class. */
 export const XLMRobertaForTokenClassification = tokenClassifier("XLMRobertaForTokenClassification", xlmRoberta, "classifier");
+/** A RoBERTa of a hundred languages that finds the answer to a question in a text. */
+export const XLMRobertaForQuestionAnswering = questionAnswerer("XLMRobertaForQuestionAnswering", xlmRoberta);
 
 const camembert = family("camembert");
 /** A French RoBERTa that gives logits of the words at every place. @see https://arxiv.org/abs/1911.03894 */
@@ -85,3 +89,5 @@ export const CamembertForMaskedLM = maskedLM("CamembertForMaskedLM", camembert);
 export const CamembertForSequenceClassification = classifier("CamembertForSequenceClassification", camembert);
 /** A French RoBERTa that puts every token into a class. */
 export const CamembertForTokenClassification = tokenClassifier("CamembertForTokenClassification", camembert, "classifier");
+/** A French RoBERTa that finds the answer to a question in a text. */
+export const CamembertForQuestionAnswering = questionAnswerer("CamembertForQuestionAnswering", camembert);

@@ -1,7 +1,11 @@
 /** What models are for: by the ending of a class's name at Hugging Face, what goes in and what comes out. */
+import { add, mul } from "../graph/elementwise.ts";
+import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { constant, number } from "../graph/source.ts";
 import { crossEntropy } from "../nn/loss.ts";
 import type { Module } from "../nn/module.ts";
+import { maximum, minimum } from "../tensor/math.ts";
 import type { CausalLM, TextModel } from "./causal-lm.ts";
 import type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
 import type { EncoderInputs, EncoderStates } from "./encoder.ts";
@@ -59,6 +63,50 @@ export interface ImageClassifier extends Module {
   forward(inputs: ImageInputs): ClassifierOutput;
 }
 
+/** What a model takes that finds the answer to a question in a text. */
+export interface QuestionInputs extends EncoderInputs {
+  /** [B] int32: the first token of the answer. One outside of the text is not judged. */
+  readonly startPositions?: Tensor;
+  /** [B] int32: its last token. */
+  readonly endPositions?: Tensor;
+}
+
+/** What it gives. */
+export interface QuestionOutput {
+  /** [B, T]: for each token, that the answer begins there. */
+  readonly startLogits: Tensor;
+  /** [B, T]: that it ends there. */
+  readonly endLogits: Tensor;
+  /** The mean of both cross-entropies; there when both positions were given. */
+  readonly loss?: Tensor;
+  /** The embeddings, then the state after each layer. All [B, T, C]. */
+  readonly hiddenStates: readonly Tensor[];
+}
+
+/** A model that finds the answer to a question in a text: where it begins, and where it ends. */
+export interface QuestionAnswerer extends TextModel {
+  forward(inputs: QuestionInputs): QuestionOutput;
+}
+
+/** @param logits [B, T, 2] */
+export function questionOutput(
+  logits: Tensor,
+  { startPositions, endPositions }: QuestionInputs,
+  hiddenStates: readonly Tensor[],
+): QuestionOutput {
+  const [B, T] = logits.shape as [number, number, number];
+  const side = (at: number) => reshape(sliceAxis(logits, 2, at, at + 1), [B, T]);
+  const [startLogits, endLogits] = [side(0), side(1)];
+  if (!startPositions || !endPositions) return { startLogits, endLogits, hiddenStates };
+  const whole = (value: number) => constant(value, [], "int32");
+  const judged = (sideLogits: Tensor, positions: Tensor): Tensor => {
+    const within = minimum(maximum(reshape(positions, [B]), whole(0)), whole(T));
+    return crossEntropy(sideLogits, within, { ignoreIndex: T });
+  };
+  const loss = add(judged(startLogits, startPositions), judged(endLogits, endPositions));
+  return { startLogits, endLogits, hiddenStates, loss: mul(loss, number(loss, 0.5)) };
+}
+
 /** A model without an output layer. */
 export interface FeatureExtractor extends TextModel {
   forward(inputs: EncoderInputs): EncoderStates;
@@ -70,6 +118,7 @@ export interface ModelByTask {
   readonly MaskedLM: MaskedLM;
   readonly SequenceClassification: SequenceClassifier;
   readonly TokenClassification: TokenClassifier;
+  readonly QuestionAnswering: QuestionAnswerer;
   readonly ImageClassification: ImageClassifier;
   readonly Seq2SeqLM: Seq2SeqLM;
   readonly FeatureExtraction: FeatureExtractor;
@@ -89,6 +138,7 @@ const endings: readonly (readonly [Task, RegExp])[] = [
   ["MaskedLM", /ForMaskedLM$/],
   ["SequenceClassification", /ForSequenceClassification$/],
   ["TokenClassification", /ForTokenClassification$/],
+  ["QuestionAnswering", /ForQuestionAnswering$/],
   ["ImageClassification", /ForImageClassification$/],
   ["Seq2SeqLM", /ForConditionalGeneration$/],
   ["FeatureExtraction", /Model$/],

@@ -276,7 +276,6 @@ export function pairDataset(
     attentionMask: column(inputs.mask, inputs),
     otherIds: column(others.ids, others),
     otherMask: column(others.mask, others),
-    labels: { values: new Int32Array(pairs.length), shape: [pairs.length] },
   };
   return under(operation, () => tensorDataset(columns, kept));
 }

@@ -12,9 +12,9 @@ import type { FolderTarget } from "../formats/writable-folder.ts";
 import { isFloat, type TypedArray, toFloat32 } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
-import { type CheckpointNames, isOfOutput, isOfPooler } from "../models/checkpoint-name.ts";
+import { type CheckpointNames, isOfOutput } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
-import { createModel, forFeatures, textPart, withLabels } from "../models/registry.ts";
+import { createModel, forTask, textPart, withLabels } from "../models/registry.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
 import { type Initializer, normal } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -37,7 +37,7 @@ export interface LoadedModel<Model extends Module = CausalLM> {
   readonly tokenizer: Tokenizer;
   /** `config.json` as it is in the folder (of Qwen3.5, which reads images, too, that of the text part, which is what is loaded), with the `labels` that were asked for. */
   readonly config: ConfigJson;
-  /** Paths of parameters that the checkpoint does not have and that are yet to be trained; none without `labels`. */
+  /** Paths of parameters that the checkpoint does not have and that are yet to be trained. */
   readonly drawn: readonly string[];
   /**
    * What `generation_config.json`, or where there is none `config.json`, says about writing texts.
@@ -48,7 +48,10 @@ export interface LoadedModel<Model extends Module = CausalLM> {
 
 /** What is loaded, from where, and how it is kept. */
 export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOptions, KeepOptions {
-  /** What the model is wanted for: `"CausalLM"`, continuing a text, when absent. */
+  /**
+   * What the model is wanted for: `"CausalLM"`, continuing a text, when absent. `"FeatureExtraction"` and `"QuestionAnswering"` take a
+   * checkpoint with any output layer; what they lack is drawn and named in `drawn`.
+   */
   readonly task?: T;
   /**
    * Classes, how many or their names, of a new output layer: a pretrained model becomes a classifier that is yet to be trained. What the
@@ -90,15 +93,15 @@ export async function loadModel<T extends Task = "CausalLM">(
   const gguf = ggufFile(folder, file);
   const { config: stored, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);
   const { task, labels, dtype, quantise } = options;
-  const extracts = task === "FeatureExtraction";
-  if (extracts && labels !== undefined)
+  const other = forTask(stored, task ?? "CausalLM");
+  if (other && labels !== undefined)
     throw new ConfigError("`labels` are for models that put something into classes.", { operation: "loadModel", got: labels });
-  const config = extracts ? forFeatures(stored) : labels === undefined ? stored : withLabels(stored, task ?? "CausalLM", labels);
+  const config = other?.[0] ?? (labels === undefined ? stored : withLabels(stored, task ?? "CausalLM", labels));
   const model = createModel<T>(config, { ...(task && { task }), init: noMoreThan(checkpoint) });
   const std = config["initializer_range"];
   const draw = {
     init: normal({ std: typeof std === "number" ? std : 0.02 }),
-    isNew: labels !== undefined ? isOfOutput : extracts ? isOfPooler : () => false,
+    isNew: other?.[1] ?? (labels === undefined ? () => false : isOfOutput),
   };
   const drawn = await loadWeights(model, checkpoint, { ...(dtype && { dtype }), ...(quantise && { quantise }) }, draw);
   // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it

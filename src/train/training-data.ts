@@ -99,9 +99,9 @@ export const tensorDatasetRules: Rules<TensorDatasetOptions> = {
 
 /**
  * Rows of columns: one for each text or image. Names are those of the model's inputs, such as `inputIds` [N, T], `attentionMask` [N, T],
- * `pixelValues` [N, C, H, W] and `labels`, [N] for classes.
+ * `pixelValues` [N, C, H, W] and `labels`, [N] for classes, or what else a model's loss is of.
  *
- * @throws {ConfigError} for no columns, no `labels`, values that are neither float32 nor int32, or a share out of [0, 1);
+ * @throws {ConfigError} for no columns, values that are neither float32 nor int32, or a share out of [0, 1);
  *   @throws {ShapeError} when columns have different numbers of rows, or values that do not fit their shape
  * @example
  * const data = tensorDataset({
@@ -120,34 +120,37 @@ export function tensorDataset(columns: Readonly<Record<string, Column>>, options
     requireKind(operation, "a list of numbers", { [`${name}.values`]: column.values, [`${name}.shape`]: column.shape });
   }
   const labels = columns["labels"];
-  if (!labels) throw new ConfigError("there is no column `labels`.", { operation, got: Object.keys(columns) });
-  const rows = labels.shape[0] ?? 0;
+  const [first] = Object.entries(labels ? { labels } : columns);
+  if (!first) throw new ConfigError("there are no columns.", { operation });
+  const rows = first[1].shape[0] ?? 0;
   for (const [name, { values, shape }] of Object.entries(columns)) {
     if (!(values instanceof Float32Array || values instanceof Int32Array))
       throw new ConfigError(`\`${name}\` is a ${values.constructor.name}; it must be a Float32Array or an Int32Array.`, {
         operation,
       });
     if (shape[0] !== rows || values.length !== sizeOf(shape))
-      throw new ShapeError(`\`${name}\` holds ${values.length} values for ${wordShape(shape)}; \`labels\` has ${rows} rows.`, {
-        operation,
-        expected: rows,
-        got: shape,
-      });
+      throw new ShapeError(
+        `\`${name}\` holds ${values.length} values for ${wordShape(shape)}; \`${first[0]}\` has ${rows} rows.`,
+        {
+          operation,
+          expected: rows,
+          got: shape,
+        },
+      );
   }
   const kept = rows - Math.floor(rows * heldOut);
-  if (kept === 0) throw new ConfigError("there is no row to train on.", { operation, got: labels.shape });
-  const labelsIn = (values: TypedArray, count: number): number =>
-    labels.shape.length > 1 && values instanceof Int32Array ? judgedLabels(values) : count;
+  if (kept === 0) throw new ConfigError("there is no row to train on.", { operation, got: first[1].shape });
+  const labelsIn = (values: TypedArray | undefined, count: number): number =>
+    labels && labels.shape.length > 1 && values instanceof Int32Array ? judgedLabels(values) : count;
   const pick = (chosen: ArrayLike<number>): Batch => {
     const inputs = Object.fromEntries(
       Object.entries(columns).map(([name, { values, shape }]) => [name, pickRows(values, shape, chosen)] as const),
     );
-    const { values } = inputs["labels"] as Column;
-    return { inputs, judged: labelsIn(values, chosen.length) };
+    return { inputs, judged: labelsIn(inputs["labels"]?.values, chosen.length) };
   };
   return {
     seed,
-    heldOut: labelsIn(labels.values.subarray((labels.values.length / rows) * kept), rows - kept),
+    heldOut: labelsIn(labels?.values.subarray((labels.values.length / rows) * kept), rows - kept),
     batches: ({ batchSize, seed: own, state }) => new RowSampler(pick, kept, batchSize, own ?? state?.seed ?? seed, state),
     *evaluationBatches({ batchSize }) {
       if (kept === rows)

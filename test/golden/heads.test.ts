@@ -1,12 +1,13 @@
 /** The cases of `heads/` (test/fixtures/generate/gen_heads.py): GPT-Neo, output layers of other families and rope types. */
-import "../../src/index.ts"; // tensors get their methods
+
 import { join } from "node:path";
 import { expect } from "vitest";
 import { realize } from "../../src/compile/program.ts";
 import type { Tensor } from "../../src/graph/node.ts";
+import { stack } from "../../src/index.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import type { EncoderStates } from "../../src/models/encoder.ts";
-import { type FeatureExtractor, taskOf } from "../../src/models/task.ts";
+import type { EncoderInputs, EncoderStates } from "../../src/models/encoder.ts";
+import { type FeatureExtractor, type QuestionAnswerer, taskOf } from "../../src/models/task.ts";
 import type { Module } from "../../src/nn/module.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { complete } from "../../src/train/generation.ts";
@@ -25,6 +26,11 @@ function statesOf({ lastHiddenState, poolerOutput }: EncoderStates, attentionMas
   return { logits: lastHiddenState, loss: poolerOutput ? loss.add(poolerOutput.sum()) : loss };
 }
 
+function answerOf(model: QuestionAnswerer, inputs: EncoderInputs, startPositions: Tensor, endPositions: Tensor) {
+  const { startLogits, endLogits, loss } = model.forward({ ...inputs, startPositions, endPositions });
+  return { logits: stack([startLogits, endLogits], -1), loss };
+}
+
 const close = { rtol: 1e-4, atol: 1e-4 };
 
 async function run(name: string, architecture: string): Promise<void> {
@@ -37,7 +43,14 @@ async function run(name: string, architecture: string): Promise<void> {
   const { logits, loss } =
     task === "FeatureExtraction"
       ? statesOf((loaded as Module as FeatureExtractor).forward({ inputIds, attentionMask }), attentionMask)
-      : model.forward({ inputIds, attentionMask, labels: at("in.labels") });
+      : task === "QuestionAnswering"
+        ? answerOf(
+            loaded as Module as QuestionAnswerer,
+            { inputIds, attentionMask },
+            at("in.start_positions"),
+            at("in.end_positions"),
+          )
+        : model.forward({ inputIds, attentionMask, labels: at("in.labels") });
   const named = new Map(model.namedParameters());
   const wanted = [...stored.keys()].filter((key) => key.startsWith("grad."));
   const parameters = wanted.map((key) => named.get(key.slice("grad.".length))!);

@@ -91,3 +91,51 @@ describe("labels", () => {
     await expect(loadModel(path, { task: "SequenceClassification", labels: [1] as never })).rejects.toThrow(/`labels`/);
   });
 });
+
+describe("questions and answers", () => {
+  test.each(Object.keys(encoderConfigs))("%s: from a checkpoint with another output layer, and saved", async (type) => {
+    const config = (encoderConfigs as Readonly<Record<string, ConfigJson>>)[type]!;
+    const [published] = Object.keys(models[type as keyof typeof models]);
+    const given: ConfigJson = { pad_token_id: 0, ...config, model_type: type, architectures: [published], id2label: { 0: "a" } };
+    const path = join(folder, `${type}-published`);
+    await saveModel(
+      path,
+      createModel(given, {
+        task: taskOf(published!)!,
+        init: (shape) => new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(0.1),
+      }),
+      given,
+    );
+    const task = "QuestionAnswering";
+    const { model, config: own, drawn } = await loadModel(path, { task });
+    expect(own).toMatchObject({ architectures: [expect.stringMatching(/ForQuestionAnswering$/)] });
+    expect(own).not.toHaveProperty("id2label");
+    expect(drawn).toEqual(["weight", "bias"].map((name) => `${type === "modernbert" ? "classifier" : "qa_outputs"}.${name}`));
+    await saveModel(`${path}-saved`, model, own);
+    const again = await loadModel(`${path}-saved`, { task });
+    expect([again.drawn, valuesOf(again.model)]).toEqual([[], valuesOf(model)]);
+    await expect(loadModel(path, { task, labels: 2 })).rejects.toThrow(/`labels` are for models that put/);
+
+    // the cross-entropies of both ends by hand; the second answer begins outside of the text, and is judged by its end alone
+    const whole = (values: number[][]) => tensor(values, { dtype: "int32" });
+    const [inputIds, startPositions, endPositions] = [
+      whole([
+        [5, 3, 7, 4],
+        [1, 2, 6, 8],
+      ]),
+      whole([[1], [9]]),
+      whole([[3], [2]]),
+    ];
+    const { startLogits, endLogits, loss } = model.forward({ inputIds, startPositions, endPositions });
+    const cost = (logits: number[], at: number) => Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)) - logits[at]!;
+    const [starts, ends] = [startLogits.toArray() as number[][], endLogits.toArray() as number[][]];
+    const want = (cost(starts[0]!, 1) + (cost(ends[0]!, 3) + cost(ends[1]!, 2)) / 2) / 2;
+    expect(loss!.toArray()).toBeCloseTo(want, 5);
+  });
+
+  test("there are none of models that continue texts", async () => {
+    await expect(loadModel("models/tiny", { task: "QuestionAnswering" })).rejects.toThrow(
+      /LlamaForCausalLM is a model for CausalLM, not for QuestionAnswering/,
+    );
+  });
+});

@@ -246,7 +246,7 @@ it("labels that are held out are as many as are judged", async () => {
 });
 
 it("refuses what does not fit together", () => {
-  expect(() => tensorDataset({ inputIds: ids })).toThrow(ConfigError);
+  expect(() => tensorDataset({})).toThrow(ConfigError);
   expect(() => tensorDataset({ inputIds: ids, labels: { values: new Int32Array(39), shape: [39] } })).toThrow(ShapeError);
   expect(() => tensorDataset({ labels: { values: new Float64Array(2), shape: [2] } })).toThrow(
     "must be a Float32Array or an Int32Array",
