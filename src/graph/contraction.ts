@@ -1,10 +1,11 @@
 /** Contraction: the batched matrix product. Transposition is a view of its operands. */
 import { DTypeError, ShapeError, wordShape } from "../errors.ts";
 import { isFloat, promote, type TypedArray } from "./dtype.ts";
-import { cast } from "./elementwise.ts";
+import { cast, mul } from "./elementwise.ts";
 import { expand, reshape, transpose } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { CallGeometry, Draw, KernelOperation, Operand, Sample } from "./primitive.ts";
+import { reduceSum } from "./reduction.ts";
 import { broadcastShapes, sizeOf } from "./shape.ts";
 
 /** See {@link matmul}. */
@@ -86,6 +87,9 @@ function matmulHost(operands: readonly TypedArray[], results: readonly TypedArra
   }
 }
 
+/** From here on the dot product of two vectors is a sum of products, which keeps its digits. */
+const longDot = 4096;
+
 /**
  * Matrix product over the last two axes: [..., M, K] · [..., K, N] → [..., M, N]; leading axes broadcast.
  * A vector counts as a row on the left, as a column on the right, and its axis is dropped from the result.
@@ -127,6 +131,8 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   const batch = broadcastShapes("matmul", a.shape.slice(0, -2), b.shape.slice(0, -2));
   const left = expand(cast(a, wide), [...batch, M, K]);
   const right = expand(cast(b, wide), [...batch, K, N]);
+  // a product adds along K in one chain for each lane, a sum in a tree of them
+  if (M === 1 && N === 1 && K >= longDot) return reduceSum(mul(left, transpose(right)), [left.rank - 1]);
   return new Tensor(matmulOp, [left, right], [...batch, M, N], wide);
 }
 

@@ -22,6 +22,16 @@ const box = [
 ];
 
 onEveryDevice(() => {
+  test("sums of many values, and products of vectors as long, keep their digits", () => {
+    const values = (seed: number) => Float32Array.from({ length: 1e6 }, (_, i) => ((i * 7919 + seed) % 1000) / 1000);
+    const [a, b] = [values(3), values(41)];
+    const [x, y] = [tensor(a), tensor(b)];
+    const total = a.reduce((sum, value) => sum + value, 0);
+    const product = a.reduce((sum, value, i) => sum + value * b[i]!, 0);
+    expect(Math.abs((statistics.sum(x).item() as number) / total - 1)).toBeLessThan(1e-6);
+    expect(Math.abs((x.matmul(y).item() as number) / product - 1)).toBeLessThan(1e-6);
+  });
+
   test("folds one axis, several, or all, and keeps their place when asked", () => {
     const x = tensor(box);
     expect(statistics.sum(x).item()).toBeCloseTo(23.5);
