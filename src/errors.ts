@@ -121,6 +121,13 @@ const kinds = {
   "a whole number from 1, or Infinity": (value) =>
     value === Number.POSITIVE_INFINITY || (Number.isSafeInteger(value) && from(1, value)),
   "a whole number from 0 below 2³²": (value) => Number.isSafeInteger(value) && from(0, value) && (value as number) < 2 ** 32,
+  "a whole number from 0 to 100": (value) => Number.isSafeInteger(value) && from(0, value) && (value as number) <= 100,
+  "a whole number from 0 below 2³¹": (value) => Number.isSafeInteger(value) && from(0, value) && (value as number) < 2 ** 31,
+  "a whole number from 1 below 2³¹": (value) => Number.isSafeInteger(value) && from(1, value) && (value as number) < 2 ** 31,
+  "a whole number, or a list of them": (value) => [value].flat().every(Number.isSafeInteger),
+  "an AbortSignal": (value) => typeof (value as Partial<AbortSignal> | null)?.throwIfAborted === "function",
+  "a number or a list": (value) => typeof value === "number" || Array.isArray(value),
+  "a number, a text or a list": (value) => typeof value === "string" || typeof value === "number" || Array.isArray(value),
   "a function": (value) => typeof value === "function",
   "an object": isRecord,
   "a list": Array.isArray,

@@ -1,6 +1,6 @@
 /** Derivatives by hand, and recomputation instead of memory. */
 import { after, customOp } from "../graph/movement.ts";
-import { Tensor } from "../graph/node.ts";
+import { requireTensors, Tensor } from "../graph/node.ts";
 import { recordingReads, replayingReads } from "../graph/variable.ts";
 import { pullback } from "./grad.ts";
 
@@ -19,6 +19,7 @@ export function withVjp(
   backward: (g: Tensor, y: Tensor, ...inputs: Tensor[]) => readonly (Tensor | null)[],
 ): (...inputs: Tensor[]) => Tensor {
   return (...inputs) => {
+    if (!inputs.every((x) => x instanceof Tensor)) requireTensors("withVjp", { ...inputs });
     const value = forward(...inputs);
     return new Tensor(customOp, [value, ...inputs], value.shape, value.dtype, { backward });
   };
@@ -39,6 +40,7 @@ export function withVjp(
  */
 export function checkpoint(f: (...inputs: Tensor[]) => Tensor): (...inputs: Tensor[]) => Tensor {
   return (...inputs) => {
+    requireTensors("checkpoint", { ...inputs });
     const { result, reads } = recordingReads(() => f(...inputs));
     const captured = [...new Set(reads)];
     const places = reads.map((x) => captured.indexOf(x));

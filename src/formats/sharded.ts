@@ -112,6 +112,7 @@ export function checkpoint(file: SafetensorsFile, files: readonly string[]): Che
   const get = (name: string): StoredTensor => {
     const tensor = file.tensors.get(name);
     if (tensor !== undefined) return tensor;
+    requireKind("openCheckpoint", "a text", { name });
     const near = nearestName(name, file.tensors.keys());
     throw new FormatError(`${file.source} has no tensor ${JSON.stringify(name)}.`, {
       operation: "openCheckpoint",

@@ -8,7 +8,7 @@ import { requireKind, ShapeError, wordShape } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
 import { permute, reshape, sliceAxis } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { extent, place } from "../graph/placement.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
@@ -171,6 +171,7 @@ export class KeyValueCache implements Disposable {
    * @throws {ShapeError} when the batch is another or T is more than the cache holds. That earlier tokens leave room is the caller's to see to.
    */
   append(mask: Tensor): CacheUpdate {
+    requireTensors("append", { mask });
     const [B, T] = mask.shape as [number, number];
     if (B !== this.batch || T > this.size)
       throw new ShapeError(`${wordShape([B, T])} tokens do not fit a cache of ${wordShape([this.batch, this.size])}.`, {

@@ -1,9 +1,9 @@
 /** What all models that continue a text have in common: what goes in, what comes out, and how labels are shifted. */
-import { ConfigError, DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, DTypeError, requireKind, ShapeError, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add, cast, sub } from "../graph/elementwise.ts";
 import { pad, reshape, sliceAxis } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant, iota } from "../graph/source.ts";
 import type { Embedding } from "../nn/embedding.ts";
@@ -144,6 +144,7 @@ export function checkTextInputs(
   inputs: Omit<CausalLMInputs, "cache"> & { readonly tokenTypeIds?: Tensor },
 ): void {
   const { modelType: operation, width, maxLength = Number.POSITIVE_INFINITY } = sizes;
+  requireKind(operation, "an object", { inputs });
   const { inputIds, inputsEmbeds, logitsToKeep } = inputs;
   const [tokens, own] = inputsEmbeds ? [inputsEmbeds, "inputsEmbeds"] : [inputIds, "inputIds"];
   if (!tokens || (inputIds && inputsEmbeds))
@@ -151,6 +152,7 @@ export function checkTextInputs(
       operation,
       hint: "Give one of them.",
     });
+  requireTensors(operation, { [own]: tokens });
   if (inputsEmbeds && (inputsEmbeds.rank !== 3 || inputsEmbeds.shape[2] !== width))
     throw new ShapeError(`\`inputsEmbeds\` is ${wordShape(inputsEmbeds.shape)}, it should be [batch, time, ${width}].`, {
       operation,

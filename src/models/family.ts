@@ -2,7 +2,7 @@
  * Models as a part that reads text and an output layer behind it. Families say what their reading part is called and how it is
  * built; what an output layer does is said once for all of them.
  */
-import { checkOptions } from "../errors.ts";
+import { checkOptions, requireKind } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
 import { Dropout } from "../nn/dropout.ts";
@@ -99,6 +99,7 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
     }
 
     forward(inputs: Inputs): Output {
+      requireKind(name, "an object", { inputs });
       return run(self(this), inputs);
     }
 

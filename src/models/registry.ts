@@ -1,5 +1,5 @@
 /** The models there are, by the `model_type` of their `config.json`. */
-import { ConfigError, checkOptions, isRecord, nearestName, requireKind, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, isRecord, nearestName, requireKind, requireOption, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";
 import { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
@@ -157,6 +157,7 @@ export const models = {
  */
 export function withLabels(config: ConfigJson, task: Task, labels: number | readonly string[]): ConfigJson {
   const operation = "loadModel";
+  if (typeof labels === "number") requireOption(operation, "a whole number from 1 below 2³¹", "labels", labels);
   const names = typeof labels === "number" ? Array.from({ length: labels }, (_, i) => `LABEL_${i}`) : labels;
   if (!Array.isArray(names) || names.length === 0 || names.some((name) => typeof name !== "string"))
     throw new ConfigError(`\`labels\` (= ${wordJson(labels)}) must be how many classes there are, or a list of their names.`, {

@@ -1,5 +1,5 @@
 /** What models that answer one text with another have in common. */
-import { ConfigError, ShapeError } from "../errors.ts";
+import { ConfigError, requireKind, ShapeError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
 import { cast, equal, where } from "../graph/elementwise.ts";
 import { pad, sliceAxis } from "../graph/movement.ts";
@@ -86,8 +86,9 @@ export function answerInputs(
   inputs: Seq2SeqInputs,
   shift: (labels: Tensor) => Tensor,
 ): CausalLMInputs {
-  const { decoderInputIds, decoderInputsEmbeds, decoderAttentionMask, labels, past, ...read } = inputs;
   const operation = sizes.decoder.modelType;
+  requireKind(operation, "an object", { inputs });
+  const { decoderInputIds, decoderInputsEmbeds, decoderAttentionMask, labels, past, ...read } = inputs;
   checkTextInputs(sizes.encoder, read);
   if (!decoderInputIds && !decoderInputsEmbeds && !labels)
     throw new ConfigError("neither `decoderInputIds` nor `labels` are given.", {

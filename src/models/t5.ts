@@ -2,7 +2,7 @@
  * T5: an encoder and a decoder whose attention knows positions by a learned bias for each distance. Queries are not scaled.
  * @see https://arxiv.org/abs/1910.10683
  */
-import { checkOptions } from "../errors.ts";
+import { checkOptions, requireKind } from "../errors.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -253,6 +253,7 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
   }
 
   answering(batch: number, size: number): Answering {
+    requireKind("answering", "a whole number from 1", { batch, size });
     const { sizes } = this.backbone;
     const { numDecoderLayers, numHeads, dKv } = this.config;
     const memory = new TextMemory(numDecoderLayers, [batch, size, numHeads * dKv]);

@@ -3,11 +3,11 @@
  * have the names of before.
  * @see https://arxiv.org/abs/2010.11929
  */
-import { checkOptions, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { add } from "../graph/elementwise.ts";
 import { expand, reshape, transpose } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { activation } from "../nn/activation.ts";
 import { Conv2d } from "../nn/convolution.ts";
 import { Dropout } from "../nn/dropout.ts";
@@ -187,7 +187,10 @@ export class ViTForImageClassification extends Module implements ImageClassifier
   }
 
   /** @throws {ShapeError} for sizes that do not fit */
-  forward({ pixelValues, labels }: ImageInputs): ClassifierOutput {
+  forward(inputs: ImageInputs): ClassifierOutput {
+    requireKind("vit", "an object", { inputs });
+    const { pixelValues, labels } = inputs;
+    requireTensors("vit", { pixelValues });
     const { lastHiddenState, hiddenStates } = this.vit.forward(pixelValues);
     const logits = this.classifier.forward(firstToken(lastHiddenState)); // [B, classes]
     return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, this.config.problemType) } : {}) };

@@ -2,7 +2,7 @@
  * Attention with all its masks. The causal case without a mask goes to the operation of graph/attention.ts, for which
  * devices have kernels that never hold the T×T matrix; every other case is composed here. Nothing else decides this.
  */
-import { checkOptions, DTypeError, requireKind, ShapeError, wordShape } from "../errors.ts";
+import { checkOptions, DTypeError, requireKind, requireOption, ShapeError, under, wordShape } from "../errors.ts";
 import { attention } from "../graph/attention.ts";
 import { matmul } from "../graph/contraction.ts";
 import { isFloat } from "../graph/dtype.ts";
@@ -56,6 +56,8 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions =
     dropout: "a function",
   });
   requireTensors("attend", { q, k, v });
+  if (typeof options.offset === "number") requireOption("attend", "a whole number", "offset", options.offset);
+  else if (options.offset !== undefined) requireTensors("attend", { offset: options.offset });
   const { isCausal = false, offset, window = 0, keyMask, mask, scale, softcap: cap = 0, dropout } = options;
   const atEnd = offset === undefined || offset === (k.shape[1] as number) - (q.shape[1] as number);
   if (!keyMask && !mask && !dropout && cap === 0 && (!isCausal || atEnd))
@@ -73,7 +75,9 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions =
   const biased = mask && isFloat(mask.dtype) ? add(scaled, perGroup(mask, grouped)) : scaled;
   const masked = seen.length ? where(seen.reduce(both), biased, number(biased, Number.NEGATIVE_INFINITY)) : biased;
   const weights = softmax(masked, -1);
-  const y = matmul(dropout ? dropout(weights) : weights, byGroup(v, G, H)); // [B, G, H/G, Tq, E]
+  const kept = dropout ? dropout(weights) : weights;
+  requireTensors("attend", { "dropout(…)": kept });
+  const y = matmul(kept, byGroup(v, G, H)); // [B, G, H/G, Tq, E]
   return reshape(permute(y, [0, 3, 1, 2, 4]), [B, Tq, H, v.shape[3] as number]);
 }
 
@@ -107,14 +111,8 @@ export function scaledDotProductAttention(
     if (x.rank !== 4) throw misfit("scaledDotProductAttention", q, k, v, "They are [batch, heads, time, size].");
     return permute(x, [0, 2, 1, 3]);
   };
-  return swap(
-    attend(swap(q), swap(k), swap(v), {
-      isCausal,
-      offset: 0,
-      ...(mask ? { mask } : {}),
-      ...(scale === undefined ? {} : { scale }),
-    }),
-  );
+  const given = { isCausal, offset: 0, ...(mask ? { mask } : {}), ...(scale === undefined ? {} : { scale }) };
+  return under("scaledDotProductAttention", () => swap(attend(swap(q), swap(k), swap(v), given)));
 }
 
 /** [Tq, Tk] bool: true where key j ≤ query i + offset, and within the window if there is one. Costs no memory. */

@@ -2,7 +2,7 @@
 import { ConfigError, checkOptions, requireKind } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
-import { type ConvolutionOptions, conv1d, conv2d, conv3d } from "../tensor/convolution.ts";
+import { type ConvolutionOptions, conv1d, conv2d, conv3d, perAxis } from "../tensor/convolution.ts";
 import { kaimingUniform, uniform } from "./init.ts";
 import type { LinearOptions } from "./linear.ts";
 import { Module, Parameter } from "./module.ts";
@@ -59,6 +59,9 @@ export abstract class Convolution extends Module {
           : `\`groups\` (= ${groups}) must divide the channels, ${inChannels} that go in and ${outChannels} that come out.`,
         { operation: new.target.name, got: kernel.length !== axes ? kernelSize : groups },
       );
+    const { stride = 1, dilation = 1, padding = 0 } = options;
+    for (const [name, value] of Object.entries({ stride, dilation })) perAxis(new.target.name, name, value, axes, 1);
+    if (padding !== "same" && padding !== "valid") perAxis(new.target.name, "padding", padding, axes, 0);
     const shape = [outChannels, inChannels / groups, ...kernel];
     const bound = 1 / Math.sqrt(sizeOf(shape.slice(1)));
     this.weight = Parameter.from(init(shape), shape);

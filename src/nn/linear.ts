@@ -1,5 +1,5 @@
 /** The affine layer. */
-import { checkOptions, requireKind, ShapeError, under, wordShape } from "../errors.ts";
+import { checkOptions, requireKind, requireOption, ShapeError, under, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, transpose } from "../graph/movement.ts";
@@ -53,6 +53,7 @@ export class Linear extends Module {
     super();
     checkOptions("Linear", options, { bias: null, init: "a function", initBias: "a function", weight: Parameter });
     requireKind("Linear", "a whole number from 0", { inFeatures, outFeatures });
+    if (typeof options.bias !== "boolean" && options.bias !== undefined) requireOption("Linear", Parameter, "bias", options.bias);
     const { bias = true, init = kaimingUniform({ a: Math.sqrt(5) }) } = options;
     const bound = 1 / Math.sqrt(inFeatures);
     this.weight = options.weight ?? Parameter.from(init([outFeatures, inFeatures]), [outFeatures, inFeatures]);

@@ -72,7 +72,7 @@ export class GatedMLP extends Module {
     this.gate_proj = new Linear(size, innerSize, { bias, ...init });
     this.up_proj = new Linear(size, innerSize, { bias, ...init });
     this.down_proj = new Linear(innerSize, size, { bias, ...init });
-    this.#gated = gating(name);
+    this.#gated = under("GatedMLP", () => gating(name));
   }
 
   /** [..., C] → [..., C] */

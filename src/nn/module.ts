@@ -4,7 +4,17 @@
  * Hugging Face does, to the letter.
  */
 import { currentDevice, upload } from "../compile/program.ts";
-import { ConfigError, FormatError, nearestName, ShapeError, wordShape, wordType } from "../errors.ts";
+import {
+  ConfigError,
+  checkOptions,
+  FormatError,
+  nearestName,
+  requireKind,
+  ShapeError,
+  under,
+  wordShape,
+  wordType,
+} from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sameShape } from "../graph/shape.ts";
 import { showAs } from "../graph/shown-as.ts";
@@ -99,7 +109,8 @@ export abstract class Module {
   }
 
   /** Values in all parameters, or in those that training changes; shared ones count once. */
-  numParameters({ trainable = false }: { readonly trainable?: boolean } = {}): number {
+  numParameters(options: { readonly trainable?: boolean } = {}): number {
+    const { trainable = false } = checkOptions("numParameters", options, { trainable: "true or false" });
     return (trainable ? this.trainableParameters() : this.parameters()).reduce((sum, each) => sum + each.represents, 0);
   }
 
@@ -110,6 +121,7 @@ export abstract class Module {
 
   /** The module at a path. @throws {ConfigError} naming the nearest path when there is none */
   getModule(path: string): Module {
+    requireKind("getModule", "a text", { path });
     for (const [at, module] of this.namedModules()) if (at === path) return module;
     const near = nearestName(
       path,
@@ -124,7 +136,8 @@ export abstract class Module {
 
   /** Puts `replacement` where the module at `path` was and returns that one. */
   replaceModule(path: string, replacement: Module): Module {
-    const old = this.getModule(path);
+    const old = under("replaceModule", () => this.getModule(path));
+    requireModule("replaceModule", replacement);
     const names = path.split(".");
     const last = names.pop()!;
     let holder: unknown = this;
@@ -148,8 +161,10 @@ export abstract class Module {
    */
   loadStateDict(
     state: ReadonlyMap<string, Tensor>,
-    { strict = true }: { readonly strict?: boolean } = {},
+    options: { readonly strict?: boolean } = {},
   ): { readonly missing: readonly string[]; readonly unexpected: readonly string[] } {
+    requireKind("loadStateDict", "a Map", { state });
+    const { strict = true } = checkOptions("loadStateDict", options, { strict: "true or false" });
     const own = new Map(this.namedParameters());
     const shared = this.sharedPaths();
     const missing = [...own.keys()].filter((path) => !state.has(path));

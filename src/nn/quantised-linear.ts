@@ -14,7 +14,7 @@ import { dequantise } from "../graph/dequantise.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { add, cast } from "../graph/elementwise.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { linear } from "./linear.ts";
 import { Module, Parameter } from "./module.ts";
 import {
@@ -162,6 +162,7 @@ export class QuantisedLinear extends Module {
    * @throws {ConfigError} when it holds values that are not finite
    */
   encoded(matrix: Tensor): Map<Parameter, Tensor> {
+    requireTensors("encoded", { matrix });
     const values = downloadSync(cast(matrix, "float32")) as Float32Array;
     const device = this.weight.stored.storage!.device as Device;
     const stored = storedOf(quantiseWeight(values, [this.outFeatures, this.inFeatures], this.quantiser));
@@ -192,6 +193,7 @@ export class QuantisedLinear extends Module {
 
   /** @throws {ShapeError} when the last axis of `x` is not `in` */
   forward(x: Tensor): Tensor {
+    requireTensors("QuantisedLinear", { x });
     const { inFeatures: into, outFeatures: out, bias } = this;
     const coded = this.#coded;
     const rows = x.size / into;

@@ -169,7 +169,7 @@ export class Rotary {
 
   /** @param size values of a head that are turned: D */
   constructor(size: number, parameters: RopeParameters, options: { readonly pairs?: RotaryPairs } = {}) {
-    const { pairs = "halves" } = checkOptions("Rotary", options, { pairs: null });
+    const { pairs = "halves" } = checkOptions("Rotary", options, { pairs: ["halves", "interleaved"] });
     this.size = size;
     this.pairs = pairs;
     this.#parameters = parameters;

@@ -160,6 +160,7 @@ export abstract class Optimizer<Options extends LearningRate> {
    */
   step(gradients?: Gradients): void {
     const operation = this.#operation;
+    if (gradients !== undefined) requireKind(operation, "a Map", { gradients });
     const next: [Variable, Tensor][] = [];
     let updated = 0;
     for (const { parameters, options, lr, counters } of this.groups) {
@@ -170,6 +171,7 @@ export abstract class Optimizer<Options extends LearningRate> {
       for (const parameter of parameters) {
         const gradient = gradients ? gradients.get(parameter) : parameter.grad;
         if (!gradient) continue;
+        requireTensors(operation, { gradient });
         if (!sameShape(gradient.shape, parameter.shape))
           throw new ShapeError(
             `a gradient of ${wordShape(gradient.shape)} does not fit a parameter of ${wordShape(parameter.shape)}.`,
@@ -206,6 +208,7 @@ export abstract class Optimizer<Options extends LearningRate> {
    * @param lr one for all groups, or a function of a group's own first rate (see schedule.ts)
    */
   setLearningRate(lr: number | ((base: number) => number)): void {
+    if (typeof lr !== "function") requireKind("setLearningRate", "a number from 0", { lr });
     if (isObserved())
       throw new ConfigError("inside a compiled function it would be set once only, while tracing.", {
         operation: "setLearningRate",
@@ -233,6 +236,7 @@ export abstract class Optimizer<Options extends LearningRate> {
    */
   loadStateDict(saved: ReadonlyMap<string, Tensor>): void {
     const operation = "loadStateDict";
+    requireKind(operation, "a Map", { saved });
     const parameters = this.groups.flatMap((group) => group.parameters.map((parameter) => ({ parameter, group })));
     // state appears with the first gradient of a parameter, so a saved one decides which parameters have it
     const touched = parameters.filter((_, i) => [...saved.keys()].some((name) => name.startsWith(`state.${i}.`)));

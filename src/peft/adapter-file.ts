@@ -141,7 +141,7 @@ export const loadOptionRules: Rules<LoadOptions> = {
   ...placeRules,
   name: "a text",
   trainable: "true or false",
-  seed: "a whole number",
+  seed: "a whole number from 0",
 };
 
 /**

@@ -63,10 +63,10 @@ export function attach<Schema extends ConfigSchema>(
 ): Adapter {
   checkOptions("attach", options, {
     name: "a text",
-    seed: "a whole number",
+    seed: "a whole number from 0",
     trainable: "true or false",
-    tokenizer: null,
-    sourceTasks: null,
+    tokenizer: "an object",
+    sourceTasks: "an object",
   });
   const plan = planAttach(model, adapter, options.name);
   const random = new TorchGenerator(options.seed ?? 0);

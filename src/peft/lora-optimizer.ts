@@ -187,6 +187,7 @@ export class LoraFA extends BiasCorrected<LoraFAOptions> {
   }
 
   override step(gradients: Gradients = this.#left()): void {
+    requireKind("LoraFA", "a Map", { gradients });
     const changed = new Map(gradients);
     for (const { A, B, scaling: s } of this.#pairs) {
       const gradient = gradients.get(B);

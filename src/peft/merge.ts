@@ -3,7 +3,7 @@ import { downloadSync, realize } from "../compile/program.ts";
 import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";
 import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import { cast, sub } from "../graph/elementwise.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import {
   type Adapted,
@@ -247,6 +247,7 @@ function besideWeights(adapted: Adapted, names: readonly string[] | undefined, p
         layer.activate(layer.outwards([...layer.outwards([...new Set(names)]), ...layer.outwards(others)]));
     }
     const found = probe();
+    requireTensors(operation, { "probe()": found });
     realize([found]);
     return found;
   } finally {
@@ -282,7 +283,7 @@ export function switchMerged(model: Module, given: string | readonly string[], o
   const values = new Map([...unmerged.parameters()].map((parameter) => [parameter, parameter.stored]));
   try {
     setActive(model, names);
-    return merge(model, names, { ...options, keep });
+    return under("switchMerged", () => merge(model, names, { ...options, keep }), [operation]);
   } catch (error) {
     forget();
     for (const [parameter, value] of values) parameter.replace(value);

@@ -6,7 +6,7 @@ import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, div, mul } from "../graph/elementwise.ts";
 import { permute, reshape, slice } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { sizeOf } from "../graph/shape.ts";
 import { number } from "../graph/source.ts";
 import { padding } from "./arrange.ts";
@@ -24,7 +24,8 @@ export interface ConvolutionOptions {
   readonly groups?: number;
 }
 
-function perAxis(operation: string, name: string, value: PerAxis, axes: number, least: number): number[] {
+/** A setting of every spatial axis, from one number or one for each. @throws {ConfigError} for anything else */
+export function perAxis(operation: string, name: string, value: PerAxis, axes: number, least: number): number[] {
   const list = typeof value === "number" ? new Array<number>(axes).fill(value) : Array.isArray(value) ? value : [];
   if (list.length !== axes || list.some((n) => !Number.isInteger(n) || n < least))
     throw new ConfigError(`\`${name}\` (= ${JSON.stringify(value)}) must be a whole number from ${least}, or ${axes} of them.`, {
@@ -72,6 +73,7 @@ function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | 
   const operation = `conv${axes}d`;
   return (x, weight, bias, options = {}) => {
     checkOptions(operation, options, { stride: null, padding: null, dilation: null, groups: "a whole number from 1" });
+    requireTensors(operation, { x, weight });
     if (x.rank !== axes + 2 || weight.rank !== axes + 2)
       throw new ShapeError(`needs ${axes + 2} axes, got x ${wordShape(x.shape)} and weight ${wordShape(weight.shape)}.`, {
         operation,
@@ -188,6 +190,7 @@ function pooling(name: string, axes: number, outside: number, fold: (windows: Te
   const operation = `${name}${axes}d`;
   return (x: Tensor, options: PoolingOptions): Tensor => {
     checkOptions(operation, options, { kernelSize: null, stride: null, padding: null });
+    requireTensors(operation, { x });
     if (x.rank < axes + 1)
       throw new ShapeError(`needs ${axes} spatial axes after at least one other, got ${wordShape(x.shape)}.`, {
         operation,

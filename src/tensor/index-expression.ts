@@ -2,7 +2,7 @@
  * Picking parts of a tensor as Python does: `at(x, "1:3, ::2, -1, ..., None")`, or with the same things as values:
  * `at(x, { start: 1, stop: 3 }, { step: 2 }, -1, "...", null)`.
  */
-import { ConfigError, checkOptions, DTypeError, FormatError, ShapeError, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, DTypeError, FormatError, ShapeError, wordArgument, wordShape, wordType } from "../errors.ts";
 import { isFloat, type TypedArray } from "../graph/dtype.ts";
 import { add, and, cast, less, mul, where } from "../graph/elementwise.ts";
 import { take } from "../graph/indexing.ts";
@@ -64,7 +64,7 @@ function parse(item: IndexItem): Parsed[] {
 function resolveRange({ start, stop, step = 1 }: Range, extent: number): { start: number; stop: number; step: number } {
   for (const value of [start, stop, step])
     if (value !== null && value !== undefined && !Number.isInteger(value))
-      throw new ShapeError(`${value} in a range is not a whole number.`, { operation: "at", got: value });
+      throw new ShapeError(`${wordArgument(value)} in a range is not a whole number.`, { operation: "at", got: value });
   if (step === 0) throw new ShapeError("the step of a range cannot be 0.", { operation: "at", got: step });
   const [low, high] = step > 0 ? [0, extent] : [-1, extent - 1];
   const bound = (value: number | null | undefined, absent: number) =>

@@ -29,7 +29,7 @@ import {
   xor,
 } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
-import type { Tensor } from "../graph/node.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
 import { constant, iota, number } from "../graph/source.ts";
 
 export {
@@ -65,6 +65,7 @@ export function scalarLike(x: Tensor, value: number): Tensor {
 function real(name: string, forward: (x: Tensor) => Tensor, derivative: (x: Tensor, y: Tensor) => Tensor): (x: Tensor) => Tensor {
   const f = withVjp(forward, (g, y, x) => [mul(g, derivative(x!, y))]);
   return (x) => {
+    requireTensors(name, { x });
     requireFloat(name, x.dtype);
     return f(x);
   };

@@ -113,7 +113,7 @@ function edges(x: Tensor, edgeItems: number): { shown: Tensor; cut: boolean[] } 
  */
 export function print(x: Tensor, options: PrintOptions = {}): string {
   checkOptions("print", options, {
-    precision: "a whole number from 0",
+    precision: "a whole number from 0 to 100",
     threshold: "a number",
     edgeItems: "a whole number from 0",
     lineWidth: "a number",

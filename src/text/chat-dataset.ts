@@ -44,12 +44,12 @@ export function chatDataset(
   checkOptions("chatDataset", options, {
     window: "a whole number from 1",
     stride: "a whole number from 1",
-    heldOut: null,
+    heldOut: "a number or a list",
     seed: "a whole number from 0 below 2³²",
     template: "a text",
-    tools: null,
+    tools: "a list",
     now: Date,
-    variables: null,
+    variables: "an object",
   });
   const operation = "chatDataset";
   const { window = 128, stride = window, seed = 0, heldOut = 0.1, ...chat } = options;

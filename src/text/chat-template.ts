@@ -78,11 +78,11 @@ export function renderChat(
     throw new ConfigError("messages are a list of { role, content }.", { operation, got: messages });
   checkOptions(operation, options, {
     addGenerationPrompt: "true or false",
-    tools: null,
-    documents: null,
+    tools: "a list",
+    documents: "a list",
     template: "a text",
     now: Date,
-    variables: null,
+    variables: "an object",
   });
   const source = pickTemplate(templates, options);
   let template = compiled.get(source);

@@ -106,7 +106,7 @@ export class TextDataset {
    * The last row and the last batch are filled with label -100.
    */
   *evaluationBatches(options: { batchSize: number }): Generator<TextBatch, void> {
-    const { batchSize } = checkOptions("evaluationBatches", options, { batchSize: "a whole number from 1" });
+    const { batchSize } = checkOptions("evaluationBatches", options, { batchSize: "a whole number from 1 below 2³¹" });
     requireOption("evaluationBatches", "a whole number from 1", "batchSize", batchSize);
     if (this.heldOutTokens.length === 0) {
       throw new ConfigError("nothing was held out.", {
@@ -139,10 +139,10 @@ export class BatchSampler implements Iterable<TextBatch> {
 
   constructor(dataset: TextDataset, options: { batchSize: number; seed?: number; epochs?: number; state?: SamplerState }) {
     checkOptions("batches", options, {
-      batchSize: "a whole number from 1",
+      batchSize: "a whole number from 1 below 2³¹",
       seed: "a whole number from 0 below 2³²",
       epochs: "a whole number from 1, or Infinity",
-      state: null,
+      state: "an object",
     });
     if (!(dataset instanceof TextDataset))
       throw new ConfigError(`the data is ${wordType(dataset)}, not a dataset of texts.`, { operation: "batches", got: dataset });
@@ -215,7 +215,7 @@ export function textDataset(
   checkOptions("textDataset", options, {
     window: "a whole number from 1",
     stride: "a whole number from 1",
-    heldOut: null,
+    heldOut: "a number, a text or a list",
     seed: "a whole number from 0 below 2³²",
   });
   const operation = "textDataset";

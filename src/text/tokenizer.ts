@@ -1,6 +1,6 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
 
-import { ConfigError, checkOptions, FormatError, isRecord, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, isRecord, requireKind, wordJson } from "../errors.ts";
 import {
   type ChatMessage,
   type ChatOptions,
@@ -76,11 +76,13 @@ export class Tokenizer {
    */
   encode(text: string, options: { addSpecialTokens?: boolean } = {}): Int32Array {
     const { addSpecialTokens = true } = checkOptions("encode", options, { addSpecialTokens: "true or false" });
+    requireKind("encode", "a text", { text });
     return this.#fill(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens })).ids;
   }
 
   /** Token ids of two texts as one input, and which text each token is from (`typeIds`, 0 or 1). */
   encodePair(first: string, second: string): { ids: Int32Array; typeIds: Int32Array } {
+    requireKind("encodePair", "a text", { first, second });
     return this.#fill(() => this.#library.encode(first, { text_pair: second, return_token_type_ids: true }));
   }
 
@@ -92,6 +94,7 @@ export class Tokenizer {
    */
   encodeWithOffsets(text: string, options: { addSpecialTokens?: boolean } = {}): EncodingWithOffsets {
     const { addSpecialTokens = true } = checkOptions("encodeWithOffsets", options, { addSpecialTokens: "true or false" });
+    requireKind("encodeWithOffsets", "a text", { text });
     try {
       this.#offsets ??= new OffsetEncoder(this.definition, this.config);
       return this.#offsets.encode(text, addSpecialTokens);
@@ -115,6 +118,7 @@ export class Tokenizer {
    */
   decode(ids: ArrayLike<number>, options: { skipSpecialTokens?: boolean } = {}): string {
     const { skipSpecialTokens = false } = checkOptions("decode", options, { skipSpecialTokens: "true or false" });
+    requireKind("decode", "a list of numbers", { ids });
     const known = Array.from(ids).filter((id) => this.#library.id_to_token(id) !== undefined);
     if (known.length === 0) return "";
     try {
@@ -159,6 +163,7 @@ export class Tokenizer {
    * the template has them, else what each of its messages adds to the text before it. A token that begins before counts.
    */
   encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): EncodedChat {
+    requireKind("encodeChat", "an object", { options });
     const render = (some: readonly ChatMessage[], addGenerationPrompt: boolean) =>
       this.#render(some, { ...options, addGenerationPrompt });
     const { text, answers } = renderAnswers(render, messages, options.addGenerationPrompt ?? false);

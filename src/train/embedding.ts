@@ -240,7 +240,9 @@ export class PairModel extends Module {
     this.#scale = scale;
   }
 
-  forward({ inputIds, attentionMask, otherIds, otherMask }: PairInputs): { readonly loss: Tensor } {
+  forward(inputs: PairInputs): { readonly loss: Tensor } {
+    requireKind("PairModel", "an object", { inputs });
+    const { inputIds, attentionMask, otherIds, otherMask } = inputs;
     const vectors = (ids: Tensor, mask: Tensor) => vectorsOf("PairModel", this.model, ids, mask, this.#pooling);
     return { loss: contrastiveLoss(vectors(inputIds, attentionMask), vectors(otherIds, otherMask), { scale: this.#scale }) };
   }

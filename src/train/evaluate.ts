@@ -48,9 +48,9 @@ export function lossOf(model: TrainableModel, inputs: Readonly<Record<string, Te
 }
 
 const optionRules: Rules<EvaluateOptions> = {
-  batchSize: "a whole number from 1",
+  batchSize: "a whole number from 1 below 2³¹",
   maxTokens: "a number above 0, or Infinity",
-  signal: "an object",
+  signal: "an AbortSignal",
   onProgress: "a function",
 };
 

@@ -139,6 +139,7 @@ async function* continuationText(
       got: writer,
       hint: "Give { model, tokenizer }, as loadModel does.",
     });
+  checkOptions(operation, options, optionRules);
   const all = { ...generation, ...options, tokenizer };
   requireOneSequence(operation, all);
   const tokens = typeof prompt === "string" ? tokenizer.encode(prompt) : prompt;
@@ -174,7 +175,8 @@ async function* write(
   under(operation, () => check(prompts, options));
   requireModule(operation, model);
   const rows = adapters?.flatMap((name) => new Array<string>(numReturnSequences).fill(name));
-  const acting = <T>(body: () => T): T => (rows ? withAdapters(model, rows, body) : body());
+  const acting = <T>(body: () => T): T =>
+    rows ? under(operation, () => withAdapters(model, rows, body), ["withAdapters"]) : body();
   const sequences = begin(model, prompts, options);
   const longest = Math.max(...sequences.map(({ tokens }) => tokens.length));
   const { maxLength = Number.POSITIVE_INFINITY } = "maxLength" in model ? model : {};
@@ -245,15 +247,15 @@ function newTokens({ maxNewTokens, maxLength }: GenerateOptions, longest: number
 }
 
 const optionRules: Rules<GenerateOptions> = {
-  maxNewTokens: "a whole number from 0",
+  maxNewTokens: "a whole number from 0 below 2³¹",
   maxLength: "a whole number from 0",
   minNewTokens: "a whole number from 0",
   stopTokens: "a list of numbers",
   stopStrings: "a list of texts",
   tokenizer: "an object",
-  numReturnSequences: "a whole number from 1",
-  seed: null,
-  signal: "an object",
+  numReturnSequences: "a whole number from 1 below 2³¹",
+  seed: "a whole number, or a list of them",
+  signal: "an AbortSignal",
   compiled: "true or false",
   adapters: "a list of texts",
   ...samplingRules,
@@ -263,6 +265,7 @@ function check(prompts: readonly Tokens[], options: GenerateOptions): void {
   const operation = "generate";
   checkOptions(operation, options, optionRules);
   checkSampling(operation, options);
+  if (options.tokenizer) requireKind(operation, "a function", { "tokenizer.stream": options.tokenizer.stream });
   checkStopStrings(options.stopStrings ?? [], options.tokenizer);
   requireKind(operation, "a list", { prompts });
   if (prompts.length === 0) throw new ConfigError("got no prompt.", { operation });

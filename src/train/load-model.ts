@@ -86,7 +86,7 @@ export async function loadModel<T extends Task = "CausalLM">(
     ...sourceOptionRules,
     task: "a text",
     labels: null,
-    dtype: null,
+    dtype: "a text",
     quantise: "an object",
   });
   const { folder, file } = await openSource(source, "loadModel", options);
@@ -97,7 +97,8 @@ export async function loadModel<T extends Task = "CausalLM">(
   if (other && labels !== undefined)
     throw new ConfigError("`labels` are for models that put something into classes.", { operation: "loadModel", got: labels });
   const config = other?.[0] ?? (labels === undefined ? stored : withLabels(stored, task ?? "CausalLM", labels));
-  const model = createModel<T>(config, { ...(task && { task }), init: noMoreThan(checkpoint) });
+  const make = () => createModel<T>(config, { ...(task && { task }), init: noMoreThan(checkpoint) });
+  const model = under("loadModel", make, ["createModel"]);
   const std = config["initializer_range"];
   const draw = {
     init: normal({ std: typeof std === "number" ? std : 0.02 }),

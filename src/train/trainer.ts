@@ -6,7 +6,17 @@
 import { currentDevice } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
 import { yieldToOthers } from "../compile/turn.ts";
-import { ConfigError, checkOptions, FormatError, type Rules, requireOption, ShapeError, wordShape } from "../errors.ts";
+import {
+  ConfigError,
+  checkOptions,
+  FormatError,
+  type Rules,
+  requireKind,
+  requireOption,
+  ShapeError,
+  under,
+  wordShape,
+} from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
@@ -72,7 +82,7 @@ export interface TrainerOptions {
 /** What can be set. */
 export const trainerOptionRules: Rules<TrainerOptions> = {
   steps: "a whole number from 1",
-  batchSize: "a whole number from 1",
+  batchSize: "a whole number from 1 below 2³¹",
   learningRate: "a number above 0",
   schedule: "a function",
   clipNorm: "a number above 0, or null",
@@ -91,7 +101,7 @@ export interface RunOptions {
 }
 
 /** What these may be. */
-export const runOptionRules: Rules<RunOptions> = { signal: "an object", onStep: "a function", onEvaluation: "a function" };
+export const runOptionRules: Rules<RunOptions> = { signal: "an AbortSignal", onStep: "a function", onEvaluation: "a function" };
 
 /** Bytes that training takes. */
 export interface MemoryReport {
@@ -148,6 +158,7 @@ export class Trainer implements Disposable {
     this.#sampler = this.dataset.batches({ batchSize, ...(seed === undefined ? {} : { seed }) });
     const makeOptimizer = options.optimizer ?? ((all) => new AdamW([...all.values()], { lr: learningRate, weightDecay: 0 }));
     this.optimizer = makeOptimizer(this.parameters, learningRate);
+    requireKind(operation, "a function", { "optimizer(…).step": (this.optimizer as Partial<AnyOptimizer> | null)?.step });
     this.#evaluator = new Evaluator(model);
     this.#schedules = beginSchedules(model);
     this.#learn = compile((inputs: Record<string, Tensor>) => {
@@ -221,7 +232,7 @@ export class Trainer implements Disposable {
     const batch = this.#sampler.next();
     if (!batch) throw new ConfigError("the dataset has no more rows.", { operation: "train" });
     const before = this.step;
-    this.optimizer.setLearningRate((base) => schedule(before, base));
+    under("train", () => this.optimizer.setLearningRate((base) => schedule(before, base)));
     const rate = schedule(before, learningRate);
     const slow = !this.#hasRun;
     this.#hasRun = true;

@@ -2,7 +2,7 @@
  * What training takes in: batches of a model's inputs by name, whatever the model is for. A text to be continued comes as a
  * `TextDataset`; everything else as columns with one row for each text or image, `tensorDataset`.
  */
-import { ConfigError, checkOptions, type Rules, requireKind, ShapeError, wordShape, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, type Rules, requireKind, requireOption, ShapeError, wordShape, wordType } from "../errors.ts";
 import type { TypedArray } from "../graph/dtype.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
@@ -151,8 +151,15 @@ export function tensorDataset(columns: Readonly<Record<string, Column>>, options
   return {
     seed,
     heldOut: labelsIn(labels?.values.subarray((labels.values.length / rows) * kept), rows - kept),
-    batches: ({ batchSize, seed: own, state }) => new RowSampler(pick, kept, batchSize, own ?? state?.seed ?? seed, state),
-    *evaluationBatches({ batchSize }) {
+    batches(options) {
+      requireKind("batches", "an object", { options });
+      const { batchSize, seed: own, state } = options;
+      return new RowSampler(pick, kept, batchSize, own ?? state?.seed ?? seed, state);
+    },
+    *evaluationBatches(options) {
+      requireKind("evaluationBatches", "an object", { options });
+      const { batchSize } = options;
+      requireOption("evaluationBatches", "a whole number from 1", "batchSize", batchSize);
       if (kept === rows)
         throw new ConfigError("nothing is held out.", { operation: "evaluationBatches", hint: "Set `heldOut`." });
       for (let at = kept; at < rows; at += batchSize)

@@ -1,7 +1,7 @@
 /** Calling what the package exports wrongly, in a folder and on a device of its own, and judging the error. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { afterAll, beforeAll, vi } from "vitest";
 import { realize, useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
@@ -74,7 +74,8 @@ export class Late extends Error {
     this.error = error;
   }
 }
-const isDevice = (value: unknown): value is Device => typeof value === "object" && value !== null && "downloadSync" in value;
+export const isDevice = (value: unknown): value is Device =>
+  typeof value === "object" && value !== null && "downloadSync" in value;
 
 /** Names that are known better than that of what speaks: of what makes it, or of the run that it is. */
 const otherNames: Readonly<Record<string, string>> = {
@@ -85,6 +86,7 @@ const otherNames: Readonly<Record<string, string>> = {
   "text.Tokenizer": "loadTokenizer",
   "train.Evaluator": "evaluate",
   "train.Trainer": "train",
+  "train.finetune": "train",
 };
 /** Functions and models that right calls hand over: they speak for themselves. */
 const handedOver = new Set(["sum", "mul", "linear", "llama"]);
@@ -136,3 +138,11 @@ export const functions = Object.entries(exported).map(([group, things]) => {
   const functions = Object.entries(things).filter(([name, f]) => typeof f === "function" && !others.has(`${group}.${name}`));
   return [group, functions] as const;
 });
+
+/** Names of the methods that only a class and its heirs call: `private` and `protected`, of which nothing is left at run time. */
+export function hiddenMethods(): string[] {
+  const root = resolve(import.meta.dirname, "../../src");
+  const sources = readdirSync(root, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
+  const hidden = /^\s+(?:protected|private)(?: abstract| override| readonly| async| get)* \*?(\w+)/gm;
+  return sources.flatMap((file) => [...readFileSync(join(root, file), "utf8").matchAll(hidden)].map(([, name]) => name!));
+}

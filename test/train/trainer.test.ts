@@ -258,7 +258,7 @@ describe("on wasm", () => {
     expect(() => new Trainer(model, data, misspelled)).toThrow("`learningrate` is not an option");
     for (const name of ["evaluationTokens", "evaluateEvery", "batchSize", "steps"])
       expect(() => new Trainer(model, data, { steps: 1, [name]: 0 })).toThrow(
-        `train: \`${name}\` (= 0) must be a whole number from 1.`,
+        `train: \`${name}\` (= 0) must be a whole number from 1`,
       );
     expect(() => new Trainer(model, data, { steps: 1, clipNorm: 0 })).toThrow(
       "train: `clipNorm` (= 0) must be a number above 0, or null",

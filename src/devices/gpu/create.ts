@@ -53,7 +53,7 @@ async function openMode(library: GpuJs, mode: GpuMode, adapter: AdapterKind | un
  * useDevice(device);
  */
 export async function createGpu(options: GpuOptions = {}): Promise<GpuDevice> {
-  checkOptions("gpu", options, { mode: null, adapter: null });
+  checkOptions("gpu", options, { mode: null, adapter: ["card", "software"] });
   const { mode, adapter } = options;
   if (mode !== undefined && !gpuModes.includes(mode))
     throw new ConfigError(`there is no mode ${JSON.stringify(mode)}.`, {

@@ -74,7 +74,7 @@ export function combineAdapters(model: Module, options: CombineOptions): Adapter
   checkOptions(operation, options, {
     adapters: "a list of texts",
     weights: null,
-    type: null,
+    type: "a text",
     svdRank: "a whole number from 1",
     svdClamp: "a number",
     seed: "a whole number",

@@ -41,7 +41,7 @@ export async function createXlora(
   config: Partial<XloraConfig> = {},
   options: XloraOptions = {},
 ): Promise<void> {
-  const { seed = 0 } = checkOptions("createXlora", options, { seed: "a whole number" });
+  const { seed = 0 } = checkOptions("createXlora", options, { seed: "a whole number from 0" });
   const operation = "createXlora";
   requireKind(operation, "an object", { adapters, config });
   const sources = Object.values(adapters).map((source, i) => ({ source, name: `${i}` }));
