@@ -241,7 +241,7 @@ it("labels that are held out are as many as are judged", async () => {
   await evaluate(model, texts(classes), { batchSize: 3, onProgress: (share) => shares.push(share) });
   expect(shares).toEqual([3 / 8, 6 / 8, 1]);
   await expect(evaluate(model, texts(classes), { batchSize: 0 })).rejects.toThrow(
-    "evaluate: `batchSize` (= 0) must be a whole number from 1.",
+    "evaluate: `batchSize` (= 0) must be a whole number from 1 below 2³¹.",
   );
 });
 
