@@ -1,4 +1,5 @@
 /** Derivatives by hand, and recomputation instead of memory. */
+import { LorikeetError } from "../errors.ts";
 import { after, customOp } from "../graph/movement.ts";
 import { requireTensors, Tensor } from "../graph/node.ts";
 import { recordingReads, replayingReads } from "../graph/variable.ts";
@@ -19,10 +20,20 @@ export function withVjp(
   backward: (g: Tensor, y: Tensor, ...inputs: Tensor[]) => readonly (Tensor | null)[],
 ): (...inputs: Tensor[]) => Tensor {
   return (...inputs) => {
+    const value = resultOf(forward, inputs);
     if (!inputs.every((x) => x instanceof Tensor)) requireTensors("withVjp", { ...inputs });
-    const value = forward(...inputs);
     return new Tensor(customOp, [value, ...inputs], value.shape, value.dtype, { backward });
   };
+}
+
+/** What `forward` gives. What is no tensor it refuses under a name of its own, or else it is refused here. */
+function resultOf(forward: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
+  try {
+    return forward(...inputs);
+  } catch (error) {
+    if (!(error instanceof LorikeetError)) requireTensors("withVjp", { ...inputs });
+    throw error;
+  }
 }
 
 /**

@@ -286,22 +286,32 @@ function shares(x: Tensor, axes: readonly number[], factor?: Tensor): Tensor {
   return mul(e, factor ? mul(factor, inverse) : inverse);
 }
 
-const logSumExpOver = (axes: readonly number[]) =>
+/** ln Σ eˣ; NaN where one x is ∞, as the cross-entropy of such a row is. The axes stay. */
+const logSums = (x: Tensor, axes: readonly number[]): Tensor => {
+  const m = shift(x, axes);
+  return add(log(reduceSum(exp(sub(x, m)), axes)), m);
+};
+
+/** A way to ln Σ eˣ, with the derivative that all have: not e^(x − y), since in one launch the exponentials are there already, and y is rounded. */
+const logSumBy = (way: (x: Tensor, axes: readonly number[]) => Tensor, axes: readonly number[]) =>
   withVjp(
-    (x) => {
-      const m = shift(x!, axes);
-      const y = add(log(reduceSum(exp(sub(x!, m)), axes)), m);
-      return where(equal(m, number(m, Number.POSITIVE_INFINITY)), m, y);
-    },
-    // not e^(x − y): where both are one launch the exponentials are there already, and y is rounded
+    (x) => way(x!, axes),
     (g, _y, x) => [shares(x!, axes, g)],
   );
+
+/** ln Σ eˣ along the last axis, which stays; of rows without ∞. */
+export const logSumOfRows = (x: Tensor): Tensor => logSumBy(logSums, [x.rank - 1])(x);
+
+const withInfinity = (x: Tensor, axes: readonly number[]): Tensor => {
+  const m = reduceMax(x, axes);
+  return where(equal(m, number(m, Number.POSITIVE_INFINITY)), m, logSums(x, axes));
+};
 
 /** ln Σ eˣ, without overflow; −∞ when all x are, ∞ when one is. */
 export function logSumExp(x: Tensor, axes?: Axes, keepDims = false): Tensor {
   requireFloat("logSumExp", x.dtype);
   const list = normalizeAxes("logSumExp", axes, x.rank);
-  return drop(logSumExpOver(list)(x), list, keepDims);
+  return drop(logSumBy(withInfinity, list)(x), list, keepDims);
 }
 
 const softmaxOver = (axes: readonly number[]) =>

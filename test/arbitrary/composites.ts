@@ -86,6 +86,8 @@ const statisticsComposites = {
   softmax: alongAxis(statistics.softmax),
   logSoftmax: alongAxis(statistics.logSoftmax),
   cumsum: alongAxis(statistics.cumsum),
+  unitVectors: (draw) => [sample([draw.shape(3, 3, 1)], (x) => statistics.unitVectors("unitVectors", x!, -1, 1e-12), [0.3, 2])],
+  logSumOfRows: (draw) => [sample([draw.shape(3, 4, 1)], (x) => statistics.logSumOfRows(x!))],
   cosineSimilarity: (draw) => {
     const shape = [...draw.shape(2), draw.integer(1, 4)];
     return [sample([shape, shape], (x, y) => statistics.cosineSimilarity(x!, y!), [0.3, 2])];
@@ -347,6 +349,7 @@ const whole = "gives whole numbers, no derivative";
 const primitive = "a primitive, tried as such";
 /** Exported functions that are no composites, and why. */
 export const exempt: Readonly<Record<string, string>> = {
+  perAxis: "numbers for each axis",
   lessEqual: boolean,
   greater: boolean,
   greaterEqual: boolean,

@@ -78,6 +78,19 @@ export const nnComposites = (device: Device) =>
       const C = draw.integer(2, 5);
       return [sample([[...draw.shape(2), C], [C], [C]], (x, w, b) => norms.layerNorm(x!, w!, b!, { eps: 0.1 }))];
     },
+    contrastiveLoss: (draw) => {
+      const [B, more, C] = [draw.integer(1, 3), draw.integer(0, 1), draw.integer(1, 3)];
+      return [
+        sample(
+          [
+            [B, C],
+            [B + more, C],
+          ],
+          (x, y) => loss.contrastiveLoss(x!, y!, { scale: 3 }),
+          [0.3, 2],
+        ),
+      ];
+    },
     crossEntropy: classified((x, targets, weight, reduction) =>
       loss.crossEntropy(x, targets, { weight, reduction, labelSmoothing: 0.1, ignoreIndex: 1 }),
     ),

@@ -76,7 +76,9 @@ describe("textDataset", () => {
     );
     expect(() => textDataset(alphabet, letters, { window: 4, seed: -1 })).toThrow("`seed` (= -1)");
     const dataset = textDataset(alphabet, letters, { window: 4, heldOut: 0 });
-    expect(() => dataset.batches({ batchSize: 0 })).toThrow("batches: `batchSize` (= 0) must be a whole number from 1.");
+    expect(() => dataset.batches({ batchSize: 0 })).toThrow(
+      "batches: `batchSize` (= 0) must be a whole number from 1 below 2³¹.",
+    );
     expect(() => [...dataset.evaluationBatches({ batchSize: 1 })]).toThrow("evaluationBatches: nothing was held out.");
   });
 });

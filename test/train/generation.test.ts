@@ -274,7 +274,7 @@ onReference("what is refused", () => {
     [[1], { temperature: -1 }, "complete: `temperature` (= -1) must be a number from 0."],
     [[1], { topK: 1.5 }, "complete: `topK` (= 1.5) must be a whole number from 0."],
     [[1], { topP: 0 }, "complete: `topP` (= 0) must be a number above 0 up to 1."],
-    [[1], { maxNewTokens: -2 }, "complete: `maxNewTokens` (= -2) must be a whole number from 0."],
+    [[1], { maxNewTokens: -2 }, "complete: `maxNewTokens` (= -2) must be a whole number from 0 below 2³¹."],
     [[1], { minNewTokens: 0.5 }, "complete: `minNewTokens` (= 0.5) must be a whole number from 0."],
     [[1], { maxLength: -1 }, "complete: `maxLength` (= -1) must be a whole number from 0."],
     [[1], { stopStrings: ["."] }, "complete: `stopStrings` need the `tokenizer`, which says what tokens mean."],
@@ -298,7 +298,9 @@ onReference("what is refused", () => {
   test("a batch without prompts, or with an empty one", async () => {
     await expect(generateBatch(makeModel(), []).next()).rejects.toThrow("generateBatch: got no prompt.");
     await expect(generateBatch(makeModel(), [[1], []]).next()).rejects.toThrow("generateBatch: prompt 1 has no token.");
-    await expect(completeBatch(makeModel(), [[1]], { numReturnSequences: 0 })).rejects.toThrow("must be a whole number from 1.");
+    await expect(completeBatch(makeModel(), [[1]], { numReturnSequences: 0 })).rejects.toThrow(
+      "must be a whole number from 1 below 2³¹.",
+    );
     await expect(completeBatch(makeModel(), [[1]], { numReturnSequences: 2 })).rejects.toThrow(
       "completeBatch: 2 sequences for a prompt would all be the same. Set `temperature`.",
     );
