@@ -6,6 +6,7 @@ import type { DType, TypedArray } from "../graph/dtype.ts";
 import { checkAlive, disposeStorage, requireTensorList, type Storage, type Tensor } from "../graph/node.ts";
 import { buffer } from "../graph/source.ts";
 import { setRealize } from "../graph/variable.ts";
+import { planFor } from "./plan-cache.ts";
 import { type Schedule, type ScheduleOptions, schedule } from "./schedule.ts";
 
 /** The memory that all programs of a device use for their intermediate values, one after the other. */
@@ -315,13 +316,14 @@ export function realize(tensors: readonly Tensor[]): void {
   });
   if (wanted.length === 0) return;
   const device = deviceOf(wanted);
-  const program = new Program(schedule(wanted, device));
+  const planned = planFor(wanted, device);
+  const program = new Program(planned.schedule);
   const results = new Map<Tensor, Storage>();
   program.schedule.roots.forEach((root) => results.set(root, newStorage(device, root.dtype, root.size)));
   try {
     program.run((value) => {
       const storage = results.get(value);
-      return storage ? (storage.buffer as Buffer) : locateLeaf(device, value);
+      return storage ? (storage.buffer as Buffer) : locateLeaf(device, planned.leafOf(value));
     });
   } catch (error) {
     for (const storage of results.values()) disposeStorage(storage);
