@@ -6,7 +6,7 @@ import type { Device } from "../devices/device.ts";
 import { customOp, stopGradientOp } from "../graph/movement.ts";
 import { Tensor, topologicalOrder } from "../graph/node.ts";
 import { input } from "../graph/source.ts";
-import { isLeaf } from "./prepare.ts";
+import { attributesKey, isLeaf } from "./prepare.ts";
 import { type Schedule, schedule } from "./schedule.ts";
 
 /** A schedule, and which of the leaves of now its values from outside stand for. */
@@ -129,31 +129,12 @@ function outlineOf(wanted: readonly Tensor[]): Outline | null {
     else {
       part += `|${numberOf(node.op)}`;
       for (const source of node.sources) part += `,${index.get(source)}`;
-      for (const name in node.attributes) {
-        const said = wordAttribute(node.attributes[name]);
-        if (said === null) return null;
-        part += `|${name}:${said}`;
-      }
+      const attributes = attributesKey(node);
+      if (attributes === null) return null;
+      part += `|${attributes}`;
     }
     index.set(node, parts.length);
     parts.push(part);
   }
   return { key: `${parts.join(";")}#${wanted.map((node) => index.get(node))}`, leaves, order };
-}
-
-/** The same text for equal values, and only for them; `null` for functions and the like. */
-function wordAttribute(value: unknown): string | null {
-  if (typeof value === "number") return Object.is(value, -0) ? "-0" : `${value}`;
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value === "boolean" || value === null || value === undefined) return `${value}`;
-  if (typeof value !== "object") return null;
-  const isList = Array.isArray(value);
-  if (!isList && Object.getPrototypeOf(value) !== Object.prototype) return null;
-  let text = isList ? "[" : "{";
-  for (const [name, item] of Object.entries(value)) {
-    const said = wordAttribute(item);
-    if (said === null) return null;
-    text += isList ? `${said},` : `${JSON.stringify(name)}:${said},`;
-  }
-  return text + (isList ? "]" : "}");
 }

@@ -113,7 +113,9 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
       node.op === afterOp
     )
       return node;
-    const key = `${node.op.name}|${node.dtype}|${node.shape}|${node.sources.map((s) => s.id)}|${attributesKey(node)}`;
+    const attributes = attributesKey(node);
+    if (attributes === null) return node;
+    const key = `${node.op.name}|${node.dtype}|${node.shape}|${node.sources.map((s) => s.id)}|${attributes}`;
     const same = known.get(key);
     if (same) return same;
     known.set(key, node);
@@ -169,17 +171,32 @@ function simplify(roots: readonly Tensor[], device: Device, inherit: Inherit): T
   return roots.map(visit);
 }
 
-/** The same text for equal attributes, and only for them. */
-function attributesKey({ attributes }: Tensor): string {
+/** The same text for equal attributes, and only for them; `null` where one is what no text can say. */
+export function attributesKey({ attributes }: Tensor): string | null {
   let key = "";
-  for (const name in attributes) key += `${name}:${valueKey(attributes[name])};`;
+  for (const name in attributes) {
+    const value = valueKey(attributes[name]);
+    if (value === null) return null;
+    key += `${name}:${value};`;
+  }
   return key;
 }
 
-function valueKey(value: unknown): string {
+/** The same for one value; `null` for functions and the like. */
+function valueKey(value: unknown): string | null {
   if (typeof value === "number") return Object.is(value, -0) ? "-0" : `${value}`;
-  if (Array.isArray(value)) return `[${value.map(valueKey).join()}]`;
-  return JSON.stringify(value);
+  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "boolean" || value === null || value === undefined) return `${value}`;
+  if (typeof value !== "object") return null;
+  const isList = Array.isArray(value);
+  if (!isList && Object.getPrototypeOf(value) !== Object.prototype) return null;
+  let text = isList ? "[" : "{";
+  for (const [name, item] of Object.entries(value)) {
+    const said = valueKey(item);
+    if (said === null) return null;
+    text += isList ? `${said},` : `${JSON.stringify(name)}:${said},`;
+  }
+  return text + (isList ? "]" : "}");
 }
 
 /** True when a matrix kernel can walk the operand: batch strides are free, one of the last two axes is unit. */

@@ -1,7 +1,10 @@
 /** What models that look at a whole text or image at once have in common. */
 import { ConfigError } from "../errors.ts";
+import { cast, div, mul } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { reduceSum } from "../graph/reduction.ts";
+import { constant } from "../graph/source.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
 import { dropout } from "../nn/dropout.ts";
 import type { Module } from "../nn/module.ts";
@@ -91,3 +94,10 @@ export function refuseInputs(operation: string, inputs: EncoderInputs, names: re
 /** The state of the first token, which stands for all: [B, T, C] → [B, C]. */
 export const firstToken = (states: Tensor): Tensor =>
   reshape(sliceAxis(states, 1, 0, 1), [states.shape[0] as number, states.shape[2] as number]);
+
+/** The mean state of the tokens that are not padding: [B, T, C] → [B, C]. @param mask [B, T], 1 for tokens; all are when absent */
+export function meanToken(states: Tensor, mask: Tensor | undefined): Tensor {
+  const [B, T, C] = states.shape as [number, number, number];
+  const weights = reshape(cast(mask ?? constant(1, [B, T], "int32"), states.dtype), [B, T, 1]);
+  return reshape(div(reduceSum(mul(states, weights), [1]), reduceSum(weights, [1])), [B, C]);
+}

@@ -4,10 +4,9 @@
  * @see https://arxiv.org/abs/2412.13663
  */
 import { isRecord } from "../errors.ts";
-import { add, cast, div, less, mul, sub } from "../graph/elementwise.ts";
+import { add, less, mul, sub } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { reduceSum } from "../graph/reduction.ts";
 import { constant, iota } from "../graph/source.ts";
 import { activation } from "../nn/activation.ts";
 import { type AttendOptions, attend } from "../nn/attention.ts";
@@ -21,7 +20,7 @@ import { Rotary, type RotaryTables, rotate } from "../nn/rotary.ts";
 import { abs } from "../tensor/math.ts";
 import { type Backbone, checkTextInputs, embedTokens, type ModelSizes, paddingRow, textShape, tied } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
-import { type EncoderInputs, type EncoderStates, encode, firstToken, layers, refuseInputs } from "./encoder.ts";
+import { type EncoderInputs, type EncoderStates, encode, firstToken, layers, meanToken, refuseInputs } from "./encoder.ts";
 import { type Family, type Head, questionModel, textClassifier, tokenModel } from "./family.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
@@ -276,18 +275,11 @@ const classes = (config: ModernBertConfig, init: Initializer) => ({
   classifier: dense(config.hiddenSize, config.numLabels, true, init),
 });
 
-/** The mean state of the tokens that are not padding: [B, T, C] → [B, C]. */
-function meanToken(states: Tensor, { attentionMask }: EncoderInputs): Tensor {
-  const [B, T, C] = states.shape as [number, number, number];
-  const mask = reshape(cast(attentionMask ?? constant(1, [B, T], "int32"), states.dtype), [B, T, 1]);
-  return reshape(div(reduceSum(mul(states, mask), [1]), reduceSum(mask, [1])), [B, C]);
-}
-
 /** A ModernBERT that puts texts into classes by the state of their first token, or by the mean of all. */
 export const ModernBertForSequenceClassification = textClassifier("ModernBertForSequenceClassification", family, {
   parts: classes,
   logits: ({ config, head, drop, classifier }, states, inputs) => {
-    const text = config.classifierPooling === "cls" ? firstToken(states) : meanToken(states, inputs);
+    const text = config.classifierPooling === "cls" ? firstToken(states) : meanToken(states, inputs.attentionMask);
     return classifier.forward(drop.forward(head.forward(text)));
   },
 });

@@ -4,12 +4,11 @@ import { download } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
 import { yieldToOthers } from "../compile/turn.ts";
 import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";
-import { cast, div, mul, sub } from "../graph/elementwise.ts";
-import { expand, pad, reshape, sliceAxis } from "../graph/movement.ts";
+import { sub } from "../graph/elementwise.ts";
+import { pad, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
-import { reduceSum } from "../graph/reduction.ts";
 import { readsText } from "../models/causal-lm.ts";
-import { type EncoderStates, firstToken } from "../models/encoder.ts";
+import { type EncoderStates, firstToken, meanToken } from "../models/encoder.ts";
 import type { FeatureExtractor } from "../models/task.ts";
 import { contrastiveLoss } from "../nn/loss.ts";
 import { Module, requireModule } from "../nn/module.ts";
@@ -66,10 +65,7 @@ const encodingRules: Rules<EncodingOptions> = { maxLength: "a whole number from 
 /** [B, T, C] → [B, C]. @param mask [B, T], 1 for tokens */
 function pool(states: Tensor, mask: Tensor, pooling: Pooling): Tensor {
   if (pooling === "first") return firstToken(states);
-  const [B, T, C] = states.shape as [number, number, number];
-  const weights = reshape(cast(pooling === "mean" ? mask : lastOnes(mask), states.dtype), [B, T, 1]);
-  const sum = reshape(reduceSum(mul(states, weights), [1]), [B, C]);
-  return div(sum, expand(reshape(reduceSum(weights, [1]), [B, 1]), [B, C]));
+  return meanToken(states, pooling === "mean" ? mask : lastOnes(mask));
 }
 
 /** 1 where the tokens of a row end, which are filled up behind. */
