@@ -34,6 +34,23 @@ export class TorchGenerator {
     }
   }
 
+  /** Where the stream stands: its 624 words, how many are used, and the spare normal value as a flag and two words. A copy. */
+  get state(): Int32Array<ArrayBuffer> {
+    float64[0] = this.#spareNormal ?? 0;
+    return Int32Array.of(...this.#state, this.#next, this.#spareNormal === undefined ? 0 : 1, ...words);
+  }
+
+  /** Goes on where another generator stood. @throws {ConfigError} for what is no state */
+  set state(saved: Int32Array) {
+    const next = saved instanceof Int32Array && saved.length === stateSize + 4 ? saved[stateSize]! : -1;
+    if (next < 0 || next > stateSize)
+      throw new ConfigError("`state` is not the state of such a generator.", { operation: "TorchGenerator", got: saved });
+    this.#state.set(saved.subarray(0, stateSize));
+    this.#next = next;
+    words.set(saved.subarray(stateSize + 2));
+    this.#spareNormal = saved[stateSize + 1] ? float64[0] : undefined;
+  }
+
   /** The next 32 random bits, unsigned. */
   u32(): number {
     if (this.#next === stateSize) this.#twist();

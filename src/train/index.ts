@@ -3,6 +3,15 @@ import "../devices/choose.ts";
 import "../tensor/methods.ts";
 
 export {
+  type CheckpointData,
+  type CheckpointPart,
+  type CheckpointSource,
+  encodeCheckpoint,
+  type Json,
+  loadCheckpoint,
+  saveCheckpoint,
+} from "./checkpoint.ts";
+export {
   type EmbedOptions,
   type EncodingOptions,
   embed,

@@ -35,11 +35,13 @@ import { readNumbers, uploadInputs } from "./batch.ts";
 import { checkBatch } from "./checked-batch.ts";
 import {
   type Checkpoint,
+  type CheckpointData,
   type CheckpointSource,
-  encodeCheckpoint,
+  encodeCheckpointFile,
   type Json,
-  loadCheckpoint,
-  saveCheckpoint,
+  readCheckpointFile,
+  tensorsUnder,
+  writeCheckpointFile,
 } from "./checkpoint.ts";
 import { Evaluator, lossOf } from "./evaluate.ts";
 import {
@@ -114,9 +116,6 @@ export interface MemoryReport {
   /** All of it together. */
   readonly planned: number;
 }
-
-/** Plain data that a checkpoint keeps for the caller. */
-type Extra = { readonly [key: string]: Json | undefined };
 
 /** Trains what of a model can be trained: everything, or its active adapters. */
 export class Trainer implements Disposable {
@@ -302,16 +301,16 @@ export class Trainer implements Disposable {
    * @param extra plain data of the caller's, given back by `load`
    * @throws {ConfigError} when the file cannot be written; an older one stays then
    */
-  async save(path: string, extra: Extra = {}): Promise<void> {
-    await saveCheckpoint(path, this.#checkpoint(extra));
+  async save(path: string, extra: CheckpointData = {}): Promise<void> {
+    await writeCheckpointFile(path, this.#checkpoint(extra));
   }
 
   /** What `save` writes, in memory, for places without a file system. */
-  async encode(extra: Extra = {}): Promise<Uint8Array<ArrayBuffer>> {
-    return encodeCheckpoint(this.#checkpoint(extra));
+  async encode(extra: CheckpointData = {}): Promise<Uint8Array<ArrayBuffer>> {
+    return encodeCheckpointFile(this.#checkpoint(extra));
   }
 
-  #checkpoint(extra: Extra): Checkpoint {
+  #checkpoint(extra: CheckpointData): Checkpoint {
     const tensors = new Map<string, Tensor>();
     for (const [name, parameter] of this.parameters) tensors.set(`model.${name}`, parameter.stored);
     for (const [name, tensor] of this.optimizer.stateDict()) tensors.set(`optimizer.${name}`, tensor);
@@ -338,14 +337,12 @@ export class Trainer implements Disposable {
    * @returns the caller's data
    * @throws {FormatError} or {ShapeError} when the file is of another run; nothing is changed then
    */
-  async load(source: CheckpointSource): Promise<Extra> {
+  async load(source: CheckpointSource): Promise<CheckpointData> {
     const operation = "resume";
-    const { tensors, data } = await loadCheckpoint(source);
+    const { tensors, data } = await readCheckpointFile(source);
     const path = typeof source === "string" ? source : "checkpoint";
     const state = data["trainer"];
     if (!isSavedState(state)) throw new FormatError(`"${path}" is no checkpoint of a trainer.`, { operation, got: path });
-    const part = (prefix: string) =>
-      new Map([...tensors].flatMap(([name, tensor]) => (name.startsWith(prefix) ? [[name.slice(prefix.length), tensor]] : [])));
     const own = [
       ["", "model.", this.parameters],
       ["the random state ", "random.", this.#adapterRandomness()],
@@ -368,15 +365,15 @@ export class Trainer implements Disposable {
         return [variable, value];
       }),
     );
-    const resumeSchedules = this.#schedules.restoring(part("schedule."), state.schedules);
+    const resumeSchedules = this.#schedules.restoring(tensorsUnder(tensors, "schedule."), state.schedules);
     const sampler = this.dataset.batches({ batchSize: this.batchSize, seed: state.sampler.seed, state: state.sampler });
-    this.optimizer.loadStateDict(part("optimizer.")); // the last that may refuse
+    this.optimizer.loadStateDict(tensorsUnder(tensors, "optimizer.")); // the last that may refuse
     assignAll(pairs);
     resumeSchedules(state.step);
     this.#sampler = sampler;
     this.steps = state.steps;
     this.#progress.restore(state);
-    return (data["extra"] ?? {}) as Extra;
+    return (data["extra"] ?? {}) as CheckpointData;
   }
 
   /** What the dropout of each adapter depends on. */

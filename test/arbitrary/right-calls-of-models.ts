@@ -215,6 +215,9 @@ export const callsOfModels: Readonly<Record<string, RightCall>> = {
   ...all(["kind.integer", "float"], () => [1]),
   // training
   Evaluator: () => [smallModel()],
+  saveCheckpoint: () => ["checkpoint.safetensors", { model: smallModel() }, { step: 1 }],
+  encodeCheckpoint: () => [{ model: smallModel() }, { step: 1 }],
+  loadCheckpoint: async () => [await train.encodeCheckpoint({ model: smallModel() }), { model: smallModel() }],
   Trainer: () => [smallModel(), smallDataset(), { steps: 1, batchSize: 2, learningRate: 0.1, clipNorm: 1, seed: 1 }],
   ...all(["finetune", "finetuning"], () => [
     smallModel(),

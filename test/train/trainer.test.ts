@@ -17,7 +17,7 @@ import { merge } from "../../src/peft/merge.ts";
 import { adalora } from "../../src/peft/methods/adalora.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
 import { uploadBatch } from "../../src/train/batch.ts";
-import { type Checkpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
+import { type Checkpoint, readCheckpointFile, writeCheckpointFile } from "../../src/train/checkpoint.ts";
 import { evaluate } from "../../src/train/evaluate.ts";
 import { finetune, finetuning } from "../../src/train/finetune.ts";
 import type { StepEvent } from "../../src/train/progress.ts";
@@ -291,11 +291,11 @@ describe("on wasm", () => {
     attach(rank, lora({ r: 3, targetModules: "all-linear" }));
     await refused("rank", saveOf(rank), ShapeError, /is \[3, 16\] in the checkpoint, \[2, 16\] here/);
     await refused("rows", saveOf(adapted(), smallDataset({ stride: 4 })), ConfigError, /the state is of a run with/);
-    const plain = (path: string) => saveCheckpoint(path, { tensors: new Map(), data: {} });
+    const plain = (path: string) => writeCheckpointFile(path, { tensors: new Map(), data: {} });
     await refused("plain", plain, FormatError, /is no checkpoint of a trainer/);
     const tampered = (change: (content: Checkpoint) => Checkpoint) => async (path: string) => {
       await saveOf(adapted())(path);
-      await saveCheckpoint(path, change(await loadCheckpoint(path)));
+      await writeCheckpointFile(path, change(await readCheckpointFile(path)));
     };
     const withoutDropout = ({ tensors, data }: Checkpoint) => {
       const left = [...tensors].filter(([name]) => !name.startsWith("dropout."));
