@@ -145,10 +145,20 @@ const prompts: Readonly<Record<string, object>> = {
     shadowDropout: 0,
   },
   shadow_gpt2: { method: "shadow", r: 3, updateHiddenSize: 5, shadowDropout: 0, base: "gpt2" },
+  prefix_tuning_answers: { method: "prefixTuning", numVirtualTokens: 3, base: "bert_answers", taskType: "QUESTION_ANS" },
+  prompt_tuning_states: { method: "promptTuning", numVirtualTokens: 3, base: "bert_states", taskType: "FEATURE_EXTRACTION" },
   prefix_tuning_t5: { method: "prefixTuning", numVirtualTokens: 3, base: "t5", taskType: "SEQ_2_SEQ_LM" },
 };
+/** Tasks whose output layer is trained along, or that have none. */
+const ofTasks = {
+  answers: { r: 2, base: "bert_answers", taskType: "QUESTION_ANS" },
+  answers_ia3: { method: "ia3", base: "bert_answers", taskType: "QUESTION_ANS" },
+  states: { r: 2, targetModules: "all-linear", base: "bert_states", taskType: "FEATURE_EXTRACTION" },
+  states_dora: { method: "dora", r: 2, modulesToSave: ["pooler"], base: "bert_states", taskType: "FEATURE_EXTRACTION" },
+} as const;
 export const cases: Readonly<Record<string, Options & Case>> = {
   ...Object.fromEntries(Object.entries(prompts).map(([name, item]) => [name, { ...item, unmergeable: true }])),
+  ...(ofTasks as object),
   ...Object.fromEntries([...ofMethods, ...onTurned, ...onPatches]),
   lily: { method: "lily", r: 3, strideA: 2, numB: 3, targetModules: ["q_proj", "v_proj", "up_proj"], unmergeable: true },
   combined_cat: { made: combinedBy("cat") },
@@ -260,7 +270,24 @@ const opt = {
   ...{ vocab_size: 37, hidden_size: 24, ffn_dim: 40, num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 64 },
   ...{ word_embed_proj_dim: 24, init_std: 0.2, dropout: 0, enable_bias: false, layer_norm_elementwise_affine: false },
 };
-export const bases = { opt, untied: config, tied: { ...config, tie_word_embeddings: true }, gpt2, vit, bert, t5 };
+const bert_answers = {
+  ...bert,
+  architectures: ["BertForQuestionAnswering"],
+  id2label: { 0: "a", 1: "b" },
+  label2id: { a: 0, b: 1 },
+};
+const bert_states = { ...bert, architectures: ["BertModel"] };
+export const bases = {
+  opt,
+  untied: config,
+  tied: { ...config, tie_word_embeddings: true },
+  gpt2,
+  vit,
+  bert,
+  bert_answers,
+  bert_states,
+  t5,
+};
 export type BaseName = keyof typeof bases;
 
 /** Moves everything that would be trained, so that nothing is at its start. */

@@ -15,7 +15,6 @@ import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { type Task, taskOf } from "../../src/models/task.ts";
-import { ViTForImageClassification } from "../../src/models/vit.ts";
 import type { Module } from "../../src/nn/module.ts";
 import {
   adapterNames,
@@ -32,6 +31,7 @@ import {
 } from "../../src/peft/index.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";
 import { toFileConfig } from "../../src/peft/method-config.ts";
+import { stack } from "../../src/tensor/arrange.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { complete } from "../../src/train/generation.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
@@ -41,8 +41,10 @@ const folder = mkdtempSync(join(tmpdir(), "lorikeet-conformance-"));
 const ids = Int32Array.from({ length: 18 }, (_, i) => (i * i * 7 + 3) % config.vocab_size);
 const pixels = Float32Array.from({ length: 2 * 3 * 8 * 8 }, (_, i) => Math.sin(i * 1.7));
 const shapes = { ids: [2, 9], pixels: [2, 3, 8, 8] };
-const isImage = (model: Module) => model instanceof ViTForImageClassification;
-/** Logits of a model of texts or of images. */
+const isImage = (model: Module) => !("backbone" in model);
+/** What comes out, whatever that is called: logits of words or classes, of where answers begin and end, or states. */
+type AnyOutput = Readonly<Partial<Record<"logits" | "startLogits" | "endLogits" | "lastHiddenState", Tensor>>>;
+/** Logits, or states, of a model of texts or of images. */
 const logitsOf = (model: Module): Float32Array => {
   const inputs = isImage(model)
     ? { pixelValues: upload(currentDevice(), pixels, shapes.pixels, "float32") }
@@ -50,7 +52,9 @@ const logitsOf = (model: Module): Float32Array => {
         inputIds: upload(currentDevice(), ids, shapes.ids, "int32"),
         ...("answering" in model ? { labels: upload(currentDevice(), ids, shapes.ids, "int32") } : {}),
       };
-  return downloadSync((model as CausalLM).forward(inputs as { inputIds: Tensor }).logits) as Float32Array;
+  const { forward } = model as Module & { forward(given: typeof inputs): AnyOutput };
+  const { startLogits, endLogits, lastHiddenState, logits = lastHiddenState } = forward.call(model, inputs);
+  return downloadSync(logits ?? stack([startLogits!, endLogits!], -1)) as Float32Array;
 };
 
 /** Logits of the model as it is, without its adapters, and with them in its weights. */
@@ -88,8 +92,12 @@ const withoutTying = (warnings: readonly string[]) =>
 
 const ours = new Map<string, Record<string, Float32Array>>();
 const written = new Map<string, number[]>();
+/** What a case is tried on, beside what continues a text. */
+const inputsOf: Readonly<Record<string, string>> = {
+  ...{ vit: "images", bert: "classes", bert_answers: "answers", bert_states: "states", t5: "answered" },
+};
 /** Cases whose generated text is compared, too: PEFT's generation knows of virtual tokens. */
-const writes = ({ unmergeable, base }: Case): boolean => unmergeable === true && base !== "bert" && base !== "t5";
+const writes = ({ unmergeable, base = "" }: Case): boolean => unmergeable === true && !(base in inputsOf);
 const adapterFolder = ({ adapterName }: { readonly adapterName?: string }) =>
   adapterName === undefined ? "ours" : `ours/${adapterName}`;
 
@@ -101,23 +109,19 @@ beforeAll(async () => {
     shake(model, 1); // biases, too, which start at zero
     await saveModel(join(folder, name), model, json);
   }
-  const label = { dtype: "int32", shape: [2], data: Int32Array.of(2, 0) } as const;
-  await writeSafetensors(join(folder, "texts.safetensors"), {
-    input_ids: { dtype: "int32", shape: shapes.ids, data: ids },
-    labels: { dtype: "int32", shape: shapes.ids, data: ids },
-  });
-  await writeSafetensors(join(folder, "images.safetensors"), {
-    pixel_values: { dtype: "float32", shape: shapes.pixels, data: pixels },
-    labels: label,
-  });
-  for (const [name, labels] of [
-    ["bert", label],
-    ["t5", { dtype: "int32", shape: shapes.ids, data: ids }],
-  ] as const)
-    await writeSafetensors(join(folder, `${name}.safetensors`), {
-      input_ids: { dtype: "int32", shape: shapes.ids, data: ids },
-      labels,
-    });
+  const whole = (...values: number[]) => ({ dtype: "int32", shape: [2], data: Int32Array.from(values) }) as const;
+  const images = { dtype: "float32", shape: shapes.pixels, data: pixels } as const;
+  const input_ids = { dtype: "int32", shape: shapes.ids, data: ids } as const;
+  const labels = whole(2, 0);
+  for (const [name, inputs] of Object.entries({
+    texts: { input_ids, labels: input_ids },
+    images: { pixel_values: images, labels },
+    classes: { input_ids, labels },
+    answers: { input_ids, start_positions: whole(2, 4), end_positions: whole(3, 8) },
+    states: { input_ids },
+    answered: { input_ids, labels: input_ids },
+  }))
+    await writeSafetensors(join(folder, `${name}.safetensors`), inputs);
   const list: object[] = [];
   for (const [i, [name, item]] of Object.entries(cases).entries()) {
     const { base = "untied", adapterName = defaultAdapterName, method: key = "lora", unmergeable = false, ...rest } = item;
@@ -146,7 +150,7 @@ beforeAll(async () => {
     list.push({
       name,
       base,
-      inputs: isImage(model) ? "images" : base === "bert" || base === "t5" ? base : "texts",
+      inputs: inputsOf[base] ?? "texts",
       merges: !unmergeable,
       writes: writes(item),
       type,

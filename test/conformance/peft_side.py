@@ -30,11 +30,18 @@ def base_model(folder):
     return model.eval()
 
 
+def result(output):
+    """Logits, of where an answer begins and ends, or states."""
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), -1)
+    return output.logits if "logits" in output else output.last_hidden_state
+
+
 @torch.no_grad()
 def logits(model, inputs):
     # a model that answers takes the answer from its labels
     answers = model.config.is_encoder_decoder
-    return model(**{name: value for name, value in inputs.items() if answers or name != "labels"}).logits.contiguous().clone()
+    return result(model(**{name: value for name, value in inputs.items() if answers or name != "labels"})).contiguous().clone()
 
 
 def tasks(inputs, rows):
@@ -47,7 +54,7 @@ def three_ways(model, inputs, case):
         ids = inputs["input_ids"][:1, :4]
         text = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=0, **tasks(inputs, 1))
         found["written"] = text[0, 4:].int()
-    if case["inputs"] == "bert":  # peft fails to disable prompts of classifiers
+    if not case["merges"] and case["inputs"] in ("classes", "answers", "states"):  # peft fails to disable these prompts
         found["disabled"] = logits(base_model(case["folder"]), inputs)
     else:
         with model.disable_adapter():
@@ -75,7 +82,8 @@ def run(root, case, inputs):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-2)
     model.train()
-    model(**inputs).loss.backward()
+    output = model(**inputs)
+    (output.loss if "loss" in output else result(output).square().sum()).backward()
     optimizer.step()
     model.eval()
     model.save_pretrained(os.path.join(folder, "theirs"), save_embedding_layers=case["saveEmbeddingLayers"])
@@ -88,7 +96,7 @@ def main(root):
     with open(os.path.join(root, "cases.json")) as file:
         cases = json.load(file)
     inputs = {}
-    for kind in ("texts", "images", "bert", "t5"):
+    for kind in ("texts", "images", "classes", "answers", "states", "answered"):
         tensors = load_file(os.path.join(root, f"{kind}.safetensors"))
         inputs[kind] = {name: value if value.is_floating_point() else value.long() for name, value in tensors.items()}
     for case in cases:
