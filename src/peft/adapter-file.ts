@@ -18,6 +18,7 @@ import { biasPlace, fileKeyOf, readPlanned, sharedPath, wholeFile, wholePath } f
 import { initialiseShared, install, type Starts } from "./attach.ts";
 import { type AttachPlan, planAttach } from "./attach-plan.ts";
 import { withoutIgnored } from "./contradiction.ts";
+import { withTodaysExperts } from "./expert-file.ts";
 import { type AnyLayerMethod, fileOf, type ParameterSpec } from "./method.ts";
 import { toCamel, toFileConfig } from "./method-config.ts";
 import { knownMethods } from "./methods.ts";
@@ -180,7 +181,8 @@ export async function readFor(
   requireModule(operation, model);
   const known = knownMethods();
   const schemas = [...new Set(known.map(({ schema }) => schema))];
-  const read = withTodaysNames(model, await under(operation, () => readAdapter<ConfigSchema>(source, schemas, where)));
+  const file = await under(operation, () => readAdapter<ConfigSchema>(source, schemas, where));
+  const read = withTodaysExperts(model, withTodaysNames(model, file), trainable);
   const of = known.find(({ schema, variantOf }) => schema === read.schema && !variantOf);
   if (!of) throw new ConfigError(`no method is for this ${read.schema.peftType} config.`, { operation, got: read.config });
   const given = toCamel(read.config);

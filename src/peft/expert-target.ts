@@ -6,6 +6,7 @@
  */
 import { ConfigError } from "../errors.ts";
 import { Experts } from "../models/mixture.ts";
+import { Linear } from "../nn/linear.ts";
 import type { Module } from "../nn/module.ts";
 import type { AnyMethod } from "./method.ts";
 import type { AnyConfig } from "./method-config.ts";
@@ -38,7 +39,7 @@ export function withExperts(
   const parameters = parametersOf(modelType);
   const leaf = (path: string) => path.slice(path.lastIndexOf(".") + 1);
   const targets = isAll ? [...new Set(allLinear().map(leaf)), ...Object.keys(parameters)] : (given as readonly string[]);
-  const isExpert = (target: string) => Object.hasOwn(parameters, leaf(target));
+  const isExpert = (target: string) => Object.hasOwn(parameters, leaf(target)) && !(modules.get(target) instanceof Linear);
   const found = new Set(targets.filter(isExpert).map(leaf));
   if (found.size === 0) return config;
   const halves = Object.keys(parameters).filter((name) => parameters[name] === "gate_up_proj");
