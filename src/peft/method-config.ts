@@ -1,7 +1,7 @@
 /** Configs of adapters: PEFT's keys in camelCase, to and from the spelling of `adapter_config.json`, and checked against a method. */
 import { ConfigError, nearestName, wordJson } from "../errors.ts";
 import { type ConfigKeys, type ConfigSchema, defaultConfig, type FileConfig, problemWith } from "../formats/peft-config.ts";
-import type { MethodDefinition } from "./method.ts";
+import type { AnyMethod } from "./method.ts";
 
 /** `lora_alpha` → `loraAlpha`: how PEFT's keys are spelled here. */
 export type Camel<Key extends string> = Key extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : Key;
@@ -32,12 +32,17 @@ const commonKeys = [
   "fanInFanOut",
 ];
 
+/** The others: a method's own. */
+export const ownKeys = (schema: ConfigSchema): readonly string[] =>
+  Object.keys(schema.keys)
+    .map(camel)
+    .filter((key) => !commonKeys.includes(key));
+
 /** The lower-case name by which people call the method: `lora`. */
 export const wordMethod = (schema: ConfigSchema): string => schema.peftType.toLowerCase();
 
 /** Options with the defaults of the method. @throws {ConfigError} for keys that are none of its, do nothing here, or have wrong values */
-export function checkedConfig(definition: MethodDefinition<ConfigSchema, AnyConfig>, options: AnyConfig): AnyConfig {
-  const { schema, keys, variant, variantOf } = definition;
+export function checkedConfig({ schema, keys, variant, variantOf }: AnyMethod, options: AnyConfig): AnyConfig {
   const operation = wordMethod(schema);
   const fileKeys = new Map(Object.keys(schema.keys).map((key) => [camel(key), key]));
   const config: Record<string, unknown> = { ...toCamel(defaultConfig(schema)), ...variant };

@@ -17,7 +17,7 @@ import type { TorchGenerator } from "../random/torch-generator.ts";
 import { checkLayers } from "./contradiction.ts";
 import type { Reading } from "./invocation.ts";
 import type { LayerKind } from "./layer-kind.ts";
-import { type AnyConfig, checkedConfig, type MethodConfig, toCamel, wordConfig, wordMethod } from "./method-config.ts";
+import { type AnyConfig, checkedConfig, type MethodConfig, ownKeys, toCamel, wordConfig, wordMethod } from "./method-config.ts";
 import type { AnyPromptMethod } from "./prompt/prompt-method.ts";
 import type { Scale } from "./scale.ts";
 import type { MethodSchedule } from "./schedule.ts";
@@ -218,8 +218,8 @@ export interface MethodDefinition<Schema extends ConfigSchema, Config = MethodCo
   readonly papers: readonly [`https://${string}`, ...`https://${string}`[]];
   /** What becomes of the weight W, or of the output y. */
   readonly formula: string;
-  /** The method's own keys (in camelCase) that do something here. Others are refused unless they have their default. */
-  readonly keys: readonly (keyof Config & string)[];
+  /** The method's own keys (in camelCase) that do something here, all when absent. Others are refused unless they have their default. */
+  readonly keys?: readonly (keyof Config & string)[];
   /** Maps from patterns of module paths to values, and the key whose value they replace: `rankPattern: "r"`. */
   readonly patterns?: Readonly<Partial<Record<keyof Config & string, keyof Config & string>>>;
   /** The method with the same PEFT name that this is another form of; its function gives this one, too, for a config that means it. */
@@ -303,6 +303,7 @@ export interface Method<Schema extends ConfigSchema = ConfigSchema, Config = Met
   (options?: Partial<Config>): AdapterConfig<Schema>;
   /** PEFT's name. */
   readonly peftType: Schema["peftType"];
+  readonly keys: readonly (keyof Config & string)[];
   /** Other forms of it, as far as they are loaded. */
   readonly variants: readonly AnyMethod[];
 }
@@ -327,13 +328,13 @@ export function defineMethod<Schema extends ConfigSchema>(definition: MethodDefi
     requireKind(wordMethod(schema), "an object", { options });
     const meant = meantVariant(made, options);
     if (meant !== made) return meant(options);
-    const config = checkedConfig(definition as MethodDefinition<ConfigSchema, AnyConfig>, options);
+    const config = checkedConfig(made, options);
     checkLayers(wordMethod(schema), config);
     definition.check?.(config as MethodConfig<Schema>);
     const adapter = { method: made, config: config as MethodConfig<Schema> };
     return showAs(adapter, () => wordConfig(schema, config));
   };
-  const made: AnyMethod = Object.assign(method, { ...definition, peftType: schema.peftType, variants });
+  const made: AnyMethod = Object.assign(method, { keys: ownKeys(schema), ...definition, peftType: schema.peftType, variants });
   showAs(made, () => `${schema.peftType}: ${definition.formula}`);
   if (variantOf) (variantOf.variants as AnyMethod[]).push(made);
   return made;

@@ -38,7 +38,6 @@ const method = (linear: LayerMethod<{ readonly initScale: number }, "g"> = linea
     schema,
     papers: ["https://arxiv.org/abs/2205.05638"],
     formula: "W + g ⊙ W",
-    keys: ["initScale"],
     startsAtZero: ({ initScale }) => initScale === 0,
     layers: { linear },
     samples: (draw) => ({ initScale: draw.integer(0, 1) }),

@@ -38,7 +38,6 @@ beforeAll(() => void useDevice(createReference()));
 
 const plain = {
   papers: ["https://arxiv.org/abs/2106.09685"],
-  keys: ["r"],
   startsAtZero: () => true,
   samples: () => ({}),
 } as const;

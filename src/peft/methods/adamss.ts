@@ -250,11 +250,6 @@ export const adamss = defineMethod({
   schema,
   papers: ["https://openreview.net/forum?id=8ZdWmpYxT0"],
   formula: "W + Π·[Bₖ·Aₖ]·P, rows in clusters k",
-  keys: [
-    ...(["r", "numSubspaces", "subspaceRank", "initWeights", "useDynamicRank", "svdThreshold", "randomSeed"] as const),
-    ...(["useAsa", "asaTargetSubspaces", "initWarmup", "finalWarmup", "maskInterval"] as const),
-    ...(["asaImportanceBeta", "asaUncertaintyBeta", "asaScheduleExponent"] as const),
-  ],
   check({ useAsa, initWarmup, finalWarmup, asaScheduleExponent }) {
     const operation = "adamss";
     if (useAsa && initWarmup >= finalWarmup)

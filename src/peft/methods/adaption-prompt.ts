@@ -52,7 +52,6 @@ export const adaptionPrompt = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2303.16199"],
   formula: "y + o_proj(g · softmax(q·K(P)ᵀ/√D)·V(P))",
-  keys: ["adapterLen", "adapterLayers"],
   check({ adapterLen, adapterLayers }) {
     for (const [name, value] of Object.entries({ adapterLen, adapterLayers }))
       if (value === null)

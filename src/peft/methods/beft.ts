@@ -35,7 +35,6 @@ export const beft = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2509.15974"],
   formula: "W; y + b",
-  keys: ["initWeights"],
   targets: {
     t5: ["v"],
     mt5: ["v"],

@@ -162,7 +162,6 @@ export const boft = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2311.06243"],
   formula: "s ⊙ (W·Rᵀ), R orthogonal",
-  keys: ["boftBlockSize", "boftBlockNum", "boftNButterflyFactor", "boftDropout", "bias", "initWeights"],
   check({ boftBlockSize: size, boftBlockNum: count }) {
     if ((size === 0) === (count === 0))
       throw new ConfigError(

@@ -33,7 +33,6 @@ export const c3a = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2407.19342"],
   formula: "W + C/in, blocks of C circulant",
-  keys: ["blockSize", "bias", "blockSizePattern", "initWeights"],
   patterns: { blockSizePattern: "blockSize" },
   startsAtZero: ({ initWeights }) => initWeights === true,
   layers: {

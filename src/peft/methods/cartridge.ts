@@ -10,7 +10,7 @@ import { concatenate } from "../../graph/composite.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { defineMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
-import { type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
+import { type PromptMethod, promptKeys } from "../prompt/prompt-method.ts";
 import { width } from "./prefix-tuning.ts";
 
 const schema = configSchema("CARTRIDGE", "cartridge_", { ...promptKeys, num_frozen_tokens: key(1, integer(0)) });
@@ -54,7 +54,6 @@ export const cartridge = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2506.06266"],
   formula: "attend(q, [K_P; k], [V_P; v]), first rows frozen",
-  keys: [...promptKeyNames, "numFrozenTokens"],
   check({ numVirtualTokens, numFrozenTokens }) {
     if (numVirtualTokens !== null && numFrozenTokens > numVirtualTokens)
       throw new ConfigError(

@@ -23,7 +23,7 @@ import { constant, iota } from "../../graph/source.ts";
 import { norm, sum } from "../../tensor/statistics.ts";
 import { defineMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
-import { type PromptConfig, type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
+import { type PromptConfig, type PromptMethod, promptKeys } from "../prompt/prompt-method.ts";
 
 const schema = configSchema("CPT", "cpt_", {
   ...promptKeys,
@@ -141,11 +141,6 @@ export const cpt = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2410.17222"],
   formula: "f([E(examples) + Δ; E(ids)]), ‖Δᵢ‖ ≤ εᵢ",
-  keys: [
-    ...promptKeyNames,
-    ...(["cptTokenIds", "cptMask", "cptTokensTypeMask", "tokenizerNameOrPath"] as const),
-    ...(["optWeightedLossType", "optLossDecayFactor", "optProjectionEpsilon", "optProjectionFormatEpsilon"] as const),
-  ],
   check(config) {
     const { cptTokenIds, cptMask, cptTokensTypeMask, taskType } = config;
     const n = idsOf(config).length;

@@ -75,7 +75,6 @@ export const deft = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2509.22793"],
   formula: "W + P·(s·R − Qᵀ·W)",
-  keys: ["r", "decompositionMethod", "initScale", "alpha", "para", "deftDropout", "initWeights", "bias"],
   layers: { linear },
   samples: (draw) => ({
     r: draw.integer(1, 4),

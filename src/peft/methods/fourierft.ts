@@ -52,7 +52,6 @@ export const fourierft = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2405.03003"],
   formula: "W + α·Re(F⁻¹(S)), S sparse",
-  keys: ["nFrequency", "scaling", "randomLocSeed", "bias", "nFrequencyPattern", "initWeights"],
   patterns: { nFrequencyPattern: "nFrequency" },
   startsAtZero: ({ initWeights }) => initWeights,
   layers: {

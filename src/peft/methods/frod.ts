@@ -216,10 +216,6 @@ export const frod = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2512.23485"],
   formula: "U·(diag(λ) + S)·Vᵀ, S sparse",
-  keys: [
-    ...(["projectionPrngKey", "saveProjection", "frodDropout", "bias", "initWeights", "sparseRate"] as const),
-    ...(["regularizationAlpha", "progressbar", "runtimeOffloadBaseWeight"] as const),
-  ],
   check({ saveProjection, sparseRate }) {
     if (!saveProjection)
       throw new ConfigError(

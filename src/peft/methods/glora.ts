@@ -132,7 +132,6 @@ export const glora = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2306.07967"],
   formula: "W + W ⊙ A + B",
-  keys: ["r", "bias", "configAB", "configC", "configDE", "initWeights"],
   startsAtZero: ({ initWeights }) => initWeights,
   layers: { linear },
   samples(draw) {

@@ -33,7 +33,6 @@ export const gralora = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2505.20355"],
   formula: "W + s·B·A in each of k² blocks",
-  keys: ["r", "hybridR", "alpha", "graloraDropout", "graloraK", "bias", "initWeights"],
   check({ r, graloraK: k }) {
     if (r % k !== 0) throw new ConfigError(`\`graloraK\` (= ${k}) must divide \`r\` (= ${r}).`, { operation: "gralora", got: k });
   },

@@ -54,7 +54,6 @@ export const hira = defineMethod({
   schema,
   papers: ["https://openreview.net/forum?id=TwJrTz9cRS"],
   formula: "W + W ⊙ (B·A)",
-  keys: ["r", "hiraDropout", "initWeights", "rankPattern"],
   patterns: { rankPattern: "r" },
   leavesOrientation: true,
   startsAtZero: ({ initWeights }) => initWeights !== false,

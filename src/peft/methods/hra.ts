@@ -77,7 +77,6 @@ export const hra = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2405.17484"],
   formula: "W·H, H a product of reflections",
-  keys: ["r", "applyGS", "initWeights", "bias"],
   startsAtZero: ({ r, initWeights, applyGS }) => initWeights && r % 2 === 0 && !applyGS,
   layers: { linear, conv2d: convolution },
   samples(draw, { in: into, groups = 1, dilated = false }) {

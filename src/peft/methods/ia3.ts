@@ -128,7 +128,6 @@ export const ia3 = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2205.05638"],
   formula: "l ⊙ W, or W ⊙ l",
-  keys: ["feedforwardModules", "initIa3Weights"],
   targets: Object.fromEntries(Object.entries(defaults).map(([type, [targets]]) => [type, targets])),
   check({ targetModules, feedforwardModules }) {
     if (!Array.isArray(targetModules) || !Array.isArray(feedforwardModules)) return;

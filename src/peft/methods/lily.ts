@@ -66,7 +66,6 @@ export const lily = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2407.09946"],
   formula: "y + s·B̄·A·x, B̄ mixed by a router",
-  keys: ["r", "strideA", "numB", "scaling", "initWeights"],
   startsAtZero: ({ initWeights }) => initWeights,
   mixesRows: true,
   perLayer(bases, { strideA, targetModules }) {

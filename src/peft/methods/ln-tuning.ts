@@ -23,7 +23,6 @@ export const lnTuning = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2312.11420"],
   formula: "W; norms of its own",
-  keys: [],
   whole: "ln_tuning_layers",
   targets: {
     llama,

@@ -76,10 +76,6 @@ export const loha = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2108.06098", "https://arxiv.org/abs/2309.14859"],
   formula: "W + s·(A₁·B₁) ⊙ (A₂·B₂)",
-  keys: [
-    ...(["r", "alpha", "rankPattern", "alphaPattern", "rankDropout", "moduleDropout", "initWeights"] as const),
-    "useEffectiveConv2d",
-  ],
   patterns: { rankPattern: "r", alphaPattern: "alpha" },
   startsAtZero: ({ initWeights }) => initWeights,
   layers: { linear: linearChange<Config, Name, Cores>(change), conv1d: convolution, conv2d: convolution },

@@ -108,10 +108,6 @@ export const lokr = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2212.10650", "https://arxiv.org/abs/2309.14859"],
   formula: "W + s·(C ⊗ D)",
-  keys: [
-    ...(["r", "alpha", "rankPattern", "alphaPattern", "decomposeBoth", "decomposeFactor", "initWeights"] as const),
-    ...(["rankDropout", "rankDropoutScale", "moduleDropout", "useEffectiveConv2d"] as const),
-  ],
   patterns: { rankPattern: "r", alphaPattern: "alpha" },
   startsAtZero: ({ initWeights }) => initWeights !== false,
   layers: { linear: linearChange<Config, never, Name>(change), conv1d: convolution, conv2d: convolution },

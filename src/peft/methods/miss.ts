@@ -46,7 +46,6 @@ export const miss = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2409.15371"],
   formula: "W + repeated M",
-  keys: ["r", "missDropout", "miniR", "initWeights", "bias"],
   startsAtZero: ({ initWeights }) => initWeights !== false,
   layers: {
     linear: linearChange<Config, "M">({

@@ -20,7 +20,7 @@ import { type Shape, sameShape, sizeOf } from "../../graph/shape.ts";
 import { constant } from "../../graph/source.ts";
 import { defineMethod, type Start } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
-import { type PromptConfig, type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
+import { type PromptConfig, type PromptMethod, promptKeys } from "../prompt/prompt-method.ts";
 import type { SourceTasks } from "../prompt/source-task.ts";
 import { checkWordStart, startTable } from "./prompt-tuning.ts";
 
@@ -118,11 +118,6 @@ export const multitaskPrompt = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2303.02861"],
   formula: "f([P ⊙ (Cₜ·Rₜ); E(ids)])",
-  keys: [
-    ...promptKeyNames,
-    ...(["promptTuningInit", "promptTuningInitText", "tokenizerNameOrPath", "tokenizerKwargs"] as const),
-    ...(["promptTuningInitStateDictPath", "promptTuningInitTask", "numRanks", "numTasks"] as const),
-  ],
   check(config) {
     checkWordStart(config, operation);
     const { promptTuningInit: start, promptTuningInitStateDictPath: path, numTasks, inferenceMode } = config;

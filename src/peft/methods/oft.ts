@@ -160,10 +160,6 @@ export const oft = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2306.07280", "https://arxiv.org/abs/2506.19847"],
   formula: "W·Rᵀ, R orthogonal",
-  keys: [
-    ...(["r", "oftBlockSize", "moduleDropout", "bias", "initWeights", "coft", "eps", "blockShare"] as const),
-    ...(["useCayleyNeumann", "numCayleyNeumannTerms"] as const),
-  ],
   check({ r, oftBlockSize }) {
     if ((r === 0) === (oftBlockSize === 0))
       throw new ConfigError(`one of \`r\` (= ${r}) and \`oftBlockSize\` (= ${oftBlockSize}) must be 0, the other positive.`, {

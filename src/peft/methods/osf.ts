@@ -135,7 +135,6 @@ export const osf = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2504.07097"],
   formula: "W + U·diag(S)·V − U₀·diag(S₀)·V₀",
-  keys: ["effectiveRank", "rankPattern", "initWeights", "targetSvdConfig"],
   startsAtZero: ({ initWeights }) => initWeights,
   /** Models that the table does not know have all linear layers adapted. */
   complete: (config, modelType) => ({

@@ -16,7 +16,7 @@ import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { defineMethod, type ParameterSpec, type Use } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import { drawLinear } from "../prompt/linear-start.ts";
-import { type PromptConfig, type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
+import { type PromptConfig, type PromptMethod, promptKeys } from "../prompt/prompt-method.ts";
 import { through } from "../weight-change.ts";
 
 const schema = configSchema("P_TUNING", "p_tuning_", {
@@ -145,7 +145,6 @@ export const pTuning = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2103.10385"],
   formula: "f([encoder(P); E(ids)])",
-  keys: [...promptKeyNames, "encoderReparameterizationType", "encoderHiddenSize", "encoderNumLayers", "encoderDropout"],
   layers: {},
   prompt,
   samples: (draw) => ({

@@ -32,7 +32,6 @@ export const peanut = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2410.01870"],
   formula: "W + s·N(W), N a small network",
-  keys: ["r", "depth", "actFn", "scaling", "initWeights"],
   check: ({ actFn }) => void activation(actFn),
   startsAtZero: ({ initWeights }) => initWeights,
   layers: {

@@ -123,7 +123,6 @@ export const poly = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2202.13914", "https://arxiv.org/abs/2211.03831"],
   formula: "y + x·(Σₖ wₜₖ·Aₖ)·(Σₖ wₜₖ·Bₖ) / r for task t",
-  keys: ["r", "initWeights", "polyType", "nTasks", "nSkills", "nSplits"],
   startsAtZero: ({ initWeights }) => initWeights,
   layers: { linear },
   samples: (draw, { in: into, out }) => ({

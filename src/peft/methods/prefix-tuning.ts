@@ -12,7 +12,7 @@ import type { Tensor } from "../../graph/node.ts";
 import { defineMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import { drawLinear } from "../prompt/linear-start.ts";
-import { type PromptConfig, type PromptMethod, promptKeyNames, promptKeys } from "../prompt/prompt-method.ts";
+import { type PromptConfig, type PromptMethod, promptKeys } from "../prompt/prompt-method.ts";
 import { through } from "../weight-change.ts";
 
 const schema = configSchema("PREFIX_TUNING", "prefix_tuning_", {
@@ -66,7 +66,6 @@ export const prefixTuning = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2101.00190", "https://arxiv.org/abs/2110.07602"],
   formula: "attend(q, [K_P; k], [V_P; v])",
-  keys: [...promptKeyNames, "initWeights", "encoderHiddenSize", "prefixProjection"],
   layers: {},
   prompt,
   samples: (draw) => ({

@@ -9,7 +9,7 @@ import { choice, configSchema, key, object, text } from "../../formats/peft-conf
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { defineMethod, type Start } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
-import { type PromptConfig, type PromptMethod, promptKeyNames, promptKeys, type Words } from "../prompt/prompt-method.ts";
+import { type PromptConfig, type PromptMethod, promptKeys, type Words } from "../prompt/prompt-method.ts";
 
 const schema = configSchema("PROMPT_TUNING", "prompt_tuning_", {
   ...promptKeys,
@@ -64,7 +64,6 @@ export const promptTuning = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2104.08691"],
   formula: "f([P; E(ids)])",
-  keys: [...promptKeyNames, "promptTuningInit", "promptTuningInitText", "tokenizerNameOrPath", "tokenizerKwargs"],
   check(config) {
     const operation = "prompt_tuning";
     checkWordStart(config, operation);

@@ -121,11 +121,6 @@ export const psoft = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2505.11235"],
   formula: "W + s·B·(diag(b)·R·diag(a) − I)·A",
-  keys: [
-    ...(["r", "psoftAlpha", "psoftDropout", "abSvdInit", "psoftSvd", "psoftSvdLowrankNiter", "randomSeed"] as const),
-    ...(["psoftOrth", "psoftMagB", "psoftMagA", "useCayleyNeumann", "numCayleyNeumannTerms"] as const),
-    ...(["cayleyNeumannEps", "initWeights"] as const),
-  ],
   startsAtZero: ({ initWeights }) => initWeights,
   layers: { linear },
   samples(draw, { in: into, out }) {

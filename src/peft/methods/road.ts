@@ -83,7 +83,6 @@ export const road = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2409.00119"],
   formula: "R·W, R turning pairs of outputs",
-  keys: ["variant", "groupSize", "initWeights"],
   check({ groupSize }) {
     if (groupSize % 2 !== 0)
       throw new ConfigError(`\`groupSize\` (= ${groupSize}) must be even: outputs are turned in pairs.`, {

@@ -32,7 +32,6 @@ export const shira = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2406.13175"],
   formula: "W + S, S sparse",
-  keys: ["r", "maskType", "randomSeed", "initWeights"],
   targets: { ...defaultTargets, phi: ["q_proj", "v_proj"] },
   startsAtZero: ({ initWeights }) => initWeights,
   layers: {

@@ -91,7 +91,6 @@ export const supertuning = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2607.09287"],
   formula: "W + S, S where W is large; + s·B·A",
-  keys: ["sparsity", "selectTop", "r", "loraAlpha", "loraDropout", "initWeights", "savePrecomputedIndices"],
   check({ r, loraAlpha }) {
     if (r === null && loraAlpha !== null)
       throw new ConfigError("`loraAlpha` is that of a LoRA beside the entries, which there is none of without `r`.", {

@@ -119,7 +119,6 @@ export const tinylora = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2602.04118"],
   formula: "W + B·(Σᵢ vᵢ·Pᵢ)·A",
-  keys: ["r", "u", "weightTying", "projectionSeed", "saveProjection", "initVBound", "tinyloraDropout", "bias", "initWeights"],
   startsAtZero: ({ initWeights }) => initWeights === true,
   shared,
   perLayer(bases, c) {

@@ -119,7 +119,6 @@ export const trainableTokens = defineMethod({
   schema,
   papers: ["https://huggingface.co/docs/peft/package_reference/trainable_tokens"],
   formula: "W with some rows of its own",
-  keys: ["tokenIndices", "initWeights"],
   targets: (modules) => inputEmbedding(modules)?.path ?? "embed_tokens",
   startsAtZero: ({ initWeights }) => initWeights,
   layers: layers("trainable_tokens_delta"),

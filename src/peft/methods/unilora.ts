@@ -101,7 +101,6 @@ export const unilora = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2506.00799"],
   formula: "W + B·A, made of one vector",
-  keys: ["r", "projSeed", "thetaDLength", "uniloraDropout", "bias", "initThetaDBound", "initWeights", "saveIndices"],
   shared,
   perLayer(bases, { r, thetaDLength, projSeed }) {
     const total = bases.reduce((sum, base) => sum + r * (base.in + base.out), 0);

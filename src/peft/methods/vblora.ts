@@ -153,10 +153,6 @@ export const vblora = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2405.15179"],
   formula: "W + B·A, made of shared vectors",
-  keys: [
-    ...(["r", "numVectors", "vectorLength", "topk", "vbloraDropout", "bias"] as const),
-    ...(["initVectorBankBound", "initLogitsStd", "saveOnlyTopkWeights"] as const),
-  ],
   check({ topk: k, numVectors }) {
     if (k > numVectors)
       throw new ConfigError(`\`topk\` (= ${k}) must not be more than \`numVectors\` (= ${numVectors}).`, {

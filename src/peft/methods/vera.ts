@@ -80,7 +80,6 @@ export const vera = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2310.11454"],
   formula: "W + diag(b)·B·diag(d)·A",
-  keys: ["r", "projectionPrngKey", "saveProjection", "veraDropout", "dInitial", "bias", "initWeights"],
   startsAtZero: ({ initWeights }) => initWeights,
   shared: projections({ A: "vera_A", B: "vera_B" }, ({ r }) => r),
   layers: { linear },

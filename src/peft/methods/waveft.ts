@@ -76,10 +76,6 @@ export const waveft = defineMethod({
   schema,
   papers: ["https://arxiv.org/abs/2505.12532"],
   formula: "W + α·D⁻¹(S), S sparse",
-  keys: [
-    ...(["nFrequency", "scaling", "waveletFamily", "useIdwt", "randomLocSeed", "bias", "nFrequencyPattern"] as const),
-    ...(["proportionalParameters", "initWeights"] as const),
-  ],
   patterns: { nFrequencyPattern: "nFrequency" },
   targets,
   startsAtZero: ({ initWeights }) => initWeights,

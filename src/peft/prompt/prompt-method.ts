@@ -25,15 +25,6 @@ export const promptKeys = {
   num_layers: key(null, integer(1)),
 };
 
-/** The names of those that do something, in a method's own list of keys. */
-export const promptKeyNames = [
-  "numVirtualTokens",
-  "tokenDim",
-  "numTransformerSubmodules",
-  "numAttentionHeads",
-  "numLayers",
-] as const;
-
 /** The common part of a filled config. */
 export interface PromptConfig {
   /** n: virtual tokens in front of a text. */
