@@ -8,6 +8,7 @@ import { Tensor, topologicalOrder } from "../graph/node.ts";
 import type { Fused } from "../graph/primitive.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant, input } from "../graph/source.ts";
+import { computeTogether } from "../graph/together.ts";
 import { Variable } from "../graph/variable.ts";
 
 /**
@@ -147,14 +148,9 @@ function requireScalar(operation: string, y: Tensor): void {
  */
 export function valueAndGrad(f: Differentiable): (...inputs: Tensor[]) => { value: Tensor; gradients: Tensor[] } {
   return (...inputs) => {
-    for (const x of inputs) requireDifferentiable("grad", x);
-    // a fresh node per input: differentiating by the same tensor twice, or by one inside the other, stays apart
-    const fresh = inputs.map(renew);
-    const value = f(...fresh);
-    requireDifferentiable("grad", value);
-    requireScalar("grad", value);
-    const gradients = pullback([value], [constant(1, value.shape, value.dtype)], fresh).map((g, i) => g ?? zerosLike(inputs[i]!));
-    return { value, gradients };
+    const both = differentiated(f, inputs);
+    computeTogether(both.value, both.gradients);
+    return both;
   };
 }
 
@@ -163,7 +159,18 @@ export function valueAndGrad(f: Differentiable): (...inputs: Tensor[]) => { valu
  * @throws {ShapeError} when `f` does not give exactly one value; @throws {DTypeError} for integers
  */
 export function grad(f: Differentiable): (...inputs: Tensor[]) => Tensor[] {
-  return (...inputs) => valueAndGrad(f)(...inputs).gradients;
+  return (...inputs) => differentiated(f, inputs).gradients;
+}
+
+function differentiated(f: Differentiable, inputs: readonly Tensor[]): { value: Tensor; gradients: Tensor[] } {
+  for (const x of inputs) requireDifferentiable("grad", x);
+  // a fresh node per input: differentiating by the same tensor twice, or by one inside the other, stays apart
+  const fresh = inputs.map(renew);
+  const value = f(...fresh);
+  requireDifferentiable("grad", value);
+  requireScalar("grad", value);
+  const gradients = pullback([value], [constant(1, value.shape, value.dtype)], fresh).map((g, i) => g ?? zerosLike(inputs[i]!));
+  return { value, gradients };
 }
 
 /**
@@ -221,4 +228,8 @@ export function backward(loss: Tensor): void {
     const variable = leaf.variable as Variable;
     if (g) variable.grad = variable.grad ? add(variable.grad, g) : g;
   });
+  computeTogether(
+    loss,
+    leaves.flatMap((leaf) => (leaf.variable as Variable).grad ?? []),
+  );
 }

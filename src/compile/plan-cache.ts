@@ -4,7 +4,7 @@
  */
 import type { Device } from "../devices/device.ts";
 import { customOp, stopGradientOp } from "../graph/movement.ts";
-import { Tensor, topologicalOrder } from "../graph/node.ts";
+import { Tensor } from "../graph/node.ts";
 import { input } from "../graph/source.ts";
 import { attributesKey, isLeaf } from "./prepare.ts";
 import { type Schedule, schedule } from "./schedule.ts";
@@ -60,10 +60,10 @@ class Plans {
 
 const plansOf = new WeakMap<Device, Plans>();
 
-/** The plan that computes `wanted`, used again where an equal graph was planned twice before. */
-export function planFor(wanted: readonly Tensor[], device: Device): Planned {
+/** The plan that computes `wanted`, which is made of `order`; used again where an equal graph was planned twice before. */
+export function planFor(wanted: readonly Tensor[], order: readonly Tensor[], device: Device): Planned {
   const anew = (): Planned => ({ schedule: schedule(wanted, device), leafOf: (value) => value });
-  const outline = outlineOf(wanted);
+  const outline = outlineOf(wanted, order);
   if (outline === null) return anew();
   let plans = plansOf.get(device);
   if (!plans) plansOf.set(device, (plans = new Plans()));
@@ -113,8 +113,7 @@ function numberOf(op: object): number {
 }
 
 /** `null` for graphs that are too large, or know what no text can say. */
-function outlineOf(wanted: readonly Tensor[]): Outline | null {
-  const order = topologicalOrder(wanted, isLeaf);
+function outlineOf(wanted: readonly Tensor[], order: readonly Tensor[]): Outline | null {
   if (order.length > mostNodes) return null;
   const index = new Map<Tensor, number>();
   const leaves: Tensor[] = [];

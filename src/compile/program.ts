@@ -3,10 +3,12 @@ import type { Binding, Buffer, Device, Dispatch, KernelCall } from "../devices/d
 import type { LoopProgram } from "../devices/loop-program.ts";
 import { ConfigError, checkOptions, DeviceError, wordArgument, wordShape } from "../errors.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
-import { checkAlive, disposeStorage, requireTensorList, type Storage, type Tensor } from "../graph/node.ts";
+import { checkAlive, disposeStorage, requireTensorList, type Storage, type Tensor, topologicalOrder } from "../graph/node.ts";
 import { buffer } from "../graph/source.ts";
+import { companionsOf } from "../graph/together.ts";
 import { setRealize } from "../graph/variable.ts";
 import { planFor } from "./plan-cache.ts";
+import { isLeaf } from "./prepare.ts";
 import { type Schedule, type ScheduleOptions, schedule } from "./schedule.ts";
 
 /** The memory that all programs of a device use for their intermediate values, one after the other. */
@@ -285,29 +287,19 @@ export const setDefaultDevice = (make: () => Device): void => {
   makeDefault = make;
 };
 
-/** The device that holds a leaf of these graphs, else the current one. */
-function deviceOf(tensors: readonly Tensor[]): Device {
-  const seen = new Set<Tensor>();
-  const stack = [...tensors];
-  while (stack.length) {
-    const node = stack.pop()!;
-    if (seen.has(node)) continue;
-    seen.add(node);
-    if (node.storage) return node.storage.device as Device;
-    stack.push(...node.sources);
-  }
-  return currentDevice();
-}
+/** The device that holds a leaf among these nodes, else the current one. */
+const deviceOf = (nodes: readonly Tensor[]): Device =>
+  (nodes.find(({ storage }) => storage !== null)?.storage?.device as Device | undefined) ?? currentDevice();
 
 /** Makes the schedule that computes `tensors`; for looking at, see explain.ts. */
 export function plan(tensors: readonly Tensor[], device?: Device, options: ScheduleOptions = {}): Schedule {
   checkOptions("plan", options, { donors: Map });
   requireTensorList("plan", "tensors", tensors);
   if (device !== undefined) checkDevice("plan", device);
-  return schedule(tensors, device ?? deviceOf(tensors), options);
+  return schedule(tensors, device ?? deviceOf(topologicalOrder(tensors, isLeaf)), options);
 }
 
-/** Computes `tensors` and keeps their values. Those that have values already are left alone. */
+/** Computes `tensors`, and what is computed together with them, and keeps their values. Those that have values already are left alone. */
 export function realize(tensors: readonly Tensor[]): void {
   requireTensorList("realize", "tensors", tensors);
   const wanted = [...new Set(tensors)].filter((tensor) => {
@@ -315,8 +307,13 @@ export function realize(tensors: readonly Tensor[]): void {
     return tensor.storage === null;
   });
   if (wanted.length === 0) return;
-  const device = deviceOf(wanted);
-  const planned = planFor(wanted, device);
+  let order = topologicalOrder(wanted, isLeaf);
+  const device = deviceOf(order);
+  const isHere = ({ storage }: Tensor): boolean => storage?.device === device && !storage.disposed;
+  const companions = companionsOf(wanted, order, isLeaf, isHere);
+  if (companions.length > 0) order = topologicalOrder([...wanted, ...companions], isLeaf);
+  wanted.push(...companions);
+  const planned = planFor(wanted, order, device);
   const program = new Program(planned.schedule);
   const results = new Map<Tensor, Storage>();
   program.schedule.roots.forEach((root) => results.set(root, newStorage(device, root.dtype, root.size)));

@@ -4,6 +4,7 @@ import { add, max, mul, neg, pow, recip, sqrt } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { addAll } from "../graph/reduction.ts";
 import { number } from "../graph/source.ts";
+import { computeTogether } from "../graph/together.ts";
 import { abs, minimum } from "../tensor/math.ts";
 import { amax, sum } from "../tensor/statistics.ts";
 
@@ -41,7 +42,9 @@ export function clipGradNorm<Key>(
   const totalNorm = norm([...gradients.values()], normType);
   const share = mul(number(totalNorm, maxNorm), recip(add(totalNorm, number(totalNorm, 1e-6))));
   const scale = minimum(share, number(totalNorm, 1));
-  return { gradients: new Map([...gradients].map(([key, g]) => [key, mul(g, scale)])), totalNorm };
+  const clipped = new Map([...gradients].map(([key, g]) => [key, mul(g, scale)]));
+  computeTogether(totalNorm, clipped.values());
+  return { gradients: clipped, totalNorm };
 }
 
 function norm(gradients: readonly Tensor[], p: number): Tensor {

@@ -23,6 +23,7 @@ import { add, mul } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant, number } from "../graph/source.ts";
+import { computeTogether } from "../graph/together.ts";
 import { assignAll, isObserved, Variable } from "../graph/variable.ts";
 
 /** Settings that every optimiser has. */
@@ -342,6 +343,8 @@ export function gradientsOf<P extends Variable>(loss: Tensor, parameters: readon
       got: loss.shape,
     });
   const values = parameters.map((parameter) => parameter.value);
-  const gradients = pullback([loss], [constant(1, loss.shape, loss.dtype)], values);
-  return new Map(parameters.flatMap((parameter, i) => (gradients[i] ? [[parameter, gradients[i]] as const] : [])));
+  const found = pullback([loss], [constant(1, loss.shape, loss.dtype)], values);
+  const gradients = new Map(parameters.flatMap((parameter, i) => (found[i] ? [[parameter, found[i]] as const] : [])));
+  computeTogether(loss, gradients.values());
+  return gradients;
 }

@@ -249,7 +249,8 @@ export function setScale(
       operation,
       hint: "Call it before the compiled function.",
     });
-  const adapters = (name === undefined ? activeAdapters(model) : [name]).map((each) => getAdapter(model, each, operation));
+  const { active } = adaptedModel(model, operation);
+  const adapters = (name === undefined ? active : [name]).map((each) => getAdapter(model, each, operation));
   for (const { name: each, isPrompt } of adapters)
     if (isPrompt)
       throw new ConfigError(`virtual tokens, which the adapter "${each}" puts in front, have no scale.`, {
