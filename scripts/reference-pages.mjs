@@ -27,7 +27,7 @@ async function operations() {
 }
 
 async function adapterMethods() {
-  const { methods } = await compiled("peft/methods.js");
+  const { methods } = await compiled("peft/method-registry.js");
   const { mixtures } = await compiled("peft/router/mixtures.js");
   const rowOf = (name, { peftType, formula, papers, layers }) => [
     `\`${name}\``,

@@ -1,6 +1,6 @@
 /** What the page and the engine's Worker say to each other. */
 import type { MethodField } from "../src/cli/method-option.ts";
-import type { MethodName } from "../src/peft/methods.ts";
+import type { MethodName } from "../src/peft/method-registry.ts";
 import type { WrittenExample } from "../src/peft/prompt/example-tokens.ts";
 import type { EvaluationEvent, History, MemoryReport, StepEvent } from "../src/train/index.ts";
 

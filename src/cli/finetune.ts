@@ -14,7 +14,7 @@ import { saveAdapter } from "../peft/adapter-file.ts";
 import { attach } from "../peft/attach.ts";
 import { type AnyAdapterConfig, planAttach } from "../peft/attach-plan.ts";
 import { mergeAndUnload, mergeDifference, mergeRefusal } from "../peft/merge.ts";
-import { methods } from "../peft/methods.ts";
+import { methods } from "../peft/method-registry.ts";
 import { readSourceTasks } from "../peft/prompt/source-task.ts";
 import { trainableReport } from "../peft/report.ts";
 import { saveTokenizer } from "../text/bpe-trainer.ts";

@@ -2,7 +2,7 @@
 import { ConfigError } from "../errors.ts";
 import type { attach } from "../peft/attach.ts";
 import { camel } from "../peft/method-config.ts";
-import { type MethodName, methods } from "../peft/methods.ts";
+import { type MethodName, methods } from "../peft/method-registry.ts";
 
 /** As a person gives them; absent ones are the method's own. */
 export interface MethodOptions {

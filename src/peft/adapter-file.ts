@@ -21,7 +21,7 @@ import { withoutIgnored } from "./contradiction.ts";
 import { withTodaysExperts } from "./expert-file.ts";
 import { type AnyLayerMethod, fileOf, type ParameterSpec } from "./method.ts";
 import { toCamel, toFileConfig } from "./method-config.ts";
-import { knownMethods } from "./methods.ts";
+import { knownMethods } from "./method-registry.ts";
 import { toPlainLora } from "./plain-lora.ts";
 import { resumePrompt } from "./prompt/prompt-start.ts";
 import type { PromptPlace } from "./prompt/prompted-model.ts";

@@ -24,7 +24,7 @@ import { disabled } from "./disabled.ts";
 import type { LayerKind } from "./layer-kind.ts";
 import { merge } from "./merge.ts";
 import type { AnyMethod, SampledLayer } from "./method.ts";
-import { registerMethod } from "./methods.ts";
+import { registerMethod } from "./method-registry.ts";
 
 /** How much is tried. */
 export interface CheckMethodOptions {

@@ -16,7 +16,7 @@ import type { LayerAdapter } from "../../src/peft/adapter-layer.ts";
 import { type Adapter, attach } from "../../src/peft/index.ts";
 import type { LayerKind } from "../../src/peft/layer-kind.ts";
 import { type AnyMethod, defineMethod, type SampledLayer } from "../../src/peft/method.ts";
-import { methods } from "../../src/peft/methods.ts";
+import { methods } from "../../src/peft/method-registry.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { abs } from "../../src/tensor/math.ts";
 import { sum } from "../../src/tensor/statistics.ts";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { afterEach, expect, it, vi } from "vitest";
 import { addFinetune } from "../../src/cli/finetune.ts";
-import { methods } from "../../src/peft/methods.ts";
+import { methods } from "../../src/peft/method-registry.ts";
 import { lastLine } from "./command.ts";
 import { smallRun } from "./small-run.ts";
 

@@ -15,7 +15,7 @@ import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { attach, baseStateDict, detach, disabled, loadAdapter, merge, saveAdapter } from "../../src/peft/index.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";
 import { toCamel } from "../../src/peft/method-config.ts";
-import { methods } from "../../src/peft/methods.ts";
+import { methods } from "../../src/peft/method-registry.ts";
 import {
   type Golden,
   gradients,

@@ -24,8 +24,8 @@ import {
 } from "../../src/peft/index.ts";
 import { kindOf } from "../../src/peft/layer-kind.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";
+import { methods } from "../../src/peft/method-registry.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
-import { methods } from "../../src/peft/methods.ts";
 import { drawFrom, runsOf } from "../arbitrary/adapter.ts";
 import { onEveryDevice } from "../devices.ts";
 import { numbers, SmallModel, shake } from "../peft/small-model.ts";
