@@ -5,9 +5,10 @@
  * @see https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py
  */
 import { FormatError, nearestName, requireKind, wordJson } from "../errors.ts";
-import type { TypedArray } from "../graph/dtype.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
-import type { GgufFile, GgufTensor } from "./gguf.ts";
+import type { GgufFile } from "./gguf.ts";
+import { type Change, lessOne, pairedRows, transposed } from "./gguf-change.ts";
+import { expertConfig, expertTensors } from "./gguf-experts.ts";
 import { longFactors, scaledFrequencies } from "./gguf-rope.ts";
 import type { StoredTensor } from "./safetensors.ts";
 import { type Checkpoint, checkpoint } from "./sharded.ts";
@@ -80,9 +81,6 @@ interface Architecture {
   change?(name: string, settings: GgufSettings): Change | undefined;
 }
 
-/** What undoes a change of the converter. */
-type Change = (tensor: GgufTensor) => Pick<StoredTensor, "shape" | "load">;
-
 const llamaNames: Names = {
   token_embd: "model.embed_tokens",
   output_norm: "model.norm",
@@ -98,52 +96,7 @@ const llamaNames: Names = {
   "blk.N.ffn_gate": "model.layers.N.mlp.gate_proj",
   "blk.N.ffn_up": "model.layers.N.mlp.up_proj",
   "blk.N.ffn_down": "model.layers.N.mlp.down_proj",
-};
-
-/** The converter puts the two halves of each head that rotary embedding pairs next to each other: row 2i + s was row s·D/2 + i. */
-const pairedRows =
-  (heads: number): Change =>
-  (tensor) => {
-    const [rows = 0, width = 1] = tensor.shape;
-    const head = rows / heads;
-    if (!Number.isInteger(head / 2))
-      throw new FormatError(`${wordJson(tensor.name)} has ${rows} rows, which are not ${heads} heads of pairs.`, {
-        operation: "readGguf",
-        got: tensor.shape,
-      });
-    const block = head * width; // rows move within a head, so a head is what is loaded at once
-    const load = async (from = 0, to = rows * width) => {
-      const first = Math.floor(from / block) * block;
-      const stored = await tensor.load(first, Math.ceil(to / block) * block);
-      const values = stored.slice();
-      for (let start = 0; start < stored.length; start += block)
-        for (let i = 0; i < head / 2; i++)
-          for (let s = 0; s < 2; s++) {
-            const row = start + (2 * i + s) * width;
-            values.set(stored.subarray(row, row + width), start + ((s * head) / 2 + i) * width);
-          }
-      return values.subarray(from - first, to - first);
-    };
-    return { shape: tensor.shape, load };
-  };
-
-/** Norms of Gemma multiply by 1 + w; the converter writes 1 + w. */
-const lessOne: Change = (tensor) => ({
-  shape: tensor.shape,
-  load: async (from, to) => (await tensor.load(from, to)).map((value: number) => value - 1) as TypedArray,
-});
-
-/** [out, in] in the file, [in, out] in the checkpoint. */
-const transposed: Change = (tensor) => {
-  const [rows = 1, columns = 1] = tensor.shape;
-  const load = async (from = 0, to = rows * columns) => {
-    const stored = await tensor.load();
-    const values = stored.slice();
-    for (let row = 0; row < rows; row++)
-      for (let column = 0; column < columns; column++) values[column * rows + row] = stored[row * columns + column]!;
-    return values.subarray(from, to);
-  };
-  return { shape: [columns, rows], load };
+  "blk.N.ffn_gate_inp": "model.layers.N.mlp.gate",
 };
 
 /** A scaling of positions that is numbers; others are in tensors. @throws {FormatError} for one that is not supported */
@@ -229,7 +182,7 @@ function olmoConfig(settings: GgufSettings): ConfigJson {
 /** By `general.architecture`. */
 const architectures: Readonly<Record<string, Architecture>> = {
   llama: {
-    modelType: "llama", // Mistral is written as llama too, and computes the same
+    modelType: "llama", // Mistral is written as llama too, and computes the same; so is Mixtral
     names: llamaNames,
     async config(settings) {
       const bias = settings.has("blk.0.attn_q.bias");
@@ -237,6 +190,7 @@ const architectures: Readonly<Record<string, Architecture>> = {
       const scaling = await scaledFrequencies(settings);
       return defined({
         ...llamaConfig(settings),
+        ...(settings.optional("expert_count") ? { model_type: "mixtral", ...expertConfig(settings) } : {}),
         ...(headDim === undefined ? {} : { head_dim: settings.optional("attention.key_length") ?? headDim }),
         ...(scaling && { rope_scaling: scaling }),
         attention_bias: bias,
@@ -247,6 +201,21 @@ const architectures: Readonly<Record<string, Architecture>> = {
   },
   qwen2: { modelType: "qwen2", names: llamaNames, config: llamaConfig },
   qwen3: { modelType: "qwen3", names: llamaNames, config: llamaConfig },
+  qwen3moe: {
+    modelType: "qwen3_moe",
+    names: llamaNames,
+    config: (settings) => ({
+      ...llamaConfig(settings),
+      ...expertConfig(settings),
+      moe_intermediate_size: settings.number("expert_feed_forward_length"),
+      norm_topk_prob: true,
+    }),
+  },
+  olmoe: {
+    modelType: "olmoe",
+    names: llamaNames,
+    config: (settings) => ({ ...llamaConfig(settings), ...expertConfig(settings) }),
+  },
   gemma: { modelType: "gemma", names: llamaNames, config: llamaConfig, change: gemmaChange },
   gemma2: {
     modelType: "gemma2",
@@ -359,13 +328,6 @@ export async function ggufModel(file: GgufFile): Promise<GgufModel> {
       },
     );
   }
-  const tensors = new Map<string, StoredTensor>();
-  for (const tensor of file.tensors.values()) {
-    if (intoConfig.test(tensor.name)) continue;
-    const name = nameOf(tensor.name, architecture.names);
-    const change = architecture.change?.(name, settings);
-    tensors.set(name, { ...tensor, ...change?.(tensor), name });
-  }
   const embedding = file.tensors.get("token_embd.weight");
   const config = defined({
     model_type: architecture.modelType,
@@ -376,6 +338,16 @@ export async function ggufModel(file: GgufFile): Promise<GgufModel> {
     eos_token_id: settings.token("eos"),
     pad_token_id: settings.token("padding"),
   });
+  const tensors = new Map<string, StoredTensor>();
+  for (const tensor of file.tensors.values()) {
+    if (intoConfig.test(tensor.name)) continue;
+    const ofExperts = expertTensors(tensor, config["model_type"]);
+    for (const each of ofExperts ?? []) tensors.set(each.name, each);
+    if (ofExperts) continue;
+    const name = nameOf(tensor.name, architecture.names);
+    const change = architecture.change?.(name, settings);
+    tensors.set(name, { ...tensor, ...change?.(tensor), name });
+  }
   return { config, checkpoint: checkpoint({ source: file.source, metadata: new Map(), tensors }, [file.source]) };
 }
 
