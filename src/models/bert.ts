@@ -39,6 +39,8 @@ export interface BertVariant {
   readonly defaults: ConfigJson;
   /** Whether only tokens that are not padding are counted, from the row after `pad_token_id` on; padding has that row. */
   readonly positionsAfterPadding: boolean;
+  /** Whether it knows which of several texts a token is of; so when absent. */
+  readonly hasTokenTypes?: boolean;
 }
 
 const bert: BertVariant = { modelType: "bert", defaults: { pad_token_id: 0 }, positionsAfterPadding: false };
@@ -67,7 +69,7 @@ export function bertConfig(json: ConfigJson, variant = bert) {
     numAttentionHeads: config.count("num_attention_heads"),
     hiddenAct: config.activation("hidden_act", "gelu"),
     maxPositionEmbeddings: config.count("max_position_embeddings", 512),
-    typeVocabSize: config.count("type_vocab_size", 2),
+    typeVocabSize: variant.hasTokenTypes === false ? 0 : config.count("type_vocab_size", 2),
     hiddenDropoutProb,
     attentionProbsDropoutProb: config.probability("attention_probs_dropout_prob", 0.1),
     layerNormEps: config.number("layer_norm_eps", 1e-12),
@@ -82,11 +84,11 @@ export function bertConfig(json: ConfigJson, variant = bert) {
 const norm = ({ hiddenSize, layerNormEps: eps }: BertConfig, size = hiddenSize): LayerNorm => new LayerNorm(size, { eps });
 const dense = (into: number, out: number, init: Initializer): Linear => new Linear(into, out, { init, initBias: zeros });
 
-/** Words, types and positions, added up. */
+/** Words, types where there are any, and positions, added up. */
 export class BertEmbeddings extends Module {
   word_embeddings: Layer;
   position_embeddings: Layer;
-  token_type_embeddings: Layer;
+  token_type_embeddings: Layer | null;
   readonly LayerNorm: LayerNorm;
   readonly dropout: Dropout;
   readonly #config: BertConfig;
@@ -98,17 +100,17 @@ export class BertEmbeddings extends Module {
     this.#config = config;
     this.word_embeddings = new Embedding(config.vocabSize, C, padded);
     this.position_embeddings = new Embedding(config.maxPositionEmbeddings, C, positionsAfterPadding ? padded : { init });
-    this.token_type_embeddings = new Embedding(config.typeVocabSize, C, { init });
+    this.token_type_embeddings = config.typeVocabSize === 0 ? null : new Embedding(config.typeVocabSize, C, { init });
     this.LayerNorm = norm(config, C);
     this.dropout = new Dropout(config.hiddenDropoutProb);
   }
 
   /** [B, T] → [B, T, C] */
   forward(inputs: EncoderInputs): Tensor {
-    const types = this.token_type_embeddings.forward(inputs.tokenTypeIds ?? constant(0, textShape(inputs), "int32"));
+    const words = embedTokens(inputs, this.word_embeddings);
+    const types = this.token_type_embeddings?.forward(inputs.tokenTypeIds ?? constant(0, textShape(inputs), "int32"));
     const positions = this.position_embeddings.forward(inputs.positionIds ?? this.#positions(inputs));
-    const x = add(add(embedTokens(inputs, this.word_embeddings), types), positions);
-    return this.dropout.forward(this.LayerNorm.forward(x));
+    return this.dropout.forward(this.LayerNorm.forward(add(types ? add(words, types) : words, positions)));
   }
 
   /** Of vectors nobody knows whether they are padding: all are counted. */

@@ -3,6 +3,12 @@ import "../devices/choose.ts";
 import "../tensor/methods.ts";
 
 export {
+  AlbertForMaskedLM,
+  AlbertForQuestionAnswering,
+  AlbertForSequenceClassification,
+  AlbertForTokenClassification,
+} from "./albert.ts";
+export {
   type BertConfig,
   BertForMaskedLM,
   BertForQuestionAnswering,
@@ -83,6 +89,12 @@ export {
   ModernBertForTokenClassification,
   modernBertConfig,
 } from "./modernbert.ts";
+export {
+  MPNetForMaskedLM,
+  MPNetForQuestionAnswering,
+  MPNetForSequenceClassification,
+  MPNetForTokenClassification,
+} from "./mpnet.ts";
 export { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
 export { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
 export { OlmoeForCausalLM } from "./olmoe.ts";

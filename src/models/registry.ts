@@ -2,6 +2,12 @@
 import { ConfigError, checkOptions, isRecord, nearestName, requireKind, requireOption, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";
+import {
+  AlbertForMaskedLM,
+  AlbertForQuestionAnswering,
+  AlbertForSequenceClassification,
+  AlbertForTokenClassification,
+} from "./albert.ts";
 import { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import { isOfOutput, isOfPooler } from "./checkpoint-name.ts";
 import type { ConfigJson } from "./config-reader.ts";
@@ -42,6 +48,12 @@ import {
   ModernBertForSequenceClassification,
   ModernBertForTokenClassification,
 } from "./modernbert.ts";
+import {
+  MPNetForMaskedLM,
+  MPNetForQuestionAnswering,
+  MPNetForSequenceClassification,
+  MPNetForTokenClassification,
+} from "./mpnet.ts";
 import { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
 import { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
 import { OlmoeForCausalLM } from "./olmoe.ts";
@@ -90,6 +102,7 @@ interface ModelClasses {
 
 /** By `model_type`, the classes under their names at Hugging Face, the usual one first: one line makes a model loadable. */
 export const models = {
+  albert: { AlbertForMaskedLM, AlbertForQuestionAnswering, AlbertForSequenceClassification, AlbertForTokenClassification },
   bert: { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification },
   camembert: {
     CamembertForMaskedLM,
@@ -127,6 +140,7 @@ export const models = {
     ModernBertForSequenceClassification,
     ModernBertForTokenClassification,
   },
+  mpnet: { MPNetForMaskedLM, MPNetForQuestionAnswering, MPNetForSequenceClassification, MPNetForTokenClassification },
   olmo2: { Olmo2ForCausalLM, Olmo2ForSequenceClassification },
   olmo3: { Olmo3ForCausalLM, Olmo3ForSequenceClassification },
   olmoe: { OlmoeForCausalLM },

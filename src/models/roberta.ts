@@ -15,9 +15,7 @@ import { type BertConfig, type BertModel, type BertVariant, bertFamily, tiedDeco
 import { firstToken } from "./encoder.ts";
 import { type Family, questionAnswerer, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
-type RobertaFamily = Family<"roberta", BertConfig, BertModel>;
-
-const family = (modelType: string): RobertaFamily => {
+const family = (modelType: string): Family<"roberta", BertConfig, BertModel> => {
   const variant: BertVariant = { modelType, defaults: { pad_token_id: 1 }, positionsAfterPadding: true };
   return bertFamily("roberta", { variant });
 };
@@ -44,19 +42,21 @@ export class RobertaClassificationHead extends Module {
   }
 }
 
-const maskedLM = (name: string, of: RobertaFamily) =>
+/** A class of models that give logits of the words at every place. The output layer's weight is that of the word embeddings. */
+export const robertaMaskedLM = <Name extends string, Base extends Module>(name: string, of: Family<Name, BertConfig, Base>) =>
   tokenModel(name, of, {
     parts: (config, init, base) => {
       const { hiddenSize: C, layerNormEps: eps } = config;
       const dense: Layer = new Linear(C, C, { init, initBias: zeros });
-      const { bias, decoder } = tiedDecoder(config, base);
+      const { bias, decoder } = tiedDecoder(config, of.reader(base));
       return { lm_head: group({ bias, dense, layer_norm: new LayerNorm(C, { eps }), decoder }) };
     },
     logits: ({ lm_head: { dense, layer_norm, decoder } }, states) =>
       decoder.forward(layer_norm.forward(activation("gelu")(dense.forward(states)))),
   });
 
-const classifier = (name: string, of: RobertaFamily) =>
+/** A class of models that put texts into classes by the state of their first token. */
+export const robertaClassifier = <Name extends string, Base extends Module>(name: string, of: Family<Name, BertConfig, Base>) =>
   textClassifier(name, of, {
     parts: (config, init): { classifier: Layer } => ({ classifier: new RobertaClassificationHead(config, init) }),
     logits: ({ classifier: output }, states) => output.forward(firstToken(states)),
@@ -64,9 +64,9 @@ const classifier = (name: string, of: RobertaFamily) =>
 
 const roberta = family("roberta");
 /** A RoBERTa that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
-export const RobertaForMaskedLM = maskedLM("RobertaForMaskedLM", roberta);
+export const RobertaForMaskedLM = robertaMaskedLM("RobertaForMaskedLM", roberta);
 /** A RoBERTa that puts texts into classes by the state of their first token. */
-export const RobertaForSequenceClassification = classifier("RobertaForSequenceClassification", roberta);
+export const RobertaForSequenceClassification = robertaClassifier("RobertaForSequenceClassification", roberta);
 /** A RoBERTa that puts every token into a class. */
 export const RobertaForTokenClassification = tokenClassifier("RobertaForTokenClassification", roberta, "classifier");
 /** A RoBERTa that finds the answer to a question in a text. */
@@ -74,9 +74,9 @@ export const RobertaForQuestionAnswering = questionAnswerer("RobertaForQuestionA
 
 const xlmRoberta = family("xlm-roberta");
 /** A RoBERTa of a hundred languages that gives logits of the words at every place. @see https://arxiv.org/abs/1911.02116 */
-export const XLMRobertaForMaskedLM = maskedLM("XLMRobertaForMaskedLM", xlmRoberta);
+export const XLMRobertaForMaskedLM = robertaMaskedLM("XLMRobertaForMaskedLM", xlmRoberta);
 /** A RoBERTa of a hundred languages that puts texts into classes by the state of their first token. */
-export const XLMRobertaForSequenceClassification = classifier("XLMRobertaForSequenceClassification", xlmRoberta);
+export const XLMRobertaForSequenceClassification = robertaClassifier("XLMRobertaForSequenceClassification", xlmRoberta);
 /** A RoBERTa of a hundred languages that puts every token into a class. */
 export const XLMRobertaForTokenClassification = tokenClassifier("XLMRobertaForTokenClassification", xlmRoberta, "classifier");
 /** A RoBERTa of a hundred languages that finds the answer to a question in a text. */
@@ -84,9 +84,9 @@ export const XLMRobertaForQuestionAnswering = questionAnswerer("XLMRobertaForQue
 
 const camembert = family("camembert");
 /** A French RoBERTa that gives logits of the words at every place. @see https://arxiv.org/abs/1911.03894 */
-export const CamembertForMaskedLM = maskedLM("CamembertForMaskedLM", camembert);
+export const CamembertForMaskedLM = robertaMaskedLM("CamembertForMaskedLM", camembert);
 /** A French RoBERTa that puts texts into classes by the state of their first token. */
-export const CamembertForSequenceClassification = classifier("CamembertForSequenceClassification", camembert);
+export const CamembertForSequenceClassification = robertaClassifier("CamembertForSequenceClassification", camembert);
 /** A French RoBERTa that puts every token into a class. */
 export const CamembertForTokenClassification = tokenClassifier("CamembertForTokenClassification", camembert, "classifier");
 /** A French RoBERTa that finds the answer to a question in a text. */

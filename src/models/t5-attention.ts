@@ -6,7 +6,7 @@ import { Embedding } from "../nn/embedding.ts";
 import type { Initializer } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
-import { relativeBuckets } from "../nn/relative-position.ts";
+import { type RelativeBucketOptions, relativeBuckets } from "../nn/relative-position.ts";
 import { attendHeads } from "./encoder.ts";
 import type { TextStates } from "./seq2seq-lm.ts";
 import type { T5Config } from "./t5-config.ts";
@@ -55,7 +55,10 @@ export class T5Attention extends Module {
     { offset, isCausal }: { readonly offset?: Tensor | undefined; readonly isCausal: boolean },
   ): Tensor {
     const { numBuckets: buckets, maxDistance } = this.#config;
-    const chosen = relativeBuckets(queries, keys, { buckets, maxDistance, isCausal, offset });
-    return reshape(permute((this.relative_attention_bias as Layer).forward(chosen), [2, 0, 1]), [1, -1, queries, keys]);
+    return distanceBias(this.relative_attention_bias as Layer, queries, keys, { buckets, maxDistance, isCausal, offset });
   }
 }
+
+/** What is added to the scores for distances, [1, H, Tq, Tk]. @param table a row for each bucket of distances, a column for each head */
+export const distanceBias = (table: Layer, queries: number, keys: number, options: RelativeBucketOptions): Tensor =>
+  reshape(permute(table.forward(relativeBuckets(queries, keys, options)), [2, 0, 1]), [1, -1, queries, keys]);

@@ -53,6 +53,7 @@ const bert = { vocab_size: 23, max_position_embeddings: 8, ...sizes };
 
 /** A small config of each type that reads a text at once. */
 export const encoderConfigs = {
+  albert: { ...bert, embedding_size: 8, num_hidden_layers: 3, num_hidden_groups: 2 },
   bert,
   camembert: { ...bert, pad_token_id: 0 },
   "deberta-v2": {
@@ -66,6 +67,7 @@ export const encoderConfigs = {
   },
   distilbert: { vocab_size: 23, dim: 12, hidden_dim: 16, n_layers: 2, n_heads: 3, max_position_embeddings: 8 },
   electra: { ...bert, embedding_size: 8 },
+  mpnet: { ...bert, max_position_embeddings: 10 },
   modernbert: { vocab_size: 23, ...sizes, local_attention: 4, pad_token_id: 0 },
   roberta: { ...bert, pad_token_id: 0 },
   "xlm-roberta": { ...bert, pad_token_id: 0 },
