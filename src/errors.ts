@@ -110,6 +110,7 @@ const kinds = {
   "a finite number": Number.isFinite,
   "a number from 0": (value) => from(0, value),
   "a number above 0": (value) => from(0, value) && value !== 0,
+  "a number up to 0": (value) => Number.isFinite(value) && (value as number) <= 0,
   "a number from 0 to 1": (value) => from(0, value) && (value as number) <= 1,
   "a number above 0, or Infinity": (value) => typeof value === "number" && value > 0,
   "a number above 0, or null": (value) => value === null || (from(0, value) && value !== 0),

@@ -12,9 +12,7 @@ import { minimum, rsqrt } from "../tensor/math.ts";
 import { mean } from "../tensor/statistics.ts";
 import { mix } from "./adam.ts";
 import {
-  fraction,
   type LearningRate,
-  nonNegative,
   Optimizer,
   type Slot,
   type Trained,
@@ -51,8 +49,6 @@ function estimate(state: Values, squares: Tensor, weight: Tensor, leastMean: num
   return { state: { expAvgSqRow, expAvgSqCol }, estimate: mul(rows, expAvgSqCol) };
 }
 
-const oneMore = ({ step }: Values): Values => ({ step: add(step!, number(step!, 1)) });
-
 /** PyTorch's settings of Adafactor. */
 export interface AdafactorOptions extends LearningRate {
   /** Step t replaces the share t^beta2Decay of the mean squares. */
@@ -74,25 +70,12 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
     super(parameters, { lr: 1e-2, beta2Decay: -0.8, eps: [float32Epsilon, 1e-3], d: 1, weightDecay: 0 }, options);
   }
 
-  protected override check({ beta2Decay, eps, d, weightDecay }: AdafactorOptions): void {
-    decaying("Adafactor", "beta2Decay", beta2Decay);
-    eps.forEach((value, i) => {
-      nonNegative("Adafactor", `eps[${i}]`, value);
-    });
-    positive("Adafactor", "d", d);
-    nonNegative("Adafactor", "weightDecay", weightDecay);
-  }
-
   protected override slots(_: AdafactorOptions, shape: readonly number[]): Record<string, Slot> {
     return factors(shape);
   }
 
   protected override counters(): Record<string, number> {
     return { step: 0 };
-  }
-
-  protected override advance(counters: Values): Values {
-    return oneMore(counters);
   }
 
   protected override derive({ lr, step }: Values, { beta2Decay, weightDecay }: AdafactorOptions): Values {
@@ -154,16 +137,11 @@ export class TransformersAdafactor extends Optimizer<TransformersAdafactorOption
   }
 
   protected override check(options: TransformersAdafactorOptions): void {
-    const operation = "TransformersAdafactor";
-    decaying(operation, "decayRate", options.decayRate);
-    options.eps.forEach((value, i) => {
-      nonNegative(operation, `eps[${i}]`, value);
-    });
-    positive(operation, "clipThreshold", options.clipThreshold);
-    nonNegative(operation, "weightDecay", options.weightDecay);
-    if (options.beta1 !== null) fraction(operation, "beta1", options.beta1);
     if (options.warmupInit && !options.relativeStep)
-      throw new ConfigError("`warmupInit` needs `relativeStep`.", { operation, got: options.warmupInit });
+      throw new ConfigError("`warmupInit` needs `relativeStep`.", {
+        operation: "TransformersAdafactor",
+        got: options.warmupInit,
+      });
   }
 
   protected override slots({ beta1 }: TransformersAdafactorOptions, shape: readonly number[]): Record<string, Slot> {
@@ -172,10 +150,6 @@ export class TransformersAdafactor extends Optimizer<TransformersAdafactorOption
 
   protected override counters(): Record<string, number> {
     return { step: 0 };
-  }
-
-  protected override advance(counters: Values): Values {
-    return oneMore(counters);
   }
 
   protected override derive({ lr, step }: Values, options: TransformersAdafactorOptions): Values {
@@ -199,12 +173,4 @@ export class TransformersAdafactor extends Optimizer<TransformersAdafactorOption
     const p = weightDecay === 0 ? parameter : sub(parameter, mul(mul(rate, number(rate, weightDecay)), parameter));
     return { parameter: sub(p, expAvg ?? change), state: { ...next.state, ...(expAvg ? { expAvg } : {}) } };
   }
-}
-
-function decaying(operation: string, name: string, value: number): void {
-  if (!(value <= 0)) throw new ConfigError(`\`${name}\` (= ${value}) must be a number up to 0.`, { operation, got: value });
-}
-
-function positive(operation: string, name: string, value: number): void {
-  if (!(value > 0)) throw new ConfigError(`\`${name}\` (= ${value}) must be above 0.`, { operation, got: value });
 }

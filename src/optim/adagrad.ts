@@ -4,10 +4,8 @@ import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import { mix } from "./adam.ts";
 import {
-  fraction,
   type LearningRate,
   mixSquare,
-  nonNegative,
   Optimizer,
   type Trained,
   type UpdateInputs,
@@ -39,21 +37,12 @@ export class Adagrad extends Optimizer<AdagradOptions> {
     super(parameters, { lr: 1e-2, lrDecay: 0, weightDecay: 0, initialAccumulatorValue: 0, eps: 1e-10 }, options);
   }
 
-  protected override check({ lrDecay, weightDecay, initialAccumulatorValue, eps }: AdagradOptions): void {
-    for (const [name, value] of Object.entries({ lrDecay, weightDecay, initialAccumulatorValue, eps }))
-      nonNegative("Adagrad", name, value);
-  }
-
   protected override slots({ initialAccumulatorValue }: AdagradOptions): Record<string, number> {
     return { sum: initialAccumulatorValue };
   }
 
   protected override counters(): Record<string, number> {
     return { step: 0 };
-  }
-
-  protected override advance({ step }: Values): Values {
-    return { step: add(step!, number(step!, 1)) };
   }
 
   protected override derive({ lr, step }: Values, { lrDecay }: AdagradOptions): Values {
@@ -85,11 +74,6 @@ export interface RMSpropOptions extends Common {
 export class RMSprop extends Optimizer<RMSpropOptions> {
   constructor(parameters: Trained<RMSpropOptions>, options: Partial<RMSpropOptions> = {}) {
     super(parameters, { lr: 1e-2, alpha: 0.99, eps: 1e-8, weightDecay: 0, momentum: 0, centered: false }, options);
-  }
-
-  protected override check({ alpha, eps, weightDecay, momentum }: RMSpropOptions): void {
-    fraction("RMSprop", "alpha", alpha);
-    for (const [name, value] of Object.entries({ eps, weightDecay, momentum })) nonNegative("RMSprop", name, value);
   }
 
   protected override slots({ momentum, centered }: RMSpropOptions): Record<string, number> {
@@ -125,12 +109,6 @@ export interface AdadeltaOptions extends Common {
 export class Adadelta extends Optimizer<AdadeltaOptions> {
   constructor(parameters: Trained<AdadeltaOptions>, options: Partial<AdadeltaOptions> = {}) {
     super(parameters, { lr: 1, rho: 0.9, eps: 1e-6, weightDecay: 0 }, options);
-  }
-
-  protected override check({ rho, eps, weightDecay }: AdadeltaOptions): void {
-    fraction("Adadelta", "rho", rho);
-    nonNegative("Adadelta", "eps", eps);
-    nonNegative("Adadelta", "weightDecay", weightDecay);
   }
 
   protected override slots(): Record<string, number> {

@@ -7,7 +7,6 @@ import { BiasCorrected, mix } from "./adam.ts";
 import {
   type LearningRate,
   mixSquare,
-  nonNegative,
   type Trained,
   type UpdateInputs,
   type UpdateResult,
@@ -96,11 +95,6 @@ export class NAdam extends Moments<NAdamOptions> {
       { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, momentumDecay: 4e-3, decoupledWeightDecay: false },
       options,
     );
-  }
-
-  protected override check(options: NAdamOptions): void {
-    super.check(options);
-    nonNegative("NAdam", "momentumDecay", options.momentumDecay);
   }
 
   protected override counters(options: NAdamOptions): Readonly<Record<string, number>> {

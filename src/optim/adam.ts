@@ -3,10 +3,8 @@ import { add, max, mul, recip, sqrt, sub } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import {
-  fraction,
   type LearningRate,
   mixSquare,
-  nonNegative,
   Optimizer,
   type Trained,
   type UpdateInputs,
@@ -30,10 +28,6 @@ export interface AdamOptions extends LearningRate {
 export abstract class BiasCorrected<
   Options extends Pick<AdamOptions, "lr" | "betas" | "eps" | "weightDecay">,
 > extends Optimizer<Options> {
-  protected override check({ betas, eps, weightDecay }: Options): void {
-    checkAdam(this.constructor.name, betas, eps, weightDecay);
-  }
-
   protected override counters(_options: Options): Readonly<Record<string, number>> {
     return { correction1: 0, correction2: 0 };
   }
@@ -106,12 +100,3 @@ export class AdamW extends Adam {
 
 /** β·old + (1 − β)·x, as PyTorch's lerp computes it. */
 export const mix = (old: Tensor, x: Tensor, beta: number): Tensor => add(old, mul(sub(x, old), number(x, 1 - beta)));
-
-/** @throws {ConfigError} for settings out of range that Adam's relatives have in common */
-export function checkAdam(operation: string, betas: readonly [number, number], eps: number, weightDecay: number): void {
-  betas.forEach((beta, i) => {
-    fraction(operation, `betas[${i}]`, beta);
-  });
-  nonNegative(operation, "eps", eps);
-  nonNegative(operation, "weightDecay", weightDecay);
-}

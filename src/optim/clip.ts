@@ -1,5 +1,5 @@
 /** Keeping gradients from growing too large for one step. */
-import { ConfigError, checkOptions, requireKind } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind, requireOption } from "../errors.ts";
 import { add, max, mul, neg, pow, recip, sqrt } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { addAll } from "../graph/reduction.ts";
@@ -18,8 +18,7 @@ export interface ClippedGradients<Key> {
 function checkLimit(operation: string, name: string, value: number, gradients: ReadonlyMap<unknown, Tensor>): void {
   requireKind(operation, "a Map", { gradients });
   for (const gradient of gradients.values()) requireTensors(operation, { gradient });
-  requireKind(operation, "a number", { [name]: value });
-  if (!(value > 0)) throw new ConfigError(`\`${name}\` (= ${value}) must be above 0.`, { operation, got: value });
+  requireOption(operation, "a number above 0, or Infinity", name, value);
 }
 
 /**

@@ -2,7 +2,7 @@
 import { add, mul, sub } from "../graph/elementwise.ts";
 import { number } from "../graph/source.ts";
 import { sign } from "../tensor/math.ts";
-import { checkAdam, mix } from "./adam.ts";
+import { mix } from "./adam.ts";
 import { type LearningRate, Optimizer, type Trained, type UpdateInputs, type UpdateResult, type Values } from "./optimizer.ts";
 
 /** Settings of Lion. */
@@ -21,10 +21,6 @@ export interface LionOptions extends LearningRate {
 export class Lion extends Optimizer<LionOptions> {
   constructor(parameters: Trained<LionOptions>, options: Partial<LionOptions> = {}) {
     super(parameters, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0 }, options);
-  }
-
-  protected override check({ betas, weightDecay }: LionOptions): void {
-    checkAdam("Lion", betas, 0, weightDecay);
   }
 
   protected override slots(): Record<string, number> {

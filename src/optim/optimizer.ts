@@ -14,6 +14,7 @@ import {
   nearestName,
   type Rule,
   requireKind,
+  requireOption,
   ShapeError,
   wordShape,
   wordType,
@@ -72,7 +73,33 @@ interface Group<Options extends LearningRate> {
 const defined = <T extends object>(options: T): T =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 
-/** An option is what its usual value is; their ranges are the optimiser's to check. */
+/** A setting is the same thing in every optimiser that has it; of two, each. */
+const ranges: Readonly<Record<string, Rule>> = {
+  lr: "a number from 0",
+  eps: "a number from 0",
+  weightDecay: "a number from 0",
+  momentum: "a number from 0",
+  momentumDecay: "a number from 0",
+  lrDecay: "a number from 0",
+  initialAccumulatorValue: "a number from 0",
+  alpha: "a number from 0 below 1",
+  betas: "a number from 0 below 1",
+  beta1: "a number from 0 below 1",
+  rho: "a number from 0 below 1",
+  beta2Decay: "a number up to 0",
+  decayRate: "a number up to 0",
+  d: "a number above 0, or Infinity",
+  clipThreshold: "a number above 0, or Infinity",
+};
+
+/** @throws {ConfigError} for a setting out of range */
+function checkRanges(operation: string, settings: object): void {
+  for (const [name, value] of Object.entries(settings))
+    for (const [i, one] of [value].flat().entries())
+      if (one !== null) requireOption(operation, ranges[name] ?? null, Array.isArray(value) ? `${name}[${i}]` : name, one);
+}
+
+/** An option is of the kind that its usual value is. */
 const rulesOf = (defaults: object): Readonly<Record<string, Rule>> =>
   Object.fromEntries(
     Object.entries(defaults).map(([name, usual]): [string, Rule] => {
@@ -121,7 +148,7 @@ export abstract class Optimizer<Options extends LearningRate> {
     this.groups = groups.map(({ parameters: own, ...given }) => {
       checkOptions<object>(operation, given, rules);
       const settings: Options = { ...defaults, ...defined(options), ...defined(given) };
-      nonNegative(operation, "lr", settings.lr);
+      checkRanges(operation, settings);
       this.check(settings);
       const dtype = own.some((parameter) => parameter.dtype === "float64") ? "float64" : "float32";
       const scalar = (value: number) =>
@@ -135,17 +162,17 @@ export abstract class Optimizer<Options extends LearningRate> {
     return this.constructor.name;
   }
 
-  /** Refuses settings that make no sense. */
-  protected abstract check(options: Options): void;
+  /** Refuses settings that do not go together. */
+  protected check(_options: Options): void {}
   /** Names of the values that are kept for a parameter of this shape, and what they start at. */
   protected abstract slots(options: Options, shape: readonly number[]): Readonly<Record<string, Slot>>;
   /** Scalars that a group counts with, and what they start at. */
   protected counters(_options: Options): Readonly<Record<string, number>> {
     return {};
   }
-  /** The scalars of this step from those of the step before. */
-  protected advance(counters: Values, _options: Options): Values {
-    return counters;
+  /** The scalars of this step from those of the step before: `step`, if there is one, counts. */
+  protected advance({ step }: Values, _options: Options): Values {
+    return step ? { step: add(step, number(step, 1)) } : {};
   }
   /** Everything that depends on scalars alone, computed once per group: what `update` gets as `scalars`. */
   protected derive(scalars: Values, _options: Options): Values {
@@ -217,7 +244,7 @@ export abstract class Optimizer<Options extends LearningRate> {
       });
     for (const group of this.groups) {
       const value = typeof lr === "number" ? lr : lr(group.options.lr);
-      nonNegative(this.#operation, "lr", value);
+      checkRanges(this.#operation, { lr: value });
       const { storage, dtype } = group.lr.stored;
       const values = dtypes[dtype as "float32" | "float64"].array.of(value);
       // in place: a new tensor would have another address, and every compiled step would be bound to it anew
@@ -305,17 +332,6 @@ export const withDecay = (gradient: Tensor, parameter: Tensor, weightDecay: numb
 /** β·old + (1 − β)·x². */
 export const mixSquare = (old: Tensor, x: Tensor, beta: number): Tensor =>
   add(mul(old, number(x, beta)), mul(mul(x, x), number(x, 1 - beta)));
-
-/** @throws {ConfigError} unless `value` is a number from 0 */
-export function nonNegative(operation: string, name: string, value: number): void {
-  if (!(value >= 0) || !Number.isFinite(value))
-    throw new ConfigError(`\`${name}\` (= ${value}) must be a number from 0.`, { operation, got: value });
-}
-
-/** @throws {ConfigError} unless `value` is in [0, 1) */
-export function fraction(operation: string, name: string, value: number): void {
-  if (!(value >= 0 && value < 1)) throw new ConfigError(`\`${name}\` (= ${value}) must be in [0, 1).`, { operation, got: value });
-}
 
 function near(name: string, names: Iterable<string>): { hint?: string } {
   const nearest = nearestName(name, names);

@@ -2,16 +2,7 @@
 import { ConfigError } from "../errors.ts";
 import { add, equal, mul, sub, where } from "../graph/elementwise.ts";
 import { number } from "../graph/source.ts";
-import {
-  type LearningRate,
-  nonNegative,
-  Optimizer,
-  type Trained,
-  type UpdateInputs,
-  type UpdateResult,
-  type Values,
-  withDecay,
-} from "./optimizer.ts";
+import { type LearningRate, Optimizer, type Trained, type UpdateInputs, type UpdateResult, withDecay } from "./optimizer.ts";
 
 /** Settings of gradient descent. */
 export interface SGDOptions extends LearningRate {
@@ -33,9 +24,7 @@ export class SGD extends Optimizer<SGDOptions> {
     super(parameters, { lr: 1e-3, momentum: 0, dampening: 0, weightDecay: 0, nesterov: false }, options);
   }
 
-  protected override check({ momentum, dampening, weightDecay, nesterov }: SGDOptions): void {
-    nonNegative("SGD", "momentum", momentum);
-    nonNegative("SGD", "weightDecay", weightDecay);
+  protected override check({ momentum, dampening, nesterov }: SGDOptions): void {
     if (nesterov && (momentum === 0 || dampening !== 0))
       throw new ConfigError("`nesterov` needs a momentum and no dampening.", { operation: "SGD", got: { momentum, dampening } });
   }
@@ -46,11 +35,6 @@ export class SGD extends Optimizer<SGDOptions> {
 
   protected override counters({ momentum, dampening }: SGDOptions): Record<string, number> {
     return momentum !== 0 && dampening !== 0 ? { step: 0 } : {};
-  }
-
-  protected override advance(counters: Values): Values {
-    const { step } = counters;
-    return step ? { step: add(step, number(step, 1)) } : counters;
   }
 
   protected override update({ parameter, gradient, state, scalars, options }: UpdateInputs<SGDOptions>): UpdateResult {

@@ -165,15 +165,15 @@ onReference("what is refused", () => {
     );
     expect(() => new SGD([p], { lr: -1 })).toThrow("SGD: `lr` (= -1) must be a number from 0.");
     expect(() => new SGD([p], { nesterov: true })).toThrow("SGD: `nesterov` needs a momentum and no dampening.");
-    expect(() => new AdamW([p], { betas: [0.9, 1] })).toThrow("AdamW: `betas[1]` (= 1) must be in [0, 1).");
+    expect(() => new AdamW([p], { betas: [0.9, 1] })).toThrow("AdamW: `betas[1]` (= 1) must be a number from 0 below 1.");
     expect(() => new Adam([p], { eps: Number.NaN })).toThrow(ConfigError);
     expect(() => new Lion([p], { weightDecay: -1 })).toThrow("Lion: `weightDecay` (= -1) must be a number from 0.");
-    expect(() => new RAdam([p], { betas: [2, 0.9] })).toThrow("RAdam: `betas[0]` (= 2) must be in [0, 1).");
+    expect(() => new RAdam([p], { betas: [2, 0.9] })).toThrow("RAdam: `betas[0]` (= 2) must be a number from 0 below 1.");
     expect(() => new NAdam([p], { momentumDecay: -1 })).toThrow("NAdam: `momentumDecay` (= -1) must be a number from 0.");
     expect(() => new Adagrad([p], { lrDecay: -1 })).toThrow("Adagrad: `lrDecay` (= -1) must be a number from 0.");
-    expect(() => new RMSprop([p], { alpha: 1 })).toThrow("RMSprop: `alpha` (= 1) must be in [0, 1).");
-    expect(() => new Adadelta([p], { rho: -1 })).toThrow("Adadelta: `rho` (= -1) must be in [0, 1).");
-    expect(() => new Adafactor([p], { d: 0 })).toThrow("Adafactor: `d` (= 0) must be above 0.");
+    expect(() => new RMSprop([p], { alpha: 1 })).toThrow("RMSprop: `alpha` (= 1) must be a number from 0 below 1.");
+    expect(() => new Adadelta([p], { rho: -1 })).toThrow("Adadelta: `rho` (= -1) must be a number from 0 below 1.");
+    expect(() => new Adafactor([p], { d: 0 })).toThrow("Adafactor: `d` (= 0) must be a number above 0, or Infinity.");
     expect(() => new Adafactor([p], { beta2Decay: 1 })).toThrow("Adafactor: `beta2Decay` (= 1) must be a number up to 0.");
     expect(() => new TransformersAdafactor([p], { relativeStep: false, warmupInit: true })).toThrow(
       "TransformersAdafactor: `warmupInit` needs `relativeStep`.",
@@ -219,8 +219,10 @@ onReference("what is refused", () => {
 
   test("limits and step counts that are no numbers above 0", () => {
     expect(() => clipGradNorm(new Map(), 1)).toThrow("clipGradNorm: got no gradients.");
-    expect(() => clipGradNorm(new Map([["a", tensor([1])]]), 0)).toThrow("clipGradNorm: `maxNorm` (= 0) must be above 0.");
-    expect(() => clipGradValue(new Map(), -1)).toThrow("clipGradValue: `limit` (= -1) must be above 0.");
+    expect(() => clipGradNorm(new Map([["a", tensor([1])]]), 0)).toThrow(
+      "clipGradNorm: `maxNorm` (= 0) must be a number above 0, or Infinity.",
+    );
+    expect(() => clipGradValue(new Map(), -1)).toThrow("clipGradValue: `limit` (= -1) must be a number above 0, or Infinity.");
     expect(() => linearSchedule({ totalSteps: 0 })).toThrow("linearSchedule: `totalSteps` (= 0) must be a whole number from 1.");
     expect(() => cosineSchedule({ warmupSteps: -1, totalSteps: 3 })).toThrow("`warmupSteps` (= -1)");
   });
