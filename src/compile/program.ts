@@ -10,6 +10,7 @@ import { setRealize } from "../graph/variable.ts";
 import { planFor } from "./plan-cache.ts";
 import { isLeaf } from "./prepare.ts";
 import { type Schedule, type ScheduleOptions, schedule } from "./schedule.ts";
+import { allocate, newStorage } from "./storage.ts";
 
 /** The memory that all programs of a device use for their intermediate values, one after the other. */
 class Arena {
@@ -21,7 +22,7 @@ class Arena {
     if (this.block === null || this.block.bytes < bytes) {
       this.block?.[Symbol.dispose]();
       this.block = null;
-      this.block = device.allocate(Math.max(bytes, 64));
+      this.block = allocate(device, Math.max(bytes, 64));
       this.generation++;
     }
     return this.block;
@@ -42,100 +43,6 @@ const arenaOf = (device: Device): Arena => {
 
 /** Gives back the memory for intermediate values; the next program takes it anew. */
 export const releaseArena = (device: Device): void => arenas.get(device)?.dispose();
-
-/** Frees device memory that no tensor refers to any more. Several tensors may share one storage. */
-const collected = new FinalizationRegistry<Disposable>((memory) => memory[Symbol.dispose]());
-
-/** What lies on the devices whose values may have to be moved: see devices/host.ts. */
-const movable = new WeakMap<Device, { readonly references: Set<WeakRef<Storage>>; most: number }>();
-
-/** From now on all new storages of a device can be listed. */
-export function listStorages(device: Device): void {
-  if (!movable.has(device)) movable.set(device, { references: new Set(), most: 64 });
-}
-
-/** The storages of a listed device that somebody holds. */
-export function storagesOn(device: Device): Storage[] {
-  const found = new Set<Storage>();
-  const listed = movable.get(device);
-  if (!listed) return [];
-  for (const reference of listed.references) {
-    const storage = reference.deref();
-    if (storage && !storage.disposed && storage.device === device && !found.has(storage)) found.add(storage);
-    else listed.references.delete(reference);
-  }
-  listed.most = 64 + 2 * found.size;
-  return [...found];
-}
-
-/** Fresh memory for `size` elements, freed when disposed or when nothing refers to the storage. */
-export function newStorage(device: Device, dtype: DType, size: number): Storage {
-  const storage = programStorage(device, dtype, size);
-  keepListed(storage);
-  return storage;
-}
-
-/** Memory that belongs to a program, which does not leave its device. */
-export function programStorage(device: Device, dtype: DType, size: number): Storage {
-  const memory = device.allocate(Math.max(size, 1) * device.storageBytes(dtype));
-  return ownedStorage({ device, buffer: memory, dtype, size, disposed: false });
-}
-
-/** Takes care of the memory of a storage that is owned by nothing else. */
-function ownedStorage(storage: Storage): Storage {
-  collected.register(storage, storage.buffer, storage);
-  storage.ballast ??= ballastOf(storage);
-  return storage;
-}
-
-/** From so many bytes on a storage has ballast; smaller ones go with the objects around them. */
-const ballastFrom = 1 << 16;
-
-/**
- * As many bytes as a storage has on its device, which nobody touches. The collector runs when objects of JavaScript grow many, and sees
- * nothing of a device: without this, a loop over tensors that are not disposed of keeps gigabytes before it is asked for a single one
- * back. A buffer that can be resized has pages of its own, which take addresses but no memory; others come from a heap that clears them.
- */
-function ballastOf({ device, dtype, size }: Storage): ArrayBuffer | undefined {
-  const bytes = size * (device as Device).storageBytes(dtype);
-  if (bytes < ballastFrom || !("resizable" in ArrayBuffer.prototype)) return undefined;
-  const Resizable = ArrayBuffer as new (bytes: number, options: { maxByteLength: number }) => ArrayBuffer;
-  try {
-    return new Resizable(bytes, { maxByteLength: bytes });
-  } catch {
-    return undefined; // more than an ArrayBuffer may have
-  }
-}
-
-function keepListed(storage: Storage): void {
-  const device = storage.device as Device;
-  // what cannot be read at once is to be moved where it can
-  if (!device.downloadSync) listStorages(device);
-  const listed = movable.get(device);
-  listed?.references.add(new WeakRef(storage));
-  // those that are gone are struck off now and then
-  if (listed && listed.references.size > listed.most) storagesOn(device);
-}
-
-/** The same memory under a new handle; whoever holds the old one finds it disposed. */
-export function handOver(storage: Storage): Storage {
-  collected.unregister(storage);
-  const next = ownedStorage({ ...storage });
-  keepListed(next);
-  storage.disposed = true;
-  storage.ballast = undefined;
-  return next;
-}
-
-/** Puts other memory, which has the values already, under a storage, and gives the memory of before back. */
-export function moveStorage(storage: Storage, device: Device, memory: Buffer): void {
-  const before = storage.buffer;
-  collected.unregister(storage);
-  Object.assign(storage, { device, buffer: memory });
-  ownedStorage(storage);
-  keepListed(storage);
-  before[Symbol.dispose]();
-}
 
 /** A tensor with the given values on `device`. Halves are given as bit patterns. */
 export function upload(device: Device, values: TypedArray, shape: readonly number[], dtype: DType): Tensor {

@@ -9,8 +9,9 @@ import { checkAlive, disposeStorage, type Storage, Tensor } from "../graph/node.
 import { buffer, input } from "../graph/source.ts";
 import { isSubstituting, observing, type Setting, structure, Variable, type VariableObserver } from "../graph/variable.ts";
 import { explainSchedule } from "./explain.ts";
-import { currentDevice, handOver, locateLeaf, newStorage, Program, programStorage, realize } from "./program.ts";
+import { currentDevice, locateLeaf, Program, realize } from "./program.ts";
 import { type Schedule, schedule } from "./schedule.ts";
+import { handOver, newStorage, programStorage } from "./storage.ts";
 
 /** Tensors in lists and objects: what a compiled function may take and give. */
 export type TensorTree = Tensor | readonly TensorTree[] | { readonly [key: string]: TensorTree };

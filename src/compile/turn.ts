@@ -27,3 +27,22 @@ export async function yieldNowAndThen(): Promise<void> {
   await yieldToOthers();
   last = performance.now();
 }
+
+interface VirtualMachine {
+  createContext(global: object, options: { readonly microtaskMode: "afterEvaluate" }): object;
+  runInContext(code: string, context: object): unknown;
+}
+
+const machine = globalThis.process?.getBuiltinModule?.("node:vm") as VirtualMachine | undefined;
+let context: object | undefined;
+
+/**
+ * Makes weak references forget what they keep until the end of the turn, in Node: what was made or looked at in this turn, and is not held
+ * otherwise, may be collected before the turn ends. A context with promises of its own ends a turn of its own whenever it has run.
+ */
+export const forgetKept: (() => void) | undefined =
+  machine &&
+  (() => {
+    context ??= machine.createContext({}, { microtaskMode: "afterEvaluate" });
+    machine.runInContext("0", context);
+  });

@@ -2,7 +2,8 @@
  * Work that looks at values while it runs (factorisations, merging with a report, quantising, printing), on a device that gives
  * values to those who wait only, as WebGPU does. docs/decisions/0011 has what else was thought of.
  */
-import { currentDevice, listStorages, moveStorage, storagesOn, useDevice } from "../compile/program.ts";
+import { currentDevice, useDevice } from "../compile/program.ts";
+import { listStorages, moveStorage, storagesOn } from "../compile/storage.ts";
 import { requireKind } from "../errors.ts";
 import type { Storage } from "../graph/node.ts";
 import { defaultDevice } from "./choose.ts";

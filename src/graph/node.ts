@@ -18,14 +18,14 @@ export interface Storage {
   readonly dtype: DType;
   readonly size: number;
   disposed: boolean;
-  /** Makes the collector know how much hangs on this object; see program.ts. */
-  ballast?: ArrayBuffer | undefined;
+  /** Gives the memory back when nothing holds this object; see compile/storage.ts. */
+  hold?: object | undefined;
 }
 
 /** Gives the memory back. */
 export function disposeStorage(storage: Storage): void {
   storage.disposed = true;
-  storage.ballast = undefined;
+  storage.hold = undefined;
   storage.buffer[Symbol.dispose]();
 }
 

@@ -5,7 +5,7 @@
  *
  * @see https://arxiv.org/abs/2302.13971, https://arxiv.org/abs/2407.21783
  */
-import { checkOptions } from "../errors.ts";
+import { checkOptions, requireKind } from "../errors.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -260,6 +260,7 @@ export class LlamaForCausalLM extends DecoderLM {
   constructor(config: LlamaConfig | ConfigJson, options: { readonly init?: Initializer } = {}, member = llama) {
     super();
     checkOptions(new.target.name, options, { init: "a function" });
+    requireKind(new.target.name, "an object", { member });
     const family = llamaFamily(member);
     const known = family.read(config);
     const { init = normal({ std: known.initializerRange }) } = options;

@@ -1,5 +1,6 @@
 /** Filling a model from a checkpoint: names and shapes are checked, then weights are kept as floats, halves or codes. */
-import { currentDevice, newStorage, upload } from "../compile/program.ts";
+import { currentDevice, upload } from "../compile/program.ts";
+import { newStorage } from "../compile/storage.ts";
 import type { Buffer } from "../devices/device.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
 import { quantisedNames, quantisedPaths, readQuantised } from "../formats/bitsandbytes.ts";

@@ -171,7 +171,12 @@ export function errorBounds(roots: readonly Tensor[], { unit = 2 ** -24 }: Round
 /** First-order bounds leave out what is small against them, and results below the smallest normal number. */
 const safety = 4;
 const smallest = 1e-35;
-const largestFloat32 = 2 ** 128 * (1 - 2 ** -25);
+/** From here on a value is rounded to infinity. */
+const infinityFrom: Partial<Record<DType, number>> = {
+  float32: 2 ** 128 * (1 - 2 ** -25),
+  float16: 65520,
+  bfloat16: 2 ** 128 * (1 - 2 ** -9),
+};
 
 /** Tolerances for each element of `expected`, whose graph is still there. */
 export function tolerances(expected: readonly Tensor[], options: RoundingOptions = {}): Float64Array[] {
@@ -185,14 +190,22 @@ export function tolerances(expected: readonly Tensor[], options: RoundingOptions
   });
 }
 
-/** The first element of `got` that is further from `want` than allowed, in words; `null` when there is none. NaN equals NaN. */
-export function difference(got: ArrayLike<number>, want: ArrayLike<number>, tolerance: ArrayLike<number>): string | null {
+/**
+ * The first element of `got` that is further from `want` than allowed, in words; `null` when there is none. NaN equals NaN.
+ * @param dtype of `got`: what it cannot hold is infinite there
+ */
+export function difference(
+  got: ArrayLike<number>,
+  want: ArrayLike<number>,
+  tolerance: ArrayLike<number>,
+  dtype: DType = "float32",
+): string | null {
+  const infinite = infinityFrom[dtype] ?? Number.POSITIVE_INFINITY;
   if (got.length !== want.length) return `${got.length} values, not ${want.length}`;
   for (let i = 0; i < want.length; i++) {
     const [a, b] = [got[i]!, want[i]!];
     if (Object.is(a, b) || a === b || Number.isNaN(tolerance[i]!)) continue;
-    // what float32 cannot hold is infinite there
-    if (Math.abs(b) > largestFloat32 && a === Math.sign(b) * Number.POSITIVE_INFINITY) continue;
+    if (Math.abs(b) >= infinite && a === Math.sign(b) * Number.POSITIVE_INFINITY) continue;
     if (!(Math.abs(a - b) <= tolerance[i]!)) return `element ${i} is ${a}, not ${b} (allowed ${tolerance[i]!.toExponential(1)})`;
   }
   return null;

@@ -75,7 +75,7 @@ async function agree(build: (device: Device) => Tensor[], among = opened): Promi
     const got = build(device);
     realize(got);
     for (const [i, x] of got.entries()) {
-      const wrong = difference(await floats(x), wants[i]!, bounds.get(variant.unit)![i]!);
+      const wrong = difference(await floats(x), wants[i]!, bounds.get(variant.unit)![i]!, x.dtype);
       if (wrong) throw new Error(`${variant.name}: result ${i}, ${x.dtype} [${x.shape}]: ${wrong}`);
       x.storage!.buffer[Symbol.dispose]();
     }

@@ -180,7 +180,7 @@ export class DeviceMemory {
         operation: "allocate",
         expected: this.maximumPages * pageBytes,
         got: bytes,
-        hint: "Dispose of tensors that are no longer needed, await x.data() in long loops, which gives back what was dropped, or use a smaller batch.",
+        hint: "Dispose of tensors that are no longer needed, in a browser await x.data() in long loops, which gives back what was dropped, or use a smaller batch.",
       },
     );
   }
