@@ -112,9 +112,20 @@ onEveryDevice(() => {
       expect(trained(lora({ ...options, trainableTokenIndices: same }), { tied: false }).trainableParameters().length).toBe(6);
     });
 
+    it("of a token that is listed twice the last row acts, and both get its gradient, as in PEFT", () => {
+      const model = trained(trainableTokens({ tokenIndices: [1, 2, 1] }));
+      const [rows] = model.trainableParameters();
+      const [, second, last] = Array.from({ length: 3 }, (_, i) => numbers(rows!.stored).slice(6 * i, 6 * i + 6));
+      expect(numbers(model.model.embed_tokens.forward(ids(1, 2)))).toEqual([...last!, ...second!]);
+      const logits = model.forward(all());
+      const gradient = numbers(gradientsOf(reduceSum(mul(logits, logits), [0, 1, 2]), [rows!]).get(rows!)!);
+      expect(gradient.slice(0, 6)).toEqual(gradient.slice(12));
+      expect(gradient.slice(0, 6)).not.toEqual(gradient.slice(6, 12));
+      expect(gradient[0]).not.toBe(0);
+    });
+
     it.each([
       [{ trainableTokenIndices: [11] }, "token 11 is none of the 11 of model.embed_tokens, which count from 0."],
-      [{ trainableTokenIndices: [1, 2, 1] }, "token 1 is twice in the list"],
       [{ trainableTokenIndices: [] }, "the list of indices is empty"],
       [
         { trainableTokenIndices: { embed_token: [1] } },

@@ -5,14 +5,15 @@
  *
  * An output layer that shares E is changed along with it, without parameters of its own, and keeps its bias; PEFT (0.21.2) leaves the bias of
  * such a layer (those of BERT's family have one) out while the adapter acts, even before anything is trained. Of two active adapters that train the same row
- * the first decides; PEFT refuses both. With a scale s (`setScale`) the rows are E[ids] + s·(rows − E[ids]).
+ * the first decides; PEFT refuses both. A token that is listed twice has two rows, of which the last one stands in its place and both get its gradient, as
+`index_copy` has it in PEFT. With a scale s (`setScale`) the rows are E[ids] + s·(rows − E[ids]).
  */
 import { currentDevice, upload } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";
 import { boolean, configSchema, integers, key, targetKeys } from "../../formats/peft-config.ts";
 import { add, cast, less, max, sub, where } from "../../graph/elementwise.ts";
-import { take } from "../../graph/indexing.ts";
-import { reshape, transpose } from "../../graph/movement.ts";
+import { scatterAdd, take } from "../../graph/indexing.ts";
+import { reshape, stopGradient, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
 import type { LayerKind } from "../layer-kind.ts";
@@ -35,7 +36,7 @@ const sizes = ({ kind, in: into, out }: Base) => (kind === "embedding" ? [into, 
 
 const rowsOf = (ids: readonly number[]): Tensor => upload(currentDevice(), Int32Array.from(ids), [ids.length], "int32");
 
-/** For every token its place in the list, and whether it has one: [tokens] each. */
+/** For every token its last place in the list, and whether it has one: [tokens] each. */
 function places(base: Base, ids: readonly number[]): { readonly place: Tensor; readonly listed: Tensor } {
   const [tokens] = sizes(base);
   const table = new Int32Array(tokens).fill(-1);
@@ -44,11 +45,21 @@ function places(base: Base, ids: readonly number[]): { readonly place: Tensor; r
   return { place: max(place, constant(0, [], "int32")), listed: less(constant(-1, [], "int32"), place) };
 }
 
+/** The rows with the last one of each token, through which the gradient comes to all that it has. */
+function lastRows(rows: Tensor, ids: readonly number[]): Tensor {
+  const earlier = ids.flatMap((id, place) => (ids.lastIndexOf(id) > place ? [place] : []));
+  if (earlier.length === 0) return rows;
+  const overwritten = take(rows, rowsOf(earlier));
+  const last = earlier.map((place) => ids.lastIndexOf(ids[place]!));
+  return add(rows, scatterAdd(rowsOf(last), sub(overwritten, stopGradient(overwritten)), ids.length));
+}
+
 /** The rows that stand in for the table's: s of the way from these. */
-const scaled = (base: Base, rows: Tensor, { tokenIndices }: Config, scale: Scale): Tensor => {
+const scaled = (base: Base, own: Tensor, { tokenIndices }: Config, scale: Scale): Tensor => {
+  const rows = lastRows(own, tokenIndices);
   if (scale === 1) return rows;
-  const own = cast(take(base.weight, rowsOf(tokenIndices)), "float32");
-  return add(own, times(sub(rows, own), scale));
+  const from = cast(take(base.weight, rowsOf(tokenIndices)), "float32");
+  return add(from, times(sub(rows, from), scale));
 };
 
 const common = {
@@ -60,8 +71,6 @@ const common = {
     if (ids.length === 0) refuse(`there is no token of ${base.path} to train: the list of indices is empty.`, ids);
     const outside = ids.find((id) => id < 0 || id >= tokens);
     if (outside !== undefined) refuse(`token ${outside} is none of the ${tokens} of ${base.path}, which count from 0.`, outside);
-    const twice = ids.find((id, i) => ids.indexOf(id) !== i);
-    if (twice !== undefined) refuse(`token ${twice} is twice in the list of tokens to train.`, twice);
     return { rows: { shape: [ids.length, width] } };
   },
   initialise(base, { tokenIndices, initWeights }, random) {
@@ -74,7 +83,7 @@ const common = {
   delta(base, { rows }, c, scale) {
     const { place, listed } = places(base, c.tokenIndices);
     const own = cast(base.weight, "float32");
-    const change = times(sub(take(rows, place), own), scale);
+    const change = times(sub(take(lastRows(rows, c.tokenIndices), place), own), scale);
     return where(reshape(listed, [listed.size, 1]), change, constant(0, [], "float32"));
   },
 } satisfies Omit<Tokens, "files" | "forward">;
@@ -126,6 +135,6 @@ export const trainableTokens = defineMethod({
   samples: (draw, { in: into, out }) => {
     const [tokens, count] = [Math.min(into, out), draw.integer(1, 4)];
     const ids = Array.from({ length: count }, () => draw.integer(0, tokens - 1));
-    return { tokenIndices: [...new Set(ids)], initWeights: draw.integer(0, 2) > 0 };
+    return { tokenIndices: ids, initWeights: draw.integer(0, 2) > 0 };
   },
 });
