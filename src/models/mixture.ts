@@ -11,11 +11,13 @@ import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { number } from "../graph/source.ts";
-import { expertMLP, largest } from "../nn/experts.ts";
+import { expertMLP, largest, type WidenedMatrices } from "../nn/experts.ts";
 import type { Initializer } from "../nn/init.ts";
 import { linear } from "../nn/linear.ts";
 import { gating } from "../nn/mlp.ts";
 import { Module, Parameter } from "../nn/module.ts";
+import { QuantisedLinear } from "../nn/quantised-linear.ts";
+import type { QuantisedWeight } from "../nn/quantiser.ts";
 import { softmax } from "../tensor/statistics.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
 import type { ConfigReader } from "./config-reader.ts";
@@ -74,10 +76,31 @@ class TopKRouter extends Module {
   }
 }
 
+/** Matrices of experts [E, out, in] as codes. In the place of a parameter. */
+export class CodedMatrices implements WidenedMatrices {
+  readonly shape: readonly [experts: number, out: number, into: number];
+  /** All experts' rows as one matrix. */
+  readonly codes: QuantisedLinear;
+
+  constructor(weight: QuantisedWeight, experts: number) {
+    this.codes = new QuantisedLinear(weight);
+    this.shape = [experts, weight.shape[0] / experts, weight.shape[1]];
+  }
+
+  /** What multiplies, as a parameter has it. */
+  get value(): this {
+    return this;
+  }
+
+  widened(chosen?: Tensor): Tensor {
+    return this.codes.parts(this.shape[0], chosen);
+  }
+}
+
 /** The experts' matrices. */
 export class Experts extends Module {
-  readonly gate_up_proj: Parameter;
-  readonly down_proj: Parameter;
+  gate_up_proj: Parameter | CodedMatrices;
+  down_proj: Parameter | CodedMatrices;
   readonly #gated: ReturnType<typeof gating>;
   readonly #perToken: number;
 
@@ -88,6 +111,22 @@ export class Experts extends Module {
     this.down_proj = made(E, C, F);
     this.#gated = gating(hiddenAct);
     this.#perToken = numExpertsPerTok;
+  }
+
+  /** The matrices by name, whether they are codes or not. */
+  matrices(): (readonly ["gate_up_proj" | "down_proj", Parameter | CodedMatrices])[] {
+    return [
+      ["gate_up_proj", this.gate_up_proj],
+      ["down_proj", this.down_proj],
+    ];
+  }
+
+  override *ownParameters(): Generator<[name: string, parameter: Parameter]> {
+    for (const [name, matrix] of this.matrices())
+      if (matrix instanceof Parameter) yield [name, matrix];
+      else
+        for (const [part, codes] of matrix.codes.ownParameters())
+          yield [part === "SCB" ? `${name}.SCB` : part.replace("weight", name), codes];
   }
 
   /** [N, C] and weights [N, E] → [N, C] */

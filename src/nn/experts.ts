@@ -1,10 +1,12 @@
 /** Feed-forward parts of which a router has chosen a few for each token. */
+import { checkpoint } from "../autograd/custom.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, and, cast, equal, less, mul, shiftRight, sub, where } from "../graph/elementwise.ts";
 import { cumulativeSum, scatterAdd, take } from "../graph/indexing.ts";
 import { expand, reshape, sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
+import type { Shape } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
 
 /**
@@ -64,6 +66,19 @@ function inBlocks(weights: Tensor, blocks: number, rows: number): Blocks {
   };
 }
 
+/** Matrices [E, out, in] that are there when they are needed: those of chosen experts, [n, out, in], or all. */
+export interface WidenedMatrices {
+  readonly shape: Shape;
+  widened(chosen?: Tensor): Tensor;
+}
+
+/** rows [n, m, in] · each expert's matrix, turned. What is widened is so again for the derivative, instead of kept. */
+function product(rows: Tensor, matrices: Tensor | WidenedMatrices, chosen?: Tensor): Tensor {
+  if (!("widened" in matrices)) return matmul(rows, transpose(chosen ? take(matrices, chosen) : matrices));
+  const run = checkpoint((x, of) => matmul(x as Tensor, transpose(matrices.widened(of))));
+  return chosen ? run(rows, chosen) : run(rows);
+}
+
 /**
  * Σₑ weight[n, e] · downₑ(act(gateₑ(x[n])) ∘ upₑ(x[n])). Tokens are sorted into blocks of one expert each, whose matrices are copied
  * for the block, so that little more is computed than was chosen; single tokens are blocks of one row. Where that would be no less than
@@ -73,7 +88,7 @@ function inBlocks(weights: Tensor, blocks: number, rows: number): Blocks {
  * @param x        [N, C]
  * @param weights  [N, E], 0 for experts that were not chosen
  * @param perToken how many are chosen for each token, at most
- * @param gateUp   [E, 2F, C], the rows of the gate before those of the other
+ * @param gateUp   [E, 2F, C], the rows of the gate before those of the other; frozen where it is widened
  * @param down     [E, C, F]
  * @param gated    (gate, up) → act(gate) ∘ up
  * @returns        [N, C]
@@ -82,25 +97,25 @@ export function expertMLP(
   x: Tensor,
   weights: Tensor,
   perToken: number,
-  gateUp: Tensor,
-  down: Tensor,
+  gateUp: Tensor | WidenedMatrices,
+  down: Tensor | WidenedMatrices,
   gated: (gate: Tensor, up: Tensor) => Tensor,
 ): Tensor {
   const [N, C] = x.shape as [number, number];
   const [E, F] = [down.shape[0] as number, down.shape[2] as number];
-  const pass = (rows: Tensor, scale: Tensor, first: Tensor, second: Tensor): Tensor => {
-    const inner = matmul(rows, transpose(first)); // [E, N, 2F], or of blocks
+  const pass = (rows: Tensor, scale: Tensor, chosen?: Tensor): Tensor => {
+    const inner = product(rows, gateUp, chosen); // [E, N, 2F], or of blocks
     const h = gated(sliceAxis(inner, 2, 0, F), sliceAxis(inner, 2, F, 2 * F));
-    return matmul(mul(h, scale), transpose(second));
+    return product(mul(h, scale), down, chosen);
   };
   const rows = N * perToken < E ? 1 : blockRows;
   const blocks = Math.floor((N * perToken + E * (rows - 1)) / rows);
   if (blocks * rows >= N * E) {
-    const y = pass(reshape(x, [1, N, C]), reshape(transpose(weights), [E, N, 1]), gateUp, down);
+    const y = pass(reshape(x, [1, N, C]), reshape(transpose(weights), [E, N, 1]));
     return reshape(reduceSum(y, [0]), [N, C]);
   }
   const { tokens, experts, weights: scale } = inBlocks(weights, blocks, rows);
   const taken = reshape(take(x, tokens), [blocks, rows, C]);
-  const y = pass(taken, scale, take(gateUp, experts), take(down, experts));
+  const y = pass(taken, scale, experts);
   return scatterAdd(tokens, reshape(y, [blocks * rows, C]), N);
 }

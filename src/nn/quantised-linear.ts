@@ -8,11 +8,12 @@
 import { checkpoint } from "../autograd/custom.ts";
 import { currentDevice, downloadSync, upload } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { requireKind } from "../errors.ts";
+import { requireKind, ShapeError } from "../errors.ts";
 import { type CodedWeight, codedLinear, isCodable, weightOfCodes } from "../graph/coded-linear.ts";
 import { dequantise } from "../graph/dequantise.ts";
 import type { DType, TypedArray } from "../graph/dtype.ts";
 import { add, cast } from "../graph/elementwise.ts";
+import { take } from "../graph/indexing.ts";
 import { reshape, stopGradient } from "../graph/movement.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { linear } from "./linear.ts";
@@ -153,6 +154,29 @@ export class QuantisedLinear extends Module {
   /** What the codes stand for: [out, in] float32. No derivative goes through it. */
   matrix(): Tensor {
     return stopGradient(weightOfCodes(this.#coded, [this.outFeatures, this.inFeatures]));
+  }
+
+  /**
+   * The rows in `count` equal parts, such as those of experts.
+   *
+   * @param chosen [n] int32: which; all when absent
+   * @throws {ShapeError} when they are no equal parts
+   * @returns [n, out / count, in] float32, widened from the codes of these alone where each has blocks of its own
+   */
+  parts(count: number, chosen?: Tensor): Tensor {
+    requireKind("parts", "a whole number from 1", { count });
+    if (chosen !== undefined) requireTensors("parts", { chosen });
+    if (this.outFeatures % count !== 0)
+      throw new ShapeError(`${this.outFeatures} rows are not ${count} equal parts.`, { operation: "parts", got: count });
+    const { codes, scales, table, block } = this.#coded;
+    const rows = this.outFeatures / count;
+    const whole = () => reshape(this.matrix(), [count, rows, this.inFeatures]);
+    if (!chosen) return whole();
+    if ((rows * this.inFeatures) % block !== 0) return take(whole(), chosen);
+    const some = (x: Tensor) => take(reshape(x, [count, x.size / count]), chosen);
+    const few = { codes: some(codes), scales: some(scales), table, block };
+    const matrices = weightOfCodes(few, [chosen.size * rows, this.inFeatures]);
+    return stopGradient(reshape(matrices, [chosen.size, rows, this.inFeatures]));
   }
 
   /**

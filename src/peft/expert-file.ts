@@ -94,8 +94,8 @@ function fusedIn(
   config: Config,
 ): Fused[] {
   const names = model as Module & Partial<CheckpointNames>;
-  return [...experts.ownParameters()].flatMap(([name, parameter]) => {
-    const shape = parameter.shape as Fused["shape"];
+  return experts.matrices().flatMap(([name, matrix]) => {
+    const shape = matrix.shape as Fused["shape"];
     const paths = names.partsOf?.(`${at}.${name}`, shape)?.map((part) => part.slice(0, -".weight".length)) ?? [];
     const perExpert = paths.length / shape[0];
     const parts = paths.flatMap((path, i): Part[] => {

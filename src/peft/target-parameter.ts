@@ -7,8 +7,9 @@
  */
 import { ConfigError, nearestName, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
-import { transpose } from "../graph/movement.ts";
+import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { CodedMatrices } from "../models/mixture.ts";
 import { type Module, type Parameter, withParts } from "../nn/module.ts";
 import type { Adapted } from "./adapted-model.ts";
 import type { CalledLayer, KindOfLayer } from "./layer-kind.ts";
@@ -38,6 +39,8 @@ function standingIn(own: Parameter, value: Tensor): Parameter {
 
 /** How a method sees a parameter: as a matrix [out, in], or [experts, out, in]. Modules with `isTransposed` keep [experts, in, out]. */
 function kindOfParameter(module: Module, name: string): KindOfLayer {
+  const matrices: unknown = Reflect.get(module, name);
+  if (matrices instanceof CodedMatrices) return kindOfCodes(module, name, matrices);
   const own = (): Parameter => Reflect.get(module, name);
   const isTurned = "isTransposed" in module && module.isTransposed === true && own().shape.length === 3;
   return {
@@ -52,6 +55,25 @@ function kindOfParameter(module: Module, name: string): KindOfLayer {
       withParts(module, { [name]: standingIn(own(), isTurned ? transpose(weight) : weight) }, () =>
         (layer as CalledLayer).forward(x, ...more),
       ),
+    allLinear: false,
+  };
+}
+
+/** Experts that are kept as codes: whoever looks sees what they stand for, and with another weight the module runs with floats. */
+function kindOfCodes(module: Module, name: string, matrices: CodedMatrices): KindOfLayer {
+  const { codes, shape } = matrices;
+  return {
+    kind: "parameter",
+    is: (other) => other === module,
+    weight: () => codes.weight,
+    bias: () => null,
+    sizes: () => [shape[2], shape[1]],
+    codes: {
+      matrix: () => matrices.widened(),
+      encoded: (_, matrix) => codes.encoded(reshape(matrix, [codes.outFeatures, codes.inFeatures])),
+    },
+    run: (layer, weight, x, more) =>
+      withParts(module, { [name]: { value: weight } }, () => (layer as CalledLayer).forward(x, ...more)),
     allLinear: false,
   };
 }
@@ -93,15 +115,16 @@ export function targetedParameters(
       );
     }
   const meant = all.filter(({ path }) => names.some((name) => isMeant(path, name)));
-  for (const { path, outer, parameter } of meant) {
+  for (const { path, outer, module, name, parameter } of meant) {
+    const isCoded = Reflect.get(module, name) instanceof CodedMatrices;
     if (outer === "")
       refuse(`${path} is a parameter of the model itself, not of a module in it, so \`targetParameters\` cannot mean it.`, path);
-    if (parameter.shape.length !== 2 && parameter.shape.length !== 3)
+    if (!isCoded && parameter.shape.length !== 2 && parameter.shape.length !== 3)
       refuse(
         `${path} is ${wordShape(parameter.shape)}; \`targetParameters\` adapts matrices [out, in] and [experts, out, in].`,
         path,
       );
-    if (!isFloat(parameter.dtype))
+    if (!isCoded && !isFloat(parameter.dtype))
       refuse(`${path} holds codes (${parameter.dtype}); adapt its layer with \`targetModules\`.`, path);
     if (saved.some((whole) => outer === whole || outer.startsWith(`${whole}.`)))
       refuse(`${path} is trained as a whole already.`, path, "Take its module out of `modulesToSave`.");

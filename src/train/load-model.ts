@@ -14,6 +14,7 @@ import { sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import { type CheckpointNames, isOfOutput } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
+import { CodedMatrices, Experts } from "../models/mixture.ts";
 import { createModel, forTask, textPart, withLabels } from "../models/registry.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
 import { type Initializer, normal } from "../nn/init.ts";
@@ -28,7 +29,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { GenerateOptions } from "./generation.ts";
 import { generationOptions } from "./generation-config.ts";
 import { type KeepOptions, loadWeights, narrowing, type SavedDType } from "./load-weights.ts";
-import { inParts } from "./weight-part.ts";
+import { inParts, widenedParts } from "./weight-part.ts";
 
 /** What a model's folder holds. */
 export interface LoadedModel<Model extends Module = CausalLM> {
@@ -238,8 +239,21 @@ export async function saveModel(
   for (const [path, layer] of layers)
     for (const [part, tensor] of quantisedTensors(layer.weightData(), dynamicMap()))
       tensors.set(nameOf(`${path}.${part}`), tensor);
+  // experts' codes have no form in files that others read: what they stand for is written
+  const coded = [...modules].flatMap(([path, module]) =>
+    module instanceof Experts
+      ? module
+          .matrices()
+          .flatMap(([name, matrix]) => (matrix instanceof CodedMatrices ? [[`${path}.${name}`, matrix] as const] : []))
+      : [],
+  );
+  for (const [path, matrix] of coded) {
+    const parts = names.partsOf?.(path, matrix.shape) ?? [nameOf(path)];
+    for (const [name, tensor] of widenedParts(parts, matrix, dtype, narrow)) tensors.set(name, tensor);
+  }
+  const written = [...layers, ...coded].map(([path]) => path);
   for (const [path, parameter] of baseParameters(model))
-    if (isFloat(parameter.dtype) && !layers.some(([layer]) => path !== `${layer}.bias` && path.startsWith(`${layer}.`))) {
+    if (isFloat(parameter.dtype) && !written.some((layer) => path !== `${layer}.bias` && path.startsWith(`${layer}.`))) {
       const parts = names.partsOf?.(path, parameter.shape) ?? [nameOf(path)];
       const write = (values: TypedArray) => narrow(toFloat32(values, parameter.dtype));
       for (const [name, tensor] of inParts(parts, parameter, dtype, write)) tensors.set(name, tensor);
@@ -249,7 +263,7 @@ export async function saveModel(
   const floats = [...modules].filter(([, module]) => module instanceof Linear || module instanceof Conv1D);
   const skipped = floats.map(([path]) => nameOf(`${path}.weight`).slice(0, -".weight".length));
   const codes = first && quantisationConfig(first[1].quantiser, skipped, quantization_config);
-  const written: Record<string, unknown> = {
+  const json: Record<string, unknown> = {
     ...rest,
     ...(codes && { quantization_config: codes }),
     [torch_dtype === undefined ? "dtype" : "torch_dtype"]: dtype,
@@ -259,12 +273,12 @@ export async function saveModel(
   const isUntied = ["lm_head", "embed_out", "decoder", "vocab_projector", "generator_lm_head"].some((layer) =>
     tensors.has(`${layer}.weight`),
   );
-  if (isUntied && (made?.["tieWordEmbeddings"] ?? written["tie_word_embeddings"])) {
-    written["tie_word_embeddings"] = false;
+  if (isUntied && (made?.["tieWordEmbeddings"] ?? json["tie_word_embeddings"])) {
+    json["tie_word_embeddings"] = false;
     // of T5, where that follows the tying unless it is said
-    if (made?.["scaleDecoderOutputs"] !== undefined) written["scale_decoder_outputs"] = made["scaleDecoderOutputs"];
+    if (made?.["scaleDecoderOutputs"] !== undefined) json["scale_decoder_outputs"] = made["scaleDecoderOutputs"];
   }
-  const json = JSON.stringify(written, null, 2).replace(pointed, "$&.0");
-  const files = new Map([["config.json", `${json}\n`]]);
+  const text = JSON.stringify(json, null, 2).replace(pointed, "$&.0");
+  const files = new Map([["config.json", `${text}\n`]]);
   await under("saveModel", () => writeCheckpoint(folder, tensors, { maxShardBytes, files }));
 }

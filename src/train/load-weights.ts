@@ -18,7 +18,7 @@ import { type Initializer, ones, zeros } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import { dynamicMap, type QuantisedWeight, quantiserOptions, quantiseWeight } from "../nn/quantiser.ts";
-import { asMatrix, layersToQuantise, type QuantiseOptions, replaceByCodes } from "../peft/quant/quantise.ts";
+import { asMatrix, layersToQuantise, matricesOf, type QuantiseOptions, replaceByCodes } from "../peft/quant/quantise.ts";
 import { joinParts } from "./weight-part.ts";
 
 /** How weights can be stored. */
@@ -31,7 +31,7 @@ export interface KeepOptions {
    * bits they should be frozen: an optimiser's small steps would be rounded away. `"auto"` is as in the file, float32 when absent.
    */
   readonly dtype?: SavedDType | "auto";
-  /** Makes linear layers hold codes as they are read, so that memory never holds all of the model's floats; see `quantise`. */
+  /** Makes linear layers and experts hold codes as they are read, so that memory never holds all of the model's floats; see `quantise`. */
   readonly quantise?: QuantiseOptions;
 }
 
@@ -106,10 +106,10 @@ export async function loadWeights(
   }
   for (const [path, parameter] of own) {
     const found = stored.get(path) as StoredTensor;
-    const layer = path.slice(0, -".weight".length);
-    if (kept.codes.has(layer) && path.endsWith(".weight")) {
+    const layer = kept.codes.get(parameter);
+    if (layer !== undefined) {
       const { values, shape } = asMatrix(model.getModule(layer), toFloat32(await found.load(), found.dtype), found.shape);
-      replaceByCodes(model, layer, quantiseWeight(values, shape, kept.quantiser));
+      replaceByCodes(model, layer, quantiseWeight(values, shape, kept.quantiser), parameter);
       continue;
     }
     const dtype = kept.matrices.has(parameter) ? kept.dtypeOf(found) : "float32";
@@ -128,14 +128,21 @@ function keepingOf(model: Module, { dtype = "float32", quantise }: KeepOptions) 
       got: dtype,
     });
   const matrices = [...model.namedModules()].flatMap(([, module]) => {
-    if (module instanceof Experts) return [module.gate_up_proj, module.down_proj];
+    if (module instanceof Experts) return matricesOf(module);
     return module instanceof Linear || module instanceof Conv1D || module instanceof Embedding ? [module.weight] : [];
   });
   return {
     matrices: new Set(matrices),
     dtypeOf: (found: StoredTensor): SavedDType =>
       dtype === "auto" ? (found.dtype === "float64" ? "float32" : (found.dtype as SavedDType)) : dtype,
-    codes: new Set(quantise ? layersToQuantise(model, quantise.skip).map(([path]) => path) : []),
+    /** By the parameter, the path of its layer. */
+    codes: new Map(
+      quantise
+        ? layersToQuantise(model, quantise.skip).flatMap(([path, layer]) =>
+            matricesOf(layer).map((matrix) => [matrix, path] as const),
+          )
+        : [],
+    ),
     quantiser: quantiserOptions(operation, quantise ?? {}),
   };
 }

@@ -5,7 +5,9 @@ import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import { dtypes, type TypedArray, toFloat32 } from "../graph/dtype.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import { type Shape, sameShape, sizeOf } from "../graph/shape.ts";
+import { constant } from "../graph/source.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
+import type { CodedMatrices } from "../models/mixture.ts";
 import type { Parameter } from "../nn/module.ts";
 
 /** A part of a parameter [n, rows, columns]: some rows of one of the n. */
@@ -91,4 +93,17 @@ export function inParts(
   const rows = reshape(stored, [names.length, sizeOf(part)]);
   const load = async (i: number) => write(await download(sliceAxis(rows, 0, i, i + 1)));
   return names.map((each, i) => [each, { dtype, shape: part, load: () => load(i) }]);
+}
+
+/** Experts that are kept as codes, in the parts that checkpoints have them in: what the codes stand for. */
+export function widenedParts(
+  names: readonly string[],
+  { shape, codes }: CodedMatrices,
+  dtype: TensorToWrite["dtype"],
+  write: (values: TypedArray) => TypedArray,
+): [name: string, tensor: TensorToWrite][] {
+  const isWhole = names.length === 1;
+  const part = isWhole ? shape : shapeOfPart(shape, names.length);
+  const load = async (i: number) => write(await download(codes.parts(names.length, constant(i, [1], "int32"))));
+  return names.map((name, i) => [name, { dtype, shape: part, load: () => load(i) }]);
 }

@@ -5,6 +5,7 @@ import { ConfigError, checkOptions } from "../../errors.ts";
 import { cast } from "../../graph/elementwise.ts";
 import type { Storage, Tensor } from "../../graph/node.ts";
 import { structure } from "../../graph/variable.ts";
+import { CodedMatrices, Experts } from "../../models/mixture.ts";
 import { Conv1D, Linear } from "../../nn/linear.ts";
 import { type Module, type Parameter, requireModule } from "../../nn/module.ts";
 import { QuantisedLinear } from "../../nn/quantised-linear.ts";
@@ -31,7 +32,7 @@ export interface QuantiseReport {
 
 /**
  * Replaces the linear layers of `model` (GPT-2's Conv1D, too) by ones that hold their weights as codes, with the numbers of
- * bitsandbytes. The float weights are given back: tensors that shared their memory are disposed of. Weights that two layers share are
+ * bitsandbytes, and makes codes of experts' matrices. The float weights are given back: tensors that shared their memory are disposed of. Weights that two layers share are
  * left as they are, and so are embeddings.
  *
  * @throws {ConfigError} for options that no quantiser has, a model with adapters on it, weights that are not finite, or when there is
@@ -54,33 +55,53 @@ export function quantise(model: Module, options: QuantiseOptions = {}): Quantise
     throw new ConfigError("this model has adapters on it.", { operation, hint: "Quantise first, then attach." });
   const layers = layersToQuantise(model, options.skip);
   const bytesBefore = bytesOf(model);
-  const made = layers.map(([path, layer]) => {
-    const stored = downloadSync(cast(layer.weight.stored, "float32")) as Float32Array;
-    const { values, shape } = asMatrix(layer, stored, layer.weight.shape);
-    return [path, quantiseWeight(values, shape, quantiser)] as const;
-  });
-  for (const [path, weight] of made) replaceByCodes(model, path, weight);
-  return { layers: made.map(([path]) => path), bytesBefore, bytesAfter: bytesOf(model) };
+  const made = layers.flatMap(([path, layer]) =>
+    matricesOf(layer).map((parameter) => {
+      const stored = downloadSync(cast(parameter.stored, "float32")) as Float32Array;
+      const { values, shape } = asMatrix(layer, stored, parameter.shape);
+      return [path, parameter, quantiseWeight(values, shape, quantiser)] as const;
+    }),
+  );
+  for (const [path, parameter, weight] of made) replaceByCodes(model, path, weight, parameter);
+  return { layers: layers.map(([path]) => path), bytesBefore, bytesAfter: bytesOf(model) };
 }
 
-/** Puts a layer of codes in the place of a linear layer, whose weight's memory is given back. */
-export function replaceByCodes(model: Module, path: string, weight: QuantisedWeight): void {
+/** The parameters that become codes. */
+export const matricesOf = (layer: FloatLayer): readonly Parameter[] =>
+  layer instanceof Experts
+    ? layer.matrices().flatMap(([, matrix]) => (matrix instanceof CodedMatrices ? [] : [matrix]))
+    : [layer.weight];
+
+/**
+ * Puts a layer of codes in the place of a linear layer, or codes in the place of experts' matrices. The memory of the floats is given back.
+ *
+ * @param of of which parameter, for experts
+ */
+export function replaceByCodes(model: Module, path: string, weight: QuantisedWeight, of?: Parameter): void {
   const layer = model.getModule(path) as FloatLayer;
+  if (layer instanceof Experts) {
+    const name = layer.gate_up_proj === of ? "gate_up_proj" : "down_proj";
+    layer[name] = new CodedMatrices(weight, (of as Parameter).shape[0] as number);
+    structure.value = structure.stored + 1;
+    (of as Parameter).stored.dispose();
+    return;
+  }
   const quantised = new QuantisedLinear(weight, layer.bias);
   quantised.training = layer.training;
   model.replaceModule(path, quantised);
   layer.weight.stored.dispose();
 }
 
-type FloatLayer = Linear | Conv1D;
+type FloatLayer = Linear | Conv1D | Experts;
 
-/** The weight of a layer as [out, in]; values are given as the layer keeps them. */
+/** The weight of a layer as [out, in], that of experts as [experts · out, in]; values are given as the layer keeps them. */
 export function asMatrix(
   layer: Module,
   values: Float32Array,
   weight: readonly number[],
 ): { readonly values: Float32Array; readonly shape: readonly [out: number, into: number] } {
-  const [rows, columns] = weight as [number, number];
+  const columns = weight.at(-1) as number;
+  const rows = values.length / columns;
   if (!(layer instanceof Conv1D)) return { values, shape: [rows, columns] };
   const turned = new Float32Array(values.length);
   for (let row = 0, i = 0; row < rows; row++)
@@ -93,7 +114,10 @@ export function layersToQuantise(model: Module, skip: readonly string[] | undefi
   const operation = "quantise";
   requireModule(operation, model);
   const all = [...model.namedModules()].filter(
-    (entry): entry is [string, FloatLayer] => entry[1] instanceof Linear || entry[1] instanceof Conv1D,
+    (entry): entry is [string, FloatLayer] =>
+      entry[1] instanceof Linear ||
+      entry[1] instanceof Conv1D ||
+      (entry[1] instanceof Experts && matricesOf(entry[1]).length > 0),
   );
   const skipped = skip ?? outputPaths(model);
   const matches = (path: string, item: string) => path.endsWith(item) || path.startsWith(`${item}.`);
@@ -101,7 +125,8 @@ export function layersToQuantise(model: Module, skip: readonly string[] | undefi
     if (![...model.namedModules()].some(([path]) => matches(path, item)))
       throw new ConfigError(`no module's path begins or ends with "${item}" of \`skip\`.`, { operation, got: item });
   const shared = sharedParameters(model);
-  const found = all.filter(([path, { weight }]) => !shared.has(weight) && !skipped.some((item) => matches(path, item)));
+  const isShared = (layer: FloatLayer) => matricesOf(layer).some((parameter) => shared.has(parameter));
+  const found = all.filter(([path, layer]) => !isShared(layer) && !skipped.some((item) => matches(path, item)));
   if (found.length === 0)
     throw new ConfigError("there is no linear layer to quantise.", {
       operation,
