@@ -56,21 +56,10 @@ export class SimdBasics {
 
   // --- floats
 
-  add(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.add", x, y);
-  }
-
-  sub(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.sub", x, y);
-  }
-
-  mul(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.mul", x, y);
-  }
-
-  div(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.div", x, y);
-  }
+  add = (x: Operand, y: Operand): V128 => this.apply("f32x4.add", x, y);
+  sub = (x: Operand, y: Operand): V128 => this.apply("f32x4.sub", x, y);
+  mul = (x: Operand, y: Operand): V128 => this.apply("f32x4.mul", x, y);
+  div = (x: Operand, y: Operand): V128 => this.apply("f32x4.div", x, y);
 
   /** x · y + z, rounded once where fused, else twice. */
   madd(x: Operand, y: Operand, z: Operand): V128 {
@@ -101,39 +90,17 @@ export class SimdBasics {
 
   // V8 makes three instructions of `f32x4.neg` and `f32x4.abs`, with a mask that it builds each time
 
-  neg(x: Operand): V128 {
-    return this.xor(this.float(x), this.i32(signBit));
-  }
-
-  abs(x: Operand): V128 {
-    return this.andNot(this.float(x), this.i32(signBit));
-  }
-
+  neg = (x: Operand): V128 => this.xor(this.float(x), this.i32(signBit));
+  abs = (x: Operand): V128 => this.andNot(this.float(x), this.i32(signBit));
   /** Correctly rounded. */
-  sqrt(x: Operand): V128 {
-    return this.apply("f32x4.sqrt", x);
-  }
-
+  sqrt = (x: Operand): V128 => this.apply("f32x4.sqrt", x);
   /** 1/x, correctly rounded. */
-  recip(x: Operand): V128 {
-    return this.div(1, x);
-  }
-
-  floor(x: Operand): V128 {
-    return this.apply("f32x4.floor", x);
-  }
-
-  /** The smaller; NaN where either is NaN. */
-  min(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.min", x, y);
-  }
-
+  recip = (x: Operand): V128 => this.div(1, x);
+  floor = (x: Operand): V128 => this.apply("f32x4.floor", x);
   /** The larger; NaN where either is NaN. */
-  max(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.max", x, y);
-  }
+  max = (x: Operand, y: Operand): V128 => this.apply("f32x4.max", x, y);
 
-  /** x limited to [low, high], faster than `min` and `max`; NaN stays NaN. */
+  /** x limited to [low, high], faster than a minimum and a maximum; NaN stays NaN. */
   clamp(x: V128, low: number, high: number): V128 {
     return this.apply("f32x4.pmax", this.apply("f32x4.pmin", x, high), low);
   }
@@ -145,58 +112,27 @@ export class SimdBasics {
 
   // --- masks and bits
 
-  equal(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.eq", x, y);
-  }
-
-  less(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.lt", x, y);
-  }
-
-  lessOrEqual(x: Operand, y: Operand): V128 {
-    return this.apply("f32x4.le", x, y);
-  }
+  equal = (x: Operand, y: Operand): V128 => this.apply("f32x4.eq", x, y);
+  less = (x: Operand, y: Operand): V128 => this.apply("f32x4.lt", x, y);
+  lessOrEqual = (x: Operand, y: Operand): V128 => this.apply("f32x4.le", x, y);
 
   /** `x` in the lanes where the mask is all ones, `y` where it is all zeros. */
   select(mask: V128, x: Operand, y: Operand): V128 {
     return this.apply(this.fused ? "i32x4.relaxed_laneselect" : "v128.bitselect", this.float(x), this.float(y), mask);
   }
 
-  and(x: V128, y: V128): V128 {
-    return this.apply("v128.and", x, y);
-  }
-
+  and = (x: V128, y: V128): V128 => this.apply("v128.and", x, y);
   /** Bits of `x` where `y` has zeros. */
-  andNot(x: V128, y: V128): V128 {
-    return this.apply("v128.andnot", x, y);
-  }
-
-  or(x: V128, y: V128): V128 {
-    return this.apply("v128.or", x, y);
-  }
-
-  xor(x: V128, y: V128): V128 {
-    return this.apply("v128.xor", x, y);
-  }
-
-  not(x: V128): V128 {
-    return this.apply("v128.not", x);
-  }
+  andNot = (x: V128, y: V128): V128 => this.apply("v128.andnot", x, y);
+  or = (x: V128, y: V128): V128 => this.apply("v128.or", x, y);
+  xor = (x: V128, y: V128): V128 => this.apply("v128.xor", x, y);
 
   // --- integers
 
-  i32Add(x: Operand, y: Operand): V128 {
-    return this.apply("i32x4.add", x, y);
-  }
-
-  i32Sub(x: Operand, y: Operand): V128 {
-    return this.apply("i32x4.sub", x, y);
-  }
-
+  i32Add = (x: Operand, y: Operand): V128 => this.apply("i32x4.add", x, y);
+  i32Sub = (x: Operand, y: Operand): V128 => this.apply("i32x4.sub", x, y);
   /** The low 32 bits of the product. */
-  i32Mul(x: Operand, y: Operand): V128 {
-    return this.apply("i32x4.mul", x, y);
-  }
+  i32Mul = (x: Operand, y: Operand): V128 => this.apply("i32x4.mul", x, y);
 
   /** The high 32 bits of the unsigned product. */
   u32MulHigh(x: Operand, y: Operand): V128 {
@@ -236,14 +172,9 @@ export class SimdBasics {
     return this.i32Sub(x, this.i32Mul(this.i32FloorDiv(x, y), y));
   }
 
-  toFloat(x: Operand): V128 {
-    return this.apply("f32x4.convert_i32x4_s", x);
-  }
-
+  toFloat = (x: Operand): V128 => this.apply("f32x4.convert_i32x4_s", x);
   /** Towards zero; out of range gives the nearest integer that exists, NaN gives 0. */
-  toInteger(x: V128): V128 {
-    return this.apply("i32x4.trunc_sat_f32x4_s", x);
-  }
+  toInteger = (x: V128): V128 => this.apply("i32x4.trunc_sat_f32x4_s", x);
 
   // --- across lanes
 
@@ -259,17 +190,9 @@ export class SimdBasics {
     );
   }
 
-  sumAcross(x: V128): V128 {
-    return this.across(x, (a, b) => this.add(a, b));
-  }
-
-  maxAcross(x: V128): V128 {
-    return this.across(x, (a, b) => this.max(a, b));
-  }
-
-  productAcross(x: V128): V128 {
-    return this.across(x, (a, b) => this.mul(a, b));
-  }
+  sumAcross = (x: V128): V128 => this.across(x, (a, b) => this.add(a, b));
+  maxAcross = (x: V128): V128 => this.across(x, (a, b) => this.max(a, b));
+  productAcross = (x: V128): V128 => this.across(x, (a, b) => this.mul(a, b));
 
   // --- 16-bit floats
 
@@ -306,9 +229,7 @@ export class SimdBasics {
   }
 
   /** From bit patterns in i32 lanes. Exact. */
-  widenBFloat16(bits: V128): V128 {
-    return this.shift("shl", bits, 16);
-  }
+  widenBFloat16 = (bits: V128): V128 => this.shift("shl", bits, 16);
 
   /** To bit patterns in i32 lanes: nearest, ties to even; NaN stays NaN. */
   narrowBFloat16(x: V128): V128 {

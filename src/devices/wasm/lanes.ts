@@ -2,7 +2,7 @@
 import { SimdMath, type V128 } from "../../../kernels/wasm/simd-math.ts";
 import { type DType, fromBFloat16Bits, fromFloat16Bits, isFloat, toBFloat16Bits, toFloat16Bits } from "../../graph/dtype.ts";
 import type { Lanes, Simd } from "../../graph/primitive.ts";
-import type { FunctionBuilder } from "./assembler.ts";
+import type { FunctionBuilder, SimpleOp } from "./assembler.ts";
 
 /**
  * Four values. Floats of every width are float32 lanes (16-bit ones rounded to their format), int32 and uint8 are int32 lanes
@@ -40,38 +40,10 @@ export class LaneMath implements Simd {
     return { dtype, local: math.f32(rounded), constant: rounded };
   }
 
-  add = (x: Lanes, y: Lanes): Vector =>
-    this.arithmetic(
-      x,
-      y,
-      (a, b) => this.math.add(a, b),
-      (a, b) => this.math.i32Add(a, b),
-      (a, b) => this.math.or(a, b),
-    );
-  sub = (x: Lanes, y: Lanes): Vector =>
-    this.arithmetic(
-      x,
-      y,
-      (a, b) => this.math.sub(a, b),
-      (a, b) => this.math.i32Sub(a, b),
-      (a, b) => this.math.xor(a, b),
-    );
-  mul = (x: Lanes, y: Lanes): Vector =>
-    this.arithmetic(
-      x,
-      y,
-      (a, b) => this.math.mul(a, b),
-      (a, b) => this.math.i32Mul(a, b),
-      (a, b) => this.math.and(a, b),
-    );
-  max = (x: Lanes, y: Lanes): Vector =>
-    this.arithmetic(
-      x,
-      y,
-      (a, b) => this.math.max(a, b),
-      (a, b) => this.math.apply("i32x4.max_s", a, b),
-      (a, b) => this.math.or(a, b),
-    );
+  add = (x: Lanes, y: Lanes): Vector => this.arithmetic(x, y, "f32x4.add", "i32x4.add", "v128.or");
+  sub = (x: Lanes, y: Lanes): Vector => this.arithmetic(x, y, "f32x4.sub", "i32x4.sub", "v128.xor");
+  mul = (x: Lanes, y: Lanes): Vector => this.arithmetic(x, y, "f32x4.mul", "i32x4.mul", "v128.and");
+  max = (x: Lanes, y: Lanes): Vector => this.arithmetic(x, y, "f32x4.max", "i32x4.max_s", "v128.or");
   div = (x: Lanes, y: Lanes): Vector => this.float(x.dtype, this.math.div(of(x), of(y)));
 
   /** x · y + z, rounded once where the engine can. */
@@ -182,9 +154,10 @@ export class LaneMath implements Simd {
     return { dtype, local: dtype === "uint8" ? this.math.and(lanes, this.math.i32(255)) : lanes };
   }
 
-  private arithmetic(x: Lanes, y: Lanes, ...[float, integer, bool]: ((a: V128, b: V128) => V128)[]): Vector {
-    if (isFloat(x.dtype)) return this.float(x.dtype, float!(of(x), of(y)));
-    return x.dtype === "bool" ? { dtype: "bool", local: bool!(of(x), of(y)) } : this.integer(x.dtype, integer!(of(x), of(y)));
+  private arithmetic(x: Lanes, y: Lanes, float: SimpleOp, integer: SimpleOp, bool: SimpleOp): Vector {
+    const apply = (op: SimpleOp): V128 => this.math.apply(op, of(x), of(y));
+    if (isFloat(x.dtype)) return this.float(x.dtype, apply(float));
+    return x.dtype === "bool" ? { dtype: "bool", local: apply(bool) } : this.integer(x.dtype, apply(integer));
   }
 
   private shift(direction: "shl" | "shr_u", x: Lanes, y: Lanes): Vector {
