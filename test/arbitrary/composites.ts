@@ -58,7 +58,8 @@ const mathComposites = {
   tril: (draw) => [-1, 0, 1].map((diagonal) => sample([draw.shape(3, 5, 2)], (x) => math.tril(x!, diagonal))),
   triu: (draw) => [sample([[...draw.shape(1), 3, 4]], (x) => math.triu(x!, 1))],
   lerp: same(3, (x, y, w) => math.lerp(x!, y!, w!)),
-  powScalar: (draw) => [2, 3, -2, 0.5, -0.5, 1.7].map((n) => sample([draw.shape(2)], (x) => math.powScalar(x!, n), [0.4, 2])),
+  powScalar: (draw) =>
+    [2, 3, 7, -1, -2, -4, 0.5, -0.5, -1.5, 1.7].map((n) => sample([draw.shape(2)], (x) => math.powScalar(x!, n), [0.4, 2])),
   sub: same(2, (x, y) => math.sub(x!, y!)),
   div: same(2, (x, y) => math.div(x!, y!), wide, [0.4, 2]),
 } satisfies Record<string, Composite>;
@@ -78,7 +79,7 @@ const statisticsComposites = {
   std: (draw) => [sample([[...draw.shape(2), draw.integer(3, 5)]], (x) => statistics.std(x!, { axes: [-1], correction: 0 }))],
   norm: (draw) => {
     const shape = draw.shape(3, 4, 1);
-    return [1, 2, 3, Number.POSITIVE_INFINITY].map((p) =>
+    return [0.5, 1, 2, 3, Number.POSITIVE_INFINITY].map((p) =>
       sample([shape], (x) => statistics.norm(x!, { p, axes: [0] }), [0.3, 2]),
     );
   },

@@ -20,9 +20,14 @@ import * as rotaries from "../../src/nn/rotary.ts";
 import * as arrange from "../../src/tensor/arrange.ts";
 import { type Composite, labels, sample, wide } from "./composite.ts";
 
-const rotaryTables = (device: Device, size: number, time: number): rotaries.RotaryTables => {
+const rotaryTables = (
+  device: Device,
+  size: number,
+  time: number,
+  pairs: "halves" | "interleaved" = "halves",
+): rotaries.RotaryTables => {
   useDevice(device);
-  return new rotaries.Rotary(size, { ropeType: "default", ropeTheta: 100 }).range(time);
+  return new rotaries.Rotary(size, { ropeType: "default", ropeTheta: 100 }, { pairs }).range(time);
 };
 
 /** Reductions of a loss, each on rows of logits. */
@@ -135,19 +140,19 @@ export const nnComposites = (device: Device) =>
         [1, T, G * share],
       ];
       const chunk = draw.integer(1, 4);
-      return [
+      return (["output", "state"] as const).map((part) =>
         sample(
           [heads, heads, [1, T, G * share, V], gates, gates, [1, G * share, K, V]],
-          (q, k, v, decay, beta, state) => {
-            return deltaRule.gatedDeltaRule(q!, k!, v!, decay!, beta!, { state: state!, chunk }).output;
-          },
+          (q, k, v, decay, beta, state) => deltaRule.gatedDeltaRule(q!, k!, v!, decay!, beta!, { state: state!, chunk })[part],
           [-1, 1],
         ),
-      ];
+      );
     },
     rotate: (draw) => {
       const [T, H, pairs] = [draw.integer(1, 4), draw.integer(1, 2), draw.integer(1, 3)];
-      return [sample([[1, T, H, 2 * pairs]], (x) => rotaries.rotate(x!, rotaryTables(device, 2 * pairs, T)))];
+      return (["halves", "interleaved"] as const).map((order) =>
+        sample([[1, T, H, 2 * pairs]], (x) => rotaries.rotate(x!, rotaryTables(device, 2 * pairs, T, order))),
+      );
     },
   }) satisfies Record<string, Composite>;
 

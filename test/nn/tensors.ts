@@ -1,13 +1,9 @@
 /** Short ways to make tensors and to look into them. */
 import { beforeAll, describe } from "vitest";
-import { grad } from "../../src/autograd/grad.ts";
 import { currentDevice, downloadSync, upload, useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { type DType, dtypes } from "../../src/graph/dtype.ts";
-import { mul } from "../../src/graph/elementwise.ts";
-import { reshape } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
-import { reduceSum } from "../../src/graph/reduction.ts";
 import { sizeOf } from "../../src/graph/shape.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 
@@ -35,36 +31,6 @@ export function distance(a: Tensor, b: Tensor): number {
   if (String(a.shape) !== String(b.shape)) return Number.POSITIVE_INFINITY;
   const most = (list: readonly number[]) => list.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
   return most(x.map((value, i) => value - y[i]!)) / Math.max(1, most(y));
-}
-
-/**
- * Compares the gradient of Σ f(inputs)·c, with fixed c, to central differences in float64; for the reference device.
- * @returns the largest difference relative to the largest entry of that gradient or 1
- */
-export function gradientError(f: (...inputs: Tensor[]) => Tensor, shapes: readonly (readonly number[])[], step = 1e-5): number {
-  const numbers = shapes.map((shape, i) => new TorchGenerator(11 + i).randn64(sizeOf(shape)));
-  const inputs = () => numbers.map((list, i) => upload(currentDevice(), list, shapes[i]!, "float64"));
-  const weighted = (...xs: Tensor[]): Tensor => {
-    const y = f(...xs);
-    const c = upload(currentDevice(), new TorchGenerator(5).randn64(y.size), y.shape, "float64");
-    return reshape(reduceSum(mul(y, c), [...y.shape.keys()]), []);
-  };
-  const gradients = grad(weighted)(...inputs());
-  let worst = 0;
-  numbers.forEach((list, i) => {
-    const got = values(gradients[i]!);
-    const most = Math.max(1, ...got.map(Math.abs));
-    list.forEach((value, j) => {
-      const at = (x: number) => {
-        list[j] = x;
-        return values(weighted(...inputs()))[0]!;
-      };
-      const slope = (at(value + step) - at(value - step)) / (2 * step);
-      list[j] = value;
-      worst = Math.max(worst, Math.abs(slope - got[j]!) / most);
-    });
-  });
-  return worst;
 }
 
 /** A block of tests on the reference device. */

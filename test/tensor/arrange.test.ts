@@ -5,7 +5,6 @@ import * as arrange from "../../src/tensor/arrange.ts";
 import { arange, tensor } from "../../src/tensor/create.ts";
 import "../../src/tensor/methods.ts";
 import { onEveryDevice } from "../devices.ts";
-import { expectDerivative, float64 } from "./gradient.ts";
 
 const int = (values: readonly (number | readonly number[])[]) => tensor(values as number[], { dtype: "int32" });
 
@@ -208,32 +207,6 @@ onEveryDevice(() => {
     expect(arrange.topk(y, 1, -1, false).indices.toArray()).toEqual([[1], [2]]);
     expect(arrange.sort(tensor([Number.NaN, 1, Number.POSITIVE_INFINITY])).indices.toArray()).toEqual([1, 2, 0]);
   });
-});
-
-describe("derivatives", () => {
-  beforeAll(() => void useDevice(createReference()));
-  const values = [0.3, -1.2, 2.2, 0.9, -0.4, 1.7];
-  const square = (x: ReturnType<typeof tensor>) => x.mul(x);
-  const moves: Record<string, (x: ReturnType<typeof tensor>) => ReturnType<typeof tensor>> = {
-    stack: (x) => arrange.stack([x, square(x)], 1),
-    split: (x) => arrange.split(x, [1, 2], 1)[1]!.mul(2),
-    roll: (x) => arrange.roll(square(x), [1, 1], [0, 1]),
-    repeat: (x) => square(arrange.repeat(x, [2, 1, 2])),
-    repeatInterleave: (x) => square(arrange.repeatInterleave(x, 3, 1)),
-    reflect: (x) => square(arrange.padding(x, [[2, 1]], { mode: "reflect" })),
-    replicate: (x) => square(arrange.padding(x, [[2, 1]], { mode: "replicate" })),
-    constant: (x) => square(arrange.padding(x, [[1, -1]], { value: 3 })),
-    diagonal: (x) => square(arrange.diagonal(x, 1)),
-    diagEmbed: (x) => square(arrange.diagEmbed(x, -1)),
-    kron: (x) => arrange.kron(x, square(x)),
-    gather: (x) => arrange.gather(square(x), int([[1, 1, 0]]), 0),
-    scatter: (x) => arrange.scatter(float64(values, [2, 3]), int([[0, 2, 2]]), square(x), 1),
-    scatterAdd: (x) => square(arrange.scatterAdd(x, int([[0, 2, 2]]), square(x), 1)),
-    indexSelect: (x) => square(arrange.indexSelect(x, int([2, 2, 1]), 1)),
-    sort: (x) => arrange.sort(square(x), 1).values,
-    topk: (x) => arrange.topk(square(x), 1, 0).values,
-  };
-  test.each(Object.entries(moves))("of %s are those of its values", (_, f) => expectDerivative(f, values, [2, 3]));
 });
 
 describe("errors", () => {
