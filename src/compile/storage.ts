@@ -127,6 +127,9 @@ export function allocate(device: Device, bytes: number): Buffer {
   } catch (error) {
     const list = lists.get(device);
     if (!list) throw error;
+    forgetKept?.();
+    // far more than V8 lets come without collecting first
+    for (let i = 0; i < 4; i++) ballastOf(2 ** 31);
     list.look();
     return device.allocate(bytes);
   }

@@ -30,7 +30,7 @@ test.each([
   ["small", 1 << 12, 60_000],
 ])("a loop that never awaits has its dropped tensors given back within the turn: %s ones", (_, size, rounds) => {
   // together they have 1.6 and 1 GB
-  using device = createWasm({ threads: 1, maximumBytes: 512e6 });
+  using device = createWasm({ threads: 1, maximumBytes: 64e6 });
   const before = useDevice(device);
   try {
     const values = new Float32Array(size).fill(1);
