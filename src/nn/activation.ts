@@ -1,7 +1,9 @@
 /** Activation functions by the names that Hugging Face's `hidden_act` uses. */
-import { ConfigError, nearestName, requireKind } from "../errors.ts";
-import { add, erf, mul, sqrt, tanh } from "../graph/elementwise.ts";
-import type { Tensor } from "../graph/node.ts";
+import { ConfigError, checkOptions, nearestName, requireKind, ShapeError, under, wordShape } from "../errors.ts";
+import { add, erf, less, mul, neg, sqrt, tanh, where } from "../graph/elementwise.ts";
+import { reshape, sliceAxis } from "../graph/movement.ts";
+import { requireTensors, type Tensor } from "../graph/node.ts";
+import { normalizeAxis } from "../graph/shape.ts";
 import { number } from "../graph/source.ts";
 import {
   clamp,
@@ -18,6 +20,8 @@ import {
   silu,
   softplus,
 } from "../tensor/math.ts";
+import { fill } from "./init.ts";
+import { Module, Parameter } from "./module.ts";
 
 /** The normal distribution function with mean μ = √½ and deviation σ = √(1/4π). @see https://arxiv.org/abs/2209.10655, section 3.4 */
 function laplace(x: Tensor): Tensor {
@@ -56,6 +60,57 @@ export const activations = {
 
 /** A name that `hidden_act` may have. */
 export type ActivationName = keyof typeof activations;
+
+/** scale·x where it is positive, else scale·alpha·(eˣ − 1): keeps mean 0 and variance 1. @see https://arxiv.org/abs/1706.02515 */
+export function selu(x: Tensor): Tensor {
+  requireTensors("selu", { x });
+  return under("selu", () => mul(number(x, 1.0507009873554805), elu(x, 1.6732632423543772)));
+}
+
+/** ln σ(x), without overflow. */
+export function logSigmoid(x: Tensor): Tensor {
+  requireTensors("logSigmoid", { x });
+  return under("logSigmoid", () => neg(softplus(neg(x))));
+}
+
+/**
+ * The first half along `axis` times σ of the second: gated linear units.
+ * @throws {ShapeError} when the axis has no halves
+ * @see https://arxiv.org/abs/1612.08083
+ */
+export function glu(x: Tensor, axis = -1): Tensor {
+  requireTensors("glu", { x });
+  const at = normalizeAxis("glu", axis, x.rank);
+  const size = x.shape[at]!;
+  if (size % 2 !== 0)
+    throw new ShapeError(`axis ${axis} of ${wordShape(x.shape)} has no halves.`, { operation: "glu", got: x.shape });
+  return under("glu", () => mul(sliceAxis(x, at, 0, size / 2), sigmoid(sliceAxis(x, at, size / 2, size))));
+}
+
+/** x where it is positive, else weight·x, with a learned weight for all values or for each channel of [N, C, ...]. @see https://arxiv.org/abs/1502.01852 */
+export class PReLU extends Module {
+  readonly weight: Parameter;
+
+  constructor(channels = 1, options: { readonly init?: number } = {}) {
+    super();
+    const { init = 0.25 } = checkOptions("PReLU", options, { init: "a finite number" });
+    requireKind("PReLU", "a whole number from 1", { channels });
+    this.weight = Parameter.from(fill(init)([channels]), [channels]);
+  }
+
+  forward(x: Tensor): Tensor {
+    requireTensors("PReLU", { x });
+    const C = this.weight.size;
+    if (C > 1 && x.shape[1] !== C)
+      throw new ShapeError(`${wordShape(x.shape)} does not have ${C} channels.`, {
+        operation: "PReLU",
+        expected: C,
+        got: x.shape,
+      });
+    const slope = C > 1 ? reshape(this.weight.value, [C, ...x.shape.slice(2).map(() => 1)]) : this.weight.value;
+    return where(less(number(x, 0), x), x, mul(slope, x));
+  }
+}
 
 /** c·tanh(x/c): values stay within ±c; x itself where c is 0. @see https://arxiv.org/abs/2408.00118, section 2 */
 export function softcap(x: Tensor, c: number): Tensor {

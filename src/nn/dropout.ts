@@ -4,8 +4,10 @@
  */
 import { currentDevice } from "../compile/program.ts";
 import type { Device } from "../devices/device.ts";
-import { ConfigError, FormatError, requireKind, under, wordArgument } from "../errors.ts";
+import { ConfigError, FormatError, requireKind, ShapeError, under, wordArgument, wordShape } from "../errors.ts";
+import { mul } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
 import { assignAll, type Variable } from "../graph/variable.ts";
 import { dropout as dropoutWith, Generator } from "../tensor/random.ts";
 import { Module } from "./module.ts";
@@ -65,11 +67,23 @@ export class Dropout extends Module {
 
   constructor(p = 0.5) {
     super();
-    checkProbability("Dropout", p);
+    checkProbability(new.target.name, p);
     this.p = p;
   }
 
   forward(x: Tensor): Tensor {
     return this.training ? dropout(x, this.p) : x;
+  }
+}
+
+/** Leaves out whole channels of [N, C, ...] in training: PyTorch's Dropout1d, 2d and 3d. @see https://arxiv.org/abs/1411.4280 */
+export class Dropout2d extends Dropout {
+  override forward(x: Tensor): Tensor {
+    requireTensors("Dropout2d", { x });
+    if (!this.training || this.p === 0) return x;
+    if (x.rank < 2)
+      throw new ShapeError(`needs [N, C, ...], got ${wordShape(x.shape)}.`, { operation: "Dropout2d", got: x.shape });
+    const channels = x.shape.map((extent, axis) => (axis < 2 ? extent : 1));
+    return mul(x, dropout(constant(1, channels, x.dtype), this.p));
   }
 }

@@ -4,7 +4,7 @@ import type { Device } from "../devices/device.ts";
 import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { isFloat } from "../graph/dtype.ts";
-import { add, and, cast, div, equal, exp, less, log, mul, neg, sub, where } from "../graph/elementwise.ts";
+import { add, and, cast, div, equal, exp, less, log, max, mul, neg, sub, where } from "../graph/elementwise.ts";
 import { permute, reshape } from "../graph/movement.ts";
 import { requireTensors, Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
@@ -16,7 +16,8 @@ import { logSumOfRows, mean, sum, unitVectors } from "../tensor/statistics.ts";
 /** What becomes of the losses of all elements: their mean, their sum, or nothing. */
 export type Reduction = "mean" | "sum" | "none";
 
-function reduceLoss(operation: string, loss: Tensor, reduction: Reduction): Tensor {
+/** The loss of all elements, as `reduction` says. @throws {ConfigError} for another one */
+export function reduceLoss(operation: string, loss: Tensor, reduction: Reduction): Tensor {
   switch (reduction) {
     case "mean":
       return mean(loss);
@@ -247,6 +248,18 @@ export function binaryCrossEntropyWithLogits(
     add(rest, factor ? mul(factor, softplusOfNegative) : softplusOfNegative),
     reduction,
   );
+}
+
+/**
+ * Binary cross-entropy −target·ln x − (1 − target)·ln(1 − x) of probabilities x; logarithms count as −100 at least, as in PyTorch.
+ * `binaryCrossEntropyWithLogits` keeps more digits.
+ */
+export function binaryCrossEntropy(x: Tensor, target: Tensor, options: { readonly reduction?: Reduction } = {}): Tensor {
+  const { reduction = "mean" } = checkOptions("binaryCrossEntropy", options, { reduction: null });
+  checkSame("binaryCrossEntropy", x, target);
+  const one = number(x, 1);
+  const share = (weight: Tensor, p: Tensor) => mul(weight, max(log(p), number(x, -100)));
+  return reduceLoss("binaryCrossEntropy", neg(add(share(target, x), share(sub(one, target), sub(one, x)))), reduction);
 }
 
 /**

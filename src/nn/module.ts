@@ -34,6 +34,13 @@ export class Parameter extends Variable {
   }
 }
 
+/** A value that a layer changes itself, in training, and no gradient does: running statistics. Checkpoints keep it. */
+export class Buffer extends Parameter {
+  constructor(initial: Tensor) {
+    super(initial, { requiresGrad: false });
+  }
+}
+
 /** A module that maps one tensor to one tensor. Adapters stand in for the layers that they change by being one. */
 export interface Layer extends Module {
   forward(x: Tensor): Tensor;

@@ -22,7 +22,7 @@ import type { Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { assignAll, type Variable } from "../graph/variable.ts";
 import { dropoutState, dropoutVariables, seedDropout } from "../nn/dropout.ts";
-import { type Parameter, requireModule } from "../nn/module.ts";
+import { Buffer, type Parameter, requireModule } from "../nn/module.ts";
 import { AdamW } from "../optim/adam.ts";
 import { clipGradNorm } from "../optim/clip.ts";
 import { gradientsOf, type LearningRate, type Optimizer } from "../optim/optimizer.ts";
@@ -312,7 +312,7 @@ export class Trainer implements Disposable {
 
   #checkpoint(extra: CheckpointData): Checkpoint {
     const tensors = new Map<string, Tensor>();
-    for (const [name, parameter] of this.parameters) tensors.set(`model.${name}`, parameter.stored);
+    for (const [name, variable] of this.#changed()) tensors.set(`model.${name}`, variable.stored);
     for (const [name, tensor] of this.optimizer.stateDict()) tensors.set(`optimizer.${name}`, tensor);
     for (const [name, tensor] of dropoutState()) tensors.set(`dropout.${name}`, tensor);
     for (const [name, { stored }] of this.#adapterRandomness()) tensors.set(`random.${name}`, stored);
@@ -344,7 +344,7 @@ export class Trainer implements Disposable {
     const state = data["trainer"];
     if (!isSavedState(state)) throw new FormatError(`"${path}" is no checkpoint of a trainer.`, { operation, got: path });
     const own = [
-      ["", "model.", this.parameters],
+      ["", "model.", this.#changed()],
       ["the random state ", "random.", this.#adapterRandomness()],
       ["the dropout state ", "dropout.", dropoutVariables()],
     ] as const;
@@ -374,6 +374,12 @@ export class Trainer implements Disposable {
     this.steps = state.steps;
     this.#progress.restore(state);
     return (data["extra"] ?? {}) as CheckpointData;
+  }
+
+  /** What training changes of the model: what it trains, and what layers gather. */
+  #changed(): Map<string, Variable> {
+    const buffers = [...this.model.namedParameters()].filter(([, each]) => each instanceof Buffer);
+    return new Map([...this.parameters, ...buffers]);
   }
 
   /** What the dropout of each adapter depends on. */

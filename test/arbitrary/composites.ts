@@ -12,10 +12,14 @@ import * as cayleys from "../../src/linalg/cayley.ts";
 import * as fourier from "../../src/linalg/fourier.ts";
 import * as activation from "../../src/nn/activation.ts";
 import * as nnAttention from "../../src/nn/attention.ts";
+import * as channelNorms from "../../src/nn/channel-norm.ts";
+import * as distanceLoss from "../../src/nn/distance-loss.ts";
 import * as linears from "../../src/nn/linear.ts";
 import * as loss from "../../src/nn/loss.ts";
 import * as norms from "../../src/nn/norm.ts";
+import * as recurrent from "../../src/nn/recurrent.ts";
 import * as rotaries from "../../src/nn/rotary.ts";
+import * as transposedConvolution from "../../src/nn/transposed-convolution.ts";
 import * as rotation from "../../src/peft/rotation.ts";
 import * as arrange from "../../src/tensor/arrange.ts";
 import * as convolution from "../../src/tensor/convolution.ts";
@@ -343,6 +347,11 @@ export const modules = {
   cayleys,
   fourier,
   nnAttention,
+  activation,
+  channelNorms,
+  distanceLoss,
+  recurrent,
+  transposedConvolution,
 };
 
 const boolean = "gives true or false, no derivative";
@@ -351,6 +360,8 @@ const primitive = "a primitive, tried as such";
 /** Exported functions that are no composites, and why. */
 export const exempt: Readonly<Record<string, string>> = {
   perAxis: "numbers for each axis",
+  activation: "finds a function",
+  reduceLoss: "tried by every loss",
   lessEqual: boolean,
   greater: boolean,
   greaterEqual: boolean,

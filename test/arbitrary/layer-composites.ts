@@ -1,24 +1,29 @@
 /** Functions and layers of src/nn as composites, with their parameters among the inputs. */
 import { useDevice } from "../../src/compile/program.ts";
 import type { Device } from "../../src/devices/device.ts";
-import { less } from "../../src/graph/elementwise.ts";
+import { less, mul } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { Draw } from "../../src/graph/primitive.ts";
 import { constant } from "../../src/graph/source.ts";
 import { observing } from "../../src/graph/variable.ts";
 import { LlamaForCausalLM } from "../../src/models/llama.ts";
 import { llamaConfig } from "../../src/models/llama-config.ts";
+import * as activation from "../../src/nn/activation.ts";
 import * as nnAttention from "../../src/nn/attention.ts";
+import * as channelNorms from "../../src/nn/channel-norm.ts";
 import * as deltaRule from "../../src/nn/delta-rule.ts";
+import * as distanceLoss from "../../src/nn/distance-loss.ts";
 import { Embedding } from "../../src/nn/embedding.ts";
 import * as linears from "../../src/nn/linear.ts";
 import * as loss from "../../src/nn/loss.ts";
 import { GatedMLP } from "../../src/nn/mlp.ts";
 import type { Module } from "../../src/nn/module.ts";
 import * as norms from "../../src/nn/norm.ts";
+import * as recurrent from "../../src/nn/recurrent.ts";
 import * as rotaries from "../../src/nn/rotary.ts";
+import * as transposedConvolution from "../../src/nn/transposed-convolution.ts";
 import * as arrange from "../../src/tensor/arrange.ts";
-import { type Composite, labels, sample, wide } from "./composite.ts";
+import { type Composite, labels, one, sample, sides, wide } from "./composite.ts";
 
 const rotaryTables = (
   device: Device,
@@ -147,6 +152,62 @@ export const nnComposites = (device: Device) =>
           [-1, 1],
         ),
       );
+    },
+    selu: one((x) => activation.selu(x!), ...sides),
+    logSigmoid: one((x) => activation.logSigmoid(x!), ...sides),
+    softcap: one((x) => activation.softcap(x!, 2)),
+    glu: (draw) => [sample([[draw.integer(1, 3), 2 * draw.integer(1, 2)]], (x) => activation.glu(x!))],
+    binaryCrossEntropy: compared((x, y, reduction) => loss.binaryCrossEntropy(x, y, { reduction }), [0.2, 0.8]),
+    batchNorm: (draw) => {
+      const C = draw.integer(1, 3);
+      return [sample([[2, C, 3], [C], [C]], (x, w, b) => channelNorms.batchNorm(x!, null, w!, b!, { eps: 0.1 }))];
+    },
+    groupNorm: (draw) => {
+      const C = 2 * draw.integer(1, 2);
+      return [sample([[2, C, 3], [C], [C]], (x, w, b) => channelNorms.groupNorm(x!, 2, w!, b!, { eps: 0.1 }))];
+    },
+    cosineEmbeddingLoss: (draw) => {
+      const rows = [draw.integer(1, 3), draw.integer(2, 3)];
+      return [1, -1].map((target) =>
+        sample(
+          [rows, rows],
+          (x, y) => distanceLoss.cosineEmbeddingLoss(x!, y!, constant(target, rows.slice(0, 1), "int32"), { margin: -2 }),
+          [0.3, 2],
+        ),
+      );
+    },
+    marginRankingLoss: compared((x, y, reduction) =>
+      distanceLoss.marginRankingLoss(x, y, constant(-1, x.shape, "int32"), { margin: 5, reduction }),
+    ),
+    tripletMarginLoss: (draw) => {
+      const rows = [draw.integer(1, 3), draw.integer(2, 3)];
+      return [2, 3].map((p) =>
+        sample([rows, rows, rows], (x, y, z) =>
+          distanceLoss.tripletMarginLoss(x!, arrange.flip(y!), mul(z!, constant(3)), { margin: 20, p }),
+        ),
+      );
+    },
+    recur: (draw) => {
+      const [T, into, h] = [draw.integer(1, 3), draw.integer(1, 2), draw.integer(1, 2)];
+      const kinds = { tanh: 1, lstm: 4, gru: 3 } as const;
+      return (["tanh", "lstm", "gru"] as const).map((kind) => {
+        const rows = kinds[kind] * h;
+        return sample([[T, 2, into], [rows, into], [rows, h], [rows], [rows]], (x, weightIh, weightHh, biasIh, biasHh) => {
+          const weights = { weightIh: weightIh!, weightHh: weightHh!, biasIh: biasIh!, biasHh: biasHh! };
+          return recurrent.recur(kind, x!, weights, undefined, true).output;
+        });
+      });
+    },
+    convTranspose1d: (draw) => {
+      const [stride, groups] = [draw.integer(1, 2), draw.integer(1, 2)];
+      const options = { stride, groups, outputPadding: stride - 1, padding: 1 };
+      return [sample([[1, 2, 3], [2, 1, 3], [groups]], (x, w, b) => transposedConvolution.convTranspose1d(x!, w!, b!, options))];
+    },
+    convTranspose2d: (draw) => {
+      const stride = draw.integer(1, 2);
+      return [
+        sample([[1, 2, 2, 2], [2, 1, 2, 2], [1]], (x, w, b) => transposedConvolution.convTranspose2d(x!, w!, b!, { stride })),
+      ];
     },
     rotate: (draw) => {
       const [T, H, pairs] = [draw.integer(1, 4), draw.integer(1, 2), draw.integer(1, 3)];

@@ -32,7 +32,7 @@ const kinds: Readonly<Record<string, readonly (() => unknown)[]>> = {
 const values = Object.entries(kinds).flatMap(([kind, makers]) => makers.map((make) => ({ kind, make })));
 
 /** What is asked for is much work, which is no mistake. */
-const muchWork = new Set(["niter", "cases", "steps"]);
+const muchWork = new Set(["niter", "cases", "steps", "numLayers"]);
 /** Looked at by a function that speaks for itself, or by nobody since something else is given. */
 const elsewhere = new Set(["devices.gpu.mode", "gpu.createGpu.mode"]);
 

@@ -1,8 +1,11 @@
 import { beforeAll, expect, test } from "vitest";
+import { checkpoint } from "../../src/autograd/custom.ts";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
-import { batchNorm, groupNorm } from "../../src/nn/channel-norm.ts";
+import { Variable } from "../../src/graph/variable.ts";
+import { BatchNorm, batchNorm, groupNorm } from "../../src/nn/channel-norm.ts";
 import { embedding } from "../../src/nn/embedding.ts";
+import { functionalCall } from "../../src/nn/functional-call.ts";
 import { arange, tensor } from "../../src/tensor/create.ts";
 import "../../src/tensor/methods.ts";
 import { expectDerivative } from "../tensor/gradient.ts";
@@ -32,4 +35,18 @@ test("errors name the parameter and the channels", () => {
   const x = arange(8).reshape([1, 4, 2]);
   expect(() => groupNorm(x, 3, null, null)).toThrow("groupNorm: the channels of [1, 4, 2] do not make 3 equal groups.");
   expect(() => groupNorm(x, 2, tensor([1]), null)).toThrow("groupNorm: `weight` is [1], x [1, 4, 2] has 4 channels.");
+});
+
+test("running statistics are gathered in training alone, once where a part is computed again, and not in functionalCall", () => {
+  const norm = new BatchNorm(2);
+  const x = tensor(values, { shape: [2, 2, 2] });
+  const seen = () => norm.num_batches_tracked!.value.item();
+  norm.eval().forward(x);
+  norm.train();
+  functionalCall(norm, {}, x);
+  expect(seen()).toBe(0);
+  const loss = checkpoint((z) => norm.forward(z).square().sum())(new Variable(x).value);
+  loss.backward();
+  expect(seen()).toBe(1);
+  expect(() => norm.forward(x.at("0:1, :, 0"))).toThrow("BatchNorm: [1, 2] has one value for each channel");
 });

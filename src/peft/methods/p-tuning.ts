@@ -8,10 +8,11 @@
 import { choice, configSchema, float, integer, key } from "../../formats/peft-config.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { add, max } from "../../graph/elementwise.ts";
+import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { sizeOf } from "../../graph/shape.ts";
 import { number } from "../../graph/source.ts";
-import { lstm } from "../../nn/lstm.ts";
+import { recur } from "../../nn/recurrent.ts";
 import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { defineMethod, type ParameterSpec, type Use } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
@@ -76,7 +77,7 @@ function lstmShapes(config: Config): Record<string, ParameterSpec> {
 
 /** Both directions, one layer after the other: [n, d] → [n, 2·h]. Dropout between the layers. */
 function readBothWays(x: Tensor, p: Values, { encoderNumLayers, encoderDropout }: Config, use: Use): Tensor {
-  let y = x;
+  let y = reshape(x, [x.shape[0]!, 1, x.shape[1]!]); // one sequence
   for (let layer = 0; layer < encoderNumLayers; layer++) {
     const way = (ending: string, reverse: boolean) => {
       const weight = (name: string) => p[`lstm_head.${name}_l${layer}${ending}`] as Tensor;
@@ -86,12 +87,12 @@ function readBothWays(x: Tensor, p: Values, { encoderNumLayers, encoderDropout }
         biasIh: weight("bias_ih"),
         biasHh: weight("bias_hh"),
       };
-      return lstm(y, weights, { reverse });
+      return recur("lstm", y, weights, undefined, reverse).output;
     };
-    const both = concatenate([way("", false), way("_reverse", true)], 1);
+    const both = concatenate([way("", false), way("_reverse", true)], 2);
     y = layer + 1 < encoderNumLayers ? use.dropout(both, encoderDropout) : both;
   }
-  return y;
+  return reshape(y, [x.shape[0]!, y.shape[2]!]);
 }
 
 const isLstm = ({ encoderReparameterizationType }: Config): boolean => encoderReparameterizationType === "LSTM";

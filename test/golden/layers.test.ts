@@ -1,0 +1,126 @@
+/** Layers and losses have PyTorch's values, derivatives, parameters and running statistics; test/fixtures/layers/make.py draws them. */
+import { beforeAll, describe, expect, test } from "vitest";
+import { useDevice } from "../../src/compile/program.ts";
+import { createReference } from "../../src/devices/reference/device.ts";
+import { createWasm } from "../../src/devices/wasm/device.ts";
+import { compile, type Tensor, Variable } from "../../src/index.ts";
+import * as nn from "../../src/nn/index.ts";
+import { gradientsOf } from "../../src/optim/index.ts";
+import { expectClose, goldenTensors, toTensor } from "./suite.ts";
+
+type Values = Awaited<ReturnType<typeof goldenTensors>>;
+type Run = (...inputs: Tensor[]) => readonly Tensor[];
+type Case = () => { readonly module?: nn.Module; readonly run: Run };
+
+const layer = (make: () => nn.Layer): Case => {
+  return () => {
+    const module = make();
+    return { module, run: (x) => [module.forward(x!)] };
+  };
+};
+const f = (apply: (x: Tensor, y: Tensor, z: Tensor) => Tensor): Case => {
+  return () => ({ run: (x, y, z) => [apply(x!, y!, z!)] });
+};
+const withHidden = (make: () => nn.RNN | nn.GRU): Case => {
+  return () => {
+    const module = make();
+    const run: Run = (x, h) => {
+      const { output, hidden } = module.forward(x!, h);
+      return [output, hidden];
+    };
+    return { module, run };
+  };
+};
+const lstm = (options: nn.RecurrentOptions): Case => {
+  return () => {
+    const module = new nn.LSTM(3, 4, options);
+    const run: Run = (x, h, c) => {
+      const { output, hidden, cell } = module.forward(x!, h && c ? { hidden: h, cell: c } : {});
+      return [output, hidden, cell];
+    };
+    return { module, run };
+  };
+};
+
+const cases: Readonly<Record<string, Case>> = {
+  batch_norm_1d: layer(() => new nn.BatchNorm(3)),
+  batch_norm_2d: layer(() => new nn.BatchNorm(3, { eps: 1e-3, momentum: 0.3 })),
+  batch_norm_mean: layer(() => new nn.BatchNorm(2, { momentum: null, affine: false })),
+  batch_norm_untracked: layer(() => new nn.BatchNorm(2, { trackRunningStats: false })),
+  group_norm: layer(() => new nn.GroupNorm(2, 4)),
+  instance_norm: layer(() => new nn.InstanceNorm(3, { affine: true })),
+  prelu: layer(() => new nn.PReLU()),
+  prelu_channels: layer(() => new nn.PReLU(3)),
+  sequential: layer(() => new nn.Sequential(new nn.Linear(3, 4), (x) => x.tanh(), new nn.Linear(4, 2))),
+  conv_transpose_1d: layer(() => new nn.ConvTranspose1d(4, 2, 3, { stride: 2, padding: 1, outputPadding: 1, groups: 2 })),
+  conv_transpose_2d: layer(() => new nn.ConvTranspose2d(2, 3, [3, 2], { stride: [2, 3], dilation: [1, 2], padding: [1, 0] })),
+  conv_transpose_patch: layer(() => new nn.ConvTranspose2d(2, 3, 2, { stride: 2, bias: false })),
+  rnn: withHidden(() => new nn.RNN(3, 4)),
+  rnn_relu: withHidden(() => new nn.RNN(3, 4, { nonlinearity: "relu", bias: false, batchFirst: true })),
+  gru: withHidden(() => new nn.GRU(3, 4)),
+  gru_both_ways: withHidden(() => new nn.GRU(3, 4, { numLayers: 2, bidirectional: true })),
+  lstm: lstm({}),
+  lstm_both_ways: lstm({ numLayers: 2, bidirectional: true, batchFirst: true }),
+  selu: f(nn.selu),
+  log_sigmoid: f(nn.logSigmoid),
+  glu: f((x) => nn.glu(x, 1)),
+  binary_cross_entropy: f((x, y) => nn.binaryCrossEntropy(x, y)),
+  cosine_embedding: f((x, y, t) => nn.cosineEmbeddingLoss(x, y, t, { margin: -0.5 })),
+  margin_ranking: f((x, y, t) => nn.marginRankingLoss(x, y, t, { margin: 0.5 })),
+  triplet: f((a, p, n) => nn.tripletMarginLoss(a, p, n)),
+  triplet_swapped: f((a, p, n) => nn.tripletMarginLoss(a, p, n, { margin: 2, p: 3, swap: true, reduction: "sum" })),
+};
+
+let golden: Values;
+beforeAll(async () => void (golden = await goldenTensors("layers", "layers.safetensors")));
+
+test("every case of the file is tried", () => {
+  expect([...new Set([...golden.keys()].map((key) => key.split(".")[0]))].sort()).toEqual(Object.keys(cases).sort());
+});
+
+describe.each([
+  ["reference", createReference],
+  ["wasm", () => createWasm({ threads: 1 })],
+] as const)("%s", (_device, create) => {
+  beforeAll(() => void useDevice(create()));
+  const close = { rtol: 1e-5, atol: 1e-5 };
+
+  test.each(Object.keys(cases))("%s", async (name) => {
+    const part = (kind: string) =>
+      new Map(
+        [...golden].flatMap(([key, value]) =>
+          key.startsWith(`${name}.${kind}.`) ? [[key.slice(name.length + kind.length + 2), value]] : [],
+        ),
+      );
+    const { module, run } = cases[name]!();
+    if (module) module.train().loadStateDict(new Map([...part("before")].map(([key, value]) => [key, toTensor(value)])));
+    const inOrder = (kind: string) =>
+      [...part(kind)].sort(([a], [b]) => Number(a) - Number(b)).map(([, value]) => toTensor(value));
+    const inputs = inOrder("in").map((x) => new Variable(x));
+    const weights = inOrder("weight");
+    const named = new Map<string, Variable>([
+      ...inputs.map((input, i) => [`${i}`, input] as const),
+      ...(module ? [...module.namedParameters()].filter(([, { requiresGrad }]) => requiresGrad) : []),
+    ]);
+    const compare = async (kind: string, got: ReadonlyMap<string, Tensor>) => {
+      for (const [key, want] of part(kind)) await expectClose(`${name}.${kind}.${key}`, got.get(key)!, want, close);
+    };
+    const numbered = (list: readonly Tensor[]) => new Map(list.map((y, i) => [`${i}`, y]));
+    const compiled = compile(() => {
+      const out = run(...inputs.map(({ value }) => value));
+      const loss = out.map((y, i) => y.mul(weights[i]!).sum()).reduce((a, b) => a.add(b));
+      const gradients = gradientsOf(loss, [...named.values()]);
+      return {
+        out: [...out],
+        gradients: Object.fromEntries([...named].flatMap(([key, v]) => (gradients.has(v) ? [[key, gradients.get(v)!]] : []))),
+      };
+    });
+    const { out, gradients } = compiled();
+    await compare("out", numbered(out));
+    await compare("grad", new Map(Object.entries(gradients)));
+    if (!module) return;
+    await compare("after", module.stateDict());
+    module.eval();
+    await compare("eval", numbered(run(...inputs.map(({ value }) => value))));
+  });
+});
