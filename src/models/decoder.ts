@@ -114,7 +114,7 @@ export function rotaryPass(
  * @param time   T
  * @param offset rows in front of that of position 0
  */
-export function learnedPositions(table: Layer, { positions }: Pass, time: number, offset = 0): Tensor {
+export function learnedPositions(table: Layer, { positions }: Pick<Pass, "positions">, time: number, offset = 0): Tensor {
   const rows = positions ?? positionsAfter(0, time);
   return table.forward(offset === 0 ? rows : add(cast(rows, "int32"), whole(offset)));
 }

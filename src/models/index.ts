@@ -8,6 +8,8 @@ export {
   AlbertForSequenceClassification,
   AlbertForTokenClassification,
 } from "./albert.ts";
+export { BartForConditionalGeneration, MBartForConditionalGeneration } from "./bart.ts";
+export { type BartConfig, bartConfig } from "./bart-config.ts";
 export {
   type BertConfig,
   BertForMaskedLM,
@@ -122,7 +124,7 @@ export {
 } from "./roberta.ts";
 export type { ReadInputs, Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
 export { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification } from "./smollm3.ts";
-export { T5ForConditionalGeneration } from "./t5.ts";
+export { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";
 export { type T5Config, t5Config } from "./t5-config.ts";
 export {
   type FeatureExtractor,

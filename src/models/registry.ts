@@ -8,6 +8,7 @@ import {
   AlbertForSequenceClassification,
   AlbertForTokenClassification,
 } from "./albert.ts";
+import { BartForConditionalGeneration, MBartForConditionalGeneration } from "./bart.ts";
 import { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import { isOfOutput, isOfPooler } from "./checkpoint-name.ts";
 import type { ConfigJson } from "./config-reader.ts";
@@ -79,7 +80,7 @@ import {
   XLMRobertaForTokenClassification,
 } from "./roberta.ts";
 import { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification } from "./smollm3.ts";
-import { T5ForConditionalGeneration } from "./t5.ts";
+import { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";
 import { type ModelByTask, type Task, taskOf } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
 
@@ -103,6 +104,7 @@ interface ModelClasses {
 /** By `model_type`, the classes under their names at Hugging Face, the usual one first: one line makes a model loadable. */
 export const models = {
   albert: { AlbertForMaskedLM, AlbertForQuestionAnswering, AlbertForSequenceClassification, AlbertForTokenClassification },
+  bart: { BartForConditionalGeneration },
   bert: { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification },
   camembert: {
     CamembertForMaskedLM,
@@ -140,6 +142,8 @@ export const models = {
     ModernBertForSequenceClassification,
     ModernBertForTokenClassification,
   },
+  mbart: { MBartForConditionalGeneration },
+  mt5: { MT5ForConditionalGeneration },
   mpnet: { MPNetForMaskedLM, MPNetForQuestionAnswering, MPNetForSequenceClassification, MPNetForTokenClassification },
   olmo2: { Olmo2ForCausalLM, Olmo2ForSequenceClassification },
   olmo3: { Olmo3ForCausalLM, Olmo3ForSequenceClassification },
@@ -154,6 +158,7 @@ export const models = {
   roberta: { RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification },
   smollm3: { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
   t5: { T5ForConditionalGeneration },
+  umt5: { UMT5ForConditionalGeneration },
   vit: { ViTForImageClassification },
   "xlm-roberta": {
     XLMRobertaForMaskedLM,
@@ -284,7 +289,10 @@ export function createModel<T extends Task = "CausalLM">(
   if (wanted === "FeatureExtraction")
     return withoutOutput(withoutOutputClass(config)[1], config, init) as Module as ModelByTask[T];
   const usual = names.find((name) => taskOf(name) === wanted) ?? names[0];
-  const [architecture = usual]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
+  const [given = usual]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
+  // a checkpoint without the tied output layer, such as facebook/bart-base, of a type that has no model without it
+  const isWithout = typeof given === "string" && taskOf(given) === "FeatureExtraction";
+  const architecture = isWithout && !Object.values(classes).some(({ family }) => family) ? usual : given;
   const name = typeof architecture === "string" ? architecture : "";
   const found = Object.hasOwn(classes, name) ? classes[name] : undefined;
   const own = taskOf(name);

@@ -1,15 +1,20 @@
 /** What models that answer one text with another have in common. */
 import { ConfigError, requireKind, ShapeError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
-import { cast, equal, where } from "../graph/elementwise.ts";
-import { pad, sliceAxis } from "../graph/movement.ts";
+import { cast, equal, sub, where } from "../graph/elementwise.ts";
+import { pad, reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { reduceSum } from "../graph/reduction.ts";
 import { constant, iota } from "../graph/source.ts";
 import { assignAll, Variable } from "../graph/variable.ts";
-import type { Module } from "../nn/module.ts";
+import { Module } from "../nn/module.ts";
+import { notEqual } from "../tensor/math.ts";
+import { KeyValueCache } from "./cache.ts";
 import {
+  type Backbone,
   type CausalLM,
   type CausalLMInputs,
+  type CausalLMOutput,
   checkTextInputs,
   type ModelSizes,
   type PastLayer,
@@ -118,6 +123,17 @@ export function shiftRight(labels: Tensor, startToken: number, padToken: number)
   return where(equal(iota([T]), whole(0)), whole(startToken), known);
 }
 
+/** The same with the last token of each row that is no padding in front, which names the language of an answer, or ends one. */
+export function shiftAround(labels: Tensor, padToken: number): Tensor {
+  const T = labels.shape[1] as number;
+  const whole = (value: number) => constant(value, [], "int32");
+  const ids = cast(labels, "int32");
+  const isToken = cast(notEqual(where(equal(ids, whole(-100)), whole(padToken), ids), whole(padToken)), "int32");
+  const at = sub(reduceSum(isToken, [1]), whole(1)); // [B, 1]
+  const last = reduceSum(where(equal(reshape(iota([T]), [1, T]), at), ids, whole(0)), [1]); // [B, 1]
+  return where(equal(iota([T]), whole(0)), last, shiftRight(labels, padToken, padToken));
+}
+
 /** Keys and values of texts that were read, [B, S, H·D] each. */
 export interface TextStates {
   readonly keys: Tensor;
@@ -159,5 +175,51 @@ export class TextMemory implements Disposable {
 
   get #states(): readonly Variable[] {
     return this.#layers.flatMap(({ keys, values }) => [keys, values]);
+  }
+}
+
+/** A model whose one part reads and whose other part writes: what is alike whatever the two are made of. */
+export abstract class EncoderDecoder extends Module implements Seq2SeqLM {
+  /** Of the decoder, before which a past may stand. */
+  abstract get backbone(): Backbone;
+  abstract get startToken(): number;
+  /** Of the encoder. */
+  protected abstract get readerSizes(): ModelSizes;
+  /** What goes into the decoder to get these labels out. */
+  protected abstract shift(labels: Tensor): Tensor;
+  /** The states of a text: [B, S, C]. */
+  protected abstract read(inputs: ReadInputs): Tensor;
+  /** Keys and values of a text that was read, for each block of the decoder. @param states [B, S, C] */
+  protected abstract remember(states: Tensor): TextStates[];
+  protected abstract write(
+    inputs: CausalLMInputs,
+    memories: readonly TextStates[],
+    memoryMask: Tensor | undefined,
+  ): CausalLMOutput;
+
+  /** @throws {ShapeError} for sizes that do not fit; @throws {ConfigError} when nothing of an answer is given */
+  forward(inputs: Seq2SeqInputs): Seq2SeqOutput {
+    const sizes = { encoder: this.readerSizes, decoder: this.backbone.sizes };
+    const answer = answerInputs(sizes, inputs, (labels) => this.shift(labels));
+    const encoderLastHiddenState = this.read(inputs);
+    const memories = this.remember(encoderLastHiddenState);
+    return { ...this.write(answer, memories, inputs.attentionMask), encoderLastHiddenState };
+  }
+
+  answering(batch: number, size: number): Answering {
+    requireKind("answering", "a whole number from 1", { batch, size });
+    const { sizes } = this.backbone;
+    const { layers, heads, headDim, maxLength } = sizes;
+    const memory = new TextMemory(layers, [batch, size, heads * headDim]);
+    return {
+      read: (inputs) => {
+        checkTextInputs(this.readerSizes, inputs);
+        memory.keep(this.remember(this.read(inputs)), inputs);
+      },
+      forward: (answer) => this.write(answer, memory.texts, memory.mask),
+      createCache: (rows, length) => new KeyValueCache(sizes, rows, length),
+      maxLength,
+      [Symbol.dispose]: () => memory[Symbol.dispose](),
+    };
   }
 }

@@ -20,7 +20,7 @@ export class T5Attention extends Module {
   k: Layer;
   v: Layer;
   o: Layer;
-  /** A row for each bucket of distances, a column for each head; all blocks use that of the first. */
+  /** A row for each bucket of distances, a column for each head; blocks without use that of the first. */
   relative_attention_bias: Layer | null;
   readonly #config: T5Config;
 

@@ -1,15 +1,20 @@
 /** What of a `config.json` decides how a T5 computes. */
+import { requireOption } from "../errors.ts";
 import { activation } from "../nn/activation.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
 export type T5Config = ReturnType<typeof t5Config>;
 
+/** T5 and the models that are T5s but for settings. */
+export type T5Type = "t5" | "mt5" | "umt5";
+
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
-export function t5Config(json: ConfigJson) {
-  const config = new ConfigReader(json, "t5", { pad_token_id: 0, decoder_start_token_id: 0 });
+export function t5Config(json: ConfigJson, modelType: T5Type = "t5") {
+  requireOption("t5", ["t5", "mt5", "umt5"], "modelType", modelType);
+  const config = new ConfigReader(json, modelType, { pad_token_id: 0, decoder_start_token_id: 0 });
   config.fixed("is_encoder_decoder", true);
-  const projection = config.text("feed_forward_proj", "relu");
+  const projection = config.text("feed_forward_proj", modelType === "t5" ? "relu" : "gated-gelu");
   const isGated = projection.startsWith("gated-");
   const act = projection.replace(/^gated-/, "");
   const numBuckets = config.count("relative_attention_num_buckets", 32);
@@ -25,7 +30,7 @@ export function t5Config(json: ConfigJson) {
   const tieWordEmbeddings = config.flag("tie_word_embeddings", true);
   activation(act);
   return {
-    modelType: "t5",
+    modelType,
     vocabSize: config.count("vocab_size"),
     dModel: config.count("d_model"),
     dKv: config.count("d_kv", 64),
@@ -42,8 +47,10 @@ export function t5Config(json: ConfigJson) {
     // the name that was given to another function before there were two
     denseActFn: isGated && act === "gelu" ? "gelu_new" : act,
     tieWordEmbeddings,
-    // T5 1.1 neither ties nor scales; transformers 5 writes that it ties but does not scale
-    scaleDecoderOutputs: config.flag("scale_decoder_outputs", tieWordEmbeddings),
+    // T5 1.1 neither ties nor scales; transformers 5 writes that it ties but does not scale; mT5 never does
+    scaleDecoderOutputs: modelType !== "mt5" && config.flag("scale_decoder_outputs", tieWordEmbeddings),
+    /** Whether every block has a bias for distances, or the first one's holds for all. */
+    hasOwnBiases: modelType === "umt5",
     padTokenId: config.token("pad_token_id") ?? 0,
     decoderStartTokenId: config.token("decoder_start_token_id") ?? 0,
   };

@@ -2,7 +2,7 @@
  * T5: an encoder and a decoder whose attention knows positions by a learned bias for each distance. Queries are not scaled.
  * @see https://arxiv.org/abs/1910.10683
  */
-import { checkOptions, requireKind } from "../errors.ts";
+import { checkOptions } from "../errors.ts";
 import { add, mul } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -15,13 +15,13 @@ import { type Initializer, normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
-import { type CacheUpdate, KeyValueCache } from "./cache.ts";
+import type { CacheUpdate } from "./cache.ts";
 import {
   type Backbone,
   type CausalLMInputs,
   type CausalLMOutput,
-  checkTextInputs,
   embedTokens,
+  type ModelSizes,
   type PastLayer,
   pastLength,
   type TextInputs,
@@ -31,19 +31,9 @@ import type { CheckpointNames } from "./checkpoint-name.ts";
 import { type ConfigJson, readOnce } from "./config-reader.ts";
 import { beginPass, behind, causalOutput } from "./decoder.ts";
 import { layers } from "./encoder.ts";
-import {
-  type Answering,
-  answerInputs,
-  type ReadInputs,
-  type Seq2SeqInputs,
-  type Seq2SeqLM,
-  type Seq2SeqOutput,
-  shiftRight,
-  TextMemory,
-  type TextStates,
-} from "./seq2seq-lm.ts";
+import { EncoderDecoder, type ReadInputs, shiftRight, type TextStates } from "./seq2seq-lm.ts";
 import { type Draw, T5Attention } from "./t5-attention.ts";
-import { type T5Config, t5Config } from "./t5-config.ts";
+import { type T5Config, type T5Type, t5Config } from "./t5-config.ts";
 
 /** What all blocks of one forward pass share. */
 interface T5Pass {
@@ -85,7 +75,7 @@ class T5LayerSelfAttention extends T5Step {
     super(config);
     this.#config = config;
     this.#layer = layer;
-    this.SelfAttention = new T5Attention(config, draw, { hasBias: layer === 0 });
+    this.SelfAttention = new T5Attention(config, draw, { hasBias: layer === 0 || config.hasOwnBiases });
   }
 
   forward(x: Tensor, { attention, update, past }: T5Pass): Tensor {
@@ -184,15 +174,18 @@ class T5Stack extends Module {
   forward(inputs: TextInputs, pass: T5Pass): readonly [Tensor, ...Tensor[]] {
     const isCausal = this.#isDecoder;
     const [T, n] = [textShape(inputs)[1], pastLength(pass)];
-    const { SelfAttention } = (this.block[0] as T5Block).layer[0];
-    const offset = pass.attention.offset ?? n;
-    const bias = SelfAttention.bias(T, pass.update ? (pass.update.mask.shape[1] as number) : n + T, {
-      isCausal,
-      offset: typeof offset === "number" ? whole(offset) : offset,
-    });
-    const biased = { ...pass, attention: { ...pass.attention, mask: bias } };
+    const first = pass.attention.offset ?? n;
+    const offset = typeof first === "number" ? whole(first) : first;
+    const keys = pass.update ? (pass.update.mask.shape[1] as number) : n + T;
     const states: [Tensor, ...Tensor[]] = [this.dropout.forward(embedTokens(inputs, this.embed_tokens))];
-    this.block.forEach((block, i) => states.push(block.forward(states[i] as Tensor, biased, pass.memories[i])));
+    let biased = pass;
+    for (const [i, block] of this.block.entries()) {
+      const { SelfAttention } = block.layer[0];
+      // the first block's bias holds for those behind it that have none
+      if (SelfAttention.relative_attention_bias)
+        biased = { ...pass, attention: { ...pass.attention, mask: SelfAttention.bias(T, keys, { isCausal, offset }) } };
+      states.push(block.forward(states[i] as Tensor, biased, pass.memories[i]));
+    }
     states[this.block.length] = this.dropout.forward(this.final_layer_norm.forward(states[this.block.length] as Tensor));
     return states;
   }
@@ -208,7 +201,8 @@ class T5Stack extends Module {
  * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, S] and [B, T] → [B, T, V], []
  * const answer = await complete(model, tokenizer.encode("translate English to German: …"), { maxNewTokens: 4 });
  */
-export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, CheckpointNames {
+export class T5ForConditionalGeneration extends EncoderDecoder implements CheckpointNames {
+  static readonly modelType: T5Type = "t5";
   shared: Layer;
   readonly encoder: T5Stack;
   readonly decoder: T5Stack;
@@ -218,7 +212,8 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
   constructor(config: T5Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
     super();
     const { init } = checkOptions(new.target.name, options, { init: "a function" });
-    const known = readOnce(config, "dModel", t5Config);
+    const { modelType } = new.target;
+    const known = readOnce(config, "dModel", (json) => t5Config(json, modelType));
     const draw: Draw = (terms) => init ?? normal({ std: known.initializerFactor / Math.sqrt(terms) });
     const shared = new Embedding(known.vocabSize, known.dModel, { init: draw(1) });
     this.config = known;
@@ -232,7 +227,6 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
     this.lm_head = new Linear(known.dModel, known.vocabSize, { bias: false, init: draw(1), ...tied });
   }
 
-  /** Of the decoder, before which a past may stand. */
   get backbone(): Backbone {
     const { modelType, dModel: width, numDecoderLayers: layers, numHeads: heads, dKv: headDim } = this.config;
     return { sizes: { modelType, width, layers, heads, headDim }, wordEmbedding: this.shared };
@@ -242,38 +236,24 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
     return this.config.decoderStartTokenId;
   }
 
-  /** @throws {ShapeError} for sizes that do not fit; @throws {ConfigError} when nothing of an answer is given */
-  forward(inputs: Seq2SeqInputs): Seq2SeqOutput {
-    const { decoderStartTokenId, padTokenId } = this.config;
-    const sizes = { encoder: { ...this.backbone.sizes, layers: this.config.numLayers }, decoder: this.backbone.sizes };
-    const answer = answerInputs(sizes, inputs, (labels) => shiftRight(labels, decoderStartTokenId, padTokenId));
-    const encoderLastHiddenState = this.#read(inputs);
-    const memories = this.decoder.remember(encoderLastHiddenState);
-    return { ...this.#write(answer, memories, inputs.attentionMask), encoderLastHiddenState };
+  protected get readerSizes(): ModelSizes {
+    return { ...this.backbone.sizes, layers: this.config.numLayers };
   }
 
-  answering(batch: number, size: number): Answering {
-    requireKind("answering", "a whole number from 1", { batch, size });
-    const { sizes } = this.backbone;
-    const { numDecoderLayers, numHeads, dKv } = this.config;
-    const memory = new TextMemory(numDecoderLayers, [batch, size, numHeads * dKv]);
-    return {
-      read: (inputs) => {
-        checkTextInputs({ ...sizes, layers: this.config.numLayers }, inputs);
-        memory.keep(this.decoder.remember(this.#read(inputs)), inputs);
-      },
-      forward: (answer) => this.#write(answer, memory.texts, memory.mask),
-      createCache: (rows, length) => new KeyValueCache(sizes, rows, length),
-      [Symbol.dispose]: () => memory[Symbol.dispose](),
-    };
+  protected shift(labels: Tensor): Tensor {
+    return shiftRight(labels, this.config.decoderStartTokenId, this.config.padTokenId);
   }
 
-  #read(inputs: ReadInputs): Tensor {
+  protected read(inputs: ReadInputs): Tensor {
     const attention = inputs.attentionMask ? { keyMask: inputs.attentionMask } : {};
     return this.encoder.forward(inputs, { attention, update: null, past: [], memories: [] }).at(-1) as Tensor;
   }
 
-  #write(inputs: CausalLMInputs, memories: readonly TextStates[], memoryMask: Tensor | undefined): CausalLMOutput {
+  protected remember(states: Tensor): TextStates[] {
+    return this.decoder.remember(states);
+  }
+
+  protected write(inputs: CausalLMInputs, memories: readonly TextStates[], memoryMask: Tensor | undefined): CausalLMOutput {
     const pass = beginPass(inputs, 0);
     const hiddenStates = this.decoder.forward(inputs, { ...pass, memories, memoryMask });
     const lastHiddenState = hiddenStates.at(-1) as Tensor;
@@ -286,4 +266,14 @@ export class T5ForConditionalGeneration extends Module implements Seq2SeqLM, Che
     // the first checkpoints have it, and never used it
     return name === "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight" ? null : name;
   }
+}
+
+/** A T5 of a hundred languages that answers a text with a text. @see https://arxiv.org/abs/2010.11934 */
+export class MT5ForConditionalGeneration extends T5ForConditionalGeneration {
+  static override readonly modelType = "mt5";
+}
+
+/** An mT5 of evenly drawn languages, whose blocks each have a bias of their own. @see https://arxiv.org/abs/2304.09151 */
+export class UMT5ForConditionalGeneration extends T5ForConditionalGeneration {
+  static override readonly modelType = "umt5";
 }

@@ -8,7 +8,7 @@ import * as nn from "../../src/nn/index.ts";
 import * as peft from "../../src/peft/index.ts";
 import * as text from "../../src/text/index.ts";
 import * as train from "../../src/train/index.ts";
-import { decoderConfigs, encoderConfigs, t5Config } from "../models/configs.ts";
+import { answeringConfigs, decoderConfigs, encoderConfigs } from "../models/configs.ts";
 import { letterTokenizer, smallDataset, smallModel, smallText } from "../train/small-run.ts";
 
 /** Arguments with which a function works. */
@@ -81,7 +81,7 @@ const chat = [
 const chatTemplate = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}";
 const tokenizer = () => new text.Tokenizer(definition(), { chat_template: chatTemplate });
 const vit = { hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8, image_size: 4, patch_size: 2 };
-const configs: Readonly<Record<string, object>> = { ...decoderConfigs, ...encoderConfigs, t5: t5Config, vit };
+const configs: Readonly<Record<string, object>> = { ...decoderConfigs, ...encoderConfigs, ...answeringConfigs, vit };
 const config = (type: string) => ({ model_type: type, ...configs[type] });
 const writer = () => ({
   model: new models.LlamaForCausalLM({ ...config("llama"), vocab_size: 300 }),

@@ -74,3 +74,16 @@ export const encoderConfigs = {
 };
 
 export const t5Config = { model_type: "t5", vocab_size: 23, d_model: 12, d_kv: 4, d_ff: 16, num_layers: 2, num_heads: 3 };
+const bart = {
+  ...{ vocab_size: 23, d_model: 12, encoder_layers: 2, decoder_layers: 2, encoder_ffn_dim: 16, decoder_ffn_dim: 10 },
+  ...{ encoder_attention_heads: 3, decoder_attention_heads: 2, max_position_embeddings: 12, decoder_start_token_id: 2 },
+};
+
+/** A small config of each type that answers a text with a text. */
+export const answeringConfigs: Readonly<Record<string, ConfigJson>> = {
+  bart,
+  mbart: { ...bart, scale_embedding: true },
+  t5: t5Config,
+  mt5: { ...t5Config, model_type: "mt5" },
+  umt5: { ...t5Config, model_type: "umt5" },
+};

@@ -19,7 +19,7 @@ import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { attach, prefixTuning, promptTuning } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { distance, integers, onReference, randn, values } from "../nn/tensors.ts";
-import { decoderConfigs, encoderConfigs, t5Config } from "./configs.ts";
+import { answeringConfigs, decoderConfigs, encoderConfigs, t5Config } from "./configs.ts";
 
 type Reader = Module & {
   readonly backbone: Backbone;
@@ -65,15 +65,15 @@ onReference("virtual tokens", () => {
     ...Object.entries(decoderConfigs).map(([type, json]) => [type, json, undefined] as const),
     ...Object.entries(encoderConfigs).map(([type, json]) => [type, json, "SequenceClassification"] as const),
     ["gpt2", { ...decoderConfigs["gpt2"], pad_token_id: 0 }, "SequenceClassification"],
-    ["t5", t5Config, "Seq2SeqLM"],
+    ...Object.entries(answeringConfigs).map(([type, json]) => [type, json, "Seq2SeqLM"] as const),
   ];
   test.each(readers)("%s reads the vectors of words as it reads the words", (type, json, task) => {
     const model = made(type, json, task);
     const inputIds = row(tokens);
-    const more = type === "t5" ? { decoderInputIds: row([7, 8]) } : {};
+    const more = type in answeringConfigs ? { decoderInputIds: row([7, 8]) } : {};
     const inputsEmbeds = model.backbone.wordEmbedding.forward(inputIds);
     expect(distance(model.forward({ inputsEmbeds, ...more }).logits, model.forward({ inputIds, ...more }).logits)).toBe(0);
-    if (type !== "t5") return;
+    if (!(type in answeringConfigs)) return;
     const decoderInputsEmbeds = model.backbone.wordEmbedding.forward(more.decoderInputIds!);
     expect(distance(model.forward({ inputIds, decoderInputsEmbeds }).logits, model.forward({ inputIds, ...more }).logits)).toBe(
       0,

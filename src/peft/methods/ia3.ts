@@ -34,7 +34,7 @@ type Config = MethodConfig<typeof schema>;
 /** [targets, those of them that are feed-forward layers] by model type. */
 const defaults: Readonly<Record<string, readonly [string[], string[]]>> = {
   t5: [["k", "v", "wo"], ["wo"]],
-  mt5: [["k", "v", "wi_1"], ["wi_1"]],
+  mt5: [["k", "v", "wi_1"], []],
   gpt2: [["c_attn", "mlp.c_proj"], ["mlp.c_proj"]],
   bloom: [["query_key_value", "mlp.dense_4h_to_h"], ["mlp.dense_4h_to_h"]],
   roberta: [["key", "value", "output.dense"], ["output.dense"]],
