@@ -12,6 +12,7 @@
  * @see https://arxiv.org/abs/2307.08691, algorithm 2
  */
 import { type Expression, type FunctionBuilder, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { type Integer, smaller } from "./argument-block.ts";
 import {
   type Blocks,
   callTile,
@@ -25,7 +26,6 @@ import {
   powerOfDifference,
 } from "./attention-blocks.ts";
 import { argument, beginTask, cut, forUnits, keepSeenKeys, product, roundUpTo8, seen, sum } from "./attention-task.ts";
-import { type Integer, smaller } from "./matmul-arguments.ts";
 import { panelColumns, tileRows } from "./matmul-tiles.ts";
 import { SimdMath } from "./simd-math.ts";
 

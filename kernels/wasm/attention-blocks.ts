@@ -8,8 +8,9 @@
  * zeros where another does not, and a few zeros more before and after, since the tiles of the next product take 6 queries or 6 keys.
  */
 import { type Expression, type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { type Integer, smaller } from "./argument-block.ts";
 import { cut, larger, product, roundUpTo8, sum } from "./attention-task.ts";
-import { type Integer, type MatmulVariant, smaller } from "./matmul-arguments.ts";
+import type { MatmulVariant } from "./matmul-arguments.ts";
 import { emitPackColumns, emitPackRows, emitTile, panelColumns, tileRows } from "./matmul-tiles.ts";
 import { SimdMath, type V128 } from "./simd-math.ts";
 

@@ -1,8 +1,8 @@
 /** Scores and weighted sums for a few queries: keys and values are read once, in place, since packing them would cost more. */
 import { type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { type Integer, smaller } from "./argument-block.ts";
 import { laneSums, lanesBelow, powerOfDifference } from "./attention-blocks.ts";
 import { cut, product, sum } from "./attention-task.ts";
-import { type Integer, smaller } from "./matmul-arguments.ts";
 import { panelColumns } from "./matmul-tiles.ts";
 import { SimdMath, type V128 } from "./simd-math.ts";
 

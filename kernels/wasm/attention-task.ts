@@ -1,6 +1,6 @@
 /** The argument block of the two attention kernels, and what a task does with it: which keys and which queries are its own. */
-import { type Expression, type FunctionBuilder, load } from "../../src/devices/wasm/assembler.ts";
-import { type Integer, type KernelBuilder, smaller } from "./matmul-arguments.ts";
+import type { Expression, FunctionBuilder } from "../../src/devices/wasm/assembler.ts";
+import { beginKernel, type Integer, type KernelBuilder, smaller } from "./argument-block.ts";
 
 /** The argument block: number of each 32-bit word. */
 export const argument = {
@@ -107,20 +107,11 @@ export interface Task {
  * the first keys are seen by the most queries: these parts come first, so that the threads end with small ones.
  */
 export function beginTask(f: KernelBuilder): Task {
-  const [task, args, thread] = f.params;
-  const word = (index: number): Expression => load("i32.load", args, 4 * index);
-  const integer = (value: Expression): Integer => f.local("i32", value);
+  const { task, thread, integer, word, digit } = beginKernel(f);
   const rest = integer(task);
-  /** rest mod size, leaving ⌊rest / size⌋ in rest. */
-  const digit = (size: Expression): Integer => {
-    const divisor = integer(size);
-    const value = integer(["i32.rem_u", rest, divisor]);
-    f.set(rest, ["i32.div_u", rest, divisor]);
-    return value;
-  };
-  const group = digit(word(argument.groups));
-  const batch = digit(word(argument.batches));
-  const keyPart = digit(word(argument.keyParts));
+  const group = digit(rest, word(argument.groups));
+  const batch = digit(rest, word(argument.batches));
+  const keyPart = digit(rest, word(argument.keyParts));
   const unitPart = integer(["i32.sub", ["i32.sub", word(argument.unitParts), 1], rest]);
   const [Tq, Tk, D, E, share] = [argument.Tq, argument.Tk, argument.D, argument.E, argument.share].map((index) =>
     integer(word(index)),

@@ -9,10 +9,10 @@
  * @see https://arxiv.org/abs/2205.14135, algorithm 1
  */
 import { type Expression, type FunctionBuilder, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { type Integer, smaller } from "./argument-block.ts";
 import { type Blocks, emitBlocks, fillBeside, forEdges, forPanels, lowest, powerOfDifference } from "./attention-blocks.ts";
 import { emitFewScores, emitFewSoftmax, emitFewWeighted } from "./attention-few.ts";
 import { argument, beginTask, forUnits, keepSeenKeys, product, roundUpTo8, seen, sum } from "./attention-task.ts";
-import { type Integer, smaller } from "./matmul-arguments.ts";
 import { SimdMath } from "./simd-math.ts";
 
 /** Regions of scratch, by number. */

@@ -5,8 +5,8 @@
  * depends on K, the block and the number of rows alone.
  */
 import { type Expression, type FunctionBuilder, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { beginKernel, type Integer, numbered, smaller } from "./argument-block.ts";
 import { floatsOf, planesOf } from "./dequantise.ts";
-import { type Integer, smaller } from "./matmul-arguments.ts";
 import { SimdBasics, type V128 } from "./simd-basics.ts";
 
 /** Everything the code depends on. */
@@ -21,25 +21,25 @@ export interface CodedVariant {
 export const codedRows = 4;
 
 /**
- * The argument block: number of each 32-bit word. A task does `columnBlock` columns. With a table a scale is for 2^`scaleShift` rounds of
+ * The argument block. A task does `columnBlock` columns. With a table a scale is for 2^`scaleShift` rounds of
  * 32 codes; without one it is for a row, and the float `unit` for all.
  */
-export const argument = {
-  x: 0,
-  codes: 1,
-  scales: 2,
-  table: 3,
-  out: 4,
-  K: 5,
-  N: 6,
-  scaleShift: 7,
-  unit: 8,
-  columnBlock: 9,
-  scratch: 10,
-  scratchStride: 11,
-} as const;
-/** Words of the argument block. */
-export const argumentWords = 12;
+export const argument = numbered(
+  ...([
+    "x",
+    "codes",
+    "scales",
+    "table",
+    "out",
+    "K",
+    "N",
+    "scaleShift",
+    "unit",
+    "columnBlock",
+    "scratch",
+    "scratchStride",
+  ] as const),
+);
 
 /** Values of k a round. */
 export const codedRound = 32;
@@ -59,10 +59,8 @@ export function codedLinearModule(
 ): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder({ shared: options.shared });
   const f = module.function("codedLinear", ["i32", "i32", "i32"]);
-  const [task, args, thread] = f.params;
+  const { task, args, thread, integer, word } = beginKernel(f);
   const simd = new SimdBasics(f, options.fused);
-  const word = (index: number): Expression => load("i32.load", args, 4 * index);
-  const integer = (value: Expression = 0): Integer => f.local("i32", value);
   const [K, columnBlock] = [integer(word(argument.K)), integer(word(argument.columnBlock))];
   const first = integer(["i32.mul", task, columnBlock]);
   const columns = integer(smaller(columnBlock, integer(["i32.sub", word(argument.N), first])));

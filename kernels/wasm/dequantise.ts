@@ -4,13 +4,11 @@
  * they are the scales of scales, one for many values.
  */
 import { type Expression, type FunctionBuilder, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
-import { type Integer, smaller } from "./matmul-arguments.ts";
+import { beginKernel, type Integer, numbered, smaller } from "./argument-block.ts";
 import { SimdBasics, type V128 } from "./simd-basics.ts";
 
-/** The argument block: number of each 32-bit word. A task does `chunk` values, a multiple of the block. */
-export const argument = { codes: 0, table: 1, scales: 2, out: 3, count: 4, block: 5, chunk: 6 } as const;
-/** Words of the argument block. */
-export const argumentWords = 7;
+/** The argument block. A task does `chunk` values, a multiple of the block. */
+export const argument = numbered("codes", "table", "scales", "out", "count", "block", "chunk");
 
 /** Values that are looked up at once: 16 bytes of two codes. */
 const stride = 32;
@@ -19,9 +17,7 @@ const stride = 32;
 export function dequantiseModule(bits: 4 | 8, options: { readonly shared: boolean }): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder(options);
   const f = module.function("dequantise", ["i32", "i32", "i32"]);
-  const [task, args] = f.params;
-  const word = (index: number): Expression => load("i32.load", args, 4 * index);
-  const integer = (value: Expression = 0): Integer => f.local("i32", value);
+  const { task, integer, word } = beginKernel(f);
   const simd = new SimdBasics(f, false);
   const table = integer(word(argument.table));
   const planes = bits === 4 ? planesOf(f, simd, table) : [];

@@ -1,11 +1,7 @@
 /** What the two matrix-product kernels share: the layout of the argument block, the start of a task, and loads of B. */
-import { type Expression, type FunctionBuilder, type Local, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import type { Expression, FunctionBuilder, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { beginKernel, type Integer, type KernelBuilder, smaller } from "./argument-block.ts";
 import { SimdBasics, type V128 } from "./simd-basics.ts";
-
-/** A local of 32 bits. */
-export type Integer = Local<"i32">;
-/** A function (task, args, thread) → (), see `pool.ts`. */
-export type KernelBuilder = FunctionBuilder<readonly ["i32", "i32", "i32"]>;
 
 /** Everything the code of a kernel depends on; sizes, strides and addresses are arguments. */
 export interface MatmulVariant {
@@ -92,29 +88,16 @@ export interface Task {
 /** Bytes of an element of B in memory; the kernels widen 16 bits while they load or pack. */
 export const bytesOfB = (variant: MatmulVariant): 2 | 4 => (variant.bType === "float32" ? 4 : 2);
 
-/** The smaller of two integers, signed. Both are evaluated twice, so they should be locals or numbers. */
-export const smaller = (x: Integer | number, y: Integer | number): Expression => ["select", x, y, ["i32.lt_s", x, y]];
-
 /** Reads the arguments and finds the part of the product that this task computes. */
 export function beginTask(f: KernelBuilder, variant: MatmulVariant): Task {
-  const [task, args, thread] = f.params;
-  const word = (index: number): Expression => load("i32.load", args, 4 * index);
-  const integer = (value: Expression): Integer => f.local("i32", value);
-
+  const { task, thread, integer, word, digit } = beginKernel(f);
   const rest = integer(task);
-  /** rest mod size, leaving ⌊rest / size⌋ in rest. */
-  const digit = (size: Expression): Integer => {
-    const divisor = integer(size);
-    const value = integer(["i32.rem_u", rest, divisor]);
-    f.set(rest, ["i32.div_u", rest, divisor]);
-    return value;
-  };
   const rowBlock = integer(word(argument.rowBlock));
   const columnBlock = integer(word(argument.columnBlock));
-  const row = integer(["i32.mul", digit(word(argument.rowBlocks)), rowBlock]);
-  const column = integer(["i32.mul", digit(word(argument.columnBlocks)), columnBlock]);
-  const batch2 = digit(word(argument.batch2));
-  const batch1 = digit(word(argument.batch1));
+  const row = integer(["i32.mul", digit(rest, word(argument.rowBlocks)), rowBlock]);
+  const column = integer(["i32.mul", digit(rest, word(argument.columnBlocks)), columnBlock]);
+  const batch2 = digit(rest, word(argument.batch2));
+  const batch1 = digit(rest, word(argument.batch1));
   const batch0 = rest;
 
   /** An operand's first address of this task: its own, the batch's offset, and the offset of this block. */

@@ -6,16 +6,8 @@
  * rounding errors grow with √512 inside of a chain, not with √K.
  */
 import { type Expression, type FunctionBuilder, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
-import {
-  beginTask,
-  bytesOfB,
-  emitTranspose,
-  type Integer,
-  loadB,
-  type MatmulVariant,
-  smaller,
-  type Task,
-} from "./matmul-arguments.ts";
+import { type Integer, smaller } from "./argument-block.ts";
+import { beginTask, bytesOfB, emitTranspose, loadB, type MatmulVariant, type Task } from "./matmul-arguments.ts";
 import { SimdBasics } from "./simd-basics.ts";
 
 /** Rows of A that a tile takes: with two vectors of columns, twelve sums in registers. */

@@ -4,17 +4,8 @@
  * side by side. Sums are taken in an order that depends on K and the number of rows alone.
  */
 import { type Expression, load, type ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
-import {
-  beginTask,
-  bytesOfB,
-  emitTranspose,
-  type Integer,
-  type KernelBuilder,
-  loadB,
-  type MatmulVariant,
-  smaller,
-  type Task,
-} from "./matmul-arguments.ts";
+import { type Integer, type KernelBuilder, smaller } from "./argument-block.ts";
+import { beginTask, bytesOfB, emitTranspose, loadB, type MatmulVariant, type Task } from "./matmul-arguments.ts";
 import { SimdBasics, type V128 } from "./simd-basics.ts";
 
 /** Rows of A that this method takes at most. */

@@ -1,20 +1,16 @@
 /** Rows put into a table: [B, T, row] into [B, S, row] from a position on. Stands for `place` of graph/placement.ts. */
-import { type Expression, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { beginKernel, type Integer, numbered, smaller } from "./argument-block.ts";
 import { larger } from "./attention-task.ts";
-import { type Integer, smaller } from "./matmul-arguments.ts";
 
-/** The argument block: number of each 32-bit word; `offset` is the address of the position. */
-export const argument = { table: 0, rows: 1, offset: 2, out: 3, B: 4, S: 5, T: 6, rowBytes: 7 } as const;
-/** Words of the argument block. */
-export const argumentWords = 8;
+/** The argument block; `offset` is the address of the position. */
+export const argument = numbered("table", "rows", "offset", "out", "B", "S", "T", "rowBytes");
 
 /** A module with one kernel, `place`. It has one task. */
 export function placeModule(options: { readonly shared: boolean }): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder(options);
   const f = module.function("place", ["i32", "i32", "i32"]);
-  const args = f.params[1];
-  const word = (index: number): Expression => load("i32.load", args, 4 * index);
-  const integer = (value: Expression): Integer => f.local("i32", value);
+  const { integer, word } = beginKernel(f);
   const [table, rows, out, B, S, T, rowBytes] = (["table", "rows", "out", "B", "S", "T", "rowBytes"] as const).map((name) =>
     integer(word(argument[name])),
   ) as [Integer, Integer, Integer, Integer, Integer, Integer, Integer];

@@ -3,32 +3,21 @@
  * A task of `scatterAdd` owns a block of the table, goes through all indices and takes in what falls into it, so that every element is a sum
  * in the order of the indices whoever computes it.
  */
-import { type Expression, type FunctionBuilder, type Local, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { type Expression, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { beginKernel, type Integer, type KernelBuilder, numbered, smaller } from "./argument-block.ts";
 
-/** The argument block of `take`: number of each 32-bit word. A task copies `block` rows of `rowBytes` bytes. */
-export const takeArgument = { table: 0, index: 1, out: 2, count: 3, rowBytes: 4, block: 5 } as const;
+/** The argument block of `take`. A task copies `block` rows of `rowBytes` bytes. */
+export const takeArgument = numbered("table", "index", "out", "count", "rowBytes", "block");
 /** The argument block of `scatterAdd`. A task owns `rowBlock` rows by `columnBlock` columns of the table of `rows` by `width`. */
-export const scatterArgument = {
-  index: 0,
-  updates: 1,
-  out: 2,
-  count: 3,
-  rows: 4,
-  width: 5,
-  rowBlock: 6,
-  columnBlock: 7,
-  columnBlocks: 8,
-} as const;
-
-type I32 = Local<"i32">;
+export const scatterArgument = numbered(
+  ...(["index", "updates", "out", "count", "rows", "width", "rowBlock", "columnBlock", "columnBlocks"] as const),
+);
 
 /** A module with one kernel, `take`; of rows of any element, since it copies bytes. */
 export function takeModule(options: { readonly shared: boolean }): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder(options);
   const f = module.function("take", ["i32", "i32", "i32"]);
-  const [task, args] = f.params;
-  const word = (index: number): Expression => load("i32.load", args, 4 * index);
-  const integer = (value: Expression = 0): I32 => f.local("i32", value);
+  const { task, integer, word } = beginKernel(f);
   const first = integer(["i32.mul", task, word(takeArgument.block)]);
   const left = integer(smaller(integer(["i32.sub", word(takeArgument.count), first]), integer(word(takeArgument.block))));
   const rowBytes = integer(word(takeArgument.rowBytes));
@@ -87,9 +76,7 @@ export function takeModule(options: { readonly shared: boolean }): Uint8Array<Ar
 export function scatterAddModule(type: "float32" | "int32", options: { readonly shared: boolean }): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder(options);
   const f = module.function("scatterAdd", ["i32", "i32", "i32"]);
-  const [task, args] = f.params;
-  const word = (index: number): Expression => load("i32.load", args, 4 * index);
-  const integer = (value: Expression = 0): I32 => f.local("i32", value);
+  const { task, integer, word } = beginKernel(f);
   const columnBlocks = integer(word(scatterArgument.columnBlocks));
   const firstRow = integer(["i32.mul", ["i32.div_u", task, columnBlocks], word(scatterArgument.rowBlock)]);
   const firstColumn = integer(["i32.mul", ["i32.rem_u", task, columnBlocks], word(scatterArgument.columnBlock)]);
@@ -125,13 +112,7 @@ export function scatterAddModule(type: "float32" | "int32", options: { readonly 
 }
 
 /** to[c] += from[c]; moves both pointers. */
-function addRow(
-  f: FunctionBuilder<readonly ["i32", "i32", "i32"]>,
-  type: "float32" | "int32",
-  to: I32,
-  from: I32,
-  columns: I32,
-): void {
+function addRow(f: KernelBuilder, type: "float32" | "int32", to: Integer, from: Integer, columns: Integer): void {
   const vectors = (bytes: number) => {
     for (let at = 0; at < bytes; at += 16)
       f.store(
@@ -150,6 +131,3 @@ function addRow(
     f.increment(to, 4).increment(from, 4);
   });
 }
-
-/** The smaller of two integers, signed; both are evaluated twice. */
-const smaller = (x: I32, y: I32): Expression => ["select", x, y, ["i32.lt_s", x, y]];

@@ -1,7 +1,7 @@
 /** `codedLinear` as a kernel call: x, codes, scales and a table or none, all contiguous; a launch for every four rows of x. */
+import { blockOf } from "../../../kernels/wasm/argument-block.ts";
 import {
   argument,
-  argumentWords,
   type CodedVariant,
   codedLinearModule,
   codedRound,
@@ -37,18 +37,14 @@ export const codedLinear: CallEntry = ({ operands }, { memory, threads, relaxedS
       const options = { shared: memory.shared, fused: relaxedSimd };
       const kernel = module(`codedLinear ${variant.rows} ${bits}`, () => codedLinearModule(variant, options))["codedLinear"]!;
       const scratchBytes = Math.ceil(codedScratchBytes(variant, K) / 64) * 64;
-      const args = new Int32Array(argumentWords);
-      args[argument.x] = x + 4 * first * K;
-      args[argument.codes] = codes;
-      args[argument.scales] = scales;
-      args[argument.table] = table;
-      args[argument.out] = addresses.at(-1)! + 4 * first * N;
-      args[argument.K] = K;
-      args[argument.N] = N;
-      args[argument.scaleShift] = Math.log2(attributes["block"]! / codedRound);
+      const args = blockOf(argument, {
+        x: x + 4 * first * K,
+        out: addresses.at(-1)! + 4 * first * N,
+        scaleShift: Math.log2(attributes["block"]! / codedRound),
+        scratchStride: scratchBytes,
+        ...{ codes, scales, table, K, N, columnBlock, unit: 0, scratch: 0 },
+      });
       new Float32Array(args.buffer)[argument.unit] = attributes["unit"]!;
-      args[argument.columnBlock] = columnBlock;
-      args[argument.scratchStride] = scratchBytes;
       return { kernel, tasks: Math.ceil(N / columnBlock), args, scratch: { word: argument.scratch, bytes: scratchBytes } };
     });
   };

@@ -1,5 +1,6 @@
 /** `dequantise` as a kernel call: codes, table and scales, all contiguous, to float32. */
-import { argument, argumentWords, dequantiseModule } from "../../../kernels/wasm/dequantise.ts";
+import { blockOf } from "../../../kernels/wasm/argument-block.ts";
+import { argument, dequantiseModule } from "../../../kernels/wasm/dequantise.ts";
 import { bytesPerElement } from "../../graph/dtype.ts";
 import { sizeOf } from "../../graph/shape.ts";
 import type { CallEntry } from "./calls.ts";
@@ -24,14 +25,7 @@ export const dequantise: CallEntry = ({ operands }, { memory, threads, module })
     const block = attributes["block"]!;
     const wanted = Math.max(smallestTask, count / (threads === 1 ? 1 : threads * tasksPerThread));
     const chunk = Math.ceil(wanted / block) * block;
-    const args = new Int32Array(argumentWords);
-    args[argument.codes] = codes;
-    args[argument.table] = table;
-    args[argument.scales] = scales;
-    args[argument.out] = addresses[3]!;
-    args[argument.count] = count;
-    args[argument.block] = block;
-    args[argument.chunk] = chunk;
+    const args = blockOf(argument, { codes, table, scales, out: addresses[3]!, count, block, chunk });
     return [{ kernel, tasks: Math.ceil(count / chunk), args }];
   };
 };

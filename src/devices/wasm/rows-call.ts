@@ -1,4 +1,5 @@
 /** `take` and `scatterAdd` as kernel calls. The host looks at the indices first, so that one outside is an error and not a wild read. */
+import { blockOf } from "../../../kernels/wasm/argument-block.ts";
 import { scatterAddModule, scatterArgument, takeArgument, takeModule } from "../../../kernels/wasm/rows.ts";
 import { bytesPerElement } from "../../graph/dtype.ts";
 import { checkIndex } from "../../graph/indexing.ts";
@@ -31,13 +32,12 @@ export const take: CallEntry = ({ operands }, { memory, threads, module }) => {
     const indexAddress = addresses[1]! + 4 * index!.offset;
     const isSplit = threads > 1 && count * rowBytes >= smallestSplit;
     const block = Math.ceil(count / (isSplit ? threads * tasksPerThread : 1));
-    const args = new Int32Array(Object.keys(takeArgument).length);
-    args[takeArgument.table] = addresses[0]! + bytes * table!.offset;
-    args[takeArgument.index] = indexAddress;
-    args[takeArgument.out] = addresses[2]! + bytes * geometry.results[0]!.offset;
-    args[takeArgument.count] = count;
-    args[takeArgument.rowBytes] = rowBytes;
-    args[takeArgument.block] = block;
+    const args = blockOf(takeArgument, {
+      table: addresses[0]! + bytes * table!.offset,
+      index: indexAddress,
+      out: addresses[2]! + bytes * geometry.results[0]!.offset,
+      ...{ count, rowBytes, block },
+    });
     const kernel = module("take", () => takeModule({ shared: memory.shared }))["take"]!;
     return [
       {
@@ -66,16 +66,12 @@ export const scatterAdd: CallEntry = ({ results }, { memory, threads, module }) 
     const rowBlock = byRows ? Math.ceil(rows / parts) : rows;
     const columnBlock = byRows ? width : 16 * Math.ceil(width / parts / 16);
     const columnBlocks = Math.ceil(width / Math.max(1, columnBlock));
-    const args = new Int32Array(Object.keys(scatterArgument).length);
-    args[scatterArgument.index] = indexAddress;
-    args[scatterArgument.updates] = addresses[1]! + 4 * updates!.offset;
-    args[scatterArgument.out] = addresses[2]! + 4 * geometry.results[0]!.offset;
-    args[scatterArgument.count] = count;
-    args[scatterArgument.rows] = rows;
-    args[scatterArgument.width] = width;
-    args[scatterArgument.rowBlock] = rowBlock;
-    args[scatterArgument.columnBlock] = columnBlock;
-    args[scatterArgument.columnBlocks] = columnBlocks;
+    const args = blockOf(scatterArgument, {
+      index: indexAddress,
+      updates: addresses[1]! + 4 * updates!.offset,
+      out: addresses[2]! + 4 * geometry.results[0]!.offset,
+      ...{ count, rows, width, rowBlock, columnBlock, columnBlocks },
+    });
     const kernel = module(`scatterAdd ${type}`, () => scatterAddModule(type, { shared: memory.shared }))["scatterAdd"]!;
     return [
       {
