@@ -32,27 +32,6 @@ onEveryDevice(() => {
     expect(Math.abs((x.matmul(y).item() as number) / product - 1)).toBeLessThan(1e-6);
   });
 
-  test("folds one axis, several, or all, and keeps their place when asked", () => {
-    const x = tensor(box);
-    expect(statistics.sum(x).item()).toBeCloseTo(23.5);
-    expect(statistics.sum(x, 1).toArray()).toEqual([
-      [5, 3, -3],
-      [-0.5, 10, 9],
-    ]);
-    expect(statistics.sum(x, [0, -1], true).toArray()).toEqual([[[17.5], [6]]].map((row) => row));
-    expect(statistics.mean(x, [1, 2]).dataSync()[0]).toBeCloseTo(5 / 6);
-    expect(statistics.prod(x, -1).toArray()).toEqual([
-      [-6, -120],
-      [28, -4],
-    ]);
-    expect(statistics.amax(x, 0).toArray()).toEqual([
-      [1, 8, 7],
-      [4, 5, 2],
-    ]);
-    expect(statistics.amin(x).item()).toBe(-6);
-    expect(statistics.sum(tensor(3)).item()).toBe(3);
-  });
-
   test("counts booleans and averages integers", () => {
     const mask = tensor([
       [true, false, true],
