@@ -78,6 +78,7 @@ export {
   gpt2Config,
 } from "./gpt2.ts";
 export { GraniteForCausalLM } from "./granite.ts";
+export { GraniteMoeForCausalLM } from "./granite-moe.ts";
 export { Lfm2ForCausalLM } from "./lfm2.ts";
 export { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
@@ -104,9 +105,16 @@ export { type OPTConfig, OPTForCausalLM, OPTForSequenceClassification, optConfig
 export { type PhiConfig, PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification, phiConfig } from "./phi.ts";
 export { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
 export { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
+export { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification } from "./qwen2-moe.ts";
 export { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
 export { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification } from "./qwen3-5.ts";
 export { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
+export {
+  Qwen3_5MoeForCausalLM,
+  Qwen3NextForCausalLM,
+  Qwen3NextForSequenceClassification,
+  Qwen3NextForTokenClassification,
+} from "./qwen3-next.ts";
 export { createModel, models } from "./registry.ts";
 export {
   CamembertForMaskedLM,

@@ -6,23 +6,24 @@
  */
 
 import { concatenate } from "../graph/composite.ts";
-import { cast, div, mul } from "../graph/elementwise.ts";
+import { add, cast, div, mul } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { number } from "../graph/source.ts";
 import { expertMLP, largest, type WidenedMatrices } from "../nn/experts.ts";
 import type { Initializer } from "../nn/init.ts";
-import { linear } from "../nn/linear.ts";
-import { gating } from "../nn/mlp.ts";
-import { Module, Parameter } from "../nn/module.ts";
+import { Linear, linear } from "../nn/linear.ts";
+import { GatedMLP, gating } from "../nn/mlp.ts";
+import { type Layer, Module, Parameter } from "../nn/module.ts";
 import { QuantisedLinear } from "../nn/quantised-linear.ts";
 import type { QuantisedWeight } from "../nn/quantiser.ts";
+import { sigmoid } from "../tensor/math.ts";
 import { softmax } from "../tensor/statistics.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
 import type { ConfigReader } from "./config-reader.ts";
 import type { Pass } from "./decoder.ts";
-import { LlamaAttention, LlamaDecoderLayer, type LlamaFamilyMember } from "./llama.ts";
+import { type Block, gatedMLP, LlamaAttention, LlamaDecoderLayer, type LlamaFamilyMember } from "./llama.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 
 /** A member of the Llama family whose feed-forward parts are mixtures of experts, all or some. */
@@ -36,6 +37,14 @@ export interface MixtureConfig extends LlamaConfig {
   readonly normTopkProb: boolean;
   /** What the balance among experts counts in the loss; 0 for nothing. */
   readonly balanceCoef: number;
+  /** Inner width of an expert that computes for every token, weighted by a gate of its own; there is none where this is absent. */
+  readonly sharedExpertSize?: number;
+}
+
+/** A model some of whose feed-forward parts are mixtures. */
+export interface PartlyMixedConfig extends MixtureConfig {
+  /** For each layer, whether its feed-forward part is a mixture. */
+  readonly mixes: readonly boolean[];
 }
 
 /**
@@ -59,6 +68,14 @@ export function readMixture(
     normTopkProb: config.flag("norm_topk_prob", false),
     balanceCoef: config.flag("output_router_logits", false) ? coef : 0,
   };
+}
+
+/** Which layers are mixtures, as Qwen's models say it. @throws {ConfigError} for `mlp_only_layers` that is no list */
+export function readMixes(config: ConfigReader, { numHiddenLayers }: LlamaConfig): Pick<PartlyMixedConfig, "mixes"> {
+  const step = config.count("decoder_sparse_step", 1);
+  const plain = config.get("mlp_only_layers") ?? [];
+  if (!Array.isArray(plain)) return config.refuse("mlp_only_layers", plain, "must be a list of layers");
+  return { mixes: Array.from({ length: numHiddenLayers }, (_, i) => !plain.includes(i) && (i + 1) % step === 0) };
 }
 
 /** Gives each token's scores of experts. It is no linear layer to "all-linear", as in transformers; adapt its `weight` as a parameter. */
@@ -135,16 +152,29 @@ export class Experts extends Module {
   }
 }
 
-/** A feed-forward part that is a mixture: Σ over a token's experts of their weight times what they give. */
-class SparseMoeBlock extends Module {
-  readonly gate: TopKRouter;
+/**
+ * A feed-forward part that is a mixture: Σ over a token's experts of their weight times what they give, and what the shared expert
+ * gives, where there is one.
+ */
+export class SparseMoeBlock extends Module {
+  gate?: TopKRouter;
+  router?: TopKRouter;
   readonly experts: Experts;
+  readonly shared_expert?: GatedMLP;
+  shared_expert_gate?: Layer;
   readonly #config: MixtureConfig;
+  readonly #routerName: "gate" | "router";
 
-  constructor(config: MixtureConfig, init: Initializer) {
+  constructor(config: MixtureConfig, init: Initializer, routerName: "gate" | "router" = "gate") {
     super();
-    this.gate = new TopKRouter(config, init);
+    const { hiddenSize, hiddenAct: activation, sharedExpertSize } = config;
+    this.#routerName = routerName;
+    this[routerName] = new TopKRouter(config, init);
     this.experts = new Experts(config, init);
+    if (sharedExpertSize !== undefined) {
+      this.shared_expert = new GatedMLP(hiddenSize, sharedExpertSize, { activation, bias: false, init });
+      this.shared_expert_gate = new Linear(hiddenSize, 1, { bias: false, init });
+    }
     this.#config = config;
   }
 
@@ -152,12 +182,14 @@ class SparseMoeBlock extends Module {
   forward(x: Tensor, pass: Pass): Tensor {
     const { numExpertsPerTok, normTopkProb } = this.#config;
     const rows = reshape(x, [-1, x.shape[2] as number]);
-    const logits = this.gate.forward(rows);
+    const logits = (this[this.#routerName] as TopKRouter).forward(rows);
     pass.routed.push(logits);
     const scores = softmax(logits);
     const chosen = mul(scores, largest(scores, numExpertsPerTok));
     const weights = normTopkProb ? div(chosen, reduceSum(chosen, [1])) : chosen;
-    return reshape(this.experts.forward(rows, weights), x.shape);
+    const y = this.experts.forward(rows, weights);
+    const gate = this.shared_expert_gate?.forward(rows);
+    return reshape(gate ? add(y, mul(sigmoid(gate), this.shared_expert!.forward(rows))) : y, x.shape);
   }
 }
 
@@ -205,6 +237,10 @@ export function mixtureNames({ block, gate, up, down }: MixtureNames): Omit<Name
     },
   };
 }
+
+/** The feed-forward part of a block, a mixture where the layer is to be one. */
+export const mixtureOrMLP = (config: LlamaConfig, index: number, init: Initializer): Block =>
+  (config as PartlyMixedConfig).mixes[index] ? new SparseMoeBlock(config as MixtureConfig, init) : gatedMLP(config, init);
 
 /** A block whose feed-forward part is a mixture. */
 export const mixtureLayer = (config: LlamaConfig, attention: LlamaAttention, init: Initializer): LlamaDecoderLayer =>

@@ -10,13 +10,23 @@ import { type Initializer, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import type { Layer } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
+import type { ConfigReader } from "./config-reader.ts";
 import type { Projections, RotaryPass } from "./decoder.ts";
 import { sequenceClassifier } from "./family.ts";
-import { type DeltaNetConfig, GatedDeltaNet } from "./gated-delta-net.ts";
-import { DecoderLayer, gatedMLP, type LlamaFamilyMember, llamaCausalLM, llamaFamily, RotaryAttention } from "./llama.ts";
+import { type DeltaNet, type DeltaNetConfig, type FusedDeltaNet, GatedDeltaNet } from "./gated-delta-net.ts";
+import {
+  type Block,
+  DecoderLayer,
+  gatedMLP,
+  type LlamaFamilyMember,
+  llamaCausalLM,
+  llamaFamily,
+  RotaryAttention,
+} from "./llama.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 
-interface Qwen35Config extends LlamaConfig, DeltaNetConfig {
+/** A model of Gated DeltaNets and attention. */
+export interface Qwen35Config extends LlamaConfig, DeltaNetConfig {
   /** Whether each layer is attention; the others are Gated DeltaNets. */
   readonly attends: readonly boolean[];
 }
@@ -58,28 +68,56 @@ class Qwen35Attention extends RotaryAttention {
 const norm = (config: LlamaConfig, size: number): RMSNorm => new RMSNorm(size, { eps: config.rmsNormEps, unitOffset: true });
 
 /** One block: x + mix(norm(x)), then that + mlp(norm(that)). */
-class Qwen35DecoderLayer extends DecoderLayer {
+export class Qwen35DecoderLayer extends DecoderLayer {
   readonly self_attn?: Qwen35Attention;
-  readonly linear_attn?: GatedDeltaNet;
-  readonly mlp: Layer;
+  readonly linear_attn?: DeltaNet;
+  readonly mlp: Block;
   readonly input_layernorm: RMSNorm;
   readonly post_attention_layernorm: RMSNorm;
 
-  constructor(config: Qwen35Config, index: number, init: Initializer) {
+  constructor(
+    config: Qwen35Config,
+    index: number,
+    init: Initializer,
+    mlp: Block,
+    Net: typeof GatedDeltaNet | typeof FusedDeltaNet,
+  ) {
     super();
     if (config.attends[index]) this.self_attn = new Qwen35Attention(config, index, init);
-    else this.linear_attn = new GatedDeltaNet(config, index, init);
-    this.mlp = gatedMLP(config, init);
+    else this.linear_attn = new Net(config, index, init);
+    this.mlp = mlp;
     this.input_layernorm = norm(config, config.hiddenSize);
     this.post_attention_layernorm = norm(config, config.hiddenSize);
   }
 
   forward(x: Tensor, pass: RotaryPass): Tensor {
-    const mixer = (this.self_attn ?? this.linear_attn) as Qwen35Attention | GatedDeltaNet;
+    const mixer = (this.self_attn ?? this.linear_attn) as Qwen35Attention | DeltaNet;
     const mixed = add(x, mixer.forward(this.input_layernorm.forward(x), pass));
-    return add(mixed, this.mlp.forward(this.post_attention_layernorm.forward(mixed)));
+    return add(mixed, this.mlp.forward(this.post_attention_layernorm.forward(mixed), pass));
   }
 }
+
+/** What all models of Gated DeltaNets say of them. @throws {ConfigError} for heads that do not go together */
+export function readHybrid(config: ConfigReader, { numHiddenLayers }: LlamaConfig): Partial<Qwen35Config> {
+  config.fixed("attn_output_gate", true);
+  const every = config.count("full_attention_interval", 4);
+  const [keyHeads, valueHeads] = [config.count("linear_num_key_heads", 16), config.count("linear_num_value_heads", 32)];
+  if (valueHeads % keyHeads !== 0)
+    config.refuse("linear_num_value_heads", valueHeads, `must be a multiple of linear_num_key_heads (= ${keyHeads})`);
+  return {
+    unitOffset: true,
+    attends: config.layerKinds(numHiddenLayers, "linear_attention", (i) => (i + 1) % every !== 0).map((isLinear) => !isLinear),
+    linearConvKernelDim: config.count("linear_conv_kernel_dim", 4),
+    linearKeyHeadDim: config.count("linear_key_head_dim", 128),
+    linearValueHeadDim: config.count("linear_value_head_dim", 128),
+    linearNumKeyHeads: keyHeads,
+    linearNumValueHeads: valueHeads,
+  };
+}
+
+/** The path of what a checkpoint calls so: one of what reads images, too, has more in it, and the text's part under a name of its own. */
+export const pathOfText = (path: string): string | null =>
+  /^model\.(visual|mtp)\./.test(path) ? null : path.replace(/^model\.language_model\./, "model.");
 
 const qwen35: LlamaFamilyMember = {
   modelType: "qwen3_5_text",
@@ -92,28 +130,10 @@ const qwen35: LlamaFamilyMember = {
     max_position_embeddings: 32768,
     partial_rotary_factor: 0.25,
   },
-  // a checkpoint of what reads images, too, has the text's part under a name of its own, beside what is of no use here
-  names: {
-    pathOf: (path) => (/^model\.(visual|mtp)\./.test(path) ? null : path.replace(/^model\.language_model\./, "model.")),
-  },
-  read(config, { numHiddenLayers }) {
-    config.fixed("attn_output_gate", true);
-    const every = config.count("full_attention_interval", 4);
-    const [keyHeads, valueHeads] = [config.count("linear_num_key_heads", 16), config.count("linear_num_value_heads", 32)];
-    if (valueHeads % keyHeads !== 0)
-      config.refuse("linear_num_value_heads", valueHeads, `must be a multiple of linear_num_key_heads (= ${keyHeads})`);
-    const own: Partial<Qwen35Config> = {
-      unitOffset: true,
-      attends: config.layerKinds(numHiddenLayers, "linear_attention", (i) => (i + 1) % every !== 0).map((isLinear) => !isLinear),
-      linearConvKernelDim: config.count("linear_conv_kernel_dim", 4),
-      linearKeyHeadDim: config.count("linear_key_head_dim", 128),
-      linearValueHeadDim: config.count("linear_value_head_dim", 128),
-      linearNumKeyHeads: keyHeads,
-      linearNumValueHeads: valueHeads,
-    };
-    return own;
-  },
-  layer: (config, index, init) => new Qwen35DecoderLayer(config as Qwen35Config, index, init),
+  names: { pathOf: pathOfText },
+  read: readHybrid,
+  layer: (config, index, init) =>
+    new Qwen35DecoderLayer(config as Qwen35Config, index, init, gatedMLP(config, init), GatedDeltaNet),
 };
 
 /** A Qwen3.5 that gives logits of the next token. */

@@ -39,6 +39,7 @@ import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClass
 import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification } from "./gpt-neox.ts";
 import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
 import { GraniteForCausalLM } from "./granite.ts";
+import { GraniteMoeForCausalLM } from "./granite-moe.ts";
 import { Lfm2ForCausalLM } from "./lfm2.ts";
 import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
@@ -62,9 +63,16 @@ import { OPTForCausalLM, OPTForSequenceClassification } from "./opt.ts";
 import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification } from "./phi.ts";
 import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
 import { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
+import { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification } from "./qwen2-moe.ts";
 import { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
 import { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification } from "./qwen3-5.ts";
 import { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
+import {
+  Qwen3_5MoeForCausalLM,
+  Qwen3NextForCausalLM,
+  Qwen3NextForSequenceClassification,
+  Qwen3NextForTokenClassification,
+} from "./qwen3-next.ts";
 import {
   CamembertForMaskedLM,
   CamembertForQuestionAnswering,
@@ -155,6 +163,10 @@ export const models = {
   qwen3: { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
   qwen3_moe: { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification },
   qwen3_5_text: { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification },
+  qwen3_5_moe_text: { Qwen3_5MoeForCausalLM },
+  qwen3_next: { Qwen3NextForCausalLM, Qwen3NextForSequenceClassification, Qwen3NextForTokenClassification },
+  qwen2_moe: { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification },
+  granitemoe: { GraniteMoeForCausalLM },
   roberta: { RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification },
   smollm3: { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
   t5: { T5ForConditionalGeneration },
@@ -262,7 +274,8 @@ export function forTask(
 /** Of a model that reads images, too, the `config.json` of its text part, where that reads the whole checkpoint; any other as it is. */
 export function textPart(config: ConfigJson): ConfigJson {
   const { model_type, text_config: text, tie_word_embeddings = false } = config;
-  return model_type === "qwen3_5" && isRecord(text) ? { model_type: "qwen3_5_text", tie_word_embeddings, ...text } : config;
+  const hasText = (model_type === "qwen3_5" || model_type === "qwen3_5_moe") && isRecord(text);
+  return hasText ? { model_type: `${model_type}_text`, tie_word_embeddings, ...text } : config;
 }
 
 /**

@@ -14,6 +14,17 @@ const { head_dim, ...phiLike } = llamaLike;
 const { num_key_value_heads, ...neoxLike } = phiLike;
 export const longrope = { rope_type: "longrope", short_factor: [1, 2], long_factor: [3, 4], original_max_position_embeddings: 8 };
 
+const hybrid = {
+  ...llamaLike,
+  layer_types: ["linear_attention", "full_attention"],
+  partial_rotary_factor: 0.5,
+  linear_num_key_heads: 1,
+  linear_num_value_heads: 2,
+  linear_key_head_dim: 4,
+  linear_value_head_dim: 6,
+};
+const routed = { num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 6, shared_expert_intermediate_size: 5 };
+
 /** A small config of each type that continues a text. */
 export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
   gemma: llamaLike,
@@ -36,15 +47,11 @@ export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
   qwen2: { ...phiLike, use_sliding_window: true, sliding_window: 3, max_window_layers: 1 },
   qwen3: llamaLike,
   qwen3_moe: { ...llamaLike, num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 6, mlp_only_layers: [0] },
-  qwen3_5_text: {
-    ...llamaLike,
-    layer_types: ["linear_attention", "full_attention"],
-    partial_rotary_factor: 0.5,
-    linear_num_key_heads: 1,
-    linear_num_value_heads: 2,
-    linear_key_head_dim: 4,
-    linear_value_head_dim: 6,
-  },
+  qwen3_5_text: hybrid,
+  qwen3_5_moe_text: { ...hybrid, ...routed },
+  qwen3_next: { ...hybrid, ...routed, mlp_only_layers: [0] },
+  qwen2_moe: { ...phiLike, ...routed, use_sliding_window: true, sliding_window: 3 },
+  granitemoe: { ...phiLike, num_local_experts: 3, residual_multiplier: 0.6, attention_multiplier: 0.3, logits_scaling: 2 },
   smollm3: { ...phiLike, no_rope_layer_interval: 2 },
 };
 
