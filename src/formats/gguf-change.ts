@@ -40,6 +40,9 @@ export const lessOne: Change = (tensor) => ({
   load: async (from, to) => (await tensor.load(from, to)).map((value: number) => value - 1) as TypedArray,
 });
 
+/** A single row, which the converter writes as a list. */
+export const asRow: Change = (tensor) => ({ shape: [1, tensor.shape.at(-1) as number], load: tensor.load });
+
 /** [out, in] in the file, [in, out] in the checkpoint. */
 export const transposed: Change = (tensor) => {
   const [rows = 1, columns = 1] = tensor.shape;

@@ -7,7 +7,7 @@
 import { FormatError, nearestName, requireKind, wordJson } from "../errors.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
 import type { GgufFile } from "./gguf.ts";
-import { type Change, lessOne, pairedRows, transposed } from "./gguf-change.ts";
+import { asRow, type Change, lessOne, pairedRows, transposed } from "./gguf-change.ts";
 import { expertConfig, expertTensors } from "./gguf-experts.ts";
 import { longFactors, scaledFrequencies } from "./gguf-rope.ts";
 import type { StoredTensor } from "./safetensors.ts";
@@ -201,6 +201,24 @@ const architectures: Readonly<Record<string, Architecture>> = {
   },
   qwen2: { modelType: "qwen2", names: llamaNames, config: llamaConfig },
   qwen3: { modelType: "qwen3", names: llamaNames, config: llamaConfig },
+  qwen2moe: {
+    modelType: "qwen2_moe",
+    names: {
+      ...llamaNames,
+      "blk.N.ffn_gate_inp_shexp": "model.layers.N.mlp.shared_expert_gate",
+      "blk.N.ffn_gate_shexp": "model.layers.N.mlp.shared_expert.gate_proj",
+      "blk.N.ffn_up_shexp": "model.layers.N.mlp.shared_expert.up_proj",
+      "blk.N.ffn_down_shexp": "model.layers.N.mlp.shared_expert.down_proj",
+    },
+    config: (settings) =>
+      defined({
+        ...llamaConfig(settings),
+        ...expertConfig(settings),
+        moe_intermediate_size: settings.optional("expert_feed_forward_length"),
+        shared_expert_intermediate_size: settings.optional("expert_shared_feed_forward_length"),
+      }),
+    change: (name) => (name.endsWith("shared_expert_gate.weight") ? asRow : undefined),
+  },
   qwen3moe: {
     modelType: "qwen3_moe",
     names: llamaNames,

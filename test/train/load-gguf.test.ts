@@ -115,7 +115,7 @@ describe("ggufModel", () => {
   test("says which architectures there are, and which key is missing or no number", async () => {
     const other = (value: unknown) => file("llama", (metadata) => metadata.set("general.architecture", value));
     await expect(other("lama").then(ggufModel)).rejects.toThrow(
-      'readGguf: x.gguf is of the architecture "lama", which is not one of llama, qwen2, qwen3, qwen3moe, olmoe, gemma, gemma2, gemma3, smollm3, olmo2, granite, phi3, gpt2. The nearest is "llama".',
+      'readGguf: x.gguf is of the architecture "lama", which is not one of llama, qwen2, qwen3, qwen2moe, qwen3moe, olmoe, gemma, gemma2, gemma3, smollm3, olmo2, granite, phi3, gpt2. The nearest is "llama".',
     );
     await expect(other(7).then(ggufModel)).rejects.toThrow('"general.architecture" (= 7), which must name an architecture.');
     const without = file("llama", (metadata) => metadata.delete("llama.block_count"));
