@@ -1,7 +1,7 @@
 /** The report of a run, the same file that the command line writes. */
 import * as Plot from "@observablehq/plot";
+import { clock, megabytes, words } from "../src/cli/quantity.ts";
 import { renderReport, type Sample, sampling } from "../src/cli/report.ts";
-import { clock, megabytes, words } from "./element.ts";
 import { type RunView, titleOf } from "./run-view.ts";
 import { sampleText } from "./samples.ts";
 

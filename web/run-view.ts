@@ -1,7 +1,9 @@
 /** The run as it goes: what it is doing, its numbers, and which buttons make sense. */
+
+import { clock, megabytes, words } from "../src/cli/quantity.ts";
 import type { EvaluationEvent, History, StepEvent } from "../src/train/index.ts";
 import { drawCurve } from "./curve.ts";
-import { button, byId, clock, element, megabytes, words } from "./element.ts";
+import { button, byId, element } from "./element.ts";
 import type { Facts, KeptRun, Outcome, Phase, Settings } from "./protocol.ts";
 import { showPrompts, showSample } from "./samples.ts";
 

@@ -15,7 +15,8 @@ import { lora } from "../peft/methods/lora.ts";
 import { complete } from "../train/generation.ts";
 import { loadModel } from "../train/load-model.ts";
 import { path, whole } from "./option.ts";
-import { megabytes, say, shown, words } from "./terminal.ts";
+import { megabytes, words } from "./quantity.ts";
+import { say, shown } from "./terminal.ts";
 
 interface BenchOptions {
   readonly model: string;

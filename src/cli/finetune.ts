@@ -31,10 +31,11 @@ import { lockFolder } from "./folder-lock.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { adapterOf, assigned, type MethodOptions, withDefaults } from "./method-option.ts";
 import { nonNegative, path, positive, whole } from "./option.ts";
+import { clock, megabytes, words } from "./quantity.ts";
 import { type Drawing, evaluationsOf, renderReport, type Sample, sampling } from "./report.ts";
 import { goOn, RunFolder, type Settings, type Summary } from "./run-folder.ts";
 import { drawSamples, sampleLines } from "./samples.ts";
-import { clock, megabytes, say, shown, TrainingBar, words } from "./terminal.ts";
+import { say, shown, TrainingBar } from "./terminal.ts";
 
 interface FinetuneOptions extends MethodOptions {
   /** `key=value`: other keys of the method's config. */

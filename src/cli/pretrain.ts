@@ -27,8 +27,9 @@ import { type TrainedParameters, Trainer } from "../train/trainer.ts";
 import { lockFolder } from "./folder-lock.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { nonNegative, path, positive, whole } from "./option.ts";
+import { clock, words } from "./quantity.ts";
 import { goOn } from "./run-folder.ts";
-import { clock, say, TrainingBar, words } from "./terminal.ts";
+import { say, TrainingBar } from "./terminal.ts";
 
 interface PretrainOptions {
   readonly steps: number;

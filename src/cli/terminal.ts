@@ -3,6 +3,7 @@ import { relative } from "node:path";
 import process from "node:process";
 import { Presets, SingleBar } from "cli-progress";
 import type { StepEvent } from "../train/progress.ts";
+import { clock, words } from "./quantity.ts";
 
 /** One line for people. */
 export const say = (line = ""): void => {
@@ -14,20 +15,6 @@ export const shown = (path: string): string => {
   const near = relative(process.cwd(), path);
   return near.startsWith("..") || near === "" ? path : near;
 };
-
-/** `1,234`. */
-export const words = (count: number): string => Math.round(count).toLocaleString("en-US");
-
-/** `2:05`, `1:02:05`. */
-export function clock(seconds: number): string {
-  const whole = Math.max(0, Math.round(seconds));
-  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  const two = (value: number) => String(value).padStart(2, "0");
-  return hours > 0 ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
-}
-
-/** `12.3 MB`. */
-export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 
 /** The bar of a training run: a live line in a terminal, a line every ten seconds elsewhere. */
 export class TrainingBar {

@@ -119,6 +119,9 @@ export const targetKeys = {
   layers_to_transform: key(null, integer(0), integers),
   layers_pattern: key(null, text, texts),
 };
+const { exclude_modules: _, ...others } = targetKeys;
+/** Those of methods that PEFT gives no way of leaving layers out. */
+export const plainTargetKeys = others;
 
 /** All about the config file of one method. */
 export interface ConfigSchema<Type extends string = string, Keys extends ConfigKeys = ConfigKeys> {

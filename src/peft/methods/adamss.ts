@@ -11,7 +11,7 @@
  * `useAsa` a schedule (schedules/subspace-budget.ts) freezes the subspaces that matter least while it trains.
  */
 import { ConfigError } from "../../errors.ts";
-import { boolean, choice, configSchema, float, integer, type Kind, key, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, type Kind, key, plainTargetKeys } from "../../formats/peft-config.ts";
 import type { StoredTensor } from "../../formats/safetensors.ts";
 import { concatenate } from "../../graph/composite.ts";
 import { matmul } from "../../graph/contraction.ts";
@@ -38,9 +38,8 @@ import { through, times } from "../weight-change.ts";
 /** A start that is drawn: PEFT takes false, too, and writes null. */
 const off: Kind<false> = { expects: "false", accepts: (x) => x === false };
 const none: Kind<null> = { expects: "null", accepts: (x) => x === null };
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("ADAMSS", "adamss_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   r: key(100, integer(1)),
   num_subspaces: key(5, integer(1)),
   subspace_rank: key(1, integer(1)),

@@ -7,7 +7,7 @@
  * the last layer goes another way there. The paper multiplies by FFT; here the blocks are written out.
  */
 import { ConfigError } from "../../errors.ts";
-import { boolean, choice, configSchema, integer, key, numberByPattern, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, integer, key, numberByPattern, plainTargetKeys } from "../../formats/peft-config.ts";
 import { add, mod, sub } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
 import { permute, reshape } from "../../graph/movement.ts";
@@ -18,9 +18,8 @@ import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("C3A", "c3a_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   block_size: key(256, integer(1)),
   bias: key("none", choice("none", "all", "c3a_only")),
   block_size_pattern: key({}, numberByPattern),

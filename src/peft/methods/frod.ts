@@ -10,7 +10,7 @@
  * from the basis that it finds itself all the same, so that it misreads the files of others, ours and those from other machines.
  */
 import { ConfigError } from "../../errors.ts";
-import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, key, plainTargetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add, cast, mul, sub } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
@@ -30,9 +30,8 @@ import { type Base, defineMethod, type LayerMethod, type SharedParameters, type 
 import type { MethodConfig } from "../method-config.ts";
 import { sparse, through, times } from "../weight-change.ts";
 
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("FROD", "frod_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   projection_prng_key: key(0, integer()),
   save_projection: key(true, boolean),
   frod_dropout: key(0, float(0, 1)),

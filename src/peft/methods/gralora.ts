@@ -4,7 +4,7 @@
  * `hybridR` h adds a plain LoRA of rank h beside it, with the same s.
  */
 import { ConfigError } from "../../errors.ts";
-import { boolean, choice, configSchema, float, integer, key, number, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, key, number, plainTargetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add } from "../../graph/elementwise.ts";
 import { permute, reshape } from "../../graph/movement.ts";
@@ -14,9 +14,8 @@ import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("GRALORA", "gralora_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   r: key(32, integer(1)),
   hybrid_r: key(0, integer(0)),
   alpha: key(64, number),

@@ -4,7 +4,7 @@
  *
  * The noise comes from the seed of the training run, not from PyTorch's generator with `generatorSeed`, which only the file keeps.
  */
-import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, key, plainTargetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add, exp, log, mul, neg, sqrt, sub } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../../graph/movement.ts";
@@ -16,9 +16,8 @@ import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 import { columns, projections, rows } from "./vera.ts";
 
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("PVERA", "pvera_lambda_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   r: key(256, integer(1)),
   projection_prng_key: key(0, integer()),
   save_projection: key(true, boolean),

@@ -7,7 +7,7 @@
  * PEFT lays A out by place in the rank and then by product, but B the other way round, and so is it done here: the λ of one pair scales
  * a row of A, that meets the column of B at the same place.
  */
-import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, key, plainTargetKeys } from "../../formats/peft-config.ts";
 import type { TensorToWrite } from "../../formats/safetensors.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { fromBFloat16Bits, toBFloat16Bits } from "../../graph/dtype.ts";
@@ -19,9 +19,8 @@ import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { linearChange, times } from "../weight-change.ts";
 
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("RANDLORA", "randlora_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   r: key(32, integer(1)),
   projection_prng_key: key(0, integer()),
   save_projection: key(true, boolean),

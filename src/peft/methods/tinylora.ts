@@ -6,7 +6,7 @@
  * P comes from PyTorch's generator seeded with `projectionSeed` + the layer's number among the targets, and may be left out of the file.
  * An embedding's table stands for the weight.
  */
-import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, key, plainTargetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { roundHalfEven } from "../../graph/dtype.ts";
 import { add } from "../../graph/elementwise.ts";
@@ -20,9 +20,8 @@ import { type Base, defineMethod, type LayerMethod, type SharedParameters } from
 import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("TINYLORA", "tinylora_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   r: key(2, integer(1)),
   u: key(64, integer(1)),
   weight_tying: key(0, float(0, 1)),

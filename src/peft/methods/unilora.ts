@@ -6,7 +6,7 @@
  * Which entry goes where comes from NumPy's generator seeded with `projSeed`: each of θ equally often, those that are over drawn, then
  * shuffled. The file holds θ only, unless `saveIndices` is set; other targets mean other places for all.
  */
-import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, key, plainTargetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add, mul } from "../../graph/elementwise.ts";
 import { take } from "../../graph/indexing.ts";
@@ -17,9 +17,8 @@ import { defineMethod, type LayerMethod, type SharedParameters } from "../method
 import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("UNILORA", "unilora_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   r: key(4, integer(1)),
   proj_seed: key(42, integer(0)),
   theta_d_length: key(256, integer(1)),

@@ -6,7 +6,7 @@
  * A and B come from PyTorch's generator seeded with `projectionPrngKey`, bit for bit, and may be left out of the file. They are as
  * large as the largest target, so other targets mean other matrices.
  */
-import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, float, integer, key, plainTargetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add, mul } from "../../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../../graph/movement.ts";
@@ -16,9 +16,8 @@ import { type Base, defineMethod, type LayerMethod, type SharedParameters } from
 import type { MethodConfig } from "../method-config.ts";
 import { through, times } from "../weight-change.ts";
 
-const { exclude_modules: _, ...ownTargetKeys } = targetKeys;
 const schema = configSchema("VERA", "vera_lambda_", {
-  ...ownTargetKeys,
+  ...plainTargetKeys,
   r: key(256, integer(1)),
   projection_prng_key: key(0, integer()),
   save_projection: key(true, boolean),
