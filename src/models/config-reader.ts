@@ -197,6 +197,11 @@ export class ConfigReader {
     return this.layerKinds(layers, "sliding_attention", sliding).map((slides) => (slides ? this.count("sliding_window") : 0));
   }
 
+  /** The window `sliding_window` in every layer, or none in any. */
+  sameWindows(layers: number): readonly number[] {
+    return new Array<number>(layers).fill(this.get("sliding_window") === undefined ? 0 : this.count("sliding_window"));
+  }
+
   /**
    * Whether each layer is of another kind than attention that sees everything.
    *

@@ -30,6 +30,7 @@ export type {
   TextModel,
 } from "./causal-lm.ts";
 export type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
+export { Cohere2ForCausalLM, CohereForCausalLM } from "./cohere.ts";
 export type { ConfigJson, ProblemType } from "./config-reader.ts";
 export {
   DebertaV2ForMaskedLM,
@@ -57,6 +58,14 @@ export { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassifi
 export { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
 export { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3.ts";
 export {
+  Glm4ForCausalLM,
+  Glm4ForSequenceClassification,
+  Glm4ForTokenClassification,
+  GlmForCausalLM,
+  GlmForSequenceClassification,
+  GlmForTokenClassification,
+} from "./glm.ts";
+export {
   type GPTNeoConfig,
   GPTNeoForCausalLM,
   GPTNeoForSequenceClassification,
@@ -82,6 +91,7 @@ export { GraniteMoeForCausalLM } from "./granite-moe.ts";
 export { Lfm2ForCausalLM } from "./lfm2.ts";
 export { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
+export { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification } from "./ministral3.ts";
 export { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
 export { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
 export {
@@ -132,6 +142,8 @@ export {
 } from "./roberta.ts";
 export type { ReadInputs, Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
 export { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification } from "./smollm3.ts";
+export { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification } from "./stablelm.ts";
+export { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification } from "./starcoder2.ts";
 export { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";
 export { type T5Config, t5Config } from "./t5-config.ts";
 export {

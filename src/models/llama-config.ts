@@ -1,6 +1,6 @@
 /** What of a `config.json` decides how a model of the Llama family computes. */
 import { requireKind } from "../errors.ts";
-import type { RopeParameters } from "../nn/rotary.ts";
+import type { RopeParameters, RotaryPairs } from "../nn/rotary.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";
 
 export type { ConfigJson } from "./config-reader.ts";
@@ -18,23 +18,33 @@ export interface LlamaConfig extends LabelConfig {
   readonly hiddenAct: string;
   readonly maxPositionEmbeddings: number;
   readonly initializerRange: number;
+  /** Root-mean-square norms, or layer norms with a bias or without. */
+  readonly normType: "rms" | "layer" | "layer without bias";
+  /** Of norms of whichever type. */
   readonly rmsNormEps: number;
   readonly rope: RopeParameters;
   /** For each layer, what stands for `rope` in it; `null` where positions do not become angles. Nothing means `rope` in all. */
   readonly layerRopes: readonly (RopeParameters | null)[];
   /** Values of a head that are turned, the first ones. */
   readonly rotaryDim: number;
+  /** Which two values of a head are a pair. */
+  readonly rotaryPairs: RotaryPairs;
   /** Of the projections to queries, keys and values. */
   readonly attentionBias: boolean;
   /** Of the projection behind the attention. */
   readonly outputBias: boolean;
   readonly attentionDropout: number;
+  /** On the vectors of words; and on what attention and feed-forward part add. */
+  readonly embeddingDropout: number;
+  readonly residualDropout: number;
   readonly mlpBias: boolean;
   readonly tieWordEmbeddings: boolean;
   /** For each layer, how many tokens a token sees, its own included; 0, or nothing, means all. */
   readonly windows: readonly number[];
-  /** What of queries and keys is normalised at once: nothing, each head, or all heads of a token. */
-  readonly queryKeyNorm: "none" | "head" | "token";
+  /** What of queries and keys is normalised at once: nothing, each head (all by one weight, or each by its own), or all heads of a token. */
+  readonly queryKeyNorm: "none" | "head" | "own head" | "token";
+  /** Whether attention and feed-forward part stand beside each other, behind one norm. */
+  readonly parallelResidual: boolean;
   /** Norms multiply by 1 + w. */
   readonly unitOffset: boolean;
   /** Multiplies the embeddings. */
@@ -99,17 +109,22 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     hiddenAct: config.activation("hidden_act", "silu"),
     maxPositionEmbeddings,
     initializerRange: config.number("initializer_range", 0.02),
+    normType: "rms",
     rmsNormEps: config.number("rms_norm_eps", 1e-6),
     rope,
     layerRopes: [],
     rotaryDim,
+    rotaryPairs: "halves",
     attentionBias,
     outputBias: attentionBias,
     attentionDropout: config.probability("attention_dropout", 0),
+    embeddingDropout: 0,
+    residualDropout: 0,
     mlpBias: modelType === "llama" && config.flag("mlp_bias", false), // the others never have any, whatever the file says
     tieWordEmbeddings: config.flag("tie_word_embeddings", false),
     windows: [],
     queryKeyNorm: "none",
+    parallelResidual: false,
     unitOffset: false,
     embeddingScale: 1,
     inputScale: 1,

@@ -11,12 +11,13 @@ import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import { softcap } from "../nn/activation.ts";
+import { dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { GatedMLP } from "../nn/mlp.ts";
 import { type Layer, Module } from "../nn/module.ts";
-import { RMSNorm } from "../nn/norm.ts";
+import { LayerNorm, RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
 import { sigmoid } from "../tensor/math.ts";
 import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, tied } from "./causal-lm.ts";
@@ -34,10 +35,14 @@ import {
 } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { type ClassOf, type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { HeadNorm } from "./head-norm.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
 const scaled = (x: Tensor, scale: number): Tensor => (scale === 1 ? x : mul(x, number(x, scale)));
-const norm = ({ rmsNormEps: eps, unitOffset }: LlamaConfig, size: number): RMSNorm => new RMSNorm(size, { eps, unitOffset });
+
+/** A norm of the type that the model has. */
+export const norm = ({ normType, rmsNormEps: eps, unitOffset }: LlamaConfig, size: number): RMSNorm | LayerNorm =>
+  normType === "rms" ? new RMSNorm(size, { eps, unitOffset }) : new LayerNorm(size, { eps, bias: normType === "layer" });
 
 /** Turns queries and keys, attends, and puts the heads together; the projections before are a subclass's. */
 export abstract class RotaryAttention extends Module implements SelfAttention<RotaryPass> {
@@ -57,7 +62,12 @@ export abstract class RotaryAttention extends Module implements SelfAttention<Ro
 
   /** [B, T, H, D], turned. */
   queries(x: Tensor, pass: RotaryPass): Tensor {
-    return this.#turned(this.project(x).q, pass);
+    return this.asked(this.project(x).q, pass);
+  }
+
+  /** Queries as they meet the keys: turned. */
+  protected asked(q: Tensor, pass: RotaryPass): Tensor {
+    return this.#turned(q, pass);
   }
 
   /** By the angles of the tokens' positions, if there are any in this layer. */
@@ -70,7 +80,7 @@ export abstract class RotaryAttention extends Module implements SelfAttention<Ro
   forward(x: Tensor, pass: RotaryPass): Tensor {
     const { windows, attentionScale: scale, attentionSoftcap: cap, attentionDropout } = this.config;
     const { q, k, v, gate } = this.project(x);
-    const y = attendPass(this.#turned(q, pass), this.#turned(k, pass), v, pass, {
+    const y = attendPass(this.asked(q, pass), this.#turned(k, pass), v, pass, {
       layer: this.#layer,
       window: windows[this.#layer] ?? 0,
       scale,
@@ -87,8 +97,8 @@ export class LlamaAttention extends RotaryAttention {
   k_proj: Layer;
   v_proj: Layer;
   o_proj: Layer;
-  readonly q_norm: RMSNorm | null;
-  readonly k_norm: RMSNorm | null;
+  readonly q_norm: Layer | null;
+  readonly k_norm: Layer | null;
 
   constructor(config: LlamaConfig, layer: number, init: Initializer) {
     super(config, layer);
@@ -98,7 +108,11 @@ export class LlamaAttention extends RotaryAttention {
     this.k_proj = new Linear(C, G * D, options);
     this.v_proj = new Linear(C, G * D, options);
     this.o_proj = new Linear(H * D, C, { ...options, bias: config.outputBias });
-    const ofHeads = (heads: number) => (queryKeyNorm === "none" ? null : norm(config, queryKeyNorm === "head" ? D : heads * D));
+    const ofHeads = (heads: number) => {
+      if (queryKeyNorm === "none") return null;
+      if (queryKeyNorm === "own head") return new HeadNorm(heads, D, config.rmsNormEps);
+      return norm(config, queryKeyNorm === "head" ? D : heads * D);
+    };
     this.q_norm = ofHeads(H);
     this.k_norm = ofHeads(G);
   }
@@ -106,7 +120,7 @@ export class LlamaAttention extends RotaryAttention {
   project(x: Tensor): Projections {
     const { headDim, queryKeyNorm } = this.config;
     const heads = (y: Tensor) => reshape(y, [...x.shape.slice(0, 2), -1, headDim]);
-    const normed = (layer: Layer, norm: RMSNorm | null) => {
+    const normed = (layer: Layer, norm: Layer | null) => {
       const y = layer.forward(x);
       if (!norm) return heads(y);
       return queryKeyNorm === "token" ? heads(norm.forward(y)) : norm.forward(heads(y));
@@ -124,20 +138,22 @@ export const gatedMLP = (config: LlamaConfig, init: Initializer): GatedMLP =>
     initBias: zeros,
   });
 
-/** A block with a norm in front of each part. */
+/** A block of attention and a feed-forward part. */
 export abstract class DecoderLayer extends Module {
-  abstract readonly post_attention_layernorm: RMSNorm;
+  /** Missing where there is one norm for both parts. */
+  abstract readonly post_attention_layernorm: RMSNorm | LayerNorm | null;
   /** [B, T, C] → [B, T, C] */
   abstract forward(x: Tensor, pass: RotaryPass): Tensor;
 }
 
-/** One block: x + attention(norm(x)), then that + mlp(norm(that)). */
+/** One block: x + attention(norm(x)), then that + mlp(norm(that)); or x + attention(norm(x)) + mlp(norm(x)). */
 export class LlamaDecoderLayer extends DecoderLayer {
   readonly self_attn: RotaryAttention;
   readonly mlp: Block;
-  readonly input_layernorm: RMSNorm;
-  readonly post_attention_layernorm: RMSNorm;
+  readonly input_layernorm: RMSNorm | LayerNorm;
+  readonly post_attention_layernorm: RMSNorm | LayerNorm | null;
   readonly #scale: number;
+  readonly #dropout: number;
 
   constructor(config: LlamaConfig, attention: RotaryAttention, mlp: Block) {
     super();
@@ -145,12 +161,15 @@ export class LlamaDecoderLayer extends DecoderLayer {
     this.self_attn = attention;
     this.mlp = mlp;
     this.input_layernorm = norm(config, config.hiddenSize);
-    this.post_attention_layernorm = norm(config, config.hiddenSize);
+    this.post_attention_layernorm = config.parallelResidual ? null : norm(config, config.hiddenSize);
+    this.#dropout = config.residualDropout;
   }
 
   forward(x: Tensor, pass: RotaryPass): Tensor {
-    const attended = add(x, scaled(this.self_attn.forward(this.input_layernorm.forward(x), pass), this.#scale));
-    return add(attended, scaled(this.mlp.forward(this.post_attention_layernorm.forward(attended), pass), this.#scale));
+    const added = (y: Tensor) => scaled(dropout(y, this.training ? this.#dropout : 0), this.#scale);
+    const first = this.input_layernorm.forward(x);
+    const attended = add(x, added(this.self_attn.forward(first, pass)));
+    return add(attended, added(this.mlp.forward(this.post_attention_layernorm?.forward(attended) ?? first, pass)));
   }
 }
 
@@ -197,7 +216,12 @@ export class LlamaModel extends Module implements Decoder {
     this.layers = [];
     for (let i = 0; i < config.numHiddenLayers; i++) this.layers.push(layer(config, i, init));
     Object.assign(this, { [finalNorm]: norm(config, config.hiddenSize) });
-    const made = new Map([config.rope, ...config.layerRopes].map((rope) => [rope, rope && new Rotary(config.rotaryDim, rope)]));
+    const made = new Map(
+      [config.rope, ...config.layerRopes].map((rope) => [
+        rope,
+        rope && new Rotary(config.rotaryDim, rope, { pairs: config.rotaryPairs }),
+      ]),
+    );
     this.#rotary = made.get(config.rope) as Rotary;
     if (config.layerRopes.length > 0) this.#layerRotary = config.layerRopes.map((rope) => made.get(rope) ?? null);
   }
@@ -217,7 +241,8 @@ export class LlamaModel extends Module implements Decoder {
     checkTextInputs(this.sizes, inputs);
     const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings, this.#layerRotary);
     const finalNorm = Reflect.get(this, this.#member.finalNorm ?? "norm") as Layer;
-    const x = scaled(embedTokens(inputs, this.embed_tokens), this.#config.inputScale);
+    const { inputScale, embeddingDropout } = this.#config;
+    const x = dropout(scaled(embedTokens(inputs, this.embed_tokens), inputScale), this.training ? embeddingDropout : 0);
     return runLayers(x, this.layers, pass, (y) => finalNorm.forward(y));
   }
 }

@@ -2,13 +2,22 @@
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 
+/** Of checkpoints of what reads images, too, the text's part. */
+export const mistralNames: NonNullable<LlamaFamilyMember["names"]> = {
+  pathOf(path) {
+    if (/^model\.(vision_tower|multi_modal_projector)\./.test(path)) return null;
+    return path.replace(/^model\.language_model\.(model\.)?/, "model.").replace(/^model\.lm_head\./, "lm_head.");
+  },
+};
+
 const mistral: LlamaFamilyMember = {
   modelType: "mistral",
+  names: mistralNames,
   defaults: { num_key_value_heads: 8, sliding_window: 4096, max_position_embeddings: 131072 },
   read: (config, { numHiddenLayers: layers }) => ({
     attentionBias: false,
     outputBias: false,
-    windows: new Array<number>(layers).fill(config.get("sliding_window") === undefined ? 0 : config.count("sliding_window")),
+    windows: config.sameWindows(layers),
   }),
 };
 

@@ -16,12 +16,11 @@ const mixtral: LlamaFamilyMember = {
   },
   read(config, llama) {
     if (config.number("router_jitter_noise", 0) !== 0) config.fixed("router_jitter_noise", 0);
-    const window = config.get("sliding_window") === undefined ? 0 : config.count("sliding_window");
     const own: Partial<MixtureConfig> = {
       ...readMixture(config, llama),
       attentionBias: false,
       outputBias: false,
-      windows: new Array<number>(llama.numHiddenLayers).fill(window),
+      windows: config.sameWindows(llama.numHiddenLayers),
       normTopkProb: true,
     };
     return own;

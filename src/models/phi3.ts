@@ -67,9 +67,7 @@ const phi3: LlamaFamilyMember = {
   turnsAnew: true,
   read(config, { numHiddenLayers: layers }) {
     for (const key of ["resid_pdrop", "embd_pdrop"]) config.fixed(key, 0);
-    return {
-      windows: new Array<number>(layers).fill(config.get("sliding_window") === undefined ? 0 : config.count("sliding_window")),
-    };
+    return { windows: config.sameWindows(layers) };
   },
   layer: (config, index, init) =>
     new LlamaDecoderLayer(config, new Phi3Attention(config, index, init), new Phi3MLP(config, init)),

@@ -11,6 +11,7 @@ import {
 import { BartForConditionalGeneration, MBartForConditionalGeneration } from "./bart.ts";
 import { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import { isOfOutput, isOfPooler } from "./checkpoint-name.ts";
+import { Cohere2ForCausalLM, CohereForCausalLM } from "./cohere.ts";
 import type { ConfigJson } from "./config-reader.ts";
 import {
   DebertaV2ForMaskedLM,
@@ -35,6 +36,14 @@ import { withoutOutput } from "./feature-extractor.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 import { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
 import { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3.ts";
+import {
+  Glm4ForCausalLM,
+  Glm4ForSequenceClassification,
+  Glm4ForTokenClassification,
+  GlmForCausalLM,
+  GlmForSequenceClassification,
+  GlmForTokenClassification,
+} from "./glm.ts";
 import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification } from "./gpt-neo.ts";
 import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification } from "./gpt-neox.ts";
 import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
@@ -42,6 +51,7 @@ import { GraniteForCausalLM } from "./granite.ts";
 import { GraniteMoeForCausalLM } from "./granite-moe.ts";
 import { Lfm2ForCausalLM } from "./lfm2.ts";
 import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
+import { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification } from "./ministral3.ts";
 import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
 import { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
 import {
@@ -88,6 +98,8 @@ import {
   XLMRobertaForTokenClassification,
 } from "./roberta.ts";
 import { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification } from "./smollm3.ts";
+import { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification } from "./stablelm.ts";
+import { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification } from "./starcoder2.ts";
 import { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";
 import { type ModelByTask, type Task, taskOf } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
@@ -120,6 +132,8 @@ export const models = {
     CamembertForSequenceClassification,
     CamembertForTokenClassification,
   },
+  cohere: { CohereForCausalLM },
+  cohere2: { Cohere2ForCausalLM },
   "deberta-v2": {
     DebertaV2ForMaskedLM,
     DebertaV2ForQuestionAnswering,
@@ -136,12 +150,15 @@ export const models = {
   gemma: { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification },
   gemma2: { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification },
   gemma3_text: { Gemma3ForCausalLM, Gemma3TextForSequenceClassification },
+  glm: { GlmForCausalLM, GlmForSequenceClassification, GlmForTokenClassification },
+  glm4: { Glm4ForCausalLM, Glm4ForSequenceClassification, Glm4ForTokenClassification },
   gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification, GPT2ForTokenClassification },
   gpt_neo: { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
   gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
   granite: { GraniteForCausalLM },
   lfm2: { Lfm2ForCausalLM },
   llama: { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification },
+  ministral3: { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification },
   mistral: { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification },
   mixtral: { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification },
   modernbert: {
@@ -169,6 +186,8 @@ export const models = {
   granitemoe: { GraniteMoeForCausalLM },
   roberta: { RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification },
   smollm3: { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
+  stablelm: { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification },
+  starcoder2: { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification },
   t5: { T5ForConditionalGeneration },
   umt5: { UMT5ForConditionalGeneration },
   vit: { ViTForImageClassification },
@@ -274,8 +293,13 @@ export function forTask(
 /** Of a model that reads images, too, the `config.json` of its text part, where that reads the whole checkpoint; any other as it is. */
 export function textPart(config: ConfigJson): ConfigJson {
   const { model_type, text_config: text, tie_word_embeddings = false } = config;
-  const hasText = (model_type === "qwen3_5" || model_type === "qwen3_5_moe") && isRecord(text);
-  return hasText ? { model_type: `${model_type}_text`, tie_word_embeddings, ...text } : config;
+  const types: Readonly<Record<string, string>> = {
+    qwen3_5: "qwen3_5_text",
+    qwen3_5_moe: "qwen3_5_moe_text",
+    mistral3: "mistral",
+  };
+  const type = types[String(model_type)];
+  return type && isRecord(text) ? { model_type: type, tie_word_embeddings, ...text } : config;
 }
 
 /**

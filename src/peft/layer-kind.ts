@@ -6,7 +6,7 @@ import { reshape, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
 import { GPT2Attention, GPT2Block } from "../models/gpt2.ts";
-import { DecoderLayer, RotaryAttention } from "../models/llama.ts";
+import { DecoderLayer, type LlamaDecoderLayer, RotaryAttention } from "../models/llama.ts";
 import { Conv1d, Conv2d, Conv3d, type Convolution } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
@@ -113,8 +113,11 @@ const attention: KindOfLayer = {
 const block: KindOfLayer = {
   kind: "block",
   is: (module) => module instanceof DecoderLayer || module instanceof GPT2Block,
-  weight: (module) =>
-    (module instanceof GPT2Block ? module.ln_1 : (module as DecoderLayer).post_attention_layernorm).weight as Parameter,
+  weight(module) {
+    if (module instanceof GPT2Block) return module.ln_1.weight as Parameter;
+    const { post_attention_layernorm, input_layernorm } = module as LlamaDecoderLayer;
+    return (post_attention_layernorm ?? input_layernorm).weight as Parameter;
+  },
   bias: () => null,
   sizes: ([width]) => [width as number, width as number],
   allLinear: false,

@@ -254,7 +254,7 @@ export async function saveModel(
   const written = [...layers, ...coded].map(([path]) => path);
   for (const [path, parameter] of baseParameters(model))
     if (isFloat(parameter.dtype) && !written.some((layer) => path !== `${layer}.bias` && path.startsWith(`${layer}.`))) {
-      const parts = names.partsOf?.(path, parameter.shape) ?? [nameOf(path)];
+      const parts = names.partsOf?.(path, parameter.shape) ?? nameOf(path);
       const write = (values: TypedArray) => narrow(toFloat32(values, parameter.dtype));
       for (const [name, tensor] of inParts(parts, parameter, dtype, write)) tensors.set(name, tensor);
     }

@@ -10,8 +10,9 @@ import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import type { CodedMatrices } from "../models/mixture.ts";
 import type { Parameter } from "../nn/module.ts";
 
-/** A part of a parameter [n, rows, columns]: some rows of one of the n. */
-const shapeOfPart = (shape: Shape, parts: number): Shape => [sizeOf(shape.slice(0, -1)) / parts, shape.at(-1) as number];
+/** A part of a parameter [n, rows, columns]: some rows of one of the n; of [n, columns] one of the n. */
+const shapeOfPart = (shape: Shape, parts: number): Shape =>
+  shape.length === 2 ? shape.slice(1) : [sizeOf(shape.slice(0, -1)) / parts, shape.at(-1) as number];
 
 /**
  * Puts together what a checkpoint has in parts: takes those out of `stored` and puts the whole in, under its path.
@@ -78,17 +79,16 @@ function joined(name: string, parts: readonly StoredTensor[], shape: Shape): Sto
 /**
  * A parameter to write, in the parts that checkpoints have it in.
  *
- * @param names of the parts; of the whole, where there is one
+ * @param names of the parts; a name alone is that of the whole
  * @param write values as they are stored
  */
 export function inParts(
-  names: readonly string[],
+  names: string | readonly string[],
   { stored, shape }: Parameter,
   dtype: TensorToWrite["dtype"],
   write: (values: TypedArray) => TypedArray,
 ): [name: string, tensor: TensorToWrite][] {
-  const [name = ""] = names;
-  if (names.length === 1) return [[name, { dtype, shape, load: async () => write(await download(stored)) }]];
+  if (typeof names === "string") return [[names, { dtype, shape, load: async () => write(await download(stored)) }]];
   const part = shapeOfPart(shape, names.length);
   const rows = reshape(stored, [names.length, sizeOf(part)]);
   const load = async (i: number) => write(await download(sliceAxis(rows, 0, i, i + 1)));

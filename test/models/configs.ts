@@ -27,15 +27,20 @@ const routed = { num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 
 
 /** A small config of each type that continues a text. */
 export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
+  cohere: { ...phiLike, use_qk_norm: true },
+  cohere2: { ...phiLike, sliding_window: 3, sliding_window_pattern: 2 },
   gemma: llamaLike,
   gemma2: { ...llamaLike, sliding_window: 3 },
   gemma3_text: { ...llamaLike, sliding_window: 3, sliding_window_pattern: 2 },
+  glm: llamaLike,
+  glm4: llamaLike,
   gpt2: { vocab_size: 23, n_embd: 16, n_layer: 2, n_head: 4, n_positions: 16 },
   gpt_neo: { vocab_size: 23, hidden_size: 16, num_layers: 2, num_heads: 4, max_position_embeddings: 16, window_size: 3 },
   gpt_neox: { ...neoxLike, rotary_pct: 0.5 },
   granite: { ...phiLike, embedding_multiplier: 3, residual_multiplier: 0.6, attention_multiplier: 0.3, logits_scaling: 2 },
   lfm2: { ...phiLike, layer_types: ["conv", "full_attention"], block_multiple_of: 8 },
   llama: llamaLike,
+  ministral3: { ...llamaLike, rope_parameters: { original_max_position_embeddings: 5, llama_4_scaling_beta: 0.5 } },
   mistral: { ...llamaLike, sliding_window: 3 },
   mixtral: { ...phiLike, num_local_experts: 3, sliding_window: 3, output_router_logits: true },
   olmo2: phiLike,
@@ -53,6 +58,8 @@ export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
   qwen2_moe: { ...phiLike, ...routed, use_sliding_window: true, sliding_window: 3 },
   granitemoe: { ...phiLike, num_local_experts: 3, residual_multiplier: 0.6, attention_multiplier: 0.3, logits_scaling: 2 },
   smollm3: { ...phiLike, no_rope_layer_interval: 2 },
+  stablelm: { ...phiLike, partial_rotary_factor: 0.5, qk_layernorm: true, use_parallel_residual: true },
+  starcoder2: { ...phiLike, sliding_window: 3 },
 };
 
 const sizes = { hidden_size: 12, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 3, initializer_range: 0.3 };

@@ -15,9 +15,9 @@ import { distance, integers, onReference, values } from "../nn/tensors.ts";
 
 const mixtures = ["mixtral", "olmoe", "qwen3_moe"];
 
-async function saved(type: string) {
+async function saved(type: string, changes: ConfigJson = {}) {
   manualSeed(3);
-  const config: ConfigJson = { model_type: type, ...decoderConfigs[type], num_hidden_layers: 2 };
+  const config: ConfigJson = { model_type: type, ...decoderConfigs[type], num_hidden_layers: 2, ...changes };
   const model = createModel(config, { init: normal({ std: 0.3 }) });
   const folder = memoryFolder();
   await saveModel(folder, model, config);
@@ -42,6 +42,15 @@ onReference("experts in checkpoints", () => {
       if (path.includes(".experts.")) fused.set(path, { dtype: "float32", shape, data: Float32Array.from(values(stored)) });
     await writeCheckpoint(folder, fused);
     expect(await read()).toEqual(want);
+  });
+
+  test("norms of each head are written one by one, and read so, one alone, too", async () => {
+    const { model, folder, tensors } = await saved("stablelm", { num_key_value_heads: 1 });
+    const written = await tensors();
+    for (const norm of ["q_layernorm.norms.3", "k_layernorm.norms.0"])
+      expect(written.get(`model.layers.1.self_attn.${norm}.weight`)?.shape).toEqual([4]);
+    const { model: loaded } = await loadModel(folder);
+    expect(loaded.parameters().map(({ stored }) => values(stored))).toEqual(model.parameters().map(({ stored }) => values(stored)));
   });
 
   test("an expert that is missing, or has another shape, is named as the checkpoint calls it", async () => {
