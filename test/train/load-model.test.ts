@@ -161,34 +161,36 @@ onEveryDevice(() => {
   test.each([
     ["qwen3_5", "qwen3_5_text", /^model\./, "model.language_model.", ["model.visual.pos_embed.weight", "mtp.fc.weight"]],
     ["mistral3", "ministral3", /^/, "language_model.", ["vision_tower.ln_pre.weight", "multi_modal_projector.norm.weight"]],
-  ])("of a %s that reads images, too, the text part is loaded, and saved as what it is", async (whole, type, start, part, others) => {
-    const text = { model_type: type, ...decoderConfigs[type] };
-    const model = createModel(text, { init: normal({ std: 0.3 }) });
-    await saveModel(folder, model, {
-      model_type: whole,
-      architectures: ["SomeForConditionalGeneration"],
-      text_config: text,
-    });
-    const path = join(folder, "model.safetensors");
-    const tensors = new Map<string, { dtype: "float32"; shape: readonly number[]; data: Float32Array }>();
-    for (const [name, { shape, load }] of (await readSafetensors(path)).tensors)
-      tensors.set(name.replace(start, part), {
-        dtype: "float32",
-        shape,
-        data: (await load()) as Float32Array,
+  ])(
+    "of a %s that reads images, too, the text part is loaded, and saved as what it is",
+    async (whole, type, start, part, others) => {
+      const text = { model_type: type, ...decoderConfigs[type] };
+      const model = createModel(text, { init: normal({ std: 0.3 }) });
+      await saveModel(folder, model, {
+        model_type: whole,
+        architectures: ["SomeForConditionalGeneration"],
+        text_config: text,
       });
-    for (const name of others)
-      tensors.set(name, { dtype: "float32", shape: [1], data: Float32Array.of(1) });
-    await writeSafetensors(path, tensors);
-    const { model: loaded, config: told } = await loadModel(folder);
-    const inputIds = integers([3, 1, 4, 1], [1, 4]);
-    const want = model.forward({ inputIds }).logits;
-    expect(distance(loaded.forward({ inputIds }).logits, want)).toBe(0);
-    expect(told["model_type"]).toBe(type);
-    await saveModel(folder, loaded, told);
-    const { model: again } = await loadModel(folder);
-    expect(distance(again.forward({ inputIds }).logits, want)).toBe(0);
-  });
+      const path = join(folder, "model.safetensors");
+      const tensors = new Map<string, { dtype: "float32"; shape: readonly number[]; data: Float32Array }>();
+      for (const [name, { shape, load }] of (await readSafetensors(path)).tensors)
+        tensors.set(name.replace(start, part), {
+          dtype: "float32",
+          shape,
+          data: (await load()) as Float32Array,
+        });
+      for (const name of others) tensors.set(name, { dtype: "float32", shape: [1], data: Float32Array.of(1) });
+      await writeSafetensors(path, tensors);
+      const { model: loaded, config: told } = await loadModel(folder);
+      const inputIds = integers([3, 1, 4, 1], [1, 4]);
+      const want = model.forward({ inputIds }).logits;
+      expect(distance(loaded.forward({ inputIds }).logits, want)).toBe(0);
+      expect(told["model_type"]).toBe(type);
+      await saveModel(folder, loaded, told);
+      const { model: again } = await loadModel(folder);
+      expect(distance(again.forward({ inputIds }).logits, want)).toBe(0);
+    },
+  );
 
   describe("loadModel", () => {
     const rewrite = async (change: (tensors: Map<string, never>) => void) => {

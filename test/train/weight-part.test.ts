@@ -50,7 +50,9 @@ onReference("experts in checkpoints", () => {
     for (const norm of ["q_layernorm.norms.3", "k_layernorm.norms.0"])
       expect(written.get(`model.layers.1.self_attn.${norm}.weight`)?.shape).toEqual([4]);
     const { model: loaded } = await loadModel(folder);
-    expect(loaded.parameters().map(({ stored }) => values(stored))).toEqual(model.parameters().map(({ stored }) => values(stored)));
+    expect(loaded.parameters().map(({ stored }) => values(stored))).toEqual(
+      model.parameters().map(({ stored }) => values(stored)),
+    );
   });
 
   test("an expert that is missing, or has another shape, is named as the checkpoint calls it", async () => {
