@@ -41,15 +41,18 @@ export const readOnce = <Config extends object>(
 export class ConfigReader {
   readonly #json: ConfigJson;
   readonly #modelType: string;
+  readonly #own: Readonly<Record<string, string>>;
 
   /**
    * @param defaults for keys that are not there; a key that is there and null has no value
+   * @param own what files of this type call a key, where that differs; they may have either name
    * @throws {ConfigError} when the file is of another model type or of a quantised checkpoint
    */
-  constructor(json: ConfigJson, modelType: string, defaults: ConfigJson = {}) {
+  constructor(json: ConfigJson, modelType: string, defaults: ConfigJson = {}, own: Readonly<Record<string, string>> = {}) {
     requireKind(modelType, "an object", { config: json });
     this.#json = { model_type: modelType, ...defaults, ...json };
     this.#modelType = modelType;
+    this.#own = own;
     this.fixed("model_type", modelType);
     for (const key of ["quantization_config", "compression_config"])
       if (this.get(key) !== undefined && !isReadable(this.get(key)))
@@ -58,7 +61,7 @@ export class ConfigReader {
 
   /** @throws {ConfigError} always: `rule` says what the value must be */
   refuse(key: string, value: unknown, rule: string, hint?: string): never {
-    throw new ConfigError(`\`${key}\` (= ${wordJson(value)}) ${rule}.`, {
+    throw new ConfigError(`\`${this.#own[key] ?? key}\` (= ${wordJson(value)}) ${rule}.`, {
       operation: this.#modelType,
       got: value,
       ...(hint ? { hint } : {}),
@@ -67,7 +70,8 @@ export class ConfigReader {
 
   /** The value of the first of `keys` that is there and not null. */
   get(...keys: string[]): unknown {
-    for (const key of keys) if (this.#json[key] !== undefined && this.#json[key] !== null) return this.#json[key];
+    for (const key of keys.flatMap((each) => [this.#own[each] ?? each, each]))
+      if (this.#json[key] !== undefined && this.#json[key] !== null) return this.#json[key];
     return undefined;
   }
 
@@ -80,8 +84,9 @@ export class ConfigReader {
 
   count(key: string, fallback?: number): number {
     const value = this.get(key) ?? fallback;
+    const own = this.#own[key] ?? key;
     if (value === undefined)
-      throw new ConfigError(`\`${key}\` is missing from the configuration.`, { operation: this.#modelType, expected: key });
+      throw new ConfigError(`\`${own}\` is missing from the configuration.`, { operation: this.#modelType, expected: own });
     if (!Number.isInteger(value) || (value as number) < 1) this.refuse(key, value, "must be a positive integer");
     return value as number;
   }

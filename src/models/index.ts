@@ -18,6 +18,7 @@ export {
   BertForTokenClassification,
   bertConfig,
 } from "./bert.ts";
+export { BloomForCausalLM, BloomForSequenceClassification, BloomForTokenClassification } from "./bloom.ts";
 export { type CacheSizes, KeyValueCache } from "./cache.ts";
 export type {
   Backbone,
@@ -54,6 +55,7 @@ export {
   ElectraForTokenClassification,
 } from "./electra.ts";
 export type { EncoderInputs } from "./encoder.ts";
+export { FalconForCausalLM, FalconForSequenceClassification, FalconForTokenClassification } from "./falcon.ts";
 export { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 export { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
 export { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3.ts";
@@ -86,6 +88,7 @@ export {
   GPT2LMHeadModel,
   gpt2Config,
 } from "./gpt2.ts";
+export { GPTJForCausalLM, GPTJForSequenceClassification } from "./gptj.ts";
 export { GraniteForCausalLM } from "./granite.ts";
 export { GraniteMoeForCausalLM } from "./granite-moe.ts";
 export { Lfm2ForCausalLM } from "./lfm2.ts";

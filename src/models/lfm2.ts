@@ -148,7 +148,7 @@ function innerSize(config: ConfigReader, given: number): number {
 
 const lfm2: LlamaFamilyMember = {
   modelType: "lfm2",
-  finalNorm: "embedding_norm",
+  parts: { norm: "embedding_norm" },
   isRecurrent: true,
   defaults: {
     intermediate_size: 12288,

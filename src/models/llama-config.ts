@@ -66,6 +66,10 @@ export interface LlamaConfig extends LabelConfig {
 export interface LlamaVariant {
   /** Values of keys that its config.json may leave out, where they are not Llama's. */
   readonly defaults?: ConfigJson;
+  /** What its config.json calls a key, where that is not Llama's. */
+  readonly keys?: Readonly<Record<string, string>>;
+  /** How many times as wide as the rest the feed-forward part is, where its config.json does not say. */
+  readonly widening?: number;
   /** Whether only a part of each head may be turned. */
   readonly partialRotary?: boolean;
   /** Whether keys in a cache turn anew when the text outgrows those of the training; otherwise only later ones turn by other angles. */
@@ -83,7 +87,7 @@ export interface LlamaVariant {
 export function llamaConfig(json: ConfigJson, modelType = "llama", variant: LlamaVariant = {}): LlamaConfig {
   requireKind("llama", "a text", { modelType });
   requireKind("llama", "an object", { variant });
-  const config = new ConfigReader(json, modelType, variant.defaults);
+  const config = new ConfigReader(json, modelType, variant.defaults, variant.keys);
   const hiddenSize = config.count("hidden_size");
   const numAttentionHeads = config.count("num_attention_heads");
   const numKeyValueHeads = config.keyValueHeads("num_key_value_heads", "num_attention_heads");
@@ -101,7 +105,7 @@ export function llamaConfig(json: ConfigJson, modelType = "llama", variant: Llam
     modelType,
     vocabSize: config.count("vocab_size"),
     hiddenSize,
-    intermediateSize: config.count("intermediate_size"),
+    intermediateSize: config.count("intermediate_size", variant.widening && variant.widening * hiddenSize),
     numHiddenLayers,
     numAttentionHeads,
     numKeyValueHeads,

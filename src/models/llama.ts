@@ -20,7 +20,16 @@ import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm, RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
 import { sigmoid } from "../tensor/math.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, tied } from "./causal-lm.ts";
+import {
+  checkTextInputs,
+  embedTokens,
+  type ModelSizes,
+  paddingRow,
+  pastLength,
+  type TextInputs,
+  textShape,
+  tied,
+} from "./causal-lm.ts";
 import type { NamedPart } from "./checkpoint-name.ts";
 import { readOnce } from "./config-reader.ts";
 import {
@@ -34,6 +43,7 @@ import {
   type SelfAttention,
 } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { layers } from "./encoder.ts";
 import { type ClassOf, type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { HeadNorm } from "./head-norm.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
@@ -181,8 +191,14 @@ export interface Block extends Module {
 /** What sets a model of the family apart from Llama. */
 export interface LlamaFamilyMember extends LlamaVariant {
   readonly modelType: string;
-  /** What its norm behind the last layer is called, where that is not `norm`. */
-  readonly finalNorm?: string;
+  /** What it calls its parts, where that is not as in Llama. */
+  readonly parts?: Partial<typeof llamaParts>;
+  /** Whether the padding token's vector is trained like the others. */
+  readonly trainsPadding?: boolean;
+  /** Whether the output layer has a bias. */
+  readonly logitBias?: boolean;
+  /** What is added to the scores of attention, [B, H, 1, keys] or [1, H, 1, keys]. @param keys how many, those of virtual tokens included */
+  scoreBias?(config: LlamaConfig, pass: Pass, keys: number): Tensor | undefined;
   /** Whether its blocks hand a state from token to token. */
   readonly isRecurrent?: boolean;
   /** Its block, where it is not Llama's. @param index its number */
@@ -193,29 +209,36 @@ export interface LlamaFamilyMember extends LlamaVariant {
   addedLoss?(config: LlamaConfig, pass: Pass): Tensor | undefined;
 }
 
+/** What checkpoints call everything but the output layer, and its parts; a norm of the embeddings is there where it has a name. */
+const llamaParts = { model: "model", embedding: "embed_tokens", embeddingNorm: "", layers: "layers", norm: "norm" };
 const llama: LlamaFamilyMember = { modelType: "llama" };
 const llamaLayer = (config: LlamaConfig, index: number, init: Initializer): DecoderLayer =>
   new LlamaDecoderLayer(config, new LlamaAttention(config, index, init), gatedMLP(config, init));
 
 /** Embedding, blocks and the final norm: everything but the output layer. */
 export class LlamaModel extends Module implements Decoder {
-  embed_tokens: Layer;
-  readonly layers: Block[];
+  /** Under another name in members of the family whose checkpoints call it otherwise. */
+  declare readonly layers: Block[];
   readonly #rotary: Rotary;
   readonly #layerRotary: readonly (Rotary | null)[] | undefined;
   readonly #member: LlamaFamilyMember;
+  readonly #names: typeof llamaParts;
   readonly #config: LlamaConfig;
 
   constructor(config: LlamaConfig, init: Initializer, member: LlamaFamilyMember = llama) {
     super();
-    const { layer = llamaLayer, finalNorm = "norm" } = member;
+    const { layer = llamaLayer, parts, trainsPadding = false } = member;
+    const names = { ...llamaParts, ...parts };
     this.#member = member;
+    this.#names = names;
     this.#config = config;
-    const options = { ...paddingRow(config), scale: config.embeddingScale };
-    this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { init, ...options });
-    this.layers = [];
-    for (let i = 0; i < config.numHiddenLayers; i++) this.layers.push(layer(config, i, init));
-    Object.assign(this, { [finalNorm]: norm(config, config.hiddenSize) });
+    const options = { ...(trainsPadding ? {} : paddingRow(config)), scale: config.embeddingScale };
+    Object.assign(this, {
+      [names.embedding]: new Embedding(config.vocabSize, config.hiddenSize, { init, ...options }),
+      ...(names.embeddingNorm && { [names.embeddingNorm]: norm(config, config.hiddenSize) }),
+      [names.layers]: layers(config.numHiddenLayers, (i) => layer(config, i, init)),
+      [names.norm]: norm(config, config.hiddenSize),
+    });
     const made = new Map(
       [config.rope, ...config.layerRopes].map((rope) => [
         rope,
@@ -226,6 +249,11 @@ export class LlamaModel extends Module implements Decoder {
     if (config.layerRopes.length > 0) this.#layerRotary = config.layerRopes.map((rope) => made.get(rope) ?? null);
   }
 
+  /** A part as it is now: an adapter may stand in its place. */
+  #part<Part = Layer>(name: Exclude<keyof typeof llamaParts, "model">): Part {
+    return Reflect.get(this, this.#names[name]) as Part;
+  }
+
   get sizes(): ModelSizes {
     const { modelType, hiddenSize: width, numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = this.#config;
     const { turnsAnew = false, isRecurrent = false } = this.#member;
@@ -234,22 +262,27 @@ export class LlamaModel extends Module implements Decoder {
   }
 
   get wordEmbedding(): Layer {
-    return this.embed_tokens;
+    return this.#part("embedding");
   }
 
   forward(inputs: TextInputs): DecoderStates {
     checkTextInputs(this.sizes, inputs);
-    const pass = rotaryPass(this.#rotary, inputs, this.#config.maxPositionEmbeddings, this.#layerRotary);
-    const finalNorm = Reflect.get(this, this.#member.finalNorm ?? "norm") as Layer;
-    const { inputScale, embeddingDropout } = this.#config;
-    const x = dropout(scaled(embedTokens(inputs, this.embed_tokens), inputScale), this.training ? embeddingDropout : 0);
-    return runLayers(x, this.layers, pass, (y) => finalNorm.forward(y));
+    const { inputScale, embeddingDropout, maxPositionEmbeddings } = this.#config;
+    const turned = rotaryPass(this.#rotary, inputs, maxPositionEmbeddings, this.#layerRotary);
+    const keys = pastLength(inputs) + textShape(inputs)[1];
+    const mask = this.#member.scoreBias?.(this.#config, turned, keys);
+    const pass = mask ? { ...turned, attention: { ...turned.attention, mask } } : turned;
+    const embedded = scaled(embedTokens(inputs, this.wordEmbedding), inputScale);
+    const normed = this.#names.embeddingNorm ? this.#part("embeddingNorm").forward(embedded) : embedded;
+    const x = dropout(normed, this.training ? embeddingDropout : 0);
+    return runLayers(x, this.#part<Block[]>("layers"), pass, (y) => this.#part("norm").forward(y));
   }
 }
 
 /** What output layers need to know of a member of the family. */
 export const llamaFamily = (member = llama): Family<"model", LlamaConfig, LlamaModel> => ({
-  name: "model",
+  // the property is the first step of the paths; the type knows of Llama's
+  name: (member.parts?.model ?? llamaParts.model) as "model",
   read: (config) => readOnce(config, "hiddenSize", (json) => llamaConfig(json, member.modelType, member)),
   std: ({ initializerRange }) => initializerRange,
   build: (config, init = normal({ std: config.initializerRange })) => new LlamaModel(config, init, member),
@@ -273,8 +306,9 @@ export const LlamaForTokenClassification = tokenClassifier("LlamaForTokenClassif
  * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, T, 512], []
  */
 export class LlamaForCausalLM extends DecoderLM {
-  readonly model: LlamaModel;
-  lm_head: Layer;
+  /** Under another name in members of the family whose checkpoints call it otherwise. */
+  declare readonly model: LlamaModel;
+  declare lm_head: Layer; // behind the model, whose embedding it may share
   readonly config: LlamaConfig;
   readonly #member: LlamaFamilyMember;
 
@@ -291,12 +325,13 @@ export class LlamaForCausalLM extends DecoderLM {
     const { init = normal({ std: known.initializerRange }) } = options;
     this.config = known;
     this.#member = member;
-    this.model = family.build(known, init);
-    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
+    Object.assign(this, { [family.name]: family.build(known, init) });
+    const { logitBias: bias = false } = member;
+    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias, init, initBias: zeros, ...tied(known, this.backbone) });
   }
 
   get backbone(): LlamaModel {
-    return this.model;
+    return Reflect.get(this, this.part.name) as LlamaModel;
   }
 
   protected get part(): NamedPart {

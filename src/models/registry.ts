@@ -10,6 +10,7 @@ import {
 } from "./albert.ts";
 import { BartForConditionalGeneration, MBartForConditionalGeneration } from "./bart.ts";
 import { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
+import { BloomForCausalLM, BloomForSequenceClassification, BloomForTokenClassification } from "./bloom.ts";
 import { isOfOutput, isOfPooler } from "./checkpoint-name.ts";
 import { Cohere2ForCausalLM, CohereForCausalLM } from "./cohere.ts";
 import type { ConfigJson } from "./config-reader.ts";
@@ -31,6 +32,7 @@ import {
   ElectraForSequenceClassification,
   ElectraForTokenClassification,
 } from "./electra.ts";
+import { FalconForCausalLM, FalconForSequenceClassification, FalconForTokenClassification } from "./falcon.ts";
 import type { AnyFamily } from "./family.ts";
 import { withoutOutput } from "./feature-extractor.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
@@ -47,6 +49,7 @@ import {
 import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification } from "./gpt-neo.ts";
 import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification } from "./gpt-neox.ts";
 import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
+import { GPTJForCausalLM, GPTJForSequenceClassification } from "./gptj.ts";
 import { GraniteForCausalLM } from "./granite.ts";
 import { GraniteMoeForCausalLM } from "./granite-moe.ts";
 import { Lfm2ForCausalLM } from "./lfm2.ts";
@@ -126,6 +129,7 @@ export const models = {
   albert: { AlbertForMaskedLM, AlbertForQuestionAnswering, AlbertForSequenceClassification, AlbertForTokenClassification },
   bart: { BartForConditionalGeneration },
   bert: { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification },
+  bloom: { BloomForCausalLM, BloomForSequenceClassification, BloomForTokenClassification },
   camembert: {
     CamembertForMaskedLM,
     CamembertForQuestionAnswering,
@@ -147,12 +151,14 @@ export const models = {
     DistilBertForTokenClassification,
   },
   electra: { ElectraForMaskedLM, ElectraForQuestionAnswering, ElectraForSequenceClassification, ElectraForTokenClassification },
+  falcon: { FalconForCausalLM, FalconForSequenceClassification, FalconForTokenClassification },
   gemma: { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification },
   gemma2: { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification },
   gemma3_text: { Gemma3ForCausalLM, Gemma3TextForSequenceClassification },
   glm: { GlmForCausalLM, GlmForSequenceClassification, GlmForTokenClassification },
   glm4: { Glm4ForCausalLM, Glm4ForSequenceClassification, Glm4ForTokenClassification },
   gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification, GPT2ForTokenClassification },
+  gptj: { GPTJForCausalLM, GPTJForSequenceClassification },
   gpt_neo: { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
   gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
   granite: { GraniteForCausalLM },

@@ -27,14 +27,17 @@ const routed = { num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 
 
 /** A small config of each type that continues a text. */
 export const decoderConfigs: Readonly<Record<string, ConfigJson>> = {
+  bloom: { vocab_size: 23, hidden_size: 12, n_layer: 2, n_head: 3 },
   cohere: { ...phiLike, use_qk_norm: true },
   cohere2: { ...phiLike, sliding_window: 3, sliding_window_pattern: 2 },
+  falcon: { ...neoxLike, num_attention_heads: 6, hidden_size: 12, num_kv_heads: 2, new_decoder_architecture: true },
   gemma: llamaLike,
   gemma2: { ...llamaLike, sliding_window: 3 },
   gemma3_text: { ...llamaLike, sliding_window: 3, sliding_window_pattern: 2 },
   glm: llamaLike,
   glm4: llamaLike,
   gpt2: { vocab_size: 23, n_embd: 16, n_layer: 2, n_head: 4, n_positions: 16 },
+  gptj: { vocab_size: 23, n_embd: 16, n_layer: 2, n_head: 2, rotary_dim: 4, n_positions: 16 },
   gpt_neo: { vocab_size: 23, hidden_size: 16, num_layers: 2, num_heads: 4, max_position_embeddings: 16, window_size: 3 },
   gpt_neox: { ...neoxLike, rotary_pct: 0.5 },
   granite: { ...phiLike, embedding_multiplier: 3, residual_multiplier: 0.6, attention_multiplier: 0.3, logits_scaling: 2 },

@@ -143,7 +143,12 @@ onReference("models that continue a text", () => {
 });
 
 describe("what is refused", () => {
-  const layerKeys: Readonly<Record<string, string>> = { gpt2: "n_layer", gpt_neo: "num_layers" };
+  const layerKeys: Readonly<Record<string, string>> = {
+    bloom: "n_layer",
+    gpt2: "n_layer",
+    gpt_neo: "num_layers",
+    gptj: "n_layer",
+  };
   test.each(Object.keys(decoderConfigs))("%s with more layers than there can be", (type) => {
     const key = layerKeys[type] ?? "num_hidden_layers";
     expect(() => makeModel(type, { [key]: 1e9 })).toThrow(`${type}: \`${key}\` (= 1000000000) must be at most 10000.`);
