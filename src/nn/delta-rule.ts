@@ -19,6 +19,12 @@ import { cumsum } from "../tensor/statistics.ts";
  * values, 64 took 1.5 times as long and 16 1.2 times.
  */
 const usualChunk = 32;
+/**
+ * Chunks of a segment. A chunk's part of what was computed for all at once is told from the others by looking through all of them, on
+ * the way back and where outputs are joined, so that the time of that grows by the square of their number: with 2048 tokens segments take
+ * 0.75 of the time with derivatives.
+ */
+const segmentChunks = 8;
 
 /** What comes out of the rule. */
 export interface DeltaRuleResult {
@@ -63,6 +69,16 @@ export function gatedDeltaRule(
   const [H, V] = v.shape.slice(2) as [number, number];
   const C = Math.min(chunk, T);
   const N = Math.ceil(T / C);
+  if (N > segmentChunks) {
+    let last = state;
+    const results = Array.from({ length: Math.ceil(N / segmentChunks) }, (_, i) => {
+      const cut = (x: Tensor) => sliceAxis(x, 1, i * segmentChunks * C, Math.min(T, (i + 1) * segmentChunks * C));
+      const result = gatedDeltaRule(cut(q), cut(k), cut(v), cut(decay), cut(beta), { chunk, ...(last && { state: last }) });
+      last = result.state;
+      return result.output;
+    });
+    return { output: concatenate(results, 1), state: last as Tensor };
+  }
   const share = H / G;
   /** [B, T, heads, ...] → [B, G, heads / G, N, C, ...]; tokens that fill the last chunk keep everything and write nothing. */
   const chunked = (x: Tensor) => {

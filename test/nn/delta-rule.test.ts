@@ -74,7 +74,7 @@ function recurrence([q, k, v, decay, beta, state]: Six): { output: number[]; sta
 }
 
 const small = (most: number) => fc.integer({ min: 1, max: most });
-const sizes = fc.record({ B: small(2), T: small(11), G: small(2), share: small(3), K: small(4), V: small(4) });
+const sizes = fc.record({ B: small(2), T: small(19), G: small(2), share: small(3), K: small(4), V: small(4) });
 
 onReference("the gated delta rule", () => {
   test("by chunks is the recurrence", () => {
