@@ -27,6 +27,7 @@ import * as einsums from "../../src/tensor/einsum.ts";
 import * as indexExpression from "../../src/tensor/index-expression.ts";
 import * as math from "../../src/tensor/math.ts";
 import * as rearranging from "../../src/tensor/rearrange.ts";
+import * as running from "../../src/tensor/running.ts";
 import * as statistics from "../../src/tensor/statistics.ts";
 import { type Apply, alongAxis, type Composite, fold, labels, one, same, sample, sides, wide } from "./composite.ts";
 import { layers, nnComposites } from "./layer-composites.ts";
@@ -97,6 +98,16 @@ const statisticsComposites = {
     const shape = [...draw.shape(2), draw.integer(1, 4)];
     return [sample([shape, shape], (x, y) => statistics.cosineSimilarity(x!, y!), [0.3, 2])];
   },
+} satisfies Record<string, Composite>;
+
+const runningComposites = {
+  cumprod: alongAxis(running.cumprod),
+  cummax: alongAxis(running.cummax),
+  cummin: alongAxis(running.cummin),
+  logCumSumExp: alongAxis(running.logCumSumExp),
+  diff: alongAxis(running.diff),
+  quantile: alongAxis((x, axis) => running.quantile(x, 0.3, axis)),
+  median: alongAxis((x, axis) => running.median(x, axis)),
 } satisfies Record<string, Composite>;
 
 const two = (draw: Draw): number[] => [...draw.shape(1), draw.integer(2, 4), draw.integer(2, 4)];
@@ -315,6 +326,7 @@ const fourierComposites = {
 export const composites = (device: Device): Record<string, Composite> => ({
   ...mathComposites,
   ...statisticsComposites,
+  ...runningComposites,
   ...arrangeComposites,
   ...convolutionComposites,
   ...patternComposites,
@@ -334,6 +346,7 @@ export const composites = (device: Device): Record<string, Composite> => ({
 export const modules = {
   math,
   statistics,
+  running,
   arrange,
   convolution,
   einsums,
@@ -380,6 +393,7 @@ export const exempt: Readonly<Record<string, string>> = {
   causalMask: boolean,
   argmax: whole,
   argmin: whole,
+  searchSorted: whole,
   oneHot: whole,
   positionsAlong: whole,
   scalarLike: "makes a constant",

@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
+import * as core from "../../src/index.ts";
 import { compile, type Tensor, Variable } from "../../src/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import { gradientsOf } from "../../src/optim/index.ts";
@@ -61,6 +62,18 @@ const cases: Readonly<Record<string, Case>> = {
   gru_both_ways: withHidden(() => new nn.GRU(3, 4, { numLayers: 2, bidirectional: true })),
   lstm: lstm({}),
   lstm_both_ways: lstm({ numLayers: 2, bidirectional: true, batchFirst: true }),
+  cumprod: f((x) => core.cumprod(x, 1)),
+  log_cum_sum_exp: f((x) => core.logCumSumExp(x, 0)),
+  cummin: f((x) => core.cummin(x, 1)),
+  diff: f((x) => core.diff(x, 0)),
+  quantile: () => ({ run: (x) => [core.quantile(x!, 0.3, 1, true), core.quantile(x!, 0.75)] }),
+  median: () => ({ run: (x) => [core.median(x!, 1), core.median(x!)] }),
+  search_sorted: () => ({
+    run: (x) => {
+      const places = [core.searchSorted(x!.sort().values, x!), core.searchSorted(x!.at(0).sort().values, x!, { right: true })];
+      return places.map((y) => y.add(x!.mul(0)));
+    },
+  }),
   selu: f(nn.selu),
   log_sigmoid: f(nn.logSigmoid),
   glu: f((x) => nn.glu(x, 1)),

@@ -2,6 +2,7 @@
 import type { Tensor } from "../../graph/node.ts";
 import type { TensorLike } from "../create.ts";
 import { dispatched, ofOne, ofPair } from "../dispatch.ts";
+import * as along from "../running.ts";
 import * as statistics from "../statistics.ts";
 
 /**
@@ -65,6 +66,39 @@ export const logSoftmax = ofOne("logSoftmax", statistics.logSoftmax, 1);
  * cumsum([1, 2, 3], 0)   // [1 3 6] float32 [3]
  */
 export const cumsum = ofOne("cumsum", statistics.cumsum, 1);
+/** Running product along `axis`. */
+export const cumprod = ofOne("cumprod", along.cumprod, 1);
+/**
+ * The largest up to each place along `axis`; equal ones share the gradient.
+ * @example
+ * cummax([1, 3, 2], 0)   // [1 3 3] float32 [3]
+ */
+export const cummax = ofOne("cummax", along.cummax, 1);
+/** The smallest up to each place along `axis`; equal ones share the gradient. */
+export const cummin = ofOne("cummin", along.cummin, 1);
+/** ln of the running sum of eˣ along `axis`, without overflow. */
+export const logCumSumExp = ofOne("logCumSumExp", along.logCumSumExp, 1);
+/**
+ * Each value less the one before it along `axis` (the last by default).
+ * @example
+ * diff([1, 4, 9])   // [3 5] float32 [2]
+ */
+export const diff = ofOne("diff", along.diff, 1);
+/**
+ * The value below which a share `q` lies, along `axis` or of all; between two values in a straight line. NaN where one is.
+ * @example
+ * quantile([1, 2, 4, 8], 0.5)   // 3 float32 []
+ */
+export const quantile = ofOne("quantile", along.quantile, 3);
+/** The middle value along `axis` or of all; of two the lower one, as in PyTorch. NaN where one is. */
+export const median = ofOne("median", along.median, 2);
+/**
+ * Where each value would go into `sorted`, [n] or a row for each row of values: how many stand before it, int32. `right` puts it behind
+ * equal ones.
+ * @example
+ * searchSorted([1, 3, 5], [0, 3, 9])   // [0 1 3] int32 [3]
+ */
+export const searchSorted = ofPair("searchSorted", along.searchSorted, 1);
 /** Σ x·y / (‖x‖·‖y‖) along `axis` (the last by default); norms below `epsilon` (1e-8) count as `epsilon`. */
 export const cosineSimilarity = ofPair("cosineSimilarity", statistics.cosineSimilarity, 1);
 

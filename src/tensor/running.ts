@@ -1,0 +1,107 @@
+/** Folds of everything up to a place, differences between neighbours, and what stands where in order. */
+import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
+import { type DType, requireFloat } from "../graph/dtype.ts";
+import { add, cast, equal, exp, less, max, mul, neg, sub, where } from "../graph/elementwise.ts";
+import { reshape, sliceAxis } from "../graph/movement.ts";
+import type { Tensor } from "../graph/node.ts";
+import { reduceSum } from "../graph/reduction.ts";
+import { normalizeAxis } from "../graph/shape.ts";
+import { number } from "../graph/source.ts";
+import { concatenate, sort } from "./arrange.ts";
+import { abs, isNan, lerp, lessEqual, log1p, minimum } from "./math.ts";
+import { any } from "./statistics.ts";
+
+/** ⌈log₂ n⌉ steps over the whole axis: after each, a place has what stands up to twice as far before it. */
+function running(operation: string, x: Tensor, axis: number, combine: (x: Tensor, y: Tensor) => Tensor): Tensor {
+  const at = normalizeAxis(operation, axis, x.rank);
+  const n = x.shape[at]!;
+  let y = x;
+  for (let by = 1; by < n; by *= 2)
+    y = concatenate([sliceAxis(y, at, 0, by), combine(sliceAxis(y, at, by, n), sliceAxis(y, at, 0, n - by))], at);
+  return y;
+}
+
+/** Running product along `axis`. bool and uint8 are counted in int32. */
+export function cumprod(x: Tensor, axis: number): Tensor {
+  const dtype: DType = x.dtype === "bool" || x.dtype === "uint8" ? "int32" : x.dtype;
+  return running("cumprod", cast(x, dtype), axis, mul);
+}
+
+/** The largest up to each place along `axis`; equal ones share the gradient. */
+export const cummax = (x: Tensor, axis: number): Tensor => running("cummax", x, axis, max);
+
+/** The smallest up to each place along `axis`; equal ones share the gradient. */
+export const cummin = (x: Tensor, axis: number): Tensor => running("cummin", x, axis, minimum);
+
+/** ln(eˣ + eʸ), without overflow. */
+function logAddExp(x: Tensor, y: Tensor): Tensor {
+  const apart = where(equal(x, y), number(x, 0), sub(x, y)); // also where both are −∞
+  return add(max(x, y), log1p(exp(neg(abs(apart)))));
+}
+
+/** ln of the running sum of eˣ along `axis`, without overflow. */
+export function logCumSumExp(x: Tensor, axis: number): Tensor {
+  requireFloat("logCumSumExp", x.dtype);
+  return running("logCumSumExp", x, axis, logAddExp);
+}
+
+/** Each value less the one before it along `axis`; one value fewer. */
+export function diff(x: Tensor, axis = -1): Tensor {
+  const at = normalizeAxis("diff", axis, x.rank);
+  const n = x.shape[at]!;
+  return n === 0 ? x : sub(sliceAxis(x, at, 1, n), sliceAxis(x, at, 0, n - 1));
+}
+
+/** What stands at `place`, which may lie between two, when all along an axis are in order; NaN where one is. */
+function atPlace(
+  operation: string,
+  x: Tensor,
+  axis: number | null | undefined,
+  keepDims: boolean,
+  place: (n: number) => number,
+): Tensor {
+  requireFloat(operation, x.dtype);
+  requireKind(operation, "true or false", { keepDims });
+  const all = axis === null || axis === undefined;
+  const z = all ? reshape(x, [x.size]) : x;
+  const at = all ? 0 : normalizeAxis(operation, axis, x.rank);
+  const n = z.shape[at]!;
+  if (n === 0) throw new ShapeError(`nothing along the axis of ${wordShape(x.shape)}.`, { operation, got: x.shape });
+  const sorted = sort(z, at).values;
+  const [low, share] = [Math.floor(place(n)), place(n) % 1];
+  const near = (i: number) => sliceAxis(sorted, at, i, i + 1);
+  const y = share === 0 ? near(low) : lerp(near(low), near(low + 1), number(x, share));
+  const known = where(any(isNan(z), at, true), number(x, Number.NaN), y);
+  const kept = all ? x.shape.map(() => 1) : known.shape;
+  return reshape(known, keepDims ? kept : all ? [] : kept.filter((_, i) => i !== at));
+}
+
+/** The value below which a share `q` of all lies, along `axis` or of all; in between it goes in a straight line. NaN where one is. */
+export function quantile(x: Tensor, q: number, axis?: number | null, keepDims = false): Tensor {
+  requireKind("quantile", "a number from 0 to 1", { q });
+  return atPlace("quantile", x, axis, keepDims, (n) => q * (n - 1));
+}
+
+/** The middle value along `axis` or of all; the lower one of two, as in PyTorch. NaN where one is. */
+export const median = (x: Tensor, axis?: number | null, keepDims = false): Tensor =>
+  atPlace("median", x, axis, keepDims, (n) => Math.floor((n - 1) / 2));
+
+/**
+ * Where each value would go into a row that is in order: how many stand before it, int32. Compares with all of them.
+ *
+ * @param sorted  [n], or [..., n] with a row for each row of values
+ * @param options.right behind equal ones instead of before them
+ */
+export function searchSorted(sorted: Tensor, values: Tensor, options: { readonly right?: boolean } = {}): Tensor {
+  const { right = false } = checkOptions("searchSorted", options, { right: "true or false" });
+  const n = sorted.shape.at(-1);
+  if (n === undefined || (sorted.rank > 1 && sorted.rank !== values.rank))
+    throw new ShapeError(`${wordShape(sorted.shape)} has no row for each row of ${wordShape(values.shape)}.`, {
+      operation: "searchSorted",
+      got: sorted.shape,
+    });
+  const rows = sorted.rank === 1 ? sorted : reshape(sorted, [...sorted.shape.slice(0, -1), 1, n]);
+  const each = reshape(values, [...values.shape, 1]);
+  const before = reduceSum((right ? lessEqual : less)(rows, each), [values.rank]);
+  return reshape(before, before.shape.slice(0, -1));
+}
