@@ -10,8 +10,6 @@ import {
   ConfigError,
   checkOptions,
   DTypeError,
-  FormatError,
-  nearestName,
   type Rule,
   requireKind,
   requireOption,
@@ -26,6 +24,7 @@ import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant, number } from "../graph/source.ts";
 import { computeTogether } from "../graph/together.ts";
 import { assignAll, isObserved, Variable } from "../graph/variable.ts";
+import { fittingState } from "./saved-state.ts";
 
 /** Settings that every optimiser has. */
 export interface LearningRate {
@@ -263,8 +262,7 @@ export abstract class Optimizer<Options extends LearningRate> {
    * @throws {FormatError} for a missing or an unknown name; @throws {ShapeError} when a value does not fit. Nothing is changed then.
    */
   loadStateDict(saved: ReadonlyMap<string, Tensor>): void {
-    const operation = "loadStateDict";
-    requireKind(operation, "a Map", { saved });
+    requireKind("loadStateDict", "a Map", { saved });
     const parameters = this.groups.flatMap((group) => group.parameters.map((parameter) => ({ parameter, group })));
     // state appears with the first gradient of a parameter, so a saved one decides which parameters have it
     const touched = parameters.filter((_, i) => [...saved.keys()].some((name) => name.startsWith(`state.${i}.`)));
@@ -273,22 +271,9 @@ export abstract class Optimizer<Options extends LearningRate> {
         .filter(({ parameter }) => !this.#state.has(parameter))
         .map(({ parameter, group }) => [parameter, this.#make(parameter, group.options)]),
     );
-    const own = new Map(this.#named(fresh));
-    for (const [name, variable] of own) {
-      const value = saved.get(name);
-      if (!value) throw new FormatError(`"${name}" is missing.`, { operation, expected: name, ...near(name, saved.keys()) });
-      if (!sameShape(value.shape, variable.shape))
-        throw new ShapeError(`"${name}" is ${wordShape(value.shape)} in the file, ${wordShape(variable.shape)} here.`, {
-          operation,
-          expected: variable.shape,
-          got: value.shape,
-        });
-    }
-    for (const name of saved.keys())
-      if (!own.has(name))
-        throw new FormatError(`"${name}" is no state of this optimiser.`, { operation, got: name, ...near(name, own.keys()) });
+    const pairs = fittingState(new Map(this.#named(fresh)), saved, "optimiser");
     for (const [parameter, state] of fresh) this.#state.set(parameter, state);
-    assignAll([...own].map(([name, variable]) => [variable, saved.get(name)!]));
+    assignAll(pairs);
   }
 
   #stateOf(parameter: Variable, options: Options): Readonly<Record<string, Variable>> {
@@ -333,12 +318,8 @@ export const withDecay = (gradient: Tensor, parameter: Tensor, weightDecay: numb
 export const mixSquare = (old: Tensor, x: Tensor, beta: number): Tensor =>
   add(mul(old, number(x, beta)), mul(mul(x, x), number(x, 1 - beta)));
 
-function near(name: string, names: Iterable<string>): { hint?: string } {
-  const nearest = nearestName(name, names);
-  return nearest ? { hint: `The nearest is "${nearest}".` } : {};
-}
-
-function requireVariables(operation: string, parameters: unknown): void {
+/** @throws {DTypeError} for what is no list of variables */
+export function requireVariables(operation: string, parameters: unknown): void {
   requireKind(operation, "a list", { parameters });
   for (const parameter of parameters as unknown[])
     if (!(parameter instanceof Variable))

@@ -225,6 +225,7 @@ const given: Readonly<Record<string, RightCall>> = {
   ...all(["xavierUniform", "xavierNormal"], () => [{ gain: 1 }]),
   // optimisers and schedules
   ...all(matching(optim, /^[A-Z]/), () => [variables(), { lr: 0.1, weightDecay: 0 }]),
+  WeightAverage: () => [variables(), { decay: 0.5 }],
   clipGradNorm: () => [gradients(), 1, { normType: 2 }],
   clipGradValue: () => [gradients(), 1],
   gradientsOf: () => {
@@ -233,6 +234,7 @@ const given: Readonly<Record<string, RightCall>> = {
   },
   ...all(matching(optim, /Schedule$/), () => [{ totalSteps: 4, warmupSteps: 1 }]),
   ...all(["constantSchedule", "inverseSqrtSchedule"], () => [{ warmupSteps: 1 }]),
+  PlateauSchedule: () => [{ factor: 0.5, patience: 1, threshold: 0.1, cooldown: 1, min: 0, largerIsBetter: true }],
   stepSchedule: () => [{ stepSize: 1, gamma: 0.5 }],
   multiStepSchedule: () => [{ milestones: [1], gamma: 0.5 }],
   exponentialSchedule: () => [{ gamma: 0.5 }],

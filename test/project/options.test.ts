@@ -47,6 +47,8 @@ const functions: Readonly<Record<string, readonly [option: string, place: number
   groupNorm: ["eps", 4],
   gatedDeltaRule: ["chunk", 5],
   batchNorm: ["eps", 4],
+  PlateauSchedule: ["patience", 0],
+  WeightAverage: ["decay", 1],
   BatchNorm: ["momentum", 1],
   InstanceNorm: ["affine", 1],
   GroupNorm: ["affine", 2],
