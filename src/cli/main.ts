@@ -8,6 +8,7 @@ import { LorikeetError, nearestName } from "../errors.ts";
 import { addBench } from "./bench.ts";
 import { addDoctor } from "./doctor.ts";
 import { addFinetune } from "./finetune.ts";
+import { addGguf } from "./gguf.ts";
 import { addPretrain } from "./pretrain.ts";
 
 // whoever was reading has gone (`| head`): what is written goes nowhere, and the work, which is in files, goes on
@@ -28,6 +29,7 @@ const program = new Command("lorikeet")
 program.configureOutput({ outputError: (text, write) => write(`${text.trim().replace(/\n+/g, " ")}\n`) });
 addFinetune(program);
 addPretrain(program);
+addGguf(program);
 addDoctor(program);
 addBench(program);
 

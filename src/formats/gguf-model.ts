@@ -158,9 +158,11 @@ function gemma2Config(settings: GgufSettings, layersOfLargest: number): ConfigJs
 
 const gemmaChange = (name: string): Change | undefined => (name.endsWith("norm.weight") ? lessOne : undefined);
 
+const pairedProjection = /self_attn\.(q|k)_proj\.(?:weight|bias)$/;
+
 /** Queries and keys of the models whose rows of a head the converter moves. */
 function pairedProjections(name: string, settings: GgufSettings): Change | undefined {
-  const [, which] = /self_attn\.(q|k)_proj\.(?:weight|bias)$/.exec(name) ?? [];
+  const [, which] = pairedProjection.exec(name) ?? [];
   const heads = settings.number("attention.head_count");
   if (which === undefined) return undefined;
   return pairedRows(which === "q" ? heads : (settings.optional("attention.head_count_kv") ?? heads));
@@ -367,6 +369,37 @@ export async function ggufModel(file: GgufFile): Promise<GgufModel> {
     tensors.set(name, { ...tensor, ...change?.(tensor), name });
   }
   return { config, checkpoint: checkpoint({ source: file.source, metadata: new Map(), tensors }, [file.source]) };
+}
+
+/** Where the weights of a kind of model are in GGUF files. */
+export interface GgufPlaces {
+  readonly architecture: string;
+  /** The file's name of a weight by Hugging Face's, if it has one. */
+  nameOf(weight: string): string | undefined;
+  /** Whether the rows of this weight lie in the file with the pairs that rotary positions turn next to each other. */
+  arePaired(weight: string): boolean;
+}
+
+/** Model types that are written as another one. */
+const writtenAs: Readonly<Record<string, string>> = { mistral: "llama", mixtral: "llama", olmo3: "olmo2" };
+
+/** Undefined for a kind of model that has no place in GGUF files. */
+export function ggufPlaces(modelType: string): GgufPlaces | undefined {
+  const kind = writtenAs[modelType] ?? modelType;
+  const found = Object.entries(architectures).find(([, { modelType }]) => modelType === kind);
+  if (!found) return undefined;
+  const [architecture, { names, change }] = found;
+  const places = new Map(Object.entries(names).map(([inFile, name]) => [name, inFile]));
+  return {
+    architecture,
+    nameOf(weight) {
+      const [, path = "", leaf = ""] = /^(.*)(\.(?:weight|bias))$/.exec(weight) ?? [];
+      const [, layer] = /\.(\d+)\./.exec(path) ?? [];
+      const place = places.get(path.replace(/\.\d+\./, ".N."));
+      return place && place.replace("N", layer ?? "N") + leaf;
+    },
+    arePaired: (weight) => change === pairedProjections && pairedProjection.test(weight),
+  };
 }
 
 /** Hugging Face's name of a tensor; the file's own where there is none, which the model then does not know. */

@@ -6,6 +6,7 @@ export { type FileContent, writeFileAtomically, writeFolderAtomically } from "./
 export { type ByteSource, diskFolder, type Folder, filesFolder, type GivenFiles } from "./folder.ts";
 export { type GgufFile, type GgufTensor, type GgufValue, openGguf, readGguf } from "./gguf.ts";
 export { type GgufModel, ggufModel } from "./gguf-model.ts";
+export { encodeGguf, type GgufContent, type GgufEntry, type GgufTensorToWrite, writeGguf } from "./gguf-writer.ts";
 export { type HubOptions, type HubProgress, hubFolder, isHubId } from "./hub.ts";
 export { type ModelSource, openSource, type SourceOptions } from "./model-source.ts";
 export { type AdapterFile, encodeAdapter, listAdapters, readAdapter, writeAdapter } from "./peft-adapter.ts";

@@ -30,6 +30,7 @@ export { composeCartridges } from "./compose/compose-cartridges.ts";
 export { type ConvertOptions, convertToLora } from "./compose/convert-to-lora.ts";
 export * as kind from "./config-kind.ts";
 export { disabled } from "./disabled.ts";
+export { encodeGgufAdapter, type GgufAdapterOptions, saveGgufAdapter } from "./gguf-adapter.ts";
 export { type HotSwapOptions, hotSwap, prepareHotSwap } from "./hot-swap.ts";
 export type { InitialiserName } from "./initialiser.ts";
 export { LoraFA, type LoraFAOptions, type LoraPlusOptions, loraPlusGroups, riemannian } from "./lora-optimizer.ts";

@@ -40,6 +40,13 @@ const adapted = (names = ["default"], method = peft.lora({ r: 2, targetModules }
 };
 const withCartridge = () => adapted(["default"], peft.cartridge({ numVirtualTokens: 2, taskType: "CAUSAL_LM" }) as never);
 const folder = () => mkdtempSync(join(process.cwd(), "given-"));
+const ggufContent = () => ({
+  metadata: new Map<string, formats.GgufEntry>([
+    ["general.architecture", "llama"],
+    ["n", { uint32: [1, 2] }],
+  ]),
+  tensors: new Map([["x", { dtype: "float32" as const, shape: [2], data: Float32Array.of(1, 2) }]]),
+});
 const saved = () => peft.saveAdapter(adapted(), folder());
 const savedCartridge = () => peft.saveAdapter(withCartridge(), folder());
 const savedModel = async () => {
@@ -128,6 +135,8 @@ export const callsOfModels: Readonly<Record<string, RightCall>> = {
     "index",
   ],
   readGguf: () => [gguf, "name"],
+  encodeGguf: () => [ggufContent()],
+  writeGguf: () => [join(folder(), "a.gguf"), ggufContent()],
   openGguf: async () => [await formats.diskFolder(dirname(gguf), "openGguf"), "llama.gguf"],
   ggufModel: async () => [await formats.readGguf(gguf)],
   handleFolder: () => [{ name: "picked", async *entries() {}, async removeEntry() {} }, "picked"],
@@ -194,6 +203,8 @@ export const callsOfModels: Readonly<Record<string, RightCall>> = {
   initializeKvPrefixFromTokens: () => [withCartridge(), [1, 2, 3], { name: "default" }],
   linearChange: () => [{ parameters: () => ({}), delta: () => matrix() }],
   loadAdapter: async () => [smallModel(), await saved(), { name: "a", trainable: true }],
+  encodeGgufAdapter: () => [adapted(), { name: "default", dtype: "float16" }],
+  saveGgufAdapter: () => [adapted(), join(folder(), "a.gguf"), { name: "default", dtype: "float16" }],
   saveAdapter: () => [adapted(), memory(), { name: "default", baseModel: "mine" }],
   loraPlusGroups: () => [adapted(), { lr: 0.1, ratio: 16, weightDecay: 0 }],
   product: () => [2, 0.5],

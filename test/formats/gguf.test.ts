@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { FormatError } from "../../src/errors.ts";
 import { openGguf, readGguf } from "../../src/formats/gguf.ts";
 import { blockFormats } from "../../src/formats/gguf-block.ts";
+import { encodeGguf, type GgufEntry, writeGguf } from "../../src/formats/gguf-writer.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { toFloat32 } from "../../src/graph/dtype.ts";
 import { cases } from "../arbitrary/cases.ts";
@@ -274,5 +275,66 @@ describe("openGguf", () => {
     await expect(openGguf(folderOf({ [first]: part("a"), [second]: part("a") }), first)).rejects.toThrow(
       `${second} has tensor "a", which an earlier file has too.`,
     );
+  });
+});
+
+describe("encodeGguf", () => {
+  const uint32 = fc.integer({ min: 0, max: 2 ** 32 - 1 });
+  const float32 = fc.float({ noNaN: true, noDefaultInfinity: true });
+  const entry: fc.Arbitrary<GgufEntry> = fc.oneof(
+    fc.string({ unit: "grapheme" }),
+    fc.boolean(),
+    fc.oneof(uint32, fc.array(uint32)).map((value) => ({ uint32: value })),
+    fc.oneof(float32, fc.array(float32)).map((value) => ({ float32: value })),
+  );
+  const tensor = fc
+    .tuple(fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 4 }), fc.boolean(), uint32)
+    .map(([shape, half, seed]) => {
+      const size = shape.reduce((product, extent) => product * extent, 1);
+      const values = Array.from({ length: size }, (_, i) => ((seed + i) * 7919) % 30000);
+      return half
+        ? ({ dtype: "float16", shape, data: Uint16Array.from(values) } as const)
+        : ({ dtype: "float32", shape, data: Float32Array.from(values) } as const);
+    });
+  const read = (entry: GgufEntry) => (typeof entry === "object" ? Object.values(entry)[0] : entry);
+
+  it("writes what readGguf reads", () =>
+    fc.assert(
+      fc.asyncProperty(
+        fc.dictionary(fc.string(), entry, { noNullPrototype: true }),
+        fc.dictionary(fc.string(), tensor, { noNullPrototype: true }),
+        async (entries, tensors) => {
+          const content = { metadata: new Map(Object.entries(entries)), tensors: new Map(Object.entries(tensors)) };
+          content.metadata.delete("general.alignment");
+          const file = await readGguf(encodeGguf(content));
+          expect(new Map(file.metadata)).toEqual(new Map([...content.metadata].map(([key, each]) => [key, read(each)])));
+          expect([...file.tensors.keys()]).toEqual([...content.tensors.keys()]);
+          for (const [name, { shape, dtype, data }] of content.tensors) {
+            const found = file.tensors.get(name)!;
+            expect([found.shape, found.dtype, await found.load()]).toEqual([shape, dtype, data]);
+          }
+        },
+      ),
+      cases(100),
+    ));
+
+  const one = { dtype: "float32", shape: [2], data: Float32Array.of(1, 2) } as const;
+  it.each<[string, Parameters<typeof encodeGguf>[0], string]>([
+    [
+      "a tensor of another size",
+      { metadata: new Map(), tensors: new Map([["x", { ...one, shape: [3] }]]) },
+      '"x" of [3] float32',
+    ],
+    [
+      "a number that does not fit",
+      { metadata: new Map([["n", { uint32: -1 }]]), tensors: new Map() },
+      '"n" (= -1) does not fit uint32',
+    ],
+    ["no number of a type", { metadata: new Map([["n", 3 as never]]), tensors: new Map() }, '"n" is a text, true or false'],
+  ])("refuses %s, and writes nothing then", async (_, content, problem) => {
+    expect(() => encodeGguf(content)).toThrow(problem);
+    const path = join(import.meta.dirname, "never-written.gguf");
+    await expect(writeGguf(path, content)).rejects.toThrow(problem);
+    expect(existsSync(path)).toBe(false);
   });
 });

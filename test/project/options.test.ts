@@ -92,6 +92,8 @@ const functions: Readonly<Record<string, readonly [option: string, place: number
   clipGradNorm: ["normType", 2],
   loadAdapter: ["trainable", 2],
   saveAdapter: ["baseModel", 2],
+  encodeGgufAdapter: ["dtype", 1],
+  saveGgufAdapter: ["dtype", 2],
   attach: ["trainable", 2],
   setScale: ["where", 2],
   prepareHotSwap: ["rank", 1],

@@ -1,0 +1,53 @@
+/** `lorikeet gguf`: an adapter's folder as a file for llama.cpp and what is built on it. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { ConfigError } from "../errors.ts";
+import { readJson } from "../formats/folder.ts";
+import { openSource } from "../formats/model-source.ts";
+import { loadAdapter } from "../peft/adapter-file.ts";
+import { saveGgufAdapter } from "../peft/gguf-adapter.ts";
+import { loadModel } from "../train/load-model.ts";
+import { path } from "./option.ts";
+import { say } from "./terminal.ts";
+
+interface GgufOptions {
+  readonly model?: string;
+  readonly out?: string;
+  readonly half?: boolean;
+}
+
+/** Adds `lorikeet gguf`. */
+export function addGguf(program: Command): void {
+  program
+    .command("gguf")
+    .description("write a LoRA adapter as a GGUF file, for llama.cpp, Ollama and LM Studio")
+    .argument("<adapter>", "its folder, as finetune or Hugging Face PEFT writes it", path)
+    .option("--model <folder>", "the model it is for; the one that the adapter names when absent", path)
+    .option(
+      "--out <file>",
+      "what to write; adapter.gguf in the adapter's folder when absent, or here where that is on the Hub",
+      path,
+    )
+    .option("--half", "in 16 bits, half as large")
+    .action(async (adapter: string, { model, half, ...given }: GgufOptions) => {
+      const out = given.out ?? join(existsSync(adapter) ? adapter : "", "adapter.gguf");
+      const loaded = await loadModel(model ?? (await baseOf(adapter)));
+      await loadAdapter(loaded.model, adapter);
+      await saveGgufAdapter(loaded.model, out, { dtype: half ? "float16" : "float32" });
+      say(`${out}   (llama-cli -m model.gguf --lora ${out})`);
+    });
+}
+
+/** The model that an adapter says it is for. */
+async function baseOf(adapter: string): Promise<string> {
+  const { folder } = await openSource(adapter, "gguf", {});
+  const config = (await readJson(folder, "adapter_config.json", "gguf")) as { readonly base_model_name_or_path?: unknown } | null;
+  const base = config?.base_model_name_or_path;
+  if (typeof base === "string" && base !== "") return base;
+  throw new ConfigError(`"${adapter}" does not name the model it is for.`, {
+    operation: "gguf",
+    got: base,
+    hint: "Say it with --model.",
+  });
+}
