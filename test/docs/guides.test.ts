@@ -8,6 +8,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { addBench } from "../../src/cli/bench.ts";
 import { addDoctor } from "../../src/cli/doctor.ts";
 import { addFinetune } from "../../src/cli/finetune.ts";
+import { addGguf } from "../../src/cli/gguf.ts";
 import { addPretrain } from "../../src/cli/pretrain.ts";
 import { restore } from "./fixtures.ts"; // makes a small model in models/tiny of a folder of its own, and goes there
 import { entryFiles, guideFiles, moduleOfBlock, type Programs, readGuide, statedLines, wrongInCommand } from "./guides.ts";
@@ -96,7 +97,7 @@ test.each(shown.filter(({ notRun }) => notRun === null))("$name runs", async ({ 
 });
 
 const program = new Command("lorikeet");
-for (const add of [addFinetune, addPretrain, addDoctor, addBench]) add(program);
+for (const add of [addFinetune, addPretrain, addGguf, addDoctor, addBench]) add(program);
 const manifest = JSON.parse(text("package.json"));
 const programs: Programs = {
   scripts: manifest.scripts,
