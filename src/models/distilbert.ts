@@ -200,8 +200,6 @@ export const DistilBertForSequenceClassification = textClassifier("DistilBertFor
 export const DistilBertForTokenClassification = tokenClassifier("DistilBertForTokenClassification", family, "classifier");
 
 /** A DistilBERT that finds the answer to a question in a text. */
-export const DistilBertForQuestionAnswering = questionAnswerer(
-  "DistilBertForQuestionAnswering",
-  family,
-  ({ qaDropout }) => qaDropout,
-);
+export const DistilBertForQuestionAnswering = questionAnswerer("DistilBertForQuestionAnswering", family, {
+  dropout: ({ qaDropout }) => qaDropout,
+});

@@ -3,13 +3,15 @@
  * built; what an output layer does is said once for all of them.
  */
 import { checkOptions, requireKind } from "../errors.ts";
+import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
+import { constant } from "../graph/source.ts";
 import { Dropout } from "../nn/dropout.ts";
 import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
-import type { Backbone } from "./causal-lm.ts";
+import { type Backbone, pastLength, positionsAfter, textShape } from "./causal-lm.ts";
 import { type CheckpointNames, type NamedPart, pathBy } from "./checkpoint-name.ts";
 import { type ClassifierOutput, classifierLoss, lastToken } from "./classifier.ts";
 import type { ConfigJson, LabelConfig } from "./config-reader.ts";
@@ -182,28 +184,46 @@ export const tokenClassifier = <Name extends string, Config extends LabelConfig,
     logits: (model, states) => (model as { readonly [K in Output]: Layer })[output].forward(model.dropout.forward(states)),
   });
 
-/** A class of models that find the answer to a question in a text, whichever output layer gives two logits for each token. */
+/**
+ * A class of models that find the answer to a question in a text, whichever output layer gives two logits for each token.
+ *
+ * @param options.countsPadding whether padding has positions like tokens where nobody says otherwise: its places are judged, too
+ */
 export const questionModel = <Name extends string, Config, Base extends Module, Parts extends object>(
   name: string,
   family: Family<Name, Config, Base>,
   head: Head<Name, Config, Base, Parts>,
+  { countsPadding = false } = {},
 ): ClassOf<Headed<Name, Config, Base, Parts> & QuestionAnswerer, Config> =>
-  headed(name, family, head, (model, { startPositions, endPositions, ...inputs }: QuestionInputs): QuestionOutput => {
+  headed(name, family, head, (model, { startPositions, endPositions, ...given }: QuestionInputs): QuestionOutput => {
+    const inputs =
+      countsPadding && given.attentionMask && !given.positionIds ? { ...given, positionIds: everyPlace(given) } : given;
     const { lastHiddenState, hiddenStates } = model.backbone.forward(inputs);
     const positions = { ...(startPositions && { startPositions }), ...(endPositions && { endPositions }) };
     return questionOutput(head.logits(model, lastHiddenState, inputs), positions, hiddenStates);
   });
 
+/** n … n + T − 1 in every row: [B, T] int32. */
+function everyPlace(inputs: EncoderInputs): Tensor {
+  const [B, T] = textShape(inputs);
+  return add(positionsAfter(pastLength(inputs), T), constant(0, [B, 1], "int32"));
+}
+
 /** A class of models that find the answer to a question in a text. */
 export const questionAnswerer = <Name extends string, Config, Base extends Module>(
   name: string,
   family: Family<Name, Config, Base>,
-  dropout: (config: Config) => number = () => 0,
+  { dropout = () => 0, ...options }: { dropout?: (config: Config) => number; countsPadding?: boolean } = {},
 ) =>
-  questionModel(name, family, {
-    parts: (config, init, base): { dropout: Dropout; qa_outputs: Layer } => ({
-      dropout: new Dropout(dropout(config)),
-      qa_outputs: new Linear(stateWidth(family.reader(base)), 2, { init, initBias: zeros }),
-    }),
-    logits: ({ dropout: drop, qa_outputs }, states) => qa_outputs.forward(drop.forward(states)),
-  });
+  questionModel(
+    name,
+    family,
+    {
+      parts: (config, init, base): { dropout: Dropout; qa_outputs: Layer } => ({
+        dropout: new Dropout(dropout(config)),
+        qa_outputs: new Linear(stateWidth(family.reader(base)), 2, { init, initBias: zeros }),
+      }),
+      logits: ({ dropout: drop, qa_outputs }, states) => qa_outputs.forward(drop.forward(states)),
+    },
+    options,
+  );

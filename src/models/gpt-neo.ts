@@ -28,7 +28,7 @@ import {
 } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type Family, questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 
 /** What of a config.json matters for computing, in camelCase. */
 export type GPTNeoConfig = ReturnType<typeof gptNeoConfig>;
@@ -201,6 +201,9 @@ const family: Family<"transformer", GPTNeoConfig, GPTNeoModel> = {
 
 /** A GPT-Neo that puts texts into classes. */
 export const GPTNeoForSequenceClassification = sequenceClassifier("GPTNeoForSequenceClassification", family);
+
+/** A GPT-Neo that finds the answer to a question in a text. */
+export const GPTNeoForQuestionAnswering = questionAnswerer("GPTNeoForQuestionAnswering", family, { countsPadding: true });
 
 /** A GPT-Neo that puts every token into a class. */
 export const GPTNeoForTokenClassification = tokenClassifier("GPTNeoForTokenClassification", family, "classifier");

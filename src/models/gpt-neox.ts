@@ -21,7 +21,7 @@ import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./con
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type Family, questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 
 /** What of a config.json matters for computing. */
 export interface GPTNeoXConfig extends LabelConfig {
@@ -206,6 +206,9 @@ const family: Family<"gpt_neox", GPTNeoXConfig, GPTNeoXModel> = {
 
 /** A GPT-NeoX that puts texts into classes. */
 export const GPTNeoXForSequenceClassification = sequenceClassifier("GPTNeoXForSequenceClassification", family);
+
+/** A GPT-NeoX that finds the answer to a question in a text. */
+export const GPTNeoXForQuestionAnswering = questionAnswerer("GPTNeoXForQuestionAnswering", family, { countsPadding: true });
 
 /** A GPT-NeoX that puts every token into a class. */
 export const GPTNeoXForTokenClassification = tokenClassifier("GPTNeoXForTokenClassification", family, "classifier");

@@ -28,7 +28,7 @@ import {
 } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type Family, questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 
 /** What of a config.json matters for computing. */
 export interface GPT2Config extends LabelConfig {
@@ -220,6 +220,9 @@ const family: Family<"transformer", GPT2Config, GPT2Model> = {
 
 /** A GPT-2 that puts texts into classes. */
 export const GPT2ForSequenceClassification = sequenceClassifier("GPT2ForSequenceClassification", family);
+
+/** A GPT-2 that finds the answer to a question in a text. */
+export const GPT2ForQuestionAnswering = questionAnswerer("GPT2ForQuestionAnswering", family, { countsPadding: true });
 
 /** A GPT-2 that puts every token into a class. */
 export const GPT2ForTokenClassification = tokenClassifier("GPT2ForTokenClassification", family, "classifier");

@@ -70,6 +70,7 @@ export {
 export {
   type GPTNeoConfig,
   GPTNeoForCausalLM,
+  GPTNeoForQuestionAnswering,
   GPTNeoForSequenceClassification,
   GPTNeoForTokenClassification,
   gptNeoConfig,
@@ -77,12 +78,14 @@ export {
 export {
   type GPTNeoXConfig,
   GPTNeoXForCausalLM,
+  GPTNeoXForQuestionAnswering,
   GPTNeoXForSequenceClassification,
   GPTNeoXForTokenClassification,
   gptNeoXConfig,
 } from "./gpt-neox.ts";
 export {
   type GPT2Config,
+  GPT2ForQuestionAnswering,
   GPT2ForSequenceClassification,
   GPT2ForTokenClassification,
   GPT2LMHeadModel,
@@ -92,10 +95,20 @@ export { GPTJForCausalLM, GPTJForSequenceClassification } from "./gptj.ts";
 export { GraniteForCausalLM } from "./granite.ts";
 export { GraniteMoeForCausalLM } from "./granite-moe.ts";
 export { Lfm2ForCausalLM } from "./lfm2.ts";
-export { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
+export {
+  LlamaForCausalLM,
+  LlamaForQuestionAnswering,
+  LlamaForSequenceClassification,
+  LlamaForTokenClassification,
+} from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 export { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification } from "./ministral3.ts";
-export { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
+export {
+  MistralForCausalLM,
+  MistralForQuestionAnswering,
+  MistralForSequenceClassification,
+  MistralForTokenClassification,
+} from "./mistral.ts";
 export { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
 export {
   type ModernBertConfig,
@@ -117,9 +130,19 @@ export { OlmoeForCausalLM } from "./olmoe.ts";
 export { type OPTConfig, OPTForCausalLM, OPTForSequenceClassification, optConfig } from "./opt.ts";
 export { type PhiConfig, PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification, phiConfig } from "./phi.ts";
 export { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
-export { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
+export {
+  Qwen2ForCausalLM,
+  Qwen2ForQuestionAnswering,
+  Qwen2ForSequenceClassification,
+  Qwen2ForTokenClassification,
+} from "./qwen2.ts";
 export { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification } from "./qwen2-moe.ts";
-export { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
+export {
+  Qwen3ForCausalLM,
+  Qwen3ForQuestionAnswering,
+  Qwen3ForSequenceClassification,
+  Qwen3ForTokenClassification,
+} from "./qwen3.ts";
 export { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification } from "./qwen3-5.ts";
 export { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
 export {
@@ -144,7 +167,12 @@ export {
   XLMRobertaForTokenClassification,
 } from "./roberta.ts";
 export type { ReadInputs, Seq2SeqInputs, Seq2SeqLM, Seq2SeqOutput } from "./seq2seq-lm.ts";
-export { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification } from "./smollm3.ts";
+export {
+  SmolLM3ForCausalLM,
+  SmolLM3ForQuestionAnswering,
+  SmolLM3ForSequenceClassification,
+  SmolLM3ForTokenClassification,
+} from "./smollm3.ts";
 export { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification } from "./stablelm.ts";
 export { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification } from "./starcoder2.ts";
 export { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";

@@ -44,7 +44,7 @@ import {
 } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type ClassOf, type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { type ClassOf, type Family, questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { HeadNorm } from "./head-norm.ts";
 import { type ConfigJson, type LlamaConfig, type LlamaVariant, llamaConfig } from "./llama-config.ts";
 
@@ -295,6 +295,22 @@ export const LlamaForSequenceClassification = sequenceClassifier("LlamaForSequen
 
 /** A Llama that puts every token into a class. */
 export const LlamaForTokenClassification = tokenClassifier("LlamaForTokenClassification", llamaFamily(), "score");
+
+/** The class of a member that finds the answer to a question in a text, in most of which the model has another name. */
+export const llamaQuestionAnswerer = (name: string, member = llama) =>
+  questionAnswerer(
+    name,
+    {
+      ...llamaFamily(member),
+      name: "transformer",
+      // checkpoints with other output layers have the usual one
+      pathOf: (path: string) => path.replace(/^transformer\.model\./, "transformer."),
+    },
+    { countsPadding: true },
+  );
+
+/** A Llama that finds the answer to a question in a text. */
+export const LlamaForQuestionAnswering = llamaQuestionAnswerer("LlamaForQuestionAnswering");
 
 /**
  * A Llama that gives logits of the next token.

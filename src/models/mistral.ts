@@ -1,5 +1,5 @@
 /** Mistral: a Llama whose tokens see a window of those before them. @see https://arxiv.org/abs/2310.06825 */
-import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 
 /** Of checkpoints of what reads images, too, the text's part. */
@@ -29,3 +29,8 @@ export const MistralForSequenceClassification = sequenceClassifier("MistralForSe
 
 /** A Mistral that puts every token into a class. */
 export const MistralForTokenClassification = tokenClassifier("MistralForTokenClassification", llamaFamily(mistral), "score");
+
+/** A Mistral that finds the answer to a question in a text. */
+export const MistralForQuestionAnswering = questionAnswerer("MistralForQuestionAnswering", llamaFamily(mistral), {
+  countsPadding: true,
+});

@@ -1,7 +1,7 @@
 /** Qwen2: a Llama with biases on queries, keys and values; upper layers may have a sliding window. @see https://arxiv.org/abs/2407.10671 */
 import type { ConfigReader } from "./config-reader.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
+import { type LlamaFamilyMember, llamaCausalLM, llamaFamily, llamaQuestionAnswerer } from "./llama.ts";
 
 /** Keys that Qwen2 and Qwen3 may leave out. */
 export const qwenDefaults = { max_position_embeddings: 32768, sliding_window: 4096, max_window_layers: 28 };
@@ -32,3 +32,6 @@ export const Qwen2ForSequenceClassification = sequenceClassifier("Qwen2ForSequen
 
 /** A Qwen2 that puts every token into a class. */
 export const Qwen2ForTokenClassification = tokenClassifier("Qwen2ForTokenClassification", llamaFamily(qwen2), "score");
+
+/** A Qwen2 that finds the answer to a question in a text. */
+export const Qwen2ForQuestionAnswering = llamaQuestionAnswerer("Qwen2ForQuestionAnswering", qwen2);

@@ -1,6 +1,6 @@
 /** Qwen3: a Llama that normalises queries and keys per head, with heads of their own size. @see https://arxiv.org/abs/2505.09388 */
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
+import { type LlamaFamilyMember, llamaCausalLM, llamaFamily, llamaQuestionAnswerer } from "./llama.ts";
 import { qwenDefaults, qwenWindows } from "./qwen2.ts";
 
 const qwen3: LlamaFamilyMember = {
@@ -17,3 +17,6 @@ export const Qwen3ForSequenceClassification = sequenceClassifier("Qwen3ForSequen
 
 /** A Qwen3 that puts every token into a class. */
 export const Qwen3ForTokenClassification = tokenClassifier("Qwen3ForTokenClassification", llamaFamily(qwen3), "score");
+
+/** A Qwen3 that finds the answer to a question in a text. */
+export const Qwen3ForQuestionAnswering = llamaQuestionAnswerer("Qwen3ForQuestionAnswering", qwen3);

@@ -46,16 +46,36 @@ import {
   GlmForSequenceClassification,
   GlmForTokenClassification,
 } from "./glm.ts";
-import { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification } from "./gpt-neo.ts";
-import { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification } from "./gpt-neox.ts";
-import { GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
+import {
+  GPTNeoForCausalLM,
+  GPTNeoForQuestionAnswering,
+  GPTNeoForSequenceClassification,
+  GPTNeoForTokenClassification,
+} from "./gpt-neo.ts";
+import {
+  GPTNeoXForCausalLM,
+  GPTNeoXForQuestionAnswering,
+  GPTNeoXForSequenceClassification,
+  GPTNeoXForTokenClassification,
+} from "./gpt-neox.ts";
+import { GPT2ForQuestionAnswering, GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
 import { GPTJForCausalLM, GPTJForSequenceClassification } from "./gptj.ts";
 import { GraniteForCausalLM } from "./granite.ts";
 import { GraniteMoeForCausalLM } from "./granite-moe.ts";
 import { Lfm2ForCausalLM } from "./lfm2.ts";
-import { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification } from "./llama.ts";
+import {
+  LlamaForCausalLM,
+  LlamaForQuestionAnswering,
+  LlamaForSequenceClassification,
+  LlamaForTokenClassification,
+} from "./llama.ts";
 import { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification } from "./ministral3.ts";
-import { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification } from "./mistral.ts";
+import {
+  MistralForCausalLM,
+  MistralForQuestionAnswering,
+  MistralForSequenceClassification,
+  MistralForTokenClassification,
+} from "./mistral.ts";
 import { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
 import {
   ModernBertForMaskedLM,
@@ -75,9 +95,19 @@ import { OlmoeForCausalLM } from "./olmoe.ts";
 import { OPTForCausalLM, OPTForSequenceClassification } from "./opt.ts";
 import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification } from "./phi.ts";
 import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
-import { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification } from "./qwen2.ts";
+import {
+  Qwen2ForCausalLM,
+  Qwen2ForQuestionAnswering,
+  Qwen2ForSequenceClassification,
+  Qwen2ForTokenClassification,
+} from "./qwen2.ts";
 import { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification } from "./qwen2-moe.ts";
-import { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification } from "./qwen3.ts";
+import {
+  Qwen3ForCausalLM,
+  Qwen3ForQuestionAnswering,
+  Qwen3ForSequenceClassification,
+  Qwen3ForTokenClassification,
+} from "./qwen3.ts";
 import { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification } from "./qwen3-5.ts";
 import { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
 import {
@@ -100,7 +130,12 @@ import {
   XLMRobertaForSequenceClassification,
   XLMRobertaForTokenClassification,
 } from "./roberta.ts";
-import { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification } from "./smollm3.ts";
+import {
+  SmolLM3ForCausalLM,
+  SmolLM3ForQuestionAnswering,
+  SmolLM3ForSequenceClassification,
+  SmolLM3ForTokenClassification,
+} from "./smollm3.ts";
 import { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification } from "./stablelm.ts";
 import { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification } from "./starcoder2.ts";
 import { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";
@@ -157,15 +192,15 @@ export const models = {
   gemma3_text: { Gemma3ForCausalLM, Gemma3TextForSequenceClassification },
   glm: { GlmForCausalLM, GlmForSequenceClassification, GlmForTokenClassification },
   glm4: { Glm4ForCausalLM, Glm4ForSequenceClassification, Glm4ForTokenClassification },
-  gpt2: { GPT2LMHeadModel, GPT2ForSequenceClassification, GPT2ForTokenClassification },
+  gpt2: { GPT2LMHeadModel, GPT2ForQuestionAnswering, GPT2ForSequenceClassification, GPT2ForTokenClassification },
   gptj: { GPTJForCausalLM, GPTJForSequenceClassification },
-  gpt_neo: { GPTNeoForCausalLM, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
-  gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
+  gpt_neo: { GPTNeoForCausalLM, GPTNeoForQuestionAnswering, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
+  gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForQuestionAnswering, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
   granite: { GraniteForCausalLM },
   lfm2: { Lfm2ForCausalLM },
-  llama: { LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification },
+  llama: { LlamaForCausalLM, LlamaForQuestionAnswering, LlamaForSequenceClassification, LlamaForTokenClassification },
   ministral3: { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification },
-  mistral: { MistralForCausalLM, MistralForSequenceClassification, MistralForTokenClassification },
+  mistral: { MistralForCausalLM, MistralForQuestionAnswering, MistralForSequenceClassification, MistralForTokenClassification },
   mixtral: { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification },
   modernbert: {
     ModernBertForMaskedLM,
@@ -182,8 +217,8 @@ export const models = {
   opt: { OPTForCausalLM, OPTForSequenceClassification },
   phi: { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification },
   phi3: { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification },
-  qwen2: { Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2ForTokenClassification },
-  qwen3: { Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
+  qwen2: { Qwen2ForCausalLM, Qwen2ForQuestionAnswering, Qwen2ForSequenceClassification, Qwen2ForTokenClassification },
+  qwen3: { Qwen3ForCausalLM, Qwen3ForQuestionAnswering, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
   qwen3_moe: { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification },
   qwen3_5_text: { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification },
   qwen3_5_moe_text: { Qwen3_5MoeForCausalLM },
@@ -191,7 +226,7 @@ export const models = {
   qwen2_moe: { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification },
   granitemoe: { GraniteMoeForCausalLM },
   roberta: { RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification },
-  smollm3: { SmolLM3ForCausalLM, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
+  smollm3: { SmolLM3ForCausalLM, SmolLM3ForQuestionAnswering, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
   stablelm: { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification },
   starcoder2: { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification },
   t5: { T5ForConditionalGeneration },

@@ -1,6 +1,6 @@
 /** SmolLM3: a Llama in which every fourth layer does not know positions. @see https://huggingface.co/HuggingFaceTB/SmolLM3-3B */
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
+import { type LlamaFamilyMember, llamaCausalLM, llamaFamily, llamaQuestionAnswerer } from "./llama.ts";
 
 const smollm3: LlamaFamilyMember = {
   modelType: "smollm3",
@@ -34,3 +34,6 @@ export const SmolLM3ForSequenceClassification = sequenceClassifier("SmolLM3ForSe
 
 /** A SmolLM3 that puts every token into a class. */
 export const SmolLM3ForTokenClassification = tokenClassifier("SmolLM3ForTokenClassification", llamaFamily(smollm3), "score");
+
+/** A SmolLM3 that finds the answer to a question in a text. */
+export const SmolLM3ForQuestionAnswering = llamaQuestionAnswerer("SmolLM3ForQuestionAnswering", smollm3);

@@ -175,8 +175,8 @@ onReference("what is refused", () => {
     expect(() => createModel({ ...json, model_type: "lama" })).toThrow(
       'createModel: `model_type` (= "lama") is not supported. Did you mean "llama"?',
     );
-    expect(() => createModel({ ...json, architectures: ["LlamaForQuestionAnswering"] })).toThrow(
-      'architecture "LlamaForQuestionAnswering" of llama is not supported. There are LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification.',
+    expect(() => createModel({ ...json, architectures: ["LlamaForMaskedLM"] })).toThrow(
+      'architecture "LlamaForMaskedLM" of llama is not supported. There are LlamaForCausalLM, LlamaForQuestionAnswering, LlamaForSequenceClassification, LlamaForTokenClassification.',
     );
   });
 });

@@ -133,9 +133,14 @@ describe("questions and answers", () => {
     expect(loss!.toArray()).toBeCloseTo(want, 5);
   });
 
-  test("there are none of models that continue texts", async () => {
-    await expect(loadModel("models/tiny", { task: "QuestionAnswering" })).rejects.toThrow(
-      /LlamaForCausalLM is a model for CausalLM, not for QuestionAnswering/,
-    );
+  test("a model that continues texts gets an output layer for it, or says that there is none", async () => {
+    const task = "QuestionAnswering";
+    const { model, config, drawn } = await loadModel("models/tiny", { task });
+    expect([config["architectures"], drawn]).toEqual([["LlamaForQuestionAnswering"], ["qa_outputs.weight", "qa_outputs.bias"]]);
+    expect([...model.namedParameters()][0]![0]).toBe("transformer.embed_tokens.weight");
+    await saveModel(join(folder, "tiny-answers"), model, config);
+    const again = await loadModel(join(folder, "tiny-answers"), { task });
+    expect([again.drawn, valuesOf(again.model)]).toEqual([[], valuesOf(model)]);
+    expect(() => createModel({ ...encoderConfigs.bert, model_type: "gemma" }, { task })).toThrow(/QuestionAnswering/);
   });
 });
