@@ -287,6 +287,8 @@ export const llamaFamily = (member = llama): Family<"model", LlamaConfig, LlamaM
   std: ({ initializerRange }) => initializerRange,
   build: (config, init = normal({ std: config.initializerRange })) => new LlamaModel(config, init, member),
   reader: (model) => model,
+  // as checkpoints of finders of answers call it
+  pathOf: (path) => path.replace(/^model\.transformer\./, "model."),
   ...member.names,
 });
 

@@ -331,15 +331,17 @@ export function forTask(
   return [{ ...others, architectures: [found] }, isOfOutput];
 }
 
+/** The type of the text part by that of the whole. */
+const textTypes: ReadonlyMap<string, string> = new Map([
+  ["qwen3_5", "qwen3_5_text"],
+  ["qwen3_5_moe", "qwen3_5_moe_text"],
+  ["mistral3", "mistral"],
+]);
+
 /** Of a model that reads images, too, the `config.json` of its text part, where that reads the whole checkpoint; any other as it is. */
 export function textPart(config: ConfigJson): ConfigJson {
   const { model_type, text_config: text, tie_word_embeddings = false } = config;
-  const types: Readonly<Record<string, string>> = {
-    qwen3_5: "qwen3_5_text",
-    qwen3_5_moe: "qwen3_5_moe_text",
-    mistral3: "mistral",
-  };
-  const type = types[String(model_type)];
+  const type = typeof model_type === "string" ? textTypes.get(model_type) : undefined;
   return type && isRecord(text) ? { model_type: type, tie_word_embeddings, ...text } : config;
 }
 
