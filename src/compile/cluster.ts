@@ -31,9 +31,10 @@ export interface Cluster {
   dependencies: Set<Unit>;
   /** The units that have this one among their dependencies. */
   dependents: Set<Unit>;
-  /** Places of its first and last node in the order of all. */
-  first: number;
+  /** Place of its last node in the order of all. */
   last: number;
+  /** The last place of all that must have run before it does, its own included. */
+  latest: number;
 }
 
 /** What a cluster walks. */
@@ -45,9 +46,10 @@ export interface Call {
   readonly node: Tensor;
   dependencies: Set<Unit>;
   dependents: Set<Unit>;
-  /** Places of its first and last node in the order of all. */
-  first: number;
+  /** Place of its last node in the order of all. */
   last: number;
+  /** The last place of all that must have run before it does, its own included. */
+  latest: number;
 }
 
 /** What is launched. */
@@ -162,8 +164,8 @@ export function clusterFor(node: Tensor, place: number): Cluster {
     inner,
     dependencies: new Set(),
     dependents: new Set(),
-    first: place,
     last: place,
+    latest: place,
   };
 }
 
@@ -204,8 +206,8 @@ export function mergedCluster(
     inner,
     dependencies: new Set([...a.dependencies, ...b.dependencies]),
     dependents: new Set([...a.dependents, ...b.dependents]),
-    first: Math.min(a.first, b.first),
     last: Math.max(a.last, b.last),
+    latest: Math.max(a.latest, b.latest),
   };
   for (const part of [a, b]) {
     merged.dependencies.delete(part);

@@ -89,7 +89,7 @@ class Gathering {
     const place = this.#place.get(node)!;
     const needs = this.#needsOf(node);
     if (!isLoop(node)) {
-      const call: Call = { kind: "call", node, dependencies: new Set(), dependents: new Set(), first: place, last: place };
+      const call: Call = { kind: "call", node, dependencies: new Set(), dependents: new Set(), last: place, latest: place };
       units.add(call);
       unitOf.set(node, call);
       waitFor(call, needs);
@@ -100,6 +100,7 @@ class Gathering {
     unitOf.set(node, cluster);
     addMember(cluster, node, this.readsOf(node)!);
     cluster.last = place;
+    raise(cluster, place);
     // joining may have merged clusters that were needed one by one
     const isCurrent = [...needs].every((need) => units.has(need));
     waitFor(cluster, isCurrent ? needs : this.#needsOf(node));
@@ -148,6 +149,7 @@ class Gathering {
     for (const unit of merged.dependents) {
       for (const part of parts) unit.dependencies.delete(part);
       unit.dependencies.add(merged);
+      raise(unit, merged.latest);
     }
     for (const unit of merged.dependencies) {
       for (const part of parts) unit.dependents.delete(part);
@@ -179,6 +181,17 @@ function waitFor(unit: Unit, needs: Iterable<Unit>): void {
     if (need === unit) continue;
     unit.dependencies.add(need);
     need.dependents.add(unit);
+    raise(unit, need.latest);
+  }
+}
+
+/** Tells a unit, and those that wait for it, that something as late as this runs before. */
+function raise(unit: Unit, latest: number): void {
+  const stack = [unit];
+  for (let at = stack.pop(); at; at = stack.pop()) {
+    if (at.latest >= latest) continue;
+    at.latest = latest;
+    stack.push(...at.dependents);
   }
 }
 
@@ -190,14 +203,13 @@ function anyReaches(units: ReadonlySet<Unit>, parts: readonly Unit[]): boolean {
 
 /** True when `from` has to run after `to`. */
 function reaches(from: Unit, to: Unit): boolean {
-  if (from === to) return true;
-  if (from.last < to.first) return false;
   const seen = new Set<Unit>();
   const stack = [from];
   while (stack.length) {
     const unit = stack.pop()!;
     if (unit === to) return true;
-    if (seen.has(unit) || unit.last < to.first) continue;
+    // what waits for a unit waits for all that it waits for
+    if (seen.has(unit) || unit.latest < to.latest) continue;
     seen.add(unit);
     stack.push(...unit.dependencies);
   }
