@@ -12,13 +12,16 @@ import { forgetKept } from "./turn.ts";
 /** What holds memory: nobody but a storage holds this, so that the memory is free when it is gone. It goes from a storage to its heir. */
 class Hold {
   readonly ballast: ArrayBuffer | undefined = undefined;
+  readonly memory: Memory;
   /** Private, as it closes a circle that who looks at a storage need not see. */
   #storage: Storage;
 
   constructor(storage: Storage) {
     this.#storage = storage;
+    this.memory = new Memory(storage.buffer as Buffer);
     const bytes = bytesOf(storage);
     if (bytes >= ballastFrom) this.ballast = ballastOf(bytes);
+    collected.register(this, this.memory);
   }
 
   get storage(): Storage {
@@ -29,6 +32,25 @@ class Hold {
     this.#storage = heir;
   }
 }
+
+/** Memory, and where it is listed; what holds it is known weakly only. */
+class Memory {
+  readonly buffer: Buffer;
+  hold: WeakRef<Hold> | null = null;
+  list: Set<Memory> | null = null;
+
+  constructor(buffer: Buffer) {
+    this.buffer = buffer;
+  }
+
+  giveBack(): void {
+    this.list?.delete(this);
+    this.buffer[Symbol.dispose]();
+  }
+}
+
+/** Gives back what no storage holds any more. */
+const collected = new FinalizationRegistry<Memory>((memory) => memory.giveBack());
 
 /** From so many bytes on a storage has ballast of its own; smaller ones weigh together. */
 const ballastFrom = 1 << 16;
@@ -51,17 +73,9 @@ function ballastOf(bytes: number): ArrayBuffer | undefined {
 const bytesIn = (device: Device, dtype: DType, size: number): number => Math.max(size, 1) * device.storageBytes(dtype);
 const bytesOf = ({ device, dtype, size }: Storage): number => bytesIn(device as Device, dtype, size);
 
-/** Frees device memory that no storage holds any more. */
-const collected = new FinalizationRegistry<Disposable>((memory) => memory[Symbol.dispose]());
-
-interface Listed {
-  readonly hold: WeakRef<Hold>;
-  readonly buffer: Buffer;
-}
-
 /** What lies on a device. */
 class List {
-  readonly #listed = new Set<Listed>();
+  readonly #listed = new Set<Memory>();
   /** So many may be listed, and bytes be added, before it is looked through. */
   #most = { count: 64, bytes: leastBytes };
   #added = 0;
@@ -72,7 +86,10 @@ class List {
     const bytes = bytesOf(hold.storage);
     this.#added += bytes;
     if (!hold.ballast) this.#light += bytes;
-    this.#listed.add({ hold: new WeakRef(hold), buffer: hold.storage.buffer as Buffer });
+    const { memory } = hold;
+    memory.hold = new WeakRef(hold);
+    memory.list = this.#listed;
+    this.#listed.add(memory);
   }
 
   /** Gives back what is gone, when enough has come for that to be worth while. */
@@ -83,11 +100,11 @@ class List {
   /** Gives back what is gone; what somebody holds. */
   look(): Storage[] {
     const held: Storage[] = [];
-    for (const one of this.#listed) {
-      const storage = one.hold.deref()?.storage;
-      if (storage === undefined) one.buffer[Symbol.dispose]();
-      if (storage?.buffer === one.buffer && !storage.disposed) held.push(storage);
-      else this.#listed.delete(one);
+    for (const memory of this.#listed) {
+      const storage = memory.hold?.deref()?.storage;
+      if (storage === undefined) memory.giveBack();
+      else if (storage.buffer === memory.buffer && !storage.disposed) held.push(storage);
+      else this.#listed.delete(memory);
     }
     // what was listed or looked at is kept until the end of the turn, or until here
     if (this.#added > leastBytes) forgetKept?.();
@@ -149,14 +166,8 @@ export function newStorage(device: Device, dtype: DType, size: number): Storage 
 /** Memory that belongs to a program, which does not leave its device. */
 export function programStorage(device: Device, dtype: DType, size: number): Storage {
   const storage: Storage = { device, buffer: allocate(device, bytesIn(device, dtype, size)), dtype, size, disposed: false };
-  hold(storage);
+  storage.hold = new Hold(storage);
   return storage;
-}
-
-function hold(storage: Storage): void {
-  const own = new Hold(storage);
-  collected.register(own, storage.buffer);
-  storage.hold = own;
 }
 
 /** The same memory under a new handle; whoever holds the old one finds it disposed. */
@@ -172,7 +183,7 @@ export function handOver(storage: Storage): Storage {
 export function moveStorage(storage: Storage, device: Device, memory: Buffer): void {
   const before = storage.buffer;
   Object.assign(storage, { device, buffer: memory });
-  hold(storage);
+  storage.hold = new Hold(storage);
   lists.get(device)?.add(storage.hold as Hold);
   before[Symbol.dispose]();
 }
