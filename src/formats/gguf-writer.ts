@@ -53,23 +53,20 @@ export function encodeGguf(content: GgufContent): Uint8Array<ArrayBuffer> {
   const header = new Bytes();
   header.uint32(magic).uint32(3).uint64(tensors.size).uint64(metadata.size);
   for (const [key, entry] of metadata) writeEntry(header.text(key), key, entry);
+  const placed: { readonly bytes: Uint8Array; readonly at: number }[] = [];
   let end = 0;
   for (const [name, tensor] of tensors) {
     const bytes = bytesOf(name, tensor);
     header.text(name).uint32(tensor.shape.length);
     for (const size of [...tensor.shape].reverse()) header.uint64(size);
     header.uint32(tensorTypes[tensor.dtype]).uint64(end);
+    placed.push({ bytes, at: end });
     end += aligned(bytes.length);
   }
   const start = aligned(header.length);
   const file = new Uint8Array(start + end);
   file.set(header.bytes());
-  let position = start;
-  for (const [name, tensor] of tensors) {
-    const bytes = bytesOf(name, tensor);
-    file.set(bytes, position);
-    position += aligned(bytes.length);
-  }
+  for (const { bytes, at } of placed) file.set(bytes, start + at);
   return file;
 }
 

@@ -46,9 +46,12 @@ export function companionsOf(
   for (const root of wanted) found.delete(root);
   const known = new Set(order);
   const isKnown = (node: Tensor): boolean => isLeaf(node) || known.has(node);
-  return [...found].filter(
-    (node) =>
-      node.storage === null &&
-      topologicalOrder([node], isKnown).every((each) => known.has(each) || !isLeaf(each) || canUse(each)),
-  );
+  return [...found].filter((node) => {
+    if (node.storage !== null) return false;
+    const walk = topologicalOrder([node], isKnown);
+    if (!walk.every((each) => known.has(each) || !isLeaf(each) || canUse(each))) return false;
+    // what companions have in common is looked at once
+    for (const each of walk) known.add(each);
+    return true;
+  });
 }

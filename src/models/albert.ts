@@ -10,8 +10,8 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { BertEmbeddings, type BertVariant, bertConfig, bertSizes, tiedDecoder } from "./bert.ts";
-import { type Backbone, checkTextInputs, type ModelSizes } from "./causal-lm.ts";
+import { BertReader, type BertVariant, bertConfig, tiedDecoder } from "./bert.ts";
+import { type Backbone, checkTextInputs } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import {
   attendHeads,
@@ -109,29 +109,19 @@ export class AlbertLayer extends Module {
 }
 
 /** Embeddings, their projection, and blocks; with a pooler, which some output layers need. */
-export class AlbertModel extends Module implements Backbone {
-  readonly embeddings: BertEmbeddings;
+export class AlbertModel extends BertReader implements Backbone {
   readonly encoder;
   pooler: Layer | null;
   readonly #config: AlbertConfig;
 
   constructor(config: AlbertConfig, init: Initializer, { pooler }: { readonly pooler: boolean }) {
-    super();
+    super(config, init);
     const { embeddingSize, hiddenSize, numHiddenGroups, innerGroupNum } = config;
     this.#config = config;
-    this.embeddings = new BertEmbeddings(config, init);
     const blocks = () => group({ albert_layers: layers(innerGroupNum, () => new AlbertLayer(config, init)) });
     const embedding_hidden_mapping_in = dense(embeddingSize, hiddenSize, init);
     this.encoder = group({ embedding_hidden_mapping_in, albert_layer_groups: layers(numHiddenGroups, blocks) });
     this.pooler = pooler ? dense(hiddenSize, hiddenSize, init) : null;
-  }
-
-  get sizes(): ModelSizes {
-    return bertSizes(this.#config);
-  }
-
-  get wordEmbedding(): Layer {
-    return this.embeddings.word_embeddings;
   }
 
   /** @throws {ConfigError} for a past; @throws {ShapeError} for other sizes than [B, T], and more tokens than positions */

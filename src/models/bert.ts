@@ -217,22 +217,15 @@ export function bertSizes(config: BertConfig): ModelSizes {
   return { modelType, width, stateWidth, layers, heads, headDim: stateWidth / heads, maxLength };
 }
 
-/** Embeddings, their projection where they are of another size, and blocks; with a pooler, which some output layers need. */
-export class BertModel extends Module implements Backbone {
+/** What models have in common that read words as BERT does. */
+export abstract class BertReader extends Module {
   readonly embeddings: BertEmbeddings;
-  embeddings_project: Layer | null;
-  readonly encoder;
-  readonly pooler: BertDense | null;
   readonly #config: BertConfig;
 
-  constructor(config: BertConfig, init: Initializer, { pooler }: { readonly pooler: boolean }) {
+  constructor(config: BertConfig, init: Initializer) {
     super();
     this.#config = config;
-    const { embeddingSize, hiddenSize } = config;
     this.embeddings = new BertEmbeddings(config, init);
-    this.embeddings_project = embeddingSize === hiddenSize ? null : dense(embeddingSize, hiddenSize, init);
-    this.encoder = group({ layer: layers(config.numHiddenLayers, () => new BertLayer(config, init)) });
-    this.pooler = pooler ? new BertDense(hiddenSize, hiddenSize, tanh, init) : null;
   }
 
   get sizes(): ModelSizes {
@@ -241,6 +234,21 @@ export class BertModel extends Module implements Backbone {
 
   get wordEmbedding(): Layer {
     return this.embeddings.word_embeddings;
+  }
+}
+
+/** Embeddings, their projection where they are of another size, and blocks; with a pooler, which some output layers need. */
+export class BertModel extends BertReader implements Backbone {
+  embeddings_project: Layer | null;
+  readonly encoder;
+  readonly pooler: BertDense | null;
+
+  constructor(config: BertConfig, init: Initializer, { pooler }: { readonly pooler: boolean }) {
+    super(config, init);
+    const { embeddingSize, hiddenSize } = config;
+    this.embeddings_project = embeddingSize === hiddenSize ? null : dense(embeddingSize, hiddenSize, init);
+    this.encoder = group({ layer: layers(config.numHiddenLayers, () => new BertLayer(config, init)) });
+    this.pooler = pooler ? new BertDense(hiddenSize, hiddenSize, tanh, init) : null;
   }
 
   /** @throws {ShapeError} when ids, mask, positions or types are not all [B, T] or T is more than there are positions */

@@ -12,8 +12,8 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { type BertConfig, BertDense, BertEmbeddings, BertOutput, type BertVariant, bertConfig, bertSizes } from "./bert.ts";
-import { type Backbone, checkTextInputs, type ModelSizes, textShape } from "./causal-lm.ts";
+import { type BertConfig, BertDense, BertOutput, BertReader, type BertVariant, bertConfig } from "./bert.ts";
+import { type Backbone, checkTextInputs, textShape } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, refuseInputs } from "./encoder.ts";
 import { type Family, questionAnswerer, tokenClassifier } from "./family.ts";
@@ -89,29 +89,17 @@ export class MPNetLayer extends Module {
 }
 
 /** Embeddings and blocks, with a pooler where no output layer is behind it. */
-export class MPNetModel extends Module implements Backbone {
-  readonly embeddings: BertEmbeddings;
+export class MPNetModel extends BertReader implements Backbone {
   readonly encoder;
   readonly pooler: BertDense | null;
-  readonly #config: BertConfig;
 
   constructor(config: BertConfig, init: Initializer, { pooler }: { readonly pooler: boolean }) {
-    super();
+    super(config, init);
     const { hiddenSize, numHiddenLayers, numAttentionHeads } = config;
-    this.#config = config;
-    this.embeddings = new BertEmbeddings(config, init);
     const layer = layers(numHiddenLayers, () => new MPNetLayer(config, init));
     const relative_attention_bias: Layer = new Embedding(distances.buckets, numAttentionHeads, { init });
     this.encoder = group({ layer, relative_attention_bias });
     this.pooler = pooler ? new BertDense(hiddenSize, hiddenSize, tanh, init) : null;
-  }
-
-  get sizes(): ModelSizes {
-    return bertSizes(this.#config);
-  }
-
-  get wordEmbedding(): Layer {
-    return this.embeddings.word_embeddings;
   }
 
   /** @throws {ConfigError} for token types and a past; @throws {ShapeError} for other sizes than [B, T], and more tokens than positions */
