@@ -2,7 +2,7 @@ import { attach, combineAdapters, lora, merge, quantise, setActive, unmerge } fr
 import { textDataset } from "lorikeet/text";
 import { completeBatch, completeText, finetune, loadModel } from "lorikeet/train";
 
-// QLoRA: the frozen weights lie in 4 bits, the adapters beside them in full
+// QLoRA: the frozen weights take 4 bits each, the adapters on top stay in full precision
 const { model, tokenizer } = await loadModel("models/tiny");
 quantise(model, { type: "nf4", doubleQuantise: true });
 for (const [name, text] of [
@@ -14,12 +14,12 @@ for (const [name, text] of [
   await finetune(model, textDataset([text], tokenizer, { window: 64, heldOut: 0 }), { steps: 20, learningRate: 1e-2 });
 }
 
-// every row of a batch with an adapter of its own
+// one batch, a different adapter for each row
 const prompts = [tokenizer.encode("The"), tokenizer.encode("The")];
 const rows = await completeBatch(model, prompts, { adapters: ["sea", "land"], maxNewTokens: 6 });
 for (const row of rows) console.log(`The${tokenizer.decode(row)}`);
 
-// both in one, in the weights and out again
+// combine both into one adapter, merge it into the weights, take it out again
 combineAdapters(model, { adapters: ["sea", "land"], weights: [0.5, 0.5], type: "ties_svd", density: 0.5, name: "coast" });
 setActive(model, "coast");
 const report = merge(model, undefined, { report: true, tell: console.log });
