@@ -12,11 +12,11 @@ import { AdamW } from "../optim/adam.ts";
 import { gradientsOf } from "../optim/optimizer.ts";
 import { attach } from "../peft/attach.ts";
 import { lora } from "../peft/methods/lora.ts";
-import { complete } from "../train/generation.ts";
+import { generate } from "../train/generation.ts";
 import { loadModel } from "../train/load-model.ts";
 import { path, whole } from "./option.ts";
 import { megabytes, words } from "./quantity.ts";
-import { say, shown } from "./terminal.ts";
+import { progress, say, shown } from "./terminal.ts";
 
 interface BenchOptions {
   readonly model: string;
@@ -52,6 +52,7 @@ export function addBench(program: Command): void {
 
 async function bench(options: BenchOptions): Promise<void> {
   const { rank, batch, window, steps } = options;
+  say(`Reading ${shown(options.model)} ...`);
   const { model, tokenizer } = await loadModel(options.model);
   const device = currentDevice();
   const vocabulary = tokenizer.vocabularySize;
@@ -82,7 +83,9 @@ async function bench(options: BenchOptions): Promise<void> {
     );
   const [inputIds, targets] = [random(0), random(1)];
   const times: number[] = [];
+  const told = progress("Training: step", steps + 1);
   for (let i = 0; i <= steps; i++) {
+    told(i);
     const start = performance.now();
     using loss = step(inputIds, targets);
     await download(loss);
@@ -125,8 +128,12 @@ async function bench(options: BenchOptions): Promise<void> {
 async function writingSpeed(model: CausalLM, vocabulary: number, { tokens, window }: BenchOptions): Promise<number> {
   const prompt = Array.from({ length: Math.min(8, window) }, (_, i) => (i * 7919) % vocabulary);
   const maxNewTokens = Math.min(tokens, (model.maxLength ?? Number.POSITIVE_INFINITY) - prompt.length);
-  await complete(model, prompt, { maxNewTokens });
-  const start = performance.now();
-  const { length } = await complete(model, prompt, { maxNewTokens });
-  return (1e3 * length) / (performance.now() - start);
+  const told = progress("Writing, the first time without counting it: token", 2 * maxNewTokens);
+  let written = 0;
+  let start = 0;
+  for (let text = 0; text < 2; text++) {
+    start = performance.now();
+    for await (const _ of generate(model, prompt, { maxNewTokens })) told(++written);
+  }
+  return (1e3 * written) / 2 / (performance.now() - start);
 }

@@ -16,6 +16,16 @@ export const shown = (path: string): string => {
   return near.startsWith("..") || near === "" ? path : near;
 };
 
+/** Tells how far long work has come, every ten seconds; of short work it says nothing. */
+export function progress(what: string, total: number): (done: number) => void {
+  let told = performance.now();
+  return (done) => {
+    if (performance.now() - told < 10_000) return;
+    told = performance.now();
+    say(`${what} ${words(done)} of ${words(total)} ...`);
+  };
+}
+
 /** The bar of a training run: a live line in a terminal, a line every ten seconds elsewhere. */
 export class TrainingBar {
   readonly #bar: SingleBar;
