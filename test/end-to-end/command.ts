@@ -11,17 +11,17 @@ export interface Outcome {
 }
 
 /**
- * A module that sends its program Ctrl-C once what the program has written to standard error matches. From outside it might come
+ * A module that sends its program a signal once what the program has written to standard error matches. From outside it might come
  * too late: what runs goes on while a busy machine lets the sender wait.
  */
-const interrupting = (at: RegExp): string => {
+const interrupting = (at: RegExp, signal: NodeJS.Signals): string => {
   const code = `const { write } = process.stderr;
     let written = "";
     process.stderr.write = function (text, ...more) {
       written += text;
       if (${at}.test(written)) {
         process.stderr.write = write;
-        process.kill(process.pid, "SIGINT");
+        process.kill(process.pid, "${signal}");
       }
       return write.call(this, text, ...more);
     };`;
@@ -31,10 +31,13 @@ const interrupting = (at: RegExp): string => {
 /**
  * Runs `lorikeet ...args`.
  *
- * @param interruptAt sends Ctrl-C when standard error first matches
+ * @param interruptAt sends the signal, Ctrl-C when absent, when standard error first matches
  */
-export function lorikeet(args: readonly string[], { interruptAt }: { readonly interruptAt?: RegExp } = {}): Promise<Outcome> {
-  const before = interruptAt ? ["--import", interrupting(interruptAt)] : [];
+export function lorikeet(
+  args: readonly string[],
+  { interruptAt, signal = "SIGINT" }: { readonly interruptAt?: RegExp; readonly signal?: NodeJS.Signals } = {},
+): Promise<Outcome> {
+  const before = interruptAt ? ["--import", interrupting(interruptAt, signal)] : [];
   return run(process.execPath, [...before, "dist/src/cli/main.js", ...args]);
 }
 

@@ -106,9 +106,9 @@ describe("Ctrl-C", () => {
     expect(existsSync(join(out, "checkpoint.safetensors"))).toBe(false);
   });
 
-  it("before training leaves nothing to go on with", async () => {
-    const out = at("early");
-    const stopped = await lorikeet([...long, "--out", out], { interruptAt: /Measuring/ });
+  it.each(["SIGINT", "SIGTERM", "SIGHUP"] as const)("before training leaves nothing to go on with: %s", async (signal) => {
+    const out = at(`early ${signal}`);
+    const stopped = await lorikeet([...long, "--out", out], { interruptAt: /Measuring/, signal });
     expect(stopped.code).toBe(130);
     expect(stopped.stderr).toContain("Stopped before training began.");
     expect(existsSync(join(out, "checkpoint.safetensors"))).toBe(false);
