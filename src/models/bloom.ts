@@ -1,7 +1,7 @@
 /** BLOOM: Falcon's block with its parts one after the other, linear biases, and a norm of the embeddings. @see https://arxiv.org/abs/2211.05100 */
 import { alibi } from "./alibi.ts";
 import { type FalconConfig, falconLike } from "./falcon.ts";
-import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 
 const bloom: LlamaFamilyMember = {
@@ -43,3 +43,8 @@ export const BloomForSequenceClassification = sequenceClassifier("BloomForSequen
 
 /** A BLOOM that puts every token into a class. */
 export const BloomForTokenClassification = tokenClassifier("BloomForTokenClassification", llamaFamily(bloom), "classifier");
+
+/** A BLOOM that finds the answer to a question in a text. */
+export const BloomForQuestionAnswering = questionAnswerer("BloomForQuestionAnswering", llamaFamily(bloom), {
+  countsPadding: true,
+});

@@ -16,7 +16,7 @@ import { type Layer, Module } from "../nn/module.ts";
 import { alibi } from "./alibi.ts";
 import type { ConfigReader } from "./config-reader.ts";
 import type { Projections, RotaryPass } from "./decoder.ts";
-import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily, norm, RotaryAttention } from "./llama.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 
@@ -176,3 +176,8 @@ export const FalconForSequenceClassification = sequenceClassifier("FalconForSequ
 
 /** A Falcon that puts every token into a class. */
 export const FalconForTokenClassification = tokenClassifier("FalconForTokenClassification", llamaFamily(falcon), "classifier");
+
+/** A Falcon that finds the answer to a question in a text. */
+export const FalconForQuestionAnswering = questionAnswerer("FalconForQuestionAnswering", llamaFamily(falcon), {
+  countsPadding: true,
+});

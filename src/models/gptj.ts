@@ -11,7 +11,7 @@ import { type Initializer, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import type { Projections, RotaryPass } from "./decoder.ts";
-import { sequenceClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily, norm, RotaryAttention } from "./llama.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 
@@ -123,3 +123,6 @@ export const GPTJForCausalLM = llamaCausalLM("GPTJForCausalLM", gptj);
 
 /** A GPT-J that puts texts into classes. */
 export const GPTJForSequenceClassification = sequenceClassifier("GPTJForSequenceClassification", llamaFamily(gptj));
+
+/** A GPT-J that finds the answer to a question in a text. */
+export const GPTJForQuestionAnswering = questionAnswerer("GPTJForQuestionAnswering", llamaFamily(gptj), { countsPadding: true });

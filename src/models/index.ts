@@ -18,7 +18,12 @@ export {
   BertForTokenClassification,
   bertConfig,
 } from "./bert.ts";
-export { BloomForCausalLM, BloomForSequenceClassification, BloomForTokenClassification } from "./bloom.ts";
+export {
+  BloomForCausalLM,
+  BloomForQuestionAnswering,
+  BloomForSequenceClassification,
+  BloomForTokenClassification,
+} from "./bloom.ts";
 export { type CacheSizes, KeyValueCache } from "./cache.ts";
 export type {
   Backbone,
@@ -55,7 +60,12 @@ export {
   ElectraForTokenClassification,
 } from "./electra.ts";
 export type { EncoderInputs } from "./encoder.ts";
-export { FalconForCausalLM, FalconForSequenceClassification, FalconForTokenClassification } from "./falcon.ts";
+export {
+  FalconForCausalLM,
+  FalconForQuestionAnswering,
+  FalconForSequenceClassification,
+  FalconForTokenClassification,
+} from "./falcon.ts";
 export { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 export { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
 export { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3.ts";
@@ -91,7 +101,7 @@ export {
   GPT2LMHeadModel,
   gpt2Config,
 } from "./gpt2.ts";
-export { GPTJForCausalLM, GPTJForSequenceClassification } from "./gptj.ts";
+export { GPTJForCausalLM, GPTJForQuestionAnswering, GPTJForSequenceClassification } from "./gptj.ts";
 export { GraniteForCausalLM } from "./granite.ts";
 export { GraniteMoeForCausalLM } from "./granite-moe.ts";
 export { Lfm2ForCausalLM } from "./lfm2.ts";
@@ -102,14 +112,24 @@ export {
   LlamaForTokenClassification,
 } from "./llama.ts";
 export { type LlamaConfig, llamaConfig } from "./llama-config.ts";
-export { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification } from "./ministral3.ts";
+export {
+  Ministral3ForCausalLM,
+  Ministral3ForQuestionAnswering,
+  Ministral3ForSequenceClassification,
+  Ministral3ForTokenClassification,
+} from "./ministral3.ts";
 export {
   MistralForCausalLM,
   MistralForQuestionAnswering,
   MistralForSequenceClassification,
   MistralForTokenClassification,
 } from "./mistral.ts";
-export { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
+export {
+  MixtralForCausalLM,
+  MixtralForQuestionAnswering,
+  MixtralForSequenceClassification,
+  MixtralForTokenClassification,
+} from "./mixtral.ts";
 export {
   type ModernBertConfig,
   ModernBertForMaskedLM,
@@ -127,7 +147,7 @@ export {
 export { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
 export { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
 export { OlmoeForCausalLM } from "./olmoe.ts";
-export { type OPTConfig, OPTForCausalLM, OPTForSequenceClassification, optConfig } from "./opt.ts";
+export { type OPTConfig, OPTForCausalLM, OPTForQuestionAnswering, OPTForSequenceClassification, optConfig } from "./opt.ts";
 export { type PhiConfig, PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification, phiConfig } from "./phi.ts";
 export { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
 export {
@@ -136,7 +156,12 @@ export {
   Qwen2ForSequenceClassification,
   Qwen2ForTokenClassification,
 } from "./qwen2.ts";
-export { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification } from "./qwen2-moe.ts";
+export {
+  Qwen2MoeForCausalLM,
+  Qwen2MoeForQuestionAnswering,
+  Qwen2MoeForSequenceClassification,
+  Qwen2MoeForTokenClassification,
+} from "./qwen2-moe.ts";
 export {
   Qwen3ForCausalLM,
   Qwen3ForQuestionAnswering,
@@ -144,10 +169,16 @@ export {
   Qwen3ForTokenClassification,
 } from "./qwen3.ts";
 export { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification } from "./qwen3-5.ts";
-export { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
+export {
+  Qwen3MoeForCausalLM,
+  Qwen3MoeForQuestionAnswering,
+  Qwen3MoeForSequenceClassification,
+  Qwen3MoeForTokenClassification,
+} from "./qwen3-moe.ts";
 export {
   Qwen3_5MoeForCausalLM,
   Qwen3NextForCausalLM,
+  Qwen3NextForQuestionAnswering,
   Qwen3NextForSequenceClassification,
   Qwen3NextForTokenClassification,
 } from "./qwen3-next.ts";

@@ -287,9 +287,12 @@ export const llamaFamily = (member = llama): Family<"model", LlamaConfig, LlamaM
   std: ({ initializerRange }) => initializerRange,
   build: (config, init = normal({ std: config.initializerRange })) => new LlamaModel(config, init, member),
   reader: (model) => model,
-  // as checkpoints of finders of answers call it
-  pathOf: (path) => path.replace(/^model\.transformer\./, "model."),
   ...member.names,
+  pathOf(path) {
+    // as checkpoints of finders of answers call it
+    const own = path.replace(/^model\.transformer\./, "model.");
+    return member.names?.pathOf ? member.names.pathOf(own) : own;
+  },
 });
 
 /** A Llama that puts texts into classes. */
@@ -299,17 +302,13 @@ export const LlamaForSequenceClassification = sequenceClassifier("LlamaForSequen
 export const LlamaForTokenClassification = tokenClassifier("LlamaForTokenClassification", llamaFamily(), "score");
 
 /** The class of a member that finds the answer to a question in a text, in most of which the model has another name. */
-export const llamaQuestionAnswerer = (name: string, member = llama) =>
-  questionAnswerer(
-    name,
-    {
-      ...llamaFamily(member),
-      name: "transformer",
-      // checkpoints with other output layers have the usual one
-      pathOf: (path: string) => path.replace(/^transformer\.model\./, "transformer."),
-    },
-    { countsPadding: true },
-  );
+export function llamaQuestionAnswerer(name: string, member = llama) {
+  const family = llamaFamily(member);
+  // checkpoints with other output layers have the usual one
+  const pathOf = (path: string) =>
+    family.pathOf?.(path.replace(/^transformer\.(model\.)?/, "model."))?.replace(/^model\./, "transformer.") ?? null;
+  return questionAnswerer(name, { ...family, name: "transformer", pathOf }, { countsPadding: true });
+}
 
 /** A Llama that finds the answer to a question in a text. */
 export const LlamaForQuestionAnswering = llamaQuestionAnswerer("LlamaForQuestionAnswering");

@@ -8,7 +8,7 @@ import type { Tensor } from "../graph/node.ts";
 import { number } from "../graph/source.ts";
 import { positionsAfter } from "./causal-lm.ts";
 import type { RotaryPass } from "./decoder.ts";
-import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { gatedMLP, LlamaAttention, LlamaDecoderLayer, type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 import { mistralNames } from "./mistral.ts";
@@ -80,3 +80,8 @@ export const Ministral3ForTokenClassification = tokenClassifier(
   llamaFamily(ministral3),
   "score",
 );
+
+/** A Ministral 3 that finds the answer to a question in a text. */
+export const Ministral3ForQuestionAnswering = questionAnswerer("Ministral3ForQuestionAnswering", llamaFamily(ministral3), {
+  countsPadding: true,
+});

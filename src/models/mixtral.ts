@@ -1,5 +1,5 @@
 /** Mixtral: a Mistral whose feed-forward parts are mixtures of experts. @see https://arxiv.org/abs/2401.04088 */
-import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 import { type MixtureConfig, mixture, mixtureNames, readMixture } from "./mixture.ts";
 
@@ -36,3 +36,8 @@ export const MixtralForSequenceClassification = sequenceClassifier("MixtralForSe
 
 /** A Mixtral that puts every token into a class. */
 export const MixtralForTokenClassification = tokenClassifier("MixtralForTokenClassification", llamaFamily(mixtral), "score");
+
+/** A Mixtral that finds the answer to a question in a text. */
+export const MixtralForQuestionAnswering = questionAnswerer("MixtralForQuestionAnswering", llamaFamily(mixtral), {
+  countsPadding: true,
+});

@@ -3,9 +3,10 @@
  * @see https://arxiv.org/abs/2205.01068
  */
 import { checkOptions } from "../errors.ts";
-import { add } from "../graph/elementwise.ts";
+import { add, cast, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
+import { constant } from "../graph/source.ts";
 import { activation } from "../nn/activation.ts";
 import { Dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
@@ -19,7 +20,7 @@ import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./con
 import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
 import { type Decoder, DecoderLM } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, sequenceClassifier } from "./family.ts";
+import { type Family, questionAnswerer, sequenceClassifier } from "./family.ts";
 
 /** What of a config.json matters for computing. */
 export interface OPTConfig extends LabelConfig {
@@ -180,7 +181,11 @@ export class OPTDecoder extends Module implements Decoder {
   forward(inputs: TextInputs): DecoderStates {
     checkTextInputs(this.sizes, inputs);
     const pass = beginPass(inputs, this.#config.maxPositionEmbeddings);
-    const positions = learnedPositions(this.embed_positions, pass, textShape(inputs)[1], offset);
+    const { attentionMask: mask, positionIds } = inputs;
+    // padding has the row in front of that of position 0, which matters where its places are judged
+    const known = mask && pass.positions && !pass.update && !positionIds;
+    const counted = known ? where(cast(mask, "bool"), pass.positions, constant(-1, [], "int32")) : pass.positions;
+    const positions = learnedPositions(this.embed_positions, { positions: counted }, textShape(inputs)[1], offset);
     const through = (layer: Layer | null, x: Tensor) => layer?.forward(x) ?? x;
     const x = add(through(this.project_in, embedTokens(inputs, this.embed_tokens)), positions);
     return runLayers(x, this.layers, pass, (y) => through(this.project_out, through(this.final_layer_norm, y)));
@@ -207,6 +212,9 @@ const family: Family<"model", OPTConfig, OPTModel> = {
 
 /** An OPT that puts texts into classes. */
 export const OPTForSequenceClassification = sequenceClassifier("OPTForSequenceClassification", family);
+
+/** An OPT that finds the answer to a question in a text. */
+export const OPTForQuestionAnswering = questionAnswerer("OPTForQuestionAnswering", family);
 
 /**
  * An OPT that gives logits of the next token.

@@ -2,7 +2,7 @@
  * Qwen2 MoE: a Qwen2 whose feed-forward parts, or some of them, are mixtures of experts beside one that all tokens share.
  * @see https://arxiv.org/abs/2407.10671
  */
-import { sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { LlamaAttention, LlamaDecoderLayer, type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 import { mixture, mixtureOrMLP, type PartlyMixedConfig, readMixes, readMixture } from "./mixture.ts";
 import { qwenDefaults } from "./qwen2.ts";
@@ -44,3 +44,8 @@ export const Qwen2MoeForSequenceClassification = sequenceClassifier("Qwen2MoeFor
 
 /** A Qwen2 MoE that puts every token into a class. */
 export const Qwen2MoeForTokenClassification = tokenClassifier("Qwen2MoeForTokenClassification", llamaFamily(qwen2Moe), "score");
+
+/** A Qwen2 MoE that finds the answer to a question in a text. */
+export const Qwen2MoeForQuestionAnswering = questionAnswerer("Qwen2MoeForQuestionAnswering", llamaFamily(qwen2Moe), {
+  countsPadding: true,
+});

@@ -1,6 +1,13 @@
 /** Qwen3 MoE: a Qwen3 whose feed-forward parts, or some of them, are mixtures of experts. @see https://arxiv.org/abs/2505.09388 */
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
-import { LlamaAttention, LlamaDecoderLayer, type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
+import {
+  LlamaAttention,
+  LlamaDecoderLayer,
+  type LlamaFamilyMember,
+  llamaCausalLM,
+  llamaFamily,
+  llamaQuestionAnswerer,
+} from "./llama.ts";
 import { mixture, mixtureOrMLP, type PartlyMixedConfig, readMixes, readMixture } from "./mixture.ts";
 
 const qwen3Moe: LlamaFamilyMember = {
@@ -38,3 +45,6 @@ export const Qwen3MoeForSequenceClassification = sequenceClassifier("Qwen3MoeFor
 
 /** A Qwen3 MoE that puts every token into a class. */
 export const Qwen3MoeForTokenClassification = tokenClassifier("Qwen3MoeForTokenClassification", llamaFamily(qwen3Moe), "score");
+
+/** A Qwen3 MoE that finds the answer to a question in a text. */
+export const Qwen3MoeForQuestionAnswering = llamaQuestionAnswerer("Qwen3MoeForQuestionAnswering", qwen3Moe);

@@ -7,7 +7,7 @@
 import type { ConfigReader } from "./config-reader.ts";
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
 import { FusedDeltaNet, GatedDeltaNet } from "./gated-delta-net.ts";
-import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
+import { type LlamaFamilyMember, llamaCausalLM, llamaFamily, llamaQuestionAnswerer } from "./llama.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 import { mixture, mixtureOrMLP, type PartlyMixedConfig, readMixes, readMixture } from "./mixture.ts";
 import { pathOfText, type Qwen35Config, Qwen35DecoderLayer, readHybrid } from "./qwen3-5.ts";
@@ -67,3 +67,6 @@ export const Qwen3NextForTokenClassification = tokenClassifier(
 
 /** A Qwen3.5 with mixtures of experts that gives logits of the next token. */
 export const Qwen3_5MoeForCausalLM = llamaCausalLM("Qwen3_5MoeForCausalLM", qwen35Moe);
+
+/** A Qwen3-Next that finds the answer to a question in a text. */
+export const Qwen3NextForQuestionAnswering = llamaQuestionAnswerer("Qwen3NextForQuestionAnswering", qwen3Next);

@@ -10,7 +10,12 @@ import {
 } from "./albert.ts";
 import { BartForConditionalGeneration, MBartForConditionalGeneration } from "./bart.ts";
 import { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
-import { BloomForCausalLM, BloomForSequenceClassification, BloomForTokenClassification } from "./bloom.ts";
+import {
+  BloomForCausalLM,
+  BloomForQuestionAnswering,
+  BloomForSequenceClassification,
+  BloomForTokenClassification,
+} from "./bloom.ts";
 import { isOfOutput, isOfPooler } from "./checkpoint-name.ts";
 import { Cohere2ForCausalLM, CohereForCausalLM } from "./cohere.ts";
 import type { ConfigJson } from "./config-reader.ts";
@@ -32,7 +37,12 @@ import {
   ElectraForSequenceClassification,
   ElectraForTokenClassification,
 } from "./electra.ts";
-import { FalconForCausalLM, FalconForSequenceClassification, FalconForTokenClassification } from "./falcon.ts";
+import {
+  FalconForCausalLM,
+  FalconForQuestionAnswering,
+  FalconForSequenceClassification,
+  FalconForTokenClassification,
+} from "./falcon.ts";
 import type { AnyFamily } from "./family.ts";
 import { withoutOutput } from "./feature-extractor.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
@@ -59,7 +69,7 @@ import {
   GPTNeoXForTokenClassification,
 } from "./gpt-neox.ts";
 import { GPT2ForQuestionAnswering, GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
-import { GPTJForCausalLM, GPTJForSequenceClassification } from "./gptj.ts";
+import { GPTJForCausalLM, GPTJForQuestionAnswering, GPTJForSequenceClassification } from "./gptj.ts";
 import { GraniteForCausalLM } from "./granite.ts";
 import { GraniteMoeForCausalLM } from "./granite-moe.ts";
 import { Lfm2ForCausalLM } from "./lfm2.ts";
@@ -69,14 +79,24 @@ import {
   LlamaForSequenceClassification,
   LlamaForTokenClassification,
 } from "./llama.ts";
-import { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification } from "./ministral3.ts";
+import {
+  Ministral3ForCausalLM,
+  Ministral3ForQuestionAnswering,
+  Ministral3ForSequenceClassification,
+  Ministral3ForTokenClassification,
+} from "./ministral3.ts";
 import {
   MistralForCausalLM,
   MistralForQuestionAnswering,
   MistralForSequenceClassification,
   MistralForTokenClassification,
 } from "./mistral.ts";
-import { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification } from "./mixtral.ts";
+import {
+  MixtralForCausalLM,
+  MixtralForQuestionAnswering,
+  MixtralForSequenceClassification,
+  MixtralForTokenClassification,
+} from "./mixtral.ts";
 import {
   ModernBertForMaskedLM,
   ModernBertForQuestionAnswering,
@@ -92,7 +112,7 @@ import {
 import { Olmo2ForCausalLM, Olmo2ForSequenceClassification } from "./olmo2.ts";
 import { Olmo3ForCausalLM, Olmo3ForSequenceClassification } from "./olmo3.ts";
 import { OlmoeForCausalLM } from "./olmoe.ts";
-import { OPTForCausalLM, OPTForSequenceClassification } from "./opt.ts";
+import { OPTForCausalLM, OPTForQuestionAnswering, OPTForSequenceClassification } from "./opt.ts";
 import { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification } from "./phi.ts";
 import { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification } from "./phi3.ts";
 import {
@@ -101,7 +121,12 @@ import {
   Qwen2ForSequenceClassification,
   Qwen2ForTokenClassification,
 } from "./qwen2.ts";
-import { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification } from "./qwen2-moe.ts";
+import {
+  Qwen2MoeForCausalLM,
+  Qwen2MoeForQuestionAnswering,
+  Qwen2MoeForSequenceClassification,
+  Qwen2MoeForTokenClassification,
+} from "./qwen2-moe.ts";
 import {
   Qwen3ForCausalLM,
   Qwen3ForQuestionAnswering,
@@ -109,10 +134,16 @@ import {
   Qwen3ForTokenClassification,
 } from "./qwen3.ts";
 import { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification } from "./qwen3-5.ts";
-import { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification } from "./qwen3-moe.ts";
+import {
+  Qwen3MoeForCausalLM,
+  Qwen3MoeForQuestionAnswering,
+  Qwen3MoeForSequenceClassification,
+  Qwen3MoeForTokenClassification,
+} from "./qwen3-moe.ts";
 import {
   Qwen3_5MoeForCausalLM,
   Qwen3NextForCausalLM,
+  Qwen3NextForQuestionAnswering,
   Qwen3NextForSequenceClassification,
   Qwen3NextForTokenClassification,
 } from "./qwen3-next.ts";
@@ -164,7 +195,7 @@ export const models = {
   albert: { AlbertForMaskedLM, AlbertForQuestionAnswering, AlbertForSequenceClassification, AlbertForTokenClassification },
   bart: { BartForConditionalGeneration },
   bert: { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification },
-  bloom: { BloomForCausalLM, BloomForSequenceClassification, BloomForTokenClassification },
+  bloom: { BloomForCausalLM, BloomForQuestionAnswering, BloomForSequenceClassification, BloomForTokenClassification },
   camembert: {
     CamembertForMaskedLM,
     CamembertForQuestionAnswering,
@@ -186,22 +217,27 @@ export const models = {
     DistilBertForTokenClassification,
   },
   electra: { ElectraForMaskedLM, ElectraForQuestionAnswering, ElectraForSequenceClassification, ElectraForTokenClassification },
-  falcon: { FalconForCausalLM, FalconForSequenceClassification, FalconForTokenClassification },
+  falcon: { FalconForCausalLM, FalconForQuestionAnswering, FalconForSequenceClassification, FalconForTokenClassification },
   gemma: { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification },
   gemma2: { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification },
   gemma3_text: { Gemma3ForCausalLM, Gemma3TextForSequenceClassification },
   glm: { GlmForCausalLM, GlmForSequenceClassification, GlmForTokenClassification },
   glm4: { Glm4ForCausalLM, Glm4ForSequenceClassification, Glm4ForTokenClassification },
   gpt2: { GPT2LMHeadModel, GPT2ForQuestionAnswering, GPT2ForSequenceClassification, GPT2ForTokenClassification },
-  gptj: { GPTJForCausalLM, GPTJForSequenceClassification },
+  gptj: { GPTJForCausalLM, GPTJForQuestionAnswering, GPTJForSequenceClassification },
   gpt_neo: { GPTNeoForCausalLM, GPTNeoForQuestionAnswering, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
   gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForQuestionAnswering, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
   granite: { GraniteForCausalLM },
   lfm2: { Lfm2ForCausalLM },
   llama: { LlamaForCausalLM, LlamaForQuestionAnswering, LlamaForSequenceClassification, LlamaForTokenClassification },
-  ministral3: { Ministral3ForCausalLM, Ministral3ForSequenceClassification, Ministral3ForTokenClassification },
+  ministral3: {
+    Ministral3ForCausalLM,
+    Ministral3ForQuestionAnswering,
+    Ministral3ForSequenceClassification,
+    Ministral3ForTokenClassification,
+  },
   mistral: { MistralForCausalLM, MistralForQuestionAnswering, MistralForSequenceClassification, MistralForTokenClassification },
-  mixtral: { MixtralForCausalLM, MixtralForSequenceClassification, MixtralForTokenClassification },
+  mixtral: { MixtralForCausalLM, MixtralForQuestionAnswering, MixtralForSequenceClassification, MixtralForTokenClassification },
   modernbert: {
     ModernBertForMaskedLM,
     ModernBertForQuestionAnswering,
@@ -214,16 +250,31 @@ export const models = {
   olmo2: { Olmo2ForCausalLM, Olmo2ForSequenceClassification },
   olmo3: { Olmo3ForCausalLM, Olmo3ForSequenceClassification },
   olmoe: { OlmoeForCausalLM },
-  opt: { OPTForCausalLM, OPTForSequenceClassification },
+  opt: { OPTForCausalLM, OPTForQuestionAnswering, OPTForSequenceClassification },
   phi: { PhiForCausalLM, PhiForSequenceClassification, PhiForTokenClassification },
   phi3: { Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification },
   qwen2: { Qwen2ForCausalLM, Qwen2ForQuestionAnswering, Qwen2ForSequenceClassification, Qwen2ForTokenClassification },
   qwen3: { Qwen3ForCausalLM, Qwen3ForQuestionAnswering, Qwen3ForSequenceClassification, Qwen3ForTokenClassification },
-  qwen3_moe: { Qwen3MoeForCausalLM, Qwen3MoeForSequenceClassification, Qwen3MoeForTokenClassification },
+  qwen3_moe: {
+    Qwen3MoeForCausalLM,
+    Qwen3MoeForQuestionAnswering,
+    Qwen3MoeForSequenceClassification,
+    Qwen3MoeForTokenClassification,
+  },
   qwen3_5_text: { Qwen3_5ForCausalLM, Qwen3_5TextForSequenceClassification },
   qwen3_5_moe_text: { Qwen3_5MoeForCausalLM },
-  qwen3_next: { Qwen3NextForCausalLM, Qwen3NextForSequenceClassification, Qwen3NextForTokenClassification },
-  qwen2_moe: { Qwen2MoeForCausalLM, Qwen2MoeForSequenceClassification, Qwen2MoeForTokenClassification },
+  qwen3_next: {
+    Qwen3NextForCausalLM,
+    Qwen3NextForQuestionAnswering,
+    Qwen3NextForSequenceClassification,
+    Qwen3NextForTokenClassification,
+  },
+  qwen2_moe: {
+    Qwen2MoeForCausalLM,
+    Qwen2MoeForQuestionAnswering,
+    Qwen2MoeForSequenceClassification,
+    Qwen2MoeForTokenClassification,
+  },
   granitemoe: { GraniteMoeForCausalLM },
   roberta: { RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification },
   smollm3: { SmolLM3ForCausalLM, SmolLM3ForQuestionAnswering, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
