@@ -1,4 +1,6 @@
 /** Layers and losses have PyTorch's values, derivatives, parameters and running statistics; test/fixtures/layers/make.py draws them. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
@@ -7,7 +9,7 @@ import * as core from "../../src/index.ts";
 import { compile, type Tensor, Variable } from "../../src/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import { gradientsOf } from "../../src/optim/index.ts";
-import { expectClose, goldenTensors, toTensor } from "./suite.ts";
+import { expectClose, goldenFolder, goldenTensors, toTensor } from "./suite.ts";
 
 type Values = Awaited<ReturnType<typeof goldenTensors>>;
 type Run = (...inputs: Tensor[]) => readonly Tensor[];
@@ -84,14 +86,16 @@ const cases: Readonly<Record<string, Case>> = {
   triplet_swapped: f((a, p, n) => nn.tripletMarginLoss(a, p, n, { margin: 2, p: 3, swap: true, reduction: "sum" })),
 };
 
+// a folder from elsewhere need not have cases of every kind
+const lacks = !existsSync(join(goldenFolder, "layers"));
 let golden: Values;
-beforeAll(async () => void (golden = await goldenTensors("layers", "layers.safetensors")));
+beforeAll(async () => void (golden = lacks ? new Map() : await goldenTensors("layers", "layers.safetensors")));
 
-test("every case of the file is tried", () => {
+test.skipIf(lacks)("every case of the file is tried", () => {
   expect([...new Set([...golden.keys()].map((key) => key.split(".")[0]))].sort()).toEqual(Object.keys(cases).sort());
 });
 
-describe.each([
+describe.skipIf(lacks).each([
   ["reference", createReference],
   ["wasm", () => createWasm({ threads: 1 })],
 ] as const)("%s", (_device, create) => {
