@@ -3,18 +3,17 @@
  * into those of a text. A device may have a kernel for it, which writes nothing else where the table's memory may be taken over.
  */
 import { DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { sizeValue } from "./composite.ts";
 import { add, and, less, neg, where } from "./elementwise.ts";
 import { applyFused } from "./fused.ts";
 import { take } from "./indexing.ts";
-import { expand, permute, reshape, slice } from "./movement.ts";
+import { expand, permute, reshape } from "./movement.ts";
 import type { Tensor } from "./node.ts";
 import type { Draw, Fused, Sample } from "./primitive.ts";
 import { sameShape } from "./shape.ts";
 import { constant, iota } from "./source.ts";
 
 const whole = (value: number): Tensor => constant(value, [], "int32");
-/** A size as the last of so many index numbers: an argument of the code that uses it, where `whole` would be a part of it. */
-export const extent = (value: number): Tensor => reshape(slice(iota([value + 1]), [value], [value + 1]), []);
 
 /** Sources: table [B, S, ...], rows [B, T, ...], offset [] int32. Rows whose place is outside of the table are left out. */
 export const placeOp: Fused = {
@@ -29,7 +28,7 @@ export const placeOp: Fused = {
     const T = rows.shape[1] as number;
     const row = table.shape.slice(2);
     const index = add(iota([S]), neg(offset)); // place among the new rows
-    const inside = and(less(whole(-1), index), less(index, extent(T)));
+    const inside = and(less(whole(-1), index), less(index, sizeValue(T)));
     let placed = rows;
     if (T > 1) {
       // rows are taken from the front, so time goes there and back

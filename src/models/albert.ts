@@ -1,5 +1,5 @@
 /**
- * ALBERT: BERT whose blocks are one and the same, or a few, passed over and over, and whose words have smaller vectors than states.
+ * ALBERT: BERT that runs one block, or a few, over and over, with word vectors smaller than its states.
  * @see https://arxiv.org/abs/1909.11942
  */
 import { add, tanh } from "../graph/elementwise.ts";
@@ -149,7 +149,7 @@ const albert = (pooler?: boolean): Family<"albert", AlbertConfig, AlbertModel> =
 });
 const family = albert();
 
-/** An ALBERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+/** An ALBERT that predicts the word at every position. The output layer's weight is that of the word embeddings. */
 export const AlbertForMaskedLM = tokenModel("AlbertForMaskedLM", family, {
   parts: (config, init, base) => {
     const { hiddenSize, embeddingSize, layerNormEps: eps } = config;
@@ -161,7 +161,7 @@ export const AlbertForMaskedLM = tokenModel("AlbertForMaskedLM", family, {
     decoder.forward(normalise.forward(activation(config.hiddenAct)(own.forward(states)))),
 });
 
-/** An ALBERT that puts texts into classes by the state of their first token. */
+/** An ALBERT that classifies texts by the state of their first token. */
 export const AlbertForSequenceClassification = textClassifier("AlbertForSequenceClassification", albert(true), {
   parts: ({ hiddenSize, numLabels, classifierDropout }, init) => ({
     dropout: new Dropout(classifierDropout),
@@ -171,8 +171,8 @@ export const AlbertForSequenceClassification = textClassifier("AlbertForSequence
     classifier.forward(dropout.forward(tanh((pooler as Layer).forward(firstToken(states))))),
 });
 
-/** An ALBERT that puts every token into a class. */
+/** An ALBERT that classifies every token. */
 export const AlbertForTokenClassification = tokenClassifier("AlbertForTokenClassification", family, "classifier");
 
-/** An ALBERT that finds the answer to a question in a text. */
+/** An ALBERT that extracts the answer to a question from a text. */
 export const AlbertForQuestionAnswering = questionAnswerer("AlbertForQuestionAnswering", family);

@@ -1,4 +1,4 @@
-/** Attention with linear biases: no positions in the states, but scores that fall with the distance, in each head by another slope. */
+/** Attention with linear biases (ALiBi): states hold no positions; scores fall with the distance instead, with a slope for each head. */
 import { add, cast, exp, less, max, mul, sub, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";

@@ -1,8 +1,8 @@
-/** What of a `config.json` decides how a BART computes. */
+/** The settings of a `config.json` that decide how a BART computes. */
 import { requireOption } from "../errors.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
+/** The settings of a `config.json` that affect the computation, in camelCase. */
 export type BartConfig = ReturnType<typeof bartConfig>;
 
 /** BART, and that of many languages. */

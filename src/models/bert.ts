@@ -29,7 +29,7 @@ import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendHeads, type EncoderInputs, type EncoderStates, encode, firstToken, layers, type Seen } from "./encoder.ts";
 import { type Family, questionAnswerer, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
+/** The settings of a `config.json` that affect the computation, in camelCase. */
 export type BertConfig = ReturnType<typeof bertConfig>;
 
 /** What sets a model of the family apart from BERT, as far as it is a matter of settings. */
@@ -313,7 +313,7 @@ export const predictWords = (
 ): Tensor => decoder.forward(transform.LayerNorm.forward(activation(hiddenAct)(transform.dense.forward(states))));
 
 /**
- * A BERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings.
+ * A BERT that predicts the word at every position. The output layer's weight is that of the word embeddings.
  *
  * @example
  * const model = new BertForMaskedLM({ vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2,
@@ -325,7 +325,7 @@ export const BertForMaskedLM = tokenModel("BertForMaskedLM", bertFamily("bert"),
   logits: ({ config, cls: { predictions } }, states) => predictWords(config, predictions, states),
 });
 
-/** A BERT that puts texts into classes by the state of their first token. */
+/** A BERT that classifies texts by the state of their first token. */
 export const BertForSequenceClassification = textClassifier(
   "BertForSequenceClassification",
   bertFamily("bert", { pooler: true }),
@@ -339,8 +339,8 @@ export const BertForSequenceClassification = textClassifier(
   },
 );
 
-/** A BERT that puts every token into a class. */
+/** A BERT that classifies every token. */
 export const BertForTokenClassification = tokenClassifier("BertForTokenClassification", bertFamily("bert"), "classifier");
 
-/** A BERT that finds the answer to a question in a text. */
+/** A BERT that extracts the answer to a question from a text. */
 export const BertForQuestionAnswering = questionAnswerer("BertForQuestionAnswering", bertFamily("bert"));

@@ -1,4 +1,4 @@
-/** BLOOM: Falcon's block with its parts one after the other, linear biases, and a norm of the embeddings. @see https://arxiv.org/abs/2211.05100 */
+/** BLOOM: Falcon's sequential block with linear biases (ALiBi) and a norm of the embeddings. @see https://arxiv.org/abs/2211.05100 */
 import { alibi } from "./alibi.ts";
 import { type FalconConfig, falconLike } from "./falcon.ts";
 import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
@@ -35,16 +35,16 @@ const bloom: LlamaFamilyMember = {
     alibi(numAttentionHeads, keyMask?.shape[1] ?? keys, keyMask),
 };
 
-/** A BLOOM that gives logits of the next token. */
+/** A BLOOM that predicts the next token. */
 export const BloomForCausalLM = llamaCausalLM("BloomForCausalLM", bloom);
 
-/** A BLOOM that puts texts into classes. */
+/** A BLOOM that classifies texts. */
 export const BloomForSequenceClassification = sequenceClassifier("BloomForSequenceClassification", llamaFamily(bloom));
 
-/** A BLOOM that puts every token into a class. */
+/** A BLOOM that classifies every token. */
 export const BloomForTokenClassification = tokenClassifier("BloomForTokenClassification", llamaFamily(bloom), "classifier");
 
-/** A BLOOM that finds the answer to a question in a text. */
+/** A BLOOM that extracts the answer to a question from a text. */
 export const BloomForQuestionAnswering = questionAnswerer("BloomForQuestionAnswering", llamaFamily(bloom), {
   countsPadding: true,
 });

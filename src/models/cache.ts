@@ -1,22 +1,23 @@
 /**
- * The memory of generation: keys and values of all tokens so far. They lie in variables of a fixed size, written at a
- * position that is a variable too, so that one compiled step serves every token.
+ * The key/value cache of generation. It lives in variables of a fixed size, written at a position that is a variable
+ * too, so that one compiled step serves every token.
  */
 import { currentDevice, upload } from "../compile/program.ts";
 import { type CompiledFunction, compile } from "../compile/trace.ts";
 import { requireKind, ShapeError, wordShape } from "../errors.ts";
+import { sizeValue } from "../graph/composite.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
 import { permute, reshape, sliceAxis } from "../graph/movement.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
-import { extent, place } from "../graph/placement.ts";
+import { place } from "../graph/placement.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant } from "../graph/source.ts";
 import { assignAll, Setting, Variable } from "../graph/variable.ts";
 import { cumsum } from "../tensor/statistics.ts";
 
-/** What of a model decides how large its cache is. */
+/** The sizes of a model that decide how large its cache is. */
 export interface CacheSizes {
   readonly layers: number;
   /** Heads of keys and values: G. */
@@ -207,7 +208,7 @@ export class CacheUpdate {
     const before = reduceSum(seen.value, [1]); // [B, 1]
     this.positions = max(sub(add(before, cumsum(mask, 1)), whole(1)), whole(0));
     this.mask = this.#write(seen, mask);
-    this.#writes.push([length, add(this.offset, extent(mask.shape[1] as number))]);
+    this.#writes.push([length, add(this.offset, sizeValue(mask.shape[1] as number))]);
   }
 
   /** Keys and values of one layer, [B, T, G, D] each, put behind those before; gives all of them, [B, S, G, D]. */

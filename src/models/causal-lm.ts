@@ -1,4 +1,4 @@
-/** What all models that continue a text have in common: what goes in, what comes out, and how labels are shifted. */
+/** What all causal language models share: inputs, outputs, and how labels are shifted. */
 import { ConfigError, DTypeError, requireKind, ShapeError, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { add, cast, sub } from "../graph/elementwise.ts";
@@ -10,9 +10,9 @@ import type { Embedding } from "../nn/embedding.ts";
 import type { Layer, Module, Parameter } from "../nn/module.ts";
 import type { CacheSizes, KeyValueCache } from "./cache.ts";
 
-/** Keys and values of one layer that stand in front of those of the first token, as of n tokens that are not there: [B, G, n, D] each. */
+/** Keys and values of one layer for n virtual tokens in front of the text: [B, G, n, D] each. */
 export interface PastLayer {
-  /** As they are looked at: where positions turn keys, these are turned already. */
+  /** As attention reads them: where rotary positions turn keys, these are already turned. */
   readonly keys: Tensor;
   readonly values: Tensor;
 }
@@ -32,33 +32,33 @@ export interface TextInputs {
    * written into it; give them with the first tokens only.
    */
   readonly past?: readonly PastLayer[];
-  /** Tokens before these, which are taken in too. */
+  /** Earlier tokens, which these see too. */
   readonly cache?: KeyValueCache;
 }
 
-/** What a model that continues text takes. */
+/** Inputs of a causal language model. */
 export interface CausalLMInputs extends TextInputs {
-  /** [B, T] int32: the tokens themselves; they are shifted here, so that each position is judged by the next token. −100 is not judged. */
+  /** [B, T] int32: the tokens themselves. They are shifted here, so that each position is scored on the next token; −100 is ignored. */
   readonly labels?: Tensor;
-  /** [B, T] int32: the token that each position should give, not shifted any more. */
+  /** [B, T] int32: the token that each position should predict; not shifted. */
   readonly targets?: Tensor;
-  /** Gives logits of this many last positions only; of all when absent. */
+  /** How many of the last positions get logits; all when absent. */
   readonly logitsToKeep?: number;
 }
 
-/** What it gives. */
+/** Outputs of a causal language model. */
 export interface CausalLMOutput {
   /** [B, T, V] */
   readonly logits: Tensor;
-  /** Mean cross-entropy per judged token; there when labels or targets were given. */
+  /** Mean cross-entropy per scored token; present when labels or targets were given. */
   readonly loss?: Tensor;
   /** The embeddings, then the state after each layer; the last one after the final norm. All [B, T, C]. */
   readonly hiddenStates: readonly Tensor[];
 }
 
-/** A model that gives logits of the next token. */
+/** A model that predicts the next token. */
 export interface CausalLM extends TextModel {
-  /** Tokens for which positions were learned; no more can be taken in. Absent where positions are computed. */
+  /** The number of learned positions, which is the longest text; absent where positions are computed. */
   readonly maxLength?: number | undefined;
   forward(inputs: CausalLMInputs): CausalLMOutput;
   /** An empty cache for `batch` sequences of up to `size` tokens. */
@@ -72,36 +72,36 @@ export function shiftLabels(labels: Tensor): Tensor {
   return sub(sliceAxis(pad(raised, [0, 0], [0, 1]), 1, 1, (labels.shape[1] as number) + 1), ignored);
 }
 
-/** What of a model decides which inputs fit. */
+/** The sizes of a model that decide which inputs fit. */
 export interface ModelSizes extends CacheSizes {
-  /** The model in errors. */
+  /** What errors call the model. */
   readonly modelType: string;
-  /** Values of a word's vector, C of `inputsEmbeds`, and of a state that an output layer gets. */
+  /** Size of a word vector (C of `inputsEmbeds`) and of the states that an output layer reads. */
   readonly width: number;
-  /** Of a state, where those are others. */
+  /** Size of the states, where it differs from `width`. */
   readonly stateWidth?: number;
-  /** Tokens for which positions were learned; absent where positions are computed. */
+  /** The number of learned positions; absent where positions are computed. */
   readonly maxLength?: number;
-  /** Whether layers hand a state from token to token, which keys and values of virtual tokens cannot stand for. */
+  /** Whether layers hand a state from token to token; keys and values of virtual tokens cannot replace that. */
   readonly isRecurrent?: boolean;
-  /** Tokens of a text past which angles are others, and whether those of the tokens before then are, too; absent where there are none. */
+  /** Length from which rotary angles change, and whether those of earlier tokens change too; absent where they never do. */
   readonly stretch?: { readonly from: number; readonly isAnew: boolean } | undefined;
 }
 
-/** What whoever puts something in front of a text, or an output layer behind it, needs to know of a model. */
+/** What virtual tokens in front of a text, or an output layer after it, need to know of a model. */
 export interface Backbone {
   readonly sizes: ModelSizes;
-  /** Gives the vectors of words: [B, T] → [B, T, C]. */
+  /** Word ids to vectors: [B, T] → [B, T, C]. */
   readonly wordEmbedding: Layer;
 }
 
-/** What an output layer that gives logits of words shares with the word embedding: its weight, where the config ties them. */
+/** The weight that a language-modelling output layer shares with the word embedding, where the config ties them. */
 export const tied = (
   { tieWordEmbeddings }: { readonly tieWordEmbeddings: boolean },
   { wordEmbedding }: Backbone,
 ): { readonly weight?: Parameter } => (tieWordEmbeddings ? { weight: (wordEmbedding as Embedding).weight } : {});
 
-/** The token whose row of the word embedding is never trained, in families where transformers keeps it as it is. */
+/** The token whose row of the word embedding is never trained, in families where transformers freezes it. */
 export const paddingRow = ({ padTokenId }: { readonly padTokenId: number | null }): { readonly paddingIdx?: number } =>
   padTokenId === null ? {} : { paddingIdx: padTokenId };
 
@@ -109,14 +109,14 @@ export const paddingRow = ({ padTokenId }: { readonly padTokenId: number | null 
 export interface TextModel extends Module {
   /** The model without its output layer. */
   readonly backbone: Backbone;
-  /** What comes out is the model's own matter. */
+  /** The outputs depend on the model. */
   forward(inputs: TextInputs): unknown;
 }
 
 /** Whether a model reads text. */
 export const readsText = (model: Module): model is TextModel => "backbone" in model;
 
-/** Whether it goes on with the text that it reads. */
+/** Whether a model continues the text that it reads. */
 export const continuesText = (model: Module): model is CausalLM => readsText(model) && "createCache" in model;
 
 /** [B, T], however the tokens are given. */

@@ -1,4 +1,4 @@
-/** What all models that put whole texts into classes have in common. */
+/** What all models that classify whole texts have in common. */
 import { ConfigError, ShapeError, wordShape } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { cast, equal, where } from "../graph/elementwise.ts";

@@ -1,7 +1,6 @@
 /**
- * Cohere's Command R and R7B: a Llama with layer norms without biases, of which both parts of a block share one, neighbouring values as
- * pairs of positions, and a factor on the logits; in the newer one (`cohere2`) three layers of four have a window, and the others do not
- * know positions.
+ * Cohere's Command R and R7B: a Llama with parallel attention and feed-forward part after one layer norm without bias, interleaved
+ * rotary pairs, and scaled logits. In the newer one (`cohere2`) three of four layers have a window, and the others no positions.
  *
  * @see https://huggingface.co/CohereLabs/c4ai-command-r-v01, https://arxiv.org/abs/2504.00698
  */
@@ -35,8 +34,8 @@ const cohere2: LlamaFamilyMember = {
   },
 };
 
-/** A Cohere that gives logits of the next token. */
+/** A Cohere that predicts the next token. */
 export const CohereForCausalLM = llamaCausalLM("CohereForCausalLM", cohere);
 
-/** A Cohere 2 that gives logits of the next token. */
+/** A Cohere 2 that predicts the next token. */
 export const Cohere2ForCausalLM = llamaCausalLM("Cohere2ForCausalLM", cohere2);

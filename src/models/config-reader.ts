@@ -7,7 +7,7 @@ import { checkRopeType, type RopeParameters } from "../nn/rotary.ts";
 export type ProblemType = "regression" | "single_label_classification" | "multi_label_classification";
 const problemTypes: readonly ProblemType[] = ["regression", "single_label_classification", "multi_label_classification"];
 
-/** What decides how a model puts texts or tokens into classes. */
+/** The settings of classification heads. */
 export interface LabelConfig {
   readonly numLabels: number;
   readonly problemType: ProblemType | null;
@@ -146,7 +146,7 @@ export class ConfigReader {
     return (value as ProblemType | undefined) ?? null;
   }
 
-  /** What of a configuration output layers that put texts or tokens into classes need. @param dropout when the file does not say */
+  /** The settings of classification heads. @param dropout when the file does not say */
   labels(dropout = this.probability("hidden_dropout", 0.1)): LabelConfig {
     const padding = this.get("pad_token_id");
     return {

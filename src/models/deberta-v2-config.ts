@@ -1,10 +1,10 @@
-/** What of a `config.json` decides how a DeBERTa v2 computes, and the rows of its table of distances. */
+/** The settings of a `config.json` that decide how a DeBERTa v2 computes, and the rows of its table of distances. */
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type BertVariant, bertConfig } from "./bert.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
+/** The settings of a `config.json` that affect the computation, in camelCase. */
 export type DebertaV2Config = ReturnType<typeof debertaV2Config>;
 
 const variant: BertVariant = {

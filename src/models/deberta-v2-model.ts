@@ -1,6 +1,6 @@
 /**
- * DeBERTa v2 and v3: BERT whose attention knows positions by the distances of tokens, as a vector each that queries and keys meet
- * apart from the words'.
+ * DeBERTa v2 and v3: BERT with disentangled attention. Positions enter as one vector per distance between tokens, which queries and keys
+ * are multiplied with separately from the words.
  * @see https://arxiv.org/abs/2006.03654 and https://arxiv.org/abs/2111.09543
  */
 import { currentDevice, upload } from "../compile/program.ts";

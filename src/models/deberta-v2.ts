@@ -59,7 +59,7 @@ export class DebertaV2LMHead extends Module {
   }
 }
 
-/** A DeBERTa v2 or v3 that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+/** A DeBERTa v2 or v3 that predicts the word at every position. The output layer's weight is that of the word embeddings. */
 export const DebertaV2ForMaskedLM = tokenModel("DebertaV2ForMaskedLM", family, {
   parts: (config, init, base) =>
     config.legacy
@@ -69,7 +69,7 @@ export const DebertaV2ForMaskedLM = tokenModel("DebertaV2ForMaskedLM", family, {
     "cls" in model ? predictWords(model.config, model.cls.predictions, states) : model.lm_predictions.lm_head.forward(states),
 });
 
-/** A DeBERTa v2 or v3 that puts texts into classes by the state of their first token. */
+/** A DeBERTa v2 or v3 that classifies texts by the state of their first token. */
 export const DebertaV2ForSequenceClassification = textClassifier("DebertaV2ForSequenceClassification", family, {
   parts: ({ hiddenSize: C, numLabels, poolerDropout, clsDropout }, init) => ({
     pooler: group({ dense: dense(C, C, init), dropout: new Dropout(poolerDropout) }),
@@ -82,8 +82,8 @@ export const DebertaV2ForSequenceClassification = textClassifier("DebertaV2ForSe
   },
 });
 
-/** A DeBERTa v2 or v3 that puts every token into a class. */
+/** A DeBERTa v2 or v3 that classifies every token. */
 export const DebertaV2ForTokenClassification = tokenClassifier("DebertaV2ForTokenClassification", family, "classifier");
 
-/** A DeBERTa v2 or v3 that finds the answer to a question in a text. */
+/** A DeBERTa v2 or v3 that extracts the answer to a question from a text. */
 export const DebertaV2ForQuestionAnswering = questionAnswerer("DebertaV2ForQuestionAnswering", family);

@@ -1,20 +1,25 @@
-/** A model that continues a text: whatever its layers are, an output layer behind them and a cache for them. */
+/** Causal language models: any decoder, an output layer after it, and a cache for it. */
+import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
+import { type Initializer, normal, zeros } from "../nn/init.ts";
+import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { KeyValueCache } from "./cache.ts";
-import type { Backbone, CausalLM, CausalLMInputs, CausalLMOutput, TextInputs } from "./causal-lm.ts";
+import { type Backbone, type CausalLM, type CausalLMInputs, type CausalLMOutput, type TextInputs, tied } from "./causal-lm.ts";
 import { type CheckpointNames, type NamedPart, pathBy } from "./checkpoint-name.ts";
+import type { ConfigJson } from "./config-reader.ts";
 import { causalOutput, type DecoderStates, type Pass } from "./decoder.ts";
+import type { ClassOf, Family } from "./family.ts";
 
-/** A model that reads a text from left to right, without an output layer. */
+/** A causal model without its output layer. */
 export interface Decoder extends Module, Backbone {
   /** @throws {ShapeError} for inputs whose sizes do not fit each other or the model */
   forward(inputs: TextInputs): DecoderStates;
 }
 
-/** A decoder with an output layer that gives logits of the next token. */
+/** A decoder with an output layer that predicts the next token. */
 export abstract class DecoderLM extends Module implements CausalLM, CheckpointNames {
   /** The keys of its `config.json`, in camelCase. */
   abstract readonly config: object;
@@ -30,7 +35,7 @@ export abstract class DecoderLM extends Module implements CausalLM, CheckpointNa
     return this.lm_head.forward(states);
   }
 
-  /** Where everything but the output layer is. */
+  /** Where the decoder is, and how checkpoints name its parameters. */
   protected abstract get part(): NamedPart;
 
   pathOf(name: string): string | null {
@@ -45,7 +50,7 @@ export abstract class DecoderLM extends Module implements CausalLM, CheckpointNa
     return this.part.partsOf?.(path, shape);
   }
 
-  /** What is added to the loss of the words; nothing in most models. */
+  /** An auxiliary loss that is added to that of the tokens; most models have none. */
   protected addedLoss(_pass: Pass): Tensor | undefined {
     return undefined;
   }
@@ -65,4 +70,54 @@ export abstract class DecoderLM extends Module implements CausalLM, CheckpointNa
   createCache(batch: number, size: number): KeyValueCache {
     return new KeyValueCache(this.backbone.sizes, batch, size);
   }
+}
+
+/** A family whose models read from left to right. */
+export interface DecoderFamily<Name extends string, Config, Base extends Module> extends Family<Name, Config, Base> {
+  reader(base: Base): Decoder;
+}
+
+/** The keys of a config that the output layer goes by. */
+interface WordConfig {
+  readonly vocabSize: number;
+  readonly tieWordEmbeddings: boolean;
+}
+
+/** The class of a family's models that predict the next token. @param options.bias whether the output layer has one */
+export function causalLM<Name extends string, Config extends WordConfig, Base extends Module>(
+  name: string,
+  family: DecoderFamily<Name, Config, Base>,
+  { bias = false } = {},
+): ClassOf<DecoderLM & { readonly [K in Name]: Base } & { readonly config: Config }, Config> {
+  class FamilyLM extends DecoderLM {
+    static readonly family = family;
+    declare lm_head: Layer; // comes after the model, whose embedding it may share
+    readonly config: Config;
+
+    constructor(config: Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
+      super();
+      const { init } = checkOptions(new.target.name, options, { init: "a function" });
+      const known = family.read(config);
+      const base = family.build(known, init);
+      const decoder = family.reader(base);
+      this.config = known;
+      Object.assign(this, { [family.name]: base });
+      this.lm_head = new Linear(decoder.sizes.width, known.vocabSize, {
+        bias,
+        init: init ?? normal({ std: family.std(known) }),
+        initBias: zeros,
+        ...tied(known, decoder),
+      });
+    }
+
+    get backbone(): Decoder {
+      return family.reader(Reflect.get(this, family.name) as Base);
+    }
+
+    protected get part(): NamedPart {
+      return family;
+    }
+  }
+  // the name of the base is data, so that the type system cannot find it in the class
+  return Object.defineProperty(FamilyLM, "name", { value: name }) as unknown as ReturnType<typeof causalLM<Name, Config, Base>>;
 }

@@ -1,4 +1,4 @@
-/** What every model that reads a text from left to right does in a forward pass, whatever its layers are. */
+/** The forward pass of every causal model, whatever its layers are: masks, positions, cache, layers, loss. */
 import { realize } from "../compile/program.ts";
 import { concatenate } from "../graph/composite.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
@@ -28,21 +28,21 @@ const whole = (value: number): Tensor => constant(value, [], "int32");
 
 /** What all layers of one forward pass share. */
 export interface Pass {
-  /** Who sees whom, as far as the tokens decide it. */
+  /** Which tokens see which, as far as it depends on the tokens alone. */
   readonly attention: AttendOptions;
   /** [B, T], 1 for tokens and 0 for padding; `null` where all are tokens. */
   readonly mask: Tensor | null;
   /** [B, T] int32; `null` where they are 0 … T − 1 in every row. */
   readonly positions: Tensor | null;
-  /** Above every position that there can be. */
+  /** An upper bound of all positions. */
   readonly length: number;
-  /** What is written into the cache, if there is one. */
+  /** The pending write to the cache, if there is one. */
   readonly update: CacheUpdate | null;
   /** Keys and values of virtual tokens in front, for each layer. */
   readonly past: readonly PastLayer[];
-  /** Place of the layer that runs, where it is another than the one it was made for. */
+  /** Index of the running layer, where it is not the one the layer was built for (replicated layers). */
   readonly layer?: number;
-  /** What the routers have given that have run so far, [B·T, experts] each, where layers are mixtures of experts. */
+  /** Outputs of the routers that have run so far, [B·T, experts] each, in mixtures of experts. */
   readonly routed: Tensor[];
 }
 
@@ -119,11 +119,11 @@ export function learnedPositions(table: Layer, { positions }: Pick<Pass, "positi
   return table.forward(offset === 0 ? rows : add(cast(rows, "int32"), whole(offset)));
 }
 
-/** Self-attention that others can add something to: it tells the queries, keys and values that it makes. */
+/** Self-attention that exposes its queries, keys and values, so that adapters can add to them. */
 export interface SelfAttention<Shared extends Pass = Pass> extends Module {
   /** [B, T, C] → [B, T, H, D] and two of [B, T, G, D], before any rotary positions */
   project(x: Tensor): Projections;
-  /** The queries as they meet the keys, [B, T, H, D]. */
+  /** The queries as they are multiplied with the keys, [B, T, H, D]. */
   queries(x: Tensor, pass: Shared): Tensor;
   /** [B, T, C] → [B, T, C] */
   forward(x: Tensor, pass: Shared): Tensor;

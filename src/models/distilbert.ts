@@ -35,7 +35,7 @@ import {
 } from "./encoder.ts";
 import { type Family, questionAnswerer, textClassifier, tokenClassifier, tokenModel } from "./family.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
+/** The settings of a `config.json` that affect the computation, in camelCase. */
 export type DistilBertConfig = ReturnType<typeof distilBertConfig>;
 
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
@@ -174,7 +174,7 @@ const family: Family<"distilbert", DistilBertConfig, DistilBertModel> = {
   std: ({ initializerRange }) => initializerRange,
 };
 
-/** A DistilBERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+/** A DistilBERT that predicts the word at every position. The output layer's weight is that of the word embeddings. */
 export const DistilBertForMaskedLM = tokenModel("DistilBertForMaskedLM", family, {
   parts: (config, init, base) => {
     const { dim, vocabSize } = config;
@@ -185,7 +185,7 @@ export const DistilBertForMaskedLM = tokenModel("DistilBertForMaskedLM", family,
     vocab_projector.forward(vocab_layer_norm.forward(activation(config.activation)(vocab_transform.forward(states)))),
 });
 
-/** A DistilBERT that puts texts into classes by the state of their first token. */
+/** A DistilBERT that classifies texts by the state of their first token. */
 export const DistilBertForSequenceClassification = textClassifier("DistilBertForSequenceClassification", family, {
   parts: ({ dim, numLabels, seqClassifDropout }, init) => ({
     pre_classifier: dense(dim, dim, init),
@@ -196,10 +196,10 @@ export const DistilBertForSequenceClassification = textClassifier("DistilBertFor
     classifier.forward(dropout.forward(relu(pre_classifier.forward(firstToken(states))))),
 });
 
-/** A DistilBERT that puts every token into a class. */
+/** A DistilBERT that classifies every token. */
 export const DistilBertForTokenClassification = tokenClassifier("DistilBertForTokenClassification", family, "classifier");
 
-/** A DistilBERT that finds the answer to a question in a text. */
+/** A DistilBERT that extracts the answer to a question from a text. */
 export const DistilBertForQuestionAnswering = questionAnswerer("DistilBertForQuestionAnswering", family, {
   dropout: ({ qaDropout }) => qaDropout,
 });

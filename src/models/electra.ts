@@ -1,5 +1,5 @@
 /**
- * ELECTRA: BERT whose words may have vectors of another size than its states, and which was trained to tell replaced words.
+ * ELECTRA: BERT trained to detect replaced words; its word vectors may be smaller than its states.
  * @see https://arxiv.org/abs/2003.10555
  */
 import { activation } from "../nn/activation.ts";
@@ -27,7 +27,7 @@ const family = bertFamily("electra", {
 });
 const gelu = activation("gelu");
 
-/** An ELECTRA, the generator, that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+/** An ELECTRA, the generator, that predicts the word at every position. The output layer's weight is that of the word embeddings. */
 export const ElectraForMaskedLM = tokenModel("ElectraForMaskedLM", family, {
   parts: (config, init, base) => {
     const { hiddenSize, embeddingSize, vocabSize, layerNormEps: eps } = config;
@@ -39,14 +39,14 @@ export const ElectraForMaskedLM = tokenModel("ElectraForMaskedLM", family, {
     generator_lm_head.forward(norm.forward(gelu(dense.forward(states)))),
 });
 
-/** An ELECTRA that puts texts into classes by the state of their first token. */
+/** An ELECTRA that classifies texts by the state of their first token. */
 export const ElectraForSequenceClassification = textClassifier("ElectraForSequenceClassification", family, {
   parts: (config, init): { classifier: Layer } => ({ classifier: new RobertaClassificationHead(config, init, gelu) }),
   logits: ({ classifier }, states) => classifier.forward(firstToken(states)),
 });
 
-/** An ELECTRA that puts every token into a class. */
+/** An ELECTRA that classifies every token. */
 export const ElectraForTokenClassification = tokenClassifier("ElectraForTokenClassification", family, "classifier");
 
-/** An ELECTRA that finds the answer to a question in a text. */
+/** An ELECTRA that extracts the answer to a question from a text. */
 export const ElectraForQuestionAnswering = questionAnswerer("ElectraForQuestionAnswering", family);

@@ -1,4 +1,4 @@
-/** What models that look at a whole text or image at once have in common. */
+/** What encoders share: models in which every token, or patch of an image, sees all others. */
 import { ConfigError } from "../errors.ts";
 import { cast, div, mul } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
@@ -11,19 +11,19 @@ import type { Module } from "../nn/module.ts";
 import { type PastLayer, pastLength, type TextInputs } from "./causal-lm.ts";
 import { behind, onesBefore } from "./decoder.ts";
 
-/** Tokens that all see each other, and what is known about them. */
+/** Inputs of an encoder. */
 export interface EncoderInputs extends Omit<TextInputs, "cache"> {
-  /** [B, T] int32: which of the texts that were put together a token is of; 0 for all when absent. */
+  /** [B, T] int32: which of several joined texts a token belongs to; 0 for all when absent. */
   readonly tokenTypeIds?: Tensor;
 }
 
-/** What a model is without its output layers. */
+/** Outputs of a model without an output layer. */
 export interface EncoderStates {
   /** [B, T, C] */
   readonly lastHiddenState: Tensor;
   /** The embeddings, then the state after each layer. */
   readonly hiddenStates: readonly Tensor[];
-  /** [B, C]: what a pooler makes of the first token's state, in models that have one. */
+  /** [B, C]: the pooler's output for the first token, in models that have a pooler. */
   readonly poolerOutput?: Tensor;
 }
 
@@ -35,7 +35,7 @@ export interface EncoderStates {
  * @param v     [B, Tk, H·E]
  * @param heads H
  * @param options.dropout probability with which weights are dropped; 0 outside of training
- * @param options.past    keys and values that stand in front
+ * @param options.past    keys and values of virtual tokens in front
  * @returns     [B, Tq, H·E]
  */
 export function attendHeads(
@@ -56,7 +56,7 @@ export function attendHeads(
   return reshape(y, [...y.shape.slice(0, 2), -1]);
 }
 
-/** So many layers, made one after the other, so that a config.json with far too many is found out on the way. */
+/** Makes `count` layers one by one, so that a config.json with far too many fails on the way. */
 export function layers<Made extends Module>(count: number, make: (layer: number) => Made): Made[] {
   const made: Made[] = [];
   for (let i = 0; i < count; i++) made.push(make(i));
@@ -91,7 +91,7 @@ export function refuseInputs(operation: string, inputs: EncoderInputs, names: re
     if (inputs[name]) throw new ConfigError(`\`${name}\` are given, which this model knows nothing of.`, { operation });
 }
 
-/** The state of the first token, which stands for all: [B, T, C] → [B, C]. */
+/** The state of the first token, which represents the whole text: [B, T, C] → [B, C]. */
 export const firstToken = (states: Tensor): Tensor =>
   reshape(sliceAxis(states, 1, 0, 1), [states.shape[0] as number, states.shape[2] as number]);
 

@@ -1,6 +1,6 @@
 /**
- * Falcon: layer norms, attention and feed-forward part beside each other or not, behind one norm or two; keys and values of few heads;
- * rotary positions, or linear biases.
+ * Falcon: attention and feed-forward part in parallel or in sequence, after one layer norm or two; multi-query or grouped-query attention;
+ * rotary positions, or linear biases (ALiBi).
  *
  * @see https://arxiv.org/abs/2311.16867
  */
@@ -168,16 +168,16 @@ const falcon: LlamaFamilyMember = {
   },
 };
 
-/** A Falcon that gives logits of the next token. */
+/** A Falcon that predicts the next token. */
 export const FalconForCausalLM = llamaCausalLM("FalconForCausalLM", falcon);
 
-/** A Falcon that puts texts into classes. */
+/** A Falcon that classifies texts. */
 export const FalconForSequenceClassification = sequenceClassifier("FalconForSequenceClassification", llamaFamily(falcon));
 
-/** A Falcon that puts every token into a class. */
+/** A Falcon that classifies every token. */
 export const FalconForTokenClassification = tokenClassifier("FalconForTokenClassification", llamaFamily(falcon), "classifier");
 
-/** A Falcon that finds the answer to a question in a text. */
+/** A Falcon that extracts the answer to a question from a text. */
 export const FalconForQuestionAnswering = questionAnswerer("FalconForQuestionAnswering", llamaFamily(falcon), {
   countsPadding: true,
 });

@@ -1,6 +1,6 @@
 /**
- * Models as a part that reads text and an output layer behind it. Families say what their reading part is called and how it is
- * built; what an output layer does is said once for all of them.
+ * Models as a base that reads text plus an output layer (head). A family says what its base is called and how it is built; each kind of
+ * head is written once for all families.
  */
 import { checkOptions, requireKind } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
@@ -29,37 +29,37 @@ import {
   tokenOutput,
 } from "./task.ts";
 
-/** A model that reads text, without an output layer. */
+/** A model without an output layer. */
 export interface Reader extends Backbone {
   forward(inputs: EncoderInputs): EncoderStates;
 }
 
-/** What output layers need to know of a family of models. */
+/** What heads need to know of a family of models. */
 export interface Family<Name extends string, Config, Base extends Module> extends NamedPart {
   readonly name: Name;
   /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
   read(config: Config | ConfigJson): Config;
-  /** The model without output layer. @param init first values of all matrices, the family's own when absent */
+  /** Builds the base. @param init first values of all matrices, the family's own when absent */
   build(config: Config, init?: Initializer): Base;
-  /** What of it reads the text. */
+  /** The part of the base that reads the text. */
   reader(base: Base): Reader;
-  /** The path of what a checkpoint calls so, where that differs; `null` for what is left unread. */
+  /** The path of the parameter that a checkpoint calls `name`, where they differ; `null` for one that is skipped. */
   pathOf?(name: string, config?: Config): string | null;
-  /** The family as it is without output layers, where that has parts which some of them do without. */
+  /** The family without a head, where its base then has parts (a pooler) that some heads do without. */
   alone?(): Family<Name, Config, Base>;
   /** Standard deviation of the first values of an output layer's matrices. */
   std(config: Config): number;
 }
 
-/** A model of a family with `Parts` behind it. */
+/** A base with a head made of `Parts`. */
 export type Headed<Name extends string, Config, Base, Parts> = Module &
   CheckpointNames & { readonly [K in Name]: Base } & Parts & { readonly config: Config; readonly backbone: Reader };
 
-/** An output layer. */
+/** A head: an output layer and what belongs to it. */
 export interface Head<Name extends string, Config, Base, Parts> {
-  /** Its modules, under the names that they have in checkpoints. */
+  /** Its modules, by their names in checkpoints. */
   parts(config: Config, init: Initializer, base: Base): Parts;
-  /** [B, T, C] → logits. @param inputs what was read */
+  /** [B, T, C] → logits. @param inputs of the base */
   logits(model: Headed<Name, Config, Base, Parts>, states: Tensor, inputs: EncoderInputs): Tensor;
 }
 
@@ -69,8 +69,8 @@ export type ClassOf<Model, Config> = (new (
   options?: { readonly init?: Initializer },
 ) => Model) & { readonly family: AnyFamily };
 
-/** A family of models, of whichever parts. */
-// biome-ignore lint/suspicious/noExplicitAny: the types of its parts are the family's own matter
+/** Any family. */
+// biome-ignore lint/suspicious/noExplicitAny: the types of its parts are the family's own
 export type AnyFamily = Family<string, any, any>;
 
 function headed<Name extends string, Config, Base extends Module, Parts extends object, Inputs, Output>(
@@ -121,10 +121,10 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
   return made as ClassOf<Self & { forward(inputs: Inputs): Output }, Config>;
 }
 
-/** Values of what an output layer gets. */
+/** Size of the states that a head reads. */
 const stateWidth = ({ sizes: { width, stateWidth: own = width } }: Backbone): number => own;
 
-/** A class of models that put whole texts into classes. */
+/** A class of models that classify whole texts. */
 export const textClassifier = <
   Name extends string,
   Config extends Omit<LabelConfig, "classifierDropout">,
@@ -141,7 +141,7 @@ export const textClassifier = <
     return { logits, hiddenStates, ...(labels ? { loss: classifierLoss(logits, labels, model.config.problemType) } : {}) };
   });
 
-/** A class of models that judge every token: which class it is in, or which word stands there. */
+/** A class of models with logits for every token: of classes, or of words. */
 export const tokenModel = <Name extends string, Config, Base extends Module, Parts extends object>(
   name: string,
   family: Family<Name, Config, Base>,
@@ -153,8 +153,8 @@ export const tokenModel = <Name extends string, Config, Base extends Module, Par
   });
 
 /**
- * A class of models that read from left to right and put texts into classes by the state of their last token, the last one that
- * is not `pad_token_id`. Several texts at once need that one.
+ * A class of causal models that classify texts by the state of their last token that is not `pad_token_id`. Batches of several texts
+ * need that id.
  */
 export const sequenceClassifier = <Name extends string, Config extends LabelConfig, Base extends Module>(
   name: string,
@@ -168,7 +168,7 @@ export const sequenceClassifier = <Name extends string, Config extends LabelConf
       score.forward(lastToken(backbone.sizes.modelType, states, inputs, config.padTokenId)),
   });
 
-/** A class of models that put every token into a class. @param output what the output layer is called */
+/** A class of models that classify every token. @param output what the output layer is called */
 export const tokenClassifier = <Name extends string, Config extends LabelConfig, Base extends Module, Output extends string>(
   name: string,
   family: Family<Name, Config, Base>,
@@ -185,9 +185,9 @@ export const tokenClassifier = <Name extends string, Config extends LabelConfig,
   });
 
 /**
- * A class of models that find the answer to a question in a text, whichever output layer gives two logits for each token.
+ * A class of models that extract the answer to a question from a text, with any head that gives two logits for each token.
  *
- * @param options.countsPadding whether padding has positions like tokens where nobody says otherwise: its places are judged, too
+ * @param options.countsPadding whether padding gets positions like tokens when none are given, because its places are scored too
  */
 export const questionModel = <Name extends string, Config, Base extends Module, Parts extends object>(
   name: string,
@@ -209,7 +209,7 @@ function everyPlace(inputs: EncoderInputs): Tensor {
   return add(positionsAfter(pastLength(inputs), T), constant(0, [B, 1], "int32"));
 }
 
-/** A class of models that find the answer to a question in a text. */
+/** A class of models that extract the answer to a question from a text. */
 export const questionAnswerer = <Name extends string, Config, Base extends Module>(
   name: string,
   family: Family<Name, Config, Base>,

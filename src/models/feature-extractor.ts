@@ -1,4 +1,4 @@
-/** A model without an output layer: the states that it makes of a text, of use as they are or for embeddings of whole texts. */
+/** Models without an output layer, which give the states of a text: for features, and for embeddings of whole texts. */
 import type { Initializer } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";
 import { type CheckpointNames, pathBy } from "./checkpoint-name.ts";

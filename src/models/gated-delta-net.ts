@@ -1,4 +1,4 @@
-/** Gated DeltaNet: a layer that mixes tokens by a memory of fixed size instead of attention. */
+/** Gated DeltaNet: a layer that mixes tokens through a state of fixed size instead of attention. */
 import { concatenate } from "../graph/composite.ts";
 import { add, exp, mul, neg } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";

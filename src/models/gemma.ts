@@ -19,11 +19,11 @@ const gemma: LlamaFamilyMember = {
   },
 };
 
-/** A Gemma that gives logits of the next token. */
+/** A Gemma that predicts the next token. */
 export const GemmaForCausalLM = llamaCausalLM("GemmaForCausalLM", gemma);
 
-/** A Gemma that puts texts into classes. */
+/** A Gemma that classifies texts. */
 export const GemmaForSequenceClassification = sequenceClassifier("GemmaForSequenceClassification", llamaFamily(gemma));
 
-/** A Gemma that puts every token into a class. */
+/** A Gemma that classifies every token. */
 export const GemmaForTokenClassification = tokenClassifier("GemmaForTokenClassification", llamaFamily(gemma), "score");

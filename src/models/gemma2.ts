@@ -1,6 +1,6 @@
 /**
- * Gemma 2: Gemma with norms behind attention and feed-forward part, too, a window in every other layer, and soft bounds on
- * attention scores and logits.
+ * Gemma 2: Gemma with norms after attention and feed-forward part too, a window in every other layer, and soft caps on attention
+ * scores and logits.
  * @see https://arxiv.org/abs/2408.00118
  */
 import { add } from "../graph/elementwise.ts";
@@ -66,11 +66,11 @@ const gemma2: LlamaFamilyMember = {
   layer: (config, index, init) => new Gemma2DecoderLayer(config, index, init),
 };
 
-/** A Gemma 2 that gives logits of the next token. */
+/** A Gemma 2 that predicts the next token. */
 export const Gemma2ForCausalLM = llamaCausalLM("Gemma2ForCausalLM", gemma2);
 
-/** A Gemma 2 that puts texts into classes. */
+/** A Gemma 2 that classifies texts. */
 export const Gemma2ForSequenceClassification = sequenceClassifier("Gemma2ForSequenceClassification", llamaFamily(gemma2));
 
-/** A Gemma 2 that puts every token into a class. */
+/** A Gemma 2 that classifies every token. */
 export const Gemma2ForTokenClassification = tokenClassifier("Gemma2ForTokenClassification", llamaFamily(gemma2), "score");

@@ -1,6 +1,6 @@
 /**
- * Gemma 3: Gemma 2 with norms of queries and keys in the place of the soft bounds, a window in five layers of six, and positions
- * that become smaller angles in the sixth.
+ * Gemma 3: Gemma 2 with norms of queries and keys instead of soft caps, and a window in five of six layers; the sixth has scaled rotary
+ * positions.
  * @see https://arxiv.org/abs/2503.19786
  */
 import { sequenceClassifier } from "./family.ts";
@@ -40,8 +40,8 @@ const gemma3: LlamaFamilyMember = {
   layer: (config, index, init) => new Gemma2DecoderLayer(config, index, init),
 };
 
-/** A Gemma 3 that gives logits of the next token. */
+/** A Gemma 3 that predicts the next token. */
 export const Gemma3ForCausalLM = llamaCausalLM("Gemma3ForCausalLM", gemma3);
 
-/** A Gemma 3 that puts texts into classes. */
+/** A Gemma 3 that classifies texts. */
 export const Gemma3TextForSequenceClassification = sequenceClassifier("Gemma3TextForSequenceClassification", llamaFamily(gemma3));

@@ -1,6 +1,6 @@
 /**
- * GLM-4: a Llama with one layer for both sides of the gated part, and positions on half of each head, whose pairs are neighbours; in the
- * newer one (`glm4`) norms stand behind attention and feed-forward part, too.
+ * GLM-4: a Llama with one layer for both halves of the gated feed-forward part, and interleaved rotary positions on half of each head. In
+ * the newer one (`glm4`) norms follow attention and feed-forward part too.
  *
  * @see https://arxiv.org/abs/2406.12793, https://huggingface.co/zai-org/GLM-4-9B-0414
  */
@@ -72,20 +72,20 @@ const glm4: LlamaFamilyMember = {
   layer: (config, index, init) => new Glm4DecoderLayer(config, index, init),
 };
 
-/** A GLM that gives logits of the next token. */
+/** A GLM that predicts the next token. */
 export const GlmForCausalLM = llamaCausalLM("GlmForCausalLM", glm);
 
-/** A GLM that puts texts into classes. */
+/** A GLM that classifies texts. */
 export const GlmForSequenceClassification = sequenceClassifier("GlmForSequenceClassification", llamaFamily(glm));
 
-/** A GLM that puts every token into a class. */
+/** A GLM that classifies every token. */
 export const GlmForTokenClassification = tokenClassifier("GlmForTokenClassification", llamaFamily(glm), "score");
 
-/** A GLM-4 (0414) that gives logits of the next token. */
+/** A GLM-4 (0414) that predicts the next token. */
 export const Glm4ForCausalLM = llamaCausalLM("Glm4ForCausalLM", glm4);
 
-/** A GLM-4 (0414) that puts texts into classes. */
+/** A GLM-4 (0414) that classifies texts. */
 export const Glm4ForSequenceClassification = sequenceClassifier("Glm4ForSequenceClassification", llamaFamily(glm4));
 
-/** A GLM-4 (0414) that puts every token into a class. */
+/** A GLM-4 (0414) that classifies every token. */
 export const Glm4ForTokenClassification = tokenClassifier("Glm4ForTokenClassification", llamaFamily(glm4), "score");

@@ -1,8 +1,7 @@
 /**
- * GPT-Neo: GPT-2 with projections of their own for queries, keys and values, unscaled scores, and a window in every other layer.
+ * GPT-Neo: GPT-2 with separate projections for queries, keys and values, unscaled scores, and a window in every other layer.
  * @see https://doi.org/10.5281/zenodo.5297715
  */
-import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -13,8 +12,7 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { group, type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape, tied } from "./causal-lm.ts";
-import type { NamedPart } from "./checkpoint-name.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
 import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import {
   attendPass,
@@ -26,11 +24,11 @@ import {
   runLayers,
   type SelfAttention,
 } from "./decoder.ts";
-import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { causalLM, type Decoder, type DecoderFamily } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
+/** The settings of a `config.json` that affect the computation, in camelCase. */
 export type GPTNeoConfig = ReturnType<typeof gptNeoConfig>;
 
 const defaults = { vocab_size: 50257, hidden_size: 2048, num_layers: 24, num_heads: 16, max_position_embeddings: 2048 };
@@ -189,7 +187,7 @@ export class GPTNeoModel extends Module implements Decoder {
   }
 }
 
-const family: Family<"transformer", GPTNeoConfig, GPTNeoModel> = {
+const family: DecoderFamily<"transformer", GPTNeoConfig, GPTNeoModel> = {
   name: "transformer",
   read: (config) => readOnce(config, "hiddenSize", gptNeoConfig),
   build: (config, init = normal({ std: config.initializerRange })) => new GPTNeoModel(config, init),
@@ -199,40 +197,14 @@ const family: Family<"transformer", GPTNeoConfig, GPTNeoModel> = {
   pathOf: (name) => (/\.attention\.(masked_)?bias$/.test(name) ? null : name),
 };
 
-/** A GPT-Neo that puts texts into classes. */
+/** A GPT-Neo that classifies texts. */
 export const GPTNeoForSequenceClassification = sequenceClassifier("GPTNeoForSequenceClassification", family);
 
-/** A GPT-Neo that finds the answer to a question in a text. */
+/** A GPT-Neo that extracts the answer to a question from a text. */
 export const GPTNeoForQuestionAnswering = questionAnswerer("GPTNeoForQuestionAnswering", family, { countsPadding: true });
 
-/** A GPT-Neo that puts every token into a class. */
+/** A GPT-Neo that classifies every token. */
 export const GPTNeoForTokenClassification = tokenClassifier("GPTNeoForTokenClassification", family, "classifier");
 
-/**
- * A GPT-Neo that gives logits of the next token.
- *
- * @throws {ConfigError} (constructor) for values of `config` that are not supported
- */
-export class GPTNeoForCausalLM extends DecoderLM {
-  readonly transformer: GPTNeoModel;
-  lm_head: Layer;
-  readonly config: GPTNeoConfig;
-
-  constructor(config: GPTNeoConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    checkOptions(new.target.name, options, { init: "a function" });
-    const known = family.read(config);
-    const { init = normal({ std: known.initializerRange }) } = options;
-    this.config = known;
-    this.transformer = family.build(known, init);
-    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
-  }
-
-  get backbone(): GPTNeoModel {
-    return this.transformer;
-  }
-
-  protected get part(): NamedPart {
-    return family;
-  }
-}
+/** A GPT-Neo that predicts the next token. */
+export const GPTNeoForCausalLM = causalLM("GPTNeoForCausalLM", family);

@@ -1,9 +1,8 @@
 /**
- * GPT-NeoX (Pythia): attention and feed-forward part beside each other, each behind a norm of its own; one layer for queries,
- * keys and values of all heads; rotary positions on a part of each head.
+ * GPT-NeoX (Pythia): attention and feed-forward part in parallel, each after its own norm; one layer for queries, keys and values of
+ * all heads; rotary positions on a part of each head.
  * @see https://arxiv.org/abs/2204.06745
  */
-import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -14,43 +13,22 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, tied } from "./causal-lm.ts";
-import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./config-reader.ts";
+import { Rotary, rotate } from "../nn/rotary.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs } from "./causal-lm.ts";
+import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
-import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { causalLM, type Decoder, type DecoderFamily } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 
-/** What of a config.json matters for computing. */
-export interface GPTNeoXConfig extends LabelConfig {
-  readonly modelType: "gpt_neox";
-  readonly vocabSize: number;
-  readonly hiddenSize: number;
-  readonly intermediateSize: number;
-  readonly numHiddenLayers: number;
-  readonly numAttentionHeads: number;
-  readonly headDim: number;
-  readonly hiddenAct: string;
-  readonly hiddenDropout: number;
-  readonly attentionDropout: number;
-  readonly attentionBias: boolean;
-  readonly layerNormEps: number;
-  readonly maxPositionEmbeddings: number;
-  readonly initializerRange: number;
-  readonly rope: RopeParameters;
-  /** Values of a head that are turned, the first ones. */
-  readonly rotaryDim: number;
-  readonly useParallelResidual: boolean;
-  readonly tieWordEmbeddings: boolean;
-}
+/** The settings of a `config.json` that affect the computation, in camelCase. */
+export type GPTNeoXConfig = ReturnType<typeof gptNeoXConfig>;
 
 /**
  * @param json may have `rotary_pct` and `rotary_emb_base`, as published files do
  * @throws {ConfigError} for a missing key and for a value that is not supported, by name
  */
-export function gptNeoXConfig(json: ConfigJson): GPTNeoXConfig {
+export function gptNeoXConfig(json: ConfigJson) {
   const { rotary_pct = 0.25, rotary_emb_base = 10000 } = json ?? {};
   const config = new ConfigReader(json, "gpt_neox", {
     partial_rotary_factor: rotary_pct,
@@ -76,6 +54,7 @@ export function gptNeoXConfig(json: ConfigJson): GPTNeoXConfig {
     maxPositionEmbeddings,
     initializerRange: config.number("initializer_range", 0.02),
     rope,
+    /** Values of a head that are turned, the first ones. */
     rotaryDim,
     useParallelResidual: config.flag("use_parallel_residual", true),
     tieWordEmbeddings: config.flag("tie_word_embeddings", false),
@@ -131,7 +110,7 @@ export class GPTNeoXMLP extends Module {
   }
 }
 
-/** One block: x + attention(norm(x)) + mlp(norm(x)); or the feed-forward part after the attention. */
+/** One block: x + attention(norm(x)) + mlp(norm(x)); or, not in parallel, the feed-forward part after the attention. */
 export class GPTNeoXLayer extends Module {
   readonly input_layernorm: LayerNorm;
   readonly post_attention_layernorm: LayerNorm;
@@ -194,58 +173,25 @@ export class GPTNeoXModel extends Module implements Decoder {
   }
 }
 
-const family: Family<"gpt_neox", GPTNeoXConfig, GPTNeoXModel> = {
+const family: DecoderFamily<"gpt_neox", GPTNeoXConfig, GPTNeoXModel> = {
   name: "gpt_neox",
   read: (config) => readOnce(config, "hiddenSize", gptNeoXConfig),
   std: ({ initializerRange }) => initializerRange,
   build: (config, init = normal({ std: config.initializerRange })) => new GPTNeoXModel(config, init),
   reader: (model) => model,
   // older checkpoints hold the causal mask, too
-  pathOf: (name) => (/\.attention\.(masked_)?bias$/.test(name) ? null : name),
+  pathOf: (name) => (/\.attention\.(masked_)?bias$/.test(name) ? null : name.replace(/^embed_out\./, "lm_head.")),
+  nameOf: (path) => path.replace(/^lm_head\./, "embed_out."),
 };
 
-/** A GPT-NeoX that puts texts into classes. */
+/** A GPT-NeoX that classifies texts. */
 export const GPTNeoXForSequenceClassification = sequenceClassifier("GPTNeoXForSequenceClassification", family);
 
-/** A GPT-NeoX that finds the answer to a question in a text. */
+/** A GPT-NeoX that extracts the answer to a question from a text. */
 export const GPTNeoXForQuestionAnswering = questionAnswerer("GPTNeoXForQuestionAnswering", family, { countsPadding: true });
 
-/** A GPT-NeoX that puts every token into a class. */
+/** A GPT-NeoX that classifies every token. */
 export const GPTNeoXForTokenClassification = tokenClassifier("GPTNeoXForTokenClassification", family, "classifier");
 
-/**
- * A GPT-NeoX that gives logits of the next token. Its output layer, which checkpoints call `embed_out`, is named as in transformers 5.
- *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
- */
-export class GPTNeoXForCausalLM extends DecoderLM {
-  readonly gpt_neox: GPTNeoXModel;
-  lm_head: Layer;
-  readonly config: GPTNeoXConfig;
-
-  constructor(config: GPTNeoXConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    checkOptions(new.target.name, options, { init: "a function" });
-    const known = family.read(config);
-    const { init = normal({ std: known.initializerRange }) } = options;
-    this.config = known;
-    this.gpt_neox = family.build(known, init);
-    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
-  }
-
-  get backbone(): GPTNeoXModel {
-    return this.gpt_neox;
-  }
-
-  protected get part(): NamedPart {
-    return family;
-  }
-
-  override pathOf(name: string): string | null {
-    return super.pathOf(name.replace(/^embed_out\./, "lm_head."));
-  }
-
-  override nameOf(path: string): string {
-    return path.replace(/^lm_head\./, "embed_out.");
-  }
-}
+/** A GPT-NeoX that predicts the next token. Its output layer, which checkpoints call `embed_out`, is named as in transformers 5. */
+export const GPTNeoXForCausalLM = causalLM("GPTNeoXForCausalLM", family);

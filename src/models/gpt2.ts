@@ -2,7 +2,6 @@
  * GPT-2: pre-norm blocks with learned positions; layers keep their weights as [in, out].
  * @see https://openai.com/research/better-language-models
  */
-import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -10,12 +9,11 @@ import { activation } from "../nn/activation.ts";
 import { Dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, normal } from "../nn/init.ts";
-import { Conv1D, Linear } from "../nn/linear.ts";
+import { Conv1D } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape, tied } from "./causal-lm.ts";
-import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./config-reader.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, type TextInputs, textShape } from "./causal-lm.ts";
+import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import {
   attendPass,
   beginPass,
@@ -26,34 +24,17 @@ import {
   runLayers,
   type SelfAttention,
 } from "./decoder.ts";
-import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { causalLM, type Decoder, type DecoderFamily } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 
-/** What of a config.json matters for computing. */
-export interface GPT2Config extends LabelConfig {
-  readonly modelType: "gpt2";
-  readonly vocabSize: number;
-  readonly nPositions: number;
-  readonly nEmbd: number;
-  readonly nLayer: number;
-  readonly nHead: number;
-  readonly nInner: number;
-  readonly activationFunction: string;
-  readonly residPdrop: number;
-  readonly embdPdrop: number;
-  readonly attnPdrop: number;
-  readonly layerNormEpsilon: number;
-  readonly initializerRange: number;
-  /** For each layer, what multiplies q·kᵀ. */
-  readonly attentionScales: readonly number[];
-  readonly tieWordEmbeddings: boolean;
-}
+/** The settings of a `config.json` that affect the computation, in camelCase. */
+export type GPT2Config = ReturnType<typeof gpt2Config>;
 
 const defaults = { vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12 };
 
 /** @throws {ConfigError} for a value that is not supported, by name */
-export function gpt2Config(json: ConfigJson): GPT2Config {
+export function gpt2Config(json: ConfigJson) {
   const config = new ConfigReader(json, "gpt2", defaults);
   config.fixed("add_cross_attention", false);
   const nEmbd = config.count("n_embd");
@@ -75,6 +56,7 @@ export function gpt2Config(json: ConfigJson): GPT2Config {
     attnPdrop: config.probability("attn_pdrop", 0.1),
     layerNormEpsilon: config.number("layer_norm_epsilon", 1e-5),
     initializerRange: config.number("initializer_range", 0.02),
+    /** For each layer, what multiplies q·kᵀ. */
     attentionScales: Array.from({ length: nLayer }, (_, i) => (byLayer ? scale / (i + 1) : scale)),
     tieWordEmbeddings: config.flag("tie_word_embeddings", true),
     ...config.labels(),
@@ -210,7 +192,7 @@ export class GPT2Model extends Module implements Decoder {
   }
 }
 
-const family: Family<"transformer", GPT2Config, GPT2Model> = {
+const family: DecoderFamily<"transformer", GPT2Config, GPT2Model> = {
   name: "transformer",
   read: (config) => readOnce(config, "nEmbd", gpt2Config),
   std: ({ initializerRange }) => initializerRange,
@@ -218,40 +200,14 @@ const family: Family<"transformer", GPT2Config, GPT2Model> = {
   reader: (model) => model,
 };
 
-/** A GPT-2 that puts texts into classes. */
+/** A GPT-2 that classifies texts. */
 export const GPT2ForSequenceClassification = sequenceClassifier("GPT2ForSequenceClassification", family);
 
-/** A GPT-2 that finds the answer to a question in a text. */
+/** A GPT-2 that extracts the answer to a question from a text. */
 export const GPT2ForQuestionAnswering = questionAnswerer("GPT2ForQuestionAnswering", family, { countsPadding: true });
 
-/** A GPT-2 that puts every token into a class. */
+/** A GPT-2 that classifies every token. */
 export const GPT2ForTokenClassification = tokenClassifier("GPT2ForTokenClassification", family, "classifier");
 
-/**
- * A GPT-2 that gives logits of the next token.
- *
- * @throws {ConfigError} (constructor) for values of `config` that are not supported
- */
-export class GPT2LMHeadModel extends DecoderLM {
-  readonly transformer: GPT2Model;
-  lm_head: Layer;
-  readonly config: GPT2Config;
-
-  constructor(config: GPT2Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    const { init } = checkOptions(new.target.name, options, { init: "a function" });
-    const known = family.read(config);
-    this.config = known;
-    this.transformer = family.build(known, init);
-    const start = init ?? normal({ std: known.initializerRange });
-    this.lm_head = new Linear(known.nEmbd, known.vocabSize, { bias: false, init: start, ...tied(known, this.backbone) });
-  }
-
-  get backbone(): GPT2Model {
-    return this.transformer;
-  }
-
-  protected get part(): NamedPart {
-    return family;
-  }
-}
+/** A GPT-2 that predicts the next token. */
+export const GPT2LMHeadModel = causalLM("GPT2LMHeadModel", family);

@@ -1,5 +1,5 @@
 /**
- * GPT-J: attention and feed-forward part beside each other behind one norm, positions on a part of each head, whose pairs are neighbours.
+ * GPT-J: attention and feed-forward part in parallel after one norm; interleaved rotary positions on a part of each head.
  * @see https://huggingface.co/EleutherAI/gpt-j-6b
  */
 import { add } from "../graph/elementwise.ts";
@@ -118,11 +118,11 @@ const gptj: LlamaFamilyMember = {
   layer: (config, index, init) => new GPTJBlock(config, index, init),
 };
 
-/** A GPT-J that gives logits of the next token. */
+/** A GPT-J that predicts the next token. */
 export const GPTJForCausalLM = llamaCausalLM("GPTJForCausalLM", gptj);
 
-/** A GPT-J that puts texts into classes. */
+/** A GPT-J that classifies texts. */
 export const GPTJForSequenceClassification = sequenceClassifier("GPTJForSequenceClassification", llamaFamily(gptj));
 
-/** A GPT-J that finds the answer to a question in a text. */
+/** A GPT-J that extracts the answer to a question from a text. */
 export const GPTJForQuestionAnswering = questionAnswerer("GPTJForQuestionAnswering", llamaFamily(gptj), { countsPadding: true });

@@ -55,5 +55,5 @@ const graniteMoe: LlamaFamilyMember = {
   names: { pathOf: (name) => renamed(name, 0), nameOf: (path) => renamed(path, 1) },
 };
 
-/** A Granite MoE that gives logits of the next token. */
+/** A Granite MoE that predicts the next token. */
 export const GraniteMoeForCausalLM = llamaCausalLM("GraniteMoeForCausalLM", graniteMoe);

@@ -1,5 +1,5 @@
 /**
- * Granite: a Llama with factors on what goes into the first layer, on what each block adds, on attention scores and on logits.
+ * Granite: a Llama with scale factors on the embeddings, on what each block adds, on attention scores and on logits.
  * @see https://huggingface.co/ibm-granite/granite-3.0-8b-base
  */
 import type { ConfigReader } from "./config-reader.ts";
@@ -23,5 +23,5 @@ const granite: LlamaFamilyMember = {
   read: (config) => ({ ...graniteFactors(config), mlpBias: config.flag("mlp_bias", false) }),
 };
 
-/** A Granite that gives logits of the next token. */
+/** A Granite that predicts the next token. */
 export const GraniteForCausalLM = llamaCausalLM("GraniteForCausalLM", granite);

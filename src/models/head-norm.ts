@@ -1,4 +1,4 @@
-/** Layer normalisation of each head by weights of its own, as some models have it on queries and keys. */
+/** Layer normalisation with separate weights for each head, which some models apply to queries and keys. */
 import { mul } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { ones } from "../nn/init.ts";

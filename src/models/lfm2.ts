@@ -1,7 +1,7 @@
 /**
- * LFM2: most layers mix a token with the two before it, by a gated convolution; the others are grouped-query attention with norms on
- * queries and keys. Padding is zero to the convolutions: where they have biases, it is after those, so that padding in front changes
- * nothing, while in transformers it does.
+ * LFM2: most layers mix a token with the two before it by a gated convolution; the others are grouped-query attention with norms on
+ * queries and keys. Convolutions see padding as zero, here even after a bias, so that left padding changes nothing; in transformers it
+ * does.
  *
  * @see https://arxiv.org/abs/2511.23404, https://huggingface.co/LiquidAI/LFM2-1.2B
  */
@@ -174,5 +174,5 @@ const lfm2: LlamaFamilyMember = {
   layer: (config, index, init) => new Lfm2DecoderLayer(config as Lfm2Config, index, init),
 };
 
-/** An LFM2 that gives logits of the next token. */
+/** An LFM2 that predicts the next token. */
 export const Lfm2ForCausalLM = llamaCausalLM("Lfm2ForCausalLM", lfm2);

@@ -1,4 +1,4 @@
-/** What of a `config.json` decides how a model of the Llama family computes. */
+/** The settings of a `config.json` that decide how a model of the Llama family computes. */
 import { requireKind } from "../errors.ts";
 import type { RopeParameters, RotaryPairs } from "../nn/rotary.ts";
 import { type ConfigJson, ConfigReader, type LabelConfig } from "./config-reader.ts";

@@ -1,7 +1,7 @@
 /**
  * The Llama family: pre-norm blocks of grouped-query attention with rotary positions and a gated feed-forward part.
  * Properties are named as Hugging Face names them, so that the paths of parameters are the keys of its checkpoints.
- * Models that differ in settings only say so in a file of their own: mistral.ts, qwen2.ts, …
+ * Models that differ in a few settings are files of their own: mistral.ts, qwen2.ts, …
  *
  * @see https://arxiv.org/abs/2302.13971, https://arxiv.org/abs/2407.21783
  */
@@ -188,10 +188,10 @@ export interface Block extends Module {
   forward(x: Tensor, pass: RotaryPass): Tensor;
 }
 
-/** What sets a model of the family apart from Llama. */
+/** How a model of the family differs from Llama. */
 export interface LlamaFamilyMember extends LlamaVariant {
   readonly modelType: string;
-  /** What it calls its parts, where that is not as in Llama. */
+  /** The names of its parts, where they differ from Llama's. */
   readonly parts?: Partial<typeof llamaParts>;
   /** Whether the padding token's vector is trained like the others. */
   readonly trainsPadding?: boolean;
@@ -201,15 +201,15 @@ export interface LlamaFamilyMember extends LlamaVariant {
   scoreBias?(config: LlamaConfig, pass: Pass, keys: number): Tensor | undefined;
   /** Whether its blocks hand a state from token to token. */
   readonly isRecurrent?: boolean;
-  /** Its block, where it is not Llama's. @param index its number */
+  /** Its block, where it differs from Llama's. */
   layer?(config: LlamaConfig, index: number, init: Initializer): Block;
   /** How its checkpoints name parameters, where that differs. */
   readonly names?: Omit<NamedPart, "name">;
-  /** What is added to the loss of a model that continues texts. */
+  /** An auxiliary loss for training. */
   addedLoss?(config: LlamaConfig, pass: Pass): Tensor | undefined;
 }
 
-/** What checkpoints call everything but the output layer, and its parts; a norm of the embeddings is there where it has a name. */
+/** What checkpoints call the model and its parts; it has a norm of the embeddings if that has a name. */
 const llamaParts = { model: "model", embedding: "embed_tokens", embeddingNorm: "", layers: "layers", norm: "norm" };
 const llama: LlamaFamilyMember = { modelType: "llama" };
 const llamaLayer = (config: LlamaConfig, index: number, init: Initializer): DecoderLayer =>
@@ -217,7 +217,7 @@ const llamaLayer = (config: LlamaConfig, index: number, init: Initializer): Deco
 
 /** Embedding, blocks and the final norm: everything but the output layer. */
 export class LlamaModel extends Module implements Decoder {
-  /** Under another name in members of the family whose checkpoints call it otherwise. */
+  /** Some members of the family have it under another name. */
   declare readonly layers: Block[];
   readonly #rotary: Rotary;
   readonly #layerRotary: readonly (Rotary | null)[] | undefined;
@@ -249,7 +249,7 @@ export class LlamaModel extends Module implements Decoder {
     if (config.layerRopes.length > 0) this.#layerRotary = config.layerRopes.map((rope) => made.get(rope) ?? null);
   }
 
-  /** A part as it is now: an adapter may stand in its place. */
+  /** A part as it is now: an adapter may have replaced it. */
   #part<Part = Layer>(name: Exclude<keyof typeof llamaParts, "model">): Part {
     return Reflect.get(this, this.#names[name]) as Part;
   }
@@ -279,9 +279,9 @@ export class LlamaModel extends Module implements Decoder {
   }
 }
 
-/** What output layers need to know of a member of the family. */
+/** A member of the family, as heads need it. */
 export const llamaFamily = (member = llama): Family<"model", LlamaConfig, LlamaModel> => ({
-  // the property is the first step of the paths; the type knows of Llama's
+  // the property is the first step of the paths; the type only knows Llama's name for it
   name: (member.parts?.model ?? llamaParts.model) as "model",
   read: (config) => readOnce(config, "hiddenSize", (json) => llamaConfig(json, member.modelType, member)),
   std: ({ initializerRange }) => initializerRange,
@@ -289,32 +289,32 @@ export const llamaFamily = (member = llama): Family<"model", LlamaConfig, LlamaM
   reader: (model) => model,
   ...member.names,
   pathOf(path) {
-    // as checkpoints of finders of answers call it
+    // its name in checkpoints of question answerers
     const own = path.replace(/^model\.transformer\./, "model.");
     return member.names?.pathOf ? member.names.pathOf(own) : own;
   },
 });
 
-/** A Llama that puts texts into classes. */
+/** A Llama that classifies texts. */
 export const LlamaForSequenceClassification = sequenceClassifier("LlamaForSequenceClassification", llamaFamily());
 
-/** A Llama that puts every token into a class. */
+/** A Llama that classifies every token. */
 export const LlamaForTokenClassification = tokenClassifier("LlamaForTokenClassification", llamaFamily(), "score");
 
-/** The class of a member that finds the answer to a question in a text, in most of which the model has another name. */
+/** The class of a member that extracts the answer to a question from a text; most call their base `transformer`. */
 export function llamaQuestionAnswerer(name: string, member = llama) {
   const family = llamaFamily(member);
-  // checkpoints with other output layers have the usual one
+  // checkpoints with other heads use the usual name
   const pathOf = (path: string) =>
     family.pathOf?.(path.replace(/^transformer\.(model\.)?/, "model."))?.replace(/^model\./, "transformer.") ?? null;
   return questionAnswerer(name, { ...family, name: "transformer", pathOf }, { countsPadding: true });
 }
 
-/** A Llama that finds the answer to a question in a text. */
+/** A Llama that extracts the answer to a question from a text. */
 export const LlamaForQuestionAnswering = llamaQuestionAnswerer("LlamaForQuestionAnswering");
 
 /**
- * A Llama that gives logits of the next token.
+ * A Llama that predicts the next token.
  *
  * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
  * @example
@@ -323,9 +323,9 @@ export const LlamaForQuestionAnswering = llamaQuestionAnswerer("LlamaForQuestion
  * const { logits, loss } = model.forward({ inputIds, labels: inputIds });   // [B, T, 512], []
  */
 export class LlamaForCausalLM extends DecoderLM {
-  /** Under another name in members of the family whose checkpoints call it otherwise. */
+  /** Some members of the family have it under another name. */
   declare readonly model: LlamaModel;
-  declare lm_head: Layer; // behind the model, whose embedding it may share
+  declare lm_head: Layer; // made after the model, whose embedding it may share
   readonly config: LlamaConfig;
   readonly #member: LlamaFamilyMember;
 
@@ -364,7 +364,7 @@ export class LlamaForCausalLM extends DecoderLM {
   }
 }
 
-/** The class of another member of the family that gives logits of the next token. */
+/** The class of another member of the family that predicts the next token. */
 export function llamaCausalLM(name: string, member: LlamaFamilyMember): ClassOf<LlamaForCausalLM, LlamaConfig> {
   class MemberForCausalLM extends LlamaForCausalLM {
     static readonly family = llamaFamily(member);

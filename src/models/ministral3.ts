@@ -1,5 +1,5 @@
 /**
- * Ministral 3: a Mistral whose scores grow with the query's position, once by each length of the first training.
+ * Ministral 3: a Mistral whose attention scores grow with the query's position, a step for each original context length.
  * @see https://huggingface.co/mistralai/Ministral-3-8B-Base-2512
  */
 import { add, cast, div, floor, log, mul } from "../graph/elementwise.ts";
@@ -65,23 +65,23 @@ const ministral3: LlamaFamilyMember = {
     new LlamaDecoderLayer(config, new Ministral3Attention(config, index, init), gatedMLP(config, init)),
 };
 
-/** A Ministral 3 that gives logits of the next token. */
+/** A Ministral 3 that predicts the next token. */
 export const Ministral3ForCausalLM = llamaCausalLM("Ministral3ForCausalLM", ministral3);
 
-/** A Ministral 3 that puts texts into classes. */
+/** A Ministral 3 that classifies texts. */
 export const Ministral3ForSequenceClassification = sequenceClassifier(
   "Ministral3ForSequenceClassification",
   llamaFamily(ministral3),
 );
 
-/** A Ministral 3 that puts every token into a class. */
+/** A Ministral 3 that classifies every token. */
 export const Ministral3ForTokenClassification = tokenClassifier(
   "Ministral3ForTokenClassification",
   llamaFamily(ministral3),
   "score",
 );
 
-/** A Ministral 3 that finds the answer to a question in a text. */
+/** A Ministral 3 that extracts the answer to a question from a text. */
 export const Ministral3ForQuestionAnswering = questionAnswerer("Ministral3ForQuestionAnswering", llamaFamily(ministral3), {
   countsPadding: true,
 });

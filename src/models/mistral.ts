@@ -1,4 +1,4 @@
-/** Mistral: a Llama whose tokens see a window of those before them. @see https://arxiv.org/abs/2310.06825 */
+/** Mistral: a Llama with sliding-window attention. @see https://arxiv.org/abs/2310.06825 */
 import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 
@@ -21,16 +21,16 @@ const mistral: LlamaFamilyMember = {
   }),
 };
 
-/** A Mistral that gives logits of the next token. */
+/** A Mistral that predicts the next token. */
 export const MistralForCausalLM = llamaCausalLM("MistralForCausalLM", mistral);
 
-/** A Mistral that puts texts into classes. */
+/** A Mistral that classifies texts. */
 export const MistralForSequenceClassification = sequenceClassifier("MistralForSequenceClassification", llamaFamily(mistral));
 
-/** A Mistral that puts every token into a class. */
+/** A Mistral that classifies every token. */
 export const MistralForTokenClassification = tokenClassifier("MistralForTokenClassification", llamaFamily(mistral), "score");
 
-/** A Mistral that finds the answer to a question in a text. */
+/** A Mistral that extracts the answer to a question from a text. */
 export const MistralForQuestionAnswering = questionAnswerer("MistralForQuestionAnswering", llamaFamily(mistral), {
   countsPadding: true,
 });

@@ -28,16 +28,16 @@ const mixtral: LlamaFamilyMember = {
   names: mixtureNames({ block: "block_sparse_moe", gate: "w1", up: "w3", down: "w2" }),
 };
 
-/** A Mixtral that gives logits of the next token. */
+/** A Mixtral that predicts the next token. */
 export const MixtralForCausalLM = llamaCausalLM("MixtralForCausalLM", mixtral);
 
-/** A Mixtral that puts texts into classes. */
+/** A Mixtral that classifies texts. */
 export const MixtralForSequenceClassification = sequenceClassifier("MixtralForSequenceClassification", llamaFamily(mixtral));
 
-/** A Mixtral that puts every token into a class. */
+/** A Mixtral that classifies every token. */
 export const MixtralForTokenClassification = tokenClassifier("MixtralForTokenClassification", llamaFamily(mixtral), "score");
 
-/** A Mixtral that finds the answer to a question in a text. */
+/** A Mixtral that extracts the answer to a question from a text. */
 export const MixtralForQuestionAnswering = questionAnswerer("MixtralForQuestionAnswering", llamaFamily(mixtral), {
   countsPadding: true,
 });

@@ -1,6 +1,6 @@
 /**
- * Mixtures of experts: a router chooses for each token which of many feed-forward parts compute for it. The experts' matrices lie in
- * parameters of three axes, as in transformers 5; checkpoints have them expert by expert.
+ * Mixtures of experts: a router chooses a few of many feed-forward parts for each token. The experts' matrices are parameters of three
+ * axes, as in transformers 5; checkpoints have them expert by expert.
  *
  * @see https://arxiv.org/abs/1701.06538, https://arxiv.org/abs/2101.03961
  */

@@ -1,6 +1,6 @@
 /**
- * ModernBERT: blocks that normalise first, with rotary positions, a gated feed-forward part and no token types. Two of three layers
- * see a window on both sides, and turn by angles of their own.
+ * ModernBERT: pre-norm blocks with rotary positions, a gated feed-forward part and no token types. Two of three layers see a window on
+ * both sides, and have rotary angles of their own.
  * @see https://arxiv.org/abs/2412.13663
  */
 import { isRecord } from "../errors.ts";
@@ -23,7 +23,7 @@ import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { type EncoderInputs, type EncoderStates, encode, firstToken, layers, meanToken, refuseInputs } from "./encoder.ts";
 import { type Family, type Head, questionModel, textClassifier, tokenModel } from "./family.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
+/** The settings of a `config.json` that affect the computation, in camelCase. */
 export type ModernBertConfig = ReturnType<typeof modernBertConfig>;
 
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
@@ -259,7 +259,7 @@ const family: Family<"model", ModernBertConfig, ModernBertModel> = {
   pathOf: (path) => path.replace(/^model\.(head|decoder)\./, "$1."),
 };
 
-/** A ModernBERT that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+/** A ModernBERT that predicts the word at every position. The output layer's weight is that of the word embeddings. */
 export const ModernBertForMaskedLM = tokenModel("ModernBertForMaskedLM", family, {
   parts: (config, init, base) => {
     const { hiddenSize, vocabSize, decoderBias: bias } = config;
@@ -275,7 +275,7 @@ const classes = (config: ModernBertConfig, init: Initializer) => ({
   classifier: dense(config.hiddenSize, config.numLabels, true, init),
 });
 
-/** A ModernBERT that puts texts into classes by the state of their first token, or by the mean of all. */
+/** A ModernBERT that classifies texts by the state of their first token, or by the mean of all. */
 export const ModernBertForSequenceClassification = textClassifier("ModernBertForSequenceClassification", family, {
   parts: classes,
   logits: ({ config, head, drop, classifier }, states, inputs) => {
@@ -289,8 +289,8 @@ const ofTokens: Head<"model", ModernBertConfig, ModernBertModel, ReturnType<type
   logits: ({ head, drop, classifier }, states) => classifier.forward(drop.forward(head.forward(states))),
 };
 
-/** A ModernBERT that puts every token into a class. */
+/** A ModernBERT that classifies every token. */
 export const ModernBertForTokenClassification = tokenModel("ModernBertForTokenClassification", family, ofTokens);
 
-/** A ModernBERT that finds the answer to a question in a text. */
+/** A ModernBERT that extracts the answer to a question from a text. */
 export const ModernBertForQuestionAnswering = questionModel("ModernBertForQuestionAnswering", family, ofTokens);

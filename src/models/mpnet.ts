@@ -1,5 +1,5 @@
 /**
- * MPNet: RoBERTa without token types, whose attention also knows distances by T5's learned bias, one for all blocks.
+ * MPNet: RoBERTa without token types, plus T5's learned bias for each distance, shared by all blocks.
  * @see https://arxiv.org/abs/2004.09297
  */
 import { add, tanh } from "../graph/elementwise.ts";
@@ -127,11 +127,11 @@ const mpnet = (pooler = false): Family<"mpnet", BertConfig, MPNetModel> => ({
 });
 const family = mpnet();
 
-/** An MPNet that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+/** An MPNet that predicts the word at every position. The output layer's weight is that of the word embeddings. */
 export const MPNetForMaskedLM = robertaMaskedLM("MPNetForMaskedLM", family);
-/** An MPNet that puts texts into classes by the state of their first token. */
+/** An MPNet that classifies texts by the state of their first token. */
 export const MPNetForSequenceClassification = robertaClassifier("MPNetForSequenceClassification", family);
-/** An MPNet that puts every token into a class. */
+/** An MPNet that classifies every token. */
 export const MPNetForTokenClassification = tokenClassifier("MPNetForTokenClassification", family, "classifier");
-/** An MPNet that finds the answer to a question in a text. */
+/** An MPNet that extracts the answer to a question from a text. */
 export const MPNetForQuestionAnswering = questionAnswerer("MPNetForQuestionAnswering", family);

@@ -1,6 +1,6 @@
 /**
- * OLMo 2: a Llama with norms behind attention and feed-forward part in the place of those before them, and over all queries and
- * all keys of a token.
+ * OLMo 2: a Llama with norms after attention and feed-forward part instead of before, and with norms over all queries and all keys of a
+ * token.
  * @see https://arxiv.org/abs/2501.00656
  */
 import { add } from "../graph/elementwise.ts";
@@ -43,8 +43,8 @@ export const olmo2: LlamaFamilyMember = {
   layer: (config, index, init) => new Olmo2DecoderLayer(config, index, init),
 };
 
-/** An OLMo 2 that gives logits of the next token. */
+/** An OLMo 2 that predicts the next token. */
 export const Olmo2ForCausalLM = llamaCausalLM("Olmo2ForCausalLM", olmo2);
 
-/** An OLMo 2 that puts texts into classes. */
+/** An OLMo 2 that classifies texts. */
 export const Olmo2ForSequenceClassification = sequenceClassifier("Olmo2ForSequenceClassification", llamaFamily(olmo2));

@@ -1,4 +1,4 @@
-/** OLMo 3: OLMo 2 with a window in three layers of four, whose positions are not scaled. @see https://arxiv.org/abs/2512.13961 */
+/** OLMo 3: OLMo 2 with a window in three of four layers; their positions are not scaled. @see https://arxiv.org/abs/2512.13961 */
 import { sequenceClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily } from "./llama.ts";
 import { windowedRopes } from "./llama-config.ts";
@@ -14,8 +14,8 @@ const olmo3: LlamaFamilyMember = {
   },
 };
 
-/** An OLMo 3 that gives logits of the next token. */
+/** An OLMo 3 that predicts the next token. */
 export const Olmo3ForCausalLM = llamaCausalLM("Olmo3ForCausalLM", olmo3);
 
-/** An OLMo 3 that puts texts into classes. */
+/** An OLMo 3 that classifies texts. */
 export const Olmo3ForSequenceClassification = sequenceClassifier("Olmo3ForSequenceClassification", llamaFamily(olmo3));

@@ -43,5 +43,5 @@ const olmoe: LlamaFamilyMember = {
   layer: (config, index, init) => mixtureLayer(config, new OlmoeAttention(config, index, init), init),
 };
 
-/** An OLMoE that gives logits of the next token. */
+/** An OLMoE that predicts the next token. */
 export const OlmoeForCausalLM = llamaCausalLM("OlmoeForCausalLM", olmoe);

@@ -1,8 +1,7 @@
 /**
- * OPT: blocks with learned positions, whose norms stand before attention and feed-forward part, or (350M) behind them.
+ * OPT: pre-norm (350M: post-norm) blocks with learned positions.
  * @see https://arxiv.org/abs/2205.01068
  */
-import { checkOptions } from "../errors.ts";
 import { add, cast, where } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -14,44 +13,21 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, textShape, tied } from "./causal-lm.ts";
-import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./config-reader.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, textShape } from "./causal-lm.ts";
+import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendPass, beginPass, type DecoderStates, learnedPositions, type Pass, runLayers } from "./decoder.ts";
-import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { causalLM, type Decoder, type DecoderFamily } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, questionAnswerer, sequenceClassifier } from "./family.ts";
+import { questionAnswerer, sequenceClassifier } from "./family.ts";
 
-/** What of a config.json matters for computing. */
-export interface OPTConfig extends LabelConfig {
-  readonly modelType: "opt";
-  readonly vocabSize: number;
-  readonly hiddenSize: number;
-  readonly ffnDim: number;
-  readonly numHiddenLayers: number;
-  readonly numAttentionHeads: number;
-  readonly headDim: number;
-  readonly activationFunction: string;
-  readonly dropout: number;
-  readonly attentionDropout: number;
-  readonly maxPositionEmbeddings: number;
-  readonly initStd: number;
-  readonly doLayerNormBefore: boolean;
-  /** Whether norms have weights and biases; those of Galactica have none. */
-  readonly layerNormElementwiseAffine: boolean;
-  /** Whether a norm follows the last layer. */
-  readonly finalNorm: boolean;
-  /** Size of the embeddings, which are projected to `hiddenSize` and back where it is another. */
-  readonly wordEmbedProjDim: number;
-  readonly enableBias: boolean;
-  readonly tieWordEmbeddings: boolean;
-}
+/** The settings of a `config.json` that affect the computation, in camelCase. */
+export type OPTConfig = ReturnType<typeof optConfig>;
 
 /** Rows of the table of positions in front of that of position 0. */
 const offset = 2;
 
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
-export function optConfig(json: ConfigJson): OPTConfig {
+export function optConfig(json: ConfigJson) {
   const config = new ConfigReader(json, "opt", { pad_token_id: 1 });
   config.fixed("layerdrop", 0);
   const hiddenSize = config.count("hidden_size");
@@ -70,8 +46,11 @@ export function optConfig(json: ConfigJson): OPTConfig {
     maxPositionEmbeddings: config.count("max_position_embeddings", 2048),
     initStd: config.number("init_std", 0.02),
     doLayerNormBefore,
+    /** Whether norms have weights and biases; those of Galactica have none. */
     layerNormElementwiseAffine: config.flag("layer_norm_elementwise_affine", true),
+    /** Whether a norm follows the last layer. */
     finalNorm: doLayerNormBefore && !config.flag("_remove_final_layer_norm", false),
+    /** Size of the embeddings, which are projected to `hiddenSize` and back where it is another. */
     wordEmbedProjDim: config.count("word_embed_proj_dim", hiddenSize),
     enableBias: config.flag("enable_bias", true),
     tieWordEmbeddings: config.flag("tie_word_embeddings", true),
@@ -110,7 +89,7 @@ export class OPTAttention extends Module {
   }
 }
 
-/** One block: x + attention(norm(x)), then that + mlp(norm(that)); or the norms behind the sums. */
+/** One block: x + attention(norm(x)), then that + mlp(norm(that)); or norms after the sums. */
 export class OPTDecoderLayer extends Module {
   readonly self_attn: OPTAttention;
   readonly self_attn_layer_norm: LayerNorm;
@@ -192,7 +171,7 @@ export class OPTDecoder extends Module implements Decoder {
   }
 }
 
-/** A step of the path to the decoder. */
+/** A decoder and nothing else: a step in the paths of checkpoints. */
 export class OPTModel extends Module {
   readonly decoder: OPTDecoder;
 
@@ -202,7 +181,7 @@ export class OPTModel extends Module {
   }
 }
 
-const family: Family<"model", OPTConfig, OPTModel> = {
+const family: DecoderFamily<"model", OPTConfig, OPTModel> = {
   name: "model",
   read: (config) => readOnce(config, "hiddenSize", optConfig),
   std: ({ initStd }) => initStd,
@@ -210,37 +189,11 @@ const family: Family<"model", OPTConfig, OPTModel> = {
   reader: ({ decoder }) => decoder,
 };
 
-/** An OPT that puts texts into classes. */
+/** An OPT that classifies texts. */
 export const OPTForSequenceClassification = sequenceClassifier("OPTForSequenceClassification", family);
 
-/** An OPT that finds the answer to a question in a text. */
+/** An OPT that extracts the answer to a question from a text. */
 export const OPTForQuestionAnswering = questionAnswerer("OPTForQuestionAnswering", family);
 
-/**
- * An OPT that gives logits of the next token.
- *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
- */
-export class OPTForCausalLM extends DecoderLM {
-  readonly model: OPTModel;
-  lm_head: Layer;
-  readonly config: OPTConfig;
-
-  constructor(config: OPTConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    checkOptions(new.target.name, options, { init: "a function" });
-    const known = family.read(config);
-    const { init = normal({ std: known.initStd }) } = options;
-    this.config = known;
-    this.model = family.build(known, init);
-    this.lm_head = new Linear(known.wordEmbedProjDim, known.vocabSize, { bias: false, init, ...tied(known, this.backbone) });
-  }
-
-  get backbone(): OPTDecoder {
-    return this.model.decoder;
-  }
-
-  protected get part(): NamedPart {
-    return family;
-  }
-}
+/** An OPT that predicts the next token. */
+export const OPTForCausalLM = causalLM("OPTForCausalLM", family);

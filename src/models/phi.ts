@@ -1,8 +1,7 @@
 /**
- * Phi (1, 1.5, 2): attention and feed-forward part beside each other behind one norm; rotary positions on a part of each head.
+ * Phi (1, 1.5, 2): attention and feed-forward part in parallel after one norm; rotary positions on a part of each head.
  * @see https://arxiv.org/abs/2309.05463
  */
-import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -13,42 +12,19 @@ import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { type RopeParameters, Rotary, rotate } from "../nn/rotary.ts";
-import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs, tied } from "./causal-lm.ts";
-import type { NamedPart } from "./checkpoint-name.ts";
-import { type ConfigJson, ConfigReader, type LabelConfig, readOnce } from "./config-reader.ts";
+import { Rotary, rotate } from "../nn/rotary.ts";
+import { checkTextInputs, embedTokens, type ModelSizes, paddingRow, type TextInputs } from "./causal-lm.ts";
+import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendPass, type DecoderStates, type RotaryPass, rotaryPass, runLayers } from "./decoder.ts";
-import { type Decoder, DecoderLM } from "./decoder-lm.ts";
+import { causalLM, type Decoder, type DecoderFamily } from "./decoder-lm.ts";
 import { layers } from "./encoder.ts";
-import { type Family, sequenceClassifier, tokenClassifier } from "./family.ts";
+import { sequenceClassifier, tokenClassifier } from "./family.ts";
 
-/** What of a config.json matters for computing. */
-export interface PhiConfig extends LabelConfig {
-  readonly modelType: "phi";
-  readonly vocabSize: number;
-  readonly hiddenSize: number;
-  readonly intermediateSize: number;
-  readonly numHiddenLayers: number;
-  readonly numAttentionHeads: number;
-  readonly numKeyValueHeads: number;
-  readonly headDim: number;
-  readonly hiddenAct: string;
-  readonly residPdrop: number;
-  readonly embdPdrop: number;
-  readonly attentionDropout: number;
-  readonly layerNormEps: number;
-  readonly maxPositionEmbeddings: number;
-  readonly initializerRange: number;
-  readonly rope: RopeParameters;
-  /** Values of a head that are turned, the first ones. */
-  readonly rotaryDim: number;
-  /** Whether queries and keys are normalised per head. */
-  readonly qkLayernorm: boolean;
-  readonly tieWordEmbeddings: boolean;
-}
+/** The settings of a `config.json` that affect the computation, in camelCase. */
+export type PhiConfig = ReturnType<typeof phiConfig>;
 
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
-export function phiConfig(json: ConfigJson): PhiConfig {
+export function phiConfig(json: ConfigJson) {
   const config = new ConfigReader(json, "phi");
   const maxPositionEmbeddings = config.count("max_position_embeddings", 2048);
   const headDim = config.headSize("hidden_size", "num_attention_heads");
@@ -70,7 +46,9 @@ export function phiConfig(json: ConfigJson): PhiConfig {
     maxPositionEmbeddings,
     initializerRange: config.number("initializer_range", 0.02),
     rope,
+    /** Values of a head that are turned, the first ones. */
     rotaryDim,
+    /** Whether queries and keys are normalised per head. */
     qkLayernorm: config.flag("qk_layernorm", false),
     tieWordEmbeddings: config.flag("tie_word_embeddings", false),
     ...config.labels(),
@@ -193,7 +171,7 @@ export class PhiModel extends Module implements Decoder {
   }
 }
 
-const family: Family<"model", PhiConfig, PhiModel> = {
+const family: DecoderFamily<"model", PhiConfig, PhiModel> = {
   name: "model",
   read: (config) => readOnce(config, "hiddenSize", phiConfig),
   std: ({ initializerRange }) => initializerRange,
@@ -201,37 +179,11 @@ const family: Family<"model", PhiConfig, PhiModel> = {
   reader: (model) => model,
 };
 
-/** A Phi that puts texts into classes. */
+/** A Phi that classifies texts. */
 export const PhiForSequenceClassification = sequenceClassifier("PhiForSequenceClassification", family);
 
-/** A Phi that puts every token into a class. */
+/** A Phi that classifies every token. */
 export const PhiForTokenClassification = tokenClassifier("PhiForTokenClassification", family, "score");
 
-/**
- * A Phi that gives logits of the next token.
- *
- * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
- */
-export class PhiForCausalLM extends DecoderLM {
-  readonly model: PhiModel;
-  lm_head: Layer;
-  readonly config: PhiConfig;
-
-  constructor(config: PhiConfig | ConfigJson, options: { readonly init?: Initializer } = {}) {
-    super();
-    checkOptions(new.target.name, options, { init: "a function" });
-    const known = family.read(config);
-    const { init = normal({ std: known.initializerRange }) } = options;
-    this.config = known;
-    this.model = family.build(known, init);
-    this.lm_head = new Linear(known.hiddenSize, known.vocabSize, { init, initBias: zeros, ...tied(known, this.backbone) });
-  }
-
-  get backbone(): PhiModel {
-    return this.model;
-  }
-
-  protected get part(): NamedPart {
-    return family;
-  }
-}
+/** A Phi that predicts the next token. */
+export const PhiForCausalLM = causalLM("PhiForCausalLM", family, { bias: true });

@@ -1,8 +1,8 @@
 /**
- * Phi-3: a Llama with one layer for queries, keys and values, one for both sides of the gated part, and, for long texts,
- * angles that depend on the text's length.
+ * Phi-3: a Llama with one layer for queries, keys and values, one for both halves of the gated feed-forward part, and, for long texts,
+ * rotary angles that depend on the text's length.
  *
- * Where a text outgrows the length of the training while it is written, the cache is computed again with the other angles.
+ * When a text outgrows the trained length during generation, the cache is computed again with the new angles.
  *
  * @see https://arxiv.org/abs/2404.14219
  */
@@ -73,11 +73,11 @@ const phi3: LlamaFamilyMember = {
     new LlamaDecoderLayer(config, new Phi3Attention(config, index, init), new Phi3MLP(config, init)),
 };
 
-/** A Phi-3 that gives logits of the next token. */
+/** A Phi-3 that predicts the next token. */
 export const Phi3ForCausalLM = llamaCausalLM("Phi3ForCausalLM", phi3);
 
-/** A Phi-3 that puts texts into classes. */
+/** A Phi-3 that classifies texts. */
 export const Phi3ForSequenceClassification = sequenceClassifier("Phi3ForSequenceClassification", llamaFamily(phi3));
 
-/** A Phi-3 that puts every token into a class. */
+/** A Phi-3 that classifies every token. */
 export const Phi3ForTokenClassification = tokenClassifier("Phi3ForTokenClassification", llamaFamily(phi3), "score");

@@ -1,5 +1,5 @@
 /**
- * Qwen2 MoE: a Qwen2 whose feed-forward parts, or some of them, are mixtures of experts beside one that all tokens share.
+ * Qwen2 MoE: a Qwen2 in which some or all feed-forward parts are mixtures of experts plus one shared expert.
  * @see https://arxiv.org/abs/2407.10671
  */
 import { questionAnswerer, sequenceClassifier, tokenClassifier } from "./family.ts";
@@ -36,16 +36,16 @@ const qwen2Moe: LlamaFamilyMember = {
     new LlamaDecoderLayer(config, new LlamaAttention(config, index, init), mixtureOrMLP(config, index, init)),
 };
 
-/** A Qwen2 MoE that gives logits of the next token. */
+/** A Qwen2 MoE that predicts the next token. */
 export const Qwen2MoeForCausalLM = llamaCausalLM("Qwen2MoeForCausalLM", qwen2Moe);
 
-/** A Qwen2 MoE that puts texts into classes. */
+/** A Qwen2 MoE that classifies texts. */
 export const Qwen2MoeForSequenceClassification = sequenceClassifier("Qwen2MoeForSequenceClassification", llamaFamily(qwen2Moe));
 
-/** A Qwen2 MoE that puts every token into a class. */
+/** A Qwen2 MoE that classifies every token. */
 export const Qwen2MoeForTokenClassification = tokenClassifier("Qwen2MoeForTokenClassification", llamaFamily(qwen2Moe), "score");
 
-/** A Qwen2 MoE that finds the answer to a question in a text. */
+/** A Qwen2 MoE that extracts the answer to a question from a text. */
 export const Qwen2MoeForQuestionAnswering = questionAnswerer("Qwen2MoeForQuestionAnswering", llamaFamily(qwen2Moe), {
   countsPadding: true,
 });

@@ -24,14 +24,14 @@ const qwen2: LlamaFamilyMember = {
   }),
 };
 
-/** A Qwen2 that gives logits of the next token. */
+/** A Qwen2 that predicts the next token. */
 export const Qwen2ForCausalLM = llamaCausalLM("Qwen2ForCausalLM", qwen2);
 
-/** A Qwen2 that puts texts into classes. */
+/** A Qwen2 that classifies texts. */
 export const Qwen2ForSequenceClassification = sequenceClassifier("Qwen2ForSequenceClassification", llamaFamily(qwen2));
 
-/** A Qwen2 that puts every token into a class. */
+/** A Qwen2 that classifies every token. */
 export const Qwen2ForTokenClassification = tokenClassifier("Qwen2ForTokenClassification", llamaFamily(qwen2), "score");
 
-/** A Qwen2 that finds the answer to a question in a text. */
+/** A Qwen2 that extracts the answer to a question from a text. */
 export const Qwen2ForQuestionAnswering = llamaQuestionAnswerer("Qwen2ForQuestionAnswering", qwen2);

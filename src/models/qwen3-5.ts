@@ -1,5 +1,5 @@
 /**
- * Qwen3.5: three layers of four are Gated DeltaNets, every fourth is attention whose heads are gated and turned in a part only.
+ * Qwen3.5: three of four layers are Gated DeltaNets; every fourth is gated attention with rotary positions on a part of each head.
  *
  * @see https://huggingface.co/Qwen/Qwen3.5-0.8B
  */
@@ -136,10 +136,10 @@ const qwen35: LlamaFamilyMember = {
     new Qwen35DecoderLayer(config as Qwen35Config, index, init, gatedMLP(config, init), GatedDeltaNet),
 };
 
-/** A Qwen3.5 that gives logits of the next token. */
+/** A Qwen3.5 that predicts the next token. */
 export const Qwen3_5ForCausalLM = llamaCausalLM("Qwen3_5ForCausalLM", qwen35);
 
-/** A Qwen3.5 that puts texts into classes. */
+/** A Qwen3.5 that classifies texts. */
 export const Qwen3_5TextForSequenceClassification = sequenceClassifier(
   "Qwen3_5TextForSequenceClassification",
   llamaFamily(qwen35),

@@ -1,4 +1,4 @@
-/** Qwen3 MoE: a Qwen3 whose feed-forward parts, or some of them, are mixtures of experts. @see https://arxiv.org/abs/2505.09388 */
+/** Qwen3 MoE: a Qwen3 in which some or all feed-forward parts are mixtures of experts. @see https://arxiv.org/abs/2505.09388 */
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
 import {
   LlamaAttention,
@@ -37,14 +37,14 @@ const qwen3Moe: LlamaFamilyMember = {
     new LlamaDecoderLayer(config, new LlamaAttention(config, index, init), mixtureOrMLP(config, index, init)),
 };
 
-/** A Qwen3 MoE that gives logits of the next token. */
+/** A Qwen3 MoE that predicts the next token. */
 export const Qwen3MoeForCausalLM = llamaCausalLM("Qwen3MoeForCausalLM", qwen3Moe);
 
-/** A Qwen3 MoE that puts texts into classes. */
+/** A Qwen3 MoE that classifies texts. */
 export const Qwen3MoeForSequenceClassification = sequenceClassifier("Qwen3MoeForSequenceClassification", llamaFamily(qwen3Moe));
 
-/** A Qwen3 MoE that puts every token into a class. */
+/** A Qwen3 MoE that classifies every token. */
 export const Qwen3MoeForTokenClassification = tokenClassifier("Qwen3MoeForTokenClassification", llamaFamily(qwen3Moe), "score");
 
-/** A Qwen3 MoE that finds the answer to a question in a text. */
+/** A Qwen3 MoE that extracts the answer to a question from a text. */
 export const Qwen3MoeForQuestionAnswering = llamaQuestionAnswerer("Qwen3MoeForQuestionAnswering", qwen3Moe);

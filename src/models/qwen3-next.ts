@@ -1,6 +1,6 @@
 /**
- * Qwen3-Next, and Qwen3.5 with mixtures of experts: three layers of four are Gated DeltaNets, and feed-forward parts are mixtures beside
- * an expert that all tokens share.
+ * Qwen3-Next, and Qwen3.5 with mixtures of experts: three of four layers are Gated DeltaNets, and feed-forward parts are mixtures of
+ * experts plus one shared expert.
  *
  * @see https://huggingface.co/Qwen/Qwen3-Next-80B-A3B-Instruct, https://huggingface.co/Qwen/Qwen3.5-35B-A3B
  */
@@ -49,24 +49,24 @@ const qwen35Moe: LlamaFamilyMember = {
   layer: layerOf(GatedDeltaNet),
 };
 
-/** A Qwen3-Next that gives logits of the next token. */
+/** A Qwen3-Next that predicts the next token. */
 export const Qwen3NextForCausalLM = llamaCausalLM("Qwen3NextForCausalLM", qwen3Next);
 
-/** A Qwen3-Next that puts texts into classes. */
+/** A Qwen3-Next that classifies texts. */
 export const Qwen3NextForSequenceClassification = sequenceClassifier(
   "Qwen3NextForSequenceClassification",
   llamaFamily(qwen3Next),
 );
 
-/** A Qwen3-Next that puts every token into a class. */
+/** A Qwen3-Next that classifies every token. */
 export const Qwen3NextForTokenClassification = tokenClassifier(
   "Qwen3NextForTokenClassification",
   llamaFamily(qwen3Next),
   "score",
 );
 
-/** A Qwen3.5 with mixtures of experts that gives logits of the next token. */
+/** A Qwen3.5 with mixtures of experts that predicts the next token. */
 export const Qwen3_5MoeForCausalLM = llamaCausalLM("Qwen3_5MoeForCausalLM", qwen35Moe);
 
-/** A Qwen3-Next that finds the answer to a question in a text. */
+/** A Qwen3-Next that extracts the answer to a question from a text. */
 export const Qwen3NextForQuestionAnswering = llamaQuestionAnswerer("Qwen3NextForQuestionAnswering", qwen3Next);

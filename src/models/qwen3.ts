@@ -9,14 +9,14 @@ const qwen3: LlamaFamilyMember = {
   read: (config, { numHiddenLayers }) => ({ queryKeyNorm: "head", windows: qwenWindows(config, numHiddenLayers) }),
 };
 
-/** A Qwen3 that gives logits of the next token. */
+/** A Qwen3 that predicts the next token. */
 export const Qwen3ForCausalLM = llamaCausalLM("Qwen3ForCausalLM", qwen3);
 
-/** A Qwen3 that puts texts into classes. */
+/** A Qwen3 that classifies texts. */
 export const Qwen3ForSequenceClassification = sequenceClassifier("Qwen3ForSequenceClassification", llamaFamily(qwen3));
 
-/** A Qwen3 that puts every token into a class. */
+/** A Qwen3 that classifies every token. */
 export const Qwen3ForTokenClassification = tokenClassifier("Qwen3ForTokenClassification", llamaFamily(qwen3), "score");
 
-/** A Qwen3 that finds the answer to a question in a text. */
+/** A Qwen3 that extracts the answer to a question from a text. */
 export const Qwen3ForQuestionAnswering = llamaQuestionAnswerer("Qwen3ForQuestionAnswering", qwen3);

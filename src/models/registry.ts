@@ -1,4 +1,4 @@
-/** The models there are, by the `model_type` of their `config.json`. */
+/** All models, by the `model_type` of their `config.json`. */
 import { ConfigError, checkOptions, isRecord, nearestName, requireKind, requireOption, wordJson } from "../errors.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";

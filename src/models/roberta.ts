@@ -1,6 +1,6 @@
 /**
- * RoBERTa: BERT whose positions begin after the padding token's number, with other output layers and without a pooler.
- * XLM-RoBERTa and CamemBERT are RoBERTas of other texts.
+ * RoBERTa: BERT whose positions start after the padding token's id, with other heads and without a pooler. XLM-RoBERTa and CamemBERT are
+ * RoBERTas trained on other texts.
  * @see https://arxiv.org/abs/1907.11692
  */
 import { tanh } from "../graph/elementwise.ts";
@@ -42,7 +42,7 @@ export class RobertaClassificationHead extends Module {
   }
 }
 
-/** A class of models that give logits of the words at every place. The output layer's weight is that of the word embeddings. */
+/** A class of models that predict the word at every position. The output layer's weight is that of the word embeddings. */
 export const robertaMaskedLM = <Name extends string, Base extends Module>(name: string, of: Family<Name, BertConfig, Base>) =>
   tokenModel(name, of, {
     parts: (config, init, base) => {
@@ -55,7 +55,7 @@ export const robertaMaskedLM = <Name extends string, Base extends Module>(name: 
       decoder.forward(layer_norm.forward(activation("gelu")(dense.forward(states)))),
   });
 
-/** A class of models that put texts into classes by the state of their first token. */
+/** A class of models that classify texts by the state of their first token. */
 export const robertaClassifier = <Name extends string, Base extends Module>(name: string, of: Family<Name, BertConfig, Base>) =>
   textClassifier(name, of, {
     parts: (config, init): { classifier: Layer } => ({ classifier: new RobertaClassificationHead(config, init) }),
@@ -63,31 +63,31 @@ export const robertaClassifier = <Name extends string, Base extends Module>(name
   });
 
 const roberta = family("roberta");
-/** A RoBERTa that gives logits of the words at every place. The output layer's weight is that of the word embeddings. */
+/** A RoBERTa that predicts the word at every position. The output layer's weight is that of the word embeddings. */
 export const RobertaForMaskedLM = robertaMaskedLM("RobertaForMaskedLM", roberta);
-/** A RoBERTa that puts texts into classes by the state of their first token. */
+/** A RoBERTa that classifies texts by the state of their first token. */
 export const RobertaForSequenceClassification = robertaClassifier("RobertaForSequenceClassification", roberta);
-/** A RoBERTa that puts every token into a class. */
+/** A RoBERTa that classifies every token. */
 export const RobertaForTokenClassification = tokenClassifier("RobertaForTokenClassification", roberta, "classifier");
-/** A RoBERTa that finds the answer to a question in a text. */
+/** A RoBERTa that extracts the answer to a question from a text. */
 export const RobertaForQuestionAnswering = questionAnswerer("RobertaForQuestionAnswering", roberta);
 
 const xlmRoberta = family("xlm-roberta");
-/** A RoBERTa of a hundred languages that gives logits of the words at every place. @see https://arxiv.org/abs/1911.02116 */
+/** A RoBERTa of a hundred languages that predicts the word at every position. @see https://arxiv.org/abs/1911.02116 */
 export const XLMRobertaForMaskedLM = robertaMaskedLM("XLMRobertaForMaskedLM", xlmRoberta);
-/** A RoBERTa of a hundred languages that puts texts into classes by the state of their first token. */
+/** A RoBERTa of a hundred languages that classifies texts by the state of their first token. */
 export const XLMRobertaForSequenceClassification = robertaClassifier("XLMRobertaForSequenceClassification", xlmRoberta);
-/** A RoBERTa of a hundred languages that puts every token into a class. */
+/** A RoBERTa of a hundred languages that classifies every token. */
 export const XLMRobertaForTokenClassification = tokenClassifier("XLMRobertaForTokenClassification", xlmRoberta, "classifier");
-/** A RoBERTa of a hundred languages that finds the answer to a question in a text. */
+/** A RoBERTa of a hundred languages that extracts the answer to a question from a text. */
 export const XLMRobertaForQuestionAnswering = questionAnswerer("XLMRobertaForQuestionAnswering", xlmRoberta);
 
 const camembert = family("camembert");
-/** A French RoBERTa that gives logits of the words at every place. @see https://arxiv.org/abs/1911.03894 */
+/** A French RoBERTa that predicts the word at every position. @see https://arxiv.org/abs/1911.03894 */
 export const CamembertForMaskedLM = robertaMaskedLM("CamembertForMaskedLM", camembert);
-/** A French RoBERTa that puts texts into classes by the state of their first token. */
+/** A French RoBERTa that classifies texts by the state of their first token. */
 export const CamembertForSequenceClassification = robertaClassifier("CamembertForSequenceClassification", camembert);
-/** A French RoBERTa that puts every token into a class. */
+/** A French RoBERTa that classifies every token. */
 export const CamembertForTokenClassification = tokenClassifier("CamembertForTokenClassification", camembert, "classifier");
-/** A French RoBERTa that finds the answer to a question in a text. */
+/** A French RoBERTa that extracts the answer to a question from a text. */
 export const CamembertForQuestionAnswering = questionAnswerer("CamembertForQuestionAnswering", camembert);

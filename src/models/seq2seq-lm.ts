@@ -1,4 +1,4 @@
-/** What models that answer one text with another have in common. */
+/** What encoder–decoder language models share. */
 import { ConfigError, requireKind, ShapeError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
 import { cast, equal, sub, where } from "../graph/elementwise.ts";

@@ -1,4 +1,4 @@
-/** Short causal convolutions between layers, each channel by itself: a token is mixed with the few before it. */
+/** Short causal depthwise convolutions: each channel of a token is mixed with that of the few tokens before it. */
 import { concatenate } from "../graph/composite.ts";
 import { cast, mul } from "../graph/elementwise.ts";
 import { pad, permute, reshape, sliceAxis } from "../graph/movement.ts";

@@ -1,4 +1,4 @@
-/** SmolLM3: a Llama in which every fourth layer does not know positions. @see https://huggingface.co/HuggingFaceTB/SmolLM3-3B */
+/** SmolLM3: a Llama in which every fourth layer has no positions (NoPE). @see https://huggingface.co/HuggingFaceTB/SmolLM3-3B */
 import { sequenceClassifier, tokenClassifier } from "./family.ts";
 import { type LlamaFamilyMember, llamaCausalLM, llamaFamily, llamaQuestionAnswerer } from "./llama.ts";
 
@@ -26,14 +26,14 @@ const smollm3: LlamaFamilyMember = {
   },
 };
 
-/** A SmolLM3 that gives logits of the next token. */
+/** A SmolLM3 that predicts the next token. */
 export const SmolLM3ForCausalLM = llamaCausalLM("SmolLM3ForCausalLM", smollm3);
 
-/** A SmolLM3 that puts texts into classes. */
+/** A SmolLM3 that classifies texts. */
 export const SmolLM3ForSequenceClassification = sequenceClassifier("SmolLM3ForSequenceClassification", llamaFamily(smollm3));
 
-/** A SmolLM3 that puts every token into a class. */
+/** A SmolLM3 that classifies every token. */
 export const SmolLM3ForTokenClassification = tokenClassifier("SmolLM3ForTokenClassification", llamaFamily(smollm3), "score");
 
-/** A SmolLM3 that finds the answer to a question in a text. */
+/** A SmolLM3 that extracts the answer to a question from a text. */
 export const SmolLM3ForQuestionAnswering = llamaQuestionAnswerer("SmolLM3ForQuestionAnswering", smollm3);

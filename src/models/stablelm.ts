@@ -1,5 +1,5 @@
 /**
- * StableLM: a Llama with layer norms, of which the two parts of a block may share one, and positions on a part of each head.
+ * StableLM: a Llama with layer norms, optionally one for both parts of a block, and rotary positions on a part of each head.
  * @see https://arxiv.org/abs/2402.17834
  */
 import type { Tensor } from "../graph/node.ts";
@@ -52,11 +52,11 @@ const stablelm: LlamaFamilyMember = {
     ),
 };
 
-/** A StableLM that gives logits of the next token. */
+/** A StableLM that predicts the next token. */
 export const StableLmForCausalLM = llamaCausalLM("StableLmForCausalLM", stablelm);
 
-/** A StableLM that puts texts into classes. */
+/** A StableLM that classifies texts. */
 export const StableLmForSequenceClassification = sequenceClassifier("StableLmForSequenceClassification", llamaFamily(stablelm));
 
-/** A StableLM that puts every token into a class. */
+/** A StableLM that classifies every token. */
 export const StableLmForTokenClassification = tokenClassifier("StableLmForTokenClassification", llamaFamily(stablelm), "score");

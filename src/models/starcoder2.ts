@@ -1,5 +1,5 @@
 /**
- * StarCoder2: a Llama with layer norms, biases and a feed-forward part without gate, whose tokens see a window of those before them.
+ * StarCoder2: a Llama with layer norms, biases, an ungated feed-forward part and sliding-window attention.
  * @see https://arxiv.org/abs/2402.19173
  */
 import type { Tensor } from "../graph/node.ts";
@@ -55,16 +55,16 @@ const starcoder2: LlamaFamilyMember = {
     new LlamaDecoderLayer(config, new LlamaAttention(config, index, init), new Starcoder2MLP(config, init)),
 };
 
-/** A StarCoder2 that gives logits of the next token. */
+/** A StarCoder2 that predicts the next token. */
 export const Starcoder2ForCausalLM = llamaCausalLM("Starcoder2ForCausalLM", starcoder2);
 
-/** A StarCoder2 that puts texts into classes. */
+/** A StarCoder2 that classifies texts. */
 export const Starcoder2ForSequenceClassification = sequenceClassifier(
   "Starcoder2ForSequenceClassification",
   llamaFamily(starcoder2),
 );
 
-/** A StarCoder2 that puts every token into a class. */
+/** A StarCoder2 that classifies every token. */
 export const Starcoder2ForTokenClassification = tokenClassifier(
   "Starcoder2ForTokenClassification",
   llamaFamily(starcoder2),

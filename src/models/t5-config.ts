@@ -1,9 +1,9 @@
-/** What of a `config.json` decides how a T5 computes. */
+/** The settings of a `config.json` that decide how a T5 computes. */
 import { requireOption } from "../errors.ts";
 import { activation } from "../nn/activation.ts";
 import { type ConfigJson, ConfigReader } from "./config-reader.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
+/** The settings of a `config.json` that affect the computation, in camelCase. */
 export type T5Config = ReturnType<typeof t5Config>;
 
 /** T5 and the models that are T5s but for settings. */

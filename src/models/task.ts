@@ -1,4 +1,4 @@
-/** What models are for: by the ending of a class's name at Hugging Face, what goes in and what comes out. */
+/** The tasks of models, told by the ending of a class name at Hugging Face, with their inputs and outputs. */
 import { add, mul } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -34,36 +34,36 @@ export const tokenOutput = (logits: Tensor, labels: Tensor | undefined, hiddenSt
   ...(labels ? { loss: crossEntropy(logits, labels) } : {}),
 });
 
-/** A model that gives logits of the words at every place, of use where they are hidden. */
+/** A model that predicts the word at every position, of use where they are hidden. */
 export interface MaskedLM extends TextModel {
   forward(inputs: TokenInputs): TokenOutput;
 }
 
-/** A model that puts every token into a class. */
+/** A model that classifies every token. */
 export interface TokenClassifier extends TextModel {
   forward(inputs: TokenInputs): TokenOutput;
 }
 
-/** What a model that puts whole texts into classes takes. */
+/** Inputs of a model that classifies whole texts. */
 export interface SequenceInputs extends EncoderInputs, Pick<ClassifierInputs, "labels"> {}
 
-/** A model that puts whole texts into classes. */
+/** A model that classifies whole texts. */
 export interface SequenceClassifier extends TextModel {
   forward(inputs: SequenceInputs): ClassifierOutput;
 }
 
-/** What a model that puts images into classes takes. */
+/** What a model that classifies images takes. */
 export interface ImageInputs extends Pick<ClassifierInputs, "labels"> {
   /** [B, channels, height, width], normalised as the model was trained */
   readonly pixelValues: Tensor;
 }
 
-/** A model that puts images into classes. */
+/** A model that classifies images. */
 export interface ImageClassifier extends Module {
   forward(inputs: ImageInputs): ClassifierOutput;
 }
 
-/** What a model takes that finds the answer to a question in a text. */
+/** What a model takes that extracts the answer to a question from a text. */
 export interface QuestionInputs extends EncoderInputs {
   /** [B] int32: the first token of the answer. One outside of the text is not judged. */
   readonly startPositions?: Tensor;
@@ -83,7 +83,7 @@ export interface QuestionOutput {
   readonly hiddenStates: readonly Tensor[];
 }
 
-/** A model that finds the answer to a question in a text: where it begins, and where it ends. */
+/** A model that extracts the answer to a question from a text: where it begins, and where it ends. */
 export interface QuestionAnswerer extends TextModel {
   forward(inputs: QuestionInputs): QuestionOutput;
 }

@@ -1,6 +1,6 @@
 /**
- * ViT: an image as a text of patches, read by pre-norm blocks. Parameters are named as in transformers 5; checkpoints
- * have the names of before.
+ * ViT: an image as a sequence of patches, read by pre-norm blocks. Parameters are named as in transformers 5; checkpoints use the older
+ * names.
  * @see https://arxiv.org/abs/2010.11929
  */
 import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
@@ -21,7 +21,7 @@ import { type ConfigJson, ConfigReader, readOnce } from "./config-reader.ts";
 import { attendHeads, type EncoderStates, encode, firstToken, layers } from "./encoder.ts";
 import type { ImageClassifier, ImageInputs } from "./task.ts";
 
-/** What of a config.json matters for computing, in camelCase. */
+/** The settings of a `config.json` that affect the computation, in camelCase. */
 export type ViTConfig = ReturnType<typeof vitConfig>;
 
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
@@ -163,7 +163,7 @@ const names = [
 ] as const;
 
 /**
- * A ViT that puts images into classes.
+ * A ViT that classifies images.
  *
  * @throws {ConfigError} (constructor) for a missing key of `config` and for values that are not supported
  * @example

@@ -6,11 +6,7 @@ import { sliceAxis } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import type { ConfigJson } from "../../src/models/config-reader.ts";
-import type { GPTNeoForCausalLM } from "../../src/models/gpt-neo.ts";
-import type { GPTNeoXForCausalLM } from "../../src/models/gpt-neox.ts";
-import type { GPT2LMHeadModel } from "../../src/models/gpt2.ts";
-import type { LlamaForCausalLM } from "../../src/models/llama.ts";
-import type { OPTForCausalLM } from "../../src/models/opt.ts";
+import type { DecoderLM } from "../../src/models/decoder-lm.ts";
 import { createModel } from "../../src/models/registry.ts";
 import { normal } from "../../src/nn/init.ts";
 import { attach, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
@@ -74,22 +70,19 @@ onReference("models that continue a text", () => {
   });
 
   test("checkpoints of bare models, and with masks in them, are read by the paths that they mean", () => {
-    const gpt2 = makeModel("gpt2") as GPT2LMHeadModel;
-    expect(gpt2.pathOf("h.0.ln_1.weight")).toBe("transformer.h.0.ln_1.weight");
-    expect(gpt2.pathOf("transformer.wte.weight")).toBe("transformer.wte.weight");
+    const pathOf = (type: string, name: string) => (makeModel(type) as DecoderLM).pathOf(name);
+    expect(pathOf("gpt2", "h.0.ln_1.weight")).toBe("transformer.h.0.ln_1.weight");
+    expect(pathOf("gpt2", "transformer.wte.weight")).toBe("transformer.wte.weight");
     for (const type of ["llama", "mistral", "gemma2", "phi", "phi3", "qwen3"])
       for (const name of ["layers.0.mlp.down_proj.weight", "embed_tokens.weight", "norm.weight"])
-        expect((makeModel(type) as LlamaForCausalLM).pathOf(name)).toBe(`model.${name}`);
-    expect((makeModel("llama") as LlamaForCausalLM).pathOf("lm_head.weight")).toBe("lm_head.weight");
-    expect((makeModel("gpt_neox") as GPTNeoXForCausalLM).pathOf("layers.0.attention.dense.bias")).toBe(
-      "gpt_neox.layers.0.attention.dense.bias",
-    );
-    expect((makeModel("gpt_neo") as GPTNeoForCausalLM).pathOf("h.0.attn.attention.bias")).toBeNull();
-    const opt = makeModel("opt") as OPTForCausalLM;
-    expect(opt.pathOf("decoder.embed_tokens.weight")).toBe("model.decoder.embed_tokens.weight");
-    const neox = makeModel("gpt_neox") as GPTNeoXForCausalLM;
-    expect(neox.pathOf("gpt_neox.layers.0.attention.bias")).toBeNull();
-    expect(neox.pathOf("gpt_neox.layers.0.attention.dense.bias")).toBe("gpt_neox.layers.0.attention.dense.bias");
+        expect(pathOf(type, name)).toBe(`model.${name}`);
+    expect(pathOf("llama", "lm_head.weight")).toBe("lm_head.weight");
+    expect(pathOf("gpt_neo", "h.0.attn.attention.bias")).toBeNull();
+    expect(pathOf("opt", "decoder.embed_tokens.weight")).toBe("model.decoder.embed_tokens.weight");
+    expect(pathOf("gpt_neox", "gpt_neox.layers.0.attention.bias")).toBeNull();
+    for (const front of ["", "gpt_neox."])
+      expect(pathOf("gpt_neox", `${front}layers.0.attention.dense.bias`)).toBe("gpt_neox.layers.0.attention.dense.bias");
+    expect(pathOf("gpt_neox", "embed_out.weight")).toBe("lm_head.weight");
   });
 
   test("all linear layers are those of the blocks, whatever the output layer is called and however weights are kept", () => {
@@ -137,7 +130,7 @@ onReference("models that continue a text", () => {
   });
 
   test("GPT-NeoX reads the rotary keys of published files", () => {
-    const { config } = makeModel("gpt_neox", { rotary_pct: 1, rotary_emb_base: 500 }) as GPTNeoXForCausalLM;
+    const { config } = makeModel("gpt_neox", { rotary_pct: 1, rotary_emb_base: 500 }) as DecoderLM;
     expect(config).toMatchObject({ rotaryDim: 4, rope: { ropeTheta: 500 } });
   });
 });
