@@ -33,8 +33,8 @@ export interface Cluster {
   dependents: Set<Unit>;
   /** Place of its last node in the order of all. */
   last: number;
-  /** The last place of all that must have run before it does, its own included. */
-  latest: number;
+  /** At least that of all that must have run before it does: the place of its first node, unless those came later. */
+  level: number;
 }
 
 /** What a cluster walks. */
@@ -48,8 +48,8 @@ export interface Call {
   dependents: Set<Unit>;
   /** Place of its last node in the order of all. */
   last: number;
-  /** The last place of all that must have run before it does, its own included. */
-  latest: number;
+  /** At least that of all that must have run before it does: the place of its first node, unless those came later. */
+  level: number;
 }
 
 /** What is launched. */
@@ -165,7 +165,7 @@ export function clusterFor(node: Tensor, place: number): Cluster {
     dependencies: new Set(),
     dependents: new Set(),
     last: place,
-    latest: place,
+    level: place,
   };
 }
 
@@ -207,7 +207,7 @@ export function mergedCluster(
     dependencies: new Set([...a.dependencies, ...b.dependencies]),
     dependents: new Set([...a.dependents, ...b.dependents]),
     last: Math.max(a.last, b.last),
-    latest: Math.max(a.latest, b.latest),
+    level: Math.max(a.level, b.level),
   };
   for (const part of [a, b]) {
     merged.dependencies.delete(part);

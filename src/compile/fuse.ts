@@ -89,7 +89,7 @@ class Gathering {
     const place = this.#place.get(node)!;
     const needs = this.#needsOf(node);
     if (!isLoop(node)) {
-      const call: Call = { kind: "call", node, dependencies: new Set(), dependents: new Set(), last: place, latest: place };
+      const call: Call = { kind: "call", node, dependencies: new Set(), dependents: new Set(), last: place, level: place };
       units.add(call);
       unitOf.set(node, call);
       waitFor(call, needs);
@@ -100,7 +100,6 @@ class Gathering {
     unitOf.set(node, cluster);
     addMember(cluster, node, this.readsOf(node)!);
     cluster.last = place;
-    raise(cluster, place);
     // joining may have merged clusters that were needed one by one
     const isCurrent = [...needs].every((need) => units.has(need));
     waitFor(cluster, isCurrent ? needs : this.#needsOf(node));
@@ -149,7 +148,7 @@ class Gathering {
     for (const unit of merged.dependents) {
       for (const part of parts) unit.dependencies.delete(part);
       unit.dependencies.add(merged);
-      raise(unit, merged.latest);
+      raise(unit, merged.level);
     }
     for (const unit of merged.dependencies) {
       for (const part of parts) unit.dependents.delete(part);
@@ -181,16 +180,16 @@ function waitFor(unit: Unit, needs: Iterable<Unit>): void {
     if (need === unit) continue;
     unit.dependencies.add(need);
     need.dependents.add(unit);
-    raise(unit, need.latest);
+    raise(unit, need.level);
   }
 }
 
-/** Tells a unit, and those that wait for it, that something as late as this runs before. */
-function raise(unit: Unit, latest: number): void {
+/** Tells a unit, and those that wait for it, that something of this level runs before. */
+function raise(unit: Unit, level: number): void {
   const stack = [unit];
   for (let at = stack.pop(); at; at = stack.pop()) {
-    if (at.latest >= latest) continue;
-    at.latest = latest;
+    if (at.level >= level) continue;
+    at.level = level;
     stack.push(...at.dependents);
   }
 }
@@ -208,8 +207,7 @@ function reaches(from: Unit, to: Unit): boolean {
   while (stack.length) {
     const unit = stack.pop()!;
     if (unit === to) return true;
-    // what waits for a unit waits for all that it waits for
-    if (seen.has(unit) || unit.latest < to.latest) continue;
+    if (seen.has(unit) || unit.level < to.level) continue;
     seen.add(unit);
     stack.push(...unit.dependencies);
   }

@@ -90,12 +90,17 @@ function inOrder(fusion: Fusion, age: (node: Tensor) => number): Unit[] {
       if (list) list.push(unit);
       else readers.set(need, [unit]);
     }
-  // a list kept sorted, oldest last: few units are ready at a time
+  // a list kept sorted, oldest last
   const ready: Unit[] = [];
   const add = (unit: Unit): void => {
-    let at = ready.length;
-    while (at > 0 && ages.get(ready[at - 1]!)! < ages.get(unit)!) at--;
-    ready.splice(at, 0, unit);
+    const own = ages.get(unit)!;
+    let [from, to] = [0, ready.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (ages.get(ready[middle]!)! < own) to = middle;
+      else from = middle + 1;
+    }
+    ready.splice(from, 0, unit);
   };
   for (const unit of fusion.units) if (unit.dependencies.size === 0) add(unit);
   const order: Unit[] = [];
