@@ -5,11 +5,44 @@ import { add } from "../graph/elementwise.ts";
 import { isItem } from "../graph/fused.ts";
 import { customOp } from "../graph/movement.ts";
 import { Tensor, topologicalOrder } from "../graph/node.ts";
+import { addUp, filled } from "../graph/piece.ts";
 import type { Fused } from "../graph/primitive.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant, input } from "../graph/source.ts";
 import { computeTogether } from "../graph/together.ts";
 import { Variable } from "../graph/variable.ts";
+
+/** What arrives at nodes from their readers. */
+class Cotangents {
+  readonly #sums = new Map<Tensor, Tensor>();
+  /** Terms of which each fills only a piece of the node, and how much of it together. */
+  readonly #pieces = new Map<Tensor, { readonly terms: Tensor[]; filled: number }>();
+
+  add(node: Tensor, g: Tensor): void {
+    if (2 * filled(g) > g.size) this.#put(node, [g]);
+    else {
+      const pieces = this.#pieces.get(node) ?? { terms: [], filled: 0 };
+      this.#pieces.set(node, pieces);
+      pieces.terms.push(g);
+      pieces.filled += filled(g);
+      // kept for as long as they take no more memory than their sum
+      if (pieces.filled > node.size) this.sum(node);
+    }
+  }
+
+  /** All that has arrived so far. */
+  sum(node: Tensor): Tensor | null {
+    const pieces = this.#pieces.get(node);
+    this.#pieces.delete(node);
+    if (pieces) this.#put(node, pieces.terms);
+    return this.#sums.get(node) ?? null;
+  }
+
+  #put(node: Tensor, terms: readonly Tensor[]): void {
+    const before = this.#sums.get(node);
+    this.#sums.set(node, addUp(before ? [before, ...terms] : terms));
+  }
+}
 
 /**
  * Pulls cotangents of `outputs` back to `inputs`: Σ over outputs of gᵀ·∂output/∂input.
@@ -24,12 +57,10 @@ export function pullback(
   const wanted = new Set(inputs);
   const depends = new Set<Tensor>();
   for (const node of order) if (wanted.has(node) || node.sources.some((source) => depends.has(source))) depends.add(node);
-  const gradients = new Map<Tensor, Tensor>();
+  const gradients = new Cotangents();
   const ofItems = new Map<Tensor, (Tensor | null)[]>();
   const receive = (node: Tensor, g: Tensor | null): void => {
-    if (g === null || !depends.has(node) || !isFloat(node.dtype)) return;
-    const before = gradients.get(node);
-    gradients.set(node, before ? add(before, g) : g);
+    if (g !== null && depends.has(node) && isFloat(node.dtype)) gradients.add(node, g);
   };
   outputs.forEach((output, i) => {
     receive(output, cotangents[i]!);
@@ -42,7 +73,7 @@ export function pullback(
       if (gs) fusedPullback(node, gs).forEach((g, s) => receive(node.sources[s]!, g));
       continue;
     }
-    const g = gradients.get(node);
+    const g = gradients.sum(node);
     if (!g) continue;
     if (isItem(node)) {
       const fused = node.sources[0]!;
@@ -58,7 +89,7 @@ export function pullback(
     if (node.op === customOp) checkCotangents(node, cotangents);
     cotangents.forEach((cotangent, s) => receive(node.sources[s]!, cotangent));
   }
-  return inputs.map((x) => gradients.get(x) ?? null);
+  return inputs.map((x) => gradients.sum(x));
 }
 
 /** A derivative by hand is checked as one by the engine need not be: a wrong shape would broadcast into wrong numbers. */

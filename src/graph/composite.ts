@@ -1,13 +1,14 @@
 /** Movements that are made of others: joining tensors; sizes as values. */
 import { ShapeError, wordShape } from "../errors.ts";
 import { promote } from "./dtype.ts";
-import { add, cast, or } from "./elementwise.ts";
-import { pad, reshape, slice } from "./movement.ts";
+import { cast } from "./elementwise.ts";
+import { reshape, slice } from "./movement.ts";
 import type { Tensor } from "./node.ts";
+import { assemble } from "./piece.ts";
 import { normalizeAxis } from "./shape.ts";
 import { iota } from "./source.ts";
 
-/** Joins tensors along an axis; other sizes are equal. Each is padded to its place and the padded ones are added. */
+/** Joins tensors along an axis; other sizes are equal. Each is padded to its place and the padded ones are added, see piece.ts. */
 export function concatenate(tensors: readonly Tensor[], axis: number): Tensor {
   const [first] = tensors;
   if (!first) throw new ShapeError("needs at least one tensor.", { operation: "concatenate" });
@@ -26,15 +27,13 @@ export function concatenate(tensors: readonly Tensor[], axis: number): Tensor {
       });
   }
   const dtype = tensors.map((x) => x.dtype).reduce(promote);
-  const total = tensors.reduce((sum, x) => sum + x.shape[at]!, 0);
-  let start = 0;
-  const placed = tensors.map((x) => {
-    const before = x.shape.map((_, i) => (i === at ? start : 0));
-    const after = x.shape.map((extent, i) => (i === at ? total - start - extent : 0));
-    start += x.shape[at]!;
-    return pad(cast(x, dtype), before, after);
+  let total = 0;
+  const pieces = tensors.map((x) => {
+    const start = total;
+    total += x.shape[at]!;
+    return { x: cast(x, dtype), start };
   });
-  return placed.reduce((sum, x) => (dtype === "bool" ? or(sum, x) : add(sum, x)));
+  return assemble(pieces, at, total);
 }
 
 /**
