@@ -98,13 +98,7 @@ export const attentionOp: Fused = {
     const [q, k, v] = node.sources as [Tensor, Tensor, Tensor];
     const results = node.attributes["results"] as { shape: number[] }[];
     const item = (index: number) => new Tensor(itemOp, [node], results[index]!.shape, q.dtype, { index });
-    const { causal: isCausal, scale, window } = node.attributes;
-    return applyFused(
-      attentionBackwardOp,
-      [q, k, v, item(0), item(1), g],
-      [q, k, v].map(({ shape, dtype }) => ({ shape, dtype })),
-      { causal: isCausal, scale, window },
-    );
+    return attentionBackward([q, k, v, item(0), item(1), g], node.attributes);
   },
   vjp: () => [],
   samples: (draw: Draw): Sample[] => {
@@ -152,6 +146,15 @@ export const attentionBackwardOp: Fused = {
   tolerance: 1e-5,
 };
 
+/** Cotangents of q, k and v. @param sources as attentionBackwardOp has them @param attributes of the forward pass */
+export const attentionBackward = (sources: readonly Tensor[], { causal, scale, window }: Attributes): Tensor[] =>
+  applyFused(
+    attentionBackwardOp,
+    sources,
+    sources.slice(0, 3).map(({ shape, dtype }) => ({ shape, dtype })),
+    { causal, scale, window },
+  );
+
 /**
  * softmax(scale · q·kᵀ) · v per head. Heads of q share key heads evenly (grouped-query attention): H is a multiple of G.
  *
@@ -163,6 +166,11 @@ export const attentionBackwardOp: Fused = {
  * @see https://arxiv.org/abs/1706.03762, eq. 1; https://arxiv.org/abs/2205.14135 for not keeping the T×T matrix
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  return attentionParts(q, k, v, options).y;
+}
+
+/** Attention, the log of each softmax's sum [B, H, Tq], and what their derivative is made of. */
+export function attentionParts(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) {
   checkOptions("attention", options, { isCausal: "true or false", scale: "a finite number", window: "a whole number from 0" });
   requireTensors("attention", { q, k, v });
   const fits =
@@ -185,16 +193,14 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const promoted = [k.dtype, v.dtype].reduce(promote, q.dtype);
   requireFloat("attention", promoted);
   const dtype = promoted === "float16" || promoted === "bfloat16" ? "float32" : promoted;
-  const [y] = applyFused(
-    attentionOp,
-    [cast(q, dtype), cast(k, dtype), cast(v, dtype)],
-    [
-      { shape: [B, Tq, H, v.shape[3]!], dtype },
-      { shape: [B, H, Tq], dtype },
-    ],
-    { causal: options.isCausal ? 1 : 0, scale: options.scale ?? 1 / Math.sqrt(D), window: options.window ?? 0 },
-  );
-  return y!;
+  const sources = [q, k, v].map((x) => cast(x, dtype));
+  const attributes = { causal: options.isCausal ? 1 : 0, scale: options.scale ?? 1 / Math.sqrt(D), window: options.window ?? 0 };
+  const types = [
+    [B, Tq, H, v.shape[3]!],
+    [B, H, Tq],
+  ].map((shape) => ({ shape, dtype }));
+  const [y, logSum] = applyFused(attentionOp, sources, types, attributes) as [Tensor, Tensor];
+  return { y, logSum, sources, attributes };
 }
 
 /** The fused operations by name. */

@@ -139,7 +139,7 @@ export interface Projections {
 }
 
 /** What a layer adds to the pass's attention. */
-export interface LayerAttention extends Pick<AttendOptions, "window" | "scale" | "softcap"> {
+export interface LayerAttention extends Pick<AttendOptions, "window" | "scale" | "softcap" | "sinks"> {
   /** The layer's number, for the cache. */
   readonly layer: number;
   /** Probability with which weights are dropped; 0 outside of training. */

@@ -93,6 +93,7 @@ export {
   GPTNeoXForTokenClassification,
   gptNeoXConfig,
 } from "./gpt-neox.ts";
+export { GptOssForCausalLM, GptOssForSequenceClassification, GptOssForTokenClassification } from "./gpt-oss.ts";
 export {
   type GPT2Config,
   GPT2ForQuestionAnswering,

@@ -16,7 +16,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { GatedMLP } from "../nn/mlp.ts";
-import { type Layer, Module } from "../nn/module.ts";
+import { type Layer, Module, type Parameter } from "../nn/module.ts";
 import { LayerNorm, RMSNorm } from "../nn/norm.ts";
 import { Rotary, rotate } from "../nn/rotary.ts";
 import { sigmoid } from "../tensor/math.ts";
@@ -57,6 +57,8 @@ export const norm = ({ normType, rmsNormEps: eps, unitOffset }: LlamaConfig, siz
 /** Turns queries and keys, attends, and puts the heads together; the projections before are a subclass's. */
 export abstract class RotaryAttention extends Module implements SelfAttention<RotaryPass> {
   abstract o_proj: Layer;
+  /** [H]: of each head the score of a key without a value, in models that have such. */
+  declare readonly sinks?: Parameter;
   readonly config: LlamaConfig;
   readonly #layer: number;
 
@@ -95,6 +97,7 @@ export abstract class RotaryAttention extends Module implements SelfAttention<Ro
       window: windows[this.#layer] ?? 0,
       scale,
       softcap: cap,
+      ...(this.sinks && { sinks: this.sinks.value }),
       dropout: this.training ? attentionDropout : 0,
     });
     return this.o_proj.forward(gate ? mul(y, sigmoid(reshape(gate, y.shape))) : y);

@@ -11,8 +11,8 @@ import { reshape } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { number } from "../graph/source.ts";
-import { expertMLP, largest, type WidenedMatrices } from "../nn/experts.ts";
-import type { Initializer } from "../nn/init.ts";
+import { expertMLP, gatedHalves, largest, type WidenedMatrices } from "../nn/experts.ts";
+import { type Initializer, zeros } from "../nn/init.ts";
 import { Linear, linear } from "../nn/linear.ts";
 import { GatedMLP, gating } from "../nn/mlp.ts";
 import { type Layer, Module, Parameter } from "../nn/module.ts";
@@ -81,15 +81,17 @@ export function readMixes(config: ConfigReader, { numHiddenLayers }: LlamaConfig
 /** Gives each token's scores of experts. It is no linear layer to "all-linear", as in transformers; adapt its `weight` as a parameter. */
 class TopKRouter extends Module {
   readonly weight: Parameter;
+  readonly bias: Parameter | null;
 
-  constructor({ numExperts, hiddenSize }: MixtureConfig, init: Initializer) {
+  constructor({ numExperts, hiddenSize }: MixtureConfig, init: Initializer, hasBias: boolean) {
     super();
     this.weight = Parameter.from(init([numExperts, hiddenSize]), [numExperts, hiddenSize]);
+    this.bias = hasBias ? Parameter.from(init([numExperts]), [numExperts]) : null;
   }
 
   /** [N, C] → [N, E] */
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight.value);
+    return linear(x, this.weight.value, this.bias?.value);
   }
 }
 
@@ -98,9 +100,12 @@ export class CodedMatrices implements WidenedMatrices {
   readonly shape: readonly [experts: number, out: number, into: number];
   /** All experts' rows as one matrix. */
   readonly codes: QuantisedLinear;
+  /** Whether the parameter was [E, in, out]. */
+  readonly isTransposed: boolean;
 
-  constructor(weight: QuantisedWeight, experts: number) {
+  constructor(weight: QuantisedWeight, experts: number, isTransposed = false) {
     this.codes = new QuantisedLinear(weight);
+    this.isTransposed = isTransposed;
     this.shape = [experts, weight.shape[0] / experts, weight.shape[1]];
   }
 
@@ -114,19 +119,38 @@ export class CodedMatrices implements WidenedMatrices {
   }
 }
 
+/** How experts differ from those of most models. */
+export interface ExpertStyle {
+  /** Whether their matrices are [E, in, out]. */
+  readonly isTransposed?: boolean;
+  /** Of experts and router. */
+  readonly hasBias?: boolean;
+  /** From what both first matrices give to what goes into the second. */
+  readonly gated?: (inner: Tensor) => Tensor;
+}
+
 /** The experts' matrices. */
 export class Experts extends Module {
   gate_up_proj: Parameter | CodedMatrices;
   down_proj: Parameter | CodedMatrices;
-  readonly #gated: ReturnType<typeof gating>;
+  readonly gate_up_proj_bias: Parameter | null;
+  readonly down_proj_bias: Parameter | null;
+  readonly isTransposed: boolean;
+  readonly #gated: (inner: Tensor) => Tensor;
   readonly #perToken: number;
 
-  constructor({ numExperts: E, numExpertsPerTok, hiddenSize: C, expertSize: F, hiddenAct }: MixtureConfig, init: Initializer) {
+  constructor(config: MixtureConfig, init: Initializer, style: ExpertStyle = {}) {
     super();
-    const made = (...shape: number[]) => Parameter.from(init(shape), shape);
-    this.gate_up_proj = made(E, 2 * F, C);
-    this.down_proj = made(E, C, F);
-    this.#gated = gating(hiddenAct);
+    const { numExperts: E, numExpertsPerTok, hiddenSize: C, expertSize: F, hiddenAct } = config;
+    const { isTransposed = false, hasBias = false, gated = gatedHalves(gating(hiddenAct)) } = style;
+    const made = (values: Initializer, ...shape: number[]) => Parameter.from(values(shape), shape);
+    const matrices = (out: number, into: number) => (isTransposed ? made(init, E, into, out) : made(init, E, out, into));
+    this.isTransposed = isTransposed;
+    this.gate_up_proj = matrices(2 * F, C);
+    this.down_proj = matrices(C, F);
+    this.gate_up_proj_bias = hasBias ? made(zeros, E, 2 * F) : null;
+    this.down_proj_bias = hasBias ? made(zeros, E, C) : null;
+    this.#gated = gated;
     this.#perToken = numExpertsPerTok;
   }
 
@@ -144,11 +168,21 @@ export class Experts extends Module {
       else
         for (const [part, codes] of matrix.codes.ownParameters())
           yield [part === "SCB" ? `${name}.SCB` : part.replace("weight", name), codes];
+    if (this.gate_up_proj_bias) yield ["gate_up_proj_bias", this.gate_up_proj_bias];
+    if (this.down_proj_bias) yield ["down_proj_bias", this.down_proj_bias];
   }
 
   /** [N, C] and weights [N, E] → [N, C] */
   forward(x: Tensor, weights: Tensor): Tensor {
-    return expertMLP(x, weights, this.#perToken, this.gate_up_proj.value, this.down_proj.value, this.#gated);
+    const { gate_up_proj_bias: gateUpBias, down_proj_bias: downBias, isTransposed } = this;
+    return expertMLP(x, weights, this.#perToken, {
+      gateUp: this.gate_up_proj.value,
+      down: this.down_proj.value,
+      isTransposed,
+      ...(gateUpBias && { gateUpBias: gateUpBias.value }),
+      ...(downBias && { downBias: downBias.value }),
+      gated: this.#gated,
+    });
   }
 }
 
@@ -165,12 +199,12 @@ export class SparseMoeBlock extends Module {
   readonly #config: MixtureConfig;
   readonly #routerName: "gate" | "router";
 
-  constructor(config: MixtureConfig, init: Initializer, routerName: "gate" | "router" = "gate") {
+  constructor(config: MixtureConfig, init: Initializer, routerName: "gate" | "router" = "gate", style: ExpertStyle = {}) {
     super();
     const { hiddenSize, hiddenAct: activation, sharedExpertSize } = config;
     this.#routerName = routerName;
-    this[routerName] = new TopKRouter(config, init);
-    this.experts = new Experts(config, init);
+    this[routerName] = new TopKRouter(config, init, style.hasBias ?? false);
+    this.experts = new Experts(config, init, style);
     if (sharedExpertSize !== undefined) {
       this.shared_expert = new GatedMLP(hiddenSize, sharedExpertSize, { activation, bias: false, init });
       this.shared_expert_gate = new Linear(hiddenSize, 1, { bias: false, init });

@@ -68,6 +68,7 @@ import {
   GPTNeoXForSequenceClassification,
   GPTNeoXForTokenClassification,
 } from "./gpt-neox.ts";
+import { GptOssForCausalLM, GptOssForSequenceClassification, GptOssForTokenClassification } from "./gpt-oss.ts";
 import { GPT2ForQuestionAnswering, GPT2ForSequenceClassification, GPT2ForTokenClassification, GPT2LMHeadModel } from "./gpt2.ts";
 import { GPTJForCausalLM, GPTJForQuestionAnswering, GPTJForSequenceClassification } from "./gptj.ts";
 import { GraniteForCausalLM } from "./granite.ts";
@@ -225,6 +226,7 @@ export const models = {
   glm4: { Glm4ForCausalLM, Glm4ForSequenceClassification, Glm4ForTokenClassification },
   gpt2: { GPT2LMHeadModel, GPT2ForQuestionAnswering, GPT2ForSequenceClassification, GPT2ForTokenClassification },
   gptj: { GPTJForCausalLM, GPTJForQuestionAnswering, GPTJForSequenceClassification },
+  gpt_oss: { GptOssForCausalLM, GptOssForSequenceClassification, GptOssForTokenClassification },
   gpt_neo: { GPTNeoForCausalLM, GPTNeoForQuestionAnswering, GPTNeoForSequenceClassification, GPTNeoForTokenClassification },
   gpt_neox: { GPTNeoXForCausalLM, GPTNeoXForQuestionAnswering, GPTNeoXForSequenceClassification, GPTNeoXForTokenClassification },
   granite: { GraniteForCausalLM },

@@ -2,14 +2,17 @@
  * Attention with all its masks. The causal case without a mask goes to the operation of graph/attention.ts, for which
  * devices have kernels that never hold the T×T matrix; every other case is composed here. Nothing else decides this.
  */
+import { withVjp } from "../autograd/custom.ts";
 import { checkOptions, DTypeError, requireKind, requireOption, ShapeError, under, wordShape } from "../errors.ts";
-import { attention } from "../graph/attention.ts";
+import { type AttentionOptions, attention, attentionBackward, attentionParts } from "../graph/attention.ts";
 import { matmul } from "../graph/contraction.ts";
 import { isFloat } from "../graph/dtype.ts";
-import { add, and, less, mul, where } from "../graph/elementwise.ts";
-import { expand, permute, reshape, transpose } from "../graph/movement.ts";
+import { add, and, cast, div, exp, less, max, mul, neg, sub, where } from "../graph/elementwise.ts";
+import { expand, permute, reshape, stopGradient, transpose } from "../graph/movement.ts";
 import { requireTensors, Tensor } from "../graph/node.ts";
+import { reduceMax, reduceSum } from "../graph/reduction.ts";
 import { constant, iota, number } from "../graph/source.ts";
+import { sigmoid, softplus } from "../tensor/math.ts";
 import { softmax } from "../tensor/statistics.ts";
 import { softcap } from "./activation.ts";
 
@@ -29,6 +32,8 @@ export interface AttendOptions {
   readonly scale?: number;
   /** Bounds the scaled scores to ±c by c·tanh(score/c), before any mask; 0 for none. */
   readonly softcap?: number;
+  /** [H]: of each head the score of one more key, which every query sees and which has no value. */
+  readonly sinks?: Tensor;
   /** Applied to the weights after softmax, for dropout in training. */
   readonly dropout?: (weights: Tensor) => Tensor;
 }
@@ -53,15 +58,19 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions =
     mask: Tensor,
     scale: "a finite number",
     softcap: "a number from 0",
+    sinks: Tensor,
     dropout: "a function",
   });
   requireTensors("attend", { q, k, v });
   if (typeof options.offset === "number") requireOption("attend", "a whole number", "offset", options.offset);
   else if (options.offset !== undefined) requireTensors("attend", { offset: options.offset });
-  const { isCausal = false, offset, window = 0, keyMask, mask, scale, softcap: cap = 0, dropout } = options;
+  const { isCausal = false, offset, window = 0, keyMask, mask, scale, softcap: cap = 0, sinks, dropout } = options;
   const atEnd = offset === undefined || offset === (k.shape[1] as number) - (q.shape[1] as number);
-  if (!keyMask && !mask && !dropout && cap === 0 && (!isCausal || atEnd))
-    return attention(q, k, v, { isCausal, window, ...(scale === undefined ? {} : { scale }) });
+  if (sinks) checkSinks(sinks, q);
+  if (!keyMask && !mask && !dropout && cap === 0 && (!isCausal || atEnd)) {
+    const shared = { isCausal, window, ...(scale === undefined ? {} : { scale }) };
+    return sinks ? withSinks(q, k, v, sinks, shared) : attention(q, k, v, shared);
+  }
   checkHeads(q, k, v);
   const [B, Tq, H, D] = q.shape as [number, number, number, number];
   const [Tk, G] = k.shape.slice(1) as [number, number];
@@ -74,11 +83,39 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions =
   if (mask && !isFloat(mask.dtype)) seen.push(perGroup(mask, grouped));
   const biased = mask && isFloat(mask.dtype) ? add(scaled, perGroup(mask, grouped)) : scaled;
   const masked = seen.length ? where(seen.reduce(both), biased, number(biased, Number.NEGATIVE_INFINITY)) : biased;
-  const weights = softmax(masked, -1);
+  const weights = sinks ? besideSink(masked, reshape(cast(sinks, q.dtype), [G, H / G, 1, 1])) : softmax(masked, -1);
   const kept = dropout ? dropout(weights) : weights;
   requireTensors("attend", { "dropout(…)": kept });
   const y = matmul(kept, byGroup(v, G, H)); // [B, G, H/G, Tq, E]
   return reshape(permute(y, [0, 3, 1, 2, 4]), [B, Tq, H, v.shape[3] as number]);
+}
+
+/**
+ * The fused operation with sinks: its result times σ(log of the softmax's sum − sink), and that log grows by what the sink adds. With
+ * these two the derivative by queries, keys and values is the fused one as it is.
+ */
+function withSinks(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, options: AttentionOptions): Tensor {
+  const { y, logSum, sources, attributes } = attentionParts(q, k, v, options);
+  const [B, H, T] = logSum.shape as [number, number, number];
+  const sink = reshape(cast(sinks, y.dtype), [1, H, 1]);
+  const byToken = (x: Tensor) => reshape(permute(x, [0, 2, 1]), [B, T, H, 1]);
+  const run = withVjp(
+    () => mul(y, byToken(sigmoid(sub(logSum, sink)))),
+    (g, out, own, keys, values) => {
+      const all = add(logSum, softplus(sub(sink, logSum)));
+      const share = byToken(exp(sub(sink, all)));
+      const bySink = reduceSum(mul(share, mul(g, out)), [0, 1, 3]);
+      return [...attentionBackward([own!, keys!, values!, out, all, g], attributes), reshape(neg(bySink), sink.shape)];
+    },
+  );
+  return run(...sources, sink);
+}
+
+/** Softmax over the last axis with one more score, whose weight is left out. */
+function besideSink(scores: Tensor, sink: Tensor): Tensor {
+  const top = stopGradient(max(reduceMax(scores, [scores.rank - 1]), sink));
+  const weights = exp(sub(scores, top));
+  return div(weights, add(reduceSum(weights, [scores.rank - 1]), exp(sub(sink, top))));
 }
 
 /** The options that PyTorch's function has. */
@@ -163,6 +200,15 @@ function checkKeyMask(mask: Tensor, B: number, Tk: number): Tensor {
       got: mask.dtype,
     });
   return less(constant(0, [], "int32"), mask);
+}
+
+function checkSinks(sinks: Tensor, q: Tensor): void {
+  if (sinks.rank === 1 && sinks.size === q.shape[2]) return;
+  throw new ShapeError(`\`sinks\` is ${wordShape(sinks.shape)}, q has ${q.shape[2]} heads.`, {
+    operation: "attend",
+    expected: [q.shape[2]],
+    got: sinks.shape,
+  });
 }
 
 function checkHeads(q: Tensor, k: Tensor, v: Tensor): void {

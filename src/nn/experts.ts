@@ -72,9 +72,35 @@ export interface WidenedMatrices {
   widened(chosen?: Tensor): Tensor;
 }
 
-/** rows [n, m, in] · each expert's matrix, turned. What is widened is so again for the derivative, instead of kept. */
-function product(rows: Tensor, matrices: Tensor | WidenedMatrices, chosen?: Tensor): Tensor {
-  if (!("widened" in matrices)) return matmul(rows, transpose(chosen ? take(matrices, chosen) : matrices));
+/** What the experts are made of. */
+export interface ExpertParts {
+  /** [E, 2F, C]; frozen where it is widened */
+  readonly gateUp: Tensor | WidenedMatrices;
+  /** [E, C, F] */
+  readonly down: Tensor | WidenedMatrices;
+  /** Whether tensors are [E, C, 2F] and [E, F, C]. */
+  readonly isTransposed?: boolean;
+  /** [E, 2F] and [E, C] */
+  readonly gateUpBias?: Tensor;
+  readonly downBias?: Tensor;
+  /** [.., 2F] → [.., F] */
+  gated(inner: Tensor): Tensor;
+}
+
+/** act(gate) ∘ up, where the values of the gate stand before the others. @param gated (gate, up) → act(gate) ∘ up */
+export const gatedHalves =
+  (gated: (gate: Tensor, up: Tensor) => Tensor) =>
+  (inner: Tensor): Tensor => {
+    const size = inner.shape[2] as number;
+    return gated(sliceAxis(inner, 2, 0, size / 2), sliceAxis(inner, 2, size / 2, size));
+  };
+
+/** rows [n, m, in] · each expert's matrix. What is widened is so again for the derivative, instead of kept. */
+function product(rows: Tensor, matrices: Tensor | WidenedMatrices, isTransposed: boolean, chosen?: Tensor): Tensor {
+  if (!("widened" in matrices)) {
+    const own = chosen ? take(matrices, chosen) : matrices;
+    return matmul(rows, isTransposed ? own : transpose(own));
+  }
   const run = checkpoint((x, of) => matmul(x as Tensor, transpose(matrices.widened(of))));
   return chosen ? run(rows, chosen) : run(rows);
 }
@@ -88,25 +114,21 @@ function product(rows: Tensor, matrices: Tensor | WidenedMatrices, chosen?: Tens
  * @param x        [N, C]
  * @param weights  [N, E], 0 for experts that were not chosen
  * @param perToken how many are chosen for each token, at most
- * @param gateUp   [E, 2F, C], the rows of the gate before those of the other; frozen where it is widened
- * @param down     [E, C, F]
- * @param gated    (gate, up) → act(gate) ∘ up
  * @returns        [N, C]
  */
-export function expertMLP(
-  x: Tensor,
-  weights: Tensor,
-  perToken: number,
-  gateUp: Tensor | WidenedMatrices,
-  down: Tensor | WidenedMatrices,
-  gated: (gate: Tensor, up: Tensor) => Tensor,
-): Tensor {
-  const [N, C] = x.shape as [number, number];
-  const [E, F] = [down.shape[0] as number, down.shape[2] as number];
+export function expertMLP(x: Tensor, weights: Tensor, perToken: number, parts: ExpertParts): Tensor {
+  const { gateUp, down, isTransposed = false, gateUpBias, downBias, gated } = parts;
+  const [N, E] = weights.shape as [number, number];
+  const C = x.shape[1] as number;
+  const biasOf = (bias: Tensor, chosen?: Tensor) => {
+    const own = chosen ? take(bias, chosen) : bias;
+    return reshape(own, [own.shape[0] as number, 1, own.shape[1] as number]);
+  };
   const pass = (rows: Tensor, scale: Tensor, chosen?: Tensor): Tensor => {
-    const inner = product(rows, gateUp, chosen); // [E, N, 2F], or of blocks
-    const h = gated(sliceAxis(inner, 2, 0, F), sliceAxis(inner, 2, F, 2 * F));
-    return product(mul(h, scale), down, chosen);
+    const inner = product(rows, gateUp, isTransposed, chosen); // [E, N, 2F], or of blocks
+    const h = gated(gateUpBias ? add(inner, biasOf(gateUpBias, chosen)) : inner);
+    const y = product(mul(h, scale), down, isTransposed, chosen);
+    return downBias ? add(y, mul(scale, biasOf(downBias, chosen))) : y;
   };
   const rows = N * perToken < E ? 1 : blockRows;
   const blocks = Math.floor((N * perToken + E * (rows - 1)) / rows);

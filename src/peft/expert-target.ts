@@ -35,8 +35,8 @@ export function withExperts(
   const { targetModules: given, targetParameters, rankPattern, alphaPattern, r, loraAlpha } = config;
   const isAll = typeof given === "string" && given.toLowerCase() === "all-linear";
   if (!("parameter" in method.layers) || !(isAll || Array.isArray(given))) return config;
-  // PEFT has no older names of Granite's, whose checkpoints have always had experts in one
-  if (modelType === "granitemoe" || ![...modules.values()].some((module) => module instanceof Experts)) return config;
+  // PEFT has no older names of those whose checkpoints have always had experts in one
+  if (modelType === "granitemoe" || modelType === "gpt_oss" || ![...modules.values()].some((module) => module instanceof Experts)) return config;
   const parameters = parametersOf(modelType);
   const leaf = (path: string) => path.slice(path.lastIndexOf(".") + 1);
   const targets = isAll ? [...new Set(allLinear().map(leaf)), ...Object.keys(parameters)] : (given as readonly string[]);

@@ -119,9 +119,11 @@ export const nnComposites = (device: Device) =>
     attend: (draw) => {
       const { q, k, T, B } = heads(draw);
       const keyMask = less(labels([B, T], T), constant(Math.max(1, T - 1), [], "int32"));
-      return [{ isCausal: true }, { keyMask }, { isCausal: true, window: 2, scale: 0.4, keyMask }].map((options) =>
-        sample([q, k, k], (x, y, z) => nnAttention.attend(x!, y!, z!, options)),
-      );
+      const options = [{ isCausal: true }, { keyMask }, { isCausal: true, window: 2, scale: 0.4, keyMask }];
+      return options.flatMap((each) => [
+        sample([q, k, k], (x, y, z) => nnAttention.attend(x!, y!, z!, each)),
+        sample([q, k, k, [q[2]!]], (x, y, z, sinks) => nnAttention.attend(x!, y!, z!, { ...each, sinks: sinks! })),
+      ]);
     },
     scaledDotProductAttention: (draw) => {
       const [H, T, D] = [draw.integer(1, 2), draw.integer(1, 4), draw.integer(1, 3)];

@@ -183,7 +183,12 @@ const given: Readonly<Record<string, RightCall>> = {
   ],
   Rotary: () => [4, rope, { pairs: "halves" }],
   activation: () => ["gelu"],
-  attend: () => [heads(), heads(), heads(), { isCausal: true, window: 1, scale: 1, softcap: 2, dropout: (x: core.Tensor) => x }],
+  attend: () => [
+    heads(),
+    heads(),
+    heads(),
+    { isCausal: true, window: 1, scale: 1, softcap: 2, sinks: ones([heads().shape[2]!]), dropout: (x: core.Tensor) => x },
+  ],
   gatedDeltaRule: () => [heads(), heads(), heads(), ones([1, 2, 2]), ones([1, 2, 2]), { state: ones([1, 2, 4, 4]), chunk: 2 }],
   batchNorm: () => [images(), { mean: ones([2]), variance: ones([2]) }, ones([2]), ones([2]), { eps: 1e-5 }],
   groupNorm: () => [images(), 2, ones([2]), ones([2]), { eps: 1e-5 }],

@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import { ConfigError, DTypeError, ShapeError } from "../../src/errors.ts";
+import { concatenate } from "../../src/graph/composite.ts";
 import { mul } from "../../src/graph/elementwise.ts";
 import { expand, permute, reshape, sliceAxis } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -94,6 +95,23 @@ onEveryDevice(() => {
       expect(distance(swap(y), attend(q, k, v, { isCausal: true, scale: 0.3 }))).toBe(0);
     });
 
+    test("a sink is one more key in front, whose score is given and which has no value", () => {
+      const [q, k, v, sinks] = [heads(1, 5, 2), heads(2, 5, 2), heads(3, 5, 2), tensor([0.7, -1.2])];
+      const column = (x: Tensor, value: number) => concatenate([x, constant(value, [...x.shape.slice(0, 3), 1])], 3);
+      const score = expand(reshape(sinks, [1, 1, 2, 1]), [2, 1, 2, 1]);
+      const first = concatenate([constant(0, [2, 1, 2, 4]), score], 3);
+      const [keys, joined] = [concatenate([first, column(k, 0)], 1), concatenate([constant(0, [2, 1, 2, 4]), v], 1)];
+      const want = attend(column(q, 1), keys, joined, { isCausal: true, scale: 1 });
+      const options = { isCausal: true, scale: 1, sinks };
+      expect(distance(attend(q, k, v, options), want)).toBeLessThan(1e-6);
+      expect(distance(attend(q, k, v, { ...options, keyMask: integers(new Array(10).fill(1), [2, 5]) }), want)).toBeLessThan(
+        1e-6,
+      );
+      // whoever sees nothing else sees the sink alone
+      const nothing = attend(q, k, v, { sinks, keyMask: integers(new Array(10).fill(0), [2, 5]) });
+      expect(values(nothing).every((value) => value === 0)).toBe(true);
+    });
+
     test("dropout acts on the weights", () => {
       const [q, k, v] = [heads(1, 4, 2), heads(2, 4, 2), heads(3, 4, 2)];
       const double = (x: Tensor) => mul(x, constant(2));
@@ -125,6 +143,7 @@ onReference("what is refused", () => {
       "attend: `keyMask` is [2, 1], the keys are [1, 2].",
     );
     expect(() => attend(q, q, q, { keyMask: tensor([1, 1], [1, 2]) })).toThrow(DTypeError);
+    expect(() => attend(q, q, q, { sinks: tensor([1, 1]) })).toThrow("attend: `sinks` is [2], q has 3 heads.");
   });
 
   test("heads of odd size, tables of another, unknown rope types and missing factors", () => {

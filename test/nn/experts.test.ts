@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { mul } from "../../src/graph/elementwise.ts";
 import { reduceSum } from "../../src/graph/reduction.ts";
 import { constant } from "../../src/graph/source.ts";
-import { expertMLP, largest } from "../../src/nn/experts.ts";
+import { expertMLP, gatedHalves, largest } from "../../src/nn/experts.ts";
 import { gating } from "../../src/nn/mlp.ts";
 import { Parameter } from "../../src/nn/module.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
@@ -26,7 +26,11 @@ onEveryDevice(() => {
     const results = (perToken: number) => {
       const scores = softmax(logits.value);
       const weights = mul(scores, largest(scores, k));
-      const y = expertMLP(x.value, weights, perToken, gateUp.value, down.value, gating("silu"));
+      const y = expertMLP(x.value, weights, perToken, {
+        gateUp: gateUp.value,
+        down: down.value,
+        gated: gatedHalves(gating("silu")),
+      });
       const loss = reduceSum(mul(y, y), [0, 1]);
       return [y, ...gradientsOf(loss, [x, logits, gateUp, down]).values()];
     };
