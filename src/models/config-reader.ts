@@ -25,7 +25,10 @@ const plainFormats: readonly unknown[] = ["float-quantized", "int-quantized", "m
 /** Whether `loadModel` reads weights that are quantised as a checkpoint's `quantization_config` says. */
 function isReadable(config: unknown): boolean {
   const { quant_method: method, format } = isRecord(config) ? config : {};
-  return method === "bitsandbytes" || method === "fp8" || (method === "compressed-tensors" && plainFormats.includes(format));
+  return (
+    ["bitsandbytes", "fp8", "mxfp4"].includes(method as string) ||
+    (method === "compressed-tensors" && plainFormats.includes(format))
+  );
 }
 
 const mostLayers = 10000;

@@ -102,6 +102,8 @@ export class QuantisedLinear extends Module {
   /** How the codes were made, and are again when a change is merged into them. */
   readonly quantiser: Required<QuantiserOptions>;
   readonly #parts: Readonly<Record<string, Parameter>>;
+  /** What codes of four bits stand for, here and on the device. */
+  readonly #meaning: Float32Array | undefined;
   readonly #table: Tensor | null;
   readonly #nestedTable: Tensor | null;
 
@@ -116,6 +118,7 @@ export class QuantisedLinear extends Module {
     const fourBits = weight.type !== "int8";
     const nested = fourBits && !(weight.absmax instanceof Float32Array);
     this.quantiser = { type: weight.type, blockSize: fourBits ? weight.blockSize : into, doubleQuantise: nested };
+    this.#meaning = fourBits ? weight.table : undefined;
     this.#table = fourBits ? tableOf(weight.table) : null;
     this.#nestedTable = nested ? tableOf(dynamic) : null;
     this.#parts = Object.fromEntries(
@@ -189,7 +192,7 @@ export class QuantisedLinear extends Module {
     requireTensors("encoded", { matrix });
     const values = downloadSync(cast(matrix, "float32")) as Float32Array;
     const device = this.weight.stored.storage!.device as Device;
-    const stored = storedOf(quantiseWeight(values, [this.outFeatures, this.inFeatures], this.quantiser));
+    const stored = storedOf(quantiseWeight(values, [this.outFeatures, this.inFeatures], this.quantiser, this.#meaning));
     return new Map(
       Object.entries(stored).map(([name, part]) => [
         this.#parts[name] as Parameter,
@@ -210,7 +213,7 @@ export class QuantisedLinear extends Module {
       absmax: read("weight.nested_absmax") as Float32Array,
       offset: read("weight.nested_offset")[0] as number,
     });
-    const table = downloadSync(this.#table as Tensor) as Float32Array;
+    const table = this.#meaning as Float32Array;
     const absmax = doubleQuantise ? scales() : (read("weight.absmax") as Float32Array);
     return { type, shape, blockSize, codes: read("weight") as Uint8Array, table, absmax };
   }

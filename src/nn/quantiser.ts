@@ -296,12 +296,14 @@ export function quantiserOptions(operation: string, options: QuantiserOptions): 
  * A matrix as codes.
  *
  * @param values [out, in] in row-major order
+ * @param own what codes of four bits stand for, where that is not what the type says
  * @throws {ConfigError} for values that are not finite
  */
 export function quantiseWeight(
   values: Float32Array,
   shape: readonly [out: number, into: number],
   options: Required<QuantiserOptions>,
+  own?: Float32Array,
 ): QuantisedWeight {
   checkValues("quantiseWeight", values, {});
   requireKind("quantiseWeight", "a list of numbers", { shape });
@@ -321,8 +323,11 @@ export function quantiseWeight(
       });
     return { type, shape, ...quantiseInt8(half, shape[1]) };
   }
-  const table = type === "nf4" ? nf4 : fp4;
-  const { codes, absmax } = quantiseBlockwise(values, table, blockSize);
+  if (own !== undefined) requireKind("quantiseWeight", "a Float32Array", { own });
+  const table = own ?? (type === "nf4" ? nf4 : fp4);
+  const most = table.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+  const { codes, absmax: scales } = quantiseBlockwise(values, most === 1 ? table : table.map((x) => x / most), blockSize);
+  const absmax = most === 1 ? scales : scales.map((x) => x / most);
   const padding = type === "nf4" ? 7 : 0; // the code of 0
   return {
     type,

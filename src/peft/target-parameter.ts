@@ -61,7 +61,7 @@ function kindOfParameter(module: Module, name: string): KindOfLayer {
 
 /** Experts that are kept as codes: whoever looks sees what they stand for, and with another weight the module runs with floats. */
 function kindOfCodes(module: Module, name: string, matrices: CodedMatrices): KindOfLayer {
-  const { codes, shape } = matrices;
+  const { codes, shape, isTransposed } = matrices;
   return {
     kind: "parameter",
     is: (other) => other === module,
@@ -73,7 +73,9 @@ function kindOfCodes(module: Module, name: string, matrices: CodedMatrices): Kin
       encoded: (_, matrix) => codes.encoded(reshape(matrix, [codes.outFeatures, codes.inFeatures])),
     },
     run: (layer, weight, x, more) =>
-      withParts(module, { [name]: { value: weight } }, () => (layer as CalledLayer).forward(x, ...more)),
+      withParts(module, { [name]: { value: isTransposed ? transpose(weight) : weight } }, () =>
+        (layer as CalledLayer).forward(x, ...more),
+      ),
     allLinear: false,
   };
 }

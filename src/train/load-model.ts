@@ -64,7 +64,8 @@ export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOpt
 
 /**
  * Loads a model and its tokenizer. Weights of 16 bits and GGUF's blocks are widened to float32 unless `dtype` says otherwise; layers
- * that transformers has saved with `load_in_4bit` or `load_in_8bit` (bitsandbytes) stay the codes that they are; float8 with scales
+ * that transformers has saved with `load_in_4bit` or `load_in_8bit` (bitsandbytes) stay the codes that they are, and so do gpt-oss' experts in
+ * MXFP4; float8 with scales
  * (`quant_method` "fp8", and compressed-tensors' formats of eight bits) is widened. One part of one tensor is in memory besides the model.
  *
  * @param source the path of a folder with `config.json` and `model.safetensors` (or shards with their index), of one safetensors
@@ -195,7 +196,7 @@ function noMoreThan({ source, tensors }: Checkpoint): Initializer {
 
 /** Whole numbers under keys whose values transformers refuses unless they have a point. */
 const pointed =
-  /"(?:(?:attn|final)_logit_softcapping|initializer_(?:range|(?:cutoff_)?factor)|init_std|\w+_eps|layer_norm_epsilon|attention_factor|router_(?:aux_loss_coef|jitter_noise)|clip_qkv|llm_int8_threshold)": \d+(?=[,\n])/g;
+  /"(?:(?:attn|final)_logit_softcapping|initializer_(?:range|(?:cutoff_)?factor)|init_std|\w+_eps|layer_norm_epsilon|attention_factor|router_(?:aux_loss_coef|jitter_noise)|swiglu_(?:alpha|limit)|clip_qkv|llm_int8_threshold)": \d+(?=[,\n])/g;
 
 /** How a model is stored. */
 export interface SaveOptions {

@@ -4,6 +4,7 @@ import { newStorage } from "../compile/storage.ts";
 import type { Buffer } from "../devices/device.ts";
 import { ConfigError, FormatError, nearestName, ShapeError, wordShape } from "../errors.ts";
 import { quantisedNames, quantisedPaths, readQuantised } from "../formats/bitsandbytes.ts";
+import { mxfp4Paths, takeMxfp4 } from "../formats/mxfp4.ts";
 import type { StoredTensor } from "../formats/safetensors.ts";
 import type { Checkpoint } from "../formats/sharded.ts";
 import { isFloat, type TypedArray, toBFloat16Bits, toFloat16Bits, toFloat32 } from "../graph/dtype.ts";
@@ -16,7 +17,7 @@ import { Experts } from "../models/mixture.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { type Initializer, ones, zeros } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
-import type { Module, Parameter } from "../nn/module.ts";
+import { type Module, Parameter } from "../nn/module.ts";
 import { dynamicMap, type QuantisedWeight, quantiserOptions, quantiseWeight } from "../nn/quantiser.ts";
 import { asMatrix, layersToQuantise, matricesOf, type QuantiseOptions, replaceByCodes } from "../peft/quant/quantise.ts";
 import { joinParts } from "./weight-part.ts";
@@ -68,6 +69,8 @@ export async function loadWeights(
   const kept = keepingOf(model, options);
   const codes = await readCodes(model, stored, source);
   for (const path of codes.keys()) own.delete(`${path}.weight`);
+  const experts = await readExperts(model, stored, source);
+  for (const path of experts.keys()) own.delete(path);
   const fresh = [...own].filter(([path, { shape }]) => isNew(path) && !sameShape(stored.get(path)?.shape ?? [], shape));
   for (const [path] of fresh) own.delete(path);
   for (const [path, parameter] of own) {
@@ -100,6 +103,7 @@ export async function loadWeights(
       });
   await refuseUntied(model, stored, source);
   for (const [path, weight] of codes) replaceByCodes(model, path, weight);
+  for (const { layer, parameter, weight } of experts.values()) replaceByCodes(model, layer, weight, parameter);
   for (const [path, parameter] of fresh) {
     const values = path.endsWith(".bias") ? zeros : parameter.shape.length < 2 ? ones : init;
     parameter.replace(upload(currentDevice(), values(parameter.shape), parameter.shape, "float32"));
@@ -175,6 +179,26 @@ async function readCodes(
       });
     for (const name of quantisedNames(path, stored.keys())) stored.delete(name);
     found.set(path, weight);
+  }
+  return found;
+}
+
+/** The matrices of experts that a checkpoint holds in four bits, by path; their tensors are taken out of `stored`. */
+async function readExperts(model: Module, stored: Map<string, StoredTensor>, source: string) {
+  const found = new Map<string, { layer: string; parameter: Parameter; weight: QuantisedWeight }>();
+  const modules = new Map(model.namedModules());
+  for (const path of mxfp4Paths(stored.keys())) {
+    const [layer, name] = [path.slice(0, path.lastIndexOf(".")), path.slice(path.lastIndexOf(".") + 1)];
+    const module = modules.get(layer);
+    const parameter = module instanceof Experts ? new Map(module.matrices()).get(name as "down_proj") : undefined;
+    if (!(module instanceof Experts && parameter instanceof Parameter))
+      throw new FormatError(`"${path}" of ${source} is in four bits, but is no matrix of experts of this model.`, {
+        operation: "loadModel",
+        got: path,
+      });
+    const [E, a, b] = parameter.shape as [number, number, number];
+    const shape = module.isTransposed ? ([E, b, a] as const) : ([E, a, b] as const);
+    found.set(path, { layer, parameter, weight: await takeMxfp4(stored, path, shape, source) });
   }
   return found;
 }

@@ -3,7 +3,7 @@ import { download } from "../compile/program.ts";
 import { FormatError, ShapeError, wordShape } from "../errors.ts";
 import type { StoredTensor, TensorToWrite } from "../formats/safetensors.ts";
 import { dtypes, type TypedArray, toFloat32 } from "../graph/dtype.ts";
-import { reshape, sliceAxis } from "../graph/movement.ts";
+import { reshape, sliceAxis, transpose } from "../graph/movement.ts";
 import { type Shape, sameShape, sizeOf } from "../graph/shape.ts";
 import { constant } from "../graph/source.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
@@ -98,12 +98,16 @@ export function inParts(
 /** Experts that are kept as codes, in the parts that checkpoints have them in: what the codes stand for. */
 export function widenedParts(
   names: readonly string[],
-  { shape, codes }: CodedMatrices,
+  { shape, codes, isTransposed }: CodedMatrices,
   dtype: TensorToWrite["dtype"],
   write: (values: TypedArray) => TypedArray,
 ): [name: string, tensor: TensorToWrite][] {
   const isWhole = names.length === 1;
   const part = isWhole ? shape : shapeOfPart(shape, names.length);
-  const load = async (i: number) => write(await download(codes.parts(names.length, constant(i, [1], "int32"))));
-  return names.map((name, i) => [name, { dtype, shape: part, load: () => load(i) }]);
+  const stored = isTransposed ? [shape[0], shape[2], shape[1]] : part;
+  const load = async (i: number) => {
+    const values = isTransposed ? transpose(codes.parts(shape[0])) : codes.parts(names.length, constant(i, [1], "int32"));
+    return write(await download(values));
+  };
+  return names.map((name, i) => [name, { dtype, shape: stored, load: () => load(i) }]);
 }

@@ -1,4 +1,5 @@
 /** Experts that are kept as codes: the same function as floats of what the codes stand for, with adapters and without. */
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import { add } from "../../src/graph/elementwise.ts";
@@ -38,6 +39,7 @@ onEveryDevice(() => {
     ["fp4", 32, {}],
     ["int8", 64, {}],
     ["nf4", 64, { intermediate_size: 9, rms_norm_eps: 1e-5 }], // blocks that reach from one expert into the next
+    ["nf4", 32, { ...decoderConfigs["gpt_oss"], model_type: "gpt_oss" }], // matrices [in, out]
   ])("%s in blocks of %i %o: what is computed, saved and loaded", async (type, blockSize, more) => {
     const [model, folder, whole] = [made(more), memoryFolder(), memoryFolder()];
     await saveModel(whole, model, { ...config, ...more });
@@ -55,6 +57,31 @@ onEveryDevice(() => {
     expectSame(model, floats as CausalLM);
     const { model: loaded } = await loadModel(whole, { quantise: options });
     expect(bits(loaded as CausalLM)).toEqual(bits(model));
+  });
+
+  test("experts that a file has in MXFP4 stay codes, under adapters, merged into and taken out, and are saved as what they stand for", async () => {
+    const [folder, adapter] = [memoryFolder(), memoryFolder()];
+    const { model, config: json } = await loadModel(join(import.meta.dirname, "../fixtures/heads/gpt_oss_mxfp4"));
+    const { gate_up_proj: codes } = model.getModule("model.layers.1.mlp.experts") as Experts;
+    expect(codes).toBeInstanceOf(CodedMatrices);
+    await saveModel(folder, model, json);
+    const { model: floats, config: written } = await loadModel(folder);
+    expect(written["quantization_config"]).toBe(undefined);
+    expectSame(model, floats);
+    const before = bits(model);
+    const targetParameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"];
+    attach(model, lora({ r: 2, targetModules: ["q_proj"], targetParameters, initLoraWeights: false }), { seed: 2 });
+    await saveAdapter(model, adapter);
+    await loadAdapter(floats, adapter);
+    expectSame(model, floats);
+    merge(model, undefined, { tell: () => {} });
+    // codes are as near as a fourth of the largest value of a block is
+    const [got, want] = [logits(model)[1]!, logits(floats)[1]!];
+    expect(distance(got, want)).toBeLessThan(1);
+    expect(distance(got, want)).toBeGreaterThan(0);
+    unmerge(model);
+    const base = bits(model).filter(([path]) => !String(path).includes("lora_"));
+    expect(base.map(([, each]) => each)).toEqual(before.map(([, each]) => each));
   });
 
   test("adapters lie on what the codes stand for, and are merged into them and taken out to the bit", async () => {

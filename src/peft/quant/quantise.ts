@@ -81,7 +81,7 @@ export function replaceByCodes(model: Module, path: string, weight: QuantisedWei
   const layer = model.getModule(path) as FloatLayer;
   if (layer instanceof Experts) {
     const name = layer.gate_up_proj === of ? "gate_up_proj" : "down_proj";
-    layer[name] = new CodedMatrices(weight, (of as Parameter).shape[0] as number);
+    layer[name] = new CodedMatrices(weight, (of as Parameter).shape[0] as number, layer.isTransposed);
     structure.value = structure.stored + 1;
     (of as Parameter).stored.dispose();
     return;
@@ -100,13 +100,14 @@ export function asMatrix(
   values: Float32Array,
   weight: readonly number[],
 ): { readonly values: Float32Array; readonly shape: readonly [out: number, into: number] } {
-  const columns = weight.at(-1) as number;
-  const rows = values.length / columns;
-  if (!(layer instanceof Conv1D)) return { values, shape: [rows, columns] };
+  const [last, columns] = weight.slice(-2) as [number, number];
+  const isTurned = layer instanceof Conv1D || (layer instanceof Experts && layer.isTransposed);
+  if (!isTurned) return { values, shape: [values.length / columns, columns] };
   const turned = new Float32Array(values.length);
-  for (let row = 0, i = 0; row < rows; row++)
-    for (let column = 0; column < columns; column++) turned[column * rows + row] = values[i++]!;
-  return { values: turned, shape: [columns, rows] };
+  for (let first = 0, i = 0; first < values.length; first += last * columns)
+    for (let row = 0; row < last; row++)
+      for (let column = 0; column < columns; column++) turned[first + column * last + row] = values[i++]!;
+  return { values: turned, shape: [values.length / last, last] };
 }
 
 /** The layers that are meant, by path. @throws {ConfigError} when `skip` names nothing or everything */
