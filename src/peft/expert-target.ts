@@ -36,7 +36,8 @@ export function withExperts(
   const isAll = typeof given === "string" && given.toLowerCase() === "all-linear";
   if (!("parameter" in method.layers) || !(isAll || Array.isArray(given))) return config;
   // PEFT has no older names of those whose checkpoints have always had experts in one
-  if (modelType === "granitemoe" || modelType === "gpt_oss" || ![...modules.values()].some((module) => module instanceof Experts)) return config;
+  if (["granitemoe", "gpt_oss"].includes(String(modelType)) || ![...modules.values()].some((module) => module instanceof Experts))
+    return config;
   const parameters = parametersOf(modelType);
   const leaf = (path: string) => path.slice(path.lastIndexOf(".") + 1);
   const targets = isAll ? [...new Set(allLinear().map(leaf)), ...Object.keys(parameters)] : (given as readonly string[]);
