@@ -3,39 +3,48 @@
 import { download } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
 import { yieldToOthers } from "../compile/turn.ts";
-import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";
-import { sub } from "../graph/elementwise.ts";
-import { pad, sliceAxis } from "../graph/movement.ts";
+import { ConfigError, checkOptions, nearestName, type Rules, requireKind, requireOption, under } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { readsText } from "../models/causal-lm.ts";
-import { type EncoderStates, firstToken, meanToken } from "../models/encoder.ts";
+import type { EncoderStates } from "../models/encoder.ts";
 import type { FeatureExtractor } from "../models/task.ts";
 import { contrastiveLoss } from "../nn/loss.ts";
 import { Module, requireModule } from "../nn/module.ts";
 import { tensor } from "../tensor/create.ts";
-import { unitVectors } from "../tensor/statistics.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { compareRows, type Pooling, poolings, unitStep, type VectorWay, vectorsBy, widthOf } from "./pooling.ts";
+import { sentenceOf } from "./sentence.ts";
 import { type Column, type TensorDatasetOptions, type TrainingData, tensorDataset, tensorDatasetRules } from "./training-data.ts";
-
-/** What of the states of a text's tokens becomes its vector: their mean, the first one (of a `[CLS]`), or the last one. */
-export type Pooling = "mean" | "first" | "last";
 
 /** How a text becomes a vector. */
 export interface PoolingOptions {
-  /** As the model was trained: `1_Pooling/config.json` of sentence-transformers says how. `"mean"` when absent. */
-  readonly pooling?: Pooling;
+  /**
+   * One way, or several whose vectors stand one beside the other. When absent, what the model's folder says where it is one of
+   * sentence-transformers (`modules.json`), with all steps behind it; `"mean"` where it says nothing.
+   */
+  readonly pooling?: Pooling | readonly Pooling[];
 }
 
 /** How texts become rows of tokens. */
 export interface EncodingOptions {
-  /** Tokens past which a text is cut off, those around it included; as many as the model has positions, at most 512, when absent. */
+  /**
+   * Tokens past which a text is cut off, those around it included; when absent, as many as a folder of sentence-transformers says, and of
+   * others as many as the model has positions, at most 512.
+   */
   readonly maxLength?: number;
 }
 
 /** How many texts are read at once, and what becomes of their vectors. */
 export interface EmbedOptions extends PoolingOptions, EncodingOptions {
-  /** Makes all vectors of length 1, so that a product of two is the cosine. */
+  /**
+   * Makes all vectors of length 1, so that a product of two is the cosine; true when absent, but where a folder of sentence-transformers
+   * says what is done.
+   */
   readonly normalise?: boolean;
+  /** A text that is put in front of each. */
+  readonly prompt?: string;
+  /** One of the prompts that a folder of sentence-transformers names, such as `"query"`; its default one when neither is given. */
+  readonly promptName?: string;
   /** Texts at once. */
   readonly batchSize?: number;
 }
@@ -59,17 +68,33 @@ interface Rows {
   readonly shape: readonly [number, number];
 }
 
-const poolings = ["mean", "first", "last"];
 const encodingRules: Rules<EncodingOptions> = { maxLength: "a whole number from 1" };
+const plain: VectorWay = { pooling: ["mean"], includePrompt: true, steps: [] };
 
-/** [B, T, C] → [B, C]. @param mask [B, T], 1 for tokens */
-function pool(states: Tensor, mask: Tensor, pooling: Pooling): Tensor {
-  if (pooling === "first") return firstToken(states);
-  return meanToken(states, pooling === "mean" ? mask : lastOnes(mask));
+/** How states become vectors: as was said, as the model's folder says, or their mean. */
+function wayOf(operation: string, model: Module, pooling: PoolingOptions["pooling"]): VectorWay {
+  if (pooling === undefined) return sentenceOf(model)?.way() ?? plain;
+  const list: readonly Pooling[] = typeof pooling === "string" ? [pooling] : pooling;
+  requireKind(operation, "a list", { pooling: list });
+  for (const one of list.length > 0 ? list : [undefined]) requireOption(operation, poolings, "pooling", one);
+  return { ...plain, pooling: list };
 }
 
-/** 1 where the tokens of a row end, which are filled up behind. */
-const lastOnes = (mask: Tensor): Tensor => sub(mask, pad(sliceAxis(mask, 1, 1, mask.shape[1] as number), [0, 0], [0, 1]));
+/** The text that is put in front of others. @throws {ConfigError} for a name that there is not */
+function promptOf(operation: string, model: Module, { prompt, promptName }: EmbedOptions): string {
+  if (prompt !== undefined) return prompt;
+  const { prompts = new Map<string, string>(), defaultPrompt } = sentenceOf(model) ?? {};
+  const name = promptName ?? defaultPrompt;
+  const found = name === undefined ? "" : prompts.get(name);
+  if (found !== undefined) return found;
+  const near = nearestName(name as string, [...prompts.keys()]);
+  throw new ConfigError(`the model's folder names no prompt "${name}".`, {
+    operation,
+    expected: [...prompts.keys()],
+    got: name,
+    hint: near ? `Did you mean "${near}"?` : `There are ${[...prompts.keys()].join(", ") || "none: give the text as `prompt`"}.`,
+  });
+}
 
 /**
  * Token ids of a text, cut off in its middle part, so that what the tokenizer puts around a text (`[CLS]` … `[SEP]`) stays around it.
@@ -77,12 +102,17 @@ const lastOnes = (mask: Tensor): Tensor => sub(mask, pad(sliceAxis(mask, 1, 1, m
 function cutIds(tokenizer: Tokenizer, text: string, most: number): Int32Array {
   const ids = tokenizer.encode(text);
   if (ids.length <= most) return ids;
+  const behind = tokensBehind(tokenizer, text, ids);
+  return Int32Array.of(...ids.subarray(0, most - behind), ...ids.subarray(ids.length - behind));
+}
+
+/** How many of a text's tokens the tokenizer has put behind it. */
+function tokensBehind(tokenizer: Tokenizer, text: string, ids: Int32Array): number {
   const bare = tokenizer.encode(text, { addSpecialTokens: false });
   const around = ids.length - bare.length;
   let before = 0;
   while (before < around && ids[before] !== bare[0]) before++;
-  const behind = around - before;
-  return Int32Array.of(...ids.subarray(0, most - behind), ...ids.subarray(ids.length - behind));
+  return around - before;
 }
 
 /** @throws {ConfigError} for what is no model without an output layer, and its tokenizer */
@@ -112,11 +142,19 @@ function vectorsOf(
   model: FeatureExtractor,
   inputIds: Tensor,
   attentionMask: Tensor,
-  pooling: Pooling,
+  way: VectorWay,
+  promptLength = 0,
 ): Tensor {
   const { lastHiddenState }: Partial<EncoderStates> = model.forward({ inputIds, attentionMask });
   if (!lastHiddenState) throw withoutStates(operation, model);
-  return pool(lastHiddenState, attentionMask, pooling);
+  return vectorsBy(way, lastHiddenState, attentionMask, promptLength);
+}
+
+/** Tokens past which texts are cut off: those that a folder of sentence-transformers, or its tokenizer, says, as far as there are positions. */
+function mostTokens(model: FeatureExtractor, { config }: Tokenizer): number {
+  const sentence = sentenceOf(model);
+  const said = sentence && (sentence.maxLength ?? config?.["model_max_length"]);
+  return Math.min(model.backbone.sizes.maxLength ?? Number.POSITIVE_INFINITY, typeof said === "number" ? said : 512);
 }
 
 /** Rows as long as the longest text. @param multiple lengths are filled up to a multiple of this, so that there are few of them */
@@ -127,13 +165,14 @@ function rowsOf(
   options: EncodingOptions,
   multiple = 1,
 ): Rows {
-  const { sizes } = model.backbone;
-  const { maxLength: most = Math.min(sizes.maxLength ?? 512, 512) } = options;
+  const { maxLength: most = mostTokens(model, tokenizer) } = options;
+  const { lowerCase } = sentenceOf(model) ?? {};
   const { padTokenId, vocabSize = Number.POSITIVE_INFINITY } =
     (model as FeatureExtractor & { readonly config?: Known }).config ?? {};
   const encoded = texts.map((text) => {
     requireKind(operation, "a text", { text });
-    const ids = cutIds(tokenizer, text, most);
+    // letter by letter, as the tokenizers' library does it
+    const ids = cutIds(tokenizer, lowerCase ? Array.from(text, (letter) => letter.toLowerCase()).join("") : text, most);
     const unknown = ids.find((id) => id >= vocabSize);
     if (unknown !== undefined)
       throw new ConfigError(`the tokenizer gives ${unknown}, and the model has ${vocabSize} tokens.`, {
@@ -167,26 +206,34 @@ function rowsOf(
 export async function embed(reader: TextReader, texts: readonly string[], options: EmbedOptions = {}): Promise<Tensor> {
   const operation = "embed";
   checkOptions(operation, options, {
-    pooling: poolings,
+    pooling: null,
     ...encodingRules,
     normalise: "true or false",
+    prompt: "a text",
+    promptName: "a text",
     batchSize: "a whole number from 1",
   });
-  const { pooling = "mean", normalise = true, batchSize = 32 } = options;
   requireKind(operation, "a list", { texts });
   checkReader(operation, reader);
-  const { model } = reader;
+  const { model, tokenizer } = reader;
+  const { pooling, normalise = pooling !== undefined || !sentenceOf(model), batchSize = 32 } = options;
+  const given = wayOf(operation, model, pooling);
+  const way = normalise ? { ...given, steps: [...given.steps, unitStep] } : given;
+  const prompt = promptOf(operation, model, options);
+  const prompted = prompt === "" ? texts : texts.map((text) => (typeof text === "string" ? prompt + text : text));
+  const promptIds = tokenizer.encode(prompt);
+  // tokens of the prompt and those in front of it
+  const promptLength = prompt === "" ? 0 : promptIds.length - Math.min(1, tokensBehind(tokenizer, prompt, promptIds));
   const inTraining = model.training;
   model.eval();
   const read = compile((inputIds: Tensor, attentionMask: Tensor) => {
-    const vectors = vectorsOf(operation, model, inputIds, attentionMask, pooling);
-    return normalise ? unitVectors(operation, vectors, -1, 1e-12) : vectors;
+    return vectorsOf(operation, model, inputIds, attentionMask, way, promptLength);
   });
   try {
-    const C = model.backbone.sizes.stateWidth ?? model.backbone.sizes.width;
+    const C = widthOf(way, model.backbone.sizes.stateWidth ?? model.backbone.sizes.width);
     const all = new Float32Array(texts.length * C);
     for (let at = 0; at < texts.length; at += batchSize) {
-      const { ids, mask, shape } = rowsOf(operation, reader, texts.slice(at, at + batchSize), options, 16);
+      const { ids, mask, shape } = rowsOf(operation, reader, prompted.slice(at, at + batchSize), options, 16);
       using inputIds = tensor(ids, { shape });
       using attentionMask = tensor(mask, { shape });
       using vectors = read(inputIds, attentionMask);
@@ -198,6 +245,21 @@ export async function embed(reader: TextReader, texts: readonly string[], option
     read.dispose();
     model.train(inTraining);
   }
+}
+
+/**
+ * How near vectors are to each other, the nearer the larger: by what a folder of sentence-transformers says its vectors are compared by
+ * (`similarity_fn_name`), and by the cosine where it says nothing.
+ *
+ * @param x [N, C]
+ * @param y [M, C]
+ * @returns [N, M]
+ * @throws {ShapeError} for other shapes
+ */
+export function similarity(reader: Pick<TextReader, "model">, x: Tensor, y: Tensor): Tensor {
+  requireKind("similarity", "an object", { reader });
+  requireModule("similarity", reader.model);
+  return compareRows("similarity", sentenceOf(reader.model)?.similarity ?? "cosine", x, y);
 }
 
 /** What a {@link PairModel} takes: two rows of tokens that belong together. */
@@ -212,7 +274,8 @@ export interface PairInputs {
 
 /**
  * Learns to make embeddings: the vectors of two texts that belong together are drawn together, and away from those of the others of
- * a batch (`contrastiveLoss`). Adapters are on the `model` in it, which reads both.
+ * a batch (`contrastiveLoss`). Adapters are on the `model` in it, which reads both. Layers that a folder of sentence-transformers has
+ * behind the pooling take part and stay as they are.
  *
  * @example
  * const { model, tokenizer } = await loadModel("models/tiny", { task: "FeatureExtraction" });
@@ -222,24 +285,24 @@ export interface PairInputs {
  */
 export class PairModel extends Module {
   readonly model: FeatureExtractor;
-  readonly #pooling: Pooling;
+  readonly #way: VectorWay;
   readonly #scale: number;
 
   /** @param options.scale what cosines are multiplied by: one over the temperature */
   constructor(model: FeatureExtractor, options: PoolingOptions & { readonly scale?: number } = {}) {
     super();
-    checkOptions("PairModel", options, { pooling: poolings, scale: "a number above 0" });
+    checkOptions("PairModel", options, { pooling: null, scale: "a number above 0" });
     checkExtractor("PairModel", model);
-    const { pooling = "mean", scale = 20 } = options;
+    const { pooling, scale = 20 } = options;
     this.model = model;
-    this.#pooling = pooling;
+    this.#way = wayOf("PairModel", model, pooling);
     this.#scale = scale;
   }
 
   forward(inputs: PairInputs): { readonly loss: Tensor } {
     requireKind("PairModel", "an object", { inputs });
     const { inputIds, attentionMask, otherIds, otherMask } = inputs;
-    const vectors = (ids: Tensor, mask: Tensor) => vectorsOf("PairModel", this.model, ids, mask, this.#pooling);
+    const vectors = (ids: Tensor, mask: Tensor) => vectorsOf("PairModel", this.model, ids, mask, this.#way);
     return { loss: contrastiveLoss(vectors(inputIds, attentionMask), vectors(otherIds, otherMask), { scale: this.#scale }) };
   }
 }

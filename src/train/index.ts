@@ -17,9 +17,9 @@ export {
   embed,
   type PairInputs,
   PairModel,
-  type Pooling,
   type PoolingOptions,
   pairDataset,
+  similarity,
   type TextReader,
 } from "./embedding.ts";
 export { type EvaluateOptions, type Evaluation, Evaluator, evaluate } from "./evaluate.ts";
@@ -40,6 +40,7 @@ export {
 export { generationOptions } from "./generation-config.ts";
 export { type LoadedModel, type LoadModelOptions, loadModel, type SaveOptions, saveModel } from "./load-model.ts";
 export type { SavedDType } from "./load-weights.ts";
+export type { Pooling } from "./pooling.ts";
 export type { EvaluationEvent, History, StepEvent, TrainingResult } from "./progress.ts";
 export { processLogits, type SamplingContext, type SamplingOptions, sampleToken } from "./sampling.ts";
 export {

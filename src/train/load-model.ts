@@ -29,6 +29,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { GenerateOptions } from "./generation.ts";
 import { generationOptions } from "./generation-config.ts";
 import { type KeepOptions, loadWeights, narrowing, type SavedDType } from "./load-weights.ts";
+import { readSentence, writeSentence } from "./sentence.ts";
 import { inParts, widenedParts } from "./weight-part.ts";
 
 /** What a model's folder holds. */
@@ -110,6 +111,7 @@ export async function loadModel<T extends Task = "CausalLM">(
   // weights without a tokenizer are of use too: what is wrong with it is said to those who ask for it
   const found = await readTokenizer(folder, gguf).catch((error: unknown) => ({ error }));
   const generation = await readGeneration(folder, config);
+  if (task === "FeatureExtraction") await readSentence(folder, model as Module);
   return {
     model,
     config,
@@ -209,7 +211,7 @@ export interface SaveOptions {
 /**
  * Writes a model as `loadModel` and Hugging Face's `from_pretrained` read it: `config.json`, which names the dtype, and
  * `model.safetensors`, into a path or a folder of another kind. A parameter that two layers share is written once; weights of codes are
- * written as bitsandbytes keeps them. Of a model with adapters the base model is written, with what is merged into it.
+ * written as bitsandbytes keeps them. What a folder of sentence-transformers had beside the model is written again. Of a model with adapters the base model is written, with what is merged into it.
  *
  * @throws {ConfigError} when the folder cannot be written, or adapters act that are not merged
  */
@@ -281,5 +283,6 @@ export async function saveModel(
   }
   const text = JSON.stringify(json, null, 2).replace(pointed, "$&.0");
   const files = new Map([["config.json", `${text}\n`]]);
+  await writeSentence(folder, model, "saveModel");
   await under("saveModel", () => writeCheckpoint(folder, tensors, { maxShardBytes, files }));
 }

@@ -3,13 +3,24 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { memoryFolder } from "../../src/formats/index.ts";
 import { tensor } from "../../src/index.ts";
 import { type ConfigJson, createModel, models } from "../../src/models/index.ts";
 import { type FeatureExtractor, taskOf } from "../../src/models/task.ts";
 import { contrastiveLoss } from "../../src/nn/index.ts";
 import type { Module } from "../../src/nn/module.ts";
 import { attach, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
-import { embed, finetune, loadModel, PairModel, type Pooling, pairDataset, saveModel } from "../../src/train/index.ts";
+import { saveTokenizer } from "../../src/text/index.ts";
+import {
+  embed,
+  finetune,
+  loadModel,
+  PairModel,
+  type Pooling,
+  pairDataset,
+  saveModel,
+  similarity,
+} from "../../src/train/index.ts";
 import { decoderConfigs, encoderConfigs } from "../models/configs.ts";
 
 const folder = await mkdtemp(join(tmpdir(), "lorikeet-embedding-"));
@@ -96,8 +107,12 @@ describe("embeddings", () => {
   test("no text, and options out of range", async () => {
     const reader = await loadModel("models/tiny", { task });
     expect((await embed(reader, [])).shape).toEqual([0, 192]);
-    await expect(embed(reader, texts, { pooling: "max" as Pooling })).rejects.toThrow(
-      /embed: `pooling` \(= "max"\) must be "mean" or/,
+    await expect(embed(reader, texts, { pooling: "median" as Pooling })).rejects.toThrow(
+      /embed: `pooling` \(= "median"\) must be "mean" or/,
+    );
+    await expect(embed(reader, texts, { pooling: [] })).rejects.toThrow(/embed: `pooling`/);
+    await expect(embed(reader, texts, { promptName: "query" })).rejects.toThrow(
+      /embed: the model's folder names no prompt "query"/,
     );
     await expect(embed(reader, "text" as never)).rejects.toThrow(/embed: .*list/);
     const whole = await loadModel("models/tiny");
@@ -107,6 +122,57 @@ describe("embeddings", () => {
     const small = { ...reader, model: createModel({ ...decoderConfigs["llama"], model_type: "llama" }, { task }) };
     await expect(embed(small, texts)).rejects.toThrow(/embed: the tokenizer gives \d+, and the model has 23 tokens/);
     await expect(embed(reader, texts, { maxLength: 0 })).rejects.toThrow(/embed: `maxLength`/);
+  });
+});
+
+describe("a folder of sentence-transformers", () => {
+  const json = (value: unknown) => new TextEncoder().encode(JSON.stringify(value));
+  const loaded = async (others: Readonly<Record<string, unknown>>) => {
+    const { model, config, tokenizer } = await loadModel("models/tiny", { task });
+    const files = memoryFolder();
+    await saveModel(files, model, config);
+    await saveTokenizer(files, tokenizer);
+    await files.write(new Map(Object.entries(others).map(([name, value]) => [name, json(value)])));
+    return { model, reader: await loadModel(files, { task }) };
+  };
+  const modules = (...kinds: readonly string[]) =>
+    ["Transformer", ...kinds].map((kind, i) => ({
+      path: i === 0 ? "" : `${i}_${kind}`,
+      type: `sentence_transformers.models.${kind}`,
+    }));
+  const texts = ["The whale."];
+
+  test("names its steps; those that are not known are told to who asks for them", async () => {
+    const { model, reader } = await loaded({ "modules.json": modules("Pooling", "WordWeights") });
+    await expect(embed(reader, texts)).rejects.toThrow(/names a step that is not known: .*WordWeights. Say with `pooling`/);
+    expect(() => new PairModel(reader.model)).toThrow(/WordWeights/);
+    const said = await embed(reader, texts, { pooling: "last" });
+    const want = await embed({ ...reader, model }, texts, { pooling: "last" });
+    expect(said.toArray()).toEqual(want.toArray());
+  });
+
+  test.each([
+    ["1_Pooling/config.json", { pooling_mode: "median" }, /`pooling_mode` \(= "median"\) is none of cls, max/],
+    ["2_Dense/config.json", { activation_function: "my.Own" }, /2_Dense has an activation that is not known: my.Own/],
+    ["2_Dense/config.json", { module_input_name: "token_embeddings" }, /is a layer for "token_embeddings"/],
+    ["2_Dense/config.json", {}, /2_Dense\/model.safetensors/],
+  ])("%s: %j", async (file, value, words) => {
+    const { reader } = await loaded({ "modules.json": modules("Pooling", "Dense"), [file]: value });
+    await expect(embed(reader, texts)).rejects.toThrow(words);
+  });
+
+  test.each([
+    ["modules.json", {}, /modules.json is not a list/],
+    ["sentence_bert_config.json", { max_seq_length: 0 }, /max_seq_length/],
+    ["config_sentence_transformers.json", { prompts: ["a"] }, /`prompts` .*must be texts/],
+    ["config_sentence_transformers.json", { similarity_fn_name: "near" }, /`similarity_fn_name` \(= "near"\) must be "cosine"/],
+  ])("is refused for %s: %j", async (file, value, words) => {
+    await expect(loaded({ "modules.json": modules(), [file]: value })).rejects.toThrow(words);
+  });
+
+  test("vectors of other widths are not compared", async () => {
+    const { reader } = await loaded({ "modules.json": modules() });
+    expect(() => similarity(reader, tensor([[1, 2]]), tensor([[1]]))).toThrow(/similarity: x is \[1, 2\], y \[1, 1\]/);
   });
 });
 
