@@ -23,7 +23,7 @@ async function operations() {
         entries.map(({ name, formula }) => [`\`${name}\``, formula]),
       )}`,
   );
-  return page("Primitive operations", "Everything that reaches a device; all else is composed of these (src/graph).", ...parts);
+  return page("Primitive operations", "All that a device computes; everything else is composed of these (src/graph).", ...parts);
 }
 
 async function adapterMethods() {
@@ -41,9 +41,9 @@ async function adapterMethods() {
   const mixed = Object.entries(mixtures).map(([name, facts]) => rowOf(name, { ...facts, layers: { linear: 0 } }));
   return page(
     "Adapter methods",
-    "What `attach` takes and adapter folders may hold (src/peft/methods). One of your own: [extending.md](extending.md).",
+    "The methods that `attach` and adapter folders know (src/peft/methods). For a method of your own see [extending.md](extending.md).",
     table(head, rows),
-    "## Mixtures\n\nLoRA adapters of which every token has shares of its own (src/peft/router).",
+    "## Mixtures\n\nLoRA adapters that are mixed with different weights for every token (src/peft/router).",
     table(head, mixed),
   );
 }
@@ -55,7 +55,7 @@ function laws() {
     const text = comment.replace(/^ \* ?/gm, "").replace(/^@see /gm, "Source: ");
     return `## [${basename(path, ".law.ts").replaceAll("-", " ")}](../${path})\n\n${text}`;
   });
-  const about = "Sentences that hold for everything that is registered, each tried on random cases by `npm run laws`.";
+  const about = "Statements that hold for everything that is registered; `npm run laws` checks each on random cases.";
   return page("Laws", about, ...parts);
 }
 

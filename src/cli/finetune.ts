@@ -63,7 +63,7 @@ const checkpointSeconds = 20;
 export function addFinetune(program: Command): void {
   const command = program
     .command("finetune", { isDefault: true })
-    .description("fine-tune a model with an adapter on a text; goes on where it was stopped")
+    .description("fine-tune a model with an adapter on a text; resumes a run that was stopped")
     .option(
       "--model <folder>",
       "config.json, safetensors and tokenizer.json, as Hugging Face writes them",
@@ -72,26 +72,24 @@ export function addFinetune(program: Command): void {
     )
     .option(
       "--data <file>",
-      "a text, or JSON lines with a `text` or chat `messages` each; the last tenth is held out (default: Moby-Dick)",
+      "plain text, or JSON lines with `text` or chat `messages`; the last tenth is held out (default: Moby-Dick)",
       path,
     )
-    .addOption(
-      new Option("--quantise <type>", "keep the model's weights as codes, as QLoRA does").choices(["nf4", "fp4", "int8"]),
-    )
+    .addOption(new Option("--quantise <type>", "quantise the model's weights, as QLoRA does").choices(["nf4", "fp4", "int8"]))
     .addOption(new Option("--method <name>", "kind of adapter").choices(Object.keys(methods)).default("lora"))
     .option("--rank <n>", "rank of the adapter; 16 for LoRA when absent, or the method's own", whole())
     .option("--alpha <x>", "scale of the adapter; twice the rank for LoRA when absent, or the method's own", positive)
-    .option("--dropout <x>", "share of an adapter's inputs that are left out", nonNegative)
+    .option("--dropout <x>", "dropout on the adapter's inputs", nonNegative)
     .option("--targets <modules...>", "layers to adapt, by name; or all-linear", ["all-linear"])
     .option("--set <key=value...>", "other keys of the method's config, as PEFT names them", [])
     .option("--steps <n>", "training steps", whole(), 300)
-    .option("--batch <n>", "rows of a step", whole(), 8)
-    .option("--window <n>", "tokens of a row", whole(2), 128)
+    .option("--batch <n>", "batch size", whole(), 8)
+    .option("--window <n>", "tokens per row", whole(2), 128)
     .option("--lr <x>", "highest learning rate", positive, 4e-3)
-    .option("--seed <n>", "of first values, order of the text and samples", whole(0), 0)
+    .option("--seed <n>", "seed for initial values, order of the text, and samples", whole(0), 0)
     .option("--out <folder>", "for the adapter, the merged model and the report", path, "out/finetune")
-    .option("--fresh", "start over when there is something to go on with")
-    .option("--prompt <texts...>", "what samples begin with", prompts)
+    .option("--fresh", "start over instead of resuming")
+    .option("--prompt <texts...>", "prompts for the samples", prompts)
     .option("--json", "end with one line of JSON on standard output")
     .action((options: FinetuneOptions) => {
       const targets = options.targets.flatMap((names) => names.split(",").map((name) => name.trim()));

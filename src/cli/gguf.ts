@@ -24,12 +24,8 @@ export function addGguf(program: Command): void {
     .description("write a LoRA adapter as a GGUF file, for llama.cpp, Ollama and LM Studio")
     .argument("<adapter>", "its folder, as finetune or Hugging Face PEFT writes it", path)
     .option("--model <folder>", "the model it is for; the one that the adapter names when absent", path)
-    .option(
-      "--out <file>",
-      "what to write; adapter.gguf in the adapter's folder when absent, or here where that is on the Hub",
-      path,
-    )
-    .option("--half", "in 16 bits, half as large")
+    .option("--out <file>", "file to write (default: adapter.gguf in the adapter's folder, or here if that is on the Hub)", path)
+    .option("--half", "store 16-bit values, half the size")
     .action(async (adapter: string, { model, half, ...given }: GgufOptions) => {
       const out = given.out ?? join(existsSync(adapter) ? adapter : "", "adapter.gguf");
       const loaded = await loadModel(model ?? (await baseOf(adapter)));

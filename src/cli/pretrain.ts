@@ -1,4 +1,4 @@
-/** `lorikeet pretrain`: trains the small base model in `models/tiny` from nothing on the State of the Union speeches. */
+/** `lorikeet pretrain`: trains the small base model in `models/tiny` from scratch on the State of the Union speeches. */
 import { existsSync, readFileSync } from "node:fs";
 import { arch, cpus, platform } from "node:os";
 import { join } from "node:path";
@@ -59,27 +59,27 @@ const timedSteps = 30;
 /** Share of the learning rate that is left at the end. */
 const finalShare = 0.1;
 
-/** Adds `lorikeet pretrain`, which trains the model in `models/tiny` from nothing. */
+/** Adds `lorikeet pretrain`, which trains the model in `models/tiny` from scratch. */
 export function addPretrain(program: Command): void {
   program
     .command("pretrain")
-    .description("train the small base model from nothing on the State of the Union speeches; goes on where it was stopped")
+    .description("train the small base model from scratch on the State of the Union speeches; resumes a run that was stopped")
     .option("--steps <n>", "training steps", whole(), 6000)
     .option("--minutes <n>", "as many steps as fit into this time instead", positive)
-    .option("--seed <n>", "of first values and order of the text", whole(0), 0)
+    .option("--seed <n>", "seed for initial values and order of the text", whole(0), 0)
     .option("--out <folder>", "for checkpoints", path, "out/pretrain")
     .option("--to <folder>", "for the finished model", path, "models/tiny")
     .option("--tokenizer <folder>", "with tokenizer.json", path, "models/tiny")
-    .option("--fresh", "start over when there is a checkpoint")
-    .option("--batch <n>", "rows of a step", whole(), 8)
-    .option("--window <n>", "tokens of a row", whole(2), 128)
+    .option("--fresh", "start over instead of resuming")
+    .option("--batch <n>", "batch size", whole(), 8)
+    .option("--window <n>", "tokens per row", whole(2), 128)
     .option("--lr <x>", "highest learning rate", positive, 3e-3)
-    .option("--warmup <n>", "steps in which it rises", whole(0), 100)
+    .option("--warmup <n>", "steps in which the learning rate rises", whole(0), 100)
     .option("--weight-decay <x>", "of matrices; norms and embeddings have none", nonNegative, 0.1)
     .option("--hidden <n>", "size of the hidden state", whole(), 192)
     .option("--layers <n>", "layers", whole(), 6)
     .option("--heads <n>", "attention heads", whole(), 6)
-    .option("--kv-heads <n>", "heads of keys and values", whole(), 3)
+    .option("--kv-heads <n>", "key/value heads", whole(), 3)
     .option("--intermediate <n>", "size inside the feed-forward part", whole(), 512)
     .option("--evaluate-every <n>", "steps between two measurements of the held-out loss", whole(), 250)
     .action((options: PretrainOptions) => pretrain(options));

@@ -1,6 +1,6 @@
 /**
- * Detaching restores the model exactly: detach(attach(M)) = M, whatever happened in between. The very same modules and
- * parameters are at the same paths, with the same values and the same trainable flags.
+ * Detaching restores the model exactly: detach(attach(M)) = M, whatever happened in between. The same module and parameter
+ * objects are at the same paths, with the same values and trainable flags.
  *
  * @see design: "attach/detach replaces target modules in place and back, exactly"
  */

@@ -1,6 +1,6 @@
 /**
- * A layer that keeps its weight as codes is, to any adapter, the layer with the weight that they stand for: the same output, and after
- * merging the nearest codes of the same changed weight. Taking out, and taking off, restores every bit of the codes.
+ * To any adapter, a layer with a quantised weight is the layer with the dequantised weight: same output, and after merging the nearest
+ * codes of the same changed weight. Unmerging and detaching restore every bit of the codes.
  *
  *   f(x; codes, adapter) = f(x; widened codes, adapter) and |widened merged codes − (W + ΔW)| ≤ half a gap of the quantiser
  *

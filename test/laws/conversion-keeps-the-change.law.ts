@@ -1,9 +1,8 @@
 /**
- * An adapter that was converted to LoRA at full rank does what it did: W + B·A = W + ΔW. Adapters that were put side by side do what
- * they do together, each by its weight: [B₁ … Bₙ]·[w₁A₁; …; wₙAₙ] = Σ wᵢ·Bᵢ·Aᵢ, and so does the singular value decomposition at the
- * rank of all of them.
+ * Converting an adapter to LoRA at full rank does not change what it does: W + B·A = W + ΔW. Concatenating adapters gives their weighted
+ * sum, [B₁ … Bₙ]·[w₁A₁; …; wₙAₙ] = Σ wᵢ·Bᵢ·Aᵢ, and so does their singular value decomposition at the sum of their ranks.
  *
- * Singular vectors are rounded to float32: relative to the largest singular value, which Σ|ΔW| bounds.
+ * Singular vectors are rounded to float32, relative to the largest singular value, which Σ|ΔW| bounds.
  *
  * @see https://huggingface.co/docs/peft/developer_guides/model_merging
  */

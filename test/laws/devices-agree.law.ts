@@ -1,10 +1,10 @@
 /**
- * Every device computes what the reference device computes: each primitive in every dtype that it takes, on operands that
- * come through any view, at sizes around the width of its vectors; composites with their derivatives.
+ * Every device computes what the reference device computes: each primitive in each of its dtypes, on operands behind any view, at
+ * sizes around the width of its vectors; composites with their derivatives.
  *
  *   |device(f)(x) − reference(f)(x)| ≤ E, element by element, with E the running error bound of test/arbitrary/rounding.ts
  *
- * @see src/devices/reference for the meaning; the tolerance of an operation stands in its entry in src/graph
+ * @see src/devices/reference for the meaning; each operation's entry in src/graph states its tolerance
  */
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";

@@ -1,7 +1,7 @@
 /**
- * Whatever is called wrongly says so: everything that the package exports, called with arguments that are missing or junk, works or
- * throws an error of ours that names it, and not what it is made of, and says what is wrong. Nothing of it stays: a right call works
- * afterwards, and the device holds what it held before.
+ * Wrong calls are reported to the caller: everything that the package exports, called with missing or junk arguments, either works or
+ * throws one of our errors, which names the function that was called, not one inside it, and says what is wrong. A failed call leaves
+ * nothing behind: a right call works afterwards, and the device holds what it held before.
  *
  *   f(junk) = a value, or an error `f: …`
  *

@@ -1,10 +1,10 @@
 /**
- * What is written by hand equals what it stands for, in its value and in its derivatives: a fused operation its composition,
- * a product of matrices its sum of products, a derivative given with `withVjp` the derivative of the function beside it.
+ * Hand-written code equals what it replaces, in value and derivatives: a fused operation its composition, a matrix product its sums of
+ * products, a derivative given to `withVjp` the derivative of the function next to it.
  *
  *   |y − y′| ≤ E(y) + E(y′) and |vjp(f)(g) − vjp(f′)(g)| ≤ E + E′, with f′ made of loops only, E the error bounds of rounding.ts
  *
- * On the reference device f′ is compared in float64, on wasm the tuned kernels are. That a kernel reads any view, dtype and
+ * On the reference device f′ is compared in float64; on wasm the tuned kernels are compared. That a kernel reads any view, dtype and
  * size is the law devices-agree.
  *
  * @see src/graph/fused.ts, src/autograd/custom.ts

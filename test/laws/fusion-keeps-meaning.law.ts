@@ -1,6 +1,6 @@
 /**
- * A fused program computes what its graph means: whatever is gathered into one loop, kept in a register, written over or
- * left out, each value asked for is the one that its operations give when they run one after the other; derivatives too.
+ * A fused program computes what its graph means: whatever shares a loop, stays in a register, is overwritten or left out, every
+ * requested value is the one that its operations give when run one by one; derivatives too.
  *
  *   run(fuse(graph)) = run(graph), to the rounding of the dtype
  *

@@ -1,6 +1,6 @@
 /**
- * What reverse mode computes on the gpu device, in float32 and through whatever kernels its modes have, is the derivative that
- * differences on the reference device tell in float64.
+ * Reverse mode on the gpu device, in float32 and with the kernels of each mode, computes the derivative that finite differences give on
+ * the reference device in float64.
  *
  *   |⟨vjp(f, x)(g), t⟩ − ⟨g, (f(x + ht) − f(x − ht)) / 2h⟩| ≤ ⟨E, |t|⟩ + what the difference leaves out,
  *

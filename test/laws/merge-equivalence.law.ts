@@ -1,10 +1,9 @@
 /**
  * Forward with the adapter equals forward with the changed weight: f(x; W, adapter) = f(x; W + ΔW).
  *
- * For LoRA, base(x) + s·B·A·x = (W + s·B·A)·x + b; several adapters add up. Two ways to sum the same products differ by
- * roundings only: with n terms, each at most u relative to the sum of the terms' sizes. What a method computes of its parameters
- * first (a norm, an inverse) is as if they were off by a few roundings. A weight that is kept in 16 bits is rounded once more
- * when the change is written into it.
+ * For LoRA, base(x) + s·B·A·x = (W + s·B·A)·x + b; several adapters add up. Two ways to sum the same n products differ only by
+ * roundings, each at most u relative to the sum of the terms' sizes. Where a method first computes something from its parameters (a
+ * norm, an inverse), that acts like a few more roundings. A 16-bit weight is rounded once more when the change is written into it.
  *
  * @see https://arxiv.org/abs/2106.09685, §4.1: "we can explicitly compute and store W = W0 + BA"
  */

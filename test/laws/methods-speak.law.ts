@@ -1,11 +1,11 @@
 /**
- * What a right call gives can be called wrongly, too: the function that it is, and every method that it has, with nothing or with junk,
- * works or throws an error of ours, which names what it is made of where it is made of one thing.
+ * What a right call returns can be called wrongly too: the returned function, and every method of a returned object, called with nothing
+ * or with junk, either works or throws one of our errors, which names the object wherever that is possible.
  *
  *   f(right).m(junk) = a value, or an error `…: …`
  *
- * A method that many classes inherit is tried on the first of them. Not tried is what people do not call: methods of devices and of the
- * compiler, what translates names of checkpoints, and the changes of weights that methods of adapters are made of.
+ * An inherited method is tried on the first class that has it. Not tried are methods that users do not call: those of devices and of the
+ * compiler, the translation of checkpoint names, and the weight changes inside adapter methods.
  *
  * @see errors-are-for-people.law.ts for the calls themselves
  */

@@ -1,10 +1,10 @@
 /**
- * Nothing leaks: what a piece of work took on a device is given back when it is done and its results are dropped.
+ * Nothing leaks: whatever a piece of work allocates on a device is freed once it is done and its results are dropped.
  *
  *   buffers, bytes and bound launches after = before
  *
- * Where there is no `dispose`, the collector of JavaScript decides when; so it is asked to run. A training step, which is
- * repeated thousands of times, must not wait for it.
+ * Without `dispose` JavaScript's garbage collector decides when, so the test makes it run. A training step, which is repeated thousands
+ * of times, must not depend on it.
  *
  * @see src/devices/device.ts, DeviceStatistics
  */

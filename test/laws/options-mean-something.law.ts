@@ -1,7 +1,7 @@
 /**
- * No option takes what cannot be meant. Whatever has options, called rightly but for junk in one of them, works or throws an error of ours
- * under its own name that says which option is wrong. NaN is never meant, nothing is meant by values of three kinds, and what comes out
- * holds no NaN. Which functions have options is found by misspelling one, so a new one is in the law with its right call.
+ * No option accepts nonsense. Every function with options, called rightly except for junk in one of them, either works or throws one of our
+ * errors under its own name, saying which option is wrong. No option accepts NaN, none accepts values of three kinds, and no result
+ * holds NaN. Functions with options are found by misspelling an option, so a new one is covered as soon as its right call is listed.
  *
  *   f(…, { option: junk }) = a value, or an error `f: … option …`
  *

@@ -1,6 +1,6 @@
 /**
- * A graph that is built again with other values is computed by the plan that it had, to the same bits as by a plan of its own:
- * each primitive, and each composite with its derivatives.
+ * A graph that is built again with other values reuses its plan, and gives the same bits as a fresh plan: for each primitive, and for
+ * each composite with its derivatives.
  *
  *   plan(f)(x) = planned anew(f)(x)
  */

@@ -1,8 +1,9 @@
 /**
- * What codes stand for is as near as the table allows: |x − table[code]·absmax| ≤ absmax · gap / 2 with the widest gap between
- * neighbours, and for int8 absmax / 254. Where the table reaches from −1 to 1, quantising it again changes nothing; packing and unpacking gives the codes back.
+ * Dequantised values are as near as the table allows: |x − table[code]·absmax| ≤ absmax · gap / 2, with the widest gap between
+ * neighbours; for int8, absmax / 254. If the table reaches from −1 to 1, quantising again changes nothing. Unpacking packed codes gives
+ * them back.
  *
- * Scales that are quantised, too, are off by as much of their own largest distance from the mean.
+ * If the scales are quantised too, the same bound holds for them, relative to their largest distance from the mean.
  *
  * @see https://arxiv.org/abs/2305.14314, §3
  */

@@ -1,9 +1,9 @@
 /**
- * A batch whose rows have different adapters gives every row what it gives alone: f(x; a₁ … aₙ)ᵢ = f(xᵢ; aᵢ), with aᵢ an adapter of
- * any method that looks at one row only, or none.
+ * In a batch whose rows have different adapters, every row gets what it would get alone: f(x; a₁ … aₙ)ᵢ = f(xᵢ; aᵢ), where aᵢ is an
+ * adapter of any method that acts on rows independently, or none.
  *
- * The base layer runs once for all rows, so its products may be summed in another order than for one row: roundings of the
- * products' sizes.
+ * The base layer runs once for all rows and may sum its products in another order than for one row, which gives roundings of the size
+ * of the products.
  *
  * @see https://arxiv.org/abs/2312.05677, https://github.com/huggingface/peft, `LoraLayer._mixed_batch_forward`
  */

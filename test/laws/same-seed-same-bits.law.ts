@@ -3,10 +3,10 @@
  *
  *   bits(f(seed), threads = 1) = bits(f(seed), threads = n)
  *
- * So work is split over outputs, never over a sum, and every random number comes from a seed and a count. Random integers
- * and uniform numbers are the same on every device; what needs a logarithm is so only on devices of one kind.
+ * Therefore work is split over outputs, never over a sum, and every random number comes from a seed and a counter. Random integers and
+ * uniform numbers are the same on every device; numbers that need a logarithm only on devices of one kind.
  *
- * @see https://www.thesalmons.org/john/random123/papers/random123sc11.pdf for random numbers by count
+ * @see https://www.thesalmons.org/john/random123/papers/random123sc11.pdf for counter-based random numbers
  */
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";

@@ -1,6 +1,6 @@
 /**
- * Loading what was saved gives it back: load(save(adapter)) = adapter. Parameters bit for bit, config key for key, the same
- * output; and the file's names are PEFT's: `base_model.model.<path>.<key>`, the key beginning with the method's prefix.
+ * Loading restores what was saved: load(save(adapter)) = adapter, with parameters bit for bit, the config key for key, and the same
+ * output. Names in the file are PEFT's: `base_model.model.<path>.<key>`, where the key begins with the method's prefix.
  *
  * @see https://huggingface.co/docs/peft/developer_guides/checkpoint
  */

@@ -1,8 +1,7 @@
 /**
  * An initialiser may move a part of the weight into the factors, but not change what the layer computes: (W − s·B₀·A₀) + s·B₀·A₀ = W.
- * After training, [B, −B₀]·[A; A₀] on the weight as it was is the same adapter as B·A on what is left: a file that is saved as plain
- * LoRA gives, on the unmodified model, what the live model gives. A file with B and A alone does so, too, where the start can be told
- * from the weight.
+ * After training, [B, −B₀]·[A; A₀] on the original weight equals B·A on the remaining weight: a file saved as plain LoRA gives, on the
+ * unmodified model, what the live model gives. So does a file with B and A alone, if the start can be derived from the weight.
  *
  *   ‖f(x; W′, A₀, B₀) − f(x; W)‖ ≤ ε·‖x‖·(‖W‖ + s·‖B₀‖·‖A₀‖)·√terms
  *

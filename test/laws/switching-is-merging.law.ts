@@ -1,6 +1,6 @@
 /**
- * Switching the weights from one adapter to another is merging the other one into the original: bit for bit where the original is
- * kept, and after switching back and unmerging every bit of it is there. Where it is not kept, W − ΔA + ΔB is as near as three
+ * Switching merged weights from one adapter to another equals merging the other into the original weight. Where the original is kept,
+ * this holds bit for bit, and switching back and unmerging restores every bit. Where it is not kept, W − ΔA + ΔB is within three
  * roundings: u·(|W + ΔA| + |W| + |W + ΔB|).
  *
  * @see https://arxiv.org/abs/2106.09685, §4.2: "we can recover W0 by subtracting BA and then adding a different B′A′"

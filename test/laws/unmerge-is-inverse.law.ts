@@ -1,8 +1,8 @@
 /**
- * Merging and taking back out gives the weight back, bit for bit: unmerge(merge(W)) = W.
+ * Unmerging restores the weight bit for bit: unmerge(merge(W)) = W.
  *
- * Subtracting the change again would not: (W + ΔW) − ΔW rounds twice, and in 16 bits a change smaller than half a unit in the
- * last place of W is gone. So the original weight is kept.
+ * Subtracting the change would not: (W + ΔW) − ΔW rounds twice, and in 16 bits a change below half a unit in the last place of W is
+ * lost. So the original weight is kept.
  *
  * @see https://github.com/huggingface/peft, `lora.Linear.unmerge`, which subtracts
  */

@@ -1,11 +1,11 @@
 /**
- * What reverse mode computes is the derivative: along any direction, and for its own derivative too.
+ * Reverse mode computes the derivative, along any direction; the same holds for its own derivative.
  *
  *   ⟨vjp(f, x)(g), t⟩ = ⟨g, (f(x + ht) − f(x − ht)) / 2h⟩ + O(h⁴), in float64, by the five-point difference;
  *   the same for x, g ↦ ⟨w, vjp(f, x)(g)⟩, which is the second order
  *
- * The difference is taken with h and with 2h: how far these two are apart bounds what is left of the O(h⁴), the running
- * error analysis of rounding.ts bounds the rest.
+ * The difference is taken with h and with 2h: the distance between the two bounds the O(h⁴) term, and the running error analysis of
+ * rounding.ts bounds the rest.
  *
  * @see src/autograd/finite-difference.ts; Griewank & Walther, Evaluating Derivatives, 2nd ed., ch. 3
  */

@@ -1,11 +1,11 @@
 /**
- * Laws of adapters on whole models: virtual tokens in front of texts, and adapters on whole attentions. For every registered method that is
- * no change of single layers, on a small model of every family that it fits:
+ * Laws of adapters that act on whole models: virtual tokens in front of a text, and adapters on whole attention modules. They hold for every
+ * registered method that does not change single layers, on a small model of every family that it fits:
  *
- * - a cache changes nothing: text continued with one is the text continued without, f(x₁ … x_t) being the same function;
+ * - a cache changes nothing: text is continued in the same way with and without it;
  * - detach(attach(M)) = M, and disabled(M) = M;
- * - load(save(adapter)) = adapter as a function of texts;
- * - an adapter that claims it changes nothing at its first values;
+ * - load(save(adapter)) = adapter, as a function of texts;
+ * - an adapter that claims to start at zero changes nothing at first;
  * - merging is refused.
  *
  * @see specs of the methods in src/peft/methods

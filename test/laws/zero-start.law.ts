@@ -1,8 +1,8 @@
 /**
- * A fresh adapter changes nothing: f(x; adapter at its first values) = f(x), for the methods and initialisers that claim it,
- * and yet there is a direction in which training can go: some gradient is not zero.
+ * A fresh adapter changes nothing: f(x; adapter at its first values) = f(x), for the methods and initialisers that claim it. Still,
+ * training can begin: some gradient is not zero.
  *
- * For LoRA one factor starts at zero, so s·B·A = 0; both at zero would be a saddle point that training never leaves.
+ * In LoRA one factor starts at zero, so s·B·A = 0; with both at zero training would never leave the saddle point.
  *
  * @see https://arxiv.org/abs/2106.09685, §4.1: "so ∆W = BA is zero at the beginning of training"
  */
