@@ -13,7 +13,7 @@ export function reportOf({ settings, facts, history, outcome }: RunView): string
         [
           "merge law",
           outcome.mergeDifference === null
-            ? "none: this adapter is no change of the weights"
+            ? "none: this adapter is not a change of the weights"
             : `logits beside and in the weights differ by at most ${outcome.mergeDifference.toExponential(1)}`,
         ],
         ["training", `${clock(outcome.seconds)}, ${words(outcome.tokensPerSecond)} tokens/s`],

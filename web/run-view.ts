@@ -75,7 +75,7 @@ export class RunView {
       ? "0 is the model as it was, 1 is as trained. The weights themselves are not changed."
       : "Virtual tokens have no strength: they are there or not.";
     if (!facts.merges)
-      element("keep-hint").textContent = "This adapter is no change of the weights, so there is no merged model.";
+      element("keep-hint").textContent = "This adapter is not a change of the weights, so there is no merged model.";
   }
 
   #showMemory(inUse: number | null): void {

@@ -157,7 +157,7 @@ function requireDifferentiable(operation: string, x: Tensor): void {
   if (!(x instanceof Tensor))
     throw new ConfigError(`a differentiated function takes and gives tensors, got ${wordType(x)}.`, { operation, got: x });
   if (!isFloat(x.dtype))
-    throw new DTypeError(`derivatives are taken by floating-point values, got ${x.dtype}.`, {
+    throw new DTypeError(`derivatives need floating-point values, got ${x.dtype}.`, {
       operation,
       got: x.dtype,
       hint: 'Use x.cast("float32").',
@@ -249,7 +249,7 @@ export function backward(loss: Tensor): void {
   requireScalar("backward", loss);
   const leaves = topologicalOrder([loss]).filter((node) => node.variable instanceof Variable && node.variable.requiresGrad);
   if (leaves.length === 0)
-    throw new ConfigError("no variable that requires a gradient is behind this value.", {
+    throw new ConfigError("this value does not depend on any variable that requires a gradient.", {
       operation: "backward",
       hint: "Make it from the `.value` of a Variable, or use grad(f).",
     });

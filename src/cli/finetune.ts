@@ -336,7 +336,7 @@ function mergeLaw(model: CausalLM, dataset: TextDataset): number {
 
 const percent = (share: number): string => `${share >= 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)} %`;
 
-const unmerged = "none: this adapter is no change of the weights, so there is no merged model";
+const unmerged = "none: this adapter is not a change of the weights, so there is no merged model";
 
 function resultRows(summary: Summary): (readonly [string, string])[] {
   const { perplexityBefore, perplexityAfter, mergeMaxLogitDifference, trainSeconds, tokensPerSecond } = summary;

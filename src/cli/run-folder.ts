@@ -113,7 +113,7 @@ export async function goOn(trainer: Trainer, checkpoint: string, operation: stri
   return trainer.load(checkpoint).catch((error) => {
     if (!(error instanceof LorikeetError)) throw error;
     const { problem } = error;
-    throw new FormatError(`there is nothing to go on with: ${problem}`, {
+    throw new FormatError(`there is nothing to resume: ${problem}`, {
       operation,
       got: checkpoint,
       hint: "Give --fresh to start over.",

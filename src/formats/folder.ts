@@ -136,7 +136,7 @@ export function filesFolder(given: GivenFiles, operation: string): Folder {
     Symbol.iterator in given ? [...given].map((file) => [nameOf(file), file] as const) : Object.entries(given);
   for (const [name, file] of named) {
     if (!(file instanceof Uint8Array || file instanceof Blob))
-      throw new ConfigError(`\`files\` holds ${wordType(file)} (${JSON.stringify(name)}), which is no file.`, {
+      throw new ConfigError(`\`files\` holds ${wordType(file)} (${JSON.stringify(name)}), which is not a file.`, {
         operation,
         got: file,
         hint: "Give Files, or { name: Blob or Uint8Array }.",

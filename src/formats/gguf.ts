@@ -70,7 +70,7 @@ export async function readGguf(source: string | Uint8Array | Blob | ByteSource, 
   }
   const alignment = metadata.get("general.alignment") ?? 32;
   if (typeof alignment !== "number" || !(alignment > 0 && alignment <= 2 ** 20) || (alignment & (alignment - 1)) !== 0)
-    throw fail(`has general.alignment ${wordJson(alignment)}, which is no power of two.`, alignment);
+    throw fail(`has general.alignment ${wordJson(alignment)}, which is not a power of two.`, alignment);
   const claims: Claim[] = [];
   for (let i = 0; i < tensorCount; i++) claims.push(await readClaim(cursor, fail));
   const dataStart = Math.ceil(cursor.position / alignment) * alignment;
@@ -272,7 +272,7 @@ function checkClaims(claims: readonly Claim[], alignment: number, dataLength: nu
     if (names.has(name)) throw fail(`has two tensors called ${wordJson(name)}.`, name);
     names.add(name);
     if (start % alignment !== 0)
-      throw fail(`has tensor ${wordJson(name)} at byte ${start} of the data, which is no multiple of ${alignment}.`, start);
+      throw fail(`has tensor ${wordJson(name)} at byte ${start} of the data, which is not a multiple of ${alignment}.`, start);
     if (start + bytes > Math.max(0, dataLength))
       throw fail(
         `has tensor ${wordJson(name)} up to byte ${start + bytes} of its data but holds ${Math.max(0, dataLength)}: the file is cut off.`,

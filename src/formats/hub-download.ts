@@ -139,7 +139,7 @@ async function receiveRest({ place, file, settings }: Transfer, part: string, pr
 function checkEtag(response: Response, id: string, file: HubFile): void {
   const etag = plainEtag(response.headers.get("x-linked-etag") ?? (response.redirected ? null : response.headers.get("etag")));
   if (etag !== undefined && etag !== file.etag)
-    throw new FormatError(`${file.path} of ${id} is another file now than the Hub lists (etag ${etag}, not ${file.etag}).`, {
+    throw new FormatError(`${file.path} of ${id} has changed since the Hub listed it (etag ${etag}, not ${file.etag}).`, {
       operation: "hub",
       expected: file.etag,
       got: etag,

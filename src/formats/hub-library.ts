@@ -32,7 +32,7 @@ async function library(): Promise<typeof import("@huggingface/hub")> {
   try {
     return await import("@huggingface/hub"); // for webpack, a package within `try` may be missing
   } catch (cause) {
-    throw new ConfigError(`what the Hub is asked with, @huggingface/hub, cannot be imported: ${wordImport(cause)}.`, {
+    throw new ConfigError(`the package @huggingface/hub cannot be imported: ${wordImport(cause)}.`, {
       operation: "hub",
       got: cause,
       hint: "Install it with: npm install @huggingface/hub",
@@ -78,7 +78,7 @@ function fetchList(id: string, settings: HubSettings): typeof fetch {
 export async function listing(id: string, settings: HubSettings): Promise<Listing> {
   const { listFiles, modelInfo } = await library();
   const noList = (got: unknown) =>
-    new FormatError(`the answer of ${settings.endpoint} is no list of the files of ${id}.`, { operation: "hub", got });
+    new FormatError(`the answer of ${settings.endpoint} is not a list of the files of ${id}.`, { operation: "hub", got });
   return attempted(`asking the Hub for ${id}`, settings, async () => {
     const { repo, hubUrl } = repository(id, settings);
     const fetch = fetchList(id, settings);
@@ -116,7 +116,7 @@ function checkName(path: unknown, id: string): void {
     path.split("/").some((part) => part === "" || part === "." || part === "..") ||
     /[\\\0:]/.test(path)
   )
-    throw new FormatError(`${id} lists a file called ${wordJson(path)}, which is no name within a folder.`, {
+    throw new FormatError(`${id} lists a file called ${wordJson(path)}, which is not a name inside a folder.`, {
       operation: "hub",
       got: path,
     });

@@ -64,7 +64,7 @@ export const hasFileSystem = (): boolean => fileSystem() !== undefined;
 export async function hubSettings(options: HubOptions): Promise<HubSettings> {
   const endpoint = (options.endpoint ?? environment("HF_ENDPOINT") ?? "https://huggingface.co").replace(/\/+$/, "");
   if (!/^https?:\/\/[^/\s]+/.test(endpoint))
-    throw new ConfigError(`the endpoint of the Hub (= ${JSON.stringify(endpoint)}) is no http address.`, {
+    throw new ConfigError(`the endpoint of the Hub (= ${JSON.stringify(endpoint)}) is not an http address.`, {
       operation: "hub",
       got: endpoint,
       hint: "Set `endpoint` or HF_ENDPOINT to something like https://huggingface.co.",

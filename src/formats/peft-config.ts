@@ -189,7 +189,7 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
   }
   if (!isRecord(given)) throw fail("is not a JSON object.", given);
   const type = given["peft_type"];
-  if (type === undefined || type === null) throw fail("has no `peft_type`, so it is no adapter's config.");
+  if (type === undefined || type === null) throw fail("has no `peft_type`, so it is not an adapter's config.");
   const schema = schemas.find(({ peftType }) => peftType === type);
   if (schema === undefined) {
     const names = schemas.map(({ peftType }) => peftType);

@@ -118,7 +118,7 @@ interface Entry {
 
 /** The header's claims, each checked against the format and against the `dataLength` bytes that are really there. */
 function parseHeader(bytes: Uint8Array, dataLength: number, fail: Failure): { metadata: Map<string, string>; entries: Entry[] } {
-  if (bytes[0] !== 0x7b) throw fail("has a header that does not begin with { and so is no safetensors header.");
+  if (bytes[0] !== 0x7b) throw fail("has a header that does not begin with { and so is not a safetensors header.");
   let json: unknown;
   try {
     const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);

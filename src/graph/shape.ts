@@ -66,8 +66,7 @@ export function normalizeAxes(operation: string, axes: number | readonly number[
   if (axes === undefined || axes === null) return Array.from({ length: rank }, (_, axis) => axis);
   const named: readonly number[] = Array.isArray(axes) ? axes : [axes];
   const list = named.map((axis) => normalizeAxis(operation, axis, rank));
-  if (new Set(list).size !== list.length)
-    throw new ShapeError(`axes ${wordShape(list)} name one twice.`, { operation, got: axes });
+  if (new Set(list).size !== list.length) throw new ShapeError(`axes ${wordShape(list)} repeat one.`, { operation, got: axes });
   return list.sort((a, b) => a - b);
 }
 

@@ -217,9 +217,12 @@ function checkPast(sizes: ModelSizes, { past }: TextInputs, batch: number): void
 /** @throws {ConfigError} for a model of which keys and values of virtual tokens are asked, and whose layers go by something else */
 export function refuseRecurrent(operation: string, { modelType, isRecurrent }: ModelSizes): void {
   if (isRecurrent)
-    throw new ConfigError(`layers of ${modelType} go by a state, which keys and values of virtual tokens cannot stand for.`, {
-      operation,
-      got: modelType,
-      hint: "Put vectors in front instead, as prompt tuning does.",
-    });
+    throw new ConfigError(
+      `layers of ${modelType} carry a recurrent state, which keys and values of virtual tokens cannot replace.`,
+      {
+        operation,
+        got: modelType,
+        hint: "Put vectors in front instead, as prompt tuning does.",
+      },
+    );
 }

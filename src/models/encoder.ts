@@ -87,8 +87,7 @@ export function encode(
 
 /** @throws {ConfigError} when something is given that a model has no place for. @param names of what it has none for */
 export function refuseInputs(operation: string, inputs: EncoderInputs, names: readonly ("tokenTypeIds" | "past")[]): void {
-  for (const name of names)
-    if (inputs[name]) throw new ConfigError(`\`${name}\` are given, which this model knows nothing of.`, { operation });
+  for (const name of names) if (inputs[name]) throw new ConfigError(`this model does not take \`${name}\`.`, { operation });
 }
 
 /** The state of the first token, which represents the whole text: [B, T, C] → [B, C]. */

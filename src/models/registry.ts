@@ -311,7 +311,7 @@ export function withLabels(config: ConfigJson, task: Task, labels: number | read
   const type = config["model_type"] as keyof typeof models;
   const found = Object.keys(Object.hasOwn(models, type) ? models[type] : {}).find((name) => taskOf(name) === task);
   if (!task.endsWith("Classification") || !found)
-    throw new ConfigError(`\`labels\` are for models that put something into classes, and ${type} has none for ${task}.`, {
+    throw new ConfigError(`\`labels\` are for classifiers, and ${type} has none for ${task}.`, {
       operation,
       got: task,
       hint: 'Say for which: { task: "SequenceClassification" }.',

@@ -83,7 +83,10 @@ export function glu(x: Tensor, axis = -1): Tensor {
   const at = normalizeAxis("glu", axis, x.rank);
   const size = x.shape[at]!;
   if (size % 2 !== 0)
-    throw new ShapeError(`axis ${axis} of ${wordShape(x.shape)} has no halves.`, { operation: "glu", got: x.shape });
+    throw new ShapeError(`axis ${axis} of ${wordShape(x.shape)} cannot be split into halves.`, {
+      operation: "glu",
+      got: x.shape,
+    });
   return under("glu", () => mul(sliceAxis(x, at, 0, size / 2), sigmoid(sliceAxis(x, at, size / 2, size))));
 }
 

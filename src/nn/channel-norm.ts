@@ -57,7 +57,7 @@ export function groupNorm(
   checkImage("groupNorm", x, eps);
   requireKind("groupNorm", "a whole number from 1", { groups });
   if (x.shape[1]! % groups !== 0)
-    throw new ShapeError(`the channels of ${wordShape(x.shape)} do not make ${groups} equal groups.`, {
+    throw new ShapeError(`the channels of ${wordShape(x.shape)} cannot be split into ${groups} equal groups.`, {
       operation: "groupNorm",
       got: x.shape,
     });
@@ -122,7 +122,10 @@ export class GroupNorm extends ChannelNorm {
     super(channels, eps, affine);
     requireKind("GroupNorm", "a whole number from 1", { groups });
     if (channels % groups !== 0)
-      throw new ConfigError(`${channels} channels do not make ${groups} equal groups.`, { operation: "GroupNorm", got: groups });
+      throw new ConfigError(`${channels} channels cannot be split into ${groups} equal groups.`, {
+        operation: "GroupNorm",
+        got: groups,
+      });
     this.groups = groups;
   }
 

@@ -29,7 +29,7 @@ export function fittingState(
   });
   for (const name of saved.keys())
     if (!own.has(name))
-      throw new FormatError(`"${name}" is no state of this ${owner}.`, { operation, got: name, ...near(name, own.keys()) });
+      throw new FormatError(`"${name}" is not a state of this ${owner}.`, { operation, got: name, ...near(name, own.keys()) });
   return pairs;
 }
 

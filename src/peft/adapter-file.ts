@@ -184,7 +184,7 @@ export async function readFor(
   const file = await under(operation, () => readAdapter<ConfigSchema>(source, schemas, where));
   const read = withTodaysExperts(model, withTodaysNames(model, file), trainable);
   const of = known.find(({ schema, variantOf }) => schema === read.schema && !variantOf);
-  if (!of) throw new ConfigError(`no method is for this ${read.schema.peftType} config.`, { operation, got: read.config });
+  if (!of) throw new ConfigError(`no method handles this ${read.schema.peftType} config.`, { operation, got: read.config });
   const given = toCamel(read.config);
   const { config, warnings: ignored } = withoutIgnored(given, of.ignored?.(given));
   // the flag says nothing about the adapter: PEFT writes true whatever it was

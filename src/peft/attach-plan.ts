@@ -283,7 +283,7 @@ function refuseBusy(adapted: Adapted, name: string): void {
       hint: "Give another `name`, or take it off with deleteAdapter.",
     });
   if (adapted.router)
-    throw new ConfigError(`${adapted.router.word} mixes the adapters of this model, among which another one has no place.`, {
+    throw new ConfigError(`${adapted.router.word} mixes the adapters of this model, so no other adapter can join them.`, {
       operation: "attach",
       got: name,
       hint: "Call setActive first, which ends the mixture.",

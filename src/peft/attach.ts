@@ -124,7 +124,7 @@ export function install(
   const reads = readsText(model) ? plan.layers.map(({ method: of }) => of.readsText) : [];
   const watchesText = reads.some((what) => what !== undefined);
   if (reads.includes("words") && answersText(model))
-    throw new ConfigError(`${method.peftType} with \`aloraInvocationTokens\` is for models that continue a text.`, {
+    throw new ConfigError(`${method.peftType} with \`aloraInvocationTokens\` is for causal language models.`, {
       operation: "attach",
       got: name,
     });

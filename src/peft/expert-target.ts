@@ -47,7 +47,7 @@ export function withExperts(
   const halves = Object.keys(parameters).filter((name) => parameters[name] === "gate_up_proj");
   const missing = halves.filter((name) => !found.has(name));
   if (missing.length === 1)
-    throw new ConfigError(`of the two matrices that are \`gate_up_proj\`, ${missing} is no target, and the other is.`, {
+    throw new ConfigError(`of the two matrices that are \`gate_up_proj\`, ${missing} is not a target, and the other is.`, {
       operation: "attach",
       got: given,
       hint: `Add "${missing}" to targetModules.`,

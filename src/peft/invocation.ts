@@ -90,7 +90,7 @@ function lastPlace(ids: Tensor, tokens: readonly number[]): Tensor {
 export function alignedWith(found: Tensor, x: Tensor, path: string): Tensor {
   const [B, T] = found.shape as [number, number];
   if (x.rank !== 3 || x.shape[0] !== B)
-    throw new ShapeError(`${path} runs on ${wordShape(x.shape)}, in which the words of ${B} texts have no place.`, {
+    throw new ShapeError(`${path} runs on ${wordShape(x.shape)}, which does not fit the words of ${B} texts.`, {
       operation: "alora",
       got: x.shape,
       expected: [B, "time", "channels"],

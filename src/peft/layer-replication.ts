@@ -125,7 +125,7 @@ function replicateLayers(model: Module, map: readonly (readonly [number, number]
   for (const [start, end] of map)
     if (start < 0 || end > layers.length || start >= end)
       throw new ConfigError(
-        `\`layerReplication\` has [${start}, ${end}], which is no range of the ${layers.length} layers (from 0, the end not counted).`,
+        `\`layerReplication\` has [${start}, ${end}], which is not a range of the ${layers.length} layers (from 0, the end not counted).`,
         { operation, got: map },
       );
   if (map.length === 0)

@@ -64,7 +64,7 @@ export interface LoraPlusOptions {
  * LoRA+: groups of the trained parameters of a model in which B moves `ratio` times as fast as A. As in PEFT, vectors go with B, without
  * weight decay where they are biases, and factors of embeddings have a learning rate of their own.
  *
- * @throws {ConfigError} when nothing of the model is trained
+ * @throws {ConfigError} when no parameter of the model is trained
  * @see https://arxiv.org/abs/2402.12354, section 5
  * @example
  * attach(model, lora({ r: 4 }));
@@ -110,7 +110,10 @@ export function loraPlusGroups(model: Module, options: LoraPlusOptions): Paramet
     groups[of].parameters.push(parameter);
   }
   if (seen.size === 0)
-    throw new ConfigError("nothing of the model is trained.", { operation: "loraPlusGroups", hint: "Attach an adapter first." });
+    throw new ConfigError("no parameter of the model is trained.", {
+      operation: "loraPlusGroups",
+      hint: "Attach an adapter first.",
+    });
   return Object.values(groups).filter(({ parameters }) => parameters.length > 0);
 }
 

@@ -176,7 +176,7 @@ function refuseAll(model: Module, names: readonly string[] | undefined, keep: bo
   refuseRouted(adaptedModel(model, operation), operation, names ?? active);
   for (const name of names ?? active)
     if (getAdapter(model, name, operation).isPrompt)
-      throw new ConfigError(`the adapter "${name}" (${getAdapter(model, name).method.peftType}) is no change of the weight.`, {
+      throw new ConfigError(`the adapter "${name}" (${getAdapter(model, name).method.peftType}) is not a change of the weight.`, {
         operation,
         got: name,
         hint: "Use it unmerged.",
@@ -202,13 +202,13 @@ function refuseUnmergeable(model: Module, layer: AdapterLayer, names: readonly s
     const { peftType } = getAdapter(model, name).method;
     const own = layer.adapters.get(name)?.method;
     if (own?.biasDelta && !own.delta && !layer.bias)
-      throw new ConfigError(`the adapter "${name}" (${peftType}) is no change of the weight, and ${layer.path} has no bias.`, {
+      throw new ConfigError(`the adapter "${name}" (${peftType}) is not a change of the weight, and ${layer.path} has no bias.`, {
         operation,
         got: name,
         hint: "Use it unmerged.",
       });
     if (!own?.delta && !own?.biasDelta)
-      throw new ConfigError(`the adapter "${name}" (${peftType}) is no change of the weight.`, {
+      throw new ConfigError(`the adapter "${name}" (${peftType}) is not a change of the weight.`, {
         operation,
         got: name,
         hint: "Use it unmerged.",

@@ -37,7 +37,7 @@ export function registerMethod(method: AnyMethod): () => void {
       known !== method && known.peftType === method.peftType && (method.variantOf ?? method) !== (known.variantOf ?? known),
   );
   if (taken)
-    throw new ConfigError(`there is another method of the type ${method.peftType}, which files of that type are read as.`, {
+    throw new ConfigError(`another method already reads files of the type ${method.peftType}.`, {
       operation: "registerMethod",
       got: method.peftType,
       hint: "Give it a type of its own in configSchema, or `variantOf` the method that it is another form of.",

@@ -41,7 +41,7 @@ export function withAdapters<T>(model: Module, names: readonly string[], body: (
   }
   const places = [...layers.values(), ...saved.values()];
   if (places.some(({ training }) => training))
-    throw new ConfigError("rows have adapters of their own in evaluation mode only.", { operation, hint: "Call model.eval()." });
+    throw new ConfigError("different adapters per row work in evaluation mode only.", { operation, hint: "Call model.eval()." });
   if (places.some(({ merged }) => merged !== null && merged.length > 0))
     throw new ConfigError("adapters are merged into this model's weights.", { operation, hint: "Call unmerge first." });
   const taken = [...adapters.values()].find(({ residual }) => residual);

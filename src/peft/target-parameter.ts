@@ -144,7 +144,7 @@ export function targetedParameters(
 export function refuseOnParameters(operation: string, config: AnyConfig): void {
   const option = ["loraDropout", "loraBias", "fanInFanOut"].find((name) => config[name]);
   if (option !== undefined)
-    throw new ConfigError(`\`targetParameters\` does not go with \`${option}\`: what is adapted is no layer, but a matrix.`, {
+    throw new ConfigError(`\`targetParameters\` does not go with \`${option}\`: a matrix is adapted, not a layer.`, {
       operation,
       got: config["targetParameters"],
     });

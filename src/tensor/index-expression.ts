@@ -51,7 +51,7 @@ function parse(item: IndexItem): Parsed[] {
   if (Array.isArray(item) || ArrayBuffer.isView(item)) return [asIndex("at", item)];
   if (typeof item === "number" || item === null || item instanceof Tensor) return [item];
   if (typeof item !== "object")
-    throw new ConfigError(`${wordType(item)} is no index.`, {
+    throw new ConfigError(`${wordType(item)} is not an index.`, {
       operation: "at",
       got: item,
       hint: 'Use numbers, { start, stop, step }, null, "...", or int32 tensors.',

@@ -106,7 +106,7 @@ const positionsClamped = (n: number): Tensor => where(less(iota([n]), int(n - 1)
 export function indexSelect(x: Tensor, index: Tensor, axis = 0): Tensor {
   const at = normalizeAxis("indexSelect", axis, x.rank);
   if (index.rank !== 1)
-    throw new ShapeError(`index has to be a vector, got ${wordShape(index.shape)}.`, {
+    throw new ShapeError(`index must be a vector, got ${wordShape(index.shape)}.`, {
       operation: "indexSelect",
       got: index.shape,
     });

@@ -197,10 +197,13 @@ export function renderAnswers(
     const before = textBefore(render, messages.slice(0, i));
     const after = i + 1 === messages.length && !addGenerationPrompt ? whole.text : render(messages.slice(0, i + 1), false).text;
     if (!after.startsWith(before) || !whole.text.startsWith(after))
-      throw new ConfigError("the chat template writes messages otherwise once later ones are there, so answers are not found.", {
-        operation: "encodeChat",
-        hint: "Put {% generation %} and {% endgeneration %} around the answer in the template.",
-      });
+      throw new ConfigError(
+        "the chat template writes messages differently once later ones follow, so answers cannot be located.",
+        {
+          operation: "encodeChat",
+          hint: "Put {% generation %} and {% endgeneration %} around the answer in the template.",
+        },
+      );
     return [[before.length, after.length]];
   });
   return { text: whole.text, answers };

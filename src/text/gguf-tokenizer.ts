@@ -82,7 +82,7 @@ function readVocabulary(file: GgufFile): Vocabulary {
     const value = metadata(key);
     if (value === undefined) return undefined;
     if (!Array.isArray(value) || value.some((each) => typeof each !== type))
-      throw fail(`has tokenizer.ggml.${key} that is no list of ${type}s.`, value);
+      throw fail(`has tokenizer.ggml.${key} that is not a list of ${type}s.`, value);
     return value;
   };
   const tokens = list("tokens", "string");

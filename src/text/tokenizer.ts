@@ -284,7 +284,7 @@ function checkDefinition(definition: TokenizerDefinition): void {
   const { added_tokens: added = [], model } = definition;
   const known = (x: unknown) => isRecord(x) && isId(x["id"]) && typeof x["content"] === "string";
   if (!Array.isArray(added) || !added.every(known))
-    throw new FormatError("`added_tokens` is no list of tokens with an id and a content.", {
+    throw new FormatError("`added_tokens` is not a list of tokens with an id and a content.", {
       operation: "loadTokenizer",
       got: added,
     });
@@ -294,7 +294,7 @@ function checkDefinition(definition: TokenizerDefinition): void {
       ? vocab.every((entry) => Array.isArray(entry) && typeof entry[0] === "string")
       : isRecord(vocab) && Object.values(vocab).every(isId))
   )
-    throw new FormatError("the `vocab` of the model is no map from tokens to ids.", { operation: "loadTokenizer" });
+    throw new FormatError("the `vocab` of the model is not a map from tokens to ids.", { operation: "loadTokenizer" });
   if (type !== undefined && !modelTypes.some((known) => known === type)) {
     throw new FormatError(`model type ${wordJson(type)} is not one of ${modelTypes.join(", ")}.`, {
       operation: "loadTokenizer",

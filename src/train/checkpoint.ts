@@ -110,7 +110,7 @@ function checkParts(operation: string, parts: Readonly<Record<string, Checkpoint
   requireKind(operation, "an object", { parts });
   for (const [name, part] of Object.entries(parts)) {
     if (name === "" || name.includes(".") || name === "random")
-      throw new ConfigError(`"${name}" is no name for a part.`, {
+      throw new ConfigError(`"${name}" is not a name for a part.`, {
         operation,
         got: name,
         hint: 'Neither with a point, nor "random".',

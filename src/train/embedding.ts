@@ -131,7 +131,7 @@ function checkExtractor(operation: string, model: FeatureExtractor): void {
 }
 
 const withoutStates = (operation: string, model: Module): ConfigError =>
-  new ConfigError(`a ${model.constructor.name} gives no states of a text.`, {
+  new ConfigError(`a ${model.constructor.name} does not give the states of a text.`, {
     operation,
     hint: 'Load a model without its output layer: { task: "FeatureExtraction" }.',
   });

@@ -134,7 +134,7 @@ async function* continuationText(
   requireKind(operation, "an object", { writer });
   const { model, tokenizer, generation } = writer;
   if (!(tokenizer instanceof Object))
-    throw new ConfigError("what writes a text is a model with its tokenizer.", {
+    throw new ConfigError("writing a text needs a model with its tokenizer.", {
       operation,
       got: writer,
       hint: "Give { model, tokenizer }, as loadModel does.",
@@ -276,7 +276,7 @@ function check(prompts: readonly Tokens[], options: GenerateOptions): void {
         hint: "Start with the beginning-of-text token.",
       });
     if (!(Array.isArray(prompt) || ArrayBuffer.isView(prompt)) || !Array.prototype.every.call(prompt, Number.isInteger))
-      throw new ConfigError("prompts are numbers of tokens.", {
+      throw new ConfigError("prompts are lists of token ids.", {
         operation,
         got: prompt,
         hint: "Make them of a text with tokenizer.encode, or use completeText, which takes texts.",

@@ -98,7 +98,7 @@ export async function loadModel<T extends Task = "CausalLM">(
   const { task, labels, dtype, quantise } = options;
   const other = forTask(stored, task ?? "CausalLM");
   if (other && labels !== undefined)
-    throw new ConfigError("`labels` are for models that put something into classes.", { operation: "loadModel", got: labels });
+    throw new ConfigError("`labels` are for classifiers.", { operation: "loadModel", got: labels });
   const config = other?.[0] ?? (labels === undefined ? stored : withLabels(stored, task ?? "CausalLM", labels));
   const make = () => createModel<T>(config, { ...(task && { task }), init: noMoreThan(checkpoint) });
   const model = under("loadModel", make, ["createModel"]);

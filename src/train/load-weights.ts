@@ -96,7 +96,7 @@ export async function loadWeights(
   }
   for (const path of stored.keys())
     if (!own.has(path) && !aliases.has(path) && !isNew(path))
-      throw new FormatError(`"${path}" of ${source} is no parameter of this model.`, {
+      throw new FormatError(`"${path}" of ${source} is not a parameter of this model.`, {
         operation,
         got: path,
         ...hint(path, own.keys()),
@@ -163,7 +163,7 @@ async function readCodes(
   for (const path of quantisedPaths(stored.keys())) {
     const layer = modules.get(path);
     if (!(layer instanceof Linear || layer instanceof Conv1D))
-      throw new FormatError(`"${path}" of ${source} is quantised, but is no linear layer of this model.`, {
+      throw new FormatError(`"${path}" of ${source} is quantised, but is not a linear layer of this model.`, {
         operation,
         got: path,
         ...hint(path, modules.keys()),

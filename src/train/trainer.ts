@@ -145,7 +145,7 @@ export class Trainer implements Disposable {
     requireOption(operation, "a whole number from 1", "steps", steps);
     this.parameters = new Map([...model.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
     if (this.parameters.size === 0)
-      throw new ConfigError("nothing of this model can be trained.", {
+      throw new ConfigError("no parameter of this model can be trained.", {
         operation,
         hint: "Put an adapter on with attach, or set requiresGrad of parameters.",
       });
@@ -166,7 +166,7 @@ export class Trainer implements Disposable {
       const loss = penalty ? add(ofModel, penalty) : ofModel;
       const raw = gradientsOf(loss, [...this.parameters.values()]);
       if (raw.size === 0)
-        throw new ConfigError("nothing that is trained takes part in the loss.", {
+        throw new ConfigError("the loss does not depend on any trained parameter.", {
           operation,
           got: [...this.parameters.keys()],
           hint: "An adapter that is merged or disabled does not: take it out of the weights with unmerge, or choose it with setActive.",
@@ -342,7 +342,7 @@ export class Trainer implements Disposable {
     const { tensors, data } = await readCheckpointFile(source);
     const path = typeof source === "string" ? source : "checkpoint";
     const state = data["trainer"];
-    if (!isSavedState(state)) throw new FormatError(`"${path}" is no checkpoint of a trainer.`, { operation, got: path });
+    if (!isSavedState(state)) throw new FormatError(`"${path}" is not a checkpoint of a trainer.`, { operation, got: path });
     const own = [
       ["", "model.", this.#changed()],
       ["the random state ", "random.", this.#adapterRandomness()],

@@ -130,7 +130,7 @@ describe("readGguf", () => {
     [
       "an alignment that is none",
       new Writer().header(0, 1).text("general.alignment").u32(4).u32(24).data(0),
-      "has general.alignment 24, which is no power of two.",
+      "has general.alignment 24, which is not a power of two.",
     ],
     ["five axes", one().tensor("w", [1, 1, 1, 1, 1], 0, 0).data(32), 'has tensor "w" of 5 axes'],
     ["an unknown type of tensor", one().tensor("w", [32], 99, 0).data(32), 'has tensor "w" of the unknown type 99.'],
@@ -149,7 +149,7 @@ describe("readGguf", () => {
         .data(32),
       "more elements than can be counted",
     ],
-    ["a place that is not aligned", one().tensor("w", [1], 0, 4).data(64), "which is no multiple of 32."],
+    ["a place that is not aligned", one().tensor("w", [1], 0, 4).data(64), "which is not a multiple of 32."],
     ["a place past the end", one().tensor("w", [16], 0, 32).data(64), 'has tensor "w" up to byte 96 of its data but holds 64'],
     [
       "a place no number holds",

@@ -84,7 +84,7 @@ test("without @huggingface/hub the cache is read, and the Hub is not asked but s
   const { stdout } = await promisify(execFile)("node", ["--input-type=module", "-e", script]);
   expect(stdout.trim().split("\n")).toEqual([
     "config.json",
-    "ConfigError: hub: what the Hub is asked with, @huggingface/hub, cannot be imported: Cannot find package '@huggingface/hub'. Install it with: npm install @huggingface/hub",
+    "ConfigError: hub: the package @huggingface/hub cannot be imported: Cannot find package '@huggingface/hub'. Install it with: npm install @huggingface/hub",
   ]);
   expect(hub.requests).toEqual([]);
 });

@@ -94,7 +94,7 @@ describe("hubFolder", () => {
     "refuses a listing with %j",
     async (path) => {
       hub.tamper = ({ sha, files }) => ({ sha, files: [...files, { type: "file", path, size: 1, oid: "0".repeat(40) }] });
-      await expect(open()).rejects.toThrow("which is no name within a folder.");
+      await expect(open()).rejects.toThrow("which is not a name inside a folder.");
     },
   );
 
@@ -109,7 +109,7 @@ describe("hubFolder", () => {
     { sha: commit, files: [null] },
   ])("refuses %j as a listing", async (json) => {
     hub.tamper = () => json;
-    await expect(open()).rejects.toThrow("is no list of the files of owner/small-model.");
+    await expect(open()).rejects.toThrow("is not a list of the files of owner/small-model.");
   });
 
   test("waits and tries again when the Hub is busy or unwell, as long as it asks for", async () => {
@@ -188,7 +188,7 @@ describe("a download", () => {
       };
     hub.faults.push(cut(50_000), other('"f00d"', weights.length));
     await expect(fetched("model.safetensors")).rejects.toThrow(
-      `model.safetensors of ${id} is another file now than the Hub lists (etag f00d, not ${sha256(weights)}). Open the repository again.`,
+      `model.safetensors of ${id} has changed since the Hub listed it (etag f00d, not ${sha256(weights)}). Open the repository again.`,
     );
     hub.faults.push(other(undefined, 1000));
     await expect(fetched("model.safetensors")).rejects.toThrow("has 300000 bytes by the Hub's list, and the answer says 1000");
@@ -304,7 +304,7 @@ test("settings come from the variables that Python reads", async () => {
   await (await hubFolder(id)).open("config.json");
   expect(readdirSync(join(cache, "hub"))).toEqual(["models--owner--small-model"]);
   vi.stubEnv("HF_ENDPOINT", "huggingface.co");
-  await expect(hubFolder(id)).rejects.toThrow('the endpoint of the Hub (= "huggingface.co") is no http address.');
+  await expect(hubFolder(id)).rejects.toThrow('the endpoint of the Hub (= "huggingface.co") is not an http address.');
 });
 
 test("which texts may be names of repositories", () => {

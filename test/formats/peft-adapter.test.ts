@@ -112,7 +112,7 @@ describe("an adapter config", () => {
   it.each([
     ["{", "is not JSON."],
     ["[]", "is not a JSON object."],
-    ["{}", "has no `peft_type`, so it is no adapter's config."],
+    ["{}", "has no `peft_type`, so it is not an adapter's config."],
     ['{"peft_type":"LOAR"}', 'has the unknown `peft_type` "LOAR". Did you mean "LORA"?'],
     ['{"peft_type":"PREFIX_TUNING"}', 'has the unknown `peft_type` "PREFIX_TUNING". Known: LORA.'],
     ['{"peft_type":"LORA","r":0}', "`r` (= 0) must be a positive integer."],

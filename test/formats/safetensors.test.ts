@@ -117,7 +117,11 @@ describe("a safetensors file", () => {
   const four = new Uint8Array(4);
   it.each<[what: string, bytes: Uint8Array, message: string]>([
     ["is empty", new Uint8Array(), "is 0 bytes long, too short for a safetensors file."],
-    ["is no safetensors file", new TextEncoder().encode("<!DOCTYPE html><html>"), "claims a header of 5789751444030890000 bytes"],
+    [
+      "is not a safetensors file",
+      new TextEncoder().encode("<!DOCTYPE html><html>"),
+      "claims a header of 5789751444030890000 bytes",
+    ],
     [
       "claims too long a header",
       new Uint8Array([1, 0xe1, 0xf5, 5, 0, 0, 0, 0]),

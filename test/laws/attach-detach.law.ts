@@ -100,7 +100,7 @@ function happen(model: Module, method: AnyMethod, event: number): void {
   } else if (pick === 3) setActive(model, name);
   else if (pick === 4) {
     if (Object.values(method.layers).every(({ delta }) => delta)) merge(model, [name]);
-    else expect(() => merge(model, [name])).toThrow("is no change of the weight");
+    else expect(() => merge(model, [name])).toThrow("is not a change of the weight");
   } else if (pick === 5) setScale(model, (event % 5) - 1, { name });
   else if (pick === 6) {
     unmergeIfAdapted(model, names);

@@ -86,7 +86,7 @@ onReference("virtual tokens", () => {
     const model = made<CausalLM & Reader>(type, decoderConfigs[type]!);
     const { layers, heads, headDim } = model.backbone.sizes;
     const part = { keys: randn([1, heads, 2, headDim]), values: randn([1, heads, 2, headDim]) };
-    const told = `layers of ${type} go by a state, which keys and values of virtual tokens cannot stand for.`;
+    const told = `layers of ${type} carry a recurrent state, which keys and values of virtual tokens cannot replace.`;
     expect(() => model.forward({ inputIds: row(tokens), past: new Array(layers).fill(part) })).toThrow(`${type}: ${told}`);
     expect(() => attach(model, prefixTuning({ numVirtualTokens: 2 }))).toThrow(`attach: ${told}`);
     attach(model, promptTuning({ numVirtualTokens: 2, tokenizerNameOrPath: null }));
@@ -195,7 +195,7 @@ onReference("virtual tokens", () => {
     expect(() => model.createCache(1, 8).begin([part])).toThrow("a past of 1 times [1, 2, 3, 4] does not fit.");
     const distil = made("distilbert", encoderConfigs.distilbert, "MaskedLM");
     const own = { keys: randn([1, 3, 1, 4]), values: randn([1, 3, 1, 4]) };
-    expect(() => distil.forward({ inputIds, past: [own, own] })).toThrow("`past` are given, which this model knows nothing of.");
+    expect(() => distil.forward({ inputIds, past: [own, own] })).toThrow("this model does not take `past`.");
     const short = made<CausalLM>("gpt2", decoderConfigs["gpt2"]!);
     const long = { keys: randn([1, 4, 15, 4]), values: randn([1, 4, 15, 4]) };
     expect(() => short.forward({ inputIds, past: [long, long] })).toThrow("17 tokens are more than the 16 positions");

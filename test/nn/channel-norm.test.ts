@@ -33,7 +33,7 @@ test("no gradient reaches the row of the padding token", () => {
 
 test("errors name the parameter and the channels", () => {
   const x = arange(8).reshape([1, 4, 2]);
-  expect(() => groupNorm(x, 3, null, null)).toThrow("groupNorm: the channels of [1, 4, 2] do not make 3 equal groups.");
+  expect(() => groupNorm(x, 3, null, null)).toThrow("groupNorm: the channels of [1, 4, 2] cannot be split into 3 equal groups.");
   expect(() => groupNorm(x, 2, tensor([1]), null)).toThrow("groupNorm: `weight` is [1], x [1, 4, 2] has 4 channels.");
 });
 

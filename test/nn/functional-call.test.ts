@@ -99,7 +99,7 @@ onEveryDevice(() => {
     }
   });
 
-  test("refuses what is no parameter and what has another shape", () => {
+  test("refuses what is not a parameter and what has another shape", () => {
     const net = new Net();
     expect(() => functionalCall(net, { "head.wieght": x() }, x())).toThrow(ConfigError);
     expect(() => functionalCall(net, { "head.wieght": x() }, x())).toThrow('The nearest is "head.weight"');

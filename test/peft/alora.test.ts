@@ -122,7 +122,7 @@ it("generates alike with programs and without, and like a model that reads the w
 
 it("cannot be merged, and gives the model its own methods back", () => {
   const model = made();
-  expect(() => merge(model)).toThrow('merge: the adapter "default" (LORA) is no change of the weight. Use it unmerged.');
+  expect(() => merge(model)).toThrow('merge: the adapter "default" (LORA) is not a change of the weight. Use it unmerged.');
   attach(model, lora({ r: 2, targetModules: ["q_proj"] }), { name: "other" });
   expect(Object.hasOwn(model, "forward")).toBe(true);
   deleteAdapter(model, "default");

@@ -138,7 +138,7 @@ test("say what is missing", () => {
   const model = small();
   const q = { r: 1, targetModules: ["q_proj"] };
   expect(() => calibrateCorda(model, lora(q), [batch])).toThrow('calibrateCorda: is for `initLoraWeights` "corda", not true.');
-  expect(() => calibrateCorda(model, lora({ ...q, initLoraWeights: "corda" }), [])).toThrow("has seen nothing");
+  expect(() => calibrateCorda(model, lora({ ...q, initLoraWeights: "corda" }), [])).toThrow("no data reached");
   expect(() => calibrateEva(model, lora({ ...q, initLoraWeights: "eva" }), [])).toThrow("calibrateEva: got no batches.");
   expect(() => calibrateEva(model, lora({ ...q, r: 6, initLoraWeights: "eva", evaConfig: { rho: 2 } }), [batch])).toThrow(
     "no batch has the 12 positions",

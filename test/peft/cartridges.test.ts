@@ -110,9 +110,9 @@ it("reads a text as what the system says, unless told otherwise", async () => {
 });
 
 it.each([
-  [() => promptTuning({ numVirtualTokens: 2 }), [1, 2, 3], "(prompt_tuning) is no table of keys and values"],
-  [() => lora({ r: 1, targetModules: ["q_proj"] }), [1, 2, 3], "(lora) is no table"],
-  [() => prefixTuning({ numVirtualTokens: 2, prefixProjection: true }), [1, 2, 3], "is no table"],
+  [() => promptTuning({ numVirtualTokens: 2 }), [1, 2, 3], "(prompt_tuning) is not a table of keys and values"],
+  [() => lora({ r: 1, targetModules: ["q_proj"] }), [1, 2, 3], "(lora) is not a table"],
+  [() => prefixTuning({ numVirtualTokens: 2, prefixProjection: true }), [1, 2, 3], "is not a table"],
   [() => cartridge({ numVirtualTokens: 4 }), [1, 2, 3], "the text has 3 tokens, the adapter 4 virtual ones"],
   [() => cartridge({ numVirtualTokens: 2 }), [1, 999, 3], "the model has no token 999"],
   [() => cartridge({ numVirtualTokens: 2, numTransformerSubmodules: 2 }), [1, 2, 3], "not in the order of the layers"],

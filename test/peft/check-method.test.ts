@@ -125,10 +125,12 @@ it("is loaded from its files where it is registered, and a type is one method's"
   await loadAdapter(copy, folder);
   expect(copy.forward(x).toArray()).toEqual(net.forward(x).toArray());
   expect(() => registerMethod(defineMethod({ ...rowScale, schema: configSchema("ROW_SCALE", "other_", {}) } as never))).toThrow(
-    "another method of the type ROW_SCALE",
+    "another method already reads files of the type ROW_SCALE",
   );
-  expect(() => registerMethod(defineMethod({ ...rowScale } as never))).toThrow("another method of the type ROW_SCALE");
-  expect(() => registerMethod(defineMethod({ ...lora } as never))).toThrow("which files of that type are read as");
+  expect(() => registerMethod(defineMethod({ ...rowScale } as never))).toThrow(
+    "another method already reads files of the type ROW_SCALE",
+  );
+  expect(() => registerMethod(defineMethod({ ...lora } as never))).toThrow("already reads files of the type");
   expect(() => registerMethod(rowScale({}) as never)).toThrow("not one of defineMethod");
   forget();
   forget();

@@ -83,7 +83,7 @@ const on = (options: ConvolutionLayerOptions) => new Holder(new Conv2d(4, 6, 2, 
 describe("refuses", () => {
   const target = { targetModules: ["layer"] };
   it.each([
-    [{ groups: 2 }, lora({ r: 3, ...target }), "layer is a convolution in 2 groups, which `r` (= 3) is no multiple of"],
+    [{ groups: 2 }, lora({ r: 3, ...target }), "layer is a convolution in 2 groups, which `r` (= 3) is not a multiple of"],
     [{ groups: 2 }, dora({ r: 2, ...target }), "layer is a convolution in 2 groups, which DoRA cannot adapt"],
     [{ groups: 2 }, hira({ r: 2, ...target }), "layer is a convolution in 2 groups, which HiRA cannot adapt"],
     [{ groups: 2 }, hra({ r: 2, ...target }), "layer is a convolution in 2 groups, which HRA cannot adapt"],

@@ -90,7 +90,7 @@ describe("options that contradict each other", () => {
   it.each([
     [{ cptTokenIds: [1, 2], cptMask: [1] }, /cptMask.*1 entries.*2/s],
     [{ cptTokenIds: [] }, /cptTokenIds.*0 entries/s],
-    [{ ...examples, taskType: "SEQ_CLS" as const }, /continue a text/],
+    [{ ...examples, taskType: "SEQ_CLS" as const }, /causal language models/],
   ])("%j", (options, message) => void expect(() => cpt(options)).toThrow(message));
   it("more frozen tokens than there are", () => {
     expect(() => cartridge({ numVirtualTokens: 2, numFrozenTokens: 3 })).toThrow(/numFrozenTokens.*3.*2/);

@@ -40,7 +40,7 @@ it.each<[string, () => unknown, string]>([
   ],
   ["a number as a name", () => setActive(adapted(), [3] as never), 'there is no adapter "3"'],
   [
-    "a derivative that is no list",
+    "a derivative that is not a list",
     () => grad((x: Tensor) => withVjp((y) => y, ((g: Tensor) => g) as never)(x).sum())([1]),
     "`backward` gave a Tensor. It gives a list",
   ],

@@ -147,8 +147,8 @@ onEveryDevice(() => {
     });
 
     it.each([
-      [[[0, 4]], "[0, 4], which is no range of the 3 layers"],
-      [[[2, 2]], "[2, 2], which is no range"],
+      [[[0, 4]], "[0, 4], which is not a range of the 3 layers"],
+      [[[2, 2]], "[2, 2], which is not a range"],
       [[], "no layer would be left"],
       [[[0]], "must be a list of [start, end]"],
     ])("refuses %j, with nothing changed", (wrong, problem) => {

@@ -55,7 +55,7 @@ describe("LoRA+", () => {
     expect(() => loraPlusGroups(new Holder(new Linear(2, 2)).eval(), { lr: 1, ratio: 2 })).not.toThrow();
     const { model } = made();
     for (const parameter of model.trainableParameters()) parameter.requiresGrad = false;
-    expect(() => loraPlusGroups(model, { lr: 1, ratio: 2 })).toThrow("nothing of the model is trained");
+    expect(() => loraPlusGroups(model, { lr: 1, ratio: 2 })).toThrow("no parameter of the model is trained");
   });
 });
 

@@ -233,11 +233,11 @@ it("only one adapter may start from the weights", () => {
   expect(weight()).toEqual(numbers(baseStateDict(new SmallModel()).get("model.layers.0.self_attn.q_proj.weight")!));
 });
 
-it("a method that is no change of the weight is refused by merge, by name, and its options decide its parameters", () => {
+it("a method that is not a change of the weight is refused by merge, by name, and its options decide its parameters", () => {
   const model = new SmallModel();
   attach(model, bent({ ...targets, r: 3 } as never), { name: "bend" });
   expect([...model.namedParameters()].some(([name]) => name.endsWith("bent_b.bend"))).toBe(true);
-  expect(() => merge(model)).toThrow('merge: the adapter "bend" (BENT) is no change of the weight. Use it unmerged.');
+  expect(() => merge(model)).toThrow('merge: the adapter "bend" (BENT) is not a change of the weight. Use it unmerged.');
   const other = new SmallModel();
   attach(other, bent(targets as never), { name: "bend" });
   expect([...other.namedParameters()].some(([name]) => name.endsWith("bent_b.bend"))).toBe(false);

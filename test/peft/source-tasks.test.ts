@@ -88,7 +88,7 @@ describe("what cannot be a start", () => {
   });
 
   it("is refused when it is read", async () => {
-    await expect(readSourceTasks(join(here, "make.py"))).rejects.toThrow("is no safetensors file");
+    await expect(readSourceTasks(join(here, "make.py"))).rejects.toThrow("is not a safetensors file");
     await expect(readSourceTasks(here)).rejects.toThrow("is not there");
   });
 });

@@ -153,6 +153,6 @@ describe("BEFT", () => {
   it("says why it is not merged into a layer without a bias", () => {
     const model = made(false);
     attach(model, beft({ targetModules: ["layer"] }));
-    expect(() => merge(model)).toThrow('the adapter "default" (BEFT) is no change of the weight, and layer has no bias');
+    expect(() => merge(model)).toThrow('the adapter "default" (BEFT) is not a change of the weight, and layer has no bias');
   });
 });

@@ -91,10 +91,10 @@ describe("a file with mixtures", () => {
     await saved(5, 2);
     await rewrite(`${logits}_topk_indices`, (data) => data.map(() => 7));
     const load = () => loadAdapter(new SmallModel({ vocabulary: 12 }), folder);
-    await expect(load()).rejects.toThrow(`loadAdapter: ${logits}_topk_indices names vectors that a bank of 5 has not.`);
+    await expect(load()).rejects.toThrow(`loadAdapter: ${logits}_topk_indices names vectors that a bank of 5 does not have.`);
     await rewrite(`${logits}_topk_indices`, (data) => data.slice(0, 4), 1);
     await expect(load()).rejects.toThrow(
-      `loadAdapter: ${logits}_topk_indices is [2, 2, 1] and its weights [2, 2, 1], which are no mixtures of 2 (\`topk\`).`,
+      `loadAdapter: ${logits}_topk_indices is [2, 2, 1] and its weights [2, 2, 1], which are not mixtures of 2 (\`topk\`).`,
     );
   });
 });

@@ -112,7 +112,7 @@ describe("encodeChat", () => {
 
   it("refuses templates in which answers cannot be found", () => {
     const last = make("{% for m in messages %}{% if loop.last %}!{% endif %}{{ m.content }}{% endfor %}");
-    expect(() => last.encodeChat(said)).toThrow("writes messages otherwise once later ones are there");
+    expect(() => last.encodeChat(said)).toThrow("writes messages differently once later ones follow");
   });
 
   it("gives the tokens of the text, whatever is said", () => {

@@ -79,7 +79,7 @@ test("what does not fit says so, and the random numbers stay where they are", as
   await expect(encodeCheckpoint({ net }, { best: [Number.NaN] })).rejects.toThrow(
     "encodeCheckpoint: `data.best.0` (= NaN) is nothing that JSON has.",
   );
-  await expect(encodeCheckpoint({ "a.b": net })).rejects.toThrow('encodeCheckpoint: "a.b" is no name for a part.');
+  await expect(encodeCheckpoint({ "a.b": net })).rejects.toThrow('encodeCheckpoint: "a.b" is not a name for a part.');
   await expect(encodeCheckpoint({ net: {} as Net })).rejects.toThrow(
     "encodeCheckpoint: `net.stateDict` is undefined, not a function.",
   );

@@ -61,7 +61,7 @@ describe("a model without an output layer", () => {
 
   test("is refused by name where there is none, and has no classes", async () => {
     expect(() => createModel({ model_type: "vit" }, { task })).toThrow(/there is no vit for FeatureExtraction/);
-    await expect(loadModel("models/tiny", { task, labels: 2 })).rejects.toThrow(/`labels` are for models that put/);
+    await expect(loadModel("models/tiny", { task, labels: 2 })).rejects.toThrow(/`labels` are for classifiers/);
   });
 });
 
@@ -117,7 +117,7 @@ describe("embeddings", () => {
     await expect(embed(reader, "text" as never)).rejects.toThrow(/embed: .*list/);
     const whole = await loadModel("models/tiny");
     await expect(embed(whole as never, texts)).rejects.toThrow(
-      /embed: a LlamaForCausalLM gives no states of a text. Load a model without/,
+      /embed: a LlamaForCausalLM does not give the states of a text. Load a model without/,
     );
     const small = { ...reader, model: createModel({ ...decoderConfigs["llama"], model_type: "llama" }, { task }) };
     await expect(embed(small, texts)).rejects.toThrow(/embed: the tokenizer gives \d+, and the model has 23 tokens/);

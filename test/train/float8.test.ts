@@ -94,7 +94,7 @@ describe("wrong checkpoints", () => {
     ["scales of three axes", { [scale]: floats([2, 3, 1]) }, {}, /no blocks of one size/],
     ["scales of a float", { [downProjection]: floats([16, 24]) }, {}, /is \[16, 24\] F32 and has scales/],
     ["too many zeros", { [`${downProjection}_zero_point`]: floats([7]) }, {}, /zero points of \[7\]/],
-    ["scales of nothing", { "model.layers.0.mlp.dwn.weight_scale_inv": floats([]) }, {}, /is no parameter of this model/],
+    ["scales of nothing", { "model.layers.0.mlp.dwn.weight_scale_inv": floats([]) }, {}, /is not a parameter of this model/],
     ["packed codes", {}, { quant_method: "compressed-tensors", format: "pack-quantized" }, /pack-quantized.*is not supported/],
   ] as const)("%s", async (name, change, quantization, message) => {
     const { tensors } = await readSafetensors(join(folder, "model.safetensors"));

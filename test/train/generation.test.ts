@@ -286,8 +286,8 @@ onReference("what is refused", () => {
       "complete: `numReturnSequences` (= 2) must be 1 where one sequence is given out.",
     ],
     [[], {}, "complete: the prompt has no token. Start with the beginning-of-text token."],
-    ["The whale" as never, {}, "complete: prompts are numbers of tokens. Make them of a text with tokenizer.encode"],
-    [[1.5], {}, "complete: prompts are numbers of tokens."],
+    ["The whale" as never, {}, "complete: prompts are lists of token ids. Make them of a text with tokenizer.encode"],
+    [[1.5], {}, "complete: prompts are lists of token ids."],
     [[1], { max_new_tokens: 3 } as never, "complete: `max_new_tokens` is not an option. Did you mean `maxNewTokens`?"],
   ])("%o %o", async (prompt, options, message) => {
     const result = complete(makeModel(), prompt, options);

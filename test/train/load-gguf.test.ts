@@ -81,7 +81,7 @@ describe("tokenizers of GGUF files", () => {
     await expect(tokens({ "tokenizer.ggml.pre": "qwn2" })).rejects.toThrow(
       'x.gguf splits text in a way that is not known, "qwn2" (tokenizer.ggml.pre). The nearest is "qwen2".',
     );
-    await expect(tokens({ "tokenizer.ggml.tokens": [1] })).rejects.toThrow("tokenizer.ggml.tokens that is no list of strings");
+    await expect(tokens({ "tokenizer.ggml.tokens": [1] })).rejects.toThrow("tokenizer.ggml.tokens that is not a list of strings");
     await expect(tokens({ "tokenizer.ggml.token_type": [1] })).rejects.toThrow("tokens and types of 1.");
     const loaded = await loadModel(join(folder, "gpt2.gguf"));
     expect(() => loaded.tokenizer).toThrow("gpt2.gguf has no tokenizer (tokenizer.ggml.tokens).");

@@ -217,7 +217,9 @@ onEveryDevice(() => {
         /loadModel: .*model\.safetensors lacks "model\.norm\.weight"\. The nearest is "model\.nrm\.weight"\./,
       );
       const unknown = await rewritten((tensors) => tensors.set("model.nrm.weight", tensors.get(norm)!));
-      await unknown.toThrow(/"model\.nrm\.weight" of .* is no parameter of this model\. The nearest is "model\.norm\.weight"\./);
+      await unknown.toThrow(
+        /"model\.nrm\.weight" of .* is not a parameter of this model\. The nearest is "model\.norm\.weight"\./,
+      );
       await expect(loadModel(folder)).rejects.toThrow(FormatError);
     });
 

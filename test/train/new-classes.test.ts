@@ -114,7 +114,7 @@ describe("questions and answers", () => {
     await saveModel(`${path}-saved`, model, own);
     const again = await loadModel(`${path}-saved`, { task });
     expect([again.drawn, valuesOf(again.model)]).toEqual([[], valuesOf(model)]);
-    await expect(loadModel(path, { task, labels: 2 })).rejects.toThrow(/`labels` are for models that put/);
+    await expect(loadModel(path, { task, labels: 2 })).rejects.toThrow(/`labels` are for classifiers/);
 
     // the cross-entropies of both ends by hand; the second answer begins outside of the text, and is judged by its end alone
     const whole = (values: number[][]) => tensor(values, { dtype: "int32" });

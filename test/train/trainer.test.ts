@@ -220,7 +220,7 @@ describe("on wasm", () => {
 
   it("refuses what cannot be trained", () => {
     expect(() => new Trainer(smallModel().freeze() as CausalLM, smallDataset(), options)).toThrow(
-      new ConfigError("nothing of this model can be trained.", {
+      new ConfigError("no parameter of this model can be trained.", {
         operation: "train",
         hint: "Put an adapter on with attach, or set requiresGrad of parameters.",
       }),
@@ -237,7 +237,7 @@ describe("on wasm", () => {
     const model = adapted();
     merge(model);
     await expect(finetune(model, smallDataset(), options)).rejects.toThrow(
-      /train: nothing that is trained takes part in the loss\. An adapter that is merged .*unmerge/,
+      /train: the loss does not depend on any trained parameter\. An adapter that is merged .*unmerge/,
     );
   });
 
@@ -292,7 +292,7 @@ describe("on wasm", () => {
     await refused("rank", saveOf(rank), ShapeError, /is \[3, 16\] in the checkpoint, \[2, 16\] here/);
     await refused("rows", saveOf(adapted(), smallDataset({ stride: 4 })), ConfigError, /the state is of a run with/);
     const plain = (path: string) => writeCheckpointFile(path, { tensors: new Map(), data: {} });
-    await refused("plain", plain, FormatError, /is no checkpoint of a trainer/);
+    await refused("plain", plain, FormatError, /is not a checkpoint of a trainer/);
     const tampered = (change: (content: Checkpoint) => Checkpoint) => async (path: string) => {
       await saveOf(adapted())(path);
       await writeCheckpointFile(path, change(await readCheckpointFile(path)));
@@ -306,7 +306,7 @@ describe("on wasm", () => {
       tensors,
       data: { trainer: { ...(data["trainer"] as object), timed: null } },
     });
-    await refused("times", tampered(withoutTimes), FormatError, /is no checkpoint of a trainer/);
+    await refused("times", tampered(withoutTimes), FormatError, /is not a checkpoint of a trainer/);
     const text = async (path: string) => writeFileSync(path, "not a checkpoint at all");
     await refused("text", text, FormatError, /./);
     expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);

@@ -36,7 +36,7 @@ export function calibrateCorda<Batch, Config extends AdapterConfig>(
           const X = matrix(x.size / sum.C.rows, sum.C.rows, readValues(x));
           const largest = Math.abs(X.values.reduce((most, value) => Math.max(most, value), Number.NEGATIVE_INFINITY));
           if (!Number.isFinite(largest) || largest === 0)
-            throw new ConfigError(`the largest value that goes into ${path} is ${largest}, by which nothing can be divided.`, {
+            throw new ConfigError(`the largest value that goes into ${path} is ${largest}, which cannot be divided by.`, {
               operation,
               got: largest,
             });
@@ -50,7 +50,7 @@ export function calibrateCorda<Batch, Config extends AdapterConfig>(
   });
   for (const [path, { C, calls }] of sums) {
     if (calls === 0)
-      throw new ConfigError(`${path} has seen nothing.`, {
+      throw new ConfigError(`no data reached ${path}.`, {
         operation,
         got: path,
         hint: "Give at least one batch that goes through it.",

@@ -70,7 +70,7 @@ export function calibrateEva<Batch extends CalibrationBatch, Config extends Adap
     const settled = ({ paths, converged }: Group) => converged.slice(0, ranks.get(paths[0]!)).every(Boolean);
     for (let step = 0; !groups.every(settled); step++) {
       if (step === mostSteps)
-        throw new ConfigError(`components still turn after ${mostSteps} steps.`, {
+        throw new ConfigError(`components have not converged after ${mostSteps} steps.`, {
           operation,
           hint: "Lower `tau` of `evaConfig`.",
         });
@@ -107,7 +107,7 @@ function grouped(seen: ReadonlyMap<string, readonly Tensor[]>, paths: readonly s
   for (const path of paths) {
     const input = seen.get(path)?.[0];
     if (!input)
-      throw new ConfigError(`${path} has seen nothing.`, {
+      throw new ConfigError(`no data reached ${path}.`, {
         operation: "calibrateEva",
         got: path,
         hint: "Give batches that go through it, or take it out with `excludeModules`.",

@@ -243,7 +243,7 @@ function refuseOthersThanLora(adapters: readonly Adapter[], type: CombinationTyp
 /** A is all A with their weights below each other, B all B beside each other: B·A = Σ wᵢ·Bᵢ·Aᵢ. */
 function sideBySide(path: string, factors: readonly Factors[], weights: readonly number[]): Factors {
   if (factors.some(({ A, B }) => A.shape[0] !== B.shape[1]))
-    throw new ConfigError(`${path} is a convolution in groups, whose factors do not go side by side.`, {
+    throw new ConfigError(`${path} is a convolution in groups, whose factors cannot be concatenated.`, {
       operation,
       got: path,
       hint: 'Use "linear".',

@@ -26,8 +26,7 @@ const common = ["task_type", "token_dim", "num_layers", "num_attention_heads", "
 export async function composeCartridges(sources: readonly ModelSource[], folder: FolderTarget): Promise<string> {
   const operation = "composeCartridges";
   requireKind(operation, "a list", { sources });
-  if (sources.length < 2)
-    throw new ConfigError("there must be two cartridges or more to put together.", { operation, got: sources.length });
+  if (sources.length < 2) throw new ConfigError("needs two cartridges or more.", { operation, got: sources.length });
   const read = [];
   for (const source of sources) read.push(await under(operation, () => readAdapter<ConfigSchema>(source, [cartridge.schema])));
   const configs = read.map(({ config }) => config as Readonly<Record<string, unknown>>);

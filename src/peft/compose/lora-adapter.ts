@@ -54,7 +54,7 @@ export function changeOf(operation: string, layer: AdapterLayer, name: string): 
   const own = layer.adapters.get(name) as LayerAdapter;
   const base = layer.base();
   if (!own.method.delta)
-    throw new ConfigError(`the adapter "${name}" is no change of the weight of ${layer.path}.`, { operation, got: name });
+    throw new ConfigError(`the adapter "${name}" is not a change of the weight of ${layer.path}.`, { operation, got: name });
   const change = own.method.delta(base, valuesOf(own), own.config, own.scale.stored);
   return base.kind === "embedding" ? transpose(change) : change;
 }

@@ -154,7 +154,7 @@ export const cpt = defineMethod({
         hint: "All three lists have one entry for each token of the examples.",
       });
     if (taskType !== null && taskType !== "CAUSAL_LM")
-      throw new ConfigError("it is for models that continue a text.", { operation, got: taskType, expected: "CAUSAL_LM" });
+      throw new ConfigError("it is for causal language models.", { operation, got: taskType, expected: "CAUSAL_LM" });
   },
   complete: (config): Config => ({
     ...config,

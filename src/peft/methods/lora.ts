@@ -114,7 +114,7 @@ const convolution: LayerMethod<LoraConfig, "A" | "B", "bias"> = {
     refuseDilation("LoRA", base);
     const { groups, inChannels } = convolutionOf(base);
     if (r % groups !== 0)
-      throw new ConfigError(`${base.path} is a convolution in ${groups} groups, which \`r\` (= ${r}) is no multiple of.`, {
+      throw new ConfigError(`${base.path} is a convolution in ${groups} groups, which \`r\` (= ${r}) is not a multiple of.`, {
         operation: "attach",
         got: r,
         hint: "Give it another rank with `rankPattern`, or take it out with `excludeModules`.",

@@ -58,11 +58,14 @@ const linear: LayerMethod<Config, "theta" | "alpha"> = {
   files: { theta: "road_theta", alpha: "road_alpha" },
   parameters(base, c) {
     if (base.out % c.groupSize !== 0)
-      throw new ConfigError(`${base.path} has ${base.out} outputs, which are no groups of \`groupSize\` (= ${c.groupSize}).`, {
-        operation: "attach",
-        got: c.groupSize,
-        expected: base.out,
-      });
+      throw new ConfigError(
+        `${base.path} has ${base.out} outputs, which do not divide into groups of \`groupSize\` (= ${c.groupSize}).`,
+        {
+          operation: "attach",
+          got: c.groupSize,
+          expected: base.out,
+        },
+      );
     return { theta: { shape: [sizeOf(base, c)] }, alpha: { shape: [sizeOf(base, c)] } };
   },
   initialise(base, c, random) {

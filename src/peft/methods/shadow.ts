@@ -94,7 +94,7 @@ const readsWords = (
 
 function companion(model: Module, config: Config): Companion {
   if (!(model instanceof DecoderLM))
-    throw new ConfigError(`a ${model.constructor.name} continues no text, which a shadow could read along.`, {
+    throw new ConfigError(`a ${model.constructor.name} is not a causal language model, which a shadow needs.`, {
       operation,
       got: model.constructor.name,
     });
@@ -239,7 +239,7 @@ export const shadow = defineMethod({
   ],
   check({ taskType }) {
     if (taskType === "SEQ_CLS")
-      throw new ConfigError("a shadow of a model that puts texts into classes is not implemented.", { operation, got: taskType });
+      throw new ConfigError("a shadow of a text classifier is not implemented.", { operation, got: taskType });
   },
   targets: (modules) => [...modules].flatMap(([path, module]) => (kindOf(module)?.kind === "block" ? [path] : [])),
   startsAtZero: ({ initWeights }) => initWeights,

@@ -129,13 +129,13 @@ const packed: PackedFile<Config> = {
         const rows = indices.shape.slice(0, -1).join();
         if (indices.shape.at(-1) !== k || weights.shape.at(-1) !== k - 1 || weights.shape.slice(0, -1).join() !== rows)
           throw new ShapeError(
-            `${name} is ${wordShape(indices.shape)} and its weights ${wordShape(weights.shape)}, which are no mixtures of ${k} (\`topk\`).`,
+            `${name} is ${wordShape(indices.shape)} and its weights ${wordShape(weights.shape)}, which are not mixtures of ${k} (\`topk\`).`,
             { operation: "loadAdapter", expected: k, got: [indices.shape, weights.shape] },
           );
         const load = async () => {
           const places = await indices.load();
           if (places.some((place) => place < 0 || place >= h))
-            throw new FormatError(`${name} names vectors that a bank of ${h} has not.`, {
+            throw new FormatError(`${name} names vectors that a bank of ${h} does not have.`, {
               operation: "loadAdapter",
               expected: h,
             });

@@ -112,7 +112,7 @@ export const liveTable = (file: string): string => (file === "prompt_embeddings"
 /** The model as one that reads text. @throws {ConfigError} when it does not */
 export function textModel(model: Module, operation: string): TextModel & { readonly config?: AnyConfig } {
   if (!readsText(model))
-    throw new ConfigError(`a ${model.constructor.name} reads no text, in front of which virtual tokens could stand.`, {
+    throw new ConfigError(`a ${model.constructor.name} reads no text, so virtual tokens cannot be put in front.`, {
       operation,
     });
   return model;

@@ -26,7 +26,7 @@ export async function readSourceTasks(source: ModelSource, options: SourceOption
   checkOptions(operation, options, sourceOptionRules);
   const { folder, file = weightsFile } = await openSource(source, operation, options);
   if (!file.endsWith(".safetensors"))
-    throw new ConfigError(`${pathIn(folder, file)} is no safetensors file.`, {
+    throw new ConfigError(`${pathIn(folder, file)} is not a safetensors file.`, {
       operation,
       got: file,
       hint: "Pickles can run code and are not read; save it as safetensors.",

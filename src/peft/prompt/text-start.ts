@@ -67,7 +67,7 @@ export function initializeKvPrefixFromTokens(model: Module, tokens: ArrayLike<nu
   const adapter = (prompts as PromptPlace | null)?.adapters.get(name);
   const parts = adapter?.method.place === "cache" ? partsOf(adapter) : null;
   if (!adapter || !parts || !continuesText(model))
-    throw new ConfigError(`the adapter "${name}" (${wordMethod(method.schema)}) is no table of keys and values.`, {
+    throw new ConfigError(`the adapter "${name}" (${wordMethod(method.schema)}) is not a table of keys and values.`, {
       operation,
       got: name,
       hint: "Begin a cartridge, or a prefix without `prefixProjection`, on a model that continues texts.",

@@ -183,7 +183,7 @@ export class XloraPlace extends StandIn implements Router {
     const layer = L === 1 ? 0 : this.#paths.indexOf(path);
     const time = x.shape[1] as number;
     if (x.shape[0] !== B || time > T)
-      throw new ShapeError(`${path} runs on ${wordShape(x.shape)}, in which the tokens of ${wordShape([B, T])} have no place.`, {
+      throw new ShapeError(`${path} runs on ${wordShape(x.shape)}, which does not fit the tokens of ${wordShape([B, T])}.`, {
         operation: "xlora",
         got: x.shape,
         expected: [B, T],

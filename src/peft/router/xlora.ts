@@ -97,7 +97,10 @@ async function put(
 ): Promise<string[]> {
   refuseAdapted(model, operation);
   if (!continuesText(model))
-    throw new ConfigError(`a ${model.constructor.name} does not continue a text.`, { operation, got: model.constructor.name });
+    throw new ConfigError(`a ${model.constructor.name} is not a causal language model.`, {
+      operation,
+      got: model.constructor.name,
+    });
   const { width } = model.backbone.sizes;
   const { config: given } = under(operation, () => configured(options));
   const config: XloraConfig = {
