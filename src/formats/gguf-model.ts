@@ -8,7 +8,7 @@ import { FormatError, nearestName, requireKind, wordJson } from "../errors.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
 import type { GgufFile } from "./gguf.ts";
 import { asRow, type Change, lessOne, pairedRows, transposed } from "./gguf-change.ts";
-import { expertConfig, expertTensors } from "./gguf-experts.ts";
+import { expertConfig, expertTensors, inTurns } from "./gguf-experts.ts";
 import { longFactors, scaledFrequencies } from "./gguf-rope.ts";
 import type { StoredTensor } from "./safetensors.ts";
 import { type Checkpoint, checkpoint } from "./sharded.ts";
@@ -79,6 +79,8 @@ interface Architecture {
   config?(settings: GgufSettings): ConfigJson | Promise<ConfigJson>;
   /** How the converter changed a tensor, by Hugging Face's name. */
   change?(name: string, settings: GgufSettings): Change | undefined;
+  /** Puts together what the converter has taken apart, by Hugging Face's names. */
+  join?(tensors: Map<string, StoredTensor>): void;
 }
 
 const llamaNames: Names = {
@@ -236,6 +238,30 @@ const architectures: Readonly<Record<string, Architecture>> = {
     names: llamaNames,
     config: (settings) => ({ ...llamaConfig(settings), ...expertConfig(settings) }),
   },
+  "gpt-oss": {
+    modelType: "gpt_oss",
+    names: {
+      ...llamaNames,
+      "blk.N.attn_sinks": "model.layers.N.self_attn.sinks",
+      "blk.N.post_attention_norm": "model.layers.N.post_attention_layernorm",
+      "blk.N.ffn_gate_inp": "model.layers.N.mlp.router",
+      "blk.N.ffn_gate_exps": "model.layers.N.mlp.experts.gate_proj",
+      "blk.N.ffn_up_exps": "model.layers.N.mlp.experts.up_proj",
+      "blk.N.ffn_down_exps": "model.layers.N.mlp.experts.down_proj",
+    },
+    config(settings) {
+      const scaling = namedScaling(settings);
+      return defined({
+        ...llamaConfig(settings),
+        ...expertConfig(settings),
+        intermediate_size: settings.optional("expert_feed_forward_length") ?? settings.number("feed_forward_length"),
+        sliding_window: settings.optional("attention.sliding_window"),
+        attention_bias: settings.has("blk.0.attn_q.bias"),
+        rope_scaling: scaling && { ...scaling, truncate: false }, // of which files do not speak
+      });
+    },
+    join: inTurns,
+  },
   gemma: { modelType: "gemma", names: llamaNames, config: llamaConfig, change: gemmaChange },
   gemma2: {
     modelType: "gemma2",
@@ -368,6 +394,7 @@ export async function ggufModel(file: GgufFile): Promise<GgufModel> {
     const change = architecture.change?.(name, settings);
     tensors.set(name, { ...tensor, ...change?.(tensor), name });
   }
+  architecture.join?.(tensors);
   return { config, checkpoint: checkpoint({ source: file.source, metadata: new Map(), tensors }, [file.source]) };
 }
 
@@ -407,5 +434,6 @@ function nameOf(name: string, names: Names): string {
   const [, layer, kind] = /^(?:blk\.(\d+)\.)?(.*?)\.(?:weight|bias)$/.exec(name) ?? [];
   const found = kind === undefined ? undefined : names[layer === undefined ? kind : `blk.N.${kind}`];
   if (found === undefined) return name;
-  return `${found.replace("N", layer ?? "N")}${name.slice(name.lastIndexOf("."))}`;
+  const path = found.replace("N", layer ?? "N");
+  return path.endsWith(".sinks") ? path : path + name.slice(name.lastIndexOf("."));
 }

@@ -39,7 +39,7 @@ onEveryDevice(() => {
 
   test("what was loaded is saved as Hugging Face has it, and is the same model", async () => {
     const out = mkdtempSync(join(tmpdir(), "lorikeet-gguf-"));
-    for (const name of ["llama3", "phi3", "gemma2", "gemma3", "gpt2", "smollm3", "olmo3", "granite", "mixtral"]) {
+    for (const name of ["llama3", "phi3", "gemma2", "gemma3", "gpt2", "smollm3", "olmo3", "granite", "mixtral", "gpt-oss"]) {
       const { model, config } = await loadModel(join(folder, `${name}.gguf`));
       await saveModel(out, model, config);
       const again = await loadModel(out);
@@ -115,7 +115,7 @@ describe("ggufModel", () => {
   test("says which architectures there are, and which key is missing or no number", async () => {
     const other = (value: unknown) => file("llama", (metadata) => metadata.set("general.architecture", value));
     await expect(other("lama").then(ggufModel)).rejects.toThrow(
-      'readGguf: x.gguf is of the architecture "lama", which is not one of llama, qwen2, qwen3, qwen2moe, qwen3moe, olmoe, gemma, gemma2, gemma3, smollm3, olmo2, granite, phi3, gpt2. The nearest is "llama".',
+      'readGguf: x.gguf is of the architecture "lama", which is not one of llama, qwen2, qwen3, qwen2moe, qwen3moe, olmoe, gpt-oss, gemma, gemma2, gemma3, smollm3, olmo2, granite, phi3, gpt2. The nearest is "llama".',
     );
     await expect(other(7).then(ggufModel)).rejects.toThrow('"general.architecture" (= 7), which must name an architecture.');
     const without = file("llama", (metadata) => metadata.delete("llama.block_count"));
