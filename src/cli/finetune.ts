@@ -143,7 +143,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
     };
     let before = resumed ? undefined : await look("before");
     const source = adapter.config["promptTuningInitStateDictPath"] as string | null | undefined;
-    attach(model, adapter, {
+    const { warnings } = attach(model, adapter, {
       seed: options.seed,
       tokenizer: { encode: (text) => loaded.tokenizer.encode(text) },
       ...(source && { sourceTasks: await readSourceTasks(source) }),
@@ -155,6 +155,7 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   adapter   ${adapterWords(options)}: ${words(trainable)} values to train (${percent.toFixed(1)} %)
   device    ${currentDevice().about}
 `);
+    for (const warning of warnings) say(`Note: ${warning}`);
     using trainer = finetuning(model, dataset, {
       steps: options.steps,
       batchSize: options.batch,

@@ -134,6 +134,11 @@ it("a folder that holds what is not a run's, or another process's, is told or ma
   expect(readdirSync(out)).not.toContain(".running");
 });
 
+it("says what is odd about an adapter before it is trained", async () => {
+  const tied = await lorikeet([...small, "--targets", "embed_tokens", "--steps", "1", "--out", at("tied")]);
+  expect([tied.code, tied.stderr]).toEqual([0, expect.stringMatching(/Note: .*ensureWeightTying.*step 1/s)]);
+});
+
 it("learns from conversations", async () => {
   cpSync(model, at("talker"), { recursive: true });
   writeFileSync(
