@@ -7,6 +7,7 @@ import "../devices/choose.ts";
 import { LorikeetError, nearestName } from "../errors.ts";
 import { addBench } from "./bench.ts";
 import { addDoctor } from "./doctor.ts";
+import { addEmbed } from "./embed.ts";
 import { addFinetune } from "./finetune.ts";
 import { addGguf } from "./gguf.ts";
 import { addPretrain } from "./pretrain.ts";
@@ -29,6 +30,7 @@ const program = new Command("lorikeet")
 program.configureOutput({ outputError: (text, write) => write(`${text.trim().replace(/\n+/g, " ")}\n`) });
 addFinetune(program);
 addPretrain(program);
+addEmbed(program);
 addGguf(program);
 addDoctor(program);
 addBench(program);

@@ -7,6 +7,7 @@ import { Command } from "commander";
 import { afterEach, describe, expect, test } from "vitest";
 import { addBench } from "../../src/cli/bench.ts";
 import { addDoctor } from "../../src/cli/doctor.ts";
+import { addEmbed } from "../../src/cli/embed.ts";
 import { addFinetune } from "../../src/cli/finetune.ts";
 import { addGguf } from "../../src/cli/gguf.ts";
 import { addPretrain } from "../../src/cli/pretrain.ts";
@@ -97,7 +98,7 @@ test.each(shown.filter(({ notRun }) => notRun === null))("$name runs", async ({ 
 });
 
 const program = new Command("lorikeet");
-for (const add of [addFinetune, addPretrain, addGguf, addDoctor, addBench]) add(program);
+for (const add of [addFinetune, addPretrain, addEmbed, addGguf, addDoctor, addBench]) add(program);
 const manifest = JSON.parse(text("package.json"));
 const programs: Programs = {
   scripts: manifest.scripts,

@@ -1,0 +1,108 @@
+/** `lorikeet embed`: the vectors of the texts of a file. */
+import { createReadStream } from "node:fs";
+import process from "node:process";
+import { createInterface } from "node:readline";
+import type { Command } from "commander";
+import { download } from "../compile/program.ts";
+import { ConfigError, FormatError, isRecord } from "../errors.ts";
+import { wordSystemError, writeFileAtomically } from "../formats/atomic-file.ts";
+import { writeSafetensors } from "../formats/safetensors.ts";
+import { loadAdapter } from "../peft/adapter-file.ts";
+import { type EmbedOptions, embed } from "../train/embedding.ts";
+import { loadModel } from "../train/load-model.ts";
+import { path } from "./option.ts";
+import { progress, say, shown } from "./terminal.ts";
+
+interface EmbedCommandOptions extends Pick<EmbedOptions, "prompt" | "promptName"> {
+  readonly model: string;
+  readonly adapter?: string;
+  readonly out?: string;
+}
+
+/** Texts of which the vectors are made before any are written. */
+const atOnce = 256;
+
+/** Adds `lorikeet embed`. */
+export function addEmbed(program: Command): void {
+  program
+    .command("embed")
+    .description("make embeddings of texts, one JSON line each: text and embedding")
+    .argument("<texts>", 'a file with a text in each line, or JSON lines with a "text" each (.jsonl); - for standard input', path)
+    .requiredOption(
+      "--model <folder>",
+      "a model: a folder, as sentence-transformers writes it or any other, or a name on the Hub",
+      path,
+    )
+    .option("--adapter <folder>", "an adapter on top", path)
+    .option("--prompt <text>", "put in front of each text")
+    .option("--prompt-name <name>", "the same by one of the names in the model's folder, such as query")
+    .option("--out <file>", "what to write in place of standard output; .safetensors: one tensor of all, embeddings", path)
+    .action(async (source: string, { model, adapter, out, ...options }: EmbedCommandOptions) => {
+      const texts = await linesOf(source);
+      const reader = await loadModel(model, { task: "FeatureExtraction" });
+      if (adapter !== undefined) await loadAdapter(reader.model, adapter);
+      const tell = progress("embedded", texts.length);
+      /** Hands on vectors as they are made. */
+      const run = async (take: (texts: readonly string[], values: Float32Array, width: number) => void | Promise<void>) => {
+        for (let at = 0; at < texts.length; at += atOnce) {
+          const some = texts.slice(at, at + atOnce);
+          using vectors = await embed(reader, some, options);
+          await take(some, (await download(vectors)) as Float32Array, vectors.shape[1] as number);
+          tell(at + some.length);
+        }
+      };
+      if (out?.endsWith(".safetensors")) {
+        const rows: Float32Array[] = [];
+        await run((_, values) => void rows.push(values));
+        const data = Float32Array.from(rows.flatMap((values) => [...values]));
+        const shape = [texts.length, data.length / texts.length];
+        await writeSafetensors(out, { embeddings: { dtype: "float32", shape, data } });
+      } else if (out !== undefined) {
+        const bytes = new TextEncoder();
+        await writeFileAtomically(out, (append) => run((...some) => append(bytes.encode(linesFor(...some)))));
+      } else
+        await run(async (...some) => {
+          const { stdout } = process;
+          // who reads may be slow, or gone
+          if (!stdout.write(linesFor(...some)) && !stdout.destroyed)
+            await new Promise((go) => stdout.once("drain", go).once("close", go).once("error", go));
+        });
+      if (out !== undefined) say(`${shown(out)}   (${texts.length} texts)`);
+    });
+}
+
+/** The texts of a file. @throws {ConfigError} when it cannot be read, or has none; @throws {FormatError} for a line that is none */
+async function linesOf(source: string): Promise<readonly string[]> {
+  const texts: string[] = [];
+  const input = source === "-" ? process.stdin : createReadStream(source);
+  let number = 0;
+  try {
+    for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
+      number++;
+      if (line.trim() !== "") texts.push(source.endsWith(".jsonl") ? textOf(line, `${source}, line ${number}`) : line);
+    }
+  } catch (error) {
+    throw wordSystemError(error, "embed", source, "read");
+  }
+  if (texts.length > 0) return texts;
+  throw new ConfigError(`there is no text in ${source}.`, { operation: "embed", got: source });
+}
+
+/** The text of a line of JSON. */
+function textOf(line: string, place: string): string {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    value = undefined;
+  }
+  const text = isRecord(value) ? value["text"] : value;
+  if (typeof text === "string") return text;
+  throw new FormatError(`${place} is no JSON with a "text".`, { operation: "embed", got: line });
+}
+
+/** A line for each text. @param values [texts, width] */
+function linesFor(texts: readonly string[], values: Float32Array, width: number): string {
+  const rows = texts.map((text, i) => ({ text, embedding: Array.from(values.subarray(i * width, (i + 1) * width)) }));
+  return rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+}
