@@ -15,6 +15,9 @@ const always = {
   max_new_tokens: ["maxNewTokens", whole],
   max_length: ["maxLength", whole],
   min_new_tokens: ["minNewTokens", whole],
+  decoder_start_token_id: ["startToken", whole],
+  forced_bos_token_id: ["forcedFirstToken", whole],
+  forced_eos_token_id: ["forcedLastToken", whole],
   repetition_penalty: ["repetitionPenalty", real],
   no_repeat_ngram_size: ["noRepeatNgramSize", whole],
 } as const;

@@ -20,6 +20,12 @@ export interface GenerateOptions extends SamplingOptions {
   readonly maxLength?: number;
   /** A sequence does not end at a stop token before it has so many new ones. */
   readonly minNewTokens?: number;
+  /** With which an answer begins, of models that answer one text with another; the model's own when absent. */
+  readonly startToken?: number;
+  /** The first token of an answer, such as the language to translate into; as likely as any when absent. */
+  readonly forcedFirstToken?: number;
+  /** The token that a sequence ends with where it would be cut off. */
+  readonly forcedLastToken?: number;
   /** A sequence ends after one of these, which is given out too. */
   readonly stopTokens?: readonly number[];
   /** A sequence ends with the token in which one of these is complete, wherever in the tokens it begins or ends. Needs `tokenizer`. */
@@ -172,6 +178,7 @@ async function* write(
 ): AsyncGenerator<(Written | null)[]> {
   requireKind(operation, "an object", { options });
   const { stopTokens = [], minNewTokens = 0, signal, compiled = true, adapters, numReturnSequences = 1 } = options;
+  const { forcedFirstToken, forcedLastToken } = options;
   under(operation, () => check(prompts, options));
   requireModule(operation, model);
   const rows = adapters?.flatMap((name) => new Array<string>(numReturnSequences).fill(name));
@@ -207,7 +214,16 @@ async function* write(
         if (sequence.hasEnded) return null;
         const context = { tokens: sequence.tokens, forbidden: step < minNewTokens ? stop : [] };
         const own = values.subarray(at * V, (at + 1) * V);
-        const token = under(operation, () => sampleToken(own, options, sequence.uniform(step), context));
+        const [name, forced] =
+          isLast && forcedLastToken !== undefined
+            ? ["forcedLastToken", forcedLastToken]
+            : ["forcedFirstToken", sequence.tokens.length === 1 ? forcedFirstToken : undefined];
+        if (forced !== undefined && forced >= V)
+          throw new ConfigError(`\`${name}\` (= ${forced}) must be below ${V}, the number of the model's tokens.`, {
+            operation,
+            got: forced,
+          });
+        const token = forced ?? under(operation, () => sampleToken(own, options, sequence.uniform(step), context));
         sequence.tokens.push(token);
         const added = sequence.text?.push(token, isLast || stop.has(token));
         sequence.hasEnded = stop.has(token) || (added?.isEnd ?? false);
@@ -223,10 +239,10 @@ async function* write(
 }
 
 function begin(model: TextGenerator, prompts: readonly Tokens[], options: GenerateOptions): Sequence[] {
-  const { numReturnSequences = 1, seed = 0, tokenizer, stopStrings = [] } = options;
+  const { numReturnSequences = 1, seed = 0, tokenizer, stopStrings = [], startToken } = options;
   return prompts.flatMap((prompt, index) =>
     Array.from({ length: numReturnSequences }, (_, i): Sequence => {
-      const tokens = "answering" in model ? [model.startToken] : Array.from(prompt);
+      const tokens = "answering" in model ? [startToken ?? model.startToken] : Array.from(prompt);
       const row = index * numReturnSequences + i;
       const uniform = (step: number) =>
         typeof seed === "number" ? uniformAt(seed, row, step) : uniformAt(seed[index] as number, i, step);
@@ -250,6 +266,9 @@ const optionRules: Rules<GenerateOptions> = {
   maxNewTokens: "a whole number from 0 below 2³¹",
   maxLength: "a whole number from 0",
   minNewTokens: "a whole number from 0",
+  startToken: "a whole number from 0",
+  forcedFirstToken: "a whole number from 0",
+  forcedLastToken: "a whole number from 0",
   stopTokens: "a list of numbers",
   stopStrings: "a list of texts",
   tokenizer: "an object",

@@ -37,7 +37,7 @@ const close = { rtol: 1e-4, atol: 1e-4 };
 async function run(name: string, architecture: string): Promise<void> {
   const stored = await goldenTensors("heads", name, "expected.safetensors");
   const task = taskOf(architecture)!;
-  const { model: loaded } = await loadModel(join(goldenFolder, "heads", name), { task });
+  const { model: loaded, generation } = await loadModel(join(goldenFolder, "heads", name), { task });
   const model = loaded as Module as AnyModel;
   const at = (key: string) => toTensor(stored.get(key)!);
   const [inputIds, attentionMask] = [at("in.input_ids"), at("in.attention_mask")];
@@ -67,8 +67,9 @@ async function run(name: string, architecture: string): Promise<void> {
     await expectClose(key, gradients.get(parameters[i]!)!, stored.get(key)!, { rtol: 1e-3, atol: 1e-5 });
   if (stored.has("gen.output")) {
     const [prompt, all] = ["gen.prompt", "gen.output"].map((key) => [...stored.get(key)!.data] as number[]);
-    const first = answersText(loaded) ? [loaded.startToken] : prompt!;
-    const written = await complete(loaded as CausalLM, prompt!, { maxNewTokens: all!.length - first.length });
+    const { stopTokens, ...settings } = generation;
+    const first = answersText(loaded) ? [settings.startToken ?? loaded.startToken] : prompt!;
+    const written = await complete(loaded as CausalLM, prompt!, { ...settings, maxNewTokens: all!.length - first.length });
     expect([...first, ...written]).toEqual(all);
   }
   if (stored.has("past.logits")) {

@@ -34,6 +34,11 @@ describe("generation_config.json", () => {
       stopStrings: ["a"],
       logitBias: new Map([[7, Number.NEGATIVE_INFINITY]]),
     });
+    expect(generationOptions({ decoder_start_token_id: 2, forced_bos_token_id: 8, forced_eos_token_id: 4 })).toEqual({
+      startToken: 2,
+      forcedFirstToken: 8,
+      forcedLastToken: 4,
+    });
     // of the model's file only where there is no other
     expect(generationOptions(undefined, { eos_token_id: 9 })).toEqual({ stopTokens: [9] });
     expect(generationOptions({}, { eos_token_id: 9 })).toEqual({});
