@@ -8,7 +8,7 @@ import { requireKind, ShapeError, wordShape } from "../errors.ts";
 import { sizeValue } from "../graph/composite.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, cast, max, sub } from "../graph/elementwise.ts";
-import { permute, reshape, sliceAxis } from "../graph/movement.ts";
+import { pad, permute, reshape, sliceAxis } from "../graph/movement.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { place } from "../graph/placement.ts";
 import { reduceSum } from "../graph/reduction.ts";
@@ -114,6 +114,40 @@ export class KeyValueCache implements Disposable {
     const known = this.#beside.get(name) ?? new KeyValueCache(sizes, this.batch, this.size, this.reach);
     this.#beside.set(name, known);
     return known;
+  }
+
+  /**
+   * Takes over what a smaller one for the same texts holds, into memory of its own.
+   *
+   * @throws {ShapeError} when it is not smaller, or for another batch
+   */
+  takeOver(smaller: KeyValueCache): void {
+    if (!(smaller instanceof KeyValueCache && smaller.batch === this.batch && smaller.size <= this.size))
+      throw new ShapeError(`needs a cache of ${this.batch} rows and at most ${this.size} tokens.`, {
+        operation: "takeOver",
+        expected: [this.batch, this.size],
+        got: smaller instanceof KeyValueCache ? [smaller.batch, smaller.size] : smaller,
+      });
+    const longer = ({ value }: Variable) => {
+      const none = value.shape.map(() => 0);
+      return pad(
+        value,
+        none,
+        none.map((_, axis) => (axis === 1 ? this.size - smaller.size : 0)),
+      );
+    };
+    const layers = smaller.#layers.flatMap((layer, i) => (layer ? [[this.layer(i), layer] as const] : []));
+    const notes = [...smaller.#notes].map(([name, note]) => {
+      const [, ...row] = note.shape;
+      return [this.note(name, row, note.dtype as "float32" | "int32"), note.value] as const;
+    });
+    assignAll([
+      ...layers.flatMap(([own, { keys, values }]) => [[own.keys, longer(keys)] as const, [own.values, longer(values)] as const]),
+      ...notes,
+      [this.#mask, longer(smaller.#mask)],
+      [this.#length, smaller.#length.value],
+    ]);
+    for (const [name, other] of smaller.#beside) this.beside(name, other.#sizes).takeOver(other);
   }
 
   #forgetClear(): void {

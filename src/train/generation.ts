@@ -192,18 +192,29 @@ async function* write(
   if (count === 0) return;
   const widthOf = (length: number) => Math.min(bucketOf(length), maxLength);
   const read = "answering" in model ? bucketOf(Math.max(...prompts.map(({ length }) => length))) : 0;
-  const sizes = { batch: sequences.length, length: widthOf(longest + count), read, compiled };
+  const atMost = widthOf(longest + count);
+  let room = roomFor(longest, atMost);
+  const open = () => acting(() => takeSession(model, { batch: sequences.length, length: room, read, compiled }));
   const stop = new Set(stopTokens);
   const wasTraining = model.training;
   model.eval();
   let session: Session | undefined;
   try {
-    const current = acting(() => takeSession(model, sizes));
+    let current = open();
     session = current;
-    acting(() => current.read(sequences.map(({ prompt }) => prompt)));
+    const readTexts = () => acting(() => current.read(sequences.map(({ prompt }) => prompt)));
+    readTexts();
     for (let step = 0; step < count; step++) {
       await yieldToOthers(); // or signals are not heard
       signal?.throwIfAborted();
+      if (longest + step > room) {
+        room = Math.min(growth * room, atMost);
+        current = open();
+        readTexts();
+        current.cache.takeOver(session.cache);
+        keepSession(model, session);
+        session = current;
+      }
       const whole = current.growTo(longest + step, step === 0);
       const next = sequences.map(({ tokens, hasEnded }) => (whole ? tokens : hasEnded ? [] : tokens.slice(-1)));
       using logits = acting(() => current.write(next, whole ? widthOf(longest + step) : 1));
@@ -236,6 +247,15 @@ async function* write(
     model.train(wasTraining);
     if (session) keepSession(model, session);
   }
+}
+
+/** Tokens that a cache has room for at first, and how many times as many when they do not suffice. */
+const [firstRoom, growth] = [1024, 4];
+
+/** Attention looks at the whole cache, and most texts end long before they must: one for all that may come would be slow. */
+function roomFor(longest: number, atMost: number): number {
+  const room = Math.max(firstRoom, bucketOf(2 * longest));
+  return atMost <= 2 * room ? atMost : room;
 }
 
 function begin(model: TextGenerator, prompts: readonly Tokens[], options: GenerateOptions): Sequence[] {
