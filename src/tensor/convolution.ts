@@ -13,7 +13,7 @@ import { padding } from "./arrange.ts";
 import { maximum } from "./math.ts";
 
 /** One number for all spatial axes, or one for each. */
-type PerAxis = number | readonly number[];
+export type PerAxis = number | readonly number[];
 
 /** How a kernel moves over x. */
 export interface ConvolutionOptions {
@@ -49,7 +49,7 @@ function paddingOf(
 }
 
 /** All positions inside a kernel, the last axis fastest. */
-function* offsetsOf(kernel: readonly number[]): Generator<number[]> {
+export function* offsetsOf(kernel: readonly number[]): Generator<number[]> {
   const total = sizeOf(kernel);
   for (let i = 0; i < total; i++) {
     const at = new Array<number>(kernel.length);
@@ -117,7 +117,8 @@ function convolution(axes: number): (x: Tensor, weight: Tensor, bias?: Tensor | 
 
 const total = (terms: readonly Tensor[]): Tensor => terms.reduce((sum, term) => add(term, sum));
 
-function outputSizes(
+/** How many places a kernel has along each spatial axis. @throws {ShapeError} where it does not fit */
+export function outputSizes(
   operation: string,
   padded: Tensor,
   kernel: readonly number[],
@@ -139,7 +140,7 @@ function outputSizes(
 }
 
 /** What the kernel's position `at` meets at each place. */
-function window(
+export function window(
   padded: Tensor,
   at: readonly number[],
   out: readonly number[],

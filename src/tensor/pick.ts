@@ -1,13 +1,14 @@
 /** Elements chosen by index tensors: gather, scatter, one-hot, sorting. Indices are int32 and counted from 0. */
-import { ConfigError, DTypeError, ShapeError, wordShape } from "../errors.ts";
-import { type DType, isFloat } from "../graph/dtype.ts";
-import { add, and, cast, equal, less, mul, where } from "../graph/elementwise.ts";
+import { ConfigError, checkOptions, DTypeError, ShapeError, wordShape } from "../errors.ts";
+import { concatenate } from "../graph/composite.ts";
+import { type DType, isFloat, requireFloat } from "../graph/dtype.ts";
+import { add, and, cast, div, equal, less, max as maximum, mul, where } from "../graph/elementwise.ts";
 import { argsort, scatterAdd as scatterRows, take } from "../graph/indexing.ts";
 import { expand, reshape, slice, sliceAxis, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { contiguousStrides, normalizeAxis, type Shape } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
-import { greaterEqual, notEqual } from "./math.ts";
+import { greaterEqual, minimum, notEqual } from "./math.ts";
 
 export { take } from "../graph/indexing.ts";
 
@@ -91,12 +92,69 @@ export function scatter(x: Tensor, index: Tensor, source: Tensor, axis: number):
   const unsorted = flat(addresses("scatter", x.shape, index, at));
   const order = argsort(unsorted, false);
   const address = take(unsorted, order);
-  const n = updates.size;
-  const next = take(address, positionsClamped(n));
-  const last = greaterEqual(iota([n]), where(notEqual(address, next), int(0), int(n - 1)));
+  const last = isLastOfEqual(address);
   const put = scatterRows(address, where(last, take(updates, order), number(x, 0)), x.size, x.shape[at]!);
   const hits = scatterRows(address, cast(last, "int32"), x.size, x.shape[at]!);
   return where(reshape(less(int(0), hits), x.shape), reshape(put, x.shape), x);
+}
+
+/** Which of some addresses in order have another one behind them, or none. */
+function isLastOfEqual(address: Tensor): Tensor {
+  const n = address.size;
+  const next = take(address, positionsClamped(n));
+  return greaterEqual(iota([n]), where(notEqual(address, next), int(0), int(n - 1)));
+}
+
+const scatterFolds = { sum: add, mean: add, prod: mul, amax: maximum, amin: minimum } as const;
+/** How `scatterReduce` folds. */
+export type ScatterFold = keyof typeof scatterFolds;
+
+/**
+ * x with `source` folded in, as in PyTorch: for axis 1, y[i, j, k] is the sum, mean, product, largest or smallest of x[i, j, k] and of
+ * all source[i, l, k] whose index[i, l, k] is j. Elements that no index names stay as they are. Equal extremes share the gradient.
+ *
+ * @param includeSelf whether x's own element is one of those that are folded, where there are others
+ */
+export function scatterReduce(
+  x: Tensor,
+  index: Tensor,
+  source: Tensor,
+  axis: number,
+  fold: ScatterFold,
+  includeSelf = true,
+): Tensor {
+  const operation = "scatterReduce";
+  checkOptions(operation, { fold, includeSelf }, { fold: Object.keys(scatterFolds), includeSelf: "true or false" });
+  if (fold === "mean") requireFloat(operation, x.dtype);
+  const at = normalizeAxis(operation, axis, x.rank);
+  const updates = flat(cast(covered(operation, source, index), x.dtype));
+  if (updates.size === 0) return x;
+  const address = flat(addresses(operation, x.shape, index, at));
+  const put = (rows: Tensor, to = address): Tensor => reshape(scatterRows(to, rows, x.size, x.shape[at]!), x.shape);
+  const hits = put(expand(int(1), updates.shape));
+  const hit = less(int(0), hits);
+  const total = fold === "sum" || fold === "mean" ? put(updates) : putFolds(updates, address, put, scatterFolds[fold]);
+  const all = includeSelf ? scatterFolds[fold](x, total) : total;
+  return where(hit, fold === "mean" ? div(all, cast(add(hits, int(includeSelf ? 1 : 0)), x.dtype)) : all, x);
+}
+
+/** Folds updates of one address in ⌈log₂ n⌉ steps over all of them in order, and puts each result there. */
+function putFolds(
+  updates: Tensor,
+  address: Tensor,
+  put: (rows: Tensor, to: Tensor) => Tensor,
+  combine: (x: Tensor, y: Tensor) => Tensor,
+): Tensor {
+  const order = argsort(address, false);
+  const sorted = take(address, order);
+  const n = updates.size;
+  let y = take(updates, order);
+  for (let by = 1; by < n; by *= 2) {
+    const [behind, before] = [sliceAxis(y, 0, by, n), sliceAxis(y, 0, 0, n - by)];
+    const alike = equal(sliceAxis(sorted, 0, by, n), sliceAxis(sorted, 0, 0, n - by));
+    y = concatenate([sliceAxis(y, 0, 0, by), where(alike, combine(behind, before), behind)], 0);
+  }
+  return put(where(isLastOfEqual(sorted), y, number(y, 0)), sorted);
 }
 
 /** 1, 2, …, n − 1, n − 1. */

@@ -4,7 +4,7 @@
  * fails the law that asks for it.
  */
 import type { Device } from "../../src/devices/device.ts";
-import { add, less } from "../../src/graph/elementwise.ts";
+import { add, cast, less } from "../../src/graph/elementwise.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { Draw } from "../../src/graph/primitive.ts";
 import { constant, iota } from "../../src/graph/source.ts";
@@ -23,12 +23,14 @@ import * as transposedConvolution from "../../src/nn/transposed-convolution.ts";
 import * as rotation from "../../src/peft/rotation.ts";
 import * as arrange from "../../src/tensor/arrange.ts";
 import * as convolution from "../../src/tensor/convolution.ts";
+import * as curve from "../../src/tensor/curve.ts";
 import * as einsums from "../../src/tensor/einsum.ts";
 import * as indexExpression from "../../src/tensor/index-expression.ts";
 import * as math from "../../src/tensor/math.ts";
 import * as rearranging from "../../src/tensor/rearrange.ts";
 import * as running from "../../src/tensor/running.ts";
 import * as statistics from "../../src/tensor/statistics.ts";
+import * as windows from "../../src/tensor/window.ts";
 import { type Apply, alongAxis, type Composite, fold, labels, one, same, sample, sides, wide } from "./composite.ts";
 import { layers, nnComposites } from "./layer-composites.ts";
 
@@ -190,6 +192,18 @@ const arrangeComposites = {
       ),
     ];
   },
+  scatterReduce: (draw) => {
+    const [n, m] = [draw.integer(1, 4), draw.integer(1, 5)];
+    return (["mean", "prod", "amax", "amin"] as const).map((fold) =>
+      sample(
+        [
+          [3, n],
+          [3, m],
+        ],
+        (x, y) => arrange.scatterReduce(x!, labels([3, m], n), y!, 1, fold, fold !== "amin"),
+      ),
+    );
+  },
   scatter: (draw) => {
     const [n, m] = [draw.integer(1, 4), draw.integer(1, 5)];
     return [
@@ -242,6 +256,61 @@ const convolutionComposites = {
   maxPool2d: pooled(2, (x) => convolution.maxPool2d(x!, { kernelSize: 2 })),
   avgPool1d: pooled(1, (x) => convolution.avgPool1d(x!, { kernelSize: 3, padding: 1 })),
   avgPool2d: pooled(2, (x) => convolution.avgPool2d(x!, { kernelSize: 2 })),
+  unfold: (draw) => [
+    sample([[1, 2, draw.integer(1, 4), draw.integer(1, 4)]], (x) =>
+      windows.unfold(x!, { kernelSize: 2, stride: [1, 2], padding: 1 }),
+    ),
+  ],
+  fold: (draw) => {
+    const [C, w] = [draw.integer(1, 2), draw.integer(2, 4)];
+    return [sample([[1, 4 * C, 3 * (w - 1)]], (x) => windows.fold(x!, { outputSize: [4, w], kernelSize: 2 }))];
+  },
+  adaptiveAvgPool1d: pooled(1, (x) => windows.adaptiveAvgPool1d(x!, 3)),
+  adaptiveAvgPool2d: pooled(2, (x) => windows.adaptiveAvgPool2d(x!, [1, 2])),
+  adaptiveMaxPool1d: pooled(1, (x) => windows.adaptiveMaxPool1d(x!, 3)),
+  adaptiveMaxPool2d: pooled(2, (x) => windows.adaptiveMaxPool2d(x!, [1, 2])),
+  interpolate: (draw) => {
+    const shape = [1, draw.integer(1, 2), draw.integer(1, 4), draw.integer(1, 4)];
+    return [{ size: 3 }, { scaleFactor: 1.5, mode: "linear" } as const].map((options) =>
+      sample([shape], (x) => windows.interpolate(x!, options)),
+    );
+  },
+  pixelShuffle: (draw) => [sample([[4 * draw.integer(1, 2), draw.integer(1, 3), 2]], (x) => windows.pixelShuffle(x!, 2))],
+  pixelUnshuffle: (draw) => [sample([[draw.integer(1, 2), 4, 2]], (x) => windows.pixelUnshuffle(x!, 2))],
+} satisfies Record<string, Composite>;
+
+const curveComposites = {
+  histc: (draw) => [
+    sample([[draw.integer(1, 6)]], (w) =>
+      curve.histc(cast(labels(w!.shape, 5), w!.dtype), { bins: 3, range: [0, 3], weights: w! }),
+    ),
+  ],
+  bincount: (draw) => [sample([draw.shape(2)], (w) => curve.bincount(labels(w!.shape, 4), 5, w!))],
+  interp: (draw) => {
+    const n = draw.integer(1, 4);
+    // between the points, where the lines have no kinks
+    const at = (x: Tensor) => add(cast(labels(x.shape, 6), x.dtype), x);
+    return [sample([draw.shape(2), [n]], (x, y) => curve.interp(at(x!), cast(iota([n]), x!.dtype), y!), [0.1, 0.9])];
+  },
+  trapezoid: (draw) => {
+    const shape = draw.shape(3, 4, 1);
+    return [
+      sample([shape, shape], (y, x) => curve.trapezoid(y!, { x: x! })),
+      sample([shape], (y) => curve.trapezoid(y!, { axis: 0 })),
+    ];
+  },
+  cdist: (draw) => {
+    const n = draw.integer(1, 3);
+    return [
+      sample(
+        [
+          [2, n],
+          [draw.integer(1, 3), n],
+        ],
+        (x, y) => curve.cdist(x!, y!),
+      ),
+    ];
+  },
 } satisfies Record<string, Composite>;
 
 const patternComposites = {
@@ -329,6 +398,7 @@ export const composites = (device: Device): Record<string, Composite> => ({
   ...runningComposites,
   ...arrangeComposites,
   ...convolutionComposites,
+  ...curveComposites,
   ...patternComposites,
   ...rotationComposites,
   ...fourierComposites,
@@ -349,6 +419,8 @@ export const modules = {
   running,
   arrange,
   convolution,
+  windows,
+  curve,
   einsums,
   rearranging,
   indexExpression,
@@ -373,6 +445,9 @@ const primitive = "a primitive, tried as such";
 /** Exported functions that are no composites, and why. */
 export const exempt: Readonly<Record<string, string>> = {
   perAxis: "numbers for each axis",
+  outputSizes: "numbers for each axis",
+  offsetsOf: "numbers for each axis",
+  window: "tried by every kernel",
   activation: "finds a function",
   reduceLoss: "tried by every loss",
   lessEqual: boolean,

@@ -44,6 +44,14 @@ const lstm = (options: nn.RecurrentOptions): Case => {
     return { module, run };
   };
 };
+const resized = (options: { mode: "nearest" | "linear"; alignCorners?: boolean }): Case => {
+  const sizes = [{ size: [7, 3] }, { scaleFactor: 1.7 }, { size: [1, 12] }];
+  return () => ({ run: (x) => sizes.map((size) => core.interpolate(x!, { ...size, ...options })) });
+};
+const scattered = (includeSelf: boolean): Case => {
+  const folds = ["sum", "mean", "prod", "amax", "amin"] as const;
+  return () => ({ run: (x, y, index) => folds.map((fold) => core.scatterReduce(x!, index!, y!, 0, fold, includeSelf)) });
+};
 
 const cases: Readonly<Record<string, Case>> = {
   batch_norm_1d: layer(() => new nn.BatchNorm(3)),
@@ -76,6 +84,19 @@ const cases: Readonly<Record<string, Case>> = {
       return places.map((y) => y.add(x!.mul(0)));
     },
   }),
+  unfold: f((x) => core.unfold(x, { kernelSize: [2, 3], stride: [1, 2], padding: 1, dilation: [2, 1] })),
+  fold: f((x) => core.fold(x, { outputSize: [4, 5], kernelSize: [2, 3], stride: [1, 2], padding: 1, dilation: [2, 1] })),
+  adaptive_average: () => ({ run: (x) => [core.adaptiveAvgPool2d(x!, [3, 2]), core.adaptiveAvgPool1d(x!.at(0), 7)] }),
+  adaptive_largest: () => ({ run: (x) => [core.adaptiveMaxPool2d(x!, [3, 2]), core.adaptiveMaxPool1d(x!.at(0), 3)] }),
+  interpolate_nearest: resized({ mode: "nearest" }),
+  interpolate_linear: resized({ mode: "linear" }),
+  interpolate_corners: resized({ mode: "linear", alignCorners: true }),
+  pixel_shuffle: () => ({ run: (x) => [core.pixelShuffle(x!, 2), core.pixelUnshuffle(x!, 2)] }),
+  cdist: () => ({ run: (x, y) => [core.cdist(x!, y!), core.cdist(x!, y!, 1)] }),
+  trapezoid: () => ({ run: (y, x) => [core.trapezoid(y!, { x: x! }), core.trapezoid(y!, { dx: 0.5, axis: 0 })] }),
+  histc: f((x) => core.histc(x, { bins: 7, range: [-1.5, 1.5] }).add(x.sum().mul(0))),
+  scatter_reduce: scattered(true),
+  scatter_reduce_others: scattered(false),
   selu: f(nn.selu),
   log_sigmoid: f(nn.logSigmoid),
   glu: f((x) => nn.glu(x, 1)),

@@ -6,6 +6,7 @@ import * as convolution from "../convolution.ts";
 import { asTensor, type TensorLike } from "../create.ts";
 import { dispatched, ofOne, ofPair } from "../dispatch.ts";
 import { einsum as plainEinsum } from "../einsum.ts";
+import * as windows from "../window.ts";
 
 /**
  * Matrix product over the last two axes: [..., M, K] · [..., K, N] → [..., M, N]; leading axes broadcast. A vector counts as a
@@ -55,6 +56,37 @@ export const maxPool2d = ofOne("maxPool2d", convolution.maxPool2d, 1);
 export const avgPool1d = ofOne("avgPool1d", convolution.avgPool1d, 1);
 /** The mean of each window of the last two axes; padding counts as zeros. */
 export const avgPool2d = ofOne("avgPool2d", convolution.avgPool2d, 1);
+/** Means of windows that cover the last axis evenly: [..., n] → [..., outputSize]. */
+export const adaptiveAvgPool1d = ofOne("adaptiveAvgPool1d", windows.adaptiveAvgPool1d, 1);
+/** The same over the last two axes, with one size or two. */
+export const adaptiveAvgPool2d = ofOne("adaptiveAvgPool2d", windows.adaptiveAvgPool2d, 1);
+/** The largest of windows that cover the last axis evenly; equal ones share the gradient. */
+export const adaptiveMaxPool1d = ofOne("adaptiveMaxPool1d", windows.adaptiveMaxPool1d, 1);
+/** The same over the last two axes, with one size or two. */
+export const adaptiveMaxPool2d = ofOne("adaptiveMaxPool2d", windows.adaptiveMaxPool2d, 1);
+/**
+ * Every window of x [N, C, ...spatial] as a column: [N, C·∏kernelSize, places]. Options as in `conv1d`, and `kernelSize`.
+ * @throws {ShapeError} when the kernel does not fit
+ * @example
+ * unfold([[[1, 2, 3]]], { kernelSize: 2 })
+ * // [[[1 2]
+ * //   [2 3]]] float32 [1, 2, 2]
+ */
+export const unfold = ofOne("unfold", windows.unfold, 1);
+/** Columns of windows put where `unfold` has them from, those that overlap added up: [N, C, ...outputSize]. */
+export const fold = ofOne("fold", windows.fold, 1);
+/**
+ * x [N, C, ...spatial] at another `size`, or `scaleFactor` times as large, by the nearest element or, with `mode: "linear"`, in a straight
+ * line along every spatial axis, as PyTorch's bilinear.
+ * @throws {ConfigError} unless there is one of both
+ * @example
+ * interpolate([[[1, 3]]], { size: 4, mode: "linear" })   // [[[  1 1.5 2.5   3]]] float32 [1, 1, 4]
+ */
+export const interpolate = ofOne("interpolate", windows.interpolate, 1);
+/** Channels spread over the image: [..., C·r², H, W] → [..., C, H·r, W·r]. */
+export const pixelShuffle = ofOne("pixelShuffle", windows.pixelShuffle, 1);
+/** Undoes `pixelShuffle`: [..., C, H·r, W·r] → [..., C·r², H, W]. */
+export const pixelUnshuffle = ofOne("pixelUnshuffle", windows.pixelUnshuffle, 1);
 
 function convolutionOf(plain: typeof convolution.conv1d) {
   return (x: Tensor, weight: Tensor, bias?: TensorLike | null, options?: convolution.ConvolutionOptions): Tensor =>

@@ -3,6 +3,7 @@ import type { DType } from "../../graph/dtype.ts";
 import type { Tensor } from "../../graph/node.ts";
 import * as arrange from "../arrange.ts";
 import { asIndex, type TensorLike } from "../create.ts";
+import * as curve from "../curve.ts";
 import { dispatched, type OfOne, ofOne, withExtras } from "../dispatch.ts";
 import { type IndexItem, at as plainAt } from "../index-expression.ts";
 
@@ -20,6 +21,34 @@ export const indexSelect = indexed("indexSelect", arrange.indexSelect, 1);
 export const scatter = indexedWith("scatter", arrange.scatter);
 /** x with `source` added at `index` along `axis`; repeated indices add up. */
 export const scatterAdd = indexedWith("scatterAdd", arrange.scatterAdd);
+/**
+ * x with `source` folded in at `index` along `axis` by "sum", "mean", "prod", "amax" or "amin", as in PyTorch. What stood there is one of
+ * those that are folded, unless the last argument, `includeSelf`, is false; elements that no index names stay.
+ * @example
+ * scatterReduce([1, 2, 3], [0, 0, 2], [5, 4, 1], 0, "amax")   // [5 2 3] float32 [3]
+ */
+export const scatterReduce = dispatched("scatterReduce", () => {
+  const f = (x: Tensor, index: TensorLike, source: Tensor, axis: number, fold: arrange.ScatterFold, includeSelf?: boolean) =>
+    arrange.scatterReduce(x, asIndex("scatterReduce", index), source, axis, fold, includeSelf);
+  return { "Tensor, any, Tensor, number, string": f, "Tensor, any, Tensor, number, string, boolean": f };
+}) as (
+  x: TensorLike,
+  index: TensorLike,
+  source: TensorLike,
+  axis: number,
+  fold: arrange.ScatterFold,
+  includeSelf?: boolean,
+) => Tensor;
+/**
+ * How often each of 0, 1, … below `length` stands in x (whole numbers), as int32, or the sums of their weights.
+ * @example
+ * bincount([1, 1, 2], 4)                    // [0 2 1 0] int32 [4]
+ * bincount([1, 1, 2], 4, [0.5, 0.25, 3])    // [   0 0.75    3    0] float32 [4]
+ */
+export const bincount = dispatched("bincount", () => {
+  const f = (x: TensorLike, length: number, weights?: Tensor) => curve.bincount(asIndex("bincount", x), length, weights);
+  return { "any, number": f, "any, number, Tensor": f };
+}) as (x: TensorLike, length: number, weights?: TensorLike) => Tensor;
 /** x with slices of `source` added at the given indices along `axis`; repeated indices add up. */
 export const indexAdd = indexedWith("indexAdd", arrange.indexAdd);
 /**

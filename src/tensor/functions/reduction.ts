@@ -1,7 +1,8 @@
 /** Public functions that fold axes: sums, extremes, norms, softmax. */
 import type { Tensor } from "../../graph/node.ts";
 import type { TensorLike } from "../create.ts";
-import { dispatched, ofOne, ofPair } from "../dispatch.ts";
+import * as curve from "../curve.ts";
+import { dispatched, ofOne, ofPair, ofTriple } from "../dispatch.ts";
 import * as along from "../running.ts";
 import * as statistics from "../statistics.ts";
 
@@ -99,6 +100,32 @@ export const median = ofOne("median", along.median, 2);
  * searchSorted([1, 3, 5], [0, 3, 9])   // [0 1 3] int32 [3]
  */
 export const searchSorted = ofPair("searchSorted", along.searchSorted, 1);
+/**
+ * How many values lie in each of `bins` (100) equal parts of a `range`, which holds both of its ends; without one it goes from the smallest
+ * value to the largest. `weights` say what each counts.
+ * @example
+ * histc([0, 1, 1, 4], { bins: 4, range: [0, 4] })   // [1 2 0 1] float32 [4]
+ */
+export const histc = ofOne("histc", curve.histc, 1);
+/**
+ * The value at each x of straight lines through points [n] in order and their values [n]; outside of them the first or the last one, as in
+ * numpy.
+ * @example
+ * interp([0.5, 3], [0, 1, 2], [0, 10, 30])   // [ 5 30] float32 [2]
+ */
+export const interp = ofTriple("interp", curve.interp);
+/**
+ * The area below a curve through values along `axis` (the last by default), which stand `dx` apart or at `x`.
+ * @example
+ * trapezoid([1, 2, 3])   // 4 float32 []
+ */
+export const trapezoid = ofOne("trapezoid", curve.trapezoid, 1);
+/**
+ * Distances of every row of x [..., P, M] from every row of y [..., R, M]: (Σ |x − y|ᵖ)^(1/p), p being 2 by default.
+ * @example
+ * cdist([[0, 0]], [[3, 4], [0, 1]])   // [[5 1]] float32 [1, 2]
+ */
+export const cdist = ofPair("cdist", curve.cdist, 1);
 /** Σ x·y / (‖x‖·‖y‖) along `axis` (the last by default); norms below `epsilon` (1e-8) count as `epsilon`. */
 export const cosineSimilarity = ofPair("cosineSimilarity", statistics.cosineSimilarity, 1);
 
