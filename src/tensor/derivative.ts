@@ -5,8 +5,10 @@
 import * as functions from "../autograd/grad.ts";
 import * as forward from "../autograd/jvp.ts";
 import * as rows from "../autograd/vmap.ts";
-import { ConfigError, under, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, under, wordJson, wordType } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
+import { normalizeAxis } from "../graph/shape.ts";
+import { moveAxis } from "./arrange.ts";
 import { asTensor, type TensorLike } from "./create.ts";
 
 type Differentiable = functions.Differentiable;
@@ -166,6 +168,14 @@ export function perSampleGradients<Given extends TensorLike[]>(
   return derived("perSampleGradients", [], () => forward.perSampleGradients(plain, given, rows)) as Tensors<Given>;
 }
 
+/** Where the rows lie. */
+export interface VmapOptions {
+  /** Along which axis of each input, or of all; `null` for one that is the same for every row. 0 by default. */
+  readonly inAxes?: number | readonly (number | null)[];
+  /** Along which axis of the result. 0 by default. */
+  readonly outAxis?: number;
+}
+
 /**
  * `f` of one row, for all rows at once: `vmap(f)(x, y)` stacks f(x[0], y[0]), f(x[1], y[1]), … along a new first axis. What is the
  * same for every row, `f` takes from around it. Random keys are that too, unless rows of `split(key, N)` are given.
@@ -173,9 +183,34 @@ export function perSampleGradients<Given extends TensorLike[]>(
  * @throws {ShapeError} when the inputs differ in their number of rows
  * @see https://docs.jax.dev/en/latest/_autosummary/jax.vmap.html
  * @example
- * vmap((x, y) => x.matmul(y))([[1, 2], [3, 4]], [[1, 1], [0, 1]])   // [3 4] float32 [2]
+ * vmap((x, y) => x.matmul(y))([[1, 2], [3, 4]], [[1, 1], [0, 1]])                          // [3 4] float32 [2]
+ * vmap((x, y) => x.matmul(y), { inAxes: [1, null] })([[1, 2], [3, 4]], tensor([10, 1]))   // [13 24] float32 [2]
  */
-export function vmap(f: (...row: Tensor[]) => Tensor): (...inputs: TensorLike[]) => Tensor {
+export function vmap(f: (...row: Tensor[]) => Tensor, options: VmapOptions = {}): (...inputs: TensorLike[]) => Tensor {
   requireFunction("vmap", f);
-  return (...inputs) => derived("vmap", inputs, rows.vmap(f));
+  const { inAxes = 0, outAxis = 0 } = checkOptions("vmap", options, { inAxes: "a number or a list", outAxis: "a whole number" });
+  if (![inAxes].flat().every((axis) => axis === null || Number.isInteger(axis)))
+    throw new ConfigError(
+      `\`inAxes\` (= ${wordJson(inAxes)}) must be whole numbers, or null for what is the same for every row.`,
+      {
+        operation: "vmap",
+        got: inAxes,
+      },
+    );
+  const mapped = (...inputs: Tensor[]): Tensor => {
+    const axes = typeof inAxes === "number" ? inputs.map(() => inAxes) : inAxes;
+    if (axes.length !== inputs.length)
+      throw new ConfigError(`\`inAxes\` names ${axes.length} axes for ${inputs.length} inputs.`, {
+        operation: "vmap",
+        got: inAxes,
+      });
+    const toFront = (x: Tensor, axis: number) => moveAxis(x, normalizeAxis("vmap", axis, x.rank), 0);
+    const varying = inputs.flatMap((x, i) => (axes[i] === null ? [] : [toFront(x, axes[i]!)]));
+    const y = rows.vmap((...row) => {
+      const next = row.values();
+      return f(...inputs.map((x, i) => (axes[i] === null ? x : next.next().value!)));
+    })(...varying);
+    return moveAxis(y, 0, normalizeAxis("vmap", outAxis, y.rank));
+  };
+  return (...inputs) => derived("vmap", inputs, mapped);
 }

@@ -1,15 +1,15 @@
 /** Folds of everything up to a place, differences between neighbours, and what stands where in order. */
 import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
-import { type DType, requireFloat } from "../graph/dtype.ts";
-import { add, cast, equal, exp, less, max, mul, neg, sub, where } from "../graph/elementwise.ts";
+import { type DType, isFloat, requireFloat } from "../graph/dtype.ts";
+import { add, cast, equal, exp, less, max, mul, neg, or, sub, where } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
 import { normalizeAxis } from "../graph/shape.ts";
-import { number } from "../graph/source.ts";
-import { concatenate, sort } from "./arrange.ts";
+import { constant, number } from "../graph/source.ts";
+import { concatenate, gather, positionsAlong, type Sorted, sort, squeeze } from "./arrange.ts";
 import { abs, isNan, lerp, lessEqual, log1p, minimum } from "./math.ts";
-import { any } from "./statistics.ts";
+import { any, type Extremes } from "./statistics.ts";
 
 /** ⌈log₂ n⌉ steps over the whole axis: after each, a place has what stands up to twice as far before it. */
 function running(operation: string, x: Tensor, axis: number, combine: (x: Tensor, y: Tensor) => Tensor): Tensor {
@@ -27,11 +27,19 @@ export function cumprod(x: Tensor, axis: number): Tensor {
   return running("cumprod", cast(x, dtype), axis, mul);
 }
 
-/** The largest up to each place along `axis`; equal ones share the gradient. */
-export const cummax = (x: Tensor, axis: number): Tensor => running("cummax", x, axis, max);
+/** The largest up to each place along `axis`, and the last place so far where it stands. The gradient goes to that place alone. */
+export const cummax = (x: Tensor, axis: number): Extremes => runningExtremes("cummax", x, axis, max);
 
-/** The smallest up to each place along `axis`; equal ones share the gradient. */
-export const cummin = (x: Tensor, axis: number): Tensor => running("cummin", x, axis, minimum);
+/** The smallest up to each place along `axis`, and the last place so far where it stands. The gradient goes to that place alone. */
+export const cummin = (x: Tensor, axis: number): Extremes => runningExtremes("cummin", x, axis, minimum);
+
+function runningExtremes(operation: string, x: Tensor, axis: number, combine: typeof max): Extremes {
+  const at = normalizeAxis(operation, axis, x.rank);
+  const reached = equal(x, running(operation, x, at, combine));
+  const hit = isFloat(x.dtype) ? or(reached, isNan(x)) : reached;
+  const indices = running(operation, where(hit, positionsAlong(x.shape, at), constant(0, [], "int32")), at, max);
+  return { values: gather(x, indices, at), indices };
+}
 
 /** ln(eˣ + eʸ), without overflow. */
 function logAddExp(x: Tensor, y: Tensor): Tensor {
@@ -52,39 +60,43 @@ export function diff(x: Tensor, axis = -1): Tensor {
   return n === 0 ? x : sub(sliceAxis(x, at, 1, n), sliceAxis(x, at, 0, n - 1));
 }
 
-/** What stands at `place`, which may lie between two, when all along an axis are in order; NaN where one is. */
-function atPlace(
-  operation: string,
-  x: Tensor,
-  axis: number | null | undefined,
-  keepDims: boolean,
-  place: (n: number) => number,
-): Tensor {
+/** All along an axis in order, and where there is NaN. */
+function inOrder(operation: string, x: Tensor, axis: number): { sorted: Sorted; at: number; n: number; unknown: Tensor } {
   requireFloat(operation, x.dtype);
-  requireKind(operation, "true or false", { keepDims });
-  const all = axis === null || axis === undefined;
-  const z = all ? reshape(x, [x.size]) : x;
-  const at = all ? 0 : normalizeAxis(operation, axis, x.rank);
-  const n = z.shape[at]!;
+  const at = normalizeAxis(operation, axis, x.rank);
+  const n = x.shape[at]!;
   if (n === 0) throw new ShapeError(`nothing along the axis of ${wordShape(x.shape)}.`, { operation, got: x.shape });
-  const sorted = sort(z, at).values;
-  const [low, share] = [Math.floor(place(n)), place(n) % 1];
-  const near = (i: number) => sliceAxis(sorted, at, i, i + 1);
-  const y = share === 0 ? near(low) : lerp(near(low), near(low + 1), number(x, share));
-  const known = where(any(isNan(z), at, true), number(x, Number.NaN), y);
-  const kept = all ? x.shape.map(() => 1) : known.shape;
-  return reshape(known, keepDims ? kept : all ? [] : kept.filter((_, i) => i !== at));
+  return { sorted: sort(x, at), at, n, unknown: any(isNan(x), at, true) };
 }
 
 /** The value below which a share `q` of all lies, along `axis` or of all; in between it goes in a straight line. NaN where one is. */
 export function quantile(x: Tensor, q: number, axis?: number | null, keepDims = false): Tensor {
   requireKind("quantile", "a number from 0 to 1", { q });
-  return atPlace("quantile", x, axis, keepDims, (n) => q * (n - 1));
+  requireKind("quantile", "true or false", { keepDims });
+  if (axis === null || axis === undefined)
+    return reshape(quantile(reshape(x, [x.size]), q, 0), keepDims ? x.shape.map(() => 1) : []);
+  const { sorted, at, n, unknown } = inOrder("quantile", x, axis);
+  const place = q * (n - 1);
+  const [low, share] = [Math.floor(place), place % 1];
+  const near = (i: number) => sliceAxis(sorted.values, at, i, i + 1);
+  const y = share === 0 ? near(low) : lerp(near(low), near(low + 1), number(x, share));
+  const known = where(unknown, number(x, Number.NaN), y);
+  return keepDims ? known : squeeze(known, at);
 }
 
-/** The middle value along `axis` or of all; the lower one of two, as in PyTorch. NaN where one is. */
-export const median = (x: Tensor, axis?: number | null, keepDims = false): Tensor =>
-  atPlace("median", x, axis, keepDims, (n) => Math.floor((n - 1) / 2));
+/** The middle value along `axis` and where it stands; the lower one of two, as in PyTorch. NaN where one is. */
+export function median(x: Tensor, axis = -1, keepDims = false): Extremes {
+  requireKind("median", "true or false", { keepDims });
+  const { sorted, at, n, unknown } = inOrder("median", x, axis);
+  const near = (i: number) => sliceAxis(sorted.indices, at, i, i + 1);
+  // NaN is sorted behind all others
+  const indices = where(unknown, near(n - 1), near(Math.floor((n - 1) / 2)));
+  const values = gather(x, indices, at);
+  return keepDims ? { values, indices } : { values: squeeze(values, at), indices: squeeze(indices, at) };
+}
+
+/** The middle value of all. */
+export const medianOfAll = (x: Tensor): Tensor => median(reshape(x, [x.size]), 0).values;
 
 /**
  * Where each value would go into a row that is in order: how many stand before it, int32. Compares with all of them.

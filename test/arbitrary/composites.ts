@@ -104,12 +104,13 @@ const statisticsComposites = {
 
 const runningComposites = {
   cumprod: alongAxis(running.cumprod),
-  cummax: alongAxis(running.cummax),
-  cummin: alongAxis(running.cummin),
+  cummax: alongAxis((x, axis) => running.cummax(x, axis).values),
+  cummin: alongAxis((x, axis) => running.cummin(x, axis).values),
   logCumSumExp: alongAxis(running.logCumSumExp),
   diff: alongAxis(running.diff),
   quantile: alongAxis((x, axis) => running.quantile(x, 0.3, axis)),
-  median: alongAxis((x, axis) => running.median(x, axis)),
+  median: alongAxis((x, axis) => running.median(x, axis).values),
+  medianOfAll: one((x) => running.medianOfAll(x!)),
 } satisfies Record<string, Composite>;
 
 const two = (draw: Draw): number[] => [...draw.shape(1), draw.integer(2, 4), draw.integer(2, 4)];

@@ -74,13 +74,19 @@ const cases: Readonly<Record<string, Case>> = {
   lstm_both_ways: lstm({ numLayers: 2, bidirectional: true, batchFirst: true }),
   cumprod: f((x) => core.cumprod(x, 1)),
   log_cum_sum_exp: f((x) => core.logCumSumExp(x, 0)),
-  cummin: f((x) => core.cummin(x, 1)),
+  cummin: f((x) => core.cummin(x, 1).values),
   diff: f((x) => core.diff(x, 0)),
   quantile: () => ({ run: (x) => [core.quantile(x!, 0.3, 1, true), core.quantile(x!, 0.75)] }),
-  median: () => ({ run: (x) => [core.median(x!, 1), core.median(x!)] }),
+  median: () => ({ run: (x) => [core.median(x!, 1).values, core.median(x!)] }),
   search_sorted: () => ({
     run: (x) => {
       const places = [core.searchSorted(x!.sort().values, x!), core.searchSorted(x!.at(0).sort().values, x!, { right: true })];
+      return places.map((y) => y.add(x!.mul(0)));
+    },
+  }),
+  places_of_extremes: () => ({
+    run: (x) => {
+      const places = [core.cummax(x!, 1), core.cummin(x!, 1), core.median(x!, 0, true)].map(({ indices }) => indices);
       return places.map((y) => y.add(x!.mul(0)));
     },
   }),

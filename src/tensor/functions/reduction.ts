@@ -70,12 +70,12 @@ export const cumsum = ofOne("cumsum", statistics.cumsum, 1);
 /** Running product along `axis`. */
 export const cumprod = ofOne("cumprod", along.cumprod, 1);
 /**
- * The largest up to each place along `axis`; equal ones share the gradient.
+ * The largest up to each place along `axis`, and the last place so far where it stands. The gradient goes to that place alone.
  * @example
- * cummax([1, 3, 2], 0)   // [1 3 3] float32 [3]
+ * cummax([1, 3, 2], 0).indices   // [0 1 1] int32 [3]
  */
 export const cummax = ofOne("cummax", along.cummax, 1);
-/** The smallest up to each place along `axis`; equal ones share the gradient. */
+/** The smallest up to each place along `axis`, and the last place so far where it stands. */
 export const cummin = ofOne("cummin", along.cummin, 1);
 /** ln of the running sum of eˣ along `axis`, without overflow. */
 export const logCumSumExp = ofOne("logCumSumExp", along.logCumSumExp, 1);
@@ -91,8 +91,6 @@ export const diff = ofOne("diff", along.diff, 1);
  * quantile([1, 2, 4, 8], 0.5)   // 3 float32 []
  */
 export const quantile = ofOne("quantile", along.quantile, 3);
-/** The middle value along `axis` or of all; of two the lower one, as in PyTorch. NaN where one is. */
-export const median = ofOne("median", along.median, 2);
 /**
  * Where each value would go into `sorted`, [n] or a row for each row of values: how many stand before it, int32. `right` puts it behind
  * equal ones.
@@ -150,3 +148,9 @@ const extreme = (name: string, all: (x: Tensor) => Tensor, along: typeof statist
 export const max = extreme("max", statistics.amax, statistics.max);
 /** The smallest of all; with an axis, the smallest along it and where they stand, as in PyTorch. */
 export const min = extreme("min", statistics.amin, statistics.min);
+/**
+ * The middle value of all; with an axis, the middle values along it and where they stand. Of two the lower one, as in PyTorch. NaN where one is.
+ * @example
+ * median([[1, 5, 2], [7, 2, 9]], 1).values   // [2 7] float32 [2]
+ */
+export const median = extreme("median", along.medianOfAll, along.median);
