@@ -80,7 +80,7 @@ export const fold = ofOne("fold", windows.fold, 1);
  * line along every spatial axis, as PyTorch's bilinear.
  * @throws {ConfigError} unless there is one of both
  * @example
- * interpolate([[[1, 3]]], { size: 4, mode: "linear" })   // [[[  1 1.5 2.5   3]]] float32 [1, 1, 4]
+ * interpolate([[[1, 3]]], { size: 4, mode: "linear" })   // [[[1.0 1.5 2.5 3.0]]] float32 [1, 1, 4]
  */
 export const interpolate = ofOne("interpolate", windows.interpolate, 1);
 /** Channels spread over the image: [..., C·r², H, W] → [..., C, H·r, W·r]. */

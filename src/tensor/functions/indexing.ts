@@ -43,7 +43,7 @@ export const scatterReduce = dispatched("scatterReduce", () => {
  * How often each of 0, 1, … below `length` stands in x (whole numbers), as int32, or the sums of their weights.
  * @example
  * bincount([1, 1, 2], 4)                    // [0 2 1 0] int32 [4]
- * bincount([1, 1, 2], 4, [0.5, 0.25, 3])    // [   0 0.75    3    0] float32 [4]
+ * bincount([1, 1, 2], 4, [0.5, 0.25, 3])    // [0.00 0.75 3.00 0.00] float32 [4]
  */
 export const bincount = dispatched("bincount", () => {
   const f = (x: TensorLike, length: number, weights?: Tensor) => curve.bincount(asIndex("bincount", x), length, weights);
