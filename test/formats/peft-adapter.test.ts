@@ -1,8 +1,7 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
 import {
   boolean,
@@ -27,15 +26,12 @@ import {
   writeAdapter,
 } from "../../src/formats/peft-adapter.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { tensors } from "./arbitrary-tensors.ts";
 
 const golden = process.env["GOLDEN_DIR"] ?? "test/fixtures";
 
-let root: string;
-beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "lorikeet-"));
-});
-afterAll(() => rm(root, { recursive: true }));
+const root = temporaryFolder();
 
 /** Folders of adapters that PEFT wrote, as far as the fixtures are here. */
 async function goldenAdapters(): Promise<string[]> {

@@ -1,19 +1,15 @@
-import { mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { FormatError, LorikeetError } from "../../src/errors.ts";
 import { encodeSafetensors, readSafetensors, type TensorToWrite, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { metadata, tensors } from "./arbitrary-tensors.ts";
 
 const golden = process.env["GOLDEN_DIR"] ?? "test/fixtures";
 
-let folder: string;
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "lorikeet-"));
-});
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
 
 /** A file with this header, however wrong. */
 function file(header: unknown, data: Uint8Array = new Uint8Array()): Uint8Array {

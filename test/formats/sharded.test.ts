@@ -1,18 +1,14 @@
-import { mkdtemp, readdir, readFile, rm, stat, unlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, stat, unlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
 import { encodeSafetensors, readSafetensors } from "../../src/formats/safetensors.ts";
 import { openCheckpoint, openSharded, writeCheckpoint } from "../../src/formats/sharded.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const golden = process.env["GOLDEN_DIR"] ?? "test/fixtures";
 
-let root: string;
-beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "lorikeet-"));
-});
-afterAll(() => rm(root, { recursive: true }));
+const root = temporaryFolder();
 
 const vector = (...values: number[]) => ({ dtype: "float32", shape: [values.length], data: new Float32Array(values) }) as const;
 const three = { "a.weight": vector(1, 2), "b.weight": vector(3, 4, 5), "c.weight": vector(6) };

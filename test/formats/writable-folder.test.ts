@@ -1,7 +1,6 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
 import "../../src/devices/choose.ts";
 import { handleFolder, memoryFolder } from "../../src/formats/writable-folder.ts";
@@ -10,10 +9,10 @@ import { attach } from "../../src/peft/attach.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
 import { saveTokenizer } from "../../src/text/bpe-trainer.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { smallModel } from "../train/small-run.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "lorikeet-target-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const folder = temporaryFolder();
 
 const onDisk = (path: string) =>
   new Map(

@@ -1,6 +1,4 @@
 /** The cases of `peft/` about how adapters start, and how what was taken out of the weights is put back when they are saved. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
@@ -28,6 +26,7 @@ import type { AnyConfig } from "../../src/peft/method-config.ts";
 import { scalingOf } from "../../src/peft/methods/lora.ts";
 import { at } from "../../src/tensor/index-expression.ts";
 import { scalarLike } from "../../src/tensor/math.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { gradients, loadBase, logitMask, logits, losses, type PeftCase, peftCases } from "./peft-case.ts";
 import { expectClose, expectValuesClose, goldenFolder, goldenSuite, goldenTensors } from "./suite.ts";
 
@@ -186,24 +185,20 @@ async function convert(item: PeftCase): Promise<void> {
   // weights move by up to the learning rate in a step of Adam, wherever a gradient is not certain
   await expectClose("logits", model.forward(inputs).logits, want, { ...close, atol: 1e-3, rtol: 1e-3 });
 
-  const out = await mkdtemp(join(tmpdir(), "lorikeet-plain-"));
-  try {
-    await saveAdapter(model, out, { plainLora: true });
-    const [ours, theirs] = await Promise.all(
-      [out, folder("adapter")].map((path) => readSafetensors(join(path, "adapter_model.safetensors"))),
-    );
-    expect([...ours!.tensors.keys()].sort()).toEqual([...theirs!.tensors.keys()].sort());
-    for (const [name, tensor] of theirs!.tensors) expect(ours!.tensors.get(name)!.shape).toEqual(tensor.shape);
-    const plain = await loadBase(item.base);
-    await loadAdapter(plain.model, out);
-    await expectClose("logits of ours, converted", plain.model.forward(inputs).logits, want, {
-      ...close,
-      atol: 1e-3,
-      rtol: 1e-3,
-    });
-  } finally {
-    await rm(out, { recursive: true });
-  }
+  const out = temporaryFolder();
+  await saveAdapter(model, out, { plainLora: true });
+  const [ours, theirs] = await Promise.all(
+    [out, folder("adapter")].map((path) => readSafetensors(join(path, "adapter_model.safetensors"))),
+  );
+  expect([...ours!.tensors.keys()].sort()).toEqual([...theirs!.tensors.keys()].sort());
+  for (const [name, tensor] of theirs!.tensors) expect(ours!.tensors.get(name)!.shape).toEqual(tensor.shape);
+  const plain = await loadBase(item.base);
+  await loadAdapter(plain.model, out);
+  await expectClose("logits of ours, converted", plain.model.forward(inputs).logits, want, {
+    ...close,
+    atol: 1e-3,
+    rtol: 1e-3,
+  });
   const reference = await loadBase(item.base);
   const adapter = await loadAdapter(reference.model, folder("adapter"));
   await expectClose("logits of theirs", reference.model.forward(inputs).logits, expected.get("logits_converted")!, close);

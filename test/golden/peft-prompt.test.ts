@@ -1,6 +1,4 @@
 /** The cases of `peft/` with virtual tokens: files that PEFT wrote, and the live modules that made them. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { download, realize } from "../../src/compile/program.ts";
@@ -16,6 +14,7 @@ import { attach, baseStateDict, detach, disabled, loadAdapter, merge, saveAdapte
 import type { AnyMethod } from "../../src/peft/method.ts";
 import { toCamel } from "../../src/peft/method-config.ts";
 import { methods } from "../../src/peft/method-registry.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import {
   type Golden,
   gradients,
@@ -99,19 +98,15 @@ async function promptCase(item: PeftCase): Promise<void> {
     if (item.peft_type !== "CPT") await compared();
   }
 
-  const own = mkdtempSync(join(tmpdir(), "lorikeet-prompt-"));
-  try {
-    const now = await download(live.model.forward(inputs).logits);
-    await saveAdapter(live.model, own);
-    const names = async (at: string) => [...(await readSafetensors(join(at, "adapter_model.safetensors"))).tensors.keys()].sort();
-    expect(await names(own)).toEqual(await names(folder));
-    detach(live.model);
-    expect([...live.model.namedParameters()].map(([path]) => path)).toEqual(before);
-    await loadAdapter(live.model, own);
-    expectValuesClose("logits after saving and loading", await download(live.model.forward(inputs).logits), now, logits);
-  } finally {
-    rmSync(own, { recursive: true });
-  }
+  const own = temporaryFolder();
+  const now = await download(live.model.forward(inputs).logits);
+  await saveAdapter(live.model, own);
+  const names = async (at: string) => [...(await readSafetensors(join(at, "adapter_model.safetensors"))).tensors.keys()].sort();
+  expect(await names(own)).toEqual(await names(folder));
+  detach(live.model);
+  expect([...live.model.namedParameters()].map(([path]) => path)).toEqual(before);
+  await loadAdapter(live.model, own);
+  expectValuesClose("logits after saving and loading", await download(live.model.forward(inputs).logits), now, logits);
 }
 
 /** Losses before each of five steps, and after the last. */

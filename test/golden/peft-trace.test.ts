@@ -1,6 +1,4 @@
 /** The cases of `peft/` that follow a training run of PEFT step by step. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { download } from "../../src/compile/program.ts";
@@ -26,6 +24,7 @@ import {
 } from "../../src/peft/index.ts";
 import { type AnyConfig, toCamel } from "../../src/peft/method-config.ts";
 import { budgetAt } from "../../src/peft/schedules/rank-budget.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { fileParameters, loadBase, logitMask, logits, losses, peftCases, type Tensors } from "./peft-case.ts";
 import { expectClose, expectValuesClose, goldenFolder, goldenSuite, goldenTensors, readGolden, toTensor } from "./suite.ts";
 
@@ -95,22 +94,18 @@ async function budgetTrace(item: BudgetCase): Promise<void> {
   };
   await close(model.forward(inputs).logits);
 
-  const folder = mkdtempSync(join(tmpdir(), "lorikeet-trace-"));
-  try {
-    await saveAdapter(model, folder);
-    const [ours, theirs] = await Promise.all(
-      [folder, join(goldenFolder, "peft", item.name, "adapter")].map((at) =>
-        readSafetensors(join(at, "adapter_model.safetensors")),
-      ),
-    );
-    expect(shapesOf(ours!.tensors)).toEqual(shapesOf(theirs!.tensors));
-    for (const at of [folder, join(goldenFolder, "peft", item.name, "adapter")]) {
-      const again = await loadBase(item.base);
-      await loadAdapter(again.model, at);
-      await close(again.model.forward(inputs).logits);
-    }
-  } finally {
-    rmSync(folder, { recursive: true });
+  const folder = temporaryFolder();
+  await saveAdapter(model, folder);
+  const [ours, theirs] = await Promise.all(
+    [folder, join(goldenFolder, "peft", item.name, "adapter")].map((at) =>
+      readSafetensors(join(at, "adapter_model.safetensors")),
+    ),
+  );
+  expect(shapesOf(ours!.tensors)).toEqual(shapesOf(theirs!.tensors));
+  for (const at of [folder, join(goldenFolder, "peft", item.name, "adapter")]) {
+    const again = await loadBase(item.base);
+    await loadAdapter(again.model, at);
+    await close(again.model.forward(inputs).logits);
   }
 }
 

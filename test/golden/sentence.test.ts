@@ -1,13 +1,13 @@
 /** The cases of `sentence/` (test/fixtures/generate/gen_sentence.py): folders of sentence-transformers and the vectors that it makes. */
 
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { download } from "../../src/compile/program.ts";
 import { saveTokenizer } from "../../src/text/bpe-trainer.ts";
 import { type EmbedOptions, embed, similarity } from "../../src/train/embedding.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { expectClose, goldenFolder, goldenSuite, readGolden } from "./suite.ts";
 
 interface Asked {
@@ -34,20 +34,16 @@ async function run(name: string): Promise<void> {
   await expectClose("similarity", similarity(reader, vectors, vectors), flat(want.similarity), { rtol: 1e-4, atol: 5e-4 });
 
   // written again, the folder is as it was: what says how vectors are made to the byte
-  const saved = await mkdtemp(join(tmpdir(), "lorikeet-sentence-"));
-  try {
-    await saveModel(saved, reader.model, reader.config);
-    await saveTokenizer(saved, reader.tokenizer);
-    const modules = JSON.parse(await readFile(join(folder, "modules.json"), "utf8")) as { readonly path: string }[];
-    for (const { path } of modules.slice(1)) {
-      const config = join(path, "config.json");
-      expect(await readFile(join(saved, config), "utf8")).toBe(await readFile(join(folder, config), "utf8"));
-    }
-    const again = await loadModel(saved, { task: "FeatureExtraction" });
-    expect(await download(await embed(again, texts, asked))).toEqual(await download(vectors));
-  } finally {
-    await rm(saved, { recursive: true });
+  const saved = temporaryFolder();
+  await saveModel(saved, reader.model, reader.config);
+  await saveTokenizer(saved, reader.tokenizer);
+  const modules = JSON.parse(await readFile(join(folder, "modules.json"), "utf8")) as { readonly path: string }[];
+  for (const { path } of modules.slice(1)) {
+    const config = join(path, "config.json");
+    expect(await readFile(join(saved, config), "utf8")).toBe(await readFile(join(folder, config), "utf8"));
   }
+  const again = await loadModel(saved, { task: "FeatureExtraction" });
+  expect(await download(await embed(again, texts, asked))).toEqual(await download(vectors));
 }
 
 const index = readGolden<{ readonly models: readonly string[] }>("sentence", "index.json");

@@ -1,6 +1,3 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { expect, test } from "vitest";
 import { ConfigError } from "../../src/errors.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
@@ -16,6 +13,7 @@ import { binaryCrossEntropyWithLogits, mseLoss } from "../../src/nn/loss.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { distance, integers, onReference, randn, tensor, values } from "../nn/tensors.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { encoderConfigs } from "./configs.ts";
 
 const sizes = { hidden_size: 12, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 3, initializer_range: 0.3 };
@@ -31,10 +29,7 @@ const distilbert = {
 };
 const vit = { model_type: "vit", image_size: [8, 6], patch_size: 2, num_channels: 2, num_labels: 3, ...sizes };
 
-async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await mkdtemp(join(tmpdir(), "encoder-"));
-  await body(folder).finally(() => rm(folder, { recursive: true }));
-}
+const inFolder = (body: (folder: string) => Promise<void>): Promise<void> => body(temporaryFolder());
 
 onReference("encoders", () => {
   test.each([

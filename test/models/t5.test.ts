@@ -1,6 +1,3 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { expect, test } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
 import { ConfigError } from "../../src/errors.ts";
@@ -18,6 +15,7 @@ import { manualSeed } from "../../src/tensor/random.ts";
 import { complete, generateBatch } from "../../src/train/generation.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { distance, integers, onReference, values } from "../nn/tensors.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const json = { model_type: "t5", vocab_size: 23, d_model: 12, d_kv: 4, d_ff: 16, num_layers: 2, num_heads: 3 };
 
@@ -125,18 +123,14 @@ onReference("T5", () => {
   });
 
   test("a checkpoint with an output layer of its own is not read into a model that ties it", async () => {
-    const folder = await mkdtemp(join(tmpdir(), "t5-"));
-    try {
-      await saveModel(folder, made({ tie_word_embeddings: false }), json);
-      await expect(loadModel(folder, { task: "Seq2SeqLM" })).rejects.toThrow(
-        /"lm_head\.weight" of .*model\.safetensors is not "shared\.weight", which config\.json says it shares\. Set `tie_word/,
-      );
-      await saveModel(folder, made({ tie_word_embeddings: false }), { ...json, tie_word_embeddings: false });
-      const { model } = await loadModel(folder, { task: "Seq2SeqLM" });
-      expect(model.numParameters()).toBe(made({ tie_word_embeddings: false }).numParameters());
-    } finally {
-      await rm(folder, { recursive: true });
-    }
+    const folder = temporaryFolder();
+    await saveModel(folder, made({ tie_word_embeddings: false }), json);
+    await expect(loadModel(folder, { task: "Seq2SeqLM" })).rejects.toThrow(
+      /"lm_head\.weight" of .*model\.safetensors is not "shared\.weight", which config\.json says it shares\. Set `tie_word/,
+    );
+    await saveModel(folder, made({ tie_word_embeddings: false }), { ...json, tie_word_embeddings: false });
+    const { model } = await loadModel(folder, { task: "Seq2SeqLM" });
+    expect(model.numParameters()).toBe(made({ tie_word_embeddings: false }).numParameters());
   });
 
   test("LoRA goes to queries and values of all attentions when nobody says where, and acts in answers", async () => {

@@ -1,7 +1,6 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import {
   adapterNames,
@@ -15,13 +14,11 @@ import {
   setActive,
 } from "../../src/peft/index.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { difference, ids, numbers, SmallModel, shake } from "./small-model.ts";
 
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "lorikeet-peft-"));
-});
-afterEach(() => rm(folder, { recursive: true, force: true }));
+beforeEach(() => void (folder = temporaryFolder()));
 
 const config = { r: 2, loraAlpha: 6, targetModules: ["q_proj", "v_proj"], taskType: "CAUSAL_LM" } as const;
 const trained = (options: NonNullable<Parameters<typeof lora>[0]> = config) => {

@@ -1,8 +1,7 @@
 /** Cartridges that begin as a text's keys and values, and are put together, as in PEFT (cartridges/make.py). */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import "../../src/devices/choose.ts";
 import { downloadSync } from "../../src/compile/program.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -22,10 +21,10 @@ import {
 } from "../../src/peft/index.ts";
 import { loadModel } from "../../src/train/load-model.ts";
 import { expectValuesClose } from "../golden/suite.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { ids } from "./small-model.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "lorikeet-cartridges-"));
-afterAll(() => rmSync(folder, { recursive: true }));
+const folder = temporaryFolder();
 const base = async (name: string) => (await loadModel(join(import.meta.dirname, "../fixtures/peft/base", name))).model.eval();
 const numbers = (x: Tensor): number[] => Array.from(downloadSync(x));
 const taskType = "CAUSAL_LM";

@@ -1,7 +1,5 @@
 /** LoRA in GGUF files: a base model's file with an adapter's added to it, as llama.cpp adds them, is the model with the adapter. */
 import { readdirSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, test } from "vitest";
 import { type GgufFile, type GgufTensor, readGguf } from "../../src/formats/gguf.ts";
@@ -25,6 +23,7 @@ import { loadModel } from "../../src/train/load-model.ts";
 import { loadWeights } from "../../src/train/load-weights.ts";
 import { onEveryDevice } from "../devices.ts";
 import { distance, integers, randn } from "../nn/tensors.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const folder = process.env["GGUF_FIXTURES"] ?? join(import.meta.dirname, "../fixtures/gguf");
 const models = readdirSync(folder).flatMap((file) =>
@@ -138,14 +137,13 @@ onEveryDevice(() => {
 
 describe("saveGgufAdapter", () => {
   it("writes what encodeGgufAdapter gives, with the words of an aLoRA", async () => {
-    const out = await mkdtemp(join(tmpdir(), "lorikeet-gguf-adapter-"));
+    const out = temporaryFolder();
     const { model } = await open("qwen2");
     attach(model, alora({ r: 2, targetModules: ["q_proj"], aloraInvocationTokens: [7, 3] }));
     await saveGgufAdapter(model, join(out, "adapter.gguf"));
     const { metadata } = await readGguf(join(out, "adapter.gguf"));
     expect(metadata.get("adapter.alora.invocation_tokens")).toEqual([7, 3]);
     await saveAdapter(model, out);
-    await rm(out, { recursive: true });
   });
 
   it.each<[string, AdapterConfig, string, string]>([

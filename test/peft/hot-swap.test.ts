@@ -1,7 +1,5 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
@@ -24,11 +22,11 @@ import {
   setActive,
   unmerge,
 } from "../../src/peft/index.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { difference, ids, numbers, SmallModel, shake } from "./small-model.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "lorikeet-hot-swap-"));
+const folder = temporaryFolder();
 beforeAll(() => void useDevice(createReference()));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const qv = ["q_proj", "v_proj"];
 const configs = {

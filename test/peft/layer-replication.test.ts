@@ -1,7 +1,4 @@
 /** Layers that are put together anew: their places, adapters, caches and files. Values are in the golden case of PEFT. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { sliceAxis } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -12,6 +9,7 @@ import type { Module } from "../../src/nn/module.ts";
 import { attach, deleteAdapter, detach, disabled, loadAdapter, lora, merge, saveAdapter } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { difference, ids, numbers, shake } from "./small-model.ts";
 
 const config = {
@@ -72,12 +70,11 @@ onEveryDevice(() => {
       for (const [i, value] of numbers(whole).entries()) expect(steps.flat()[i]).toBeCloseTo(value, 4);
       expect(() => merge(model)).toThrow("merge: several layers share one weight");
 
-      const folder = await mkdtemp(join(tmpdir(), "lorikeet-replication-"));
+      const folder = temporaryFolder();
       await saveAdapter(model, folder);
       const again = llama();
       await loadAdapter(again, folder);
       expect(difference(logits(again), whole)).toBeLessThan(1e-5);
-      await rm(folder, { recursive: true });
 
       detach(model);
       expect(model.model.layers).toBe(before.list);

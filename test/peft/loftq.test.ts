@@ -1,8 +1,6 @@
 /** LoftQ: a start from the weight's codes and the best low-rank share of what they lose. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { add, sub } from "../../src/graph/elementwise.ts";
@@ -11,12 +9,12 @@ import type { QuantisedLinear } from "../../src/nn/quantised-linear.ts";
 import { attach, detach, lora, quantise, replaceLoraWeightsLoftq } from "../../src/peft/index.ts";
 import { loadModel } from "../../src/train/index.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { numbers, SmallModel } from "./small-model.ts";
 
 const norm = (x: Tensor): number => Math.hypot(...downloadSync(x));
 const base = join(import.meta.dirname, "../train/bitsandbytes/llama/base");
-const scratch = mkdtempSync(join(tmpdir(), "lorikeet-loftq-"));
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = temporaryFolder();
 
 onEveryDevice(() => {
   test.each([4, 8])("%i bits: codes and factors come nearer to the weight than codes alone", (bits) => {

@@ -1,8 +1,6 @@
 /** Adapters whose files leave out what can be made again, or whose layers share parameters: on a model of several layers, from a file. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import "../../src/devices/choose.ts";
 import { currentDevice, upload } from "../../src/compile/program.ts";
 import {
@@ -16,10 +14,10 @@ import {
   saveAdapter,
 } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { difference, ids, SmallModel } from "./small-model.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "lorikeet-made-again-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const folder = temporaryFolder();
 
 const targetModules = ["q_proj", "v_proj", "o_proj"];
 const { tinylora, unilora, osf, lily, frod, adamss, psoft, supertuning } = methods;

@@ -2,8 +2,6 @@
  * The interface of methods carries other mechanisms than LoRA's: scaling of outputs, rotation of inputs, shared frozen
  * matrices, a start from the weight, a forward pass that is no change of the weight. Small stand-ins, not the real methods.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { currentDevice, upload, useDevice } from "../../src/compile/program.ts";
@@ -32,6 +30,7 @@ import {
 } from "../../src/peft/index.ts";
 import { defineMethod, type LayerMethod } from "../../src/peft/method.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { difference, ids, numbers, SmallModel } from "./small-model.ts";
 
 beforeAll(() => void useDevice(createReference()));
@@ -209,14 +208,13 @@ it("shared parameters are counted once, trained or not, and stand under base_mod
   const names = [...model.namedParameters()].map(([name]) => name).filter((name) => name.includes("sharing_A"));
   expect(names).toEqual(["model.layers.0.self_attn.q_proj.sharing_A.default"]);
   expect(adapter.shared["A"]!.shape).toEqual([2, 7]);
-  const folder = await mkdtemp(join(tmpdir(), "lorikeet-interface-"));
+  const folder = temporaryFolder();
   await saveAdapter(model, folder);
   const { tensors } = await readSafetensors(join(folder, "adapter_model.safetensors"));
   expect([...tensors.keys()].filter((name) => !name.includes("sharing_d")).sort()).toEqual([
     "base_model.sharing_A",
     "base_model.sharing_B",
   ]);
-  await rm(folder, { recursive: true });
 });
 
 it("only one adapter may start from the weights", () => {

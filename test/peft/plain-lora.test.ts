@@ -1,22 +1,19 @@
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { currentDevice, downloadSync, upload, useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matrix } from "../../src/linalg/matrix.ts";
 import { type AdapterConfig, attach, dora, ia3, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
 import type { LoraConfig } from "../../src/peft/methods/lora.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { SmallModel } from "./small-model.ts";
 
 useDevice(createReference());
 const ids = upload(currentDevice(), Int32Array.from([1, 2, 3]), [1, 3], "int32");
 
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "lorikeet-plain-"));
-});
-afterEach(() => rm(folder, { recursive: true }));
+beforeEach(() => void (folder = temporaryFolder()));
 
 test("ranks and alphas of single layers are doubled, too, with rsLoRA so that the scale stays", async () => {
   const model = new SmallModel();

@@ -1,8 +1,6 @@
 /** Mixtures of LoRA experts, token by token: Arrow and X-LoRA. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { currentDevice, downloadSync, upload, useDevice } from "../../src/compile/program.ts";
 import { createWasm } from "../../src/devices/wasm/device.ts";
 import type { Tensor } from "../../src/graph/node.ts";
@@ -34,9 +32,9 @@ import {
 import { arrow } from "../../src/peft/router/arrow.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { complete } from "../../src/train/generation.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "lorikeet-router-"));
-afterAll(() => rmSync(folder, { recursive: true }));
+const folder = temporaryFolder();
 
 const make = (): CausalLM => {
   const sizes = { hidden_size: 12, intermediate_size: 16, num_attention_heads: 3, num_key_value_heads: 3 };

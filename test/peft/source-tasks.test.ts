@@ -1,20 +1,18 @@
 /** Multitask prompts that start from those of other tasks, as PEFT starts them (source-tasks/make.py). */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import "../../src/devices/choose.ts";
 import { downloadSync } from "../../src/compile/program.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { attach, loadAdapter, multitaskPrompt, readSourceTasks, type SourceTasks, saveAdapter } from "../../src/peft/index.ts";
 import { loadModel } from "../../src/train/load-model.ts";
 import { expectValuesClose } from "../golden/suite.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { ids } from "./small-model.ts";
 
 const here = join(import.meta.dirname, "source-tasks");
 const source = join(here, "source");
-const folder = mkdtempSync(join(tmpdir(), "lorikeet-source-tasks-"));
-afterAll(() => rmSync(folder, { recursive: true }));
+const folder = temporaryFolder();
 
 const base = async () => (await loadModel(join(import.meta.dirname, "../fixtures/peft/base/llama"))).model.eval();
 const numbers = (x: Tensor): number[] => Array.from(downloadSync(x));

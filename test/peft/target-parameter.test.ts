@@ -1,6 +1,4 @@
 /** Adapters of parameters, against PEFT (experts/make.py), and what is refused. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { currentDevice, upload } from "../../src/compile/program.ts";
@@ -28,6 +26,7 @@ import {
 } from "../../src/peft/index.ts";
 import { softmax, sum } from "../../src/tensor/statistics.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { numbers, SmallModel } from "./small-model.ts";
 
 type Sizes = { readonly isTransposed?: boolean };
@@ -141,14 +140,13 @@ onEveryDevice(() => {
       const { model, expected, x } = await base(name);
       await loadAdapter(model, made(name), { trainable: true });
       await loadAdapter(model, made(name), { name: "twin" });
-      const folder = await mkdtemp(join(tmpdir(), "lorikeet-experts-"));
+      const folder = temporaryFolder();
       await saveAdapter(model, folder);
       const shapes = async (at: string) => {
         const { tensors } = await readSafetensors(join(at, "adapter_model.safetensors"));
         return Object.fromEntries([...tensors].sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, { shape }]) => [key, shape]));
       };
       expect(await shapes(folder)).toEqual(await shapes(made(name)));
-      await rm(folder, { recursive: true });
       setActive(model, ["default", "twin"]);
       const both = numbers(model.forward(x));
       merge(model);

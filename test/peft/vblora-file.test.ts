@@ -1,20 +1,16 @@
 /** VB-LoRA's files with mixtures in place of logits. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { readSafetensors, type TensorToWrite, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { attach, loadAdapter, saveAdapter, vblora } from "../../src/peft/index.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { difference, ids, numbers, SmallModel } from "./small-model.ts";
 
 beforeAll(() => void useDevice(createReference()));
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "lorikeet-vblora-"));
-});
-afterEach(() => rm(folder, { recursive: true, force: true }));
+beforeEach(() => void (folder = temporaryFolder()));
 
 const path = () => join(folder, "adapter_model.safetensors");
 const tokens = () => ids(1, 4, 9, 2);

@@ -1,8 +1,7 @@
 /** What adapters do to the layers of the vocabulary: trained tokens, tied weights, whole weights in the file. */
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
 import { currentDevice, upload } from "../../src/compile/program.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { add, mul } from "../../src/graph/elementwise.ts";
@@ -24,13 +23,11 @@ import {
 } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { difference, ids, numbers, SmallModel } from "./small-model.ts";
 
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "lorikeet-vocabulary-"));
-});
-afterEach(() => rm(folder, { recursive: true, force: true }));
+beforeEach(() => void (folder = temporaryFolder()));
 
 const all = () => ids(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10);
 

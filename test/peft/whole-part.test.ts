@@ -1,9 +1,7 @@
 /** What is trained of the model itself along with an adapter: whole modules (`modulesToSave`), biases (`bias`), and LoRA's own bias. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
 import { compile } from "../../src/compile/trace.ts";
 import { LorikeetError } from "../../src/errors.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
@@ -33,13 +31,11 @@ import {
 } from "../../src/peft/index.ts";
 import { cases } from "../arbitrary/cases.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { difference, ids, numbers, SmallModel, shake } from "./small-model.ts";
 
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "lorikeet-whole-"));
-});
-afterEach(() => rm(folder, { recursive: true, force: true }));
+beforeEach(() => void (folder = temporaryFolder()));
 
 const x = () => ids(1, 2, 3);
 const names = (model: SmallModel): string[] =>

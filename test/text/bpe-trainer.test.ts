@@ -1,5 +1,4 @@
-import { mkdtempSync, readFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -9,6 +8,7 @@ import { byteLetters } from "../../src/text/byte-letter.ts";
 import { loadCorpus } from "../../src/text/corpora.ts";
 import { loadTokenizer } from "../../src/text/load-tokenizer.ts";
 import { Tokenizer, type TokenizerDefinition } from "../../src/text/tokenizer.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const merges = (definition: TokenizerDefinition) => definition.model["merges"] as string[];
 const vocab = (definition: TokenizerDefinition) => definition.model["vocab"] as Record<string, number>;
@@ -155,7 +155,7 @@ describe("trainTokenizer", () => {
 
 describe("saveTokenizer", () => {
   it("writes a folder that loads", async () => {
-    const folder = join(mkdtempSync(join(tmpdir(), "lorikeet-bpe-")), "new", "model");
+    const folder = join(temporaryFolder(), "new", "model");
     const definition = trainTokenizer([proverb], { vocabularySize: 270, specialTokens: ["<|endoftext|>", "<|pad|>"] });
     const config = tokenizerConfig({
       bosToken: "<|endoftext|>",

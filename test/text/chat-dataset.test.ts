@@ -1,10 +1,10 @@
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
 import { chatDataset, conversationsFromJsonl } from "../../src/text/chat-dataset.ts";
 import { Tokenizer } from "../../src/text/tokenizer.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const path = join(import.meta.dirname, "../fixtures/tokenizers/bpe_llama3/tokenizer.json");
 const chat_template =
@@ -35,7 +35,7 @@ it("learns what the assistant says, each word of it once, and nothing else", () 
 });
 
 it("reads JSON lines, with conversations as lists or objects", () => {
-  const file = join(mkdtempSync(join(tmpdir(), "lorikeet-chat-")), "chats.jsonl");
+  const file = join(temporaryFolder(), "chats.jsonl");
   writeFileSync(file, [...chats.slice(1).map((each) => JSON.stringify(each)), "", JSON.stringify(chats[0]?.messages)].join("\n"));
   const dataset = chatDataset(file, tokenizer, { window: 8, heldOut: [chat(99)] });
   expect(tokenizer.decode(dataset.trainTokens)).toContain("what is 0?");

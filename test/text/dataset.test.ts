@@ -1,10 +1,10 @@
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
 import { ignoredLabel, shuffledOrder, type TextBatch, TextDataset, textDataset, textsFromJsonl } from "../../src/text/dataset.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 /** One token a character; 0 ends a text. */
 const letters = {
@@ -38,7 +38,7 @@ describe("textDataset", () => {
   });
 
   it("reads text files and JSON lines", () => {
-    const folder = mkdtempSync(join(tmpdir(), "lorikeet-dataset-"));
+    const folder = temporaryFolder();
     const path = (name: string, content: string | Uint8Array) => {
       writeFileSync(join(folder, name), content);
       return join(folder, name);

@@ -1,5 +1,4 @@
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as huggingFace from "@huggingface/tokenizers";
 import fc from "fast-check";
@@ -7,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { FormatError } from "../../src/errors.ts";
 import { loadTokenizer } from "../../src/text/load-tokenizer.ts";
 import { StreamingDecoder, Tokenizer, type TokenizerDefinition } from "../../src/text/tokenizer.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const folder = new URL("../fixtures/tokenizers/", import.meta.url).pathname;
 const readJson = (path: string) => JSON.parse(readFileSync(path, "utf8"));
@@ -172,7 +172,7 @@ describe("StreamingDecoder", () => {
 });
 
 describe("loadTokenizer", () => {
-  const scratch = () => mkdtempSync(join(tmpdir(), "lorikeet-tokenizer-"));
+  const scratch = () => temporaryFolder();
 
   it("takes a folder, a path and a parsed file", async () => {
     const path = `${folder}bpe_gpt2`;

@@ -2,10 +2,9 @@
  * Checkpoints of bitsandbytes: what transformers has saved is read and gives its logits, our quantisers give its codes to the bit, and
  * what we write is what it wrote. The folders are made by bitsandbytes/make.py; LORIKEET_BITSANDBYTES names others.
  */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
 import { readSafetensors, type StoredTensor, type TensorToWrite, writeSafetensors } from "../../src/formats/safetensors.ts";
@@ -14,6 +13,7 @@ import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { attach, lora, merge, quantise } from "../../src/peft/index.ts";
 import { loadModel, saveModel } from "../../src/train/index.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const root = process.env["LORIKEET_BITSANDBYTES"] ?? join(import.meta.dirname, "bitsandbytes");
 const cases = readdirSync(root)
@@ -26,8 +26,7 @@ const options = {
   "gpt2/nf4": { type: "nf4", doubleQuantise: false },
   "gpt2/int8": { type: "int8" },
 } as const;
-const scratch = mkdtempSync(join(tmpdir(), "lorikeet-bitsandbytes-"));
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = temporaryFolder();
 
 interface Expected {
   readonly ids: readonly (readonly number[])[];

@@ -1,8 +1,7 @@
 /** Runs that are written by hand, saved and gone on with. */
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { createWasm } from "../../src/devices/wasm/device.ts";
 import { compile, type Tensor, useDevice } from "../../src/index.ts";
 import { Dropout, Linear, Module, mseLoss, seedDropout } from "../../src/nn/index.ts";
@@ -10,10 +9,10 @@ import { AdamW, cosineAnnealingSchedule, gradientsOf } from "../../src/optim/ind
 import * as random from "../../src/tensor/random.ts";
 import { finetuning } from "../../src/train/finetune.ts";
 import { encodeCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/index.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { smallDataset, smallModel } from "./small-run.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "lorikeet-checkpoint-"));
-afterAll(() => rmSync(folder, { recursive: true }));
+const folder = temporaryFolder();
 beforeAll(() => void useDevice(createWasm({ threads: 1 })));
 
 class Net extends Module {

@@ -1,8 +1,6 @@
 /** Models without an output layer, from whatever checkpoint, and embeddings of texts made of their states. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { memoryFolder } from "../../src/formats/index.ts";
 import { tensor } from "../../src/index.ts";
 import { type ConfigJson, createModel, models } from "../../src/models/index.ts";
@@ -22,9 +20,9 @@ import {
   similarity,
 } from "../../src/train/index.ts";
 import { decoderConfigs, encoderConfigs } from "../models/configs.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
-const folder = await mkdtemp(join(tmpdir(), "lorikeet-embedding-"));
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
 
 const task = "FeatureExtraction";
 const inputIds = tensor([[5, 3, 7, 4]], { dtype: "int32" });

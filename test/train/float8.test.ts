@@ -2,10 +2,9 @@
  * Checkpoints with weights of eight bits beside their scales: what transformers and compressed-tensors read from them is what we read.
  * The folders are made by test/fixtures/float8/make.py; LORIKEET_FLOAT8 names others.
  */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
 import { readSafetensors, type StoredTensor, type TensorToWrite, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { widenScaled } from "../../src/formats/scaled-weight.ts";
@@ -13,11 +12,11 @@ import { openCheckpoint } from "../../src/formats/sharded.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
 import { attach, lora, mergeAndUnload } from "../../src/peft/index.ts";
 import { loadModel, saveModel } from "../../src/train/index.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const root = process.env["LORIKEET_FLOAT8"] ?? join(import.meta.dirname, "../fixtures/float8");
 const kinds = readdirSync(root).filter((name) => !name.endsWith(".py") && !name.startsWith("_"));
-const scratch = mkdtempSync(join(tmpdir(), "lorikeet-float8-"));
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+const scratch = temporaryFolder();
 
 const read = (folder: string, file: string) => JSON.parse(readFileSync(join(folder, file), "utf8"));
 const logitsOf = (model: CausalLM, ids: readonly (readonly number[])[]): number[] => {

@@ -1,5 +1,4 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
@@ -9,6 +8,7 @@ import { generationOptions } from "../../src/train/generation-config.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { decoderConfigs } from "../models/configs.ts";
 import { onReference } from "../nn/tensors.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 describe("generation_config.json", () => {
   test("settings are those of transformers, its own where the file says only that tokens are drawn", () => {
@@ -57,22 +57,18 @@ describe("generation_config.json", () => {
 
 onReference("a model's folder", () => {
   test("gives its settings, and says what is wrong with them to those who ask", async () => {
-    const folder = await mkdtemp(join(tmpdir(), "generation-"));
+    const folder = temporaryFolder();
     const write = (text: string) => writeFile(join(folder, "generation_config.json"), text);
-    try {
-      const json = { model_type: "llama", ...decoderConfigs["llama"], eos_token_id: 3 };
-      await saveModel(folder, createModel(json), json);
-      expect((await loadModel(folder)).generation).toEqual({ stopTokens: [3] });
-      await write('{"eos_token_id": [4, 5], "do_sample": true, "top_k": 7}');
-      const loaded = await loadModel(folder);
-      expect(loaded.generation).toEqual({ stopTokens: [4, 5], temperature: 1, topK: 7 });
-      await expect(generateText(loaded, "a").next()).rejects.toThrow(/tokenizer/);
-      await write("[");
-      const broken = await loadModel(folder);
-      expect(() => broken.generation).toThrow(FormatError);
-      expect(() => broken.generation).toThrow(/generation_config\.json is not JSON/);
-    } finally {
-      await rm(folder, { recursive: true });
-    }
+    const json = { model_type: "llama", ...decoderConfigs["llama"], eos_token_id: 3 };
+    await saveModel(folder, createModel(json), json);
+    expect((await loadModel(folder)).generation).toEqual({ stopTokens: [3] });
+    await write('{"eos_token_id": [4, 5], "do_sample": true, "top_k": 7}');
+    const loaded = await loadModel(folder);
+    expect(loaded.generation).toEqual({ stopTokens: [4, 5], temperature: 1, topK: 7 });
+    await expect(generateText(loaded, "a").next()).rejects.toThrow(/tokenizer/);
+    await write("[");
+    const broken = await loadModel(folder);
+    expect(() => broken.generation).toThrow(FormatError);
+    expect(() => broken.generation).toThrow(/generation_config\.json is not JSON/);
   });
 });

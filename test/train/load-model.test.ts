@@ -1,7 +1,6 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { FormatError, ShapeError } from "../../src/errors.ts";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
@@ -17,6 +16,7 @@ import { loadModel, readConfig, saveModel } from "../../src/train/load-model.ts"
 import { onEveryDevice } from "../devices.ts";
 import { decoderConfigs, t5Config } from "../models/configs.ts";
 import { distance, integers, randn, values } from "../nn/tensors.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const config = {
   model_type: "llama",
@@ -33,9 +33,8 @@ const config = {
 onEveryDevice(() => {
   let folder: string;
   beforeEach(() => {
-    folder = mkdtempSync(join(tmpdir(), "lorikeet-"));
+    folder = temporaryFolder();
   });
-  afterEach(() => rmSync(folder, { recursive: true }));
 
   const saved = async (options = {}) => {
     manualSeed(2);

@@ -1,8 +1,6 @@
 /** A pretrained model becomes a classifier of other classes: what its checkpoint has is read, and only the output layer is drawn. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { downloadSync, realize } from "../../src/compile/program.ts";
 import { tensor } from "../../src/index.ts";
 import { type ConfigJson, createModel, models, type Task } from "../../src/models/index.ts";
@@ -11,9 +9,9 @@ import type { Module } from "../../src/nn/module.ts";
 import { attach, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { decoderConfigs, encoderConfigs } from "../models/configs.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
-const folder = await mkdtemp(join(tmpdir(), "lorikeet-classes-"));
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
 const valuesOf = (model: Module) =>
   new Map([...model.namedParameters()].map(([path, parameter]) => [path, [...downloadSync(parameter.stored)]]));
 

@@ -2,11 +2,10 @@
  * Folders from the net may hold anything. Whatever config.json, adapter_config.json, the index of shards, tokenizer.json or a
  * checkpoint say, they are used or refused with one line that a person can read; nothing worse, and no prototype changes.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { LorikeetError } from "../../src/errors.ts";
@@ -20,6 +19,7 @@ import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { cases } from "../arbitrary/cases.ts";
 import { tampered } from "../arbitrary/json.ts";
 import { integers } from "../nn/tensors.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const config = {
   model_type: "llama",
@@ -51,7 +51,7 @@ let model: LlamaForCausalLM;
 
 beforeAll(async () => {
   useDevice(createReference());
-  folder = mkdtempSync(join(tmpdir(), "lorikeet-tampered-"));
+  folder = temporaryFolder();
   manualSeed(1);
   model = new LlamaForCausalLM(config);
   await saveModel(folder, model, config, { maxShardBytes: 1500 });
@@ -68,7 +68,6 @@ beforeAll(async () => {
   await saveAdapter(model, join(folder, "adapter"));
   detach(model);
 });
-afterAll(() => rmSync(folder, { recursive: true }));
 
 const prototypes = () => [Object.prototype, Array.prototype].map((prototype) => Object.getOwnPropertyNames(prototype).length);
 

@@ -1,5 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { currentDevice, downloadSync, useDevice } from "../../src/compile/program.ts";
@@ -23,13 +22,10 @@ import { finetune, finetuning } from "../../src/train/finetune.ts";
 import type { StepEvent } from "../../src/train/progress.ts";
 import { Trainer, type TrainerOptions } from "../../src/train/trainer.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 import { smallDataset, smallModel } from "./small-run.ts";
 
-let folder: string;
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), "lorikeet-trainer-"));
-});
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const folder = temporaryFolder();
 
 const options: TrainerOptions = { steps: 8, batchSize: 4, learningRate: 0.01, schedule: cosineSchedule({ totalSteps: 8 }) };
 

@@ -1,8 +1,6 @@
 /** Training of models that do not continue a text: rows of columns in, any model with a loss. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
 import { ConfigError, ShapeError } from "../../src/errors.ts";
 import { createModel } from "../../src/models/registry.ts";
@@ -21,12 +19,9 @@ import {
   trainingData,
 } from "../../src/train/training-data.ts";
 import { onEveryDevice } from "../devices.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
-let folder: string;
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), "lorikeet-data-"));
-});
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const folder = temporaryFolder();
 
 const sizes = {
   vocab_size: 23,
