@@ -104,7 +104,11 @@ export class Program {
       this.release();
       const at = new Map<Tensor, Binding>(this.outside.map((value, i) => [value, { buffer: buffers[i]!, offset: 0 }]));
       for (const [value, place] of places) if (place.kind === "arena") at.set(value, { buffer: block, offset: place.offset });
-      this.launches.dispatches = steps.map((step) => {
+      const last = new Map<Tensor, number>();
+      steps.forEach(({ values }, i) => {
+        for (const value of values) if (places.get(value)?.kind === "arena") last.set(value, i);
+      });
+      this.launches.dispatches = steps.map((step, i) => {
         const executable =
           "instructions" in step.code ? device.compile(step.code as LoopProgram) : device.compileCall(step.code as KernelCall);
         return device.bind(
@@ -112,6 +116,7 @@ export class Program {
           step.geometry,
           step.values.map((value) => at.get(value)!),
           step.label,
+          step.values.flatMap((value, j) => (last.get(value) === i ? [j] : [])),
         );
       });
       this.boundGeneration = arena.generation;

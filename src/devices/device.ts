@@ -70,8 +70,17 @@ export interface Device extends Disposable {
   /** Same key, same executable: the device caches. */
   compile(program: LoopProgram): Executable;
   compileCall(call: KernelCall): Executable;
-  /** Fixes sizes and addresses; the result may be run many times. `bindings` follow the program's slots or the call's operands and results. */
-  bind(executable: Executable, geometry: Geometry | CallGeometry, bindings: readonly Binding[], label: string): Dispatch;
+  /**
+   * Fixes sizes and addresses; the result may be run many times. `bindings` follow the program's slots or the call's operands and results;
+   * `lastUsed` are the numbers of those that nothing reads after it.
+   */
+  bind(
+    executable: Executable,
+    geometry: Geometry | CallGeometry,
+    bindings: readonly Binding[],
+    label: string,
+    lastUsed?: readonly number[],
+  ): Dispatch;
   /** Gives back what `bind` took. */
   release(dispatch: Dispatch): void;
   /** Enqueue in order; never reads back. */

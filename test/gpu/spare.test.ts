@@ -2,10 +2,37 @@
 import { expect, test } from "vitest";
 import { Spare } from "../../src/devices/gpu/spare.ts";
 
+interface Thing {
+  readonly name: string;
+}
+
+/** Things by their names. */
 function watched(bytes: number, things: number) {
   const dropped: string[] = [];
-  return { dropped, spare: new Spare<string>({ bytes, things }, (thing) => void dropped.push(thing)) };
+  const spare = new Spare<Thing>({ bytes, things }, ({ name }) => void dropped.push(name));
+  const named = new Map<string, Thing>();
+  return {
+    dropped,
+    spare: {
+      give(kind: string | number, name: string, bytes: number): void {
+        if (!named.has(name)) named.set(name, { name });
+        spare.give(kind, named.get(name)!, bytes);
+      },
+      take: (kind: string | number): string | undefined => spare.take(kind)?.name,
+      clear: () => spare.clear(),
+    },
+  };
 }
+
+test("the one that came here first is taken, in whatever order they come back", () => {
+  const { spare } = watched(1000, 100);
+  for (const name of ["a", "b", "c", "d"]) spare.give(8, name, 8);
+  for (const order of ["dcba", "bdac", "abcd"]) {
+    const taken = [0, 1, 2, 3].map(() => spare.take(8));
+    expect(taken).toEqual(["a", "b", "c", "d"]);
+    for (const name of order) spare.give(8, name, 8);
+  }
+});
 
 test("what is of the kind that is asked for is given again, once", () => {
   const { dropped, spare } = watched(100, 10);

@@ -28,6 +28,11 @@ export interface Handle {
   raw: unknown;
 }
 
+/** A pass at its place in a program: what a backend remembers of the last time that it ran there. */
+export interface Site {
+  last?: unknown;
+}
+
 /** A mode of GPU.js: uploads, runs, reads and frees flat arrays of floats. */
 export interface Backend {
   readonly mode: GpuMode;
@@ -43,11 +48,13 @@ export interface Backend {
   readonly visible: boolean;
   /** The processor computes what a graphics card would: the memory of a workgroup is no faster than any other there. */
   readonly software?: boolean;
+  /** Runs passes that write a value in the memory of one that they read (`Pass.inPlace`). */
+  readonly writesInPlace?: boolean;
   /** Runs fragment shaders of ours. */
   readonly draws?: boolean;
   upload(values: Float32Array): Handle;
   /** Gives what the pass writes, in order. */
-  run(pass: Pass, args: readonly (Handle | number)[]): readonly Handle[];
+  run(pass: Pass, args: readonly (Handle | number)[], site?: Site): readonly Handle[];
   read(handle: Handle): Promise<Float32Array>;
   readonly readSync?: (handle: Handle) => Float32Array;
   free(handle: Handle): void;
@@ -156,15 +163,27 @@ export class KernelCache {
   }
 
   get(pass: Pass, args: readonly (Handle | number)[]): GpuKernel {
+    return this.find(pass, args)[1];
+  }
+
+  /** The kernel of a key that `find` gave, if it still is here. */
+  again(key: string): GpuKernel | undefined {
+    const kernel = this.#kernels.get(key);
+    if (!kernel) return undefined;
+    this.#kernels.delete(key);
+    this.#kernels.set(key, kernel);
+    return kernel;
+  }
+
+  find(pass: Pass, args: readonly (Handle | number)[]): [key: string, kernel: GpuKernel] {
     const key = this.#key(pass, args);
-    let kernel = this.#kernels.get(key);
-    if (kernel) this.#kernels.delete(key);
-    else {
+    let kernel = this.again(key);
+    if (!kernel) {
       kernel = this.#make(pass);
       this.compilations++;
       if (this.#gone.delete(key)) this.#most = Math.min(this.#mostOfAll, Math.ceil(1.5 * this.#most));
+      this.#kernels.set(key, kernel);
     }
-    this.#kernels.set(key, kernel);
     if (this.#kernels.size > this.#most) {
       const [oldest, unused] = this.#kernels.entries().next().value as [string, GpuKernel];
       this.#kernels.delete(oldest);
@@ -172,7 +191,7 @@ export class KernelCache {
       forgetFirst(this.#gone, this.#mostOfAll);
       unused.destroy();
     }
-    return kernel;
+    return [key, kernel];
   }
 
   clear(): void {

@@ -10,7 +10,7 @@ import { type DType, dtypes, type TypedArray, toBFloat16Bits, toFloat16Bits, toF
 import type { CallGeometry } from "../../graph/primitive.ts";
 import type { Binding, Buffer, Device, DeviceStatistics, Dispatch, Executable, KernelCall } from "../device.ts";
 import type { Geometry, LoopProgram } from "../loop-program.ts";
-import { type Backend, forgetFirst, type GpuMode, type Handle } from "./backend.ts";
+import { type Backend, forgetFirst, type GpuMode, type Handle, type Site } from "./backend.ts";
 import { callPlans } from "./calls.ts";
 import { callReach, checkHeld, checkLimits, loopReach } from "./limits.ts";
 import { loopPlan } from "./loop-passes.ts";
@@ -22,7 +22,8 @@ interface GpuBuffer extends Buffer {
 }
 
 interface GpuExecutable extends Executable {
-  plan(geometry: Geometry | CallGeometry): Plan;
+  /** @param inPlace bindings that are written, each with one that is read and lies at the same place */
+  plan(geometry: Geometry | CallGeometry, inPlace: ReadonlyMap<number, number>): Plan;
   /** Floats of each binding that it reads or writes. */
   reach(geometry: Geometry | CallGeometry): readonly number[];
   /** Plans for sizes that there were lately, by their text: writing shaders takes longer than running small ones. */
@@ -37,6 +38,9 @@ interface Launch extends Dispatch {
   readonly bindings: readonly Binding[];
   /** By pass: values that it reads last. */
   readonly done: readonly (readonly number[])[];
+  /** Bindings of which nothing is wanted afterwards. */
+  readonly dead: readonly Binding[];
+  readonly sites: readonly Site[];
 }
 
 const bytesPerFloat = 4;
@@ -54,6 +58,16 @@ function lastReads({ passes, results }: Plan): number[][] {
     for (const arg of args) if (arg.kind === "pass" && !kept.has(arg.index)) last.set(arg.index, i);
   });
   return passes.map((_, i) => [...last].flatMap(([pass, at]) => (at === i ? [pass] : [])));
+}
+
+/** Pairs of bindings at one place, by the number of the later one: what is written there may be written over what is read. */
+function sharedPlaces(bindings: readonly Binding[]): Map<number, number> {
+  const shared = new Map<number, number>();
+  bindings.forEach(({ buffer, offset }, i) => {
+    const there = bindings.flatMap((other, j) => (other.buffer === buffer && other.offset === offset ? [j] : []));
+    if (there.length === 2 && there[1] === i) shared.set(i, there[0]!);
+  });
+  return shared;
 }
 
 /** Counts of what is on a `gpu` device. */
@@ -148,7 +162,7 @@ export class GpuDevice implements Device {
     const language = mode === "webgpu" ? "wgsl" : mode === "webgl2" ? "glsl" : null;
     const shaders = language ? ({ language, adapter: software ? "software" : "card", results } as const) : undefined;
     return this.executable(program.key, program.shape, {
-      plan: (geometry) => loopPlan(program, geometry as Geometry, inputs, shaders, visible),
+      plan: (geometry, inPlace) => loopPlan(program, geometry as Geometry, inputs, shaders, visible, inPlace),
       reach: (geometry) => loopReach(program, geometry as Geometry),
     });
   }
@@ -172,17 +186,27 @@ export class GpuDevice implements Device {
     return executable;
   }
 
-  bind(executable: Executable, geometry: Geometry | CallGeometry, bindings: readonly Binding[], label: string): Launch {
+  bind(
+    executable: Executable,
+    geometry: Geometry | CallGeometry,
+    bindings: readonly Binding[],
+    label: string,
+    lastUsed: readonly number[] = [],
+  ): Launch {
     const code = executable as GpuExecutable;
-    const sizes = sizesOf(geometry);
+    const inPlace = this.backend.writesInPlace ? sharedPlaces(bindings) : new Map<number, number>();
+    const sizes = sizesOf(geometry) + [...inPlace].join(";");
     let plan = code.plans.get(sizes);
     if (!plan) {
-      plan = code.plan(geometry);
+      plan = code.plan(geometry, inPlace);
       checkLimits(plan, code.reach(geometry), this.backend, label);
       forgetFirst(code.plans, plansKept - 1);
       code.plans.set(sizes, plan);
     }
-    return { executable, label, plan, bindings, done: lastReads(plan) };
+    const isWanted = ({ buffer, offset }: Binding): boolean =>
+      bindings.some((other, i) => other.buffer === buffer && other.offset === offset && !lastUsed.includes(i));
+    const dead = lastUsed.map((i) => bindings[i]!).filter((place) => !isWanted(place));
+    return { executable, label, plan, bindings, done: lastReads(plan), dead, sites: plan.passes.map(() => ({})) };
   }
 
   release(): void {}
@@ -191,7 +215,7 @@ export class GpuDevice implements Device {
     for (const dispatch of queue) this.launch(dispatch as Launch);
   }
 
-  private launch({ plan, bindings, done }: Launch): void {
+  private launch({ plan, bindings, done, dead, sites }: Launch): void {
     const { backend } = this;
     if (backend.visible) plan.check?.((binding) => this.at(bindings[binding]!).raw as Float32Array);
     const made: (Handle | null)[] = [];
@@ -203,7 +227,7 @@ export class GpuDevice implements Device {
             ? this.orNothing(made[arg.index]!)
             : this.at(bindings[arg.index]!),
       );
-      made.push(...(pass.count === 0 ? countsOf(pass).map(() => null) : this.results(pass, args)));
+      made.push(...(pass.count === 0 ? countsOf(pass).map(() => null) : this.results(pass, args, sites[i]!)));
       for (const index of done[i]!) this.drop(made[index]!);
     });
     const given = new Set<number>();
@@ -213,16 +237,21 @@ export class GpuDevice implements Device {
       given.add(pass);
       this.place(bindings[binding]!, handle);
     }
+    for (const { buffer, offset } of dead) {
+      const { held } = buffer as GpuBuffer;
+      this.drop(held.get(offset)?.handle ?? null);
+      held.delete(offset);
+    }
   }
 
-  /** Runs a pass, or finds what it gave before: values never change. */
-  private results(pass: Pass, args: readonly (Handle | number)[]): readonly Handle[] {
+  /** Runs a pass, or finds what it gave before: a value changes only where nobody else refers to it. */
+  private results(pass: Pass, args: readonly (Handle | number)[], site: Site): readonly Handle[] {
     const { kept } = pass;
-    if (kept === undefined) return this.backend.run(pass, args);
+    if (kept === undefined) return this.backend.run(pass, args, site);
     const of = args[0] as Handle;
     of.kept ??= new Map();
     const known = of.kept.get(kept);
-    const handle = known ?? this.backend.run(pass, args)[0]!;
+    const handle = known ?? this.backend.run(pass, args, site)[0]!;
     if (known === undefined) of.kept.set(kept, null);
     else {
       handle.references++;

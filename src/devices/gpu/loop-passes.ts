@@ -70,9 +70,17 @@ function largestPart(program: LoopProgram, known: ReadonlyMap<Register, number>,
  * @param inputs    arrays that one kernel of the mode may read
  * @param given     shaders of ours that the mode may run
  * @param isVisible the processor computes, one thread after the other
+ * @param inPlace   buffers that are written, each with one that is read and lies at the same place
  * @throws {DeviceError} when one operation reads more arrays than a kernel may, so that nothing is left to split
  */
-export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: number, given?: Shaders, isVisible = false): Plan {
+export function loopPlan(
+  program: LoopProgram,
+  geometry: Geometry,
+  inputs: number,
+  given?: Shaders,
+  isVisible = false,
+  inPlace: ReadonlyMap<number, number> = new Map(),
+): Plan {
   const drawing = given?.language === "glsl" ? { inputs, results: given.results } : null;
   const drawn = drawing && given!.adapter === "software" ? drawRows(program, geometry, drawing) : null;
   if (drawn) return drawn;
@@ -86,8 +94,8 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
   const rowShader = (roots: readonly Register[]) =>
     shaders ? renderRows(program, geometry, roots, known, inputs, software) : null;
   /** That one, or one without folds. */
-  const shaderOf = (roots: readonly Register[]) =>
-    shaders ? (rowShader(roots) ?? renderElements(program, geometry, roots, known, inputs, shaders)) : null;
+  const shaderOf = (roots: readonly Register[], places?: ReadonlyMap<number, number>) =>
+    shaders ? (rowShader(roots) ?? renderElements(program, geometry, roots, known, inputs, shaders, places)) : null;
 
   const written = (register: Register): number => {
     const before = known.get(register);
@@ -142,8 +150,9 @@ export function loopPlan(program: LoopProgram, geometry: Geometry, inputs: numbe
   /** All stored values in one shader, where there is one. */
   const together = (): void => {
     const roots = storedIn(program);
-    if (program.shape !== "rows" || roots.length < 2) return;
-    const shader = shaderOf(roots) ?? (drawing && drawElements(program, geometry, roots, drawing));
+    if (program.shape !== "rows" || (roots.length < 2 && !inPlace.size)) return;
+    // nothing else reads what is written over, this being the only pass
+    const shader = shaderOf(roots, inPlace) ?? (drawing && drawElements(program, geometry, roots, drawing));
     if (!shader) return;
     const first = passes.add(shader);
     roots.forEach((root, i) => {

@@ -60,14 +60,15 @@ export function assemble(
   { threads, workgroups, results, declarations = "" }: Assembly,
 ): Pass | null {
   const { arrays } = writer;
-  if (arrays.length === 0 || arrays.length + results.length - 1 > inputs || code.isForeign) return null;
+  if (arrays.length === 0 || arrays.length + results.length - code.inPlace.size - 1 > inputs || code.isForeign) return null;
   const { names, args } = writer.reads();
   const numbers = [...code.numbers.keys()];
+  const written = new Set(code.inPlace.values());
   const typeOf = (isWide: boolean) => `array<${isWide ? code.types.vector : code.types.float}>`;
   const text = `struct Params { x : u32, y : u32, z : u32, width : u32, ${arrays.map((name) => `${name}_ : vec4<u32>, `).join("")}${numbers.map((name) => `${name} : f32, `).join("")}}
 @group(0) @binding(0) var<uniform> params : Params;
-${arrays.map((name, i) => `@group(0) @binding(${i + 1}) var<storage, read> ${name} : ${typeOf(code.isWide(name))};`).join("\n")}
-${results.map(({ isWide }, i) => `@group(0) @binding(${arrays.length + 1 + i}) var<storage, read_write> ${resultName(i)} : ${typeOf(isWide)};`).join("\n")}
+${arrays.map((name, i) => `@group(0) @binding(${i + 1}) var<storage, ${written.has(name) ? "read_write" : "read"}> ${name} : ${typeOf(code.isWide(name))};`).join("\n")}
+${results.map(({ isWide }, i) => (code.inPlace.has(i) ? "" : `@group(0) @binding(${arrays.length + 1 + i}) var<storage, read_write> ${resultName(i)} : ${typeOf(isWide)};`)).join("\n")}
 ${declarations}
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) groups : vec3<u32>, @builtin(local_invocation_index) t : u32) {
@@ -78,7 +79,9 @@ ${numbers.map((name) => `let ${name} = params.${name};\n`).join("")}${code.lines
   const read = names.map((name) => (arrays.includes(name) ? `${name}[0]` : name)).join(" + ");
   const source = `function (${names.join(", ")}) { return ${read}; }`;
   const [count, ...also] = results.map((result) => result.count) as [number, ...number[]];
-  return { source, functions: [], args, count, also, wgsl: { code: text, workgroups, indices: "float" } };
+  const inPlace = results.map((_, i) => (code.inPlace.has(i) ? names.indexOf(code.inPlace.get(i)!) : undefined));
+  const wgsl = { code: text, workgroups, indices: "float" } as const;
+  return { source, functions: [], args, count, also, ...(written.size > 0 && { inPlace }), wgsl };
 }
 
 interface Assembly {
@@ -117,6 +120,35 @@ export function elementsOf(
   return { needed, flat: needed.every((register) => writer.isFlat(register)) };
 }
 
+/**
+ * Values that may be written over an array, by its name: it is read at each element's own number only, before anything is written.
+ *
+ * @param inPlace buffers that are written, each with one that is read and lies at the same place
+ */
+function overwritten(
+  program: LoopProgram,
+  roots: readonly Register[],
+  needed: readonly Register[],
+  writer: LoopWriter,
+  inPlace: ReadonlyMap<number, number>,
+): Map<number, string> {
+  const bufferOf = (slot: number): number => program.slots[slot]!.buffer;
+  const loadsOf = (buffer: number): Register[] =>
+    needed.filter((register) => {
+      const instruction = program.instructions[register]!;
+      return instruction.kind === "load" && bufferOf(instruction.slot) === buffer;
+    });
+  const names = new Map<number, string>();
+  roots.forEach((root, i) => {
+    const stores = program.stores.filter(({ register }) => register === root);
+    const read = stores.length === 1 ? inPlace.get(bufferOf(stores[0]!.slot)) : undefined;
+    if (read === undefined) return;
+    const loads = loadsOf(read);
+    if (loads.length > 0 && loads.every((register) => writer.isFlat(register))) names.set(i, nameOf(binding(read)));
+  });
+  return names;
+}
+
 /** Values of no folds; `null` as for `renderRows`. */
 export function renderElements(
   program: LoopProgram,
@@ -125,6 +157,7 @@ export function renderElements(
   known: ReadonlyMap<Register, number>,
   inputs: number,
   adapter: AdapterKind,
+  inPlace: ReadonlyMap<number, number> = new Map(),
 ): Pass | null {
   const elements = elementsOf(program, geometry, roots, known);
   if (!elements) return null;
@@ -132,8 +165,11 @@ export function renderElements(
   const count = valuesAt("element", geometry);
   const each = perThread[adapter];
   return firstOf((flat ? count : geometry.inner) % 4 === 0 ? 4 : 1, (lanes) => {
-    const code = new WgslCode(lanes > 1 ? readsOf(program, geometry, needed, known, flat).wide : new Set());
+    const wide = lanes > 1 ? readsOf(program, geometry, needed, known, flat).wide : new Set<string>();
+    const code = new WgslCode(wide);
     const writer = new LoopWriter(program, geometry, known, code);
+    for (const [i, name] of overwritten(program, roots, needed, writer, inPlace))
+      if (wide.has(name) === lanes > 1) code.inPlace.set(i, name);
     code.raw(`let first = (place * ${elementThreads} + i32(t)) * ${each};`);
     code.raw(`for (var e = 0; e < ${each}; e += ${lanes}) {`);
     code.raw("let number = first + e;");

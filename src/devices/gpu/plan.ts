@@ -31,6 +31,8 @@ export interface Pass {
   readonly count: number;
   /** The same of further values, which only shaders of ours write. */
   readonly also?: readonly number[];
+  /** For each value the argument in whose memory it is written, if any: nobody reads that one any more. Mode webgpu. */
+  readonly inPlace?: readonly (number | undefined)[];
   /** Mode webgpu runs this shader in place of the source. */
   readonly wgsl?: {
     readonly code: string;

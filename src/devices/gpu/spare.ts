@@ -1,9 +1,15 @@
 /** Memory of the card that nobody holds any more, kept for whoever needs some of its size next: what is new is filled with zeros first. */
 
-/** Things by a size, given back and taken again, up to a total. */
-export class Spare<Thing> {
+/**
+ * Things by a size, given back and taken again, up to a total. Of those there are, the one that came here first is taken: a program that
+ * takes and gives back the same again and again gets the same things each time, in whatever order it gives them back.
+ */
+export class Spare<Thing extends object> {
   /** What is asked for stays; kinds that were asked for longest ago come first, and go first. */
   readonly #kinds = new Map<string | number, { readonly bytes: number; readonly things: Thing[] }>();
+  /** The order in which they came here first. */
+  readonly #numbers = new WeakMap<Thing, number>();
+  #next = 0;
   #bytes = 0;
   #things = 0;
   readonly #most: { readonly bytes: number; readonly things: number };
@@ -30,12 +36,25 @@ export class Spare<Thing> {
 
   /** @param bytes that each thing of the kind takes */
   give(kind: string | number, thing: Thing, bytes: number): void {
+    if (!this.#numbers.has(thing)) this.#numbers.set(thing, this.#next++);
     const kept = this.#kinds.get(kind);
-    if (kept) kept.things.push(thing);
+    if (kept) this.#insert(thing, kept.things);
     else this.#kinds.set(kind, { bytes, things: [thing] });
     this.#bytes += bytes;
     this.#things++;
     this.#shrink(this.#most);
+  }
+
+  /** Puts a thing behind those that came here after it: the last is taken. */
+  #insert(thing: Thing, things: Thing[]): void {
+    const numberOf = (one: Thing): number => this.#numbers.get(one)!;
+    let [from, to] = [0, things.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (numberOf(things[middle]!) > numberOf(thing)) from = middle + 1;
+      else to = middle;
+    }
+    things.splice(from, 0, thing);
   }
 
   clear(): void {

@@ -17,7 +17,7 @@ import {
 } from "./backend.ts";
 import type { BufferResult, WebGpuContext, WebGpuKernel } from "./gpujs-internals.ts";
 import { exactIn32Bits } from "./limits.ts";
-import { countsOf } from "./plan.ts";
+import { countsOf, type Pass } from "./plan.ts";
 import { Launches } from "./webgpu-launches.ts";
 
 /** Kernels that are kept. */
@@ -121,17 +121,18 @@ class Health {
   }
 }
 
-/** What GPU.js does after it has written the shader, without waiting. @param results arrays that the kernel writes */
-function build(kernel: WebGpuKernel, results: number, context: WebGpuContext, health: Health): void {
+/** What GPU.js does after it has written the shader, without waiting. */
+function build(kernel: WebGpuKernel, pass: Pass, context: WebGpuContext, health: Health): void {
   const { device } = context;
   const entry = (binding: number, type: GPUBufferBindingType) => ({ binding, visibility: computeStage, buffer: { type } });
   const { arrayArgs, byteLength } = kernel.paramsLayout;
+  const { inPlace = [] } = pass;
   device.pushErrorScope("validation");
   const layout = device.createBindGroupLayout({
     entries: [
       entry(0, "uniform"),
-      ...arrayArgs.map((_, i) => entry(1 + i, "read-only-storage")),
-      ...Array.from({ length: results }, (_, i) => entry(1 + arrayArgs.length + i, "storage")),
+      ...arrayArgs.map(({ index }, i) => entry(1 + i, inPlace.includes(index) ? "storage" : "read-only-storage")),
+      ...countsOf(pass).flatMap((_, i) => (inPlace[i] === undefined ? [entry(1 + arrayArgs.length + i, "storage")] : [])),
     ],
   });
   const module = device.createShaderModule({ code: kernel.compiledSource });
@@ -155,7 +156,7 @@ async function download(handle: Handle, { device }: WebGpuContext, launches: Lau
   health.check();
   const size = handle.count * 4;
   const staging = device.createBuffer({ size, usage: usage.mapRead | usage.copyTarget });
-  launches.copy((handle.raw as BufferResult).buffer, staging, size);
+  launches.copy(bufferOf(handle), staging, size);
   const verdicts = health.verdicts();
   try {
     await staging.mapAsync(mapRead);
@@ -176,6 +177,17 @@ const shaped = (raw: unknown, row: number, rows: number): unknown =>
   Object.assign(Object.create(raw as BufferResult), { type: "WebGPUBuffer", output: [row, rows] });
 
 type OurKernel = GpuKernel & { readonly kernel: WebGpuKernel };
+
+const bufferOf = ({ raw }: Handle): GPUBuffer => (raw as BufferResult).buffer;
+
+/** What ran last at a site. */
+interface Launched {
+  readonly key: string;
+  readonly made: GpuKernel;
+  /** Of all that it reads and writes; numbers have none. */
+  readonly buffers: readonly (GPUBuffer | null)[];
+  readonly launch: ReturnType<Launches["prepare"]>;
+}
 
 /** @throws {DeviceError} saying what is missing here */
 export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind, kept = kernelsKept): Promise<Backend> {
@@ -199,7 +211,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
         return wgsl.code;
       };
     made.kernel._buildAsync = function () {
-      build(this, countsOf(pass).length, context, health);
+      build(this, pass, context, health);
       return Promise.resolve();
     };
     const destroy = made.destroy;
@@ -215,9 +227,23 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
     const raw = new WebGPUBufferResult({ buffer, output: [count], componentCount: 1, context, kernel: null });
     return { count, references: 1, raw };
   };
+  const duplicate = (handle: Handle): Handle => handleOf(launches.duplicate(bufferOf(handle)), handle.count);
+  const launched = (
+    pass: Pass,
+    args: readonly (Handle | number)[],
+    results: readonly Handle[],
+    buffers: Launched["buffers"],
+  ): Launched => {
+    const [key, made] = kernels.find(pass, args);
+    const { kernel } = made as OurKernel;
+    const raws = called(pass, args, shaped);
+    if (!kernel.built) void kernel.build(...raws);
+    return { key, made, buffers, launch: launches.prepare(kernel, raws, results.map(bufferOf)) };
+  };
 
   const backend: Backend = {
     mode: "webgpu",
+    writesInPlace: true,
     inputs: device.limits.maxStorageBuffersPerShaderStage - 1,
     limit: Math.floor(Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize) / 4),
     exact: exactIn32Bits,
@@ -227,14 +253,25 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
       health.check();
       return handleOf(launches.upload(values), values.length);
     },
-    run(pass, args) {
+    run(pass, args, site = {}) {
       health.check();
-      const { kernel } = kernels.get(pass, args) as OurKernel;
-      const raws = called(pass, args, shaped);
-      if (!kernel.built) void kernel.build(...raws);
-      const counts = countsOf(pass);
-      const buffers = launches.run(kernel, raws, counts);
-      return counts.map((count, i) => handleOf(buffers[i]!, count));
+      const { inPlace } = pass;
+      // others that refer to the value want it as it is
+      const given = inPlace
+        ? args.map((arg, i) => (typeof arg !== "number" && arg.references > 1 && inPlace.includes(i) ? duplicate(arg) : arg))
+        : args;
+      const results = countsOf(pass).map((count, i) => {
+        const at = inPlace?.[i];
+        if (at === undefined) return handleOf(launches.take(count), count);
+        const arg = given[at] as Handle;
+        if (arg === args[at]) arg.references++;
+        return arg;
+      });
+      const buffers = [...given, ...results].map((one) => (typeof one === "number" ? null : bufferOf(one)));
+      const last = site.last as Launched | undefined;
+      const again = last && kernels.again(last.key) === last.made && buffers.every((buffer, i) => buffer === last.buffers[i]);
+      launches.run(again ? last.launch : (site.last = launched(pass, given, results, buffers)).launch);
+      return results;
     },
     async read(handle) {
       handle.references++; // may be dropped meanwhile
@@ -246,7 +283,7 @@ export async function createWebGpuBackend(library: GpuJs, adapter?: AdapterKind,
     },
     free(handle) {
       handles--;
-      launches.giveBack((handle.raw as BufferResult).buffer);
+      launches.giveBack(bufferOf(handle));
       handle.raw = null;
     },
     get statistics() {

@@ -1,9 +1,10 @@
 /**
  * Launches of mode `webgpu`. GPU.js makes a buffer for each result, which the browser fills with zeros, writes uniforms, makes a bind group
  * and submits at each of them; a small kernel takes less time than that. Here several launches are submitted as one, buffers that nobody
- * holds any more are used again, and uniforms and bind groups are kept for launches that are like an earlier one, as those of the
- * second step of a training run are.
+ * holds any more are used again, and a launch is kept for when its place in a program comes again with the same buffers: from the second
+ * step of a training run on all of them do, since spare buffers are taken in a fixed order and parameters are written in place.
  */
+import { forgetFirst } from "./backend.ts";
 import type { BufferResult, WebGpuKernel } from "./gpujs-internals.ts";
 import { Spare } from "./spare.ts";
 
@@ -14,14 +15,14 @@ const usage = { copySource: 4, copyTarget: 8, uniform: 64, storage: 128 };
 const mostPending = 16;
 /** Buffers that are kept for whoever needs one of their size next. */
 const mostSpare = { bytes: 256 * 2 ** 20, things: 4096 };
-/** Launches of a kernel, by uniforms and by buffers, that are remembered. */
-const mostKnown = 64;
+/** Uniforms of a kernel that are remembered. */
+const mostUniforms = 64;
 
-interface Known {
-  /** By their values. */
-  readonly uniforms: Map<string, GPUBuffer>;
-  /** By uniforms and arrays. */
-  readonly groups: Map<string, GPUBindGroup>;
+/** A kernel with all that it reads and writes. */
+interface Launch {
+  readonly pipeline: GPUComputePipeline;
+  readonly group: GPUBindGroup;
+  readonly workgroups: readonly [number, number, number];
 }
 
 /** Passes that wait to be submitted together. */
@@ -34,9 +35,9 @@ export class Launches {
   readonly #spare = new Spare<GPUBuffer>(mostSpare, (buffer) => this.#doomed.push(buffer));
   /** Buffers to destroy, which what is recorded may still use. */
   #doomed: GPUBuffer[] = [];
-  readonly #known = new WeakMap<WebGpuKernel, Known>();
-  readonly #numbers = new WeakMap<GPUBuffer, number>();
-  #buffers = 0;
+  #pipeline: GPUComputePipeline | null = null;
+  /** Uniforms of kernels, by their values. */
+  readonly #known = new WeakMap<WebGpuKernel, Map<string, GPUBuffer>>();
   #isOver = false;
 
   constructor(device: GPUDevice) {
@@ -67,86 +68,95 @@ export class Launches {
 
   /** Frees what is remembered of a kernel that goes. */
   forget(kernel: WebGpuKernel): void {
-    this.#doomed.push(...(this.#known.get(kernel)?.uniforms.values() ?? []));
+    this.#doomed.push(...(this.#known.get(kernel)?.values() ?? []));
     this.#known.delete(kernel);
     this.#buryIfIdle();
   }
 
-  #numberOf(buffer: GPUBuffer): number {
-    let number = this.#numbers.get(buffer);
-    if (number === undefined) this.#numbers.set(buffer, (number = this.#buffers++));
-    return number;
-  }
-
-  /** The uniforms of a launch. */
-  #uniforms({ paramsMirror, paramsU32 }: WebGpuKernel, { uniforms, groups }: Known): GPUBuffer {
-    const key = paramsU32.join();
-    let buffer = uniforms.get(key);
-    if (buffer) return buffer;
-    if (uniforms.size === mostKnown) {
-      this.#doomed.push(...uniforms.values());
-      uniforms.clear();
-      groups.clear();
-    }
-    buffer = this.#device.createBuffer({ size: paramsMirror.byteLength, usage: usage.uniform | usage.copyTarget });
-    this.#device.queue.writeBuffer(buffer, 0, paramsMirror);
-    uniforms.set(key, buffer);
-    return buffer;
-  }
-
-  #group(kernel: WebGpuKernel, known: Known, buffers: readonly GPUBuffer[]): GPUBindGroup {
-    const key = buffers.map((buffer) => this.#numberOf(buffer)).join();
-    let group = known.groups.get(key);
-    if (group) return group;
-    if (known.groups.size === mostKnown) known.groups.clear();
-    group = this.#device.createBindGroup({
-      layout: kernel.bindGroupLayout,
-      entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
-    });
-    known.groups.set(key, group);
-    return group;
-  }
-
-  /** Runs a kernel with what GPU.js would be called with; gives the buffers that it writes, of so many floats. */
-  run(kernel: WebGpuKernel, args: readonly unknown[], counts: readonly number[]): readonly GPUBuffer[] {
-    const { paramsLayout, paramsU32, paramsI32, paramsF32 } = kernel;
-    const count = kernel.output[0]!;
-    const threads = [count, 1, 1];
-    const { groups, dispatchWidth } = kernel._computeDispatch(threads);
-    paramsU32.set([...threads, dispatchWidth]);
-    const arrays = paramsLayout.arrayArgs.map(({ index, dimsOffset }) => {
-      const { buffer, output } = args[index] as BufferResult;
-      const [x, y = 1] = output as [number, number?];
+  /** The uniforms of a launch: its threads, and the sizes and numbers that it is called with. */
+  #uniforms(kernel: WebGpuKernel, args: readonly unknown[], threads: readonly number[]): GPUBuffer {
+    const { paramsLayout, paramsMirror, paramsU32, paramsI32, paramsF32 } = kernel;
+    paramsU32.set(threads);
+    for (const { index, dimsOffset } of paramsLayout.arrayArgs) {
+      const [x, y = 1] = (args[index] as BufferResult).output as [number, number?];
       paramsU32.set([x, y, 1, x * y], dimsOffset / 4);
-      return buffer;
-    });
+    }
     for (const { index, offset, type } of paramsLayout.scalarArgs)
       (type === "Integer" ? paramsI32 : paramsF32)[offset / 4] = args[index] as number;
     let known = this.#known.get(kernel);
-    if (!known) this.#known.set(kernel, (known = { uniforms: new Map(), groups: new Map() }));
-    const results = counts.map((floats) => this.#spare.take(4 * floats) ?? this.#newBuffer(4 * floats));
-    const group = this.#group(kernel, known, [this.#uniforms(kernel, known), ...arrays, ...results]);
+    if (!known) this.#known.set(kernel, (known = new Map()));
+    const key = paramsU32.join();
+    let buffer = known.get(key);
+    if (buffer) return buffer;
+    buffer = this.#device.createBuffer({ size: paramsMirror.byteLength, usage: usage.uniform | usage.copyTarget });
+    this.#device.queue.writeBuffer(buffer, 0, paramsMirror);
+    // not destroyed: a launch that is kept may still read it
+    forgetFirst(known, mostUniforms - 1);
+    known.set(key, buffer);
+    return buffer;
+  }
+
+  /** A launch of a kernel with what GPU.js would be called with, and buffers for what it writes. */
+  prepare(kernel: WebGpuKernel, args: readonly unknown[], results: readonly GPUBuffer[]): Launch {
+    const threads = [kernel.output[0]!, 1, 1];
+    const { groups, dispatchWidth } = kernel._computeDispatch(threads);
+    const arrays = kernel.paramsLayout.arrayArgs.map(({ index }) => (args[index] as BufferResult).buffer);
+    const buffers = [this.#uniforms(kernel, args, [...threads, dispatchWidth]), ...arrays];
+    const entry = (buffer: GPUBuffer, binding: number) => ({ binding, resource: { buffer } });
+    const entries = [
+      ...buffers.map(entry),
+      // what is written over an array has no binding of its own
+      ...results.flatMap((buffer, i) => (arrays.includes(buffer) ? [] : [entry(buffer, buffers.length + i)])),
+    ];
+    const group = this.#device.createBindGroup({ layout: kernel.bindGroupLayout, entries });
+    return { pipeline: kernel.computePipeline, group, workgroups: groups };
+  }
+
+  /** A buffer of so many floats, with anything in it. */
+  take(floats: number): GPUBuffer {
+    return this.#spare.take(4 * floats) ?? this.#newBuffer(4 * floats);
+  }
+
+  /** Records a launch. */
+  run({ pipeline, group, workgroups }: Launch): void {
     this.#encoder ??= this.#device.createCommandEncoder();
-    this.#pass ??= this.#encoder.beginComputePass();
-    this.#pass.setPipeline(kernel.computePipeline);
-    this.#pass.setBindGroup(0, group);
-    this.#pass.dispatchWorkgroups(...groups);
-    if (++this.#pending >= mostPending) this.#flush();
-    else if (!this.#willFlush) {
-      this.#willFlush = true;
-      queueMicrotask(() => {
-        this.#willFlush = false;
-        this.#flush();
-      });
+    if (!this.#pass) {
+      this.#pass = this.#encoder.beginComputePass();
+      this.#pipeline = null;
     }
-    return results;
+    if (this.#pipeline !== pipeline) this.#pass.setPipeline((this.#pipeline = pipeline));
+    this.#pass.setBindGroup(0, group);
+    this.#pass.dispatchWorkgroups(...workgroups);
+    if (++this.#pending >= mostPending) this.#flush();
+    else this.#flushLater();
+  }
+
+  #flushLater(): void {
+    if (this.#willFlush) return;
+    this.#willFlush = true;
+    queueMicrotask(() => {
+      this.#willFlush = false;
+      this.#flush();
+    });
+  }
+
+  /** A copy of a buffer, after all that was run. */
+  duplicate(from: GPUBuffer): GPUBuffer {
+    const copy = this.take(from.size / 4);
+    this.#copy(from, copy, from.size);
+    this.#flushLater();
+    return copy;
+  }
+
+  #copy(from: GPUBuffer, to: GPUBuffer, size: number): void {
+    this.#endPass();
+    this.#encoder ??= this.#device.createCommandEncoder();
+    this.#encoder.copyBufferToBuffer(from, 0, to, 0, size);
   }
 
   /** Copies what a buffer holds once all that was run has run. */
   copy(from: GPUBuffer, to: GPUBuffer, size: number): void {
-    this.#endPass();
-    this.#encoder ??= this.#device.createCommandEncoder();
-    this.#encoder.copyBufferToBuffer(from, 0, to, 0, size);
+    this.#copy(from, to, size);
     this.#flush();
   }
 

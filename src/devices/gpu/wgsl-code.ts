@@ -14,6 +14,8 @@ const withoutBranches = (text: string): string =>
 
 /** Statements of a compute shader. */
 export class WgslCode extends ShaderCode {
+  /** Results that are written over an array that is read, by its name. */
+  readonly inPlace = new Map<number, string>();
   override readonly types = { float: "f32", vector: "vec4<f32>", int: "i32", ints: "vec4<i32>", uint: "u32" };
 
   protected override declaration(type: string, name: string, value: string, isFixed: boolean): string {
@@ -45,7 +47,7 @@ export class WgslCode extends ShaderCode {
   }
 
   protected override write(result: number, address: string, value: string): void {
-    this.raw(`${resultName(result)}[${address}] = ${value};`);
+    this.raw(`${this.inPlace.get(result) ?? resultName(result)}[${address}] = ${value};`);
   }
 }
 
