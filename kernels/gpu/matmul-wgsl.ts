@@ -1,7 +1,7 @@
 /**
- * The matrix product as WebGPU shaders. On graphics cards a workgroup of 16×16 threads keeps tiles of a and b in its own memory, each
- * thread a square of sums in registers. Where the processor computes, such memory is no nearer than any other and waiting for each other
- * costs most: there each thread reads for itself, four floats at once, and keeps a larger block of sums.
+ * The matrix product as WebGPU shaders. On graphics cards a workgroup keeps tiles of a and b in its own memory, read as vec4, and each thread
+ * a block of sums in registers; where there are few rows or columns threads read for themselves and share out k instead. Where the processor
+ * computes, such memory is no nearer than any other and waiting for each other costs most: there each thread reads for itself, too.
  */
 import { batchOffset, type MatmulSizes, type MatrixWalk } from "./matmul.ts";
 
@@ -20,83 +20,6 @@ const parameters = (arrays: number): string =>
 const begin = ({ batch, offset }: MatrixWalk): string =>
   `${batchOffset(batch, (n) => (n === 1 ? "batch" : `batch / ${n}u`), "u")} + ${offset}u`;
 
-/** Threads along each side of a workgroup, and steps along k between two fillings of its memory. */
-const side = 16;
-
-/** Shader and number of workgroups. Bindings: parameters of GPU.js, a, b, start if there is one, result. */
-export function tiledWgsl({ batches, M, N, K, a, b, start }: MatmulSizes): Shader {
-  // sums per thread along each side: 4 where there are rows and columns enough to fill tiles of 64
-  const own = Math.min(M, N) >= 48 ? 4 : Math.min(M, N) >= 24 ? 2 : 1;
-  const tile = side * own;
-  const [across, down] = [Math.ceil(N / tile), Math.ceil(M / tile)];
-  const each = Array.from({ length: own }, (_, i) => i);
-  const squares = each.flatMap((i) => each.map((j) => [i, j] as const));
-  const walk = (at: MatrixWalk, row: string, column: string): string =>
-    `${begin(at)} + (${row}) * ${at.row}u + (${column}) * ${at.column}u`;
-  const arrays = start ? 3 : 2;
-  const binding = (i: number, name: string, access: string): string =>
-    `@group(0) @binding(${i}) var<storage, ${access}> ${name} : array<f32>;`;
-  const code = `${parameters(arrays)}
-${binding(1, "a", "read")}
-${binding(2, "b", "read")}
-${start ? binding(3, "start", "read") : ""}
-${binding(arrays + 1, "result", "read_write")}
-var<workgroup> tileA : array<f32, ${tile * side}>;
-var<workgroup> tileB : array<f32, ${tile * side}>;
-
-@compute @workgroup_size(${side * side})
-fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) groups : vec3<u32>, @builtin(local_invocation_index) t : u32) {
-  let number = group.y * groups.x + group.x;
-  if (number >= ${batches * across * down}u) { return; }
-  let batch = number / ${across * down}u;
-  let at = number % ${across * down}u;
-  let top = (at / ${across}u) * ${tile}u;
-  let left = (at % ${across}u) * ${tile}u;
-  let y = t / ${side}u;
-  let x = t % ${side}u;
-${squares.map(([i, j]) => `  var s${i}${j} = 0.0;`).join("\n")}
-  for (var k0 = 0u; k0 < ${K}u; k0 += ${side}u) {
-${each
-  .map(
-    (i) => `    {
-      let row = top + y + ${i * side}u;
-      let k = k0 + x;
-      var value = 0.0;
-      if (row < ${M}u && k < ${K}u) { value = a[${walk(a, "row", "k")}]; }
-      tileA[(y + ${i * side}u) * ${side}u + x] = value;
-    }
-    {
-      let k = k0 + y;
-      let column = left + x + ${i * side}u;
-      var value = 0.0;
-      if (k < ${K}u && column < ${N}u) { value = b[${walk(b, "k", "column")}]; }
-      tileB[y * ${tile}u + x + ${i * side}u] = value;
-    }`,
-  )
-  .join("\n")}
-    workgroupBarrier();
-    for (var k = 0u; k < ${side}u; k++) {
-${each.map((i) => `      let a${i} = tileA[(y + ${i * side}u) * ${side}u + k];`).join("\n")}
-${each.map((j) => `      let b${j} = tileB[k * ${tile}u + x + ${j * side}u];`).join("\n")}
-${squares.map(([i, j]) => `      s${i}${j} += a${i} * b${j};`).join("\n")}
-    }
-    workgroupBarrier();
-  }
-${squares
-  .map(
-    ([i, j]) => `  {
-    let row = top + y + ${i * side}u;
-    let column = left + x + ${j * side}u;
-    if (row < ${M}u && column < ${N}u) {
-      result[(batch * ${M}u + row) * ${N}u + column] = s${i}${j}${start ? ` + start[${walk(start, "row", "column")}]` : ""};
-    }
-  }`,
-  )
-  .join("\n")}
-}`;
-  return { code, workgroups: batches * across * down };
-}
-
 /** Whether rows and columns of an operand lie so that four neighbours along one of the two are one vec4. */
 const isVector = (at: MatrixWalk, along: "row" | "column", extent: number): boolean => {
   const other = along === "row" ? at.column : at.row;
@@ -106,9 +29,268 @@ const isVector = (at: MatrixWalk, along: "row" | "column", extent: number): bool
 const parts = ["x", "y", "z", "w"] as const;
 const four = [0, 1, 2, 3] as const;
 
-/** Each thread computes `rows` × 4 sums from what it reads itself. Bindings as of `tiledWgsl`. */
-export function registerWgsl({ batches, M, N, K, a, b, start }: MatmulSizes, rows = M >= 64 ? 8 : 4): Shader {
-  const threads = 64;
+const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+
+/** How a workgroup shares out a tile of the result. */
+interface Tiling {
+  readonly threads: readonly [down: number, across: number];
+  /** Sums of a thread; by fours. */
+  readonly sums: readonly [rows: number, columns: number];
+  /** Steps along k between two fillings of the workgroup's memory. */
+  readonly depth: number;
+  /** Groups of threads that take a share of the depth each, and add up at the end. */
+  readonly groups: number;
+  /** Workgroups from which there are enough. */
+  readonly least: number;
+}
+
+/** The larger a tile, the less is read for each sum; the smaller, the more of a card has something to do (docs/decisions/0045). */
+const tilings: readonly Tiling[] = [
+  { threads: [8, 8], sums: [8, 8], depth: 16, groups: 1, least: 192 },
+  { threads: [8, 8], sums: [8, 4], depth: 16, groups: 1, least: 160 },
+  { threads: [8, 8], sums: [4, 4], depth: 32, groups: 1, least: 192 },
+  { threads: [4, 8], sums: [4, 4], depth: 32, groups: 4, least: 0 },
+];
+
+const tileOf = ({ threads, sums }: Tiling) => [threads[0] * sums[0], threads[1] * sums[1]] as const;
+
+/** One of the two operands of a tile: how it is read from memory, and from the tile. */
+class TileSide {
+  /** Elements along k are one vec4 of the tile; else those across it are. */
+  readonly alongK: boolean;
+  readonly isVector: boolean;
+  /** Vec4s of the tile. */
+  readonly size: number;
+  /** Statements that read a thread's share of the tile at k0 into variables, and that write those to the tile. */
+  readonly declare: string[] = [];
+  readonly load: string[] = [];
+  readonly store: string[] = [];
+  private readonly name: "a" | "b";
+  private readonly sums: number;
+  private readonly lines: number;
+  private readonly pitch: number;
+
+  /**
+   * @param strides along k and across it; `extent` across it, `first` the expression of where the tile begins there
+   * @param lines   threads along the side, and sums of each
+   */
+  constructor(
+    name: "a" | "b",
+    {
+      strides,
+      extent,
+      K,
+      first,
+      vectors,
+    }: {
+      strides: { k: number; across: number };
+      extent: number;
+      K: number;
+      first: string;
+      vectors: { k: boolean; across: boolean };
+    },
+    { depth, threads, lines, sums }: { depth: number; threads: number; lines: number; sums: number },
+  ) {
+    this.name = name;
+    [this.sums, this.lines] = [sums, lines];
+    this.isVector = vectors.k || vectors.across;
+    this.alongK = this.isVector ? vectors.k : strides.across !== 1;
+    const tile = lines * sums;
+    const deep = depth / 4;
+    // threads that read neighbouring lines find them in different banks of the memory
+    this.pitch = this.alongK ? deep + 1 : tile / 4;
+    this.size = this.alongK ? tile * this.pitch : depth * this.pitch;
+    const count = (tile * depth) / 4;
+    const guarded = K % depth !== 0;
+    for (const l of range(Math.ceil(count / threads))) {
+      const at = `(t + ${l * threads}u)`;
+      const [line, k] = this.alongK
+        ? [`${first} + ${at} / ${deep}u`, `k0 + ${at} % ${deep}u * 4u`]
+        : [`${first} + ${at} % ${tile / 4}u * 4u`, `k0 + ${at} / ${tile / 4}u`];
+      const element = (line: string, k: string, divisor = ""): string =>
+        `${name}[(base_${name} + ${line} * ${strides.across}u + (${k}) * ${strides.k}u)${divisor}]`;
+      const inside = (value: string, k: string, zero: string): string =>
+        guarded ? `select(${zero}, ${value}, ${k} < ${K}u)` : value;
+      // lines past the last one are read and not kept; what lies past the end of k counts as 0
+      const value = this.isVector
+        ? inside(element(`min(${line}, ${extent - (this.alongK ? 1 : 4)}u)`, k, " / 4u"), k, "vec4<f32>()")
+        : `vec4<f32>(${four
+            .map((j) => {
+              const [ownLine, ownK] = this.alongK ? [line, `${k} + ${j}u`] : [`${line} + ${j}u`, k];
+              const nearK = guarded ? `min(${ownK}, ${K - 1}u)` : ownK;
+              return inside(element(`min(${ownLine}, ${extent - 1}u)`, nearK), ownK, "0.0");
+            })
+            .join(", ")})`;
+      const place = this.alongK ? `${at} / ${deep}u * ${this.pitch}u + ${at} % ${deep}u` : at;
+      const check = (l + 1) * threads > count ? `if (${at} < ${count}u) ` : "";
+      this.declare.push(`var next_${name}${l} = vec4<f32>();`);
+      this.load.push(`${check}{ next_${name}${l} = ${value}; }`);
+      this.store.push(`${check}{ tile_${name}[${place}] = next_${name}${l}; }`);
+    }
+  }
+
+  /** Reads what a thread needs of four steps of k. */
+  read(thread: string): string[] {
+    const { name, lines, pitch } = this;
+    return this.alongK
+      ? range(this.sums).map((i) => `let ${name}${i} = tile_${name}[(${thread} + ${i * lines}u) * ${pitch}u + k4];`)
+      : range(this.sums / 4).flatMap((g) =>
+          four.map((j) => `let ${name}${g}_${j} = tile_${name}[(k4 * 4u + ${j}u) * ${pitch}u + ${thread} + ${g * lines}u];`),
+        );
+  }
+
+  /** The element of a thread's line `i` at step `j` of the four. */
+  element(i: number, j: number): string {
+    return this.alongK ? `${this.name}${i}.${parts[j]}` : `${this.name}${i >> 2}_${j}.${parts[i & 3]}`;
+  }
+
+  /** Which line of the tile that is. */
+  line(thread: string, i: number): string {
+    return this.alongK ? `${thread} + ${i * this.lines}u` : `(${thread} + ${(i >> 2) * this.lines}u) * 4u + ${i & 3}u`;
+  }
+}
+
+/** Shader and number of workgroups. Bindings: parameters of GPU.js, a, b, start if there is one, result. */
+export function tiledWgsl(sizes: MatmulSizes, tiling: Tiling): Shader {
+  const { batches, M, N, K, a, b, start } = sizes;
+  const { threads: [down, across], sums: [rows, columns], groups } = tiling; // biome-ignore format: one thought
+  const unit = 8 * groups;
+  const depth = Math.min(tiling.depth, Math.ceil(K / unit) * unit);
+  const [tileM, tileN] = tileOf(tiling);
+  const [tall, wide] = [Math.ceil(M / tileM), Math.ceil(N / tileN)];
+  const group = down * across;
+  const threads = group * groups;
+  const sideA = new TileSide(
+    "a",
+    {
+      strides: { k: a.column, across: a.row },
+      extent: M,
+      K,
+      first: "top",
+      vectors: { k: isVector(a, "column", K), across: isVector(a, "row", M) },
+    },
+    { depth, threads, lines: down, sums: rows },
+  );
+  const sideB = new TileSide(
+    "b",
+    {
+      strides: { k: b.row, across: b.column },
+      extent: N,
+      K,
+      first: "left",
+      vectors: { k: isVector(b, "row", K), across: isVector(b, "column", N) },
+    },
+    { depth, threads, lines: across, sums: columns },
+  );
+  const squares = range(rows).flatMap((i) => range(columns).map((n) => [i, n] as const));
+  const isWide = !sideB.alongK && N % 4 === 0;
+  const arrays = start ? 3 : 2;
+  const kind = (vector: boolean): string => (vector ? "vec4<f32>" : "f32");
+  const share = depth / 4 / groups;
+  const sum = (i: number, n: number): string =>
+    `s${i}_${n}${start ? ` + start[${begin(start)} + row * ${start.row}u + (left + ${sideB.line("x", n)}) * ${start.column}u]` : ""}`;
+  const write = range(rows).map((i) => {
+    const at = (n: number): string => `(batch * ${M}u + row) * ${N}u + left + ${sideB.line("x", n)}`;
+    const stores = isWide
+      ? range(columns / 4).map(
+          (g) =>
+            `if (left + ${sideB.line("x", 4 * g)} < ${N}u) { result[(${at(4 * g)}) / 4u] = vec4<f32>(${four.map((c) => sum(i, 4 * g + c)).join(", ")}); }`,
+        )
+      : range(columns).map((n) => `if (left + ${sideB.line("x", n)} < ${N}u) { result[${at(n)}] = ${sum(i, n)}; }`);
+    return `  {
+    let row = top + ${sideA.line("y", i)};
+    if (row < ${M}u) {
+      ${stores.join("\n      ")}
+    }
+  }`;
+  });
+  const meet = range(groups - 1).map(
+    (g) => `  if (part == ${g + 1}u) {
+${squares.map(([i, n], at) => `    meeting[${at * group}u + own] = s${i}_${n};`).join("\n")}
+  }
+  workgroupBarrier();
+  if (part == 0u) {
+${squares.map(([i, n], at) => `    s${i}_${n} += meeting[${at * group}u + own];`).join("\n")}
+  }
+  workgroupBarrier();`,
+  );
+  const fill = (at: string): string => `    {
+      let k0 = ${at};
+      ${[...sideA.load, ...sideB.load].join("\n      ")}
+    }`;
+  const code = `${parameters(arrays)}
+@group(0) @binding(1) var<storage, read> a : array<${kind(sideA.isVector)}>;
+@group(0) @binding(2) var<storage, read> b : array<${kind(sideB.isVector)}>;
+${start ? "@group(0) @binding(3) var<storage, read> start : array<f32>;" : ""}
+@group(0) @binding(${arrays + 1}) var<storage, read_write> result : array<${kind(isWide)}>;
+var<workgroup> tile_a : array<vec4<f32>, ${sideA.size}>;
+var<workgroup> tile_b : array<vec4<f32>, ${sideB.size}>;
+${groups > 1 ? `var<workgroup> meeting : array<f32, ${squares.length * group}>;` : ""}
+
+@compute @workgroup_size(${threads})
+fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) groups : vec3<u32>, @builtin(local_invocation_index) t : u32) {
+  let number = group.y * groups.x + group.x;
+  if (number >= ${batches * tall * wide}u) { return; }
+  let batch = number / ${tall * wide}u;
+  let at = number % ${tall * wide}u;
+  let top = at / ${wide}u * ${tileM}u;
+  let left = at % ${wide}u * ${tileN}u;
+  let part = t / ${group}u;
+  let own = t % ${group}u;
+  let y = own / ${across}u;
+  let x = own % ${across}u;
+  let base_a = ${begin(a)};
+  let base_b = ${begin(b)};
+${squares.map(([i, n]) => `  var s${i}_${n} = 0.0;`).join("\n")}
+  ${[...sideA.declare, ...sideB.declare].join("\n  ")}
+${fill("0u")}
+  for (var k1 = 0u; k1 < ${K}u; k1 += ${depth}u) {
+    ${[...sideA.store, ...sideB.store].join("\n    ")}
+    workgroupBarrier();
+    // what comes next is on its way while this is multiplied
+    if (k1 + ${depth}u < ${K}u) {
+${fill(`k1 + ${depth}u`)}
+    }
+    for (var k4 = part * ${share}u; k4 < (part + 1u) * ${share}u; k4++) {
+      ${[...sideA.read("y"), ...sideB.read("x")].join("\n      ")}
+      ${four.flatMap((j) => squares.map(([i, n]) => `s${i}_${n} = fma(${sideA.element(i, j)}, ${sideB.element(n, j)}, s${i}_${n});`)).join("\n      ")}
+    }
+    workgroupBarrier();
+  }
+${groups > 1 ? `${meet.join("\n")}\n  if (part > 0u) { return; }` : ""}
+${write.join("\n")}
+}`;
+  return { code, workgroups: batches * tall * wide };
+}
+
+/** Rows or columns up to which threads share out k, and not a tile; and sums up to which so many threads do for each block of them. */
+const few = 32;
+const shares = [
+  { blocks: 1024, parts: 64 },
+  { blocks: 8192, parts: 32 },
+] as const;
+
+/** The shader for a graphics card. */
+export function cardWgsl(sizes: MatmulSizes): Shader {
+  const { batches, M, N, K } = sizes;
+  const blocks = batches * Math.ceil(M / 4) * Math.ceil(N / 4);
+  const least = 2 ** Math.floor(Math.log2(Math.max(1, K / 4)));
+  const parts = Math.min(least, shares.find((share) => blocks <= share.blocks)?.parts ?? 1);
+  if (Math.min(M, N) <= few || (K <= 16 && blocks <= 16384)) return registerWgsl(sizes, 4, parts);
+  const workgroupsOf = (tiling: Tiling): number => {
+    const [tileM, tileN] = tileOf(tiling);
+    return batches * Math.ceil(M / tileM) * Math.ceil(N / tileN);
+  };
+  return tiledWgsl(sizes, tilings.find((tiling) => workgroupsOf(tiling) >= tiling.least)!);
+}
+
+/**
+ * Each thread computes `rows` × 4 sums from what it reads itself, or a share of them: `shares` threads take every so many fours along k each,
+ * and add up in the workgroup's memory. Bindings as of `tiledWgsl`.
+ */
+export function registerWgsl({ batches, M, N, K, a, b, start }: MatmulSizes, rows = M >= 64 ? 8 : 4, shares = 1): Shader {
+  const threads = shares > 32 ? 256 : 64;
+  const blocks = threads / shares;
   const [down, across] = [Math.ceil(M / rows), Math.ceil(N / 4)];
   const total = batches * down * across;
   const arrays = start ? 3 : 2;
@@ -163,16 +345,34 @@ export function registerWgsl({ batches, M, N, K, a, b, start }: MatmulSizes, row
         lines.push(`if (left + ${n}u < ${N}u) { result[(batch * ${M}u + ${row}) * ${N}u + left + ${n}u] = s${i}.${parts[n]}; }`);
     return `  if (${row} < ${M}u) { ${lines.join(" ")} }`;
   });
+  // neighbours read neighbours: along k where that is how b lies, and else along n
+  const [part, block, distance] =
+    formB === "along k"
+      ? [`t % ${shares}u`, `t / ${shares}u`, "span"]
+      : [`t / ${blocks}u`, `t % ${blocks}u`, `span * ${blocks}u`];
+  const meet = `${each.map((i) => `  meeting[${i * threads}u + t] = s${i};`).join("\n")}
+  workgroupBarrier();
+  for (var span = ${shares / 2}u; span > 0u; span >>= 1u) {
+    if (part < span) {
+${each.map((i) => `      meeting[${i * threads}u + t] += meeting[${i * threads}u + t + ${distance}];`).join("\n")}
+    }
+    workgroupBarrier();
+  }
+  if (part > 0u || asked >= ${total}u) { return; }
+${each.map((i) => `  s${i} = meeting[${i * threads}u + t];`).join("\n")}`;
   const code = `${parameters(arrays)}
 @group(0) @binding(1) var<storage, read> a : array<${kind(formA !== "single")}>;
 @group(0) @binding(2) var<storage, read> b : array<${kind(formB !== "single")}>;
 ${start ? "@group(0) @binding(3) var<storage, read> start : array<f32>;" : ""}
 @group(0) @binding(${arrays + 1}) var<storage, read_write> result : array<${kind(wide)}>;
+${shares === 1 ? "" : `var<workgroup> meeting : array<vec4<f32>, ${rows * threads}>;`}
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) groups : vec3<u32>, @builtin(local_invocation_index) t : u32) {
-  let number = (group.y * groups.x + group.x) * ${threads}u + t;
-  if (number >= ${total}u) { return; }
+  let part = ${part};
+  let asked = (group.y * groups.x + group.x) * ${blocks}u + ${block};
+${shares === 1 ? `  if (asked >= ${total}u) { return; }` : ""}
+  let number = min(asked, ${total - 1}u);
   let batch = number / ${down * across}u;
   let at = number % ${down * across}u;
   let top = (at / ${across}u) * ${rows}u;
@@ -181,10 +381,11 @@ fn main(@builtin(workgroup_id) group : vec3<u32>, @builtin(num_workgroups) group
   let baseB = ${begin(b)};
 ${each.map((i) => `  let row${i} = min(top + ${i}u, ${M - 1}u);\n  var s${i} = vec4<f32>();`).join("\n")}
 ${four.map((n) => `  let column${n} = min(left + ${n}u, ${N - 1}u);`).join("\n")}
-  for (var k = 0u; k < ${K}u; k += 4u) {
+  for (var k = part * 4u; k < ${K}u; k += ${4 * shares}u) {
 ${[...readA, ...work].map((line) => `    ${line}`).join("\n")}
   }
+${shares === 1 ? "" : meet}
 ${write.join("\n")}
 }`;
-  return { code, workgroups: Math.ceil(total / threads) };
+  return { code, workgroups: Math.ceil(total / blocks) };
 }

@@ -55,7 +55,7 @@ test("kinds that were asked for longest ago go first, by bytes and by number", (
   spare.give(1, "one too many", 1);
   expect(dropped).toEqual(["middle"]);
   spare.give(90, "large", 90);
-  expect(dropped).toEqual(["middle", "older still", "old"]);
+  expect(dropped).toEqual(["middle", "old", "older still"]);
   expect(spare.take(90)).toBe("large");
 });
 

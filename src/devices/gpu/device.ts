@@ -38,7 +38,9 @@ interface Launch extends Dispatch {
   readonly bindings: readonly Binding[];
   /** By pass: values that it reads last. */
   readonly done: readonly (readonly number[])[];
-  /** Bindings of which nothing is wanted afterwards. */
+  /** Places that are written and not read: what was there goes first, so that its memory can be taken again. */
+  readonly renewed: readonly Binding[];
+  /** Places of which nothing is wanted afterwards. */
   readonly dead: readonly Binding[];
   readonly sites: readonly Site[];
 }
@@ -60,11 +62,13 @@ function lastReads({ passes, results }: Plan): number[][] {
   return passes.map((_, i) => [...last].flatMap(([pass, at]) => (at === i ? [pass] : [])));
 }
 
+const isSamePlace = (a: Binding, b: Binding): boolean => a.buffer === b.buffer && a.offset === b.offset;
+
 /** Pairs of bindings at one place, by the number of the later one: what is written there may be written over what is read. */
 function sharedPlaces(bindings: readonly Binding[]): Map<number, number> {
   const shared = new Map<number, number>();
-  bindings.forEach(({ buffer, offset }, i) => {
-    const there = bindings.flatMap((other, j) => (other.buffer === buffer && other.offset === offset ? [j] : []));
+  bindings.forEach((place, i) => {
+    const there = bindings.flatMap((other, j) => (isSamePlace(other, place) ? [j] : []));
     if (there.length === 2 && there[1] === i) shared.set(i, there[0]!);
   });
   return shared;
@@ -203,10 +207,14 @@ export class GpuDevice implements Device {
       forgetFirst(code.plans, plansKept - 1);
       code.plans.set(sizes, plan);
     }
-    const isWanted = ({ buffer, offset }: Binding): boolean =>
-      bindings.some((other, i) => other.buffer === buffer && other.offset === offset && !lastUsed.includes(i));
-    const dead = lastUsed.map((i) => bindings[i]!).filter((place) => !isWanted(place));
-    return { executable, label, plan, bindings, done: lastReads(plan), dead, sites: plan.passes.map(() => ({})) };
+    /** The places of these bindings at which no other one is. */
+    const placesOf = (numbers: readonly number[]): Binding[] =>
+      numbers
+        .map((i) => bindings[i]!)
+        .filter((place) => bindings.every((other, i) => numbers.includes(i) || !isSamePlace(other, place)));
+    const renewed = placesOf(plan.results.map(({ binding }) => binding));
+    const sites = plan.passes.map(() => ({}));
+    return { executable, label, plan, bindings, done: lastReads(plan), renewed, dead: placesOf(lastUsed), sites };
   }
 
   release(): void {}
@@ -215,9 +223,10 @@ export class GpuDevice implements Device {
     for (const dispatch of queue) this.launch(dispatch as Launch);
   }
 
-  private launch({ plan, bindings, done, dead, sites }: Launch): void {
+  private launch({ plan, bindings, done, renewed, dead, sites }: Launch): void {
     const { backend } = this;
     if (backend.visible) plan.check?.((binding) => this.at(bindings[binding]!).raw as Float32Array);
+    for (const place of renewed) this.clear(place);
     const made: (Handle | null)[] = [];
     plan.passes.forEach((pass, i) => {
       const args = pass.args.map((arg) =>
@@ -237,11 +246,7 @@ export class GpuDevice implements Device {
       given.add(pass);
       this.place(bindings[binding]!, handle);
     }
-    for (const { buffer, offset } of dead) {
-      const { held } = buffer as GpuBuffer;
-      this.drop(held.get(offset)?.handle ?? null);
-      held.delete(offset);
-    }
+    for (const place of dead) this.clear(place);
   }
 
   /** Runs a pass, or finds what it gave before: a value changes only where nobody else refers to it. */
@@ -278,6 +283,13 @@ export class GpuDevice implements Device {
 
   private orNothing(handle: Handle | null): Handle {
     return handle ?? (this.nothing ??= this.backend.upload(Float32Array.of(0)));
+  }
+
+  /** Takes away what begins at a binding. */
+  private clear({ buffer, offset }: Binding): void {
+    const { held } = buffer as GpuBuffer;
+    const old = held.get(offset);
+    if (old && held.delete(offset)) this.drop(old.handle);
   }
 
   /** Puts a value at a binding, in place of all that overlaps it. */

@@ -38,11 +38,23 @@ const isNaNText = (x: string): string => `!(${x} <= 0 || ${x} > 0)`;
 /** The larger of the two; NaN when either is, as Math.max has it. */
 const larger = (code: Code, x: string, y: string): string => code.choose(`${y} > ${x} || ${isNaNText(y)}`, y, x);
 
+/**
+ * Cards find logarithms to an absolute error, which is large beside one near 0 (WGSL, §15.7.4; Vulkan, "Precision of core operations"): there
+ * it is 2·artanh(s), s = (x − 1) / (x + 1), by its series.
+ */
+function logarithm(code: Code, [x]: readonly string[]): string {
+  const s = code.let(`(${x} - 1) / (${x} + 1)`);
+  const squared = code.let(`${s} * ${s}`);
+  const terms = [9, 7, 5, 3].reduce((sum, n) => `(${2 / n} + ${squared} * ${sum})`, `${2 / 11}`);
+  const near = code.let(`${s} * (2 + ${squared} * ${terms})`);
+  return code.choose(`${x} > 0.75 && ${x} < 1.25`, near, code.let(`Math.log(${x})`));
+}
+
 const onSingles: Record<string, OnSingles> = {
   neg: formula(([x]) => `0 - ${x}`),
   recip: formula(([x]) => `1 / ${x}`),
   exp: formula(([x]) => `Math.exp(${x})`),
-  log: formula(([x]) => `Math.log(${x})`),
+  log: logarithm,
   sin: called("sine"),
   sqrt: formula(([x]) => `Math.sqrt(${x})`),
   floor: formula(([x]) => `Math.floor(${x})`),

@@ -11,7 +11,7 @@ import {
   unpackAdd,
 } from "../../../kernels/gpu/matmul.ts";
 import { type Drawing, gridOf, isInRows, multiplySquares, packSquares, unpackSquares } from "../../../kernels/gpu/matmul-glsl.ts";
-import { registerWgsl, tiledWgsl } from "../../../kernels/gpu/matmul-wgsl.ts";
+import { cardWgsl, registerWgsl } from "../../../kernels/gpu/matmul-wgsl.ts";
 import { elementwise } from "../../graph/elementwise.ts";
 import type { CallGeometry, Operand } from "../../graph/primitive.ts";
 import { sumOp } from "../../graph/reduction.ts";
@@ -111,7 +111,7 @@ function shaderPlan(sizes: MatmulSizes, software: boolean): Plan {
   const source = `function (a, b${sizes.start ? ", c" : ""}) { return a[0] + b[0]${sizes.start ? " + c[0]" : ""}; }`;
   const count = sizes.batches * sizes.M * sizes.N;
   return {
-    passes: [{ source, functions: [], args, count, wgsl: software ? registerWgsl(sizes) : tiledWgsl(sizes) }],
+    passes: [{ source, functions: [], args, count, wgsl: software ? registerWgsl(sizes) : cardWgsl(sizes) }],
     results: [{ binding: args.length, pass: 0 }],
   };
 }
@@ -190,7 +190,7 @@ function squaresPlan(sizes: MatmulSizes, rows: "copied" | "kept" | null): Plan |
 }
 
 /** Sides from which a tuned kernel is the faster one. */
-const least = { tiled: 8, squares: 4, packed: 4 };
+const least = { squares: 4, packed: 4 };
 
 /** The batched product [..., M, K] · [..., K, N] with what its sums begin with, by the kernel that suits mode and sizes. */
 export function matmulPlan(
@@ -201,7 +201,7 @@ export function matmulPlan(
   if (mode === "cpu" || mode === "webasm") return plainPlan(geometry, inputs);
   const sizes = sizesOf(geometry);
   const side = Math.min(sizes.M, sizes.N, sizes.K);
-  if (mode === "webgpu" && side >= (software ? 1 : least.tiled)) return shaderPlan(sizes, software);
+  if (mode === "webgpu" && side >= 1) return shaderPlan(sizes, software);
   const rows = mode === "webgl" ? "kept" : software ? "copied" : null;
   const squares = draws && side >= least.squares ? squaresPlan(sizes, rows) : null;
   const packed = mode !== "webgpu" && side >= least.packed ? packedPlan(sizes) : null;

@@ -12,7 +12,7 @@ import { Spare } from "./spare.ts";
 const usage = { copySource: 4, copyTarget: 8, uniform: 64, storage: 128 };
 
 /** Launches that are submitted together: the device begins while the next ones are recorded. */
-const mostPending = 16;
+const mostPending = 64;
 /** Buffers that are kept for whoever needs one of their size next. */
 const mostSpare = { bytes: 256 * 2 ** 20, things: 4096 };
 /** Uniforms of a kernel that are remembered. */
