@@ -27,6 +27,7 @@ export function bartConfig(json: ConfigJson, modelType: BartType = "bart") {
     };
   };
   return {
+    ...config.labels(0),
     modelType,
     vocabSize: config.count("vocab_size"),
     dModel: config.count("d_model"),
@@ -46,5 +47,7 @@ export function bartConfig(json: ConfigJson, modelType: BartType = "bart") {
     startsWithLast: isMany,
     padTokenId: padTokenId as number,
     decoderStartTokenId: decoderStartTokenId as number,
+    /** Ends a text: where a classifier of texts looks. */
+    eosTokenId: config.token("eos_token_id") ?? 2,
   };
 }

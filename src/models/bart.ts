@@ -185,6 +185,40 @@ class BartStack extends Module {
   }
 }
 
+/** Leaves unread a bias of the logits that nothing trains, and marks of the first checkpoints. */
+export const bartPath = (name: string): string | null =>
+  /(^|\.)(final_logits_bias|(en|de)coder\.version)$/.test(name) ? null : name;
+
+/** Everything but an output layer. */
+export function bartModel(config: BartConfig, init: Initializer) {
+  const { vocabSize, dModel: C } = config;
+  const row = { ...paddingRow(config), scale: config.scaleEmbedding ? Math.sqrt(C) : 1 };
+  const shared = new Embedding(vocabSize, C, { init, ...row });
+  // one weight in layers of their own, so that an adapter on one of them is on no other
+  const { weight } = shared;
+  const stack = (side: "encoder" | "decoder") =>
+    new BartStack(config, new Embedding(vocabSize, C, { weight, ...row }), init, side);
+  return group({ shared: shared as Layer, encoder: stack("encoder"), decoder: stack("decoder") });
+}
+
+/** The sizes of one side. */
+export function bartSizes(config: BartConfig, side: "encoder" | "decoder"): ModelSizes {
+  const { modelType, dModel: width, maxPositionEmbeddings: maxLength } = config;
+  const { layers: count, heads } = config[side];
+  return { modelType, width, layers: count, heads, headDim: width / heads, maxLength };
+}
+
+/** What goes in to get these labels out. */
+export const bartShift = ({ startsWithLast, decoderStartTokenId, padTokenId }: BartConfig, labels: Tensor): Tensor =>
+  startsWithLast ? shiftAround(labels, padTokenId) : shiftRight(labels, decoderStartTokenId, padTokenId);
+
+/** The states of a text that is read: [B, S, C]. */
+export function bartRead({ encoder }: ReturnType<typeof bartModel>, inputs: ReadInputs): Tensor {
+  const attention = inputs.attentionMask ? { keyMask: inputs.attentionMask } : {};
+  const positions = positionsAfter(0, textShape(inputs)[1]);
+  return encoder.forward(inputs, { attention, positions, update: null, past: [], memories: [] }).at(-1) as Tensor;
+}
+
 /**
  * A BART that answers a text with a text.
  *
@@ -203,20 +237,15 @@ export class BartForConditionalGeneration extends EncoderDecoder implements Chec
     const known = readOnce(config, "normsInFront", (json) => bartConfig(json, modelType));
     const { vocabSize, dModel: C } = known;
     const { init = normal({ std: known.initStd }) } = options;
-    const row = { ...paddingRow(known), scale: known.scaleEmbedding ? Math.sqrt(C) : 1 };
-    const shared = new Embedding(vocabSize, C, { init, ...row });
-    // one weight in layers of their own, so that an adapter on one of them is on no other
-    const { weight } = shared;
-    const stack = (side: "encoder" | "decoder") =>
-      new BartStack(known, new Embedding(vocabSize, C, { weight, ...row }), init, side);
     this.config = known;
-    this.model = group({ shared: shared as Layer, encoder: stack("encoder"), decoder: stack("decoder") });
+    this.model = bartModel(known, init);
+    const { weight } = this.model.shared as Embedding;
     const tied = known.tieWordEmbeddings ? { weight } : {};
     this.lm_head = new Linear(C, vocabSize, { bias: false, init, ...tied });
   }
 
   get backbone(): Backbone {
-    return { sizes: this.#sizes("decoder"), wordEmbedding: this.model.shared };
+    return { sizes: bartSizes(this.config, "decoder"), wordEmbedding: this.model.shared };
   }
 
   get startToken(): number {
@@ -224,24 +253,15 @@ export class BartForConditionalGeneration extends EncoderDecoder implements Chec
   }
 
   protected get readerSizes(): ModelSizes {
-    return this.#sizes("encoder");
-  }
-
-  #sizes(side: "encoder" | "decoder"): ModelSizes {
-    const { modelType, dModel: width, maxPositionEmbeddings: maxLength } = this.config;
-    const { layers: count, heads } = this.config[side];
-    return { modelType, width, layers: count, heads, headDim: width / heads, maxLength };
+    return bartSizes(this.config, "encoder");
   }
 
   protected shift(labels: Tensor): Tensor {
-    const { startsWithLast, decoderStartTokenId, padTokenId } = this.config;
-    return startsWithLast ? shiftAround(labels, padTokenId) : shiftRight(labels, decoderStartTokenId, padTokenId);
+    return bartShift(this.config, labels);
   }
 
   protected read(inputs: ReadInputs): Tensor {
-    const attention = inputs.attentionMask ? { keyMask: inputs.attentionMask } : {};
-    const positions = positionsAfter(0, textShape(inputs)[1]);
-    return this.model.encoder.forward(inputs, { attention, positions, update: null, past: [], memories: [] }).at(-1) as Tensor;
+    return bartRead(this.model, inputs);
   }
 
   protected remember(states: Tensor): TextStates[] {
@@ -258,8 +278,7 @@ export class BartForConditionalGeneration extends EncoderDecoder implements Chec
   }
 
   pathOf(name: string): string | null {
-    // a bias of the logits that nothing trains, and marks of the first checkpoints
-    return /^final_logits_bias$|(^|\.)(en|de)coder\.version$/.test(name) ? null : pathBy({ name: "model" }, name);
+    return pathBy({ name: "model", pathOf: bartPath }, name);
   }
 }
 

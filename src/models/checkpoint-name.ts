@@ -2,7 +2,8 @@
 import type { Shape } from "../graph/shape.ts";
 
 /** What output layers are called, none of which is a part of a model without one. */
-const outputs = /^(lm_head|embed_out|score|classifier|pre_classifier|cls|qa_outputs|predictions|sop_classifier|vocab_\w+)\./;
+const outputs =
+  /^(lm_head|embed_out|score|classifier|classification_head|pre_classifier|cls|qa_outputs|predictions|sop_classifier|vocab_\w+)\./;
 
 /** What is drawn anew, and what is left unread, where a model gets another output layer than its checkpoint has. */
 const replaceable = /^(head|decoder|generator_\w+|discriminator_\w+)\.|(^|\.)pooler\./;

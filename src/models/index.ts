@@ -11,6 +11,12 @@ export {
 export { BartForConditionalGeneration, MBartForConditionalGeneration } from "./bart.ts";
 export { type BartConfig, bartConfig } from "./bart-config.ts";
 export {
+  BartForQuestionAnswering,
+  BartForSequenceClassification,
+  MBartForQuestionAnswering,
+  MBartForSequenceClassification,
+} from "./bart-head.ts";
+export {
   type BertConfig,
   BertForMaskedLM,
   BertForQuestionAnswering,

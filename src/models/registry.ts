@@ -9,6 +9,12 @@ import {
   AlbertForTokenClassification,
 } from "./albert.ts";
 import { BartForConditionalGeneration, MBartForConditionalGeneration } from "./bart.ts";
+import {
+  BartForQuestionAnswering,
+  BartForSequenceClassification,
+  MBartForQuestionAnswering,
+  MBartForSequenceClassification,
+} from "./bart-head.ts";
 import { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification } from "./bert.ts";
 import {
   BloomForCausalLM,
@@ -194,7 +200,7 @@ interface ModelClasses {
 /** By `model_type`, the classes under their names at Hugging Face, the usual one first: one line makes a model loadable. */
 export const models = {
   albert: { AlbertForMaskedLM, AlbertForQuestionAnswering, AlbertForSequenceClassification, AlbertForTokenClassification },
-  bart: { BartForConditionalGeneration },
+  bart: { BartForConditionalGeneration, BartForQuestionAnswering, BartForSequenceClassification },
   bert: { BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification },
   bloom: { BloomForCausalLM, BloomForQuestionAnswering, BloomForSequenceClassification, BloomForTokenClassification },
   camembert: {
@@ -246,7 +252,7 @@ export const models = {
     ModernBertForSequenceClassification,
     ModernBertForTokenClassification,
   },
-  mbart: { MBartForConditionalGeneration },
+  mbart: { MBartForConditionalGeneration, MBartForQuestionAnswering, MBartForSequenceClassification },
   mt5: { MT5ForConditionalGeneration },
   mpnet: { MPNetForMaskedLM, MPNetForQuestionAnswering, MPNetForSequenceClassification, MPNetForTokenClassification },
   olmo2: { Olmo2ForCausalLM, Olmo2ForSequenceClassification },
@@ -425,7 +431,7 @@ export function createModel<T extends Task = "CausalLM">(
   const [given = usual]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
   // a checkpoint without the tied output layer, such as facebook/bart-base, of a type that has no model without it
   const isWithout = typeof given === "string" && taskOf(given) === "FeatureExtraction";
-  const architecture = isWithout && !Object.values(classes).some(({ family }) => family) ? usual : given;
+  const architecture = isWithout && usual && taskOf(usual) === wanted && wanted === "Seq2SeqLM" ? usual : given;
   const name = typeof architecture === "string" ? architecture : "";
   const found = Object.hasOwn(classes, name) ? classes[name] : undefined;
   const own = taskOf(name);

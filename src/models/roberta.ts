@@ -27,7 +27,11 @@ export class RobertaClassificationHead extends Module {
   out_proj: Layer;
   readonly #act: (x: Tensor) => Tensor;
 
-  constructor({ hiddenSize: C, classifierDropout, numLabels }: BertConfig, init: Initializer, act = tanh) {
+  constructor(
+    { hiddenSize: C, classifierDropout, numLabels }: Pick<BertConfig, "hiddenSize" | "classifierDropout" | "numLabels">,
+    init: Initializer,
+    act = tanh,
+  ) {
     super();
     this.#act = act;
     this.dense = new Linear(C, C, { init, initBias: zeros });
