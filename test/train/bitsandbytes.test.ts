@@ -163,7 +163,7 @@ describe("wrong checkpoints", () => {
       async (tensors: ReadonlyMap<string, StoredTensor>) => ({
         [state.replace("mlp.up_proj", "input_layernorm")]: tensors.get(state)!,
       }),
-      /no linear layer/,
+      /not a linear layer/,
     ],
   ] as const)("%s", async (_, change, message) => {
     await expect(loadModel(await tampered(change as never))).rejects.toThrow(message);
