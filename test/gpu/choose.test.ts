@@ -16,7 +16,7 @@ test("each device that works is reported with its speed", async () => {
 
 test("a mode that cannot run here says why", async () => {
   const webgl = await probe({ name: "gpu", mode: "webgl2", open: () => devices.gpu({ mode: "webgl2" }) });
-  const reason = "mode webgl2 cannot run: WebGL is of browsers, and in Node of mode headlessgl.";
+  const reason = "mode webgl2 cannot run: only browsers have WebGL; Node has mode headlessgl.";
   expect(webgl.report).toMatchObject({ works: false, reason });
 });
 

@@ -31,7 +31,7 @@ export const kernelsKept: { readonly most: number; readonly mostOfAll: number } 
 
 const whyNoWebGl = (): string =>
   nodeModule("module")
-    ? "WebGL is of browsers, and in Node of mode headlessgl"
+    ? "only browsers have WebGL; Node has mode headlessgl"
     : "this browser has no WebGL, or has it switched off";
 
 /** @param load gives the package `gl` as GPU.js finds it */
