@@ -101,14 +101,15 @@ function withSinks(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, options: Atte
   const byToken = (x: Tensor) => reshape(permute(x, [0, 2, 1]), [B, T, H, 1]);
   const run = withVjp(
     () => mul(y, byToken(sigmoid(sub(logSum, sink)))),
-    (g, out, own, keys, values) => {
-      const all = add(logSum, softplus(sub(sink, logSum)));
-      const share = byToken(exp(sub(sink, all)));
+    // the sums are an argument, since for rows of `vmap` there is no other way to them; what they hand on is in the fused derivative
+    (g, out, own, keys, values, score, sums) => {
+      const all = add(sums!, softplus(sub(score!, sums!)));
+      const share = byToken(exp(sub(score!, all)));
       const bySink = reduceSum(mul(share, mul(g, out)), [0, 1, 3]);
-      return [...attentionBackward([own!, keys!, values!, out, all, g], attributes), reshape(neg(bySink), sink.shape)];
+      return [...attentionBackward([own!, keys!, values!, out, all, g], attributes), reshape(neg(bySink), score!.shape), null];
     },
   );
-  return run(...sources, sink);
+  return run(...sources, sink, logSum);
 }
 
 /** Softmax over the last axis with one more score, whose weight is left out. */

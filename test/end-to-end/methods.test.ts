@@ -72,6 +72,6 @@ it.each(Object.keys(methods).filter((method) => method !== "lora"))(
     expect(mergedDir).toBe(merges ? merged : null);
     expect(existsSync(merged)).toBe(merges);
     if (merges) expect(mergeMaxLogitDifference).toBeLessThan(1e-3);
-    else expect(stderr()).toContain("no change of the weights");
+    else expect(stderr()).toContain("not a change of the weights");
   },
 );

@@ -79,7 +79,7 @@ describe("a shadow", () => {
   it("is refused where it cannot be", () => {
     const t5 = { model_type: "t5", vocab_size: 23, d_model: 12, d_kv: 4, d_ff: 16, num_layers: 1, num_heads: 3 };
     expect(() => attach(make(t5, "Seq2SeqLM"), shadow({ targetModules: ["block.0"] }))).toThrow(/cannot adapt/);
-    expect(() => attach(make(llama, "SequenceClassification"), shadow())).toThrow(/continues no text/);
+    expect(() => attach(make(llama, "SequenceClassification"), shadow())).toThrow(/is not a causal language model/);
     expect(() => shadow({ taskType: "SEQ_CLS" })).toThrow(/not implemented/);
     expect(() => shadow({ shadowModel: "some/other" })).toThrow(/shadowModel.*not implemented/s);
   });
