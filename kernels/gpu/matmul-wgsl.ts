@@ -71,26 +71,23 @@ class TileSide {
   private readonly pitch: number;
 
   /**
-   * @param strides along k and across it; `extent` across it, `first` the expression of where the tile begins there
-   * @param lines   threads along the side, and sums of each
+   * @param at     where the operand lies; `extent` are its lines, across k, `first` the expression of the tile's first one
+   * @param lines  threads along the side, and sums of each
    */
   constructor(
     name: "a" | "b",
+    at: MatrixWalk,
+    { extent, K, first }: { readonly extent: number; readonly K: number; readonly first: string },
     {
-      strides,
-      extent,
-      K,
-      first,
-      vectors,
-    }: {
-      strides: { k: number; across: number };
-      extent: number;
-      K: number;
-      first: string;
-      vectors: { k: boolean; across: boolean };
-    },
-    { depth, threads, lines, sums }: { depth: number; threads: number; lines: number; sums: number },
+      depth,
+      threads,
+      lines,
+      sums,
+    }: { readonly depth: number; readonly threads: number; readonly lines: number; readonly sums: number },
   ) {
+    const [alongK, acrossK] = name === "a" ? (["column", "row"] as const) : (["row", "column"] as const);
+    const vectors = { k: isVector(at, alongK, K), across: isVector(at, acrossK, extent) };
+    const strides = { k: at[alongK], across: at[acrossK] };
     this.name = name;
     [this.sums, this.lines] = [sums, lines];
     this.isVector = vectors.k || vectors.across;
@@ -103,10 +100,10 @@ class TileSide {
     const count = (tile * depth) / 4;
     const guarded = K % depth !== 0;
     for (const l of range(Math.ceil(count / threads))) {
-      const at = `(t + ${l * threads}u)`;
+      const place = `(t + ${l * threads}u)`;
       const [line, k] = this.alongK
-        ? [`${first} + ${at} / ${deep}u`, `k0 + ${at} % ${deep}u * 4u`]
-        : [`${first} + ${at} % ${tile / 4}u * 4u`, `k0 + ${at} / ${tile / 4}u`];
+        ? [`${first} + ${place} / ${deep}u`, `k0 + ${place} % ${deep}u * 4u`]
+        : [`${first} + ${place} % ${tile / 4}u * 4u`, `k0 + ${place} / ${tile / 4}u`];
       const element = (line: string, k: string, divisor = ""): string =>
         `${name}[(base_${name} + ${line} * ${strides.across}u + (${k}) * ${strides.k}u)${divisor}]`;
       const inside = (value: string, k: string, zero: string): string =>
@@ -121,11 +118,11 @@ class TileSide {
               return inside(element(`min(${ownLine}, ${extent - 1}u)`, nearK), ownK, "0.0");
             })
             .join(", ")})`;
-      const place = this.alongK ? `${at} / ${deep}u * ${this.pitch}u + ${at} % ${deep}u` : at;
-      const check = (l + 1) * threads > count ? `if (${at} < ${count}u) ` : "";
+      const inTile = this.alongK ? `${place} / ${deep}u * ${this.pitch}u + ${place} % ${deep}u` : place;
+      const check = (l + 1) * threads > count ? `if (${place} < ${count}u) ` : "";
       this.declare.push(`var next_${name}${l} = vec4<f32>();`);
       this.load.push(`${check}{ next_${name}${l} = ${value}; }`);
-      this.store.push(`${check}{ tile_${name}[${place}] = next_${name}${l}; }`);
+      this.store.push(`${check}{ tile_${name}[${inTile}] = next_${name}${l}; }`);
     }
   }
 
@@ -160,28 +157,8 @@ export function tiledWgsl(sizes: MatmulSizes, tiling: Tiling): Shader {
   const [tall, wide] = [Math.ceil(M / tileM), Math.ceil(N / tileN)];
   const group = down * across;
   const threads = group * groups;
-  const sideA = new TileSide(
-    "a",
-    {
-      strides: { k: a.column, across: a.row },
-      extent: M,
-      K,
-      first: "top",
-      vectors: { k: isVector(a, "column", K), across: isVector(a, "row", M) },
-    },
-    { depth, threads, lines: down, sums: rows },
-  );
-  const sideB = new TileSide(
-    "b",
-    {
-      strides: { k: b.row, across: b.column },
-      extent: N,
-      K,
-      first: "left",
-      vectors: { k: isVector(b, "row", K), across: isVector(b, "column", N) },
-    },
-    { depth, threads, lines: across, sums: columns },
-  );
+  const sideA = new TileSide("a", a, { extent: M, K, first: "top" }, { depth, threads, lines: down, sums: rows });
+  const sideB = new TileSide("b", b, { extent: N, K, first: "left" }, { depth, threads, lines: across, sums: columns });
   const squares = range(rows).flatMap((i) => range(columns).map((n) => [i, n] as const));
   const isWide = !sideB.alongK && N % 4 === 0;
   const arrays = start ? 3 : 2;
