@@ -31,6 +31,18 @@ const four = [0, 1, 2, 3] as const;
 
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
+const kind = (isVector: boolean): string => (isVector ? "vec4<f32>" : "f32");
+
+/** Declares the uniform and the arrays a, b, start if there is one, and result. The others say whether they are arrays of vec4. */
+const bindings = (a: boolean, b: boolean, hasStart: boolean, result: boolean): string => {
+  const arrays = hasStart ? 3 : 2;
+  return `${parameters(arrays)}
+@group(0) @binding(1) var<storage, read> a : array<${kind(a)}>;
+@group(0) @binding(2) var<storage, read> b : array<${kind(b)}>;
+${hasStart ? "@group(0) @binding(3) var<storage, read> start : array<f32>;" : ""}
+@group(0) @binding(${arrays + 1}) var<storage, read_write> result : array<${kind(result)}>;`;
+};
+
 /** How a workgroup shares out a tile of the result. */
 interface Tiling {
   readonly threads: readonly [down: number, across: number];
@@ -161,8 +173,6 @@ export function tiledWgsl(sizes: MatmulSizes, tiling: Tiling): Shader {
   const sideB = new TileSide("b", b, { extent: N, K, first: "left" }, { depth, threads, lines: across, sums: columns });
   const squares = range(rows).flatMap((i) => range(columns).map((n) => [i, n] as const));
   const isWide = !sideB.alongK && N % 4 === 0;
-  const arrays = start ? 3 : 2;
-  const kind = (vector: boolean): string => (vector ? "vec4<f32>" : "f32");
   const share = depth / 4 / groups;
   const sum = (i: number, n: number): string =>
     `s${i}_${n}${start ? ` + start[${begin(start)} + row * ${start.row}u + (left + ${sideB.line("x", n)}) * ${start.column}u]` : ""}`;
@@ -195,11 +205,7 @@ ${squares.map(([i, n], at) => `    s${i}_${n} += meeting[${at * group}u + own];`
       let k0 = ${at};
       ${[...sideA.load, ...sideB.load].join("\n      ")}
     }`;
-  const code = `${parameters(arrays)}
-@group(0) @binding(1) var<storage, read> a : array<${kind(sideA.isVector)}>;
-@group(0) @binding(2) var<storage, read> b : array<${kind(sideB.isVector)}>;
-${start ? "@group(0) @binding(3) var<storage, read> start : array<f32>;" : ""}
-@group(0) @binding(${arrays + 1}) var<storage, read_write> result : array<${kind(isWide)}>;
+  const code = `${bindings(sideA.isVector, sideB.isVector, start !== undefined, isWide)}
 var<workgroup> tile_a : array<vec4<f32>, ${sideA.size}>;
 var<workgroup> tile_b : array<vec4<f32>, ${sideB.size}>;
 ${groups > 1 ? `var<workgroup> meeting : array<f32, ${squares.length * group}>;` : ""}
@@ -242,18 +248,18 @@ ${write.join("\n")}
 
 /** Rows or columns up to which threads share out k, and not a tile; and sums up to which so many threads do for each block of them. */
 const few = 32;
-const shares = [
-  { blocks: 1024, parts: 64 },
-  { blocks: 8192, parts: 32 },
+const sharing = [
+  { blocks: 1024, shares: 64 },
+  { blocks: 8192, shares: 32 },
 ] as const;
 
 /** The shader for a graphics card. */
 export function cardWgsl(sizes: MatmulSizes): Shader {
   const { batches, M, N, K } = sizes;
   const blocks = batches * Math.ceil(M / 4) * Math.ceil(N / 4);
-  const least = 2 ** Math.floor(Math.log2(Math.max(1, K / 4)));
-  const parts = Math.min(least, shares.find((share) => blocks <= share.blocks)?.parts ?? 1);
-  if (Math.min(M, N) <= few || (K <= 16 && blocks <= 16384)) return registerWgsl(sizes, 4, parts);
+  const most = 2 ** Math.floor(Math.log2(Math.max(1, K / 4)));
+  const shares = Math.min(most, sharing.find((few) => blocks <= few.blocks)?.shares ?? 1);
+  if (Math.min(M, N) <= few || (K <= 16 && blocks <= 16384)) return registerWgsl(sizes, 4, shares);
   const workgroupsOf = (tiling: Tiling): number => {
     const [tileM, tileN] = tileOf(tiling);
     return batches * Math.ceil(M / tileM) * Math.ceil(N / tileN);
@@ -270,12 +276,10 @@ export function registerWgsl({ batches, M, N, K, a, b, start }: MatmulSizes, row
   const blocks = threads / shares;
   const [down, across] = [Math.ceil(M / rows), Math.ceil(N / 4)];
   const total = batches * down * across;
-  const arrays = start ? 3 : 2;
-  const each = Array.from({ length: rows }, (_, i) => i);
+  const each = range(rows);
   const formA = isVector(a, "column", K) ? "along k" : isVector(a, "row", M) ? "along m" : "single";
   const formB = isVector(b, "row", K) ? "along k" : isVector(b, "column", N) ? "along n" : "single";
   const wide = N % 4 === 0;
-  const kind = (vector: boolean): string => (vector ? "vec4<f32>" : "f32");
   const guard = (value: string, j: number, zero: string): string =>
     K % 4 === 0 ? value : `select(${zero}, ${value}, k + ${j}u < ${K}u)`;
   const step = (j: number): string => (K % 4 === 0 ? `(k + ${j}u)` : `min(k + ${j}u, ${K - 1}u)`);
@@ -337,11 +341,7 @@ ${each.map((i) => `      meeting[${i * threads}u + t] += meeting[${i * threads}u
   }
   if (part > 0u || asked >= ${total}u) { return; }
 ${each.map((i) => `  s${i} = meeting[${i * threads}u + t];`).join("\n")}`;
-  const code = `${parameters(arrays)}
-@group(0) @binding(1) var<storage, read> a : array<${kind(formA !== "single")}>;
-@group(0) @binding(2) var<storage, read> b : array<${kind(formB !== "single")}>;
-${start ? "@group(0) @binding(3) var<storage, read> start : array<f32>;" : ""}
-@group(0) @binding(${arrays + 1}) var<storage, read_write> result : array<${kind(wide)}>;
+  const code = `${bindings(formA !== "single", formB !== "single", start !== undefined, wide)}
 ${shares === 1 ? "" : `var<workgroup> meeting : array<vec4<f32>, ${rows * threads}>;`}
 
 @compute @workgroup_size(${threads})

@@ -52,9 +52,13 @@ export function addEmbed(program: Command): void {
         }
       };
       if (out?.endsWith(".safetensors")) {
-        const rows: Float32Array[] = [];
-        await run((_, values) => void rows.push(values));
-        const data = Float32Array.from(rows.flatMap((values) => [...values]));
+        let data = new Float32Array(0);
+        let filled = 0;
+        await run((_, values, width) => {
+          if (filled === 0) data = new Float32Array(texts.length * width);
+          data.set(values, filled);
+          filled += values.length;
+        });
         const shape = [texts.length, data.length / texts.length];
         await writeSafetensors(out, { embeddings: { dtype: "float32", shape, data } });
       } else if (out !== undefined) {

@@ -1,9 +1,8 @@
 /** Causal language models: any decoder, an output layer after it, and a cache for it. */
-import { checkOptions } from "../errors.ts";
 import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
-import { type Initializer, normal, zeros } from "../nn/init.ts";
+import { type Initializer, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
 import { KeyValueCache } from "./cache.ts";
@@ -11,7 +10,7 @@ import { type Backbone, type CausalLM, type CausalLMInputs, type CausalLMOutput,
 import { type CheckpointNames, type NamedPart, pathBy } from "./checkpoint-name.ts";
 import type { ConfigJson } from "./config-reader.ts";
 import { causalOutput, type DecoderStates, type Pass } from "./decoder.ts";
-import type { ClassOf, Family } from "./family.ts";
+import { beginWithBase, type ClassOf, type Family } from "./family.ts";
 
 /** A causal model without its output layer. */
 export interface Decoder extends Module, Backbone {
@@ -92,22 +91,13 @@ export function causalLM<Name extends string, Config extends WordConfig, Base ex
   class FamilyLM extends DecoderLM {
     static readonly family = family;
     declare lm_head: Layer; // comes after the model, whose embedding it may share
-    readonly config: Config;
+    declare readonly config: Config;
 
-    constructor(config: Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    constructor(given: Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
       super();
-      const { init } = checkOptions(new.target.name, options, { init: "a function" });
-      const known = family.read(config);
-      const base = family.build(known, init);
+      const { config, base, init } = beginWithBase(this, family, given, options);
       const decoder = family.reader(base);
-      this.config = known;
-      Object.assign(this, { [family.name]: base });
-      this.lm_head = new Linear(decoder.sizes.width, known.vocabSize, {
-        bias,
-        init: init ?? normal({ std: family.std(known) }),
-        initBias: zeros,
-        ...tied(known, decoder),
-      });
+      this.lm_head = new Linear(decoder.sizes.width, config.vocabSize, { bias, init, initBias: zeros, ...tied(config, decoder) });
     }
 
     get backbone(): Decoder {

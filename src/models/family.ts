@@ -73,6 +73,20 @@ export type ClassOf<Model, Config> = (new (
 // biome-ignore lint/suspicious/noExplicitAny: the types of its parts are the family's own
 export type AnyFamily = Family<string, any, any>;
 
+/** What every class of a family begins with: its config and base, and the first values of what comes after them. */
+export function beginWithBase<Name extends string, Config, Base extends Module>(
+  model: Module,
+  family: Family<Name, Config, Base>,
+  given: Config | ConfigJson,
+  options: { readonly init?: Initializer },
+): { readonly config: Config; readonly base: Base; readonly init: Initializer } {
+  const { init } = checkOptions(model.constructor.name, options, { init: "a function" });
+  const config = family.read(given);
+  const base = family.build(config, init);
+  Object.assign(model, { config, [family.name]: base });
+  return { config, base, init: init ?? normal({ std: family.std(config) }) };
+}
+
 function headed<Name extends string, Config, Base extends Module, Parts extends object, Inputs, Output>(
   name: string,
   family: Family<Name, Config, Base>,
@@ -84,16 +98,12 @@ function headed<Name extends string, Config, Base extends Module, Parts extends 
   const self = (model: Module): Self => model as Self;
   class WithHead extends Module implements CheckpointNames {
     static readonly family = family;
-    readonly config: Config;
+    declare readonly config: Config;
 
-    constructor(config: Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
+    constructor(given: Config | ConfigJson, options: { readonly init?: Initializer } = {}) {
       super();
-      const { init } = checkOptions(new.target.name, options, { init: "a function" });
-      const known = family.read(config);
-      const base = family.build(known, init);
-      const parts = head.parts(known, init ?? normal({ std: family.std(known) }), base);
-      this.config = known;
-      Object.assign(this, { [family.name]: base, ...parts });
+      const { config, base, init } = beginWithBase(this, family, given, options);
+      Object.assign(this, head.parts(config, init, base));
     }
 
     get backbone(): Reader {

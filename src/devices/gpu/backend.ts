@@ -175,6 +175,7 @@ export class KernelCache {
     return kernel;
   }
 
+  /** The kernel of a pass, made where there is none, and the key under which it is kept. */
   find(pass: Pass, args: readonly (Handle | number)[]): [key: string, kernel: GpuKernel] {
     const key = this.#key(pass, args);
     let kernel = this.again(key);
