@@ -72,6 +72,22 @@ export function takeModule(options: { readonly shared: boolean }): Uint8Array<Ar
   return module.bytes();
 }
 
+/** A module with a function `anyOutside` (index, count, rows) → 1 where one of the indices is below 0 or not below `rows`, else 0. */
+export function anyOutsideModule(options: { readonly shared: boolean }): Uint8Array<ArrayBuffer> {
+  const module = new ModuleBuilder(options);
+  const f = module.function("anyOutside", ["i32", "i32", "i32"], ["i32"]);
+  const [index, count, rows] = f.params;
+  const end = f.local("v128", ["i32x4.splat", rows]);
+  const outside = f.local("v128");
+  const look = (op: "v128.load" | "v128.load32_splat", bytes: number) => {
+    f.set(outside, ["v128.or", outside, ["i32x4.ge_u", load(op, index), end]]).increment(index, bytes);
+  };
+  f.repeat(["i32.shr_u", count, 2], () => look("v128.load", 16));
+  f.repeat(["i32.and", count, 3], () => look("v128.load32_splat", 4));
+  f.push(["v128.any_true", outside]);
+  return module.bytes();
+}
+
 /** A module with one kernel, `scatterAdd`, of float32 or int32. */
 export function scatterAddModule(type: "float32" | "int32", options: { readonly shared: boolean }): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder(options);

@@ -1,9 +1,9 @@
 import { spawnSync } from "node:child_process";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
+import { type Expression, load, ModuleBuilder } from "../../src/devices/wasm/assembler.ts";
 import { DeviceMemory } from "../../src/devices/wasm/memory.ts";
 import { defaultThreads, Pool } from "../../src/devices/wasm/pool.ts";
-import { control } from "../../src/devices/wasm/worker.ts";
+import { control, taking } from "../../src/devices/wasm/worker.ts";
 import { ConfigError, DeviceError } from "../../src/errors.ts";
 
 const pools: Pool[] = [];
@@ -66,6 +66,29 @@ describe.each([
   });
 });
 
+test.each([
+  ["from both ends, so that each thread has neighbours", 999, 2],
+  ["from the front by all when there are more than are counted in half a word", taking.countable + 7, 3],
+])("tasks are taken %s", async (_, tasks, threads) => {
+  const [pool, memory] = makePool(threads);
+  const module = new ModuleBuilder({ shared: true });
+  const f = module.function("note", ["i32", "i32", "i32"]);
+  const [task, args, thread] = f.params;
+  const place: Expression = ["i32.add", load("i32.load", args), ["i32.shl", task, 2]];
+  f.store("i32.store", place, ["i32.add", load("i32.load", place), ["i32.add", 10, thread]]);
+  const { note } = pool.add(module.bytes());
+  const [out, block] = [memory.allocate(4 * tasks), memory.allocate(64)];
+  memory.i32(block, 1)[0] = out;
+  await pool.ready();
+  const taker = memory.i32(out, tasks);
+  for (let round = 0; round < 20; round++) {
+    taker.fill(0);
+    pool.run(note!, tasks, block);
+    expect([...taker].every((by) => by >= 10 && by < 10 + threads)).toBe(true);
+    if (tasks < taking.countable) expect(taker).toEqual(taker.slice().sort());
+  }
+});
+
 test("workers take part, and still do after they have slept", async () => {
   const [pool, memory] = makePool(3);
   const out = memory.allocate(4 * 1000);
@@ -123,7 +146,7 @@ describe.each([
   ["process.exit()", "process.exit(3);"],
   ["the end of its memory", "const all = []; for (;;) all.push(new Array(1e5).fill({}));"],
 ])("a worker that dies by %s", (_, death) => {
-  /** Pools from here on have workers that die when they take task 7; what they tell about it is not shown. */
+  /** Pools from here on have workers that die when they take their eighth task, which is task 1 of 9; what they tell about it is not shown. */
   const ends: Promise<unknown>[] = [];
   function mortalPool(threads: number): [Pool, DeviceMemory] {
     const builtin = process.getBuiltinModule.bind(process);
@@ -133,7 +156,7 @@ describe.each([
         const dies = `const add = Atomics.add;
           Atomics.add = (words, at, by) => {
             const before = add(words, at, by);
-            if (at === ${control.nextTask} && before === 7) { ${death} }
+            if (at === ${control.taken} && before >>> 16 === 7) { ${death} }
             return before;
           };`;
         super(dies + source, { ...options, resourceLimits: { maxOldGenerationSizeMb: 8 } });
@@ -153,24 +176,24 @@ describe.each([
   test("inside of a job: an error, now and at every later job; what is in memory stays", async () => {
     const [pool, memory] = mortalPool(2);
     const module = new ModuleBuilder({ shared: true });
-    const f = module.function("upTo7", ["i32", "i32", "i32"]);
+    const f = module.function("fill", ["i32", "i32", "i32"]);
     const [task, args, thread] = f.params;
-    // the calling thread stays in its task until the worker has come to the seventh
+    // the calling thread stays in its task until the worker has taken all others
     f.if(["i32.eqz", thread], () =>
-      f.loop((again) => f.brIf(again, ["i32.lt_s", load("i32.atomic.load", 4 * control.nextTask), 8])),
+      f.loop((again) => f.brIf(again, ["i32.lt_s", load("i32.atomic.load", 4 * control.taken), 8 * taking.back])),
     );
     f.store("i32.store", ["i32.add", load("i32.load", args), ["i32.mul", task, 4]], ["i32.add", task, 1]);
-    const { upTo7 } = pool.add(module.bytes());
+    const { fill } = pool.add(module.bytes());
     const out = memory.allocate(4 * 16);
     const argumentBlock = memory.allocate(64);
     memory.i32(argumentBlock, 1)[0] = out;
     await pool.ready();
-    const dead = /^wasm: worker thread 1 ended inside of kernel "upTo7": .* make the device anew/;
-    expect(() => pool.run(upTo7!, 9, argumentBlock)).toThrow(dead);
-    expect(() => pool.run(upTo7!, 9, argumentBlock)).toThrow(DeviceError);
-    expect(() => pool.run(upTo7!, 1, argumentBlock)).toThrow(dead);
-    expect([...memory.i32(out, 9)].filter((value, i) => i !== 7 && value !== i + 1)).toEqual([]);
-    expect(memory.i32(out, 9)[7]).toBe(0);
+    const dead = /^wasm: worker thread 1 ended inside of kernel "fill": .* make the device anew/;
+    expect(() => pool.run(fill!, 9, argumentBlock)).toThrow(dead);
+    expect(() => pool.run(fill!, 9, argumentBlock)).toThrow(DeviceError);
+    expect(() => pool.run(fill!, 1, argumentBlock)).toThrow(dead);
+    expect([...memory.i32(out, 9)].filter((value, i) => i !== 1 && value !== i + 1)).toEqual([]);
+    expect(memory.i32(out, 9)[1]).toBe(0);
   });
 });
 

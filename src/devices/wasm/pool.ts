@@ -3,7 +3,7 @@
  * task = 0 … tasks − 1, each on whichever thread is free, with the same address of arguments.
  *
  * How a job runs: the calling thread writes the job into the control block, opens the gate and wakes sleepers; every thread, the
- * calling one included, takes task numbers from a shared counter; when they are used up the caller closes the gate and waits for
+ * calling one included, takes task numbers from a shared counter (`taking`); when they are used up the caller closes the gate and waits for
  * the workers inside to leave. A worker that comes late finds the gate closed and goes back to waiting, so nobody ever waits for a
  * thread that has not begun. Idle workers spin for a while and then sleep. A worker that dies inside of a job would leave the caller
  * waiting for ever; the caller finds that out, and the pool runs nothing any more.
@@ -11,7 +11,7 @@
 import { ConfigError, DeviceError } from "../../errors.ts";
 import { nodeModule } from "./features.ts";
 import type { DeviceMemory } from "./memory.ts";
-import { control, insideBit, moduleHeaderWords } from "./worker.ts";
+import { control, insideBit, moduleHeaderWords, taking } from "./worker.ts";
 import { startWorker, tellOfFewerThreads, type WorkerThread } from "./worker-thread.ts";
 
 /** An exported function: does one task with the arguments at an address, as one of the threads. */
@@ -125,18 +125,23 @@ export class Pool {
     words[control.kernel] = kernel;
     words[control.tasks] = tasks;
     words[control.args] = args;
-    Atomics.store(words, control.nextTask, 0);
+    Atomics.store(words, control.taken, 0);
     Atomics.store(words, control.gate, gateOpen);
     Atomics.add(words, control.job, 1);
     // waking costs a system call, so only when someone sleeps
     if (Atomics.load(words, control.sleeping) > 0) Atomics.notify(words, control.job, tasks - 1);
     let problem: unknown;
     try {
-      for (let task = Atomics.add(words, control.nextTask, 1); task < tasks; task = Atomics.add(words, control.nextTask, 1))
+      const isCountable = tasks < taking.countable;
+      for (;;) {
+        const taken = Atomics.add(words, control.taken, taking.front);
+        const task = isCountable ? taken & 0xffff : taken;
+        if (task + (isCountable ? taken >>> 16 : 0) >= tasks) break;
         call(task, args, 0);
+      }
     } catch (error) {
       problem = error;
-      Atomics.store(words, control.nextTask, 0x3fffffff); // workers inside need not go on
+      Atomics.store(words, control.taken, taking.none); // workers inside need not go on
     }
     Atomics.and(words, control.gate, ~gateOpen);
     this.waitForWorkers(kernel);

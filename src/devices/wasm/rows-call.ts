@@ -1,6 +1,6 @@
 /** `take` and `scatterAdd` as kernel calls. The host looks at the indices first, so that one outside is an error and not a wild read. */
 import { blockOf } from "../../../kernels/wasm/argument-block.ts";
-import { scatterAddModule, scatterArgument, takeArgument, takeModule } from "../../../kernels/wasm/rows.ts";
+import { anyOutsideModule, scatterAddModule, scatterArgument, takeArgument, takeModule } from "../../../kernels/wasm/rows.ts";
 import { bytesPerElement } from "../../graph/dtype.ts";
 import { checkIndex } from "../../graph/indexing.ts";
 import type { CallGeometry } from "../../graph/primitive.ts";
@@ -13,12 +13,26 @@ const smallestSplit = 1 << 17;
 /** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
 const tasksPerThread = 3;
 
+type AnyOutside = (index: number, count: number, rows: number) => number;
+/** See {@link anyOutsideModule}: one instance a memory, for the calling thread. */
+const inspectors = new WeakMap<DeviceMemory, AnyOutside>();
+
+function inspectorOf(memory: DeviceMemory): AnyOutside {
+  let anyOutside = inspectors.get(memory);
+  if (!anyOutside) {
+    const module = new WebAssembly.Module(anyOutsideModule({ shared: memory.shared }));
+    const { exports } = new WebAssembly.Instance(module, { env: { memory: memory.memory } });
+    inspectors.set(memory, (anyOutside = exports["anyOutside"] as AnyOutside));
+  }
+  return anyOutside;
+}
+
 /** Throws for the first index that is outside. */
 const checkOf =
   (operation: string, memory: DeviceMemory, address: number, count: number, rows: number, { attributes }: CallGeometry) =>
   () => {
-    const index = memory.i32(address, count);
-    for (let i = 0; i < count; i++) if (index[i]! >>> 0 >= rows) checkIndex(operation, index[i]!, rows, attributes["extent"]);
+    if (!inspectorOf(memory)(address, count, rows)) return;
+    for (const index of memory.i32(address, count)) checkIndex(operation, index, rows, attributes["extent"]);
   };
 
 /** `take` as a kernel call: a table [rows, width] of any dtype, indices int32. @throws {ShapeError} for an index outside, when it runs */

@@ -11,8 +11,8 @@ export const control = {
   job: 0,
   /** Bit 31: a job is open. The other bits: workers inside it. */
   gate: 1,
-  /** The next task that nobody has taken. */
-  nextTask: 2,
+  /** How many tasks have been taken: from the front and, in the upper half of the word, from the back. See `taking`. */
+  taken: 2,
   tasks: 3,
   kernel: 4,
   /** Address of the argument block. */
@@ -39,6 +39,12 @@ export const insideBit = (thread: number): { readonly word: number; readonly bit
   word: control.inside + ((thread >>> 5) % insideWords),
   bit: 1 << (thread & 31),
 });
+
+/**
+ * The calling thread and every second worker take tasks from the front, the others from the back, until they meet: so a thread works where it has
+ * worked in the kernel before, and finds the values in the caches of its core. From `countable` tasks on all take from the front.
+ */
+export const taking = { front: 1, back: 0x10000, countable: 0x8000, none: 0x7fff7fff } as const;
 
 /** The control block takes the addresses below `reservedBytes` of `memory.ts`; this much of it is for a message. */
 const messageCapacity = 512;
@@ -96,14 +102,16 @@ export const workerSource = `(memory, thread, spins) => {
       const number = words[${control.kernel}];
       learn(number);
       const kernel = kernels[number], tasks = words[${control.tasks}], args = words[${control.args}];
+      const isCountable = tasks < ${taking.countable}, isBack = isCountable && (thread & 1) === 1;
       for (;;) {
-        const task = Atomics.add(words, ${control.nextTask}, 1);
-        if (task >= tasks) return;
-        kernel(task, args, thread);
+        const taken = Atomics.add(words, ${control.taken}, isBack ? ${taking.back} : ${taking.front});
+        const front = isCountable ? taken & 0xffff : taken, back = isCountable ? taken >>> 16 : 0;
+        if (front + back >= tasks) return;
+        kernel(isBack ? tasks - 1 - back : front, args, thread);
       }
     } catch (error) {
       fail(error);
-      Atomics.store(words, ${control.nextTask}, 0x3fffffff); // nobody else need go on
+      Atomics.store(words, ${control.taken}, ${taking.none}); // nobody else need go on
     } finally {
       if (Atomics.sub(words, ${control.gate}, 1) === 1) Atomics.notify(words, ${control.gate});
     }
