@@ -1,6 +1,5 @@
 /** `lorikeet bench`: how fast a model trains and writes on this machine; with `--profile`, where the time of a step goes. */
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { currentDevice, download, upload } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
@@ -14,6 +13,7 @@ import { attach } from "../peft/attach.ts";
 import { lora } from "../peft/methods/lora.ts";
 import { generate } from "../train/generation.ts";
 import { loadModel } from "../train/load-model.ts";
+import { tinyModel } from "./model-option.ts";
 import { path, whole } from "./option.ts";
 import { megabytes, words } from "./quantity.ts";
 import { progress, say, shown } from "./terminal.ts";
@@ -30,15 +30,12 @@ interface BenchOptions {
   readonly json?: boolean;
 }
 
-/** The model that comes with the package. */
-const tinyModel = fileURLToPath(new URL("../../../models/tiny", import.meta.url));
-
 /** Adds `lorikeet bench`, which measures training and generation of a model on this machine. */
 export function addBench(program: Command): void {
   program
     .command("bench")
     .description("measure LoRA steps and generation of a model on this machine")
-    .option("--model <folder>", "the model to load", path, shown(tinyModel))
+    .option("--model <folder>", "the model to load", path, tinyModel)
     .option("--rank <n>", "rank of the adapter on all linear layers", whole(), 8)
     .option("--batch <n>", "batch size", whole(), 4)
     .option("--window <n>", "tokens per row", whole(2), 128)

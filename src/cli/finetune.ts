@@ -3,7 +3,6 @@ import { existsSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { currentDevice } from "../compile/program.ts";
 import { ConfigError } from "../errors.ts";
@@ -30,6 +29,7 @@ import { nodeDrawing } from "./drawing.ts";
 import { lockFolder } from "./folder-lock.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { adapterOf, assigned, type MethodOptions, withDefaults } from "./method-option.ts";
+import { quantiseOption, tinyModel } from "./model-option.ts";
 import { nonNegative, path, positive, whole } from "./option.ts";
 import { clock, megabytes, words } from "./quantity.ts";
 import { type Drawing, evaluationsOf, renderReport, type Sample, sampling } from "./report.ts";
@@ -53,8 +53,6 @@ interface FinetuneOptions extends MethodOptions {
   readonly prompt: readonly string[];
 }
 
-/** The model that comes with the package. */
-const tinyModel = fileURLToPath(new URL("../../../models/tiny", import.meta.url));
 const prompts = ["The captain", "The whale", "At last the ship"];
 /** Seconds between two checkpoints. */
 const checkpointSeconds = 20;
@@ -64,18 +62,13 @@ export function addFinetune(program: Command): void {
   const command = program
     .command("finetune", { isDefault: true })
     .description("fine-tune a model with an adapter on a text; resumes a run that was stopped")
-    .option(
-      "--model <folder>",
-      "config.json, safetensors and tokenizer.json, as Hugging Face writes them",
-      path,
-      shown(tinyModel),
-    )
+    .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", path, tinyModel)
     .option(
       "--data <file>",
       "plain text, or JSON lines with `text` or chat `messages`; the last tenth is held out (default: Moby-Dick)",
       path,
     )
-    .addOption(new Option("--quantise <type>", "quantise the model's weights, as QLoRA does").choices(["nf4", "fp4", "int8"]))
+    .addOption(quantiseOption())
     .addOption(new Option("--method <name>", "kind of adapter").choices(Object.keys(methods)).default("lora"))
     .option("--rank <n>", "rank of the adapter; 16 for LoRA when absent, or the method's own", whole())
     .option("--alpha <x>", "scale of the adapter; twice the rank for LoRA when absent, or the method's own", positive)

@@ -2,12 +2,10 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { ConfigError } from "../errors.ts";
-import { readJson } from "../formats/folder.ts";
-import { openSource } from "../formats/model-source.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
 import { saveGgufAdapter } from "../peft/gguf-adapter.ts";
 import { loadModel } from "../train/load-model.ts";
+import { baseOf } from "./model-option.ts";
 import { path } from "./option.ts";
 import { say } from "./terminal.ts";
 
@@ -28,22 +26,9 @@ export function addGguf(program: Command): void {
     .option("--half", "store 16-bit values, half the size")
     .action(async (adapter: string, { model, half, ...given }: GgufOptions) => {
       const out = given.out ?? join(existsSync(adapter) ? adapter : "", "adapter.gguf");
-      const loaded = await loadModel(model ?? (await baseOf(adapter)));
+      const loaded = await loadModel(model ?? (await baseOf([adapter], "gguf")));
       await loadAdapter(loaded.model, adapter);
       await saveGgufAdapter(loaded.model, out, { dtype: half ? "float16" : "float32" });
       say(`${out}   (llama-cli -m model.gguf --lora ${out})`);
     });
-}
-
-/** The model that an adapter says it is for. */
-async function baseOf(adapter: string): Promise<string> {
-  const { folder } = await openSource(adapter, "gguf", {});
-  const config = (await readJson(folder, "adapter_config.json", "gguf")) as { readonly base_model_name_or_path?: unknown } | null;
-  const base = config?.base_model_name_or_path;
-  if (typeof base === "string" && base !== "") return base;
-  throw new ConfigError(`"${adapter}" does not name the model it is for.`, {
-    operation: "gguf",
-    got: base,
-    hint: "Say it with --model.",
-  });
 }

@@ -30,3 +30,8 @@ export function path(text: string): string {
   if (text.trim() === "") throw new InvalidArgumentError("It must name a file or folder.");
   return text;
 }
+
+/** For an option that may be given several times: its values, each read by `parse`. */
+export const repeated =
+  <Value>(parse: (text: string) => Value) =>
+  (text: string, before: readonly Value[] = []): readonly Value[] => [...before, parse(text)];

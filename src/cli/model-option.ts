@@ -1,0 +1,100 @@
+/** The model of a command line, and the adapters on it. */
+import { fileURLToPath } from "node:url";
+import { type Command, Option } from "commander";
+import { ConfigError } from "../errors.ts";
+import { readJson } from "../formats/folder.ts";
+import { openSource } from "../formats/model-source.ts";
+import type { CausalLM } from "../models/causal-lm.ts";
+import type { Module } from "../nn/module.ts";
+import type { QuantisedType } from "../nn/quantiser.ts";
+import { setActive } from "../peft/adapted-model.ts";
+import { loadAdapter } from "../peft/adapter-file.ts";
+import { type LoadedModel, loadModel } from "../train/load-model.ts";
+import { path, repeated } from "./option.ts";
+import { say, shown } from "./terminal.ts";
+
+/** The model that comes with the package. */
+export const tinyModel = shown(fileURLToPath(new URL("../../../models/tiny", import.meta.url)));
+
+/** As a person gives them. */
+export interface ModelOptions {
+  readonly model?: string;
+  readonly adapter: readonly string[];
+  readonly quantise?: QuantisedType;
+}
+
+/** `--quantise`. */
+export const quantiseOption = (): Option =>
+  new Option("--quantise <type>", "quantise the model's weights, as QLoRA does").choices(["nf4", "fp4", "int8"]);
+
+/** Adds `--model`, `--adapter` and `--quantise`. */
+export const withModelOptions = (command: Command): Command =>
+  command
+    .option(
+      "--model <folder>",
+      "a folder as Hugging Face writes it, a GGUF file or a name on the Hub; when absent the one that the adapter names, or the tiny one",
+      path,
+    )
+    .option("--adapter <folder>", "an adapter on it; given several times, all of them act together", repeated(path), [])
+    .addOption(quantiseOption());
+
+/** The model that these options name, without the adapters, and what it is called. */
+export async function openModel({
+  model,
+  adapter,
+  quantise,
+}: ModelOptions): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
+  const name = model ?? (adapter.length > 0 ? await baseOf(adapter) : tinyModel);
+  say(`Reading ${shown(name)} ...`);
+  return { name, loaded: await loadModel(name, quantise ? { quantise: { type: quantise } } : {}) };
+}
+
+/**
+ * Puts these adapters on a model, to act together.
+ *
+ * @returns their names on it
+ * @throws {ConfigError} when one does not fit, or two would stand in for one module
+ */
+export async function putOn(model: Module, adapters: readonly string[]): Promise<string[]> {
+  const names: string[] = [];
+  for (const adapter of adapters) {
+    const name = adapters.length > 1 ? nameFor(adapter, names) : "default";
+    const { warnings } = await loadAdapter(model, adapter, { name });
+    for (const warning of warnings) say(`Note: ${warning}`);
+    names.push(name);
+  }
+  if (names.length > 1) setActive(model, names);
+  return names;
+}
+
+/** What an adapter can be called on a model: a path without what names may not hold, and with a number where it is taken. */
+function nameFor(adapter: string, taken: readonly string[]): string {
+  const plain = adapter.replace(/^[./\\]+|[./\\]+$/g, "").replace(/[./\\:]+/g, "-") || "adapter";
+  return taken.includes(plain) ? `${plain}-${taken.length + 1}` : plain;
+}
+
+/** The one model that adapters say they are for. @throws {ConfigError} when one does not say, or they do not agree */
+export async function baseOf(adapters: readonly string[], operation = "model"): Promise<string> {
+  const bases = new Set<string>();
+  for (const adapter of adapters) {
+    const { folder } = await openSource(adapter, operation, {});
+    const config = (await readJson(folder, "adapter_config.json", operation)) as {
+      readonly base_model_name_or_path?: unknown;
+    } | null;
+    const base = config?.base_model_name_or_path;
+    if (typeof base !== "string" || base === "")
+      throw new ConfigError(`"${adapter}" does not name the model it is for.`, {
+        operation,
+        got: base,
+        hint: "Say it with --model.",
+      });
+    bases.add(base);
+  }
+  const [base = "", other] = bases;
+  if (other === undefined) return base;
+  throw new ConfigError(`the adapters name different models: "${base}" and "${other}".`, {
+    operation,
+    got: [...bases],
+    hint: "Say with --model which one is meant.",
+  });
+}
