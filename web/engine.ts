@@ -73,6 +73,9 @@ async function obey(command: Exclude<Command, { type: "pause" }>, pause: AbortSi
     case "adapter":
       if (run) tell({ type: "file", name: "adapter.zip", blob: await run.adapter() });
       return;
+    case "gguf":
+      if (run) tell({ type: "file", name: "adapter.gguf", blob: await run.gguf() });
+      return;
     case "merged":
       return merged();
   }
@@ -90,7 +93,7 @@ async function keepFiles({ settings, modelFiles, textFile }: Extract<Command, { 
 }
 
 /** What can be done between two steps. */
-const isShort = ({ type }: Command): boolean => ["scale", "try", "adapter"].includes(type);
+const isShort = ({ type }: Command): boolean => ["scale", "try", "adapter", "gguf"].includes(type);
 
 async function merged(): Promise<void> {
   if (!run) return;

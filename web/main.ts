@@ -1,4 +1,5 @@
 /** The page: shows what the engine tells, and tells it what the person wants. */
+import { drawCurve } from "./curve.ts";
 import { button, byId, element } from "./element.ts";
 import { defendRun } from "./owner.ts";
 import type { Command, EngineEvent, Phase, Settings } from "./protocol.ts";
@@ -125,6 +126,7 @@ button("discard").addEventListener("click", () => {
   ask({ type: "discard" });
 });
 button("get-adapter").addEventListener("click", () => ask({ type: "adapter" }));
+button("get-gguf").addEventListener("click", () => ask({ type: "gguf" }));
 button("get-merged").addEventListener("click", () => {
   button("get-merged").disabled = true;
   tell("Merging the adapter into the weights.");
@@ -141,5 +143,7 @@ byId("try", HTMLFormElement).addEventListener("submit", (event) => {
   showOwnPrompt(prompt);
   ask({ type: "try", prompt });
 });
+// a phone that is turned
+addEventListener("resize", () => view && drawCurve(view.history, view.settings.steps));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => event.preventDefault());

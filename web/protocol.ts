@@ -51,6 +51,10 @@ export interface Facts {
   readonly scales: boolean;
   /** Some adapters are no change of the weights. */
   readonly merges: boolean;
+  /** Whether llama.cpp can have the adapter. */
+  readonly fitsGguf: boolean;
+  /** What is to be known of the settings. */
+  readonly warnings: readonly string[];
 }
 
 /** Which of the two texts of a prompt is written. */
@@ -89,6 +93,7 @@ export type Command =
   /** Continues a text of the person's, on both sides. */
   | { readonly type: "try"; readonly prompt: string }
   | { readonly type: "adapter" }
+  | { readonly type: "gguf" }
   | { readonly type: "merged" }
   /** Forgets the run and all that was kept of it. */
   | { readonly type: "discard" };
@@ -115,7 +120,7 @@ export type EngineEvent =
   | { readonly type: "outcome"; readonly outcome: Outcome }
   /** Whether the run is being kept again, or why it no longer is. */
   | { readonly type: "keeping"; readonly problem: string | null }
-  /** Answers `adapter` and `merged`. */
+  /** Answers `adapter`, `gguf` and `merged`. */
   | { readonly type: "file"; readonly name: string; readonly blob: Blob }
   /** The command came to nothing, or the run stopped; the sentence is for people. */
   | { readonly type: "problem"; readonly message: string };

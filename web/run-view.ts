@@ -32,6 +32,7 @@ export class RunView {
     scale.value = "1";
     showScale();
     element("about").textContent = this.#about();
+    element("warnings").textContent = "";
     showPrompts(settings.prompts);
     drawCurve(this.history, settings.steps);
   }
@@ -57,6 +58,7 @@ export class RunView {
     scale.disabled = !(this.facts?.scales ?? true) || phase === "reading";
     const done = this.history.loss.length > 0;
     button("get-adapter").disabled = !done || phase === "reading";
+    button("get-gguf").disabled = !done || phase === "reading" || this.facts?.fitsGguf === false;
     button("get-merged").disabled = !done || running || phase === "reading" || this.facts?.merges === false;
     button("get-report").disabled = !done;
     if (running === false) element("left").textContent = "–";
@@ -74,8 +76,14 @@ export class RunView {
     element("scale-hint").textContent = facts.scales
       ? "0 is the model as it was, 1 is as trained. The weights themselves are not changed."
       : "Virtual tokens have no strength: they are there or not.";
-    if (!facts.merges)
-      element("keep-hint").textContent = "This adapter is not a change of the weights, so there is no merged model.";
+    element("warnings").textContent = facts.warnings.map((warning) => `Note: ${warning}`).join(" ");
+    element("keep-hint").textContent = [
+      "The adapter is a folder that Hugging Face PEFT loads.",
+      facts.fitsGguf ? "llama.cpp, Ollama and LM Studio put the .gguf file on this model." : "",
+      facts.merges
+        ? "The merged model is one that transformers loads."
+        : "This adapter is not a change of the weights, so there is no merged model.",
+    ].join(" ");
   }
 
   #showMemory(inUse: number | null): void {
@@ -102,6 +110,7 @@ export class RunView {
     this.#showMemory(bytesInUse);
     document.title = `${Math.floor((100 * step) / steps)} % · lorikeet`;
     button("get-adapter").disabled = false;
+    button("get-gguf").disabled = this.facts?.fitsGguf === false;
     button("get-report").disabled = false;
     drawCurve(this.history, this.settings.steps);
   }

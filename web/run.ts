@@ -4,9 +4,11 @@ import { evaluationsOf, sampling } from "../src/cli/report.ts";
 import { ConfigError } from "../src/errors.ts";
 import { type Folder, filesFolder } from "../src/formats/index.ts";
 import { currentDevice, onHost } from "../src/index.ts";
+import { ggufRefusal } from "../src/peft/gguf-adapter.ts";
 import {
   attach,
   disabled,
+  encodeGgufAdapter,
   exampleTokens,
   getAdapter,
   mergeAndUnload,
@@ -101,7 +103,7 @@ export class Run implements Disposable {
       throw new ConfigError("the text is too short to hold a part of it out.", { operation: "read", hint: "Give a longer one." });
     const examples = settings.examples ? exampleTokens(tokenizer, settings.examples) : {};
     const adapter = adapterOf(withDefaults(settings), model.backbone.sizes.layers, examples);
-    attach(model, adapter, { seed: settings.seed, tokenizer: { encode: (text) => tokenizer.encode(text) } });
+    const { warnings } = attach(model, adapter, { seed: settings.seed, tokenizer: { encode: (text) => tokenizer.encode(text) } });
     const trainer = finetuning(model, dataset, {
       steps: settings.steps,
       batchSize: settings.batch,
@@ -125,6 +127,8 @@ export class Run implements Disposable {
         plan,
         scales: !getAdapter(model, "default").isPrompt,
         merges: mergeRefusal(model) === null,
+        fitsGguf: ggufRefusal(model) === null,
+        warnings,
       },
     });
     return run;
@@ -303,6 +307,11 @@ export class Run implements Disposable {
     const zip = await ZipFolder.create();
     await saveAdapter(this.#loaded.model, zip, { baseModel: this.settings.model ?? "models/tiny" });
     return zip.close();
+  }
+
+  /** The adapter for llama.cpp. */
+  async gguf(): Promise<Blob> {
+    return new Blob([await encodeGgufAdapter(this.#loaded.model)]);
   }
 
   /** The model's folder with the adapter in the weights, packed. The run cannot be used afterwards: open it again. */

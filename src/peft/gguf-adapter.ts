@@ -14,7 +14,7 @@ import { toFloat16Bits, toFloat32 } from "../graph/dtype.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import type { Module } from "../nn/module.ts";
 import { type Adapter, getAdapter } from "./adapted-model.ts";
-import type { LayerAdapter } from "./adapter-layer.ts";
+import type { AdapterLayer, LayerAdapter } from "./adapter-layer.ts";
 import { alora } from "./methods/alora.ts";
 import { type LoraConfig, lora, scalingOf } from "./methods/lora.ts";
 import { toPlainLora } from "./plain-lora.ts";
@@ -47,8 +47,7 @@ export async function encodeGgufAdapter(model: Module, options: GgufAdapterOptio
     dtype: ["float32", "float16"],
   });
   const adapter = getAdapter(model, name, operation);
-  const places = placesOf(model, operation);
-  refuseMore(adapter, operation);
+  const { places, placeOf } = placesOf(model, adapter, operation);
   const plain = adapter.taken.size > 0 ? under(operation, () => toPlainLora(adapter)) : undefined;
   const { loraAlpha, aloraInvocationTokens } = adapter.config as LoraConfig;
   // an α of 0 is none at all to llama.cpp
@@ -64,7 +63,7 @@ export async function encodeGgufAdapter(model: Module, options: GgufAdapterOptio
   const tensors = new Map<string, GgufTensorToWrite>();
   for (const [path, layer] of adapter.layers) {
     const own = layer.adapters.get(name) as LayerAdapter;
-    const place = placeOf(model, places, path, own, operation);
+    const place = placeOf.get(path) as string;
     const factor = async (key: "A" | "B"): Promise<Matrix> => {
       const now = own.parameters[key]!.stored;
       const value = plain?.value(path, key, now) ?? now;
@@ -89,6 +88,17 @@ export async function encodeGgufAdapter(model: Module, options: GgufAdapterOptio
   return encodeGguf({ metadata, tensors });
 }
 
+/** Why the adapter cannot be in a GGUF file, or `null` where it can. */
+export function ggufRefusal(model: Module, name = defaultAdapterName): ConfigError | null {
+  try {
+    placesOf(model, getAdapter(model, name, "encodeGgufAdapter"), "encodeGgufAdapter");
+    return null;
+  } catch (error) {
+    if (error instanceof ConfigError) return error;
+    throw error;
+  }
+}
+
 interface Matrix {
   readonly rows: number;
   readonly columns: number;
@@ -103,7 +113,14 @@ interface Sizes {
 }
 const sizesOf = (model: Module): Sizes => (model as { readonly config?: Sizes }).config ?? {};
 
-function placesOf(model: Module, operation: string): GgufPlaces {
+/** What files of the model call its weights, and what the adapter's layers are called in them, by path. */
+interface AdapterPlaces {
+  readonly places: GgufPlaces;
+  readonly placeOf: ReadonlyMap<string, string>;
+}
+
+/** @throws {ConfigError} where the model, the adapter or a layer of it has no place in such files */
+function placesOf(model: Module, adapter: Adapter, operation: string): AdapterPlaces {
   const { modelType } = sizesOf(model);
   const places = modelType === undefined ? undefined : ggufPlaces(modelType);
   if (!places)
@@ -112,7 +129,12 @@ function placesOf(model: Module, operation: string): GgufPlaces {
       got: modelType,
       hint: "Save it with saveAdapter.",
     });
-  return places;
+  refuseMore(adapter, operation);
+  const own = (layer: AdapterLayer) => layer.adapters.get(adapter.name) as LayerAdapter;
+  const named = [...adapter.layers].map(
+    ([path, layer]) => [path, placeOfLayer(model, places, path, own(layer), operation)] as const,
+  );
+  return { places, placeOf: new Map(named) };
 }
 
 /** @throws {ConfigError} for what is more than two factors for each layer */
@@ -131,7 +153,7 @@ function refuseMore({ name, method, config, saved, biases }: Adapter, operation:
 }
 
 /** The file's name of a layer's weight. */
-function placeOf(model: Module, places: GgufPlaces, path: string, own: LayerAdapter, operation: string): string {
+function placeOfLayer(model: Module, places: GgufPlaces, path: string, own: LayerAdapter, operation: string): string {
   const { linear, embedding } = lora.layers;
   const isPlain = (own.method === linear || own.method === embedding || own.method === alora.layers.linear) && !own.tied;
   const names = model as Module & Partial<CheckpointNames>;

@@ -4,7 +4,7 @@ import { join, resolve } from "node:path";
 import { unzipSync } from "fflate";
 import { tensor } from "lorikeet";
 import { memoryFolder } from "lorikeet/formats";
-import { attach, loadAdapter, lora, saveAdapter } from "lorikeet/peft";
+import { attach, encodeGgufAdapter, loadAdapter, lora, saveAdapter } from "lorikeet/peft";
 import { textDataset } from "lorikeet/text";
 import { completeText, finetuning, type LoadedModel, loadModel } from "lorikeet/train";
 import type { Browser, BrowserContext, Page } from "playwright-core";
@@ -127,7 +127,7 @@ async function inNode(steps: number) {
   const { history } = await trainer.run();
   const adapter = memoryFolder();
   await saveAdapter(loaded.model, adapter, { baseModel: "models/tiny" });
-  return { history, adapter: adapter.contents };
+  return { history, adapter: adapter.contents, gguf: await encodeGgufAdapter(loaded.model) };
 }
 
 const logitsOf = async ({ model, tokenizer }: LoadedModel): Promise<Float32Array> => {
@@ -228,6 +228,7 @@ describe("a page with threads", () => {
     await page.waitForFunction((text) => document.querySelector(".adapted p")?.textContent === text, after, wait);
 
     const adapter = unzipSync(await download(page, "#get-adapter"));
+    const gguf = await download(page, "#get-gguf");
     const merged = unzipSync(await download(page, "#get-merged"));
     await phase(page, /Finished/);
     const report = new TextDecoder().decode(await download(page, "#get-report"));
@@ -239,6 +240,7 @@ describe("a page with threads", () => {
     const expected = await inNode(steps);
     expect(Object.keys(adapter).sort()).toEqual([...expected.adapter.keys()].sort());
     for (const [name, bytes] of expected.adapter) expect(Buffer.from(adapter[name]!).equals(bytes), name).toBe(true);
+    expect(Buffer.from(gguf).equals(expected.gguf)).toBe(true);
 
     const withAdapter = await loadModel(tiny);
     await loadAdapter(withAdapter.model, { files: adapter });
@@ -385,6 +387,9 @@ describe("files that are dropped", () => {
     expect(Math.abs((inUse as number) / (planned as number) - 1)).toBeLessThan(0.25);
     const { "adapter_config.json": config } = unzipSync(await download(page, "#get-adapter"));
     expect(JSON.parse(new TextDecoder().decode(config))).toMatchObject({ peft_type: "LOHA", r: 2, alpha: 8 });
+    // llama.cpp has no place for this one
+    expect(await page.locator("#get-gguf").isDisabled()).toBe(true);
+    expect(await page.locator("#keep-hint").textContent()).not.toContain("llama.cpp");
 
     page.on("dialog", (dialog) => void dialog.accept());
     await page.locator("#discard").click();
