@@ -10,7 +10,7 @@ import type { DeviceMemory } from "./memory.ts";
 
 /** Bytes below which a second thread is not woken. */
 const smallestSplit = 1 << 17;
-/** Tasks a thread, so that a thread that is interrupted does not hold up the others. */
+/** Tasks of `take` for a thread, so that a thread that is interrupted does not hold up the others. */
 const tasksPerThread = 3;
 
 type AnyOutside = (index: number, count: number, rows: number) => number;
@@ -74,7 +74,8 @@ export const scatterAdd: CallEntry = ({ results }, { memory, threads, module }) 
     const count = sizeOf(index!.shape);
     const indexAddress = addresses[0]! + 4 * index!.offset;
     const isSplit = threads > 1 && 4 * count * Math.max(width, 4) >= smallestSplit;
-    const parts = isSplit ? threads * tasksPerThread : 1;
+    // each task passes over all updates
+    const parts = isSplit ? threads : 1;
     // by rows every task goes through all indices, which is soon done; by columns the processor foresees none of the short reads
     const byRows = rows >= 4 * parts;
     const rowBlock = byRows ? Math.ceil(rows / parts) : rows;
