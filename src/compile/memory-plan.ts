@@ -22,7 +22,8 @@ export const aligned = (bytes: number): number => Math.ceil(bytes / alignment) *
 
 /**
  * Places values so that no two that live at the same time overlap: largest first, each at the lowest place that is free
- * for the whole of its life.
+ * for the whole of its life. Each is compared with all that have a place: of 20,000 that live at once a second goes by (0.3 s where
+ * few do, as in a chain), more than all other passes take; what programs are made of has hundreds to thousands.
  */
 export function planMemory(lifetimes: readonly Lifetime[]): MemoryPlan {
   const order = lifetimes

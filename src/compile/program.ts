@@ -95,7 +95,7 @@ export class Program {
    * @param locate where the values of `outside` lie, given with their numbers
    */
   run(locate: (value: Tensor, index: number) => Buffer): void {
-    const { device, steps, places, arenaBytes } = this.schedule;
+    const { device, steps, places, arenaBytes, lastUsed } = this.schedule;
     if (steps.length === 0) return;
     const arena = arenaOf(device);
     const block = arena.take(device, arenaBytes);
@@ -104,10 +104,6 @@ export class Program {
       this.release();
       const at = new Map<Tensor, Binding>(this.outside.map((value, i) => [value, { buffer: buffers[i]!, offset: 0 }]));
       for (const [value, place] of places) if (place.kind === "arena") at.set(value, { buffer: block, offset: place.offset });
-      const last = new Map<Tensor, number>();
-      steps.forEach(({ values }, i) => {
-        for (const value of values) if (places.get(value)?.kind === "arena") last.set(value, i);
-      });
       this.launches.dispatches = steps.map((step, i) => {
         const executable =
           "instructions" in step.code ? device.compile(step.code as LoopProgram) : device.compileCall(step.code as KernelCall);
@@ -116,7 +112,7 @@ export class Program {
           step.geometry,
           step.values.map((value) => at.get(value)!),
           step.label,
-          step.values.flatMap((value, j) => (last.get(value) === i ? [j] : [])),
+          lastUsed[i],
         );
       });
       this.boundGeneration = arena.generation;

@@ -37,6 +37,8 @@ export interface Schedule {
   /** The value that each wished-for tensor turned into, in their order. */
   readonly roots: readonly Tensor[];
   readonly places: ReadonlyMap<Tensor, Place>;
+  /** By step the numbers of those of its values in the arena that no later step uses. */
+  readonly lastUsed: readonly (readonly number[])[];
   /** Bytes of the arena. */
   readonly arenaBytes: number;
   /** Roots whose memory is that of a leaf which they replace. */
@@ -56,13 +58,7 @@ export function schedule(wanted: readonly Tensor[], device: Device, options: Sch
   const roots = prepared.map((node) => {
     const { base, moves } = accessOf(node);
     const view = follow(contiguousView(base.shape), moves);
-    const own =
-      !isLeaf(base) &&
-      !isGenerated(base) &&
-      view !== null &&
-      isContiguous(view) &&
-      view.shape.length >= 0 &&
-      sizeOf(view.shape) === base.size;
+    const own = !isLeaf(base) && !isGenerated(base) && view !== null && isContiguous(view) && sizeOf(view.shape) === base.size;
     if (own && !claimed.has(base)) {
       claimed.add(base);
       return base;
@@ -197,7 +193,7 @@ function placeValues(
   roots: readonly Tensor[],
   device: Device,
   donors: ReadonlyMap<number, Tensor>,
-): Pick<Schedule, "places" | "arenaBytes" | "donated"> {
+): Pick<Schedule, "places" | "lastUsed" | "arenaBytes" | "donated"> {
   const written = new Map<Tensor, number>();
   const lastRead = new Map<Tensor, number>();
   steps.forEach((step, i) => {
@@ -245,5 +241,9 @@ function placeValues(
   for (const [value, root] of owner) places.set(value, places.get(root)!);
   for (const step of steps)
     for (const value of step.values) if (!places.has(value)) places.set(value, { kind: "outside", value });
-  return { places, arenaBytes: aligned(plan.bytes), donated };
+  const last = (value: Tensor): number => Math.max(written.get(value) ?? -1, lastRead.get(value) ?? -1);
+  const lastUsed = steps.map(({ values }, i) =>
+    values.flatMap((value, j) => (places.get(value)!.kind === "arena" && last(value) === i ? [j] : [])),
+  );
+  return { places, lastUsed, arenaBytes: aligned(plan.bytes), donated };
 }

@@ -70,7 +70,9 @@ export function addUp(terms: readonly Tensor[]): Tensor {
       const windows = padded.get(axis) ?? new Map<string, Tensor[]>();
       padded.set(axis, windows);
       const window = `${startOf(x, axis)},${x.sources[0]!.shape[axis]}`;
-      windows.set(window, [...(windows.get(window) ?? []), x]);
+      const same = windows.get(window);
+      if (same) same.push(x);
+      else windows.set(window, [x]);
     }
   }
   if (rows.length > 0) {
