@@ -44,6 +44,7 @@ export type {
 export type { ClassifierInputs, ClassifierOutput } from "./classifier.ts";
 export { Cohere2ForCausalLM, CohereForCausalLM } from "./cohere.ts";
 export type { ConfigJson, ProblemType } from "./config-reader.ts";
+export { createModel } from "./create-model.ts";
 export {
   DebertaV2ForMaskedLM,
   DebertaV2ForQuestionAnswering,
@@ -189,7 +190,7 @@ export {
   Qwen3NextForSequenceClassification,
   Qwen3NextForTokenClassification,
 } from "./qwen3-next.ts";
-export { createModel, models } from "./registry.ts";
+export { models } from "./registry.ts";
 export {
   CamembertForMaskedLM,
   CamembertForQuestionAnswering,

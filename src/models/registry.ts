@@ -1,7 +1,5 @@
 /** All models, by the `model_type` of their `config.json`. */
-import { ConfigError, checkOptions, isRecord, nearestName, requireKind, requireOption, wordJson } from "../errors.ts";
-import { type Initializer, zeros } from "../nn/init.ts";
-import type { Module } from "../nn/module.ts";
+import type { Initializer } from "../nn/init.ts";
 import {
   AlbertForMaskedLM,
   AlbertForQuestionAnswering,
@@ -22,7 +20,6 @@ import {
   BloomForSequenceClassification,
   BloomForTokenClassification,
 } from "./bloom.ts";
-import { isOfOutput, isOfPooler } from "./checkpoint-name.ts";
 import { Cohere2ForCausalLM, CohereForCausalLM } from "./cohere.ts";
 import type { ConfigJson } from "./config-reader.ts";
 import {
@@ -50,7 +47,6 @@ import {
   FalconForTokenClassification,
 } from "./falcon.ts";
 import type { AnyFamily } from "./family.ts";
-import { withoutOutput } from "./feature-extractor.ts";
 import { GemmaForCausalLM, GemmaForSequenceClassification, GemmaForTokenClassification } from "./gemma.ts";
 import { Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2ForTokenClassification } from "./gemma2.ts";
 import { Gemma3ForCausalLM, Gemma3TextForSequenceClassification } from "./gemma3.ts";
@@ -177,11 +173,11 @@ import {
 import { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification } from "./stablelm.ts";
 import { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification } from "./starcoder2.ts";
 import { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";
-import { type ModelByTask, type Task, taskOf } from "./task.ts";
+import type { ModelByTask, Task } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
 
 /** A class that builds a model from a config.json. */
-type ModelClass<T extends Task = Task> = (new (
+export type ModelClass<T extends Task = Task> = (new (
   config: ConfigJson,
   options: { readonly init?: Initializer },
 ) => ModelByTask[T]) & { readonly family?: AnyFamily };
@@ -298,156 +294,3 @@ export const models = {
     XLMRobertaForTokenClassification,
   },
 } as const satisfies Record<string, ModelClasses>;
-
-/**
- * The `config.json` of the same model with an output layer for other classes, as transformers writes it.
- *
- * @param labels how many classes, or their names
- * @throws {ConfigError} for a task without classes, and when the model has no such output layer
- */
-export function withLabels(config: ConfigJson, task: Task, labels: number | readonly string[]): ConfigJson {
-  const operation = "loadModel";
-  if (typeof labels === "number") requireOption(operation, "a whole number from 1 below 2³¹", "labels", labels);
-  const names = typeof labels === "number" ? Array.from({ length: labels }, (_, i) => `LABEL_${i}`) : labels;
-  if (!Array.isArray(names) || names.length === 0 || names.some((name) => typeof name !== "string"))
-    throw new ConfigError(`\`labels\` (= ${wordJson(labels)}) must be how many classes there are, or a list of their names.`, {
-      operation,
-      got: labels,
-    });
-  const type = config["model_type"] as keyof typeof models;
-  const found = Object.keys(Object.hasOwn(models, type) ? models[type] : {}).find((name) => taskOf(name) === task);
-  if (!task.endsWith("Classification") || !found)
-    throw new ConfigError(`\`labels\` are for classifiers, and ${type} has none for ${task}.`, {
-      operation,
-      got: task,
-      hint: 'Say for which: { task: "SequenceClassification" }.',
-    });
-  const { num_labels, ...others } = config;
-  return {
-    ...others,
-    architectures: [found],
-    id2label: Object.fromEntries(names.map((name, i) => [i, name])),
-    label2id: Object.fromEntries(names.map((name, i) => [name, i])),
-  };
-}
-
-/** @throws {ConfigError} for a model type that there is not, naming those there are */
-function checkType(config: ConfigJson): keyof typeof models {
-  const type = config["model_type"];
-  if (typeof type !== "string" || !Object.hasOwn(models, type)) {
-    const near = typeof type === "string" ? nearestName(type, Object.keys(models)) : undefined;
-    const { text_config: text } = config;
-    const part = isRecord(text) && Object.hasOwn(models, String(text["model_type"])) && text["model_type"];
-    const problem = type === undefined ? "is missing" : `(= ${wordJson(type)}) is not supported`;
-    throw new ConfigError(`\`model_type\` ${problem}.`, {
-      operation: "createModel",
-      expected: Object.keys(models),
-      got: type,
-      hint: part
-        ? `Its text part alone, saved as a ${part}, is.`
-        : near
-          ? `Did you mean "${near}"?`
-          : `There are ${Object.keys(models).join(", ")}.`,
-    });
-  }
-  return type as keyof typeof models;
-}
-
-/** The class by which a type's models are built without an output layer, and what they are called then. */
-function withoutOutputClass(config: ConfigJson): readonly [name: string, family: AnyFamily] {
-  const type = config["model_type"] as keyof typeof models;
-  const classes: Readonly<Record<string, ModelClass>> = models[type];
-  for (const [name, { family }] of Object.entries(classes).reverse())
-    if (family) return [name.replace(/(For[A-Z]|LMHead).*$/, "Model"), family];
-  throw new ConfigError(`there is no ${type} for FeatureExtraction.`, {
-    operation: "createModel",
-    expected: Object.keys(classes),
-    got: "FeatureExtraction",
-    hint: `There are ${Object.keys(classes).join(", ")}.`,
-  });
-}
-
-/**
- * The `config.json` of the same model for a task that any checkpoint of its type will do for, where some or all of what stands behind
- * the layers is drawn: without an output layer, or with one that finds answers.
- *
- * @returns it, and which paths are drawn where the checkpoint has none; `undefined` where the checkpoint is for that task, and has all
- * @throws {ConfigError} when the type has no such model
- */
-export function forTask(
-  config: ConfigJson,
-  task: Task,
-): readonly [config: ConfigJson, isNew: (path: string) => boolean] | undefined {
-  if (task === "FeatureExtraction") {
-    checkType(config);
-    return [{ ...config, architectures: [withoutOutputClass(config)[0]] }, isOfPooler];
-  }
-  if (task !== "QuestionAnswering") return undefined;
-  const found = Object.keys(models[checkType(config)]).find((name) => taskOf(name) === task);
-  const [given]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
-  if (!found || given === found) return undefined;
-  const { num_labels, id2label, label2id, ...others } = config;
-  return [{ ...others, architectures: [found] }, isOfOutput];
-}
-
-/** The type of the text part by that of the whole. */
-const textTypes: ReadonlyMap<string, string> = new Map([
-  ["qwen3_5", "qwen3_5_text"],
-  ["qwen3_5_moe", "qwen3_5_moe_text"],
-  ["mistral3", "mistral"],
-]);
-
-/** Of a model that reads images, too, the `config.json` of its text part, where that reads the whole checkpoint; any other as it is. */
-export function textPart(config: ConfigJson): ConfigJson {
-  const { model_type, text_config: text, tie_word_embeddings = false } = config;
-  const type = typeof model_type === "string" ? textTypes.get(model_type) : undefined;
-  return type && isRecord(text) ? { model_type: type, tie_word_embeddings, ...text } : config;
-}
-
-/**
- * Builds the model that a `config.json` describes.
- *
- * @param options.init first values of its matrices; zeros, for loading a checkpoint, when absent
- * @param options.task what the caller wants the model for; `"CausalLM"`, continuing a text, when absent
- * @throws {ConfigError} when the model type or architecture is unknown, naming those there are, or the model is for something else
- */
-export function createModel<T extends Task = "CausalLM">(
-  config: ConfigJson,
-  options: { readonly init?: Initializer; readonly task?: T } = {},
-): ModelByTask[T] {
-  const { init = zeros, task } = checkOptions<{ init?: Initializer; task?: Task }>("createModel", options, {
-    init: "a function",
-    task: "a text",
-  });
-  requireKind("createModel", "an object", { config });
-  const type = checkType(config);
-  const classes: Readonly<Record<string, ModelClass>> = models[type];
-  const names = Object.keys(classes);
-  const wanted: Task = task ?? "CausalLM";
-  // whatever output layer the checkpoint has
-  if (wanted === "FeatureExtraction")
-    return withoutOutput(withoutOutputClass(config)[1], config, init) as Module as ModelByTask[T];
-  const usual = names.find((name) => taskOf(name) === wanted) ?? names[0];
-  const [given = usual]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
-  // a checkpoint without the tied output layer, such as facebook/bart-base, of a type that has no model without it
-  const isWithout = typeof given === "string" && taskOf(given) === "FeatureExtraction";
-  const architecture = isWithout && usual && taskOf(usual) === wanted && wanted === "Seq2SeqLM" ? usual : given;
-  const name = typeof architecture === "string" ? architecture : "";
-  const found = Object.hasOwn(classes, name) ? classes[name] : undefined;
-  const own = taskOf(name);
-  if (!found && own !== "FeatureExtraction")
-    throw new ConfigError(`architecture ${wordJson(architecture)} of ${type} is not supported.`, {
-      operation: "createModel",
-      expected: names,
-      got: architecture,
-      hint: `There are ${names.join(", ")}.`,
-    });
-  if (!found || own !== wanted)
-    throw new ConfigError(`${name} is a model for ${own}, not for ${wanted}.`, {
-      operation: "createModel",
-      expected: wanted,
-      got: own,
-      hint: `Ask for it with { task: ${wordJson(own)} }${wanted.endsWith("Classification") ? ", or for a new output layer with { labels }" : ""}.`,
-    });
-  return new found(config, { init }) as ModelByTask[T];
-}

@@ -8,7 +8,7 @@ import { currentDevice, downloadSync, upload, useDevice } from "../../src/compil
 import { createWasm } from "../../src/devices/wasm/device.ts";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { normal } from "../../src/nn/init.ts";
 import { attach, loadArrow, lora, saveAdapter, saveArrow } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";

@@ -13,7 +13,7 @@ import { defaultAdapterName } from "../../src/formats/peft-adapter.ts";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { type Task, taskOf } from "../../src/models/task.ts";
 import type { Module } from "../../src/nn/module.ts";
 import {

@@ -16,7 +16,7 @@ import { currentDevice, downloadSync, upload } from "../../src/compile/program.t
 import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import type { Seq2SeqLM } from "../../src/models/seq2seq-lm.ts";
 import { type Initializer, normal } from "../../src/nn/init.ts";
 import type { Module } from "../../src/nn/module.ts";

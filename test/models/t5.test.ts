@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
 import { ConfigError } from "../../src/errors.ts";
 import { constant } from "../../src/graph/source.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { shiftRight } from "../../src/models/seq2seq-lm.ts";
 import { T5ForConditionalGeneration } from "../../src/models/t5.ts";
 import { t5Config } from "../../src/models/t5-config.ts";

@@ -10,7 +10,7 @@ import { constant } from "../../src/graph/source.ts";
 import type { KeyValueCache } from "../../src/models/cache.ts";
 import type { Backbone, CausalLM, PastLayer } from "../../src/models/causal-lm.ts";
 import type { ConfigJson } from "../../src/models/config-reader.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import type { Seq2SeqLM } from "../../src/models/seq2seq-lm.ts";
 import type { Task } from "../../src/models/task.ts";
 import { normal } from "../../src/nn/init.ts";

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { LorikeetError } from "../../src/errors.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { attach, detach, methods } from "../../src/peft/index.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";
 import { toCamel } from "../../src/peft/method-config.ts";

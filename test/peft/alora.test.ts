@@ -5,7 +5,7 @@ import { compile } from "../../src/compile/trace.ts";
 import { sliceAxis } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { alora, attach, deleteAdapter, disabled, lora, merge, setActive, withAdapters } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { generate } from "../../src/train/generation.ts";

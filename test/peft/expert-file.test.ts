@@ -5,7 +5,7 @@ import type { TensorToWrite } from "../../src/formats/safetensors.ts";
 import { openCheckpoint, writeCheckpoint } from "../../src/formats/sharded.ts";
 import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { normal } from "../../src/nn/init.ts";
 import { loadAdapter, saveAdapter } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";

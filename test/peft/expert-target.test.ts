@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { normal } from "../../src/nn/init.ts";
 import { attach, detach, dora, lora } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";

@@ -6,7 +6,7 @@ import { type GgufFile, type GgufTensor, readGguf } from "../../src/formats/gguf
 import { ggufModel } from "../../src/formats/gguf-model.ts";
 import { toFloat32 } from "../../src/graph/dtype.ts";
 import { add } from "../../src/graph/elementwise.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import type { Module } from "../../src/nn/module.ts";
 import {
   type AdapterConfig,

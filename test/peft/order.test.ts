@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { currentDevice, upload } from "../../src/compile/program.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { attach, merge, methods, setActive, unmerge } from "../../src/peft/index.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";
 import { toCamel } from "../../src/peft/method-config.ts";

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { currentDevice, downloadSync, upload, useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import type { Tensor } from "../../src/graph/node.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import type { ModelByTask, Task } from "../../src/models/task.ts";
 import { normal } from "../../src/nn/init.ts";
 import {

@@ -5,7 +5,7 @@ import { currentDevice, downloadSync, upload, useDevice } from "../../src/compil
 import { createWasm } from "../../src/devices/wasm/device.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { normal } from "../../src/nn/init.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";

@@ -4,7 +4,7 @@ import { currentDevice, downloadSync, upload, useDevice } from "../../src/compil
 import { createReference } from "../../src/devices/reference/device.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import type { CausalLM } from "../../src/models/causal-lm.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import type { Task } from "../../src/models/task.ts";
 import { normal } from "../../src/nn/init.ts";
 import { crossEntropy } from "../../src/nn/loss.ts";

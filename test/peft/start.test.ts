@@ -6,7 +6,7 @@ import { currentDevice, downloadSync, upload } from "../../src/compile/program.t
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { normal } from "../../src/nn/init.ts";
 import { Conv1D, Linear } from "../../src/nn/linear.ts";
 import {

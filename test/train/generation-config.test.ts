@@ -2,7 +2,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ConfigError, FormatError } from "../../src/errors.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { generateText } from "../../src/train/generation.ts";
 import { generationOptions } from "../../src/train/generation-config.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { expect, it } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
 import { ConfigError, ShapeError } from "../../src/errors.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import type { Task } from "../../src/models/task.ts";
 import { normal } from "../../src/nn/init.ts";
 import { type AdapterConfig, attach, lora, promptTuning } from "../../src/peft/index.ts";

@@ -5,7 +5,7 @@ import type { TensorToWrite } from "../../src/formats/safetensors.ts";
 import { openCheckpoint, writeCheckpoint } from "../../src/formats/sharded.ts";
 import { memoryFolder } from "../../src/formats/writable-folder.ts";
 import type { ConfigJson } from "../../src/models/config-reader.ts";
-import { createModel } from "../../src/models/registry.ts";
+import { createModel } from "../../src/models/create-model.ts";
 import { normal } from "../../src/nn/init.ts";
 import { attach, lora } from "../../src/peft/index.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
