@@ -65,7 +65,7 @@ export function wordType(value: unknown): string {
 export const wordImport = (cause: unknown): string =>
   (cause instanceof Error ? cause.message : String(cause)).split("\n")[0]!.replace(/ imported (from|by) .*$/, "");
 
-/** A number, text or boolean as it would be written, anything else as what it is. */
+/** A number, string or boolean as it would be written, anything else as what it is. */
 export const wordArgument = (value: unknown): string =>
   typeof value === "string" ? JSON.stringify(value) : /^(number|boolean)$/.test(typeof value) ? String(value) : wordType(value);
 
@@ -104,7 +104,7 @@ const from = (least: number, value: unknown) => Number.isFinite(value) && (value
 
 /** What arguments and options must be, in the words of messages. */
 const kinds = {
-  "a text": (value) => typeof value === "string",
+  "a string": (value) => typeof value === "string",
   "true or false": (value) => typeof value === "boolean",
   "a number": (value) => typeof value === "number" && !Number.isNaN(value),
   "a finite number": Number.isFinite,
@@ -128,13 +128,13 @@ const kinds = {
   "a whole number, or a list of them": (value) => [value].flat().every(Number.isSafeInteger),
   "an AbortSignal": (value) => typeof (value as Partial<AbortSignal> | null)?.throwIfAborted === "function",
   "a number or a list": (value) => typeof value === "number" || Array.isArray(value),
-  "a number, a text or a list": (value) => typeof value === "string" || typeof value === "number" || Array.isArray(value),
+  "a number, a string or a list": (value) => typeof value === "string" || typeof value === "number" || Array.isArray(value),
   "a function": (value) => typeof value === "function",
   "an object": isRecord,
   "a list": Array.isArray,
   "a list or another iterable": (value) =>
     typeof (value as Partial<Iterable<unknown>> | null)?.[Symbol.iterator] === "function" && typeof value !== "string",
-  "a list of texts": (value) => Array.isArray(value) && value.every((item) => typeof item === "string"),
+  "a list of strings": (value) => Array.isArray(value) && value.every((item) => typeof item === "string"),
   "a list of numbers": (value) =>
     Array.isArray(value) ? value.every((item) => typeof item === "number") : ArrayBuffer.isView(value) && "length" in value,
   "two numbers": (value) => Array.isArray(value) && value.length === 2 && value.every(Number.isFinite),
@@ -233,7 +233,7 @@ export function wordJson(value: unknown, most = 200): string {
   return text.length > most ? `${text.slice(0, most)}…` : text;
 }
 
-/** The name among `candidates` that `name` most likely meant, or `undefined` when none is near, or it is no name but a text. */
+/** The name among `candidates` that `name` most likely meant, or `undefined` when none is near, or it is too long to be a name. */
 export function nearestName(name: string, candidates: Iterable<string>): string | undefined {
   if (name.length > 200) return undefined; // comparing takes the product of the lengths
   let best: string | undefined;

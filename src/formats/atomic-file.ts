@@ -94,7 +94,7 @@ async function makeFolder(path: string): Promise<void> {
 
 /** @throws {ConfigError} for what is no path, and no content of a file */
 function checkFile(operation: string, path: unknown, contents: Iterable<unknown>): void {
-  requireKind(operation, "a text", { path });
+  requireKind(operation, "a string", { path });
   for (const content of contents)
     if (typeof content !== "string" && typeof content !== "function") requireKind(operation, "a Uint8Array", { content });
 }

@@ -54,7 +54,7 @@ export async function isFolder(path: string, operation: string): Promise<boolean
  * @throws {ConfigError} when it cannot be read; the sentence names it and the way out
  */
 export async function diskFolder(path: string, operation: string): Promise<Folder> {
-  requireKind("diskFolder", "a text", { operation });
+  requireKind("diskFolder", "a string", { operation });
   const fs = nodeModule("fs/promises", operation);
   const { join } = nodeModule("path", operation);
   const entries = await fs.readdir(path).catch((error) => {
@@ -129,7 +129,7 @@ export type GivenFiles = Iterable<File> | Readonly<Record<string, Blob | Uint8Ar
  * @throws {ConfigError} for what is no file, and when two have one name
  */
 export function filesFolder(given: GivenFiles, operation: string): Folder {
-  requireKind("filesFolder", "a text", { operation });
+  requireKind("filesFolder", "a string", { operation });
   requireKind(operation, "an object", { files: Array.isArray(given) ? {} : given });
   const files = new Map<string, Uint8Array | Blob>();
   const named: Iterable<readonly [string, unknown]> =

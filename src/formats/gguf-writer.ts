@@ -103,7 +103,7 @@ function writeEntry(bytes: Bytes, key: string, entry: GgufEntry): void {
   if (typeof entry === "boolean") return void bytes.uint32(valueTypes.boolean).uint8(Number(entry));
   const [[type, value] = []] = Object.entries(entry ?? {});
   if (type !== "uint32" && type !== "float32")
-    throw new ConfigError(`${wordJson(key)} is a text, true or false, { uint32 } or { float32 }.`, {
+    throw new ConfigError(`${wordJson(key)} is a string, true or false, { uint32 } or { float32 }.`, {
       operation: "encodeGguf",
       got: entry,
     });

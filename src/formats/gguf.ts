@@ -90,7 +90,7 @@ export async function readGguf(source: string | Uint8Array | Blob | ByteSource, 
  */
 export async function openGguf(folder: Folder, file: string): Promise<GgufFile> {
   requireFolder("openGguf", folder);
-  requireKind("openGguf", "a text", { file });
+  requireKind("openGguf", "a string", { file });
   const part = (number: number) => file.replace(/-\d{5}(?=-of-\d{5}\.gguf$)/, `-${String(number).padStart(5, "0")}`);
   const first = await readGguf(await folder.open(folder.files.has(part(1)) ? part(1) : file));
   const count = first.metadata.get("split.count");

@@ -34,10 +34,10 @@ export interface HubOptions {
 
 /** What these options may be, for those who check theirs. */
 export const hubOptionRules: Rules<HubOptions> = {
-  revision: "a text",
-  token: "a text",
-  cacheDir: "a text",
-  endpoint: "a text",
+  revision: "a string",
+  token: "a string",
+  cacheDir: "a string",
+  endpoint: "a string",
   offline: "true or false",
   onProgress: "a function",
   timeout: "a number above 0",

@@ -28,7 +28,7 @@ export const isHubId = (text: string): boolean =>
  */
 export async function hubFolder(id: string, options: HubOptions = {}): Promise<Folder> {
   checkOptions("hubFolder", options, hubOptionRules);
-  requireKind("hubFolder", "a text", { id });
+  requireKind("hubFolder", "a string", { id });
   return openHub(id, options);
 }
 

@@ -21,7 +21,7 @@ export interface SourceOptions extends HubOptions {
 }
 
 /** What these options may be, for those who check theirs. */
-export const sourceOptionRules: Rules<SourceOptions> = { file: "a text", subfolder: "a text", ...hubOptionRules };
+export const sourceOptionRules: Rules<SourceOptions> = { file: "a string", subfolder: "a string", ...hubOptionRules };
 
 /** A folder, and the one file of it that is meant, if a file was named. */
 export interface OpenSource {
@@ -35,7 +35,7 @@ export interface OpenSource {
  * @throws {ConfigError} when it cannot be read
  */
 export async function openSource(source: ModelSource, operation: string, options: SourceOptions = {}): Promise<OpenSource> {
-  requireKind("openSource", "a text", { operation });
+  requireKind("openSource", "a string", { operation });
   requireKind(operation, "an object", { options });
   const named = options.file === undefined ? {} : { file: options.file };
   const part = (folder: Folder): Folder =>

@@ -92,7 +92,7 @@ async function adaptersWithin(
 /** Names of the adapters saved in `folder`: `default` for the folder itself, else those of its subfolders. */
 export async function listAdapters(folder: string): Promise<readonly string[]> {
   const operation = "listAdapters";
-  requireKind(operation, "a text", { folder });
+  requireKind(operation, "a string", { folder });
   const fs = nodeModule("fs/promises", operation);
   const { join } = nodeModule("path", operation);
   const entries = await fs.readdir(folder, { withFileTypes: true }).catch((error) => {

@@ -39,11 +39,11 @@ export function key<const Kinds extends readonly Kind<unknown>[], Default extend
 
 /** true or false. */
 export const boolean: Kind<boolean> = { expects: "true or false", accepts: (x) => typeof x === "boolean" };
-/** Any text. */
-export const text: Kind<string> = { expects: "a text", accepts: (x) => typeof x === "string" };
-/** A list of texts; PEFT's sets are written as lists. */
+/** Any string. */
+export const text: Kind<string> = { expects: "a string", accepts: (x) => typeof x === "string" };
+/** A list of strings; PEFT's sets are written as lists. */
 export const texts: Kind<readonly string[]> = {
-  expects: "a list of texts",
+  expects: "a list of strings",
   accepts: (x) => Array.isArray(x) && x.every((item) => typeof item === "string"),
 };
 /** Any finite number. */
@@ -180,7 +180,7 @@ export function parseAdapterConfig<Schema extends ConfigSchema>(
     new FormatError(`${source} ${problem}`, { operation, got, ...(hint === undefined ? {} : { hint }) });
   requireKind(operation, "a list", { schemas });
   for (const schema of schemas)
-    requireKind(operation, "a text", { "schema.peftType": (schema as Partial<Schema> | null)?.peftType });
+    requireKind(operation, "a string", { "schema.peftType": (schema as Partial<Schema> | null)?.peftType });
   let given: unknown;
   try {
     given = JSON.parse(json);

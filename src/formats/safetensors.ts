@@ -137,7 +137,7 @@ function parseHeader(bytes: Uint8Array, dataLength: number, fail: Failure): { me
       if (!isRecord(value)) throw fail(`has ${metadataKey} that is not a map of strings.`, value);
       for (const [key, text] of Object.entries(value)) {
         if (key === "__proto__" || typeof text !== "string")
-          throw fail(`has ${metadataKey} with ${wordJson(key)}, which is not a text.`, text);
+          throw fail(`has ${metadataKey} with ${wordJson(key)}, which is not a string.`, text);
         metadata.set(key, text);
       }
     }

@@ -41,7 +41,7 @@ export interface Checkpoint extends SafetensorsFile {
  * @throws {ConfigError} when there is no such folder or no checkpoint in it
  */
 export async function openCheckpoint(source: string | Folder, options: { readonly name?: string } = {}): Promise<Checkpoint> {
-  const { name = "model" } = checkOptions("openCheckpoint", options, { name: "a text" });
+  const { name = "model" } = checkOptions("openCheckpoint", options, { name: "a string" });
   const operation = "openCheckpoint";
   if (typeof source === "string" && !(await isFolder(source, operation)))
     return checkpoint(await readSafetensors(source), [nodeModule("path", operation).basename(source)]);
@@ -88,7 +88,7 @@ export async function openSharded(
   source = "model.safetensors.index.json",
 ): Promise<Checkpoint> {
   const fail = (problem: string, got?: unknown) => new FormatError(`${source} ${problem}`, { operation: "openSharded", got });
-  requireKind("openSharded", "a text", { indexText });
+  requireKind("openSharded", "a string", { indexText });
   requireKind("openSharded", "a function", { openShard });
   const weightMap = parseIndex(indexText, fail);
   const shards = new Map<string, SafetensorsFile>();
@@ -112,7 +112,7 @@ export function checkpoint(file: SafetensorsFile, files: readonly string[]): Che
   const get = (name: string): StoredTensor => {
     const tensor = file.tensors.get(name);
     if (tensor !== undefined) return tensor;
-    requireKind("openCheckpoint", "a text", { name });
+    requireKind("openCheckpoint", "a string", { name });
     const near = nearestName(name, file.tensors.keys());
     throw new FormatError(`${file.source} has no tensor ${JSON.stringify(name)}.`, {
       operation: "openCheckpoint",
@@ -164,7 +164,7 @@ export async function writeCheckpoint(
   } = {},
 ): Promise<readonly string[]> {
   checkOptions("writeCheckpoint", options, {
-    name: "a text",
+    name: "a string",
     maxShardBytes: "a number above 0, or Infinity",
     metadata: "an object",
     files: Map,

@@ -48,7 +48,7 @@ const bert: BertVariant = { modelType: "bert", defaults: { pad_token_id: 0 }, po
 /** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
 export function bertConfig(json: ConfigJson, variant = bert) {
   requireKind("bert", "an object", { variant });
-  requireKind("bert", "a text", { "variant.modelType": variant.modelType });
+  requireKind("bert", "a string", { "variant.modelType": variant.modelType });
   const { modelType, positionsAfterPadding } = variant;
   const config = new ConfigReader(json, modelType, variant.defaults);
   config.fixed("position_embedding_type", "absolute");

@@ -131,7 +131,7 @@ export class ConfigReader {
 
   text(key: string, fallback: string): string {
     const value = this.get(key) ?? fallback;
-    if (typeof value !== "string") this.refuse(key, value, "must be a text");
+    if (typeof value !== "string") this.refuse(key, value, "must be a string");
     return value;
   }
 

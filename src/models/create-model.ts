@@ -57,7 +57,7 @@ export function createModel<T extends Task = "CausalLM">(
 ): ModelByTask[T] {
   const { init = zeros, task } = checkOptions<{ init?: Initializer; task?: Task }>("createModel", options, {
     init: "a function",
-    task: "a text",
+    task: "a string",
   });
   requireKind("createModel", "an object", { config });
   const type = checkType(config);

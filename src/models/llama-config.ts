@@ -85,7 +85,7 @@ export interface LlamaVariant {
  * @throws {ConfigError} for a missing key and for a value that is not supported, by name
  */
 export function llamaConfig(json: ConfigJson, modelType = "llama", variant: LlamaVariant = {}): LlamaConfig {
-  requireKind("llama", "a text", { modelType });
+  requireKind("llama", "a string", { modelType });
   requireKind("llama", "an object", { variant });
   const config = new ConfigReader(json, modelType, variant.defaults, variant.keys);
   const hiddenSize = config.count("hidden_size");

@@ -123,7 +123,7 @@ export function softcap(x: Tensor, c: number): Tensor {
 
 /** The activation of this name. @throws {ConfigError} naming the nearest one when there is none */
 export function activation(name: string): (x: Tensor) => Tensor {
-  requireKind("activation", "a text", { name });
+  requireKind("activation", "a string", { name });
   if (Object.hasOwn(activations, name)) return activations[name as ActivationName];
   const near = nearestName(name, Object.keys(activations));
   throw new ConfigError(`there is no activation "${name}".`, {

@@ -63,7 +63,7 @@ export class GatedMLP extends Module {
       bias = false,
       ...init
     } = checkOptions("GatedMLP", options, {
-      activation: "a text",
+      activation: "a string",
       bias: "true or false",
       init: "a function",
       initBias: "a function",

@@ -128,7 +128,7 @@ export abstract class Module {
 
   /** The module at a path. @throws {ConfigError} naming the nearest path when there is none */
   getModule(path: string): Module {
-    requireKind("getModule", "a text", { path });
+    requireKind("getModule", "a string", { path });
     for (const [at, module] of this.namedModules()) if (at === path) return module;
     const near = nearestName(
       path,

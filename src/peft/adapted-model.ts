@@ -129,7 +129,7 @@ export function adaptedModel(model: Module, operation: string): Adapted {
 
 /** The adapter of this name. @throws {ConfigError} naming the nearest when there is none */
 export function getAdapter(model: Module, name: string, operation = "getAdapter"): Adapter {
-  requireKind("getAdapter", "a text", { operation });
+  requireKind("getAdapter", "a string", { operation });
   const { adapters } = adaptedModel(model, operation);
   const found = adapters.get(name);
   if (found) return found;
@@ -146,7 +146,7 @@ export function nameList(operation: string, names: string | readonly string[]): 
   if (typeof names === "string") return [names];
   if (Array.isArray(names)) return names;
   const hint = "Write a name or a list of names; undefined means the active ones, where that is allowed.";
-  throw new ConfigError(`names of adapters are texts, got ${wordType(names)}.`, { operation, got: names, hint });
+  throw new ConfigError(`names of adapters are strings, got ${wordType(names)}.`, { operation, got: names, hint });
 }
 
 /** Names of the adapters on a model, in the order in which they came. */
@@ -239,7 +239,7 @@ export function setScale(
   scale: number,
   options: { readonly name?: string; readonly where?: (path: string) => boolean } = {},
 ): void {
-  const { name, where } = checkOptions("setScale", options, { name: "a text", where: "a function" });
+  const { name, where } = checkOptions("setScale", options, { name: "a string", where: "a function" });
   const operation = "setScale";
   requireKind(operation, "a number", { scale });
   if (!Number.isFinite(Math.fround(scale)))

@@ -59,8 +59,8 @@ export async function saveAdapter(model: Module, folder: FolderTarget, options: 
     saveEmbeddingLayers = "auto",
     plainLora = false,
   } = checkOptions("saveAdapter", options, {
-    name: "a text",
-    baseModel: "a text",
+    name: "a string",
+    baseModel: "a string",
     saveEmbeddingLayers: null,
     plainLora: "true or false",
   });
@@ -140,7 +140,7 @@ const { file: _, ...placeRules } = sourceOptionRules;
 /** What these options may be. */
 export const loadOptionRules: Rules<LoadOptions> = {
   ...placeRules,
-  name: "a text",
+  name: "a string",
   trainable: "true or false",
   seed: "a whole number from 0",
 };

@@ -62,7 +62,7 @@ export function attach<Schema extends ConfigSchema>(
   options: AttachOptions = {},
 ): Adapter {
   checkOptions("attach", options, {
-    name: "a text",
+    name: "a string",
     seed: "a whole number from 0",
     trainable: "true or false",
     tokenizer: "an object",

@@ -23,7 +23,7 @@ export function checkLayers(operation: string, { targetModules, layersToTransfor
     );
   if (isPattern && layersToTransform !== null)
     refuse(
-      "`layersToTransform` goes with a list of targetModules, not with a text.",
+      "`layersToTransform` goes with a list of targetModules, not with a string.",
       layersToTransform,
       "Put the layers into the pattern.",
     );

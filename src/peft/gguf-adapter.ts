@@ -43,7 +43,7 @@ export async function saveGgufAdapter(model: Module, path: string, options: Gguf
 export async function encodeGgufAdapter(model: Module, options: GgufAdapterOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
   const operation = "encodeGgufAdapter";
   const { name = defaultAdapterName, dtype = "float32" } = checkOptions(operation, options, {
-    name: "a text",
+    name: "a string",
     dtype: ["float32", "float16"],
   });
   const adapter = getAdapter(model, name, operation);

@@ -36,7 +36,7 @@ export interface HotSwapOptions {
  */
 export function prepareHotSwap(model: Module, options: HotSwapOptions & { readonly rank: number }): void {
   const { name = defaultAdapterName, rank } = checkOptions("prepareHotSwap", options, {
-    name: "a text",
+    name: "a string",
     rank: "a whole number from 1",
   });
   const adapter = getAdapter(model, name, "prepareHotSwap");
@@ -80,7 +80,7 @@ export function prepareHotSwap(model: Module, options: HotSwapOptions & { readon
  * @see https://huggingface.co/docs/peft/package_reference/hotswap
  */
 export async function hotSwap(model: Module, folder: string, options: HotSwapOptions = {}): Promise<void> {
-  const { name = defaultAdapterName } = checkOptions("hotSwap", options, { name: "a text" });
+  const { name = defaultAdapterName } = checkOptions("hotSwap", options, { name: "a string" });
   const adapter = getAdapter(model, name, operation);
   refuseMerged(adapter, operation);
   if (adapter.isPrompt)

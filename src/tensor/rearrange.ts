@@ -55,7 +55,7 @@ function read(operation: string, x: Tensor, pattern: string, given: AxisSizes): 
     throw new FormatError(`${problem} in "${pattern}".`, { operation, got: pattern });
   };
   if (typeof pattern !== "string")
-    throw new FormatError(`a pattern is a text such as "b t c -> b c t", got ${wordArgument(pattern)}.`, {
+    throw new FormatError(`a pattern is a string such as "b t c -> b c t", got ${wordArgument(pattern)}.`, {
       operation,
       got: pattern,
     });

@@ -31,7 +31,7 @@ export function trainTokenizer(
 ): TokenizerDefinition {
   checkOptions("trainTokenizer", options, {
     vocabularySize: "a whole number from 1",
-    specialTokens: "a list of texts",
+    specialTokens: "a list of strings",
     minimumCount: "a whole number from 1",
   });
   const { vocabularySize, specialTokens = [], minimumCount = 2 } = options;
@@ -77,9 +77,9 @@ export function tokenizerConfig(names: {
   maximumLength?: number;
 }): TokenizerConfig {
   checkOptions("tokenizerConfig", names, {
-    bosToken: "a text",
-    eosToken: "a text",
-    padToken: "a text",
+    bosToken: "a string",
+    eosToken: "a string",
+    padToken: "a string",
     maximumLength: "a number above 0",
   });
   return {
@@ -141,7 +141,7 @@ interface WordCounts {
 function countWords(texts: Iterable<string>, idOfByte: readonly number[]): WordCounts {
   const counts = new Map<string, number>();
   for (const text of texts) {
-    requireKind("trainTokenizer", "a text", { text });
+    requireKind("trainTokenizer", "a string", { text });
     for (const word of text.match(words) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
   }
   if (counts.size === 0) {

@@ -46,7 +46,7 @@ export function chatDataset(
     stride: "a whole number from 1",
     heldOut: "a number or a list",
     seed: "a whole number from 0 below 2³²",
-    template: "a text",
+    template: "a string",
     tools: "a list",
     now: Date,
     variables: "an object",
@@ -95,7 +95,7 @@ export function chatDataset(
  */
 export function conversationsFromJsonl(content: string, name = "the JSON lines"): Conversation[] {
   const operation = "conversationsFromJsonl";
-  requireKind(operation, "a text", { content });
+  requireKind(operation, "a string", { content });
   return content.split("\n").flatMap((line, i) => {
     if (line.trim() === "") return [];
     let row: unknown;

@@ -80,7 +80,7 @@ export function renderChat(
     addGenerationPrompt: "true or false",
     tools: "a list",
     documents: "a list",
-    template: "a text",
+    template: "a string",
     now: Date,
     variables: "an object",
   });

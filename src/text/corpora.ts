@@ -63,7 +63,7 @@ export const corpusTitles: Readonly<Record<CorpusName, string>> = {
  * @throws {ConfigError} when the name is unknown or the package is not installed
  */
 export async function loadCorpus(name: CorpusName): Promise<Corpus> {
-  requireKind("loadCorpus", "a text", { name });
+  requireKind("loadCorpus", "a string", { name });
   const source: CorpusSource | undefined = Object.hasOwn(sources, name) ? sources[name] : undefined;
   if (source === undefined) {
     const near = nearestName(name, Object.keys(sources));

@@ -215,7 +215,7 @@ export function textDataset(
   checkOptions("textDataset", options, {
     window: "a whole number from 1",
     stride: "a whole number from 1",
-    heldOut: "a number, a text or a list",
+    heldOut: "a number, a string or a list",
     seed: "a whole number from 0 below 2³²",
   });
   const operation = "textDataset";
@@ -254,9 +254,9 @@ export function textDataset(
  * @throws {FormatError} naming the line that is not JSON or has no such text
  */
 export function textsFromJsonl(content: string, options: { key?: string; name?: string } = {}): string[] {
-  checkOptions("textsFromJsonl", options, { key: "a text", name: "a text" });
+  checkOptions("textsFromJsonl", options, { key: "a string", name: "a string" });
   const { key = "text", name = "the JSON lines" } = options;
-  requireKind("textsFromJsonl", "a text", { content });
+  requireKind("textsFromJsonl", "a string", { content });
   const texts: string[] = [];
   content.split("\n").forEach((line, i) => {
     if (line.trim() === "") return;
@@ -307,7 +307,7 @@ function documents(texts: Texts): string[] {
   requireKind("textDataset", "a list", { texts });
   return texts.map((document) => {
     const text: unknown = typeof document === "string" ? document : (document as Partial<typeof document> | null)?.text;
-    requireKind("textDataset", "a text", { text });
+    requireKind("textDataset", "a string", { text });
     return text as string;
   });
 }
@@ -332,7 +332,7 @@ function readFile(path: string): string[] {
 
 /** The whole of a file as text. @throws {LorikeetError} when it cannot be read, or is no text */
 export function readUtf8(path: string, operation: string): string {
-  requireKind(operation, "a text", { file: path });
+  requireKind(operation, "a string", { file: path });
   const system = fileSystem();
   if (system === undefined) {
     const hint = "Fetch it and give what it holds.";

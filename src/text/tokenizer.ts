@@ -76,13 +76,13 @@ export class Tokenizer {
    */
   encode(text: string, options: { addSpecialTokens?: boolean } = {}): Int32Array {
     const { addSpecialTokens = true } = checkOptions("encode", options, { addSpecialTokens: "true or false" });
-    requireKind("encode", "a text", { text });
+    requireKind("encode", "a string", { text });
     return this.#fill(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens })).ids;
   }
 
   /** Token ids of two texts as one input, and which text each token is from (`typeIds`, 0 or 1). */
   encodePair(first: string, second: string): { ids: Int32Array; typeIds: Int32Array } {
-    requireKind("encodePair", "a text", { first, second });
+    requireKind("encodePair", "a string", { first, second });
     return this.#fill(() => this.#library.encode(first, { text_pair: second, return_token_type_ids: true }));
   }
 
@@ -94,7 +94,7 @@ export class Tokenizer {
    */
   encodeWithOffsets(text: string, options: { addSpecialTokens?: boolean } = {}): EncodingWithOffsets {
     const { addSpecialTokens = true } = checkOptions("encodeWithOffsets", options, { addSpecialTokens: "true or false" });
-    requireKind("encodeWithOffsets", "a text", { text });
+    requireKind("encodeWithOffsets", "a string", { text });
     try {
       this.#offsets ??= new OffsetEncoder(this.definition, this.config);
       return this.#offsets.encode(text, addSpecialTokens);

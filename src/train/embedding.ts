@@ -170,7 +170,7 @@ function rowsOf(
   const { padTokenId, vocabSize = Number.POSITIVE_INFINITY } =
     (model as FeatureExtractor & { readonly config?: Known }).config ?? {};
   const encoded = texts.map((text) => {
-    requireKind(operation, "a text", { text });
+    requireKind(operation, "a string", { text });
     // letter by letter, as the tokenizers' library does it
     const ids = cutIds(tokenizer, lowerCase ? Array.from(text, (letter) => letter.toLowerCase()).join("") : text, most);
     const unknown = ids.find((id) => id >= vocabSize);
@@ -197,7 +197,7 @@ function rowsOf(
  * The vectors of texts, in their order: [N, C].
  *
  * @param reader a model without an output layer and its tokenizer, as `loadModel(source, { task: "FeatureExtraction" })` gives
- * @throws {ConfigError} for an option out of range, and when what is given is no list of texts
+ * @throws {ConfigError} for an option out of range, and when what is given is no list of strings
  * @example
  * const reader = await loadModel("models/tiny", { task: "FeatureExtraction" });
  * const vectors = await embed(reader, ["The whale swam.", "A whale swims."], { pooling: "mean" });
@@ -209,8 +209,8 @@ export async function embed(reader: TextReader, texts: readonly string[], option
     pooling: null,
     ...encodingRules,
     normalise: "true or false",
-    prompt: "a text",
-    promptName: "a text",
+    prompt: "a string",
+    promptName: "a string",
     batchSize: "a whole number from 1",
   });
   requireKind(operation, "a list", { texts });

@@ -64,7 +64,7 @@ export function generationOptions(json: ConfigJson | undefined, config: ConfigJs
   if (typeof sampling !== "boolean") refuse("do_sample", "true or false");
   const strings = get("stop_strings") ?? [];
   const stopStrings: unknown[] = Array.isArray(strings) ? strings : [strings];
-  if (stopStrings.some((string) => typeof string !== "string")) refuse("stop_strings", "a text, or a list of them");
+  if (stopStrings.some((string) => typeof string !== "string")) refuse("stop_strings", "a string, or a list of them");
   const [stopTokens, suppressed] = [tokens("eos_token_id").filter((token) => token >= 0), tokens("suppress_tokens")];
   return {
     ...numbers(always),

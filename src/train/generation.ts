@@ -290,13 +290,13 @@ const optionRules: Rules<GenerateOptions> = {
   forcedFirstToken: "a whole number from 0",
   forcedLastToken: "a whole number from 0",
   stopTokens: "a list of numbers",
-  stopStrings: "a list of texts",
+  stopStrings: "a list of strings",
   tokenizer: "an object",
   numReturnSequences: "a whole number from 1 below 2³¹",
   seed: "a whole number, or a list of them",
   signal: "an AbortSignal",
   compiled: "true or false",
-  adapters: "a list of texts",
+  adapters: "a list of strings",
   ...samplingRules,
 };
 

@@ -88,9 +88,9 @@ export async function loadModel<T extends Task = "CausalLM">(
 ): Promise<LoadedModel<ModelByTask[T]>> {
   checkOptions<LoadModelOptions<Task>>("loadModel", options, {
     ...sourceOptionRules,
-    task: "a text",
+    task: "a string",
     labels: null,
-    dtype: "a text",
+    dtype: "a string",
     quantise: "an object",
   });
   const { folder, file } = await openSource(source, "loadModel", options);

@@ -48,7 +48,7 @@ const modes: ReadonlyMap<string, readonly [Pooling, flag: string]> = new Map([
 function optionalText(json: Readonly<Record<string, unknown>>, key: string): string | undefined {
   const value = json[key] ?? undefined;
   if (value !== undefined && typeof value !== "string")
-    throw new FormatError(`\`${key}\` (= ${wordJson(value)}) must be a text.`, { operation, got: value });
+    throw new FormatError(`\`${key}\` (= ${wordJson(value)}) must be a string.`, { operation, got: value });
   return value;
 }
 
@@ -183,7 +183,7 @@ export async function readSentence(folder: Folder, model: Module): Promise<void>
   if (length !== undefined && length !== null) requireOption(operation, "a whole number from 1", "max_seq_length", length);
   const prompts = whole["prompts"] ?? {};
   if (!isRecord(prompts) || !Object.values(prompts).every((prompt) => typeof prompt === "string"))
-    throw new FormatError(`\`prompts\` (= ${wordJson(prompts)}) must be texts by their names.`, { operation, got: prompts });
+    throw new FormatError(`\`prompts\` (= ${wordJson(prompts)}) must be strings by their names.`, { operation, got: prompts });
   const similarity = optionalText(whole, "similarity_fn_name") ?? "cosine";
   requireOption(operation, similarities, "similarity_fn_name", similarity);
   known.set(model, {

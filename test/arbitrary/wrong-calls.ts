@@ -16,7 +16,7 @@ import { exported } from "./right-calls.ts";
 export const junk: Readonly<Record<string, () => unknown>> = {
   undefined: () => undefined,
   null: () => null,
-  "a text": () => "junk",
+  "a string": () => "junk",
   "a whole number": () => 3,
   "a fraction": () => 1.5,
   "a negative number": () => -1,
@@ -26,7 +26,7 @@ export const junk: Readonly<Record<string, () => unknown>> = {
   "an object of something else": () => ({ junk: 1 }),
   "an empty list": () => [],
   "a list of lists": () => [[[1]]],
-  "a list of texts": () => ["junk"],
+  "a list of strings": () => ["junk"],
   "a tensor of many axes": () => ones([1, 2, 1, 2, 1]),
   "a tensor of whole numbers": () => tensor([7], { dtype: "int32" }),
   "a function": () => () => "junk",

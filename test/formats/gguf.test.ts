@@ -330,7 +330,7 @@ describe("encodeGguf", () => {
       { metadata: new Map([["n", { uint32: -1 }]]), tensors: new Map() },
       '"n" (= -1) does not fit uint32',
     ],
-    ["no number of a type", { metadata: new Map([["n", 3 as never]]), tensors: new Map() }, '"n" is a text, true or false'],
+    ["no number of a type", { metadata: new Map([["n", 3 as never]]), tensors: new Map() }, '"n" is a string, true or false'],
   ])("refuses %s, and writes nothing then", async (_, content, problem) => {
     expect(() => encodeGguf(content)).toThrow(problem);
     const path = join(import.meta.dirname, "never-written.gguf");

@@ -116,7 +116,7 @@ describe("an adapter config", () => {
     ['{"peft_type":"LORA","lora_dropout":1.5}', "`lora_dropout` (= 1.5) must be a number from 0 to 1."],
     ['{"peft_type":"LORA","use_dora":1}', "`use_dora` (= 1) must be true or false."],
     ['{"peft_type":"LORA","bias":"some"}', '`bias` (= "some") must be one of "none", "all", "lora_only".'],
-    ['{"peft_type":"LORA","target_modules":[1]}', "`target_modules` (= [1]) must be a text or a list of texts."],
+    ['{"peft_type":"LORA","target_modules":[1]}', "`target_modules` (= [1]) must be a string or a list of strings."],
     ['{"peft_type":"LORA","rank_pattern":{"q":"8"}}', '`rank_pattern` (= {"q":"8"}) must be a map of numbers.'],
     [
       '{"peft_type":"LORA","task_type":"CAUSAL"}',

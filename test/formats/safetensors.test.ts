@@ -137,7 +137,7 @@ describe("a safetensors file", () => {
     ],
     ["names a tensor twice", file('{"a":{},"\\u0061":{}}'), 'has the key "a" twice in its header.'],
     ["gives a size twice", file('{"a":{"shape":[],"shape" :[1]}}'), 'has the key "shape" twice in its header.'],
-    ["has numbers as metadata", file({ __metadata__: { a: 1 } }), 'has __metadata__ with "a", which is not a text.'],
+    ["has numbers as metadata", file({ __metadata__: { a: 1 } }), 'has __metadata__ with "a", which is not a string.'],
     ["has a list as metadata", file({ __metadata__: [] }), "has __metadata__ that is not a map of strings."],
     ["would change prototypes", file('{"__proto__":{}}'), 'has a tensor called "__proto__": no tensor may have this name.'],
     ["would change the metadata's prototype", file('{"__metadata__":{"__proto__":"x"}}'), 'has __metadata__ with "__proto__"'],

@@ -159,7 +159,7 @@ onReference("what is refused", () => {
     [{ attention_dropout: 1 }, "llama: `attention_dropout` (= 1) must be below 1."],
     [{ mlp_bias: "yes" }, 'llama: `mlp_bias` (= "yes") must be true or false.'],
     [{ rms_norm_eps: "small" }, 'llama: `rms_norm_eps` (= "small") must be a number from 0.'],
-    [{ hidden_act: 3 }, "llama: `hidden_act` (= 3) must be a text."],
+    [{ hidden_act: 3 }, "llama: `hidden_act` (= 3) must be a string."],
     [{ quantization_config: { bits: 4 } }, "is not supported. Load an unquantised checkpoint."],
     [{ rope_scaling: { type: "proportional", factor: 2 } }, 'llama: rope type "proportional" is not supported.'],
     [{ rope_scaling: { rope_type: "linear" } }, 'llama: `factor` (= null) must be at least 1 for rope type "linear".'],

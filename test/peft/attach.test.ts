@@ -202,7 +202,7 @@ describe("a config", () => {
       "lora: `loraBias` goes with `initLoraWeights` true or false only, as in PEFT.",
     ],
     [{ rankPattern: { q_proj: 1.5 } }, 'lora: `rankPattern` has 1.5 for "q_proj", which must be a positive integer.'],
-    [{ targetModules: 3 }, "lora: `targetModules` (= 3) must be a text or a list of texts."],
+    [{ targetModules: 3 }, "lora: `targetModules` (= 3) must be a string or a list of strings."],
   ])("%j is refused", (options, message) => {
     expect(() => lora(options as never)).toThrow(message);
   });

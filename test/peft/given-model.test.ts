@@ -36,7 +36,7 @@ it.each<[string, () => unknown, string]>([
   [
     "options in the place of names",
     () => merge(adapted(), { safe: true } as never),
-    "names of adapters are texts, got an object.",
+    "names of adapters are strings, got an object.",
   ],
   ["a number as a name", () => setActive(adapted(), [3] as never), 'there is no adapter "3"'],
   [

@@ -183,7 +183,7 @@ onEveryDevice(() => {
       [{ targetParameters: ["q_proj.weight"], loraDropout: 0.1 }, "`targetParameters` does not go with `loraDropout`"],
       [{ targetParameters: ["q_proj.weight"], loraBias: true }, "`targetParameters` does not go with `loraBias`"],
       [{ targetParameters: [] }, "no module matches"],
-      [{ targetParameters: "q_proj.weight" }, "must be a list of texts"],
+      [{ targetParameters: "q_proj.weight" }, "must be a list of strings"],
     ])("are refused with %j", (own, problem) => {
       expect(() => small(own)).toThrow(problem);
     });

@@ -107,7 +107,7 @@ describe("targets", () => {
     ],
     [
       { targetModules: ".*q_proj", layersToTransform: [1] },
-      "lora: `layersToTransform` goes with a list of targetModules, not with a text. Put the layers into the pattern.",
+      "lora: `layersToTransform` goes with a list of targetModules, not with a string. Put the layers into the pattern.",
     ],
   ])("%j is refused", (options, message) => {
     expect(() => attach(new SmallModel(), lora(options))).toThrow(message);

@@ -100,7 +100,7 @@ const cases: Case[] = [
   ["pad: amounts undefined are not pairs of whole numbers for 1 axes.", () => of(2).pad(), ShapeError],
   ["roll: `shifts` (= 1.5) must be whole numbers.", () => of(3).roll(1.5), ConfigError],
   ["rearrange: `b` (= -2) must be a whole number from 0.", () => of(2, 6).rearrange("a (b c) -> a b c", { b: -2 }), ConfigError],
-  ["rearrange: a pattern is a text", () => of(2, 6).rearrange([2, 6]), FormatError],
+  ["rearrange: a pattern is a string", () => of(2, 6).rearrange([2, 6]), FormatError],
   ['reduce: `fold` (= "toString") is not known.', () => of(2, 6).reduce("a b -> a", "toString"), ConfigError],
   // random numbers
   [

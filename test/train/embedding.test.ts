@@ -162,7 +162,7 @@ describe("a folder of sentence-transformers", () => {
   test.each([
     ["modules.json", {}, /modules.json is not a list/],
     ["sentence_bert_config.json", { max_seq_length: 0 }, /max_seq_length/],
-    ["config_sentence_transformers.json", { prompts: ["a"] }, /`prompts` .*must be texts/],
+    ["config_sentence_transformers.json", { prompts: ["a"] }, /`prompts` .*must be strings/],
     ["config_sentence_transformers.json", { similarity_fn_name: "near" }, /`similarity_fn_name` \(= "near"\) must be "cosine"/],
   ])("is refused for %s: %j", async (file, value, words) => {
     await expect(loaded({ "modules.json": modules(), [file]: value })).rejects.toThrow(words);

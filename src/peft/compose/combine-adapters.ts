@@ -72,13 +72,13 @@ export interface CombineOptions extends NewAdapter, Partial<CombinationSettings>
  */
 export function combineAdapters(model: Module, options: CombineOptions): Adapter {
   checkOptions(operation, options, {
-    adapters: "a list of texts",
+    adapters: "a list of strings",
     weights: null,
-    type: "a text",
+    type: "a string",
     svdRank: "a whole number from 1",
     svdClamp: "a number",
     seed: "a whole number",
-    name: "a text",
+    name: "a string",
     trainable: "true or false",
     density: "a number",
     majoritySignMethod: null,

@@ -40,10 +40,10 @@ export interface ConvertOptions extends NewAdapter {
  */
 export function convertToLora(model: Module, options: ConvertOptions): Adapter {
   checkOptions(operation, options, {
-    adapter: "a text",
+    adapter: "a string",
     rank: "a whole number from 1",
     energy: "a number above 0 up to 1",
-    name: "a text",
+    name: "a string",
     trainable: "true or false",
   });
   const { adapter: source, name, rank, energy } = options;

@@ -42,7 +42,7 @@ export function exampleTokens(tokenizer: ExampleTokenizer, examples: readonly Wr
   for (const [i, example] of examples.entries()) {
     requireKind(operation, "an object", { example });
     const { input, answer } = example;
-    requireKind(operation, "a text", { input, answer });
+    requireKind(operation, "a string", { input, answer });
     if (i > 0) put("\n", 4 * i + 1);
     for (const [name, text, type] of [
       ["input", input.trim(), 4 * i + 2],

@@ -45,9 +45,9 @@ export function initializeKvPrefixFromText(
   text: string,
   options: KvPrefixOptions & { readonly useChatTemplate?: boolean } = {},
 ): void {
-  checkOptions("initializeKvPrefixFromText", options, { name: "a text", useChatTemplate: "true or false" });
+  checkOptions("initializeKvPrefixFromText", options, { name: "a string", useChatTemplate: "true or false" });
   const { useChatTemplate = true, ...where } = options;
-  requireKind("initializeKvPrefixFromText", "a text", { text });
+  requireKind("initializeKvPrefixFromText", "a string", { text });
   const encode = (tokenizer as Partial<PrefixTokenizer> | undefined)?.encode;
   requireKind("initializeKvPrefixFromText", "a function", { "tokenizer.encode": encode });
   const asChat = useChatTemplate && tokenizer.chatTemplate !== undefined && tokenizer.applyChatTemplate;
@@ -59,7 +59,7 @@ export function initializeKvPrefixFromText(
 
 /** The same for a text that is tokens already. @throws {ConfigError} as above, and for a token that the model does not have */
 export function initializeKvPrefixFromTokens(model: Module, tokens: ArrayLike<number>, options: KvPrefixOptions = {}): void {
-  const { name = "default" } = checkOptions("initializeKvPrefixFromTokens", options, { name: "a text" });
+  const { name = "default" } = checkOptions("initializeKvPrefixFromTokens", options, { name: "a string" });
   const operation = "initializeKvPrefixFromTokens";
   requireKind(operation, "a list of numbers", { tokens });
   const { method } = getAdapter(model, name, operation);

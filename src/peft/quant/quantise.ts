@@ -48,7 +48,7 @@ export function quantise(model: Module, options: QuantiseOptions = {}): Quantise
     type: null,
     blockSize: "a whole number from 1",
     doubleQuantise: "true or false",
-    skip: "a list of texts",
+    skip: "a list of strings",
   });
   const quantiser = quantiserOptions(operation, options);
   if (adaptersOf(model))

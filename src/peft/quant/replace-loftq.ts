@@ -35,7 +35,7 @@ export async function replaceLoraWeightsLoftq(
   options: ReplaceLoftqOptions = {},
 ): Promise<string[]> {
   const { name = defaultAdapterName, keep } = checkOptions("replaceLoraWeightsLoftq", options, {
-    name: "a text",
+    name: "a string",
     keep: "a function",
   });
   const operation = "replaceLoraWeightsLoftq";

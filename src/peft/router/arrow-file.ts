@@ -81,7 +81,7 @@ export async function saveArrow(
   folder: FolderTarget,
   options: { readonly baseModel?: string } = {},
 ): Promise<void> {
-  const { baseModel } = checkOptions("saveArrow", options, { baseModel: "a text" });
+  const { baseModel } = checkOptions("saveArrow", options, { baseModel: "a string" });
   const operation = "saveArrow";
   const { router: mixture } = adaptedModel(model, operation);
   if (!(mixture instanceof ArrowMixture))

@@ -186,7 +186,7 @@ export async function saveXlora(
   folder: FolderTarget,
   options: { readonly baseModel?: string } = {},
 ): Promise<void> {
-  const { baseModel } = checkOptions("saveXlora", options, { baseModel: "a text" });
+  const { baseModel } = checkOptions("saveXlora", options, { baseModel: "a string" });
   const { config, names, own } = placeOf(model, "saveXlora");
   const tensors = new Map<string, TensorToWrite>();
   for (const [name, { stored }] of own)
