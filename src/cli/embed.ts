@@ -11,7 +11,7 @@ import { loadAdapter } from "../peft/adapter-file.ts";
 import { type EmbedOptions, embed } from "../train/embedding.ts";
 import { loadModel } from "../train/load-model.ts";
 import { path } from "./option.ts";
-import { progress, say, shown } from "./terminal.ts";
+import { print, progress, say, shown } from "./terminal.ts";
 
 interface EmbedCommandOptions extends Pick<EmbedOptions, "prompt" | "promptName"> {
   readonly model: string;
@@ -64,13 +64,7 @@ export function addEmbed(program: Command): void {
       } else if (out !== undefined) {
         const bytes = new TextEncoder();
         await writeFileAtomically(out, (append) => run((...some) => append(bytes.encode(linesFor(...some)))));
-      } else
-        await run(async (...some) => {
-          const { stdout } = process;
-          // who reads may be slow, or gone
-          if (!stdout.write(linesFor(...some)) && !stdout.destroyed)
-            await new Promise((go) => stdout.once("drain", go).once("close", go).once("error", go));
-        });
+      } else await run(async (...some) => void (await print(linesFor(...some))));
       if (out !== undefined) say(`${shown(out)}   (${texts.length} texts)`);
     });
 }

@@ -9,6 +9,7 @@ import { addBench } from "./bench.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEmbed } from "./embed.ts";
 import { addFinetune } from "./finetune.ts";
+import { addGenerate } from "./generate.ts";
 import { addGguf } from "./gguf.ts";
 import { addPretrain } from "./pretrain.ts";
 
@@ -30,6 +31,7 @@ const program = new Command("lorikeet")
 program.configureOutput({ outputError: (text, write) => write(`${text.trim().replace(/\n+/g, " ")}\n`) });
 addFinetune(program);
 addPretrain(program);
+addGenerate(program);
 addEmbed(program);
 addGguf(program);
 addDoctor(program);

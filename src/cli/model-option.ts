@@ -19,7 +19,7 @@ export const tinyModel = shown(fileURLToPath(new URL("../../../models/tiny", imp
 /** As a person gives them. */
 export interface ModelOptions {
   readonly model?: string;
-  readonly adapter: readonly string[];
+  readonly adapter?: readonly string[];
   readonly quantise?: QuantisedType;
 }
 
@@ -35,13 +35,13 @@ export const withModelOptions = (command: Command): Command =>
       "a folder as Hugging Face writes it, a GGUF file or a name on the Hub; when absent the one that the adapter names, or the tiny one",
       path,
     )
-    .option("--adapter <folder>", "an adapter on it; given several times, all of them act together", repeated(path), [])
+    .option("--adapter <folder>", "an adapter on it; given several times, all of them act together", repeated(path))
     .addOption(quantiseOption());
 
 /** The model that these options name, without the adapters, and what it is called. */
 export async function openModel({
   model,
-  adapter,
+  adapter = [],
   quantise,
 }: ModelOptions): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
   const name = model ?? (adapter.length > 0 ? await baseOf(adapter) : tinyModel);

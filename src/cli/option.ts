@@ -25,6 +25,13 @@ export function nonNegative(text: string): number {
   return value;
 }
 
+/** A number from 0 to 1. */
+export function share(text: string): number {
+  const value = text.trim() === "" ? Number.NaN : Number(text);
+  if (!(value >= 0 && value <= 1)) throw new InvalidArgumentError("It must be a number from 0 to 1.");
+  return value;
+}
+
 /** A name of a file or folder; an empty one is a variable of the shell that was not set. */
 export function path(text: string): string {
   if (text.trim() === "") throw new InvalidArgumentError("It must name a file or folder.");

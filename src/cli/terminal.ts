@@ -10,6 +10,16 @@ export const say = (line = ""): void => {
   process.stderr.write(`${line}\n`);
 };
 
+/**
+ * A part of a result. Who reads may be slow, and is waited for, or gone. A terminal gets no control characters, which it would obey.
+ *
+ * @returns whether somebody reads on
+ */
+export function print(text: string, stream: NodeJS.WriteStream = process.stdout): Promise<boolean> {
+  const safe = stream.isTTY ? text.replace(/(?![\t\n])\p{Cc}/gu, "\ufffd") : text;
+  return new Promise((told) => void stream.write(safe, (error) => told(!error)));
+}
+
 /** A path as one would type it. */
 export const shown = (path: string): string => {
   const near = relative(process.cwd(), path);

@@ -32,18 +32,24 @@ const interrupting = (at: RegExp, signal: NodeJS.Signals): string => {
  * Runs `lorikeet ...args`.
  *
  * @param interruptAt sends the signal, Ctrl-C when absent, when standard error first matches
+ * @param input what it finds on standard input
  */
 export function lorikeet(
   args: readonly string[],
-  { interruptAt, signal = "SIGINT" }: { readonly interruptAt?: RegExp; readonly signal?: NodeJS.Signals } = {},
+  {
+    interruptAt,
+    signal = "SIGINT",
+    input = "",
+  }: { readonly interruptAt?: RegExp; readonly signal?: NodeJS.Signals; readonly input?: string } = {},
 ): Promise<Outcome> {
   const before = interruptAt ? ["--import", interrupting(interruptAt, signal)] : [];
-  return run(process.execPath, [...before, "dist/src/cli/main.js", ...args]);
+  return run(process.execPath, [...before, "dist/src/cli/main.js", ...args], input);
 }
 
-export function run(program: string, args: readonly string[]): Promise<Outcome> {
+export function run(program: string, args: readonly string[], input = ""): Promise<Outcome> {
   return new Promise((done, failed) => {
-    const child = spawn(program, args, { cwd: root, env: { ...process.env, NO_COLOR: "1" }, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(program, args, { cwd: root, env: { ...process.env, NO_COLOR: "1" }, stdio: "pipe" });
+    child.stdin.on("error", () => {}).end(input); // it may end without having read
     let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (chunk) => {
       stdout += chunk;
