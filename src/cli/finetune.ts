@@ -1,7 +1,5 @@
 /** `lorikeet finetune`, the main job: a pretrained model, a text, an adapter; what it was like before and after. */
-import { existsSync } from "node:fs";
-import { copyFile } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import process from "node:process";
 import { type Command, Option } from "commander";
 import { currentDevice } from "../compile/program.ts";
@@ -16,18 +14,18 @@ import { mergeAndUnload, mergeDifference, mergeRefusal } from "../peft/merge.ts"
 import { methods } from "../peft/method-registry.ts";
 import { readSourceTasks } from "../peft/prompt/source-task.ts";
 import { trainableReport } from "../peft/report.ts";
-import { saveTokenizer } from "../text/bpe-trainer.ts";
 import { corpusTitles, loadCorpus } from "../text/corpora.ts";
 import { readUtf8, type TextDataset, textDataset } from "../text/dataset.ts";
 import { fileDataset } from "../text/file-dataset.ts";
 import { uploadBatch } from "../train/batch.ts";
 import { evaluate } from "../train/evaluate.ts";
 import { finetuning } from "../train/finetune.ts";
-import { type LoadedModel, loadModel, saveModel } from "../train/load-model.ts";
+import { type LoadedModel, loadModel } from "../train/load-model.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { nodeDrawing } from "./drawing.ts";
 import { lockFolder } from "./folder-lock.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
+import { saveFolder } from "./merged-folder.ts";
 import { adapterOf, assigned, type MethodOptions, withDefaults } from "./method-option.ts";
 import { quantiseOption, tinyModel } from "./model-option.ts";
 import { nonNegative, path, positive, whole } from "./option.ts";
@@ -273,17 +271,14 @@ interface Done {
 /** Checks the merge law on the trained weights, and writes adapter, merged model and report; without the model where there is none. */
 async function keep(done: Done): Promise<Summary> {
   const { options, run, loaded, dataset, trainer, before, after, planned, drawing } = done;
-  const { model, config, tokenizer } = loaded;
+  const { model } = loaded;
   const result = trainer.result();
   const merges = mergeRefusal(model) === null;
   const merge = merges ? mergeLaw(model, dataset) : null;
   await saveAdapter(model, run.adapter, { baseModel: options.model });
   if (merges) {
     mergeAndUnload(model, undefined, { tell: say });
-    await saveModel(run.merged, model, config);
-    await saveTokenizer(run.merged, tokenizer);
-    const generation = join(options.model, "generation_config.json");
-    if (existsSync(generation)) await copyFile(generation, join(run.merged, "generation_config.json"));
+    await saveFolder(run.merged, options.model, loaded);
   } else run.drop("merged");
   const summary: Summary = {
     perplexityBefore: before.perplexity,

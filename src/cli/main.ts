@@ -8,9 +8,11 @@ import { LorikeetError, nearestName } from "../errors.ts";
 import { addBench } from "./bench.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEmbed } from "./embed.ts";
+import { addEvaluate } from "./evaluate.ts";
 import { addFinetune } from "./finetune.ts";
 import { addGenerate } from "./generate.ts";
 import { addGguf } from "./gguf.ts";
+import { addMerge } from "./merge.ts";
 import { addPretrain } from "./pretrain.ts";
 
 // whoever was reading has gone (`| head`): what is written goes nowhere, and the work, which is in files, goes on
@@ -32,6 +34,8 @@ program.configureOutput({ outputError: (text, write) => write(`${text.trim().rep
 addFinetune(program);
 addPretrain(program);
 addGenerate(program);
+addEvaluate(program);
+addMerge(program);
 addEmbed(program);
 addGguf(program);
 addDoctor(program);

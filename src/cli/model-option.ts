@@ -9,7 +9,7 @@ import type { Module } from "../nn/module.ts";
 import type { QuantisedType } from "../nn/quantiser.ts";
 import { setActive } from "../peft/adapted-model.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
-import { type LoadedModel, loadModel } from "../train/load-model.ts";
+import { type LoadedModel, type LoadModelOptions, loadModel } from "../train/load-model.ts";
 import { path, repeated } from "./option.ts";
 import { say, shown } from "./terminal.ts";
 
@@ -38,15 +38,18 @@ export const withModelOptions = (command: Command): Command =>
     .option("--adapter <folder>", "an adapter on it; given several times, all of them act together", repeated(path))
     .addOption(quantiseOption());
 
-/** The model that these options name, without the adapters, and what it is called. */
-export async function openModel({
-  model,
-  adapter = [],
-  quantise,
-}: ModelOptions): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
+/**
+ * The model that these options name, without the adapters, and what it is called.
+ *
+ * @param dtype how its weights are kept; float32 when absent
+ */
+export async function openModel(
+  { model, adapter = [], quantise }: ModelOptions,
+  dtype?: LoadModelOptions["dtype"],
+): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
   const name = model ?? (adapter.length > 0 ? await baseOf(adapter) : tinyModel);
   say(`Reading ${shown(name)} ...`);
-  return { name, loaded: await loadModel(name, quantise ? { quantise: { type: quantise } } : {}) };
+  return { name, loaded: await loadModel(name, { ...(quantise && { quantise: { type: quantise } }), ...(dtype && { dtype }) }) };
 }
 
 /**

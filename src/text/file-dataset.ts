@@ -14,7 +14,7 @@ export function fileDataset(
   name: string,
   content: string,
   tokenizer: Tokenizer,
-  options: Pick<TextDatasetOptions, "window" | "seed">,
+  options: Pick<TextDatasetOptions, "window" | "seed"> & { readonly heldOut?: number },
 ): TextDataset {
   if (!/\.jsonl$/i.test(name)) return textDataset({ text: content }, tokenizer, options);
   return beginsWithConversation(content)

@@ -8,9 +8,11 @@ import { afterEach, describe, expect, test } from "vitest";
 import { addBench } from "../../src/cli/bench.ts";
 import { addDoctor } from "../../src/cli/doctor.ts";
 import { addEmbed } from "../../src/cli/embed.ts";
+import { addEvaluate } from "../../src/cli/evaluate.ts";
 import { addFinetune } from "../../src/cli/finetune.ts";
 import { addGenerate } from "../../src/cli/generate.ts";
 import { addGguf } from "../../src/cli/gguf.ts";
+import { addMerge } from "../../src/cli/merge.ts";
 import { addPretrain } from "../../src/cli/pretrain.ts";
 import { restore } from "./fixtures.ts"; // makes a small model in models/tiny of a folder of its own, and goes there
 import { entryFiles, guideFiles, moduleOfBlock, type Programs, readGuide, statedLines, wrongInCommand } from "./guides.ts";
@@ -99,7 +101,8 @@ test.each(shown.filter(({ notRun }) => notRun === null))("$name runs", async ({ 
 });
 
 const program = new Command("lorikeet");
-for (const add of [addFinetune, addPretrain, addGenerate, addEmbed, addGguf, addDoctor, addBench]) add(program);
+for (const add of [addFinetune, addPretrain, addGenerate, addEvaluate, addMerge, addEmbed, addGguf, addDoctor, addBench])
+  add(program);
 const manifest = JSON.parse(text("package.json"));
 const programs: Programs = {
   scripts: manifest.scripts,

@@ -84,3 +84,12 @@ export type CombinationName = keyof typeof combinations;
  * changes B·A and takes the nearest ones of low rank (`svd`, which is `linear_svd`, and those that end in `_svd`).
  */
 export type CombinationType = CombinationName | "cat" | "svd" | `${Exclude<CombinationName, "linear">}_svd`;
+
+/** All of them. */
+export const combinationTypes: readonly CombinationType[] = [
+  "cat",
+  "svd",
+  ...(Object.keys(combinations) as CombinationName[]).flatMap((name): CombinationType[] =>
+    name === "linear" ? [name] : [name, `${name}_svd`],
+  ),
+];

@@ -18,6 +18,7 @@ import {
   type CombinationSettings,
   type CombinationType,
   combinations,
+  combinationTypes,
 } from "./combination.ts";
 import {
   asMatrices,
@@ -186,16 +187,11 @@ function combinationOf(type: CombinationType): {
   const name = type.replace(/_svd$/, "") as CombinationName;
   if (Object.hasOwn(combinations, name) && type !== ("linear_svd" as CombinationType))
     return { combination: combinations[name], of: name === type ? "factors" : "changes" };
-  const names = [
-    "cat",
-    "svd",
-    ...Object.keys(combinations).flatMap((each) => (each === "linear" ? [each] : [each, `${each}_svd`])),
-  ];
-  const near = nearestName(String(type), names);
-  throw new ConfigError(`\`type\` (= ${JSON.stringify(type)}) is none of ${names.join(", ")}.`, {
+  const near = nearestName(String(type), combinationTypes);
+  throw new ConfigError(`\`type\` (= ${JSON.stringify(type)}) is none of ${combinationTypes.join(", ")}.`, {
     operation,
     got: type,
-    expected: names,
+    expected: combinationTypes,
     ...(near === undefined ? {} : { hint: `Did you mean "${near}"?` }),
   });
 }
