@@ -35,7 +35,7 @@ export function withoutOutputClass(config: ConfigJson): readonly [name: string, 
   const type = config["model_type"] as keyof typeof models;
   const classes: Readonly<Record<string, ModelClass>> = models[type];
   for (const [name, { family }] of Object.entries(classes).reverse())
-    if (family) return [name.replace(/(For[A-Z]|LMHead).*$/, "Model"), family];
+    if (family) return [family.nameAlone ?? name.replace(/(For[A-Z]|LMHead).*$/, "Model"), family];
   throw new ConfigError(`there is no ${type} for FeatureExtraction.`, {
     operation: "createModel",
     expected: Object.keys(classes),
@@ -69,8 +69,8 @@ export function createModel<T extends Task = "CausalLM">(
     return withoutOutput(withoutOutputClass(config)[1], config, init) as Module as ModelByTask[T];
   const usual = names.find((name) => taskOf(name) === wanted) ?? names[0];
   const [given = usual]: unknown[] = Array.isArray(config["architectures"]) ? config["architectures"] : [];
-  // a checkpoint without the tied output layer, such as facebook/bart-base, of a type that has no model without it
-  const isWithout = typeof given === "string" && taskOf(given) === "FeatureExtraction";
+  // a checkpoint without the tied output layer, such as facebook/bart-base, but no encoder alone
+  const isWithout = typeof given === "string" && taskOf(given) === "FeatureExtraction" && !given.endsWith("EncoderModel");
   const architecture = isWithout && usual && taskOf(usual) === wanted && wanted === "Seq2SeqLM" ? usual : given;
   const name = typeof architecture === "string" ? architecture : "";
   const found = Object.hasOwn(classes, name) ? classes[name] : undefined;

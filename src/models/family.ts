@@ -47,6 +47,8 @@ export interface Family<Name extends string, Config, Base extends Module> extend
   pathOf?(name: string, config?: Config): string | null;
   /** The family without a head, where its base then has parts (a pooler) that some heads do without. */
   alone?(): Family<Name, Config, Base>;
+  /** What transformers calls the model without a head, where that is not a head's name with `Model` in place of what it is for. */
+  readonly nameAlone?: string;
   /** Standard deviation of the first values of an output layer's matrices. */
   std(config: Config): number;
 }

@@ -217,6 +217,17 @@ export { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2F
 export { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";
 export { type T5Config, t5Config } from "./t5-config.ts";
 export {
+  MT5ForQuestionAnswering,
+  MT5ForSequenceClassification,
+  MT5ForTokenClassification,
+  T5ForQuestionAnswering,
+  T5ForSequenceClassification,
+  T5ForTokenClassification,
+  UMT5ForQuestionAnswering,
+  UMT5ForSequenceClassification,
+  UMT5ForTokenClassification,
+} from "./t5-head.ts";
+export {
   type FeatureExtractor,
   type ImageClassifier,
   type ImageInputs,

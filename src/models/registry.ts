@@ -173,6 +173,17 @@ import {
 import { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification } from "./stablelm.ts";
 import { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification } from "./starcoder2.ts";
 import { MT5ForConditionalGeneration, T5ForConditionalGeneration, UMT5ForConditionalGeneration } from "./t5.ts";
+import {
+  MT5ForQuestionAnswering,
+  MT5ForSequenceClassification,
+  MT5ForTokenClassification,
+  T5ForQuestionAnswering,
+  T5ForSequenceClassification,
+  T5ForTokenClassification,
+  UMT5ForQuestionAnswering,
+  UMT5ForSequenceClassification,
+  UMT5ForTokenClassification,
+} from "./t5-head.ts";
 import type { ModelByTask, Task } from "./task.ts";
 import { ViTForImageClassification } from "./vit.ts";
 
@@ -249,7 +260,7 @@ export const models = {
     ModernBertForTokenClassification,
   },
   mbart: { MBartForConditionalGeneration, MBartForQuestionAnswering, MBartForSequenceClassification },
-  mt5: { MT5ForConditionalGeneration },
+  mt5: { MT5ForConditionalGeneration, MT5ForQuestionAnswering, MT5ForSequenceClassification, MT5ForTokenClassification },
   mpnet: { MPNetForMaskedLM, MPNetForQuestionAnswering, MPNetForSequenceClassification, MPNetForTokenClassification },
   olmo2: { Olmo2ForCausalLM, Olmo2ForSequenceClassification },
   olmo3: { Olmo3ForCausalLM, Olmo3ForSequenceClassification },
@@ -284,8 +295,8 @@ export const models = {
   smollm3: { SmolLM3ForCausalLM, SmolLM3ForQuestionAnswering, SmolLM3ForSequenceClassification, SmolLM3ForTokenClassification },
   stablelm: { StableLmForCausalLM, StableLmForSequenceClassification, StableLmForTokenClassification },
   starcoder2: { Starcoder2ForCausalLM, Starcoder2ForSequenceClassification, Starcoder2ForTokenClassification },
-  t5: { T5ForConditionalGeneration },
-  umt5: { UMT5ForConditionalGeneration },
+  t5: { T5ForConditionalGeneration, T5ForQuestionAnswering, T5ForSequenceClassification, T5ForTokenClassification },
+  umt5: { UMT5ForConditionalGeneration, UMT5ForQuestionAnswering, UMT5ForSequenceClassification, UMT5ForTokenClassification },
   vit: { ViTForImageClassification },
   "xlm-roberta": {
     XLMRobertaForMaskedLM,

@@ -9,11 +9,14 @@ export type T5Config = ReturnType<typeof t5Config>;
 /** T5 and the models that are T5s but for settings. */
 export type T5Type = "t5" | "mt5" | "umt5";
 
-/** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
-export function t5Config(json: ConfigJson, modelType: T5Type = "t5") {
+/**
+ * @param options.readsOnly whether the model is an encoder alone
+ * @throws {ConfigError} for a missing key and for a value that is not supported, by name
+ */
+export function t5Config(json: ConfigJson, modelType: T5Type = "t5", { readsOnly = false } = {}) {
   requireOption("t5", ["t5", "mt5", "umt5"], "modelType", modelType);
   const config = new ConfigReader(json, modelType, { pad_token_id: 0, decoder_start_token_id: 0 });
-  config.fixed("is_encoder_decoder", true);
+  if (!readsOnly) config.fixed("is_encoder_decoder", true);
   const projection = config.text("feed_forward_proj", modelType === "t5" ? "relu" : "gated-gelu");
   const isGated = projection.startsWith("gated-");
   const act = projection.replace(/^gated-/, "");
@@ -30,6 +33,7 @@ export function t5Config(json: ConfigJson, modelType: T5Type = "t5") {
   const tieWordEmbeddings = config.flag("tie_word_embeddings", true);
   activation(act);
   return {
+    ...config.labels(0),
     modelType,
     vocabSize: config.count("vocab_size"),
     dModel: config.count("d_model"),
@@ -53,5 +57,7 @@ export function t5Config(json: ConfigJson, modelType: T5Type = "t5") {
     hasOwnBiases: modelType === "umt5",
     padTokenId: config.token("pad_token_id") ?? 0,
     decoderStartTokenId: config.token("decoder_start_token_id") ?? 0,
+    /** Ends a text: where a classifier of texts looks. */
+    eosTokenId: config.token("eos_token_id") ?? 1,
   };
 }

@@ -191,6 +191,66 @@ class T5Stack extends Module {
   }
 }
 
+/** First values of a matrix: normal, by how many terms its sums have. @param init all of them, where it is given */
+export const t5Draw =
+  ({ initializerFactor }: T5Config, init?: Initializer): Draw =>
+  (terms) =>
+    init ?? normal({ std: initializerFactor / Math.sqrt(terms) });
+
+/** The sizes of one side. */
+export function t5Sizes(config: T5Config, side: "encoder" | "decoder"): ModelSizes {
+  const { modelType, dModel: width, numHeads: heads, dKv: headDim } = config;
+  return { modelType, width, layers: side === "encoder" ? config.numLayers : config.numDecoderLayers, heads, headDim };
+}
+
+function t5Side(config: T5Config, init: Initializer | undefined, shared: Embedding, isDecoder: boolean): T5Stack {
+  // one weight in layers of their own, so that an adapter on one of them is on no other
+  const { weight } = shared;
+  const table = new Embedding(config.vocabSize, config.dModel, { weight });
+  return new T5Stack(config, table, t5Draw(config, init), { isDecoder });
+}
+
+const words = (config: T5Config, init: Initializer | undefined): Embedding =>
+  new Embedding(config.vocabSize, config.dModel, { init: t5Draw(config, init)(1) });
+
+/** The part that reads. */
+export function t5Encoder(config: T5Config, init?: Initializer) {
+  const shared = words(config, init);
+  return group({ shared: shared as Layer, encoder: t5Side(config, init, shared, false) });
+}
+
+/** Everything but an output layer. */
+export function t5Model(config: T5Config, init?: Initializer) {
+  const shared = words(config, init);
+  return group({
+    shared: shared as Layer,
+    encoder: t5Side(config, init, shared, false),
+    decoder: t5Side(config, init, shared, true),
+  });
+}
+
+/** The states of a text that is read. */
+export function t5States(encoder: T5Stack, inputs: ReadInputs): readonly [Tensor, ...Tensor[]] {
+  const attention = inputs.attentionMask ? { keyMask: inputs.attentionMask } : {};
+  return encoder.forward(inputs, { attention, update: null, past: [], memories: [] });
+}
+
+/** The states of a text that is written, and what is known of its pass. */
+export function t5Written(
+  decoder: T5Stack,
+  inputs: CausalLMInputs,
+  memories: readonly TextStates[],
+  memoryMask: Tensor | undefined,
+) {
+  const pass = beginPass(inputs, 0);
+  const hiddenStates = decoder.forward(inputs, { ...pass, memories, memoryMask });
+  return { pass, hiddenStates, lastHiddenState: hiddenStates.at(-1) as Tensor };
+}
+
+/** Leaves unread what the first checkpoints have and never used. */
+export const t5Path = (name: string): string | null =>
+  /(^|\.)decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$/.test(name) ? null : name;
+
 /**
  * A T5 that answers a text with a text.
  *
@@ -214,22 +274,18 @@ export class T5ForConditionalGeneration extends EncoderDecoder implements Checkp
     const { init } = checkOptions(new.target.name, options, { init: "a function" });
     const { modelType } = new.target;
     const known = readOnce(config, "dModel", (json) => t5Config(json, modelType));
-    const draw: Draw = (terms) => init ?? normal({ std: known.initializerFactor / Math.sqrt(terms) });
-    const shared = new Embedding(known.vocabSize, known.dModel, { init: draw(1) });
+    const { shared, encoder, decoder } = t5Model(known, init);
+    const { weight } = shared as Embedding;
     this.config = known;
     this.shared = shared;
-    // one weight in layers of their own, so that an adapter on one of them is on no other
-    const { weight } = shared;
-    const table = () => new Embedding(known.vocabSize, known.dModel, { weight });
-    this.encoder = new T5Stack(known, table(), draw, { isDecoder: false });
-    this.decoder = new T5Stack(known, table(), draw, { isDecoder: true });
+    this.encoder = encoder;
+    this.decoder = decoder;
     const tied = known.tieWordEmbeddings ? { weight } : {};
-    this.lm_head = new Linear(known.dModel, known.vocabSize, { bias: false, init: draw(1), ...tied });
+    this.lm_head = new Linear(known.dModel, known.vocabSize, { bias: false, init: t5Draw(known, init)(1), ...tied });
   }
 
   get backbone(): Backbone {
-    const { modelType, dModel: width, numDecoderLayers: layers, numHeads: heads, dKv: headDim } = this.config;
-    return { sizes: { modelType, width, layers, heads, headDim }, wordEmbedding: this.shared };
+    return { sizes: t5Sizes(this.config, "decoder"), wordEmbedding: this.shared };
   }
 
   get startToken(): number {
@@ -237,7 +293,7 @@ export class T5ForConditionalGeneration extends EncoderDecoder implements Checkp
   }
 
   protected get readerSizes(): ModelSizes {
-    return { ...this.backbone.sizes, layers: this.config.numLayers };
+    return t5Sizes(this.config, "encoder");
   }
 
   protected shift(labels: Tensor): Tensor {
@@ -245,8 +301,7 @@ export class T5ForConditionalGeneration extends EncoderDecoder implements Checkp
   }
 
   protected read(inputs: ReadInputs): Tensor {
-    const attention = inputs.attentionMask ? { keyMask: inputs.attentionMask } : {};
-    return this.encoder.forward(inputs, { attention, update: null, past: [], memories: [] }).at(-1) as Tensor;
+    return t5States(this.encoder, inputs).at(-1) as Tensor;
   }
 
   protected remember(states: Tensor): TextStates[] {
@@ -254,17 +309,14 @@ export class T5ForConditionalGeneration extends EncoderDecoder implements Checkp
   }
 
   protected write(inputs: CausalLMInputs, memories: readonly TextStates[], memoryMask: Tensor | undefined): CausalLMOutput {
-    const pass = beginPass(inputs, 0);
-    const hiddenStates = this.decoder.forward(inputs, { ...pass, memories, memoryMask });
-    const lastHiddenState = hiddenStates.at(-1) as Tensor;
+    const { pass, hiddenStates, lastHiddenState } = t5Written(this.decoder, inputs, memories, memoryMask);
     const { dModel, scaleDecoderOutputs } = this.config;
     const factor = number(lastHiddenState, scaleDecoderOutputs ? 1 / Math.sqrt(dModel) : 1);
     return causalOutput(inputs, { lastHiddenState, hiddenStates, pass }, (x) => this.lm_head.forward(mul(x, factor)));
   }
 
   pathOf(name: string): string | null {
-    // the first checkpoints have it, and never used it
-    return name === "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight" ? null : name;
+    return t5Path(name);
   }
 }
 
