@@ -123,7 +123,7 @@ export class SavedModule extends Module implements Layer {
   }
 }
 
-/** PEFT adds both for classification, whichever of them a model has. */
+/** PEFT adds both for classification, whichever of them a model has, if any: BART's and T5's output layer is called otherwise. */
 const outputLayers = ["classifier", "score"];
 const headsOfTasks: Readonly<Record<string, readonly string[]>> = {
   SEQ_CLS: outputLayers,
@@ -153,8 +153,7 @@ export function modulesToSave(names: readonly string[], modules: ReadonlyMap<str
   const paths = [...modules.keys()].filter((path) => path !== "");
   const isThere = (name: string) => paths.some((path) => path.endsWith(name));
   for (const name of names) {
-    if (isThere(name) || (outputLayers.includes(name) && outputLayers.some((other) => names.includes(other) && isThere(other))))
-      continue;
+    if (isThere(name) || (outputLayers.includes(name) && outputLayers.every((other) => names.includes(other)))) continue;
     const near = nearestName(
       name,
       paths.flatMap((path) => [path, path.slice(path.lastIndexOf(".") + 1)]),

@@ -6,6 +6,8 @@ import { createModel } from "../../src/models/create-model.ts";
 import { shiftRight } from "../../src/models/seq2seq-lm.ts";
 import { T5ForConditionalGeneration } from "../../src/models/t5.ts";
 import { t5Config } from "../../src/models/t5-config.ts";
+import type { Task } from "../../src/models/task.ts";
+import { normal } from "../../src/nn/init.ts";
 import { relativeBuckets } from "../../src/nn/relative-position.ts";
 import { unmerge } from "../../src/peft/adapted-model.ts";
 import { attach } from "../../src/peft/attach.ts";
@@ -131,6 +133,49 @@ onReference("T5", () => {
     await saveModel(folder, made({ tie_word_embeddings: false }), { ...json, tie_word_embeddings: false });
     const { model } = await loadModel(folder, { task: "Seq2SeqLM" });
     expect(model.numParameters()).toBe(made({ tie_word_embeddings: false }).numParameters());
+  });
+
+  test("a checkpoint that answers gets other output layers; its encoder alone makes embeddings", async () => {
+    const folder = temporaryFolder();
+    await saveModel(folder, made(), json);
+    const read = (task: Task, more: object = {}) => loadModel(folder, { task, ...more });
+    expect((await read("SequenceClassification", { labels: 3 })).drawn).toHaveLength(4);
+    expect((await read("QuestionAnswering")).drawn).toEqual(["qa_outputs.weight", "qa_outputs.bias"]);
+    const classes = await read("TokenClassification", { labels: ["a", "b"] });
+    expect(classes.drawn).toEqual(["classifier.weight", "classifier.bias"]);
+    const { model, config, drawn } = await loadModel(folder, { task: "FeatureExtraction" });
+    expect(drawn).toEqual([]);
+    expect(config["architectures"]).toEqual(["T5EncoderModel"]);
+    const inputs = { inputIds: integers([4, 8, 15], [1, 3]) };
+    const { lastHiddenState } = model.forward(inputs);
+    const whole = made().forward({ ...inputs, labels: integers([7], [1, 1]) });
+    expect(distance(lastHiddenState, whole.encoderLastHiddenState)).toBe(0);
+    const past = [{ keys: constant(0, [1, 1, 3, 4]), values: constant(0, [1, 1, 3, 4]) }];
+    expect(() => model.forward({ ...inputs, past })).toThrow("t5: this model does not take `past`.");
+    const alone = temporaryFolder();
+    await saveModel(alone, model, config);
+    await expect(loadModel(alone, { task: "Seq2SeqLM" })).rejects.toThrow("T5EncoderModel is a model for FeatureExtraction");
+  });
+
+  test("a text is classified by the state of the last token that ends one, whatever stands behind it", async () => {
+    const model = createModel(
+      { ...json, architectures: ["T5ForSequenceClassification"] },
+      { task: "SequenceClassification", init: normal() },
+    );
+    const judge = (words: number[], mask: number[]) =>
+      model.forward({ inputIds: integers(words, [1, words.length]), attentionMask: integers(mask, [1, words.length]) }).logits;
+    expect(distance(judge([4, 1, 8, 1, 0, 0], [1, 1, 1, 1, 0, 0]), judge([4, 1, 8, 1], [1, 1, 1, 1]))).toBeLessThan(1e-6);
+    expect(distance(judge([4, 1, 8, 9], [1, 1, 1, 1]), judge([4, 1, 8, 1], [1, 1, 1, 1]))).toBeGreaterThan(1e-3);
+    expect(() => model.forward({ inputsEmbeds: constant(0, [1, 2, 12]) })).toThrow("t5: a text goes in as `inputIds`");
+  });
+
+  test("an adapter of PEFT's for classes names two output layers, which are called otherwise here", () => {
+    const config = { ...json, architectures: ["T5ForSequenceClassification"] };
+    const model = createModel(config, { task: "SequenceClassification" });
+    const modulesToSave = ["classification_head", "classifier", "score"];
+    const { saved } = attach(model, lora({ r: 2, taskType: "SEQ_CLS", modulesToSave }));
+    expect([...saved.keys()]).toEqual(["classification_head"]);
+    expect(() => attach(model, lora({ modulesToSave: ["classifier"] }), { name: "b" })).toThrow('ends in "classifier"');
   });
 
   test("LoRA goes to queries and values of all attentions when nobody says where, and acts in answers", async () => {
