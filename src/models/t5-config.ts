@@ -9,14 +9,17 @@ export type T5Config = ReturnType<typeof t5Config>;
 /** T5 and the models that are T5s but for settings. */
 export type T5Type = "t5" | "mt5" | "umt5";
 
-/**
- * @param options.readsOnly whether the model is an encoder alone
- * @throws {ConfigError} for a missing key and for a value that is not supported, by name
- */
-export function t5Config(json: ConfigJson, modelType: T5Type = "t5", { readsOnly = false } = {}) {
+/** @throws {ConfigError} for a missing key and for a value that is not supported, by name */
+export function t5Config(json: ConfigJson, modelType: T5Type = "t5") {
+  const config = t5EncoderConfig(json, modelType);
+  new ConfigReader(json, modelType).fixed("is_encoder_decoder", true);
+  return config;
+}
+
+/** The same for an encoder alone, of which transformers says that it is no encoder–decoder. */
+export function t5EncoderConfig(json: ConfigJson, modelType: T5Type) {
   requireOption("t5", ["t5", "mt5", "umt5"], "modelType", modelType);
   const config = new ConfigReader(json, modelType, { pad_token_id: 0, decoder_start_token_id: 0 });
-  if (!readsOnly) config.fixed("is_encoder_decoder", true);
   const projection = config.text("feed_forward_proj", modelType === "t5" ? "relu" : "gated-gelu");
   const isGated = projection.startsWith("gated-");
   const act = projection.replace(/^gated-/, "");

@@ -12,7 +12,7 @@ import { type Family, type Reader, tokenClassifier } from "./family.ts";
 import { endClassifier, knowing, rewritten } from "./seq2seq-head.ts";
 import { shiftRight } from "./seq2seq-lm.ts";
 import { t5Draw, t5Encoder, t5Model, t5Path, t5Sizes, t5States, t5Written } from "./t5.ts";
-import { type T5Config, type T5Type, t5Config } from "./t5-config.ts";
+import { type T5Config, type T5Type, t5Config, t5EncoderConfig } from "./t5-config.ts";
 import { type QuestionAnswerer, type QuestionInputs, type QuestionOutput, questionOutput } from "./task.ts";
 
 type T5Model = Pick<ReturnType<typeof t5Model>, "shared" | "encoder" | "decoder">;
@@ -42,7 +42,7 @@ type T5EncoderModel = ReturnType<typeof t5Encoder> & { readonly config: T5Config
 const encoder = (modelType: T5Type, nameAlone: string): Family<"transformer", T5Config, Module> => ({
   name: "transformer",
   nameAlone,
-  read: (config) => readOnce(config, "dModel", (json) => t5Config(json, modelType, { readsOnly: true })),
+  read: (config) => readOnce(config, "dModel", (json) => t5EncoderConfig(json, modelType)),
   std: ({ initializerFactor }) => initializerFactor,
   build: (config, init) => knowing(t5Encoder(config, init), config),
   // a checkpoint of the whole has one, for which there is no use here
