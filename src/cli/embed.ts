@@ -4,10 +4,11 @@ import process from "node:process";
 import { createInterface } from "node:readline";
 import type { Command } from "commander";
 import { download } from "../compile/program.ts";
-import { ConfigError, FormatError, isRecord } from "../errors.ts";
+import { ConfigError } from "../errors.ts";
 import { wordSystemError, writeFileAtomically } from "../formats/atomic-file.ts";
 import { writeSafetensors } from "../formats/safetensors.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
+import { textOfJson } from "../text/dataset.ts";
 import { type EmbedOptions, embed } from "../train/embedding.ts";
 import { loadModel } from "../train/load-model.ts";
 import { path } from "./option.ts";
@@ -77,26 +78,13 @@ async function linesOf(source: string): Promise<readonly string[]> {
   try {
     for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
       number++;
-      if (line.trim() !== "") texts.push(source.endsWith(".jsonl") ? textOf(line, `${source}, line ${number}`) : line);
+      if (line.trim() !== "") texts.push(source.endsWith(".jsonl") ? textOfJson(line, `line ${number} of ${source}`, "text", "embed") : line);
     }
   } catch (error) {
     throw wordSystemError(error, "embed", source, "read");
   }
   if (texts.length > 0) return texts;
   throw new ConfigError(`there is no text in ${source}.`, { operation: "embed", got: source });
-}
-
-/** The text of a line of JSON. */
-function textOf(line: string, place: string): string {
-  let value: unknown;
-  try {
-    value = JSON.parse(line);
-  } catch {
-    value = undefined;
-  }
-  const text = isRecord(value) ? value["text"] : value;
-  if (typeof text === "string") return text;
-  throw new FormatError(`${place} is no JSON with a "text".`, { operation: "embed", got: line });
 }
 
 /** A line for each text. @param values [texts, width] */

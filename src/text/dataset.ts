@@ -1,5 +1,5 @@
 /** Text as rows of tokens for a causal language model: packing, the held-out part, shuffled batches that can be resumed. */
-import { ConfigError, checkOptions, FormatError, requireKind, requireOption, wordType } from "../errors.ts";
+import { ConfigError, checkOptions, FormatError, isRecord, requireKind, requireOption, wordType } from "../errors.ts";
 import { wordSystemError } from "../formats/atomic-file.ts";
 import { fileSystem } from "../formats/node-module.ts";
 import { threefry2x32 } from "../random/threefry.ts";
@@ -257,31 +257,25 @@ export function textsFromJsonl(content: string, options: { key?: string; name?: 
   checkOptions("textsFromJsonl", options, { key: "a string", name: "a string" });
   const { key = "text", name = "the JSON lines" } = options;
   requireKind("textsFromJsonl", "a string", { content });
-  const texts: string[] = [];
-  content.split("\n").forEach((line, i) => {
-    if (line.trim() === "") return;
-    let row: unknown;
-    try {
-      row = JSON.parse(line);
-    } catch (cause) {
-      throw new FormatError(`line ${i + 1} of ${name} is not JSON: ${(cause as Error).message}.`, {
-        operation: "textsFromJsonl",
-        got: line,
-      });
-    }
-    const text = typeof row === "object" && row !== null ? (row as Record<string, unknown>)[key] : undefined;
-    if (typeof text !== "string") {
-      const keys = typeof row === "object" && row !== null ? Object.keys(row).join(", ") : typeof row;
-      throw new FormatError(`line ${i + 1} of ${name} has no text under "${key}"; it has: ${keys}.`, {
-        operation: "textsFromJsonl",
-        expected: key,
-        got: row,
-        hint: "Say with `key` where the text is.",
-      });
-    }
-    texts.push(text);
-  });
-  return texts;
+  return content
+    .split("\n")
+    .flatMap((line, i) => (line.trim() === "" ? [] : [textOfJson(line, `line ${i + 1} of ${name}`, key)]));
+}
+
+/** The text of one such line. @throws {FormatError} naming its place */
+export function textOfJson(line: string, place: string, key = "text", operation = "textsFromJsonl"): string {
+  let row: unknown;
+  try {
+    row = JSON.parse(line);
+  } catch (cause) {
+    throw new FormatError(`${place} is not JSON: ${(cause as Error).message}.`, { operation, got: line });
+  }
+  const { [key]: text }: Readonly<Record<string, unknown>> = isRecord(row) ? row : {};
+  if (typeof text === "string") return text;
+  throw new FormatError(
+    `${place} has no text under "${key}"; it ${isRecord(row) ? `has: ${Object.keys(row).join(", ")}` : `is ${wordType(row)}`}.`,
+    { operation, expected: key, got: row, hint: 'Lines are {"text": "…"}; textsFromJsonl takes another `key`.' },
+  );
 }
 
 /** The numbers 0 … count - 1 in an order that depends on the seed and the epoch alone (Fisher and Yates). */

@@ -36,10 +36,10 @@ it("writes a JSON line for each text, or one tensor of all", async () => {
 });
 
 it("says in one line what is wrong", async () => {
-  writeFileSync(at("wrong.jsonl"), '"a text"\n{"txt": "another"}\n');
+  writeFileSync(at("wrong.jsonl"), '{"text": "one"}\n{"txt": "another"}\n');
   for (const [args, words] of [
     [["embed", at("nowhere.txt"), "--model", model], "nowhere.txt"],
-    [["embed", at("wrong.jsonl"), "--model", model], 'line 2 is no JSON with a "text"'],
+    [["embed", at("wrong.jsonl"), "--model", model], 'wrong.jsonl has no text under "text"; it has: txt.'],
     [["embed", at("texts.txt"), "--model", model, "--prompt-name", "quary"], 'Did you mean "query"?'],
     [["embed", at("texts.txt"), "--model", model, "--out", folder], folder],
   ] as const) {

@@ -194,8 +194,8 @@ describe("textsFromJsonl", () => {
       /^textsFromJsonl: line 2 of x\.jsonl is not JSON: /,
     );
     expect(() => textsFromJsonl('{"content": "a", "id": 1}')).toThrow(
-      'textsFromJsonl: line 1 of the JSON lines has no text under "text"; it has: content, id. Say with `key` where the text is.',
+      'textsFromJsonl: line 1 of the JSON lines has no text under "text"; it has: content, id. Lines are {"text": "…"}; textsFromJsonl takes another `key`.',
     );
-    expect(() => textsFromJsonl('"a"')).toThrow("it has: string.");
+    expect(() => textsFromJsonl('"a"')).toThrow("it is a string.");
   });
 });
