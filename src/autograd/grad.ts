@@ -4,7 +4,7 @@ import { isFloat } from "../graph/dtype.ts";
 import { add } from "../graph/elementwise.ts";
 import { isItem } from "../graph/fused.ts";
 import { customOp } from "../graph/movement.ts";
-import { Tensor, topologicalOrder } from "../graph/node.ts";
+import { Tensor, topologicalOrder, withSources } from "../graph/node.ts";
 import { addUp, filled } from "../graph/piece.ts";
 import type { Fused } from "../graph/primitive.ts";
 import { sameShape } from "../graph/shape.ts";
@@ -136,14 +136,8 @@ function substitute(roots: readonly (Tensor | null)[], from: readonly Tensor[], 
     roots.filter((root) => root !== null),
     (n) => done.has(n),
   )) {
-    if (done.has(node)) continue;
-    const sources = node.sources.map((source) => done.get(source)!);
-    done.set(
-      node,
-      sources.every((source, i) => source === node.sources[i])
-        ? node
-        : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes),
-    );
+    const sources = () => node.sources.map((source) => done.get(source)!);
+    if (!done.has(node)) done.set(node, withSources(node, sources()));
   }
   return roots.map((root) => root && done.get(root)!);
 }

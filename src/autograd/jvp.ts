@@ -12,6 +12,7 @@ import { mapRows } from "./vmap.ts";
 /**
  * Jacobian–vector product: f(inputs) and ∂f/∂inputs · tangents, of f's shape.
  * The pullback u ↦ Jᵀu is linear in u, so pulling the tangents back through it gives J·tangents; no rules of its own.
+ * @throws {ShapeError} for a tangent of another shape than its input; @throws {DTypeError} for integers
  */
 export function jvp(
   f: Differentiable,
@@ -22,7 +23,7 @@ export function jvp(
     if (!tangents[i] || !sameShape(x.shape, tangents[i].shape))
       throw new ShapeError(
         `tangent ${i} is ${tangents[i] ? wordShape(tangents[i].shape) : "missing"}, the input ${wordShape(x.shape)}.`,
-        { operation: "jvp" },
+        { operation: "jvp", expected: x.shape, got: tangents[i]?.shape, hint: "Give one of its shape for each input." },
       );
   });
   const { value, pullback: back } = vjp(f, ...inputs);
@@ -34,7 +35,7 @@ export function jvp(
   return { value, tangent: tangent ?? zero };
 }
 
-/** Hessian–vector product of a scalar function: ∂²f/∂x² · v, of x's shape. */
+/** Hessian–vector product of a scalar function: ∂²f/∂x² · v, of x's shape. @throws {ShapeError} for more than one value */
 export function hvp(f: Differentiable, x: Tensor, v: Tensor): Tensor {
   return jvp((y) => grad(f)(y)[0]!, [x], [v]).tangent;
 }

@@ -78,7 +78,8 @@ async function linesOf(source: string): Promise<readonly string[]> {
   try {
     for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
       number++;
-      if (line.trim() !== "") texts.push(source.endsWith(".jsonl") ? textOfJson(line, `line ${number} of ${source}`, "text", "embed") : line);
+      if (line.trim() !== "")
+        texts.push(source.endsWith(".jsonl") ? textOfJson(line, `line ${number} of ${source}`, "text", "embed") : line);
     }
   } catch (error) {
     throw wordSystemError(error, "embed", source, "read");

@@ -59,13 +59,13 @@ class Builder {
   readonly keys: string[] = [];
   readonly slots: SlotDraft[] = [];
   readonly stores: { register: Register; slot: number; stage: number }[] = [];
-  private readonly known = new Map<string, Register>();
+  readonly #known = new Map<string, Register>();
 
   push(instruction: Instruction): Register {
     const key = instructionKey(instruction);
-    const known = this.known.get(key);
+    const known = this.#known.get(key);
     if (known !== undefined) return known;
-    this.known.set(key, this.instructions.length);
+    this.#known.set(key, this.instructions.length);
     this.keys.push(key);
     return this.instructions.push(instruction) - 1;
   }

@@ -8,7 +8,7 @@ import { matmulOp } from "../graph/contraction.ts";
 import { copy, elementwise } from "../graph/elementwise.ts";
 import { isItem, itemOp } from "../graph/fused.ts";
 import { afterOp, customOp, expandOp, moveView, padOp, reshape, reshapeOp, stopGradientOp } from "../graph/movement.ts";
-import { checkAlive, Tensor, topologicalOrder } from "../graph/node.ts";
+import { checkAlive, Tensor, topologicalOrder, withSources } from "../graph/node.ts";
 import type { Fused, KernelOperation } from "../graph/primitive.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant, isConstant } from "../graph/source.ts";
@@ -261,12 +261,6 @@ function productBehind(node: Tensor, readers: ReadonlyMap<Tensor, number>): Tens
   while (at.op === reshapeOp && at.storage === null && readers.get(at) === 1) at = at.sources[0]!;
   return at.op === matmulOp && at.storage === null && readers.get(at) === 1 ? at : null;
 }
-
-/** The operation of a node on other sources; itself where they are its own. */
-const withSources = (node: Tensor, sources: readonly Tensor[]): Tensor =>
-  sources.every((source, i) => source === node.sources[i])
-    ? node
-    : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
 
 /**
  * add(matmul(a, b), c) becomes matmul(a, b) starting from c: a bias, a residual or a low-rank update costs no pass of its own.

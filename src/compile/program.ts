@@ -14,23 +14,23 @@ import { allocate, newStorage } from "./storage.ts";
 
 /** The memory that all programs of a device use for their intermediate values, one after the other. */
 class Arena {
-  private block: Buffer | null = null;
+  #block: Buffer | null = null;
   /** Changes whenever the memory moves, so that programs know that their addresses are stale. */
   generation = 0;
 
   take(device: Device, bytes: number): Buffer {
-    if (this.block === null || this.block.bytes < bytes) {
-      this.block?.[Symbol.dispose]();
-      this.block = null;
-      this.block = allocate(device, Math.max(bytes, 64));
+    if (this.#block === null || this.#block.bytes < bytes) {
+      this.#block?.[Symbol.dispose]();
+      this.#block = null;
+      this.#block = allocate(device, Math.max(bytes, 64));
       this.generation++;
     }
-    return this.block;
+    return this.#block;
   }
 
   dispose(): void {
-    this.block?.[Symbol.dispose]();
-    this.block = null;
+    this.#block?.[Symbol.dispose]();
+    this.#block = null;
   }
 }
 
@@ -74,15 +74,15 @@ export class Program {
   readonly schedule: Schedule;
   /** Values that lie in memory of somebody else's. */
   readonly outside: readonly Tensor[];
-  private readonly launches: Launches;
-  private boundGeneration = -1;
-  private boundBuffers: readonly Buffer[] = [];
+  readonly #launches: Launches;
+  #boundGeneration = -1;
+  #boundBuffers: readonly Buffer[] = [];
 
   constructor(schedule: Schedule) {
     this.schedule = schedule;
     this.outside = [...schedule.places].flatMap(([value, { kind }]) => (kind === "outside" ? [value] : []));
-    this.launches = new Launches(schedule.device);
-    dropped.register(this, this.launches);
+    this.#launches = new Launches(schedule.device);
+    dropped.register(this, this.#launches);
   }
 
   get device(): Device {
@@ -100,11 +100,11 @@ export class Program {
     const arena = arenaOf(device);
     const block = arena.take(device, arenaBytes);
     const buffers = this.outside.map(locate);
-    if (this.boundGeneration !== arena.generation || buffers.some((buffer, i) => buffer !== this.boundBuffers[i])) {
+    if (this.#boundGeneration !== arena.generation || buffers.some((buffer, i) => buffer !== this.#boundBuffers[i])) {
       this.release();
       const at = new Map<Tensor, Binding>(this.outside.map((value, i) => [value, { buffer: buffers[i]!, offset: 0 }]));
       for (const [value, place] of places) if (place.kind === "arena") at.set(value, { buffer: block, offset: place.offset });
-      this.launches.dispatches = steps.map((step, i) => {
+      this.#launches.dispatches = steps.map((step, i) => {
         const executable =
           "instructions" in step.code ? device.compile(step.code as LoopProgram) : device.compileCall(step.code as KernelCall);
         return device.bind(
@@ -115,16 +115,16 @@ export class Program {
           lastUsed[i],
         );
       });
-      this.boundGeneration = arena.generation;
-      this.boundBuffers = buffers;
+      this.#boundGeneration = arena.generation;
+      this.#boundBuffers = buffers;
     }
-    device.run(this.launches.dispatches);
+    device.run(this.#launches.dispatches);
   }
 
   /** Runs step by step and reports how long each took, in milliseconds. For profiles, not for speed. */
   profile(locate: (value: Tensor, index: number) => Buffer, report: (step: number, milliseconds: number) => void): void {
     this.run(locate);
-    this.launches.dispatches.forEach((dispatch, i) => {
+    this.#launches.dispatches.forEach((dispatch, i) => {
       const start = performance.now();
       this.device.run([dispatch]);
       report(i, performance.now() - start);
@@ -132,9 +132,9 @@ export class Program {
   }
 
   release(): void {
-    this.launches.release();
-    this.boundGeneration = -1;
-    this.boundBuffers = [];
+    this.#launches.release();
+    this.#boundGeneration = -1;
+    this.#boundBuffers = [];
   }
 }
 

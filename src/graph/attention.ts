@@ -6,7 +6,7 @@ import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { matmul } from "./contraction.ts";
 import { promote, requireFloat } from "./dtype.ts";
 import { add, and, cast, exp, less, log, max, mul, sub, where } from "./elementwise.ts";
-import { applyFused, itemOp } from "./fused.ts";
+import { applyFused, itemOp, resultTypes } from "./fused.ts";
 import { expand, permute, reshape, stopGradient, transpose } from "./movement.ts";
 import { requireTensors, Tensor } from "./node.ts";
 import type { Draw, Fused, Sample } from "./primitive.ts";
@@ -96,9 +96,8 @@ export const attentionOp: Fused = {
     const [g, gLogSum] = gs;
     if (!g || gLogSum) return null;
     const [q, k, v] = node.sources as [Tensor, Tensor, Tensor];
-    const results = node.attributes["results"] as { shape: number[] }[];
-    const item = (index: number) => new Tensor(itemOp, [node], results[index]!.shape, q.dtype, { index });
-    return attentionBackward([q, k, v, item(0), item(1), g], node.attributes);
+    const results = resultTypes(node).map(({ shape }, index) => new Tensor(itemOp, [node], shape, q.dtype, { index }));
+    return attentionBackward([q, k, v, ...results, g], node.attributes);
   },
   vjp: () => [],
   samples: (draw: Draw): Sample[] => {

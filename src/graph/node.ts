@@ -91,6 +91,12 @@ export function checkAlive(operation: string, x: Tensor): void {
     });
 }
 
+/** The operation of a node on other sources; the node itself where they are its own. */
+export const withSources = (node: Tensor, sources: readonly Tensor[]): Tensor =>
+  sources.every((source, i) => source === node.sources[i])
+    ? node
+    : new Tensor(node.op, sources, node.shape, node.dtype, node.attributes);
+
 /** All nodes that `roots` are made of, sources before their readers. `stop` keeps a node but not what is behind it. */
 export function topologicalOrder(roots: readonly Tensor[], stop: (node: Tensor) => boolean = () => false): Tensor[] {
   const seen = new Set<Tensor>();

@@ -1,4 +1,4 @@
-/** Every primitive and fused operation by name: what the laws, the docs table and the devices run over. */
+/** The list of all operations. */
 import { fusedOperations } from "./attention.ts";
 import { codedLinearOp } from "./coded-linear.ts";
 import { contractions } from "./contraction.ts";

@@ -1,6 +1,6 @@
 /** Reductions: fold axes to size 1. The primitive keeps the folded axes; callers drop them with a reshape. */
 import { isFloat } from "./dtype.ts";
-import { add, cast, equal, less, mul, recip, where } from "./elementwise.ts";
+import { cast, equal, less, mul, recip, where } from "./elementwise.ts";
 import { expand, flip, pad, permute, reshape, sliceAxis } from "./movement.ts";
 import { Tensor } from "./node.ts";
 import type { Draw, Reduction, Sample } from "./primitive.ts";
@@ -130,9 +130,6 @@ export const reduceSum = (x: Tensor, axes: readonly number[]): Tensor => reduce(
 export const reduceMax = (x: Tensor, axes: readonly number[]): Tensor => reduce(maxReduceOp, x, axes);
 /** Π over `axes`, which stay with size 1. */
 export const reduceProduct = (x: Tensor, axes: readonly number[]): Tensor => reduce(productOp, x, axes);
-
-/** Sums several cotangents of one value. */
-export const addAll = (terms: readonly Tensor[]): Tensor => terms.reduce((sum, term) => add(sum, term));
 
 /** The entries of this family, by name. */
 export const reductions = { sum: sumOp, maxReduce: maxReduceOp, product: productOp } as const satisfies Record<string, Reduction>;

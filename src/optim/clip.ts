@@ -2,7 +2,6 @@
 import { ConfigError, checkOptions, requireKind, requireOption } from "../errors.ts";
 import { add, max, mul, neg, pow, recip, sqrt } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
-import { addAll } from "../graph/reduction.ts";
 import { number } from "../graph/source.ts";
 import { computeTogether } from "../graph/together.ts";
 import { abs, minimum } from "../tensor/math.ts";
@@ -48,10 +47,10 @@ export function clipGradNorm<Key>(
 
 function norm(gradients: readonly Tensor[], p: number): Tensor {
   if (p === Number.POSITIVE_INFINITY) return gradients.map((g) => amax(abs(g))).reduce((a, b) => max(a, b));
-  if (p === 1) return addAll(gradients.map((g) => sum(abs(g))));
-  if (p === 2) return sqrt(addAll(gradients.map((g) => sum(mul(g, g)))));
+  if (p === 1) return gradients.map((g) => sum(abs(g))).reduce(add);
+  if (p === 2) return sqrt(gradients.map((g) => sum(mul(g, g))).reduce(add));
   const power = (x: Tensor, p: number) => pow(x, number(x, p));
-  return power(addAll(gradients.map((g) => sum(power(abs(g), p)))), 1 / p);
+  return power(gradients.map((g) => sum(power(abs(g), p))).reduce(add), 1 / p);
 }
 
 /** Moves every value of every gradient into ±limit. */

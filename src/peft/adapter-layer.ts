@@ -39,6 +39,10 @@ export interface LayerAdapter {
   readonly scale: LayerScale;
 }
 
+/** What its parameters are now, by key. */
+export const valuesOf = ({ shared, parameters }: Pick<LayerAdapter, "shared" | "parameters">): Record<string, Tensor> =>
+  Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, parameter]) => [key, parameter.value]));
+
 /**
  * `lora_A.weight` → `lora_A.default.weight`: names in the live model carry the adapter's name, as in PEFT; in files of Shadow there is
  * always "default" in its place.
@@ -221,8 +225,7 @@ export class AdapterLayer extends Module implements Layer {
     routed: ((x: Tensor) => Tensor) | null = null,
     pick: (whole: Tensor) => Tensor = (whole) => whole,
   ): Base {
-    const values = () =>
-      Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, parameter]) => [key, parameter.value]));
+    const values = () => valuesOf({ shared, parameters });
     const use: Use = {
       scale: scale.value,
       training: this.training,
@@ -310,8 +313,8 @@ export class AdapterLayer extends Module implements Layer {
     let fromWeight = false;
     const adapters = this.#outwards(names).filter(([, { tied }]) => !tied);
     adapters.reduce((under, [, own]) => {
-      const { method, config, parameters, shared, scale } = own;
-      const values = Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, each]) => [key, each.value]));
+      const { method, config, scale } = own;
+      const values = valuesOf(own);
       const look = <T>(value: T): T => {
         fromWeight = true;
         return value;

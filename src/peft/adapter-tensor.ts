@@ -20,6 +20,9 @@ export const sharedPath = "base_model";
 /** With `bias: "all"` PEFT writes the biases of modules to save twice more, and does not read them. */
 const doubledBias = /\.(modules_to_save|original_module)\.(.+\.)?bias$/;
 
+/** What may be wrong where file and config do not say the same. */
+const otherFile = "The adapter may be for another base model, or the config is not its own.";
+
 /** The name in the file, which does not tell the adapter's. */
 export const fileKeyOf = (path: string, file: string): string => toFileKey(`${path}.${file}`);
 
@@ -81,7 +84,8 @@ function findTables({ method, config }: AttachPlan, stored: ReadonlyMap<string, 
   const found = new Map<string, StoredTensor>();
   for (const [file, shape] of Object.entries<Shape>(method.prompt?.tables(config) ?? {})) {
     const tensor = stored.get(file);
-    if (!tensor) throw new FormatError(`${file} is not in the file.`, { operation: "loadAdapter", expected: file });
+    if (!tensor)
+      throw new FormatError(`${file} is not in the file.`, { operation: "loadAdapter", expected: file, hint: otherFile });
     checkTable(file, tensor.shape, shape);
     found.set(file, tensor);
   }
@@ -124,6 +128,7 @@ function findWholes(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>)
       throw new FormatError(`${whole} is not in the file, but the config says that it is trained.`, {
         operation: "loadAdapter",
         expected: name,
+        hint: otherFile,
       });
     if (!sameShape(tensor.shape, shape))
       throw new ShapeError(`${whole} is ${wordShape(tensor.shape)} in the file, ${wordShape(shape)} in the model.`, {
@@ -168,6 +173,7 @@ function findValues(plan: AttachPlan, stored: ReadonlyMap<string, StoredTensor>)
       throw new FormatError(`${each.file} of ${each.path} is not in the file, but the config says that this layer is adapted.`, {
         operation,
         expected: name,
+        hint: otherFile,
       });
     const { shape, orShape = shape } = each.spec;
     if (!sameShape(tensor.shape, shape) && !sameShape(tensor.shape, orShape)) throw wrongShape(each, tensor.shape, plan.method);
@@ -183,7 +189,7 @@ function refuseOthers({ biases }: AttachPlan, names: Iterable<string>, used: Rea
       throw new FormatError(`"${name}" belongs to no layer that the config adapts.`, {
         operation: "loadAdapter",
         got: name,
-        hint: "The adapter may be for another base model, or the config is not its own.",
+        hint: otherFile,
       });
 }
 

@@ -110,13 +110,7 @@ export function install(
     underlay: layer.method.underlay?.(layer.base, layer.config),
   }));
   const residual = made.some(({ weight }) => weight !== undefined) || (starts.base?.size ?? 0) > 0;
-  const taken = [...(before?.adapters.values() ?? [])].find((other) => other.residual);
-  if (taken && residual)
-    throw new ConfigError(`the start of adapter "${taken.name}" has taken a part of the weights away already.`, {
-      operation: "attach",
-      got: name,
-      hint: "Only one adapter of a model may start from its weights.",
-    });
+  if (residual) refuseSecondResidual(before, name);
   const wholeValue = (path: string, parameter: Parameter) =>
     cast(starts.whole?.(path) ?? copy(parameter.stored), parameter.dtype);
   const copies = savedCopies(plan, wholeValue);
@@ -176,6 +170,17 @@ export function install(
   adapted.adapters.set(name, adapter);
   choose(adapted, adapted.adapters.size === 1 ? [name] : adapted.active);
   return adapter;
+}
+
+/** @throws {ConfigError} when another adapter has started from the weights, so that they are not whole */
+function refuseSecondResidual(before: Adapted | undefined, name: string): void {
+  const taken = [...(before?.adapters.values() ?? [])].find((other) => other.residual);
+  if (taken)
+    throw new ConfigError(`the start of adapter "${taken.name}" has taken a part of the weights away already.`, {
+      operation: "attach",
+      got: name,
+      hint: "Only one adapter of a model may start from its weights.",
+    });
 }
 
 /** Parameters of layers, by path; some are those of a layer before. */

@@ -4,7 +4,7 @@ import { add } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Module } from "../nn/module.ts";
 import { adaptersOf } from "./adapted-model.ts";
-import type { LayerAdapter } from "./adapter-layer.ts";
+import { type LayerAdapter, valuesOf } from "./adapter-layer.ts";
 
 /**
  * The sum of what the active adapters of a model add to its loss; `null` when they add nothing. Training (`Trainer`, `finetune`) adds it.
@@ -21,8 +21,7 @@ export function adapterPenalty(model: Module, options: { readonly optional?: boo
     const own = Object.values(adapter.method.layers);
     const layers = [...adapter.layers.values()].flatMap((layer) => {
       const { method, parameters } = layer.adapters.get(name) as LayerAdapter;
-      if (!own.includes(method)) return [];
-      return [Object.fromEntries(Object.entries(parameters).map(([key, parameter]) => [key, parameter.value]))];
+      return own.includes(method) ? [valuesOf({ shared: {}, parameters })] : [];
     });
     return [adapter.method.penalty(layers, adapter.config)];
   });

@@ -4,7 +4,7 @@ import { reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import type { Module } from "../../nn/module.ts";
 import type { Adapter } from "../adapted-model.ts";
-import type { AdapterLayer, LayerAdapter } from "../adapter-layer.ts";
+import { type AdapterLayer, type LayerAdapter, valuesOf } from "../adapter-layer.ts";
 import { install, type Starts } from "../attach.ts";
 import { type AnyAdapterConfig, type AttachPlan, planAttach } from "../attach-plan.ts";
 import type { AnyMethod } from "../method.ts";
@@ -40,10 +40,6 @@ export function refuseOtherThanMatrices(operation: string, { name, method, layer
       });
   }
 }
-
-/** Values of an adapter's parameters in one layer. */
-const valuesOf = ({ parameters, shared }: LayerAdapter): Record<string, Tensor> =>
-  Object.fromEntries(Object.entries({ ...shared, ...parameters }).map(([key, parameter]) => [key, parameter.value]));
 
 /**
  * The change that one adapter makes of a layer's weight, [out, in] whatever the layer is.

@@ -9,7 +9,6 @@ import { matmul } from "../../graph/contraction.ts";
 import { add, cast, mul } from "../../graph/elementwise.ts";
 import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
-import { addAll } from "../../graph/reduction.ts";
 import { type Shape, sizeOf } from "../../graph/shape.ts";
 import { constant } from "../../graph/source.ts";
 import { type Draw, normal, uniform, zeros } from "../init/standard.ts";
@@ -76,7 +75,7 @@ function made(p: Values, letter: Letter): Tensor | null {
 /** The sum of what is there; `null` for nothing. */
 const sumOf = (...terms: readonly (Tensor | null)[]): Tensor | null => {
   const there = terms.filter((term) => term !== null);
-  return there.length > 0 ? addAll(there) : null;
+  return there.length > 0 ? there.reduce(add) : null;
 };
 
 function change(base: Base, p: Values): Tensor {
