@@ -1,6 +1,6 @@
 /** Counts, curves through points, and distances between them. */
 import { checkOptions, ShapeError, wordShape } from "../errors.ts";
-import { isFloat, requireFloat } from "../graph/dtype.ts";
+import { requireFloat } from "../graph/dtype.ts";
 import { add, and, cast, div, equal, floor, less, mul, where } from "../graph/elementwise.ts";
 import { scatterAdd, take } from "../graph/indexing.ts";
 import { expand, reshape, sliceAxis, stopGradient } from "../graph/movement.ts";
@@ -10,7 +10,7 @@ import { constant, number } from "../graph/source.ts";
 import { unsqueeze } from "./arrange.ts";
 import { clamp, lerp, lessEqual, sub } from "./math.ts";
 import { diff, searchSorted } from "./running.ts";
-import { amax, amin, norm, sum } from "./statistics.ts";
+import { amax, amin, norm, sum, toFloat } from "./statistics.ts";
 
 function checkWeights(operation: string, x: Tensor, weights: Tensor | undefined): void {
   if (weights === undefined) return;
@@ -115,7 +115,7 @@ export function trapezoid(y: Tensor, options: TrapezoidOptions = {}): Tensor {
   const operation = "trapezoid";
   const { x, dx = 1, axis = -1 } = checkOptions(operation, options, { x: null, dx: "a finite number", axis: "a whole number" });
   const at = normalizeAxis(operation, axis, y.rank);
-  const z = isFloat(y.dtype) ? y : cast(y, "float32");
+  const z = toFloat(y);
   const n = z.shape[at]!;
   if (n === 0) return sum(z, at);
   const pairs = mul(add(sliceAxis(z, at, 1, n), sliceAxis(z, at, 0, n - 1)), number(z, 0.5));

@@ -1,7 +1,7 @@
 /** Folds of everything up to a place, differences between neighbours, and what stands where in order. */
 import { checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
-import { type DType, isFloat, requireFloat } from "../graph/dtype.ts";
-import { add, cast, equal, exp, less, max, mul, neg, or, sub, where } from "../graph/elementwise.ts";
+import { isFloat, requireFloat } from "../graph/dtype.ts";
+import { add, equal, exp, less, max, mul, neg, or, sub, where } from "../graph/elementwise.ts";
 import { reshape, sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
@@ -9,7 +9,7 @@ import { normalizeAxis } from "../graph/shape.ts";
 import { constant, number } from "../graph/source.ts";
 import { concatenate, gather, positionsAlong, type Sorted, sort, squeeze } from "./arrange.ts";
 import { abs, isNan, lerp, lessEqual, log1p, minimum } from "./math.ts";
-import { any, type Extremes } from "./statistics.ts";
+import { any, asInteger, type Extremes } from "./statistics.ts";
 
 /** ⌈log₂ n⌉ steps over the whole axis: after each, a place has what stands up to twice as far before it. */
 function running(operation: string, x: Tensor, axis: number, combine: (x: Tensor, y: Tensor) => Tensor): Tensor {
@@ -23,8 +23,7 @@ function running(operation: string, x: Tensor, axis: number, combine: (x: Tensor
 
 /** Running product along `axis`. bool and uint8 are counted in int32. */
 export function cumprod(x: Tensor, axis: number): Tensor {
-  const dtype: DType = x.dtype === "bool" || x.dtype === "uint8" ? "int32" : x.dtype;
-  return running("cumprod", cast(x, dtype), axis, mul);
+  return running("cumprod", asInteger(x), axis, mul);
 }
 
 /** The largest up to each place along `axis`, and the last place so far where it stands. The gradient goes to that place alone. */

@@ -5,7 +5,7 @@
 import { withVjp } from "../autograd/custom.ts";
 import { checkOptions, ShapeError, wordShape } from "../errors.ts";
 import { sizeValue } from "../graph/composite.ts";
-import { type DType, isFloat, requireFloat } from "../graph/dtype.ts";
+import { isFloat, requireFloat } from "../graph/dtype.ts";
 import {
   add,
   cast,
@@ -29,8 +29,9 @@ import { expand, reshape, stopGradient, transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { reduceMax, reduceProduct, reduceSum, shareOut } from "../graph/reduction.ts";
 import { normalizeAxes, normalizeAxis } from "../graph/shape.ts";
-import { constant, iota, number } from "../graph/source.ts";
+import { constant, number } from "../graph/source.ts";
 import { abs, isNan, logicalNot, notEqual, powScalar, sign } from "./math.ts";
+import { positionsAlong } from "./pick.ts";
 
 /** Which axes to fold: one, several, or all when absent. */
 export type Axes = number | readonly number[] | null | undefined;
@@ -42,7 +43,8 @@ export interface FoldOptions {
   readonly keepDims?: boolean;
 }
 
-const toFloat = (x: Tensor): Tensor => (isFloat(x.dtype) ? x : cast(x, "float32"));
+/** Integers as float32. */
+export const toFloat = (x: Tensor): Tensor => (isFloat(x.dtype) ? x : cast(x, "float32"));
 const countOf = (x: Tensor, axes: readonly number[]): number => axes.reduce((count, axis) => count * x.shape[axis]!, 1);
 
 /** Drops folded axes, which have size 1. */
@@ -95,12 +97,12 @@ export function amin(x: Tensor, axes?: Axes, keepDims = false): Tensor {
   return drop(smallest(x, list), list, keepDims);
 }
 
-/** bool and uint8 are compared as int32. */
-const comparable = (x: Tensor): Tensor => (x.dtype === "bool" || x.dtype === "uint8" ? cast(x, "int32") : x);
-const largest = (x: Tensor, axes: readonly number[]): Tensor => cast(top(comparable(x), axes), x.dtype);
+/** bool and uint8 as int32, in which they are compared and counted. */
+export const asInteger = (x: Tensor): Tensor => (x.dtype === "bool" || x.dtype === "uint8" ? cast(x, "int32") : x);
+const largest = (x: Tensor, axes: readonly number[]): Tensor => cast(top(asInteger(x), axes), x.dtype);
 const smallest = (x: Tensor, axes: readonly number[]): Tensor => {
   const turn = isFloat(x.dtype) ? neg : (z: Tensor) => xor(z, constant(-1, [], "int32")); // −x − 1: −2³¹ has no negative
-  return cast(turn(top(turn(comparable(x)), axes)), x.dtype);
+  return cast(turn(top(turn(asInteger(x)), axes)), x.dtype);
 };
 
 /** The largest, whose derivative all that are as large share, also where the axes are folded in several steps. */
@@ -128,17 +130,10 @@ function extremes(operation: string, x: Tensor, axis: number, keepDims: boolean,
   const at = normalizeAxis(operation, axis, x.rank);
   requireElements(operation, x, [at]);
   const indices = find(x, at, true);
-  const picked = where(equal(positions(x, at), indices), x, number(x, 0));
+  const picked = where(equal(positionsAlong(x.shape, at), indices), x, number(x, 0));
   const values = cast(reduceSum(picked, [at]), x.dtype);
   return { values: drop(values, [at], keepDims), indices: drop(indices, [at], keepDims) };
 }
-
-/** 0, 1, 2, … along `axis`, broadcastable to x. */
-const positions = (x: Tensor, axis: number): Tensor =>
-  reshape(
-    iota([x.shape[axis]!]),
-    x.shape.map((extent, i) => (i === axis ? extent : 1)),
-  );
 
 /** Index of the first largest element along `axis`, or in row-major order of all; NaN counts as largest. int32. */
 export const argmax = (x: Tensor, axis?: number | null, keepDims = false): Tensor =>
@@ -170,7 +165,7 @@ function firstExtreme(
   const hit = isFloat(x.dtype) ? or(extreme, isNan(x)) : extreme;
   const N = constant(x.shape[at]!, [], "int32");
   // the largest of N − index over the hits is at the first of them
-  const first = sub(N, reduceMax(where(hit, sub(N, positions(x, at)), constant(0, [], "int32")), [at]));
+  const first = sub(N, reduceMax(where(hit, sub(N, positionsAlong(x.shape, at)), constant(0, [], "int32")), [at]));
   return drop(first, [at], keepDims);
 }
 
@@ -347,8 +342,7 @@ export function logSoftmax(x: Tensor, axis = -1): Tensor {
 /** Running sum along `axis`. bool and uint8 are counted in int32. */
 export function cumsum(x: Tensor, axis: number): Tensor {
   const at = normalizeAxis("cumsum", axis, x.rank);
-  const dtype: DType = x.dtype === "bool" || x.dtype === "uint8" ? "int32" : x.dtype;
-  return transpose(cumulativeSum(transpose(cast(x, dtype), at, -1)), at, -1);
+  return transpose(cumulativeSum(transpose(asInteger(x), at, -1)), at, -1);
 }
 
 /** x / ‖x‖ along `axis`; norms below `epsilon` count as `epsilon`. @param operation in errors */
