@@ -5,6 +5,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { currentDevice, upload } from "../compile/program.ts";
 import { ConfigError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
+import type { Task } from "../models/task.ts";
 import { setActive } from "../peft/adapted-model.ts";
 import { type CombinationType, combinationTypes } from "../peft/compose/combination.ts";
 import { combineAdapters } from "../peft/compose/combine-adapters.ts";
@@ -27,6 +28,16 @@ interface MergeCommandOptions {
 }
 
 const operation = "merge";
+/** What a model may be for beside continuing a text: all that adapters are trained on. */
+const tasks: readonly Task[] = [
+  "Seq2SeqLM",
+  "MaskedLM",
+  "SequenceClassification",
+  "TokenClassification",
+  "QuestionAnswering",
+  "ImageClassification",
+  "FeatureExtraction",
+];
 const dtypes: readonly SavedDType[] = ["float32", "float16", "bfloat16"];
 
 /** Adds `lorikeet merge`. */
@@ -54,7 +65,10 @@ async function mergeInto(adapters: readonly string[], options: MergeCommandOptio
       operation,
       got: weights,
     });
-  const { name, loaded } = await openModel({ ...(model !== undefined && { model }), adapter: adapters }, options.dtype ?? "auto");
+  const { name, loaded } = await openModel(
+    { ...(model !== undefined && { model }), adapter: adapters },
+    { tasks, dtype: options.dtype ?? "auto" },
+  );
   refuseToOverwrite(out, name);
   const names = await putOn(loaded.model, adapters);
   if (weights || combination) {

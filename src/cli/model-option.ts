@@ -2,14 +2,15 @@
 import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { ConfigError } from "../errors.ts";
-import { readJson } from "../formats/folder.ts";
+import { readJson, wordFolder } from "../formats/folder.ts";
 import { openSource } from "../formats/model-source.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
+import { type Task, taskOf } from "../models/task.ts";
 import type { Module } from "../nn/module.ts";
 import type { QuantisedType } from "../nn/quantiser.ts";
 import { setActive } from "../peft/adapted-model.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
-import { type LoadedModel, type LoadModelOptions, loadModel } from "../train/load-model.ts";
+import { type LoadedModel, type LoadModelOptions, loadModel, readConfig } from "../train/load-model.ts";
 import { path, repeated } from "./option.ts";
 import { say, shown } from "./terminal.ts";
 
@@ -41,15 +42,33 @@ export const withModelOptions = (command: Command): Command =>
 /**
  * The model that these options name, without the adapters, and what it is called.
  *
+ * @param tasks what it may be for, beside continuing a text
  * @param dtype how its weights are kept; float32 when absent
+ * @throws {ConfigError} for a model that is for something else, and for an adapter in its place
  */
 export async function openModel(
   { model, adapter = [], quantise }: ModelOptions,
-  dtype?: LoadModelOptions["dtype"],
+  { tasks = [], dtype }: { readonly tasks?: readonly Task[]; readonly dtype?: LoadModelOptions["dtype"] } = {},
 ): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
   const name = model ?? (adapter.length > 0 ? await baseOf(adapter) : tinyModel);
   say(`Reading ${shown(name)} ...`);
-  return { name, loaded: await loadModel(name, { ...(quantise && { quantise: { type: quantise } }), ...(dtype && { dtype }) }) };
+  const own = await taskIn(name);
+  const task = tasks.find((each) => each === own) ?? "CausalLM";
+  const keep = { ...(quantise && { quantise: { type: quantise } }), ...(dtype && { dtype }) };
+  return { name, loaded: (await loadModel(name, { task, ...keep })) as LoadedModel<CausalLM> };
+}
+
+/** What the files of a model say it is for. */
+async function taskIn(model: string): Promise<Task | undefined> {
+  const { folder, file } = await openSource(model, "loadModel");
+  if (!folder.files.has("config.json")) {
+    if (!folder.files.has("adapter_config.json")) return undefined;
+    const hint = "Give it as the adapter.";
+    throw new ConfigError(`${wordFolder(folder)} is an adapter, not a model.`, { operation: "loadModel", got: model, hint });
+  }
+  if (file?.endsWith(".gguf")) return undefined;
+  const [first]: unknown[] = [(await readConfig(folder))["architectures"]].flat();
+  return taskOf(String(first));
 }
 
 /**

@@ -4,10 +4,15 @@ import { once } from "node:events";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, it } from "vitest";
+import { createModel } from "../../src/models/create-model.ts";
+import { normal } from "../../src/nn/init.ts";
 import { setActive } from "../../src/peft/adapted-model.ts";
-import { loadAdapter } from "../../src/peft/adapter-file.ts";
+import { loadAdapter, saveAdapter } from "../../src/peft/adapter-file.ts";
+import { attach } from "../../src/peft/attach.ts";
+import { lora } from "../../src/peft/methods/lora.ts";
+import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { completeText } from "../../src/train/generation.ts";
-import { loadModel } from "../../src/train/load-model.ts";
+import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { lastLine, lorikeet, root } from "./command.ts";
 import { saveSmallAdapter } from "./small-adapter.ts";
 import { smallRun } from "./small-run.ts";
@@ -41,6 +46,43 @@ it("writes what the library writes, of the base or with one adapter or two, and 
     adapters,
   });
   expect(new Set([base.stdout, one.stdout, `${text}\n`]).size).toBe(3);
+});
+
+it("answers with a model that answers, and such a model is merged", async () => {
+  const config = {
+    architectures: ["T5ForConditionalGeneration"],
+    model_type: "t5",
+    vocab_size: 2048,
+    d_model: 16,
+    d_kv: 8,
+    d_ff: 24,
+    num_layers: 1,
+    num_heads: 2,
+    decoder_start_token_id: 0,
+  };
+  const t5 = at("t5");
+  const generator = new TorchGenerator(1);
+  const made = createModel<"Seq2SeqLM">(config, { task: "Seq2SeqLM", init: normal({ std: 0.5, generator }) });
+  await saveModel(t5, made, config);
+  for (const name of ["tokenizer.json", "tokenizer_config.json"]) cpSync(join(model, name), join(t5, name));
+  const loaded = await loadModel(t5, { task: "Seq2SeqLM" });
+  const base = await completeText(loaded, "Call me", { maxNewTokens: 8 });
+  attach(
+    loaded.model,
+    lora({ r: 2, loraAlpha: 16, initLoraWeights: false, targetModules: "all-linear", taskType: "SEQ_2_SEQ_LM" }),
+  );
+  await saveAdapter(loaded.model, at("t5-adapter"), { baseModel: t5 });
+  const expected = await completeText(loaded, "Call me", { maxNewTokens: 8 });
+  expect(expected).not.toBe(base);
+  const merged = await lorikeet(["merge", at("t5-adapter"), "--out", at("t5-merged")]);
+  expect(merged.code, merged.stderr).toBe(0);
+  for (const of of [
+    ["--adapter", at("t5-adapter")],
+    ["--model", at("t5-merged")],
+  ]) {
+    const { stdout, stderr } = await lorikeet(["generate", "Call me", "--max-new-tokens", "8", ...of]);
+    expect(stdout, stderr).toBe(`${expected}\n`);
+  }
 });
 
 it("draws and stops as it is told, and puts a chat into the model's template", async () => {
@@ -96,6 +138,7 @@ it("says in one line what is wrong", async () => {
     [["--model", model, ""], "the prompt is empty"],
     [["--model", model, "--chat", "Call"], "has no chat template"],
     [["--model", model, "--adapter", model, "Call"], "adapter_config.json"],
+    [["--model", adapters[0], "Call"], "is an adapter, not a model"],
     [["--model", join(root, "models/tiny"), "--adapter", adapters[0], "Call"], "made for another base model"],
     [["--model", model, "--top-p", "2", "Call"], "It must be a number from 0 to 1"],
   ] as const) {
