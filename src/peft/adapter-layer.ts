@@ -344,6 +344,11 @@ export class AdapterLayer extends Module implements Layer {
     return this.#facts.turn?.(matrix, this.weight.shape) ?? matrix;
   }
 
+  /** A value that the weight had, in the orientation of `Base.weight`. */
+  asMatrix(weight: Tensor): Tensor {
+    return this.#facts.turn?.(weight, this.base().weight.shape) ?? weight;
+  }
+
   /** What the layer's parameters become for a matrix in the orientation of `Base.weight`. */
   valuesFor(matrix: Tensor): ReadonlyMap<Parameter, Tensor> {
     return this.#facts.codes?.encoded(this.base_layer, matrix) ?? new Map([[this.weight, this.asStored(matrix)]]);

@@ -33,6 +33,14 @@ export { disabled } from "./disabled.ts";
 export { encodeGgufAdapter, type GgufAdapterOptions, saveGgufAdapter } from "./gguf-adapter.ts";
 export { type HotSwapOptions, hotSwap, prepareHotSwap } from "./hot-swap.ts";
 export type { InitialiserName } from "./initialiser.ts";
+export { type AdapterComparison, type ComparedModule, compareAdapters, type SpaceAngles } from "./inspect/compare-adapters.ts";
+export {
+  type AdapterInspection,
+  type ChangeSpectrum,
+  type InspectedModule,
+  type InspectOptions,
+  inspectAdapter,
+} from "./inspect/inspect-adapter.ts";
 export { LoraFA, type LoraFAOptions, type LoraPlusOptions, loraPlusGroups, riemannian } from "./lora-optimizer.ts";
 export { type MergeOptions, merge, mergeAndUnload, mergeDifference, mergeRefusal, switchMerged } from "./merge.ts";
 export type { MergedLayer, MergeReport } from "./merge-report.ts";

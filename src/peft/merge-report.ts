@@ -39,16 +39,19 @@ export function recorded(layer: AdapterLayer, names: readonly string[]): Recorde
   return { weight, change };
 }
 
+/** ‖x‖, the root of the sum of all squares. */
+export function frobenius(x: Tensor): number {
+  const wide = cast(x, x.dtype === "float64" ? "float64" : "float32");
+  const squares = reduceSum(
+    mul(wide, wide),
+    x.shape.map((_, axis) => axis),
+  );
+  return Math.sqrt(Number(downloadSync(squares)[0]));
+}
+
 /** How much of the change has come. */
 export function measured(layer: AdapterLayer, { weight, change }: Recorded): MergedLayer {
-  const size = (x: Tensor | null) => {
-    if (!x) return 0;
-    const squares = reduceSum(
-      mul(x, x),
-      x.shape.map((_, axis) => axis),
-    );
-    return Math.sqrt(Number(downloadSync(squares)[0]));
-  };
+  const size = (x: Tensor | null) => (x ? frobenius(x) : 0);
   const share = (part: number, whole: number) => (part === 0 ? 0 : part / whole);
   const arrived = sub(cast(layer.base().weight, "float32"), weight);
   const wanted = size(change);

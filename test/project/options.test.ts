@@ -113,6 +113,7 @@ const functions: Readonly<Record<string, readonly [option: string, place: number
   adapterPenalty: ["optional", 1],
   combineAdapters: ["svdRank", 1],
   convertToLora: ["energy", 1],
+  inspectAdapter: ["energy", 1],
   loadArrow: ["routerTemperature", 2],
   saveArrow: ["baseModel", 2],
   createXlora: ["seed", 3],

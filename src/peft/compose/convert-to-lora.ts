@@ -2,7 +2,7 @@
 import { ConfigError, checkOptions } from "../../errors.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { constant } from "../../graph/source.ts";
-import { svd } from "../../linalg/svd.ts";
+import type { MatrixSvd } from "../../linalg/svd.ts";
 import type { Module } from "../../nn/module.ts";
 import { type Adapter, getAdapter } from "../adapted-model.ts";
 import {
@@ -14,7 +14,7 @@ import {
   planFor,
   refuseOtherThanMatrices,
 } from "./lora-adapter.ts";
-import { rankOfEnergy, truncated } from "./low-rank.ts";
+import { asTensors, rankOfEnergy, svdOfChange, truncated } from "./low-rank.ts";
 
 const operation = "convertToLora";
 
@@ -29,7 +29,7 @@ export interface ConvertOptions extends NewAdapter {
 
 /**
  * Makes a LoRA adapter, beside the other one, whose changes are the nearest ones of low rank: B·A ≈ ΔW by singular values, with
- * scaling 1. A change of the bias goes over as a whole, in `loraBias`. It is the change on this base model, where it depends on that.
+ * scaling 1. The other one may be a LoRA, too, whose rank is cut; `inspectAdapter` tells what is lost. A change of the bias goes over as a whole, in `loraBias`. It is the change on this base model, where it depends on that.
  *
  * @returns the new adapter, not active yet
  * @throws {ConfigError} for a method that is no change of the weight; the model is unchanged then
@@ -62,9 +62,11 @@ export function convertToLora(model: Module, options: ConvertOptions): Adapter {
     );
   refuseOtherThanMatrices(operation, adapter);
   const found = [...layers].map(([path, layer]) => {
-    const values = svd(changeOf(operation, layer, source));
-    const r = rank === undefined ? rankOfEnergy(values.S, energy as number) : Math.min(rank, values.S.size);
-    return { path, layer, factors: truncated(values, r), r, bias: biasChangeOf(layer, source) };
+    const change = changeOf(operation, layer, source);
+    const [values] = svdOfChange(operation, change) as [MatrixSvd];
+    const r = rank === undefined ? rankOfEnergy(values.S, energy as number) : Math.min(rank, ...change.shape);
+    const factors = truncated(asTensors(values, layer.weight.stored), r);
+    return { path, layer, factors, r, bias: biasChangeOf(layer, source) };
   });
   const r = rank ?? Math.max(...found.map((each) => each.r));
   const others = Object.fromEntries(found.filter((each) => each.r !== r).map((each) => [each.path, each.r]));
