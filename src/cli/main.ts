@@ -12,6 +12,7 @@ import { addEvaluate } from "./evaluate.ts";
 import { addFinetune } from "./finetune.ts";
 import { addGenerate } from "./generate.ts";
 import { addGguf } from "./gguf.ts";
+import { addInspect } from "./inspect.ts";
 import { addMerge } from "./merge.ts";
 import { addPretrain } from "./pretrain.ts";
 
@@ -38,6 +39,7 @@ addEvaluate(program);
 addMerge(program);
 addEmbed(program);
 addGguf(program);
+addInspect(program);
 addDoctor(program);
 addBench(program);
 

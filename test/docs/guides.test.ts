@@ -12,6 +12,7 @@ import { addEvaluate } from "../../src/cli/evaluate.ts";
 import { addFinetune } from "../../src/cli/finetune.ts";
 import { addGenerate } from "../../src/cli/generate.ts";
 import { addGguf } from "../../src/cli/gguf.ts";
+import { addInspect } from "../../src/cli/inspect.ts";
 import { addMerge } from "../../src/cli/merge.ts";
 import { addPretrain } from "../../src/cli/pretrain.ts";
 import { restore } from "./fixtures.ts"; // makes a small model in models/tiny of a folder of its own, and goes there
@@ -101,7 +102,18 @@ test.each(shown.filter(({ notRun }) => notRun === null))("$name runs", async ({ 
 });
 
 const program = new Command("lorikeet");
-for (const add of [addFinetune, addPretrain, addGenerate, addEvaluate, addMerge, addEmbed, addGguf, addDoctor, addBench])
+for (const add of [
+  addFinetune,
+  addPretrain,
+  addGenerate,
+  addEvaluate,
+  addMerge,
+  addEmbed,
+  addGguf,
+  addInspect,
+  addDoctor,
+  addBench,
+])
   add(program);
 const manifest = JSON.parse(text("package.json"));
 const programs: Programs = {
