@@ -279,7 +279,12 @@ export function renameAdapter(model: Module, name: string, next: string): void {
   checkAdapterName(next, adapter.method.schema, operation);
   if (next === name) return;
   refuseRouted(adapted, operation, [name]);
-  if (adapted.adapters.has(next)) throw new ConfigError(`this model has an adapter "${next}" already.`, { operation, got: next });
+  if (adapted.adapters.has(next))
+    throw new ConfigError(`this model has an adapter "${next}" already.`, {
+      operation,
+      got: next,
+      hint: "Choose another name, or take it off with deleteAdapter.",
+    });
   renameKey(adapted.adapters, name, next);
   // in every layer: lists of active ones name adapters that are in other layers only
   for (const place of [...adapted.layers.values(), ...adapter.saved.values()]) place.rename(name, next);
