@@ -6,7 +6,7 @@ import { currentDevice } from "../compile/program.ts";
 import { ConfigError } from "../errors.ts";
 import { writeFileAtomically } from "../formats/atomic-file.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
-import type { QuantisedType } from "../nn/quantiser.ts";
+import type { Adapter } from "../peft/adapted-model.ts";
 import { saveAdapter } from "../peft/adapter-file.ts";
 import { attach } from "../peft/attach.ts";
 import { type AnyAdapterConfig, planAttach } from "../peft/attach-plan.ts";
@@ -14,38 +14,43 @@ import { mergeAndUnload, mergeDifference, mergeRefusal } from "../peft/merge.ts"
 import { methods } from "../peft/method-registry.ts";
 import { readSourceTasks } from "../peft/prompt/source-task.ts";
 import { trainableReport } from "../peft/report.ts";
-import { corpusTitles, loadCorpus } from "../text/corpora.ts";
-import { readUtf8, type TextDataset, textDataset } from "../text/dataset.ts";
-import { fileDataset } from "../text/file-dataset.ts";
+import type { TextDataset } from "../text/dataset.ts";
 import { uploadBatch } from "../train/batch.ts";
 import { evaluate } from "../train/evaluate.ts";
 import { finetuning } from "../train/finetune.ts";
-import { type LoadedModel, loadModel } from "../train/load-model.ts";
+import type { LoadedModel } from "../train/load-model.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { nodeDrawing } from "./drawing.ts";
+import { showPlan } from "./dry-run.ts";
 import { lockFolder } from "./folder-lock.ts";
 import { interruptedExitCode, listenForInterrupt } from "./interrupt.ts";
 import { saveFolder } from "./merged-folder.ts";
 import { adapterOf, assigned, type MethodOptions, withDefaults } from "./method-option.ts";
-import { quantiseOption, tinyModel } from "./model-option.ts";
 import { nonNegative, path, positive, whole } from "./option.ts";
 import { clock, megabytes, words } from "./quantity.ts";
 import { type Drawing, evaluationsOf, renderReport, type Sample, sampling } from "./report.ts";
 import { goOn, RunFolder, type Settings, type Summary } from "./run-folder.ts";
 import { drawSamples, sampleLines } from "./samples.ts";
-import { say, shown, TrainingBar } from "./terminal.ts";
+import { say, TrainingBar } from "./terminal.ts";
+import {
+  aboutModel,
+  aboutText,
+  nameList,
+  readTask,
+  type TextTask,
+  trainingOf,
+  withSources,
+  withTargets,
+  withTraining,
+} from "./text-task.ts";
 
-interface FinetuneOptions extends MethodOptions {
+interface FinetuneOptions extends MethodOptions, TextTask {
+  readonly steps: number;
+  readonly targets: readonly string[];
   /** `key=value`: other keys of the method's config. */
   readonly set: readonly string[];
-  readonly model: string;
-  readonly data?: string;
-  readonly quantise?: QuantisedType;
-  readonly batch: number;
-  readonly window: number;
-  readonly lr: number;
-  readonly seed: number;
   readonly out: string;
+  readonly dryRun?: boolean;
   readonly fresh?: boolean;
   readonly json?: boolean;
   readonly prompt: readonly string[];
@@ -57,34 +62,25 @@ const checkpointSeconds = 20;
 
 /** Adds `lorikeet finetune`, which is also what runs where no command is named. */
 export function addFinetune(program: Command): void {
-  const command = program
-    .command("finetune", { isDefault: true })
-    .description("fine-tune a model with an adapter on a text; resumes a run that was stopped")
-    .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", path, tinyModel)
-    .option(
-      "--data <file>",
-      "plain text, or JSON lines with `text` or chat `messages`; the last tenth is held out (default: Moby-Dick)",
-      path,
-    )
-    .addOption(quantiseOption())
+  const command = withSources(
+    program
+      .command("finetune", { isDefault: true })
+      .description("fine-tune a model with an adapter on a text; resumes a run that was stopped"),
+  )
     .addOption(new Option("--method <name>", "kind of adapter").choices(Object.keys(methods)).default("lora"))
     .option("--rank <n>", "rank of the adapter; 16 for LoRA when absent, or the method's own", whole())
     .option("--alpha <x>", "scale of the adapter; twice the rank for LoRA when absent, or the method's own", positive)
-    .option("--dropout <x>", "dropout on the adapter's inputs", nonNegative)
-    .option("--targets <modules...>", "layers to adapt, by name; or all-linear", ["all-linear"])
-    .option("--set <key=value...>", "other keys of the method's config, as PEFT names them", [])
-    .option("--steps <n>", "training steps", whole(), 300)
-    .option("--batch <n>", "batch size", whole(), 8)
-    .option("--window <n>", "tokens per row", whole(2), 128)
-    .option("--lr <x>", "highest learning rate", positive, 4e-3)
-    .option("--seed <n>", "seed for initial values, order of the text, and samples", whole(0), 0)
+    .option("--dropout <x>", "dropout on the adapter's inputs", nonNegative);
+  withTargets(command).option("--set <key=value...>", "other keys of the method's config, as PEFT names them", []);
+  withTraining(command)
     .option("--out <folder>", "for the adapter, the merged model and the report", path, "out/finetune")
     .option("--fresh", "start over instead of resuming")
     .option("--prompt <texts...>", "prompts for the samples", prompts)
+    .option("--dry-run", "train nothing: tell what the run would train and write, its memory and its time")
     .option("--json", "end with one line of JSON on standard output")
     .action((options: FinetuneOptions) => {
-      const targets = options.targets.flatMap((names) => names.split(",").map((name) => name.trim()));
-      return finetune(withDefaults({ ...options, targets }, assigned(options.set)));
+      const all = withDefaults({ ...options, targets: nameList(options.targets) }, assigned(options.set));
+      return all.dryRun ? planOnly(all) : finetune(all);
     });
   program.addHelpText("after", () => `\nWithout a command, finetune is run:\n\n${command.helpInformation()}`);
 }
@@ -106,13 +102,10 @@ async function finetune(options: FinetuneOptions): Promise<void> {
   }
   const resumed = run.hasCheckpoint && !options.fresh;
   if (resumed) run.checkSettings(settings);
-  say(`Reading ${options.data ?? corpusTitles["moby-dick"]} ...`);
-  const { quantise } = options;
-  const loaded = await loadModel(options.model, quantise ? { quantise: { type: quantise } } : {});
-  const dataset = await readText(options, loaded);
+  const { loaded, dataset } = await readTask("finetune", options, options.prompt);
   const { model } = loaded;
   const base = model.numParameters();
-  const adapter = adapterOf(options, model.backbone.sizes.layers, assigned(options.set));
+  const adapter = configOf(options, model);
   planAttach(model, adapter as AnyAdapterConfig); // refuses what does not fit, before anything takes time
   const drawing = await nodeDrawing().catch((error: Error) => {
     say(`There will be no page with curves. ${error.message}`);
@@ -133,27 +126,16 @@ async function finetune(options: FinetuneOptions): Promise<void> {
       return { perplexity, samples: await drawSamples(model, loaded.tokenizer, options.prompt, { seed: options.seed, signal }) };
     };
     let before = resumed ? undefined : await look("before");
-    const source = adapter.config["promptTuningInitStateDictPath"] as string | null | undefined;
-    const { warnings } = attach(model, adapter, {
-      seed: options.seed,
-      tokenizer: { encode: (text) => loaded.tokenizer.encode(text) },
-      ...(source && { sourceTasks: await readSourceTasks(source) }),
-    });
+    const { warnings } = await putOn(options, loaded, adapter);
     const { trainable, percent } = trainableReport(model);
     say(`
-  model     ${shown(options.model)}, ${words(base)} parameters${quantise ? ` as ${quantise}` : ""}
-  text      ${options.data ?? corpusTitles["moby-dick"]}: ${words(dataset.trainTokens.length)} tokens to learn from, ${words(dataset.heldOutTokens.length)} held out
+  model     ${aboutModel(options, base)}
+  text      ${aboutText(options, dataset)}
   adapter   ${adapterWords(options)}: ${words(trainable)} values to train (${percent.toFixed(1)} %)
   device    ${currentDevice().about}
 `);
     for (const warning of warnings) say(`Note: ${warning}`);
-    using trainer = finetuning(model, dataset, {
-      steps: options.steps,
-      batchSize: options.batch,
-      learningRate: options.lr,
-      seed: options.seed,
-      ...evaluationsOf(options.steps),
-    });
+    using trainer = finetuning(model, dataset, { ...trainingOf(options), ...evaluationsOf(options.steps) });
     let planned = 0;
     if (resumed) {
       const extra = await goOn(trainer, run.checkpoint, "finetune");
@@ -210,30 +192,26 @@ function settingsOf(options: FinetuneOptions): Settings {
   };
 }
 
-async function readText({ data, window, seed, prompt }: FinetuneOptions, loaded: LoadedModel): Promise<TextDataset> {
-  const { tokenizer, config } = loaded;
-  const vocabulary = Number(config["vocab_size"]);
-  if (tokenizer.vocabularySize > vocabulary)
-    throw new ConfigError(`the tokenizer has ${tokenizer.vocabularySize} tokens, the model ${vocabulary}.`, {
-      operation: "finetune",
-      hint: "They are not of one model: use the tokenizer that came with the weights.",
-    });
-  const wordless = prompt.find((text) => tokenizer.encode(text).length === 0);
-  if (wordless !== undefined)
-    throw new ConfigError(`--prompt ${JSON.stringify(wordless)} has no token to begin with.`, {
-      operation: "finetune",
-      hint: "Give one with a word in it.",
-    });
-  const dataset =
-    data === undefined
-      ? textDataset(await loadCorpus("moby-dick"), tokenizer, { window, seed })
-      : fileDataset(data, readUtf8(data, "finetune"), tokenizer, { window, seed });
-  if (dataset.heldOutTokens.length === 0)
-    throw new ConfigError("the text is too short to hold a part of it out.", {
-      operation: "finetune",
-      hint: "Give a longer one.",
-    });
-  return dataset;
+type Config = ReturnType<typeof adapterOf>;
+
+const configOf = (options: FinetuneOptions, model: CausalLM): Config =>
+  adapterOf(options, model.backbone.sizes.layers, assigned(options.set));
+
+async function putOn({ seed }: FinetuneOptions, { model, tokenizer }: LoadedModel, adapter: Config): Promise<Adapter> {
+  const source = adapter.config["promptTuningInitStateDictPath"] as string | null | undefined;
+  return attach(model, adapter, {
+    seed,
+    tokenizer: { encode: (text) => tokenizer.encode(text) },
+    ...(source && { sourceTasks: await readSourceTasks(source) }),
+  });
+}
+
+/** `--dry-run`. */
+async function planOnly(options: FinetuneOptions): Promise<void> {
+  const { loaded, dataset } = await readTask("finetune", options, options.prompt);
+  const base = loaded.model.numParameters();
+  const { warnings } = await putOn(options, loaded, configOf(options, loaded.model));
+  await showPlan(loaded.model, dataset, { ...options, base, adapter: adapterWords(options), warnings });
 }
 
 async function train(trainer: Trainer, signal: AbortSignal, save: () => Promise<void>): Promise<void> {

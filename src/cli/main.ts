@@ -6,6 +6,7 @@ import { Command } from "commander";
 import "../devices/choose.ts";
 import { LorikeetError, nearestName } from "../errors.ts";
 import { addBench } from "./bench.ts";
+import { addCompare } from "./compare.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEmbed } from "./embed.ts";
 import { addEvaluate } from "./evaluate.ts";
@@ -33,6 +34,7 @@ const program = new Command("lorikeet")
 // commander puts what it guesses on a second line
 program.configureOutput({ outputError: (text, write) => write(`${text.trim().replace(/\n+/g, " ")}\n`) });
 addFinetune(program);
+addCompare(program);
 addPretrain(program);
 addGenerate(program);
 addEvaluate(program);

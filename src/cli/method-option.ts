@@ -3,6 +3,7 @@ import { ConfigError } from "../errors.ts";
 import type { attach } from "../peft/attach.ts";
 import { camel } from "../peft/method-config.ts";
 import { type MethodName, methods } from "../peft/method-registry.ts";
+import { ownKeys, usualKeys } from "../peft/usual-config.ts";
 
 /** As a person gives them; absent ones are the method's own. */
 export interface MethodOptions {
@@ -38,9 +39,6 @@ export function withDefaults<Options extends MethodOptions>(options: Options, ot
   return { ...options, ...set, rank, alpha };
 }
 
-/** What methods ask for that have no defaults in PEFT: virtual tokens; the length and the layers of an adaption prompt. */
-const lengths = { numVirtualTokens: 20, adapterLen: 10 };
-
 /**
  * The config that `attach` takes.
  *
@@ -51,8 +49,6 @@ const lengths = { numVirtualTokens: 20, adapterLen: 10 };
 export function adapterOf(options: MethodOptions, layers: number, other: object): Parameters<typeof attach>[1] {
   const { method, targets, steps } = options;
   const own = ownKeys(method);
-  const sizes = { totalStep: steps, ...lengths, adapterLayers: layers };
-  const length = Object.fromEntries(Object.entries(sizes).filter(([key]) => own.includes(key)));
   const given = Object.entries(keys).flatMap(([option, pattern]) => {
     const value = options[option as keyof typeof keys];
     if (value === undefined) return [];
@@ -61,16 +57,8 @@ export function adapterOf(options: MethodOptions, layers: number, other: object)
     throw new ConfigError(`${method} has no ${option}.`, { operation: "finetune", got: value, hint: `Leave --${option} out.` });
   });
   const configure: (config: object) => Parameters<typeof attach>[1] = methods[method];
-  return configure({ ...length, ...Object.fromEntries(given), ...targetsOf(method, targets), ...other, taskType: "CAUSAL_LM" });
-}
-
-/** Nothing for methods that choose by themselves, unless targets were named. */
-function targetsOf(method: MethodName, targets: readonly string[]): object {
-  const isDefault = targets.length === 1 && targets[0] === "all-linear";
-  const kinds = Object.keys(methods[method].layers);
-  const chooses = "choose" in methods[method] || (kinds.length > 0 && !kinds.includes("linear"));
-  if (isDefault && (chooses || !ownKeys(method).includes("targetModules"))) return {};
-  return { targetModules: isDefault ? "all-linear" : targets };
+  const usual = usualKeys(method, { targets, steps, layers });
+  return configure({ ...usual, ...Object.fromEntries(given), ...other, taskType: "CAUSAL_LM" });
 }
 
 /** Keys of a config that `--set` was given. @throws {ConfigError} for what is no `key=value` */
@@ -98,6 +86,3 @@ export function fieldsOf(method: MethodName): MethodField[] {
   const others = { targetModules: "targets", cptTokenIds: "examples" } as const;
   return [...named, ...Object.entries(others).flatMap(([key, field]) => (own.includes(key) ? field : []))];
 }
-
-/** A method's config keys as they are spelled here. */
-const ownKeys = (method: MethodName): string[] => Object.keys(methods[method].schema.keys).map(camel);

@@ -1,4 +1,4 @@
-/** Quantities as people read them, on a terminal and on the page. */
+/** Quantities and texts as people read them, on a terminal and on the page. */
 
 /** `1,234`. */
 export const words = (count: number): string => Math.round(count).toLocaleString("en-US");
@@ -13,3 +13,16 @@ export function clock(seconds: number): string {
 
 /** `12.3 MB`. */
 export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
+
+/** A text as lines of at most `width` letters, or of one longer word. */
+export function wrapped(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    if (line !== "" && line.length + 1 + word.length > width) {
+      lines.push(line);
+      line = word;
+    } else line = line === "" ? word : `${line} ${word}`;
+  }
+  return [...lines, line];
+}

@@ -37,8 +37,6 @@ export interface Drawing {
 /** The whole page. */
 export function renderReport(report: Report, { Plot, document }: Drawing): string {
   const { title, facts, results, samples, drawn, history } = report;
-  const table = (rows: Report["facts"]): string =>
-    `<table>${rows.map(([name, value]) => `<tr><th scope="row">${escapeHtml(name)}</th><td>${escapeHtml(value)}</td></tr>`).join("")}</table>`;
   const sample = ({ prompt, text }: Sample): string =>
     `<td><b>${escapeHtml(prompt)}</b>${escapeHtml(text.replace(/\s+/g, " "))}</td>`;
   return htmlPage(
@@ -59,6 +57,10 @@ ${table(facts)}`,
   );
 }
 
+/** Names and values. */
+export const table = (rows: Report["facts"]): string =>
+  `<table>${rows.map(([name, value]) => `<tr><th scope="row">${escapeHtml(name)}</th><td>${escapeHtml(value)}</td></tr>`).join("")}</table>`;
+
 /** A page that needs nothing else. */
 export const htmlPage = (title: string, body: string): string => `<!doctype html>
 <html lang="en">
@@ -73,8 +75,10 @@ ${body}
 </html>
 `;
 
-const width = 720;
-const axis = { grid: true, labelAnchor: "center", labelArrow: "none" } as const;
+/** Of a chart. */
+export const width = 720;
+/** What axes have in common. */
+export const axis = { grid: true, labelAnchor: "center", labelArrow: "none" } as const;
 
 function lossCurve(Plot: PlotLibrary, document: Document, { loss, evaluations }: History): string {
   const steps = loss.map((value, i) => ({ step: i + 1, loss: value }));
@@ -135,6 +139,8 @@ figcaption, p { color: light-dark(#555, #aaa); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } td { overflow-wrap: anywhere; }
 .results { background: var(--soft); border-radius: .5rem; padding: .5rem; } .results tr:last-child > * { border-bottom: 0; } .results td { font-variant-numeric: tabular-nums; }
+.results:has(.methods) { overflow-x: auto; } .methods { font-size: .8rem; } .methods th, .methods td { padding: .25rem .35rem; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.methods th:first-child, .methods .refused { text-align: left; } .methods .refused { white-space: normal; } .methods i { display: inline-block; width: .65em; height: .65em; margin-right: .4em; border-radius: 50%; }
 .samples { table-layout: fixed; font-family: Georgia, serif; }
 @media (max-width: 34rem) { .samples thead { display: none; } .samples tr, .samples td { display: block; } .samples td:first-child { border-bottom: 0; opacity: .75; } }
 `;

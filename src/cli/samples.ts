@@ -5,6 +5,7 @@ import { yieldToOthers } from "../compile/turn.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { generate } from "../train/generation.ts";
+import { wrapped } from "./quantity.ts";
 import { type Sample, sampling } from "./report.ts";
 
 /** One continuation for each prompt. @throws the signal's reason when it is aborted */
@@ -30,17 +31,8 @@ export async function drawSamples(
 
 /** A sample as lines of at most `width` letters, the prompt in bold where the terminal can. */
 export function sampleLines({ prompt, text }: Sample, width: number): string[] {
-  const lines: string[] = [];
-  let line = "";
   // a model may write what a terminal would obey
-  const shown = `${prompt}${text}`.replace(/\s+/g, " ").replace(/\p{Cc}/gu, "\ufffd");
-  for (const word of shown.split(" ")) {
-    if (line !== "" && line.length + 1 + word.length > width) {
-      lines.push(line);
-      line = word;
-    } else line = line === "" ? word : `${line} ${word}`;
-  }
-  lines.push(line);
+  const lines = wrapped(`${prompt}${text}`.replace(/\s+/g, " ").replace(/\p{Cc}/gu, "\ufffd"), width);
   const [first = "", ...rest] = lines;
   return first.startsWith(prompt)
     ? [styleText("bold", prompt, { stream: process.stderr, validateStream: true }) + first.slice(prompt.length), ...rest]

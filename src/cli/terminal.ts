@@ -42,12 +42,13 @@ export class TrainingBar {
   #average: number | null = null;
   #started = false;
 
-  constructor() {
+  /** @param of what it says first */
+  constructor(of = "") {
     const columns = process.stderr.columns ?? 100;
     this.#bar = new SingleBar(
       {
-        format: "{bar} {value}/{total} · loss {loss} · {speed} tokens/s · {left} left",
-        barsize: Math.max(8, Math.min(30, columns - 68)),
+        format: `${of}{bar} {value}/{total} · loss {loss} · {speed} tokens/s · {left} left`,
+        barsize: Math.max(8, Math.min(30, columns - 68 - of.length)),
         stream: process.stderr,
         hideCursor: true,
         clearOnComplete: true, // what was measured stays, each on a line of its own

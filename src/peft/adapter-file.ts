@@ -4,7 +4,7 @@ import { ConfigError, checkOptions, type Rules, under } from "../errors.ts";
 import { type ModelSource, type SourceOptions, sourceOptionRules } from "../formats/model-source.ts";
 import { type ConfigSchema, defaultAdapterName, type FileConfig, readAdapter, writeAdapter } from "../formats/peft-adapter.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
-import type { FolderTarget } from "../formats/writable-folder.ts";
+import { type FolderTarget, memoryFolder } from "../formats/writable-folder.ts";
 import { toFloat32 } from "../graph/dtype.ts";
 import { transpose } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
@@ -111,6 +111,13 @@ export async function saveAdapter(model: Module, folder: FolderTarget, options: 
   const fileConfig = toFileConfig(schema, complete) as Partial<FileConfig<ConfigSchema>>;
   const packed = method.packed?.pack(tensors, config) ?? tensors;
   return under(operation, () => writeAdapter(folder, { schema, config: fileConfig, tensors: packed, name }));
+}
+
+/** Bytes of the file of weights that `saveAdapter` would write. */
+export async function adapterFileBytes(model: Module): Promise<number> {
+  const folder = memoryFolder();
+  await saveAdapter(model, folder);
+  return folder.contents.get("adapter_model.safetensors")?.byteLength ?? 0;
 }
 
 type SavedPart = ReturnType<NonNullable<AnyLayerMethod["savedPart"]>>;

@@ -12,7 +12,8 @@ export interface FinetuneOptions extends TrainerOptions {
   readonly warmupSteps?: number;
 }
 
-const optionRules: Rules<FinetuneOptions> = { ...trainerOptionRules, warmupSteps: "a whole number from 0" };
+/** What can be set. */
+export const finetuneRules: Rules<FinetuneOptions> = { ...trainerOptionRules, warmupSteps: "a whole number from 0" };
 
 /**
  * Trains what of the model can be trained: the active adapter after `attach`, everything otherwise. AdamW without weight
@@ -28,7 +29,7 @@ export async function finetune(
   dataset: TextDataset | TrainingData,
   options: FinetuneOptions & RunOptions,
 ): Promise<TrainingResult> {
-  checkOptions("finetune", options, { ...optionRules, ...runOptionRules });
+  checkOptions("finetune", options, { ...finetuneRules, ...runOptionRules });
   const { signal, onStep, onEvaluation, ...settings } = options;
   using trainer = under("finetune", () => finetuning(model, dataset, settings));
   return await trainer.run({ signal, ...(onStep ? { onStep } : {}), ...(onEvaluation ? { onEvaluation } : {}) });
@@ -36,7 +37,7 @@ export async function finetune(
 
 /** The trainer that `finetune` runs, for those who want to save it and go on later. */
 export function finetuning(model: TrainableModel, dataset: TextDataset | TrainingData, options: FinetuneOptions): Trainer {
-  checkOptions("finetuning", options, optionRules);
+  checkOptions("finetuning", options, finetuneRules);
   const { warmupSteps, ...settings } = options;
   const totalSteps = settings.steps;
   const all: TrainerOptions = {

@@ -12,6 +12,14 @@ export {
   saveCheckpoint,
 } from "./checkpoint.ts";
 export {
+  type ComparedMethod,
+  type CompareOptions,
+  type Comparison,
+  compareMethods,
+  type MethodRefusal,
+  type MethodResult,
+} from "./compare.ts";
+export {
   type EmbedOptions,
   type EncodingOptions,
   embed,

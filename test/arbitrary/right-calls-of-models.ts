@@ -237,6 +237,12 @@ export const callsOfModels: Readonly<Record<string, RightCall>> = {
     smallDataset(),
     { steps: 1, batchSize: 2, learningRate: 0.1, warmupSteps: 1, evaluateEvery: 1 },
   ]),
+  compareMethods: () => [
+    smallModel(),
+    smallDataset(),
+    [{ name: "a", config: peft.lora({ r: 2, targetModules }), learningRate: 0.1 }],
+    { steps: 1, batchSize: 2, warmupSteps: 1, evaluateEvery: 1, evaluationTokens: 8 },
+  ],
   embed: () => [reader(), ["the whale"], { pooling: "mean", maxLength: 4, normalise: false, batchSize: 1, prompt: "a" }],
   similarity: () => [reader(), core.tensor([[1, 2]]), core.tensor([[3, 4]])],
   PairModel: () => [reader().model, { pooling: "last", scale: 5 }],

@@ -6,6 +6,7 @@ import { inspect } from "node:util";
 import { Command } from "commander";
 import { afterEach, describe, expect, test } from "vitest";
 import { addBench } from "../../src/cli/bench.ts";
+import { addCompare } from "../../src/cli/compare.ts";
 import { addDoctor } from "../../src/cli/doctor.ts";
 import { addEmbed } from "../../src/cli/embed.ts";
 import { addEvaluate } from "../../src/cli/evaluate.ts";
@@ -116,6 +117,7 @@ for (const add of [
 ])
   add(program);
 const manifest = JSON.parse(text("package.json"));
+addCompare(program);
 const programs: Programs = {
   scripts: manifest.scripts,
   commands: new Map(program.commands.map((command) => [command.name(), command.options.map(({ long }) => long!)])),

@@ -1,5 +1,5 @@
 /** Fine-tuning as a person runs it: results, a second run, Ctrl-C and going on, and what is said when something is wrong. */
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { downloadSync } from "../../src/compile/program.ts";
@@ -79,6 +79,30 @@ describe("a run", () => {
 
   it("prints no JSON unless it is asked to", async () => {
     expect((await lorikeet([...small, "--steps", "2", "--out", at("quiet")])).stdout).toBe("");
+  });
+});
+
+describe("--dry-run", () => {
+  it("tells what the run would take, trains and writes nothing", async () => {
+    const { code, stdout, stderr } = await lorikeet([...small, "--steps", "12", "--out", at("dry"), "--dry-run", "--json"]);
+    expect([code, existsSync(at("dry"))]).toEqual([0, false]);
+    expect(stderr).toMatch(/trainable params: [\d,]+ \|\| all params: [\d,]+ \|\| trainable%: \d/);
+    expect(stderr).toMatch(/12 steps of 2 × 32 tokens: 768 tokens/);
+    expect(stderr).toContain("Nothing was trained or written.");
+    const plan = lastLine(stdout) as { memory: Record<string, number>; [key: string]: unknown };
+    const out = at("after dry");
+    const real = await lorikeet([...small, "--steps", "12", "--out", out, "--json"]);
+    const { weights, activations, optimizer, total } = plan.memory;
+    expect(total).toBe(lastLine(real.stdout)["plannedBytes"]);
+    expect(weights! + activations! + optimizer!).toBe(total);
+    expect(plan["adapterBytes"]).toBe(statSync(join(out, "adapter", "adapter_model.safetensors")).size);
+    expect(plan).toMatchObject({ steps: 12, tokens: 768, measured: true, problem: null });
+    expect(plan["secondsPerStep"]).toBeGreaterThan(0);
+  });
+
+  it("refuses what the run would", async () => {
+    const outcome = await lorikeet([...small, "--targets", "c_attn", "--dry-run"]);
+    expect([outcome.code, outcome.stdout, lines(outcome).at(-1)]).toEqual([1, "", expect.stringMatching(/no module matches/)]);
   });
 });
 

@@ -158,6 +158,7 @@ const functions: Readonly<Record<string, readonly [option: string, place: number
   PairModel: ["pooling", 1],
   pairDataset: ["maxLength", 2],
   evaluate: ["batchSize", 2],
+  compareMethods: ["evaluationTokens", 3],
   finetune: ["learningRate", 2],
   finetuning: ["warmupSteps", 2],
   generate: ["temperature", 2],
