@@ -58,6 +58,33 @@ export function split(x: Tensor, sizes: number | readonly number[], axis = 0): T
   });
 }
 
+/** The slices along `axis`, without it. */
+export function unbind(x: Tensor, axis = 0): Tensor[] {
+  const at = normalizeAxis("unbind", axis, x.rank);
+  const shape = x.shape.filter((_, i) => i !== at);
+  return Array.from({ length: x.shape[at] as number }, (_, i) => reshape(sliceAxis(x, at, i, i + 1), shape));
+}
+
+/** The coordinates of all points of a grid whose lines stand at these vectors: one tensor for each, of an axis for each. */
+export function meshgrid(vectors: readonly Tensor[], options: { readonly indexing?: "ij" | "xy" } = {}): Tensor[] {
+  const { indexing = "ij" } = checkOptions("meshgrid", options, { indexing: ["ij", "xy"] });
+  for (const x of vectors)
+    if (x.rank !== 1)
+      throw new ShapeError(`takes vectors, got ${wordShape(x.shape)}.`, { operation: "meshgrid", expected: 1, got: x.shape });
+  // "xy" counts columns before rows
+  const axes = vectors.map((_, i) => (indexing === "xy" && i < 2 && vectors.length > 1 ? 1 - i : i));
+  const shape = axes.map((axis) => (vectors[axis] as Tensor).shape[0] as number);
+  return vectors.map((x, i) =>
+    expand(
+      reshape(
+        x,
+        shape.map((_, axis) => (axis === axes[i] ? -1 : 1)),
+      ),
+      shape,
+    ),
+  );
+}
+
 /** At most `chunks` equal parts along `axis`, the last one smaller where the size does not divide. */
 export function chunk(x: Tensor, chunks: number, axis = 0): Tensor[] {
   if (!(Number.isInteger(chunks) && chunks > 0))

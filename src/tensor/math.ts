@@ -16,6 +16,7 @@ import {
   less,
   log,
   max,
+  mod,
   mul,
   neg,
   or,
@@ -62,7 +63,11 @@ export function scalarLike(x: Tensor, value: number): Tensor {
 }
 
 /** A function of one floating-point tensor with a derivative dy/dx given by hand. */
-function real(name: string, forward: (x: Tensor) => Tensor, derivative: (x: Tensor, y: Tensor) => Tensor): (x: Tensor) => Tensor {
+export function real(
+  name: string,
+  forward: (x: Tensor) => Tensor,
+  derivative: (x: Tensor, y: Tensor) => Tensor,
+): (x: Tensor) => Tensor {
   const f = withVjp(forward, (g, y, x) => [mul(g, derivative(x!, y))]);
   return (x) => {
     requireTensors(name, { x });
@@ -353,4 +358,53 @@ function product(x: Tensor, n: number): Tensor {
   const half = product(x, Math.floor(n / 2));
   const even = mul(half, half);
   return n % 2 === 0 ? even : mul(even, x);
+}
+
+/** What division towards zero leaves: x − trunc(x/y)·y, with the sign of x. */
+export function fmod(x: Tensor, y: Tensor): Tensor {
+  const unsigned = (z: Tensor) => z.dtype === "bool" || z.dtype === "uint8";
+  const side = (z: Tensor) =>
+    unsigned(z) ? constant(1, [], z.dtype) : where(less(z, number(z, 0)), number(z, -1), number(z, 1));
+  return mul(side(x), mod(mul(side(x), x), mul(side(y), y)));
+}
+
+/** x with these in place of NaN (0) and of ±∞ (the largest numbers of the dtype); the gradient passes where x was finite. */
+export function nanToNum(
+  x: Tensor,
+  options: { readonly nan?: number; readonly posInf?: number; readonly negInf?: number } = {},
+): Tensor {
+  const known = checkOptions("nanToNum", options, { nan: "a number", posInf: "a number", negInf: "a number" });
+  if (!isFloat(x.dtype)) return x;
+  const largest =
+    { float16: 65504, bfloat16: 2 ** 127 * (2 - 2 ** -7), float64: Number.MAX_VALUE }[x.dtype as string] ??
+    2 ** 127 * (2 - 2 ** -23);
+  const { nan = 0, posInf = largest, negInf = -largest } = known;
+  const infinite = where(less(x, number(x, 0)), number(x, negInf), number(x, posInf));
+  return where(isInfinite(x), infinite, where(isNan(x), number(x, nan), x));
+}
+
+/** How close is close. */
+export interface CloseOptions {
+  readonly rtol?: number;
+  readonly atol?: number;
+  readonly equalNan?: boolean;
+}
+
+/** True where |x − y| ≤ atol + rtol·|y| (1e-8, 1e-5), or both are the same infinity, or with `equalNan` both are NaN. */
+export function isClose(x: Tensor, y: Tensor, options: CloseOptions = {}): Tensor {
+  const {
+    rtol = 1e-5,
+    atol = 1e-8,
+    equalNan = false,
+  } = checkOptions("isClose", options, {
+    rtol: "a number from 0",
+    atol: "a number from 0",
+    equalNan: "true or false",
+  });
+  const wide = promote(x.dtype, y.dtype);
+  const dtype = isFloat(wide) ? wide : "float32";
+  const [a, b] = [cast(x, dtype), cast(y, dtype)];
+  const near = lessEqual(abs(sub(a, b)), add(number(b, atol), mul(number(b, rtol), abs(b))));
+  const close = or(equal(a, b), and(near, logicalNot(isInfinite(b))));
+  return equalNan ? or(close, and(isNan(a), isNan(b))) : close;
 }

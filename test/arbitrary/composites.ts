@@ -21,6 +21,7 @@ import * as recurrent from "../../src/nn/recurrent.ts";
 import * as rotaries from "../../src/nn/rotary.ts";
 import * as transposedConvolution from "../../src/nn/transposed-convolution.ts";
 import * as rotation from "../../src/peft/rotation.ts";
+import * as angle from "../../src/tensor/angle.ts";
 import * as arrange from "../../src/tensor/arrange.ts";
 import * as convolution from "../../src/tensor/convolution.ts";
 import * as curve from "../../src/tensor/curve.ts";
@@ -34,7 +35,22 @@ import * as windows from "../../src/tensor/window.ts";
 import { type Apply, alongAxis, type Composite, fold, labels, one, same, sample, sides, wide } from "./composite.ts";
 import { layers, nnComposites } from "./layer-composites.ts";
 
+const angleComposites = {
+  atan: one((x) => angle.atan(x!), [-0.6, 0.6], [0.7, 2.3], [2.5, 9]),
+  asin: one((x) => angle.asin(x!), [-0.5, 0.5], [0.6, 0.9]),
+  acos: one((x) => angle.acos(x!), [-0.9, 0.3], [0.5, 0.9]),
+  atan2: same(2, (y, x) => angle.atan2(y!, x!), [0.1, 2], [-2, -0.1]),
+  hypot: same(2, (x, y) => angle.hypot(x!, y!), [0.1, 1], [-3, -1.1]),
+  sinh: one((x) => angle.sinh(x!), [-0.9, 0.9], [1.1, 4]),
+  cosh: one((x) => angle.cosh(x!), [-3, 3]),
+  asinh: one((x) => angle.asinh(x!), ...sides),
+  acosh: one((x) => angle.acosh(x!), [1.1, 5]),
+  atanh: one((x) => angle.atanh(x!), [-0.8, -0.1], [0.1, 0.8]),
+} satisfies Record<string, Composite>;
+
 const mathComposites = {
+  fmod: same(2, (x, y) => math.fmod(x!, y!), [-0.9, -0.1], [1.1, 2]),
+  nanToNum: one((x) => math.nanToNum(x!)),
   maximum: same(2, (x, y) => math.maximum(x!, y!), [-2, -0.1], [0.1, 2]),
   minimum: same(2, (x, y) => math.minimum(x!, y!), [-2, -0.1], [0.1, 2]),
   sign: one((x) => math.sign(x!), ...sides),
@@ -116,6 +132,11 @@ const runningComposites = {
 const two = (draw: Draw): number[] => [...draw.shape(1), draw.integer(2, 4), draw.integer(2, 4)];
 
 const arrangeComposites = {
+  unbind: (draw) => [sample([[2, draw.integer(1, 4), 3]], (x) => arrange.unbind(x!, 1)[0]!)],
+  meshgrid: (draw) =>
+    (["ij", "xy"] as const).map((indexing) =>
+      sample([[draw.integer(1, 3)], [2]], (x, y) => arrange.meshgrid([x!, y!], { indexing })[1]!),
+    ),
   concatenate: (draw) => {
     const [first, second, rest] = [draw.integer(1, 3), draw.integer(1, 3), draw.integer(1, 3)];
     return [
@@ -397,6 +418,7 @@ export const composites = (device: Device): Record<string, Composite> => ({
   ...mathComposites,
   ...statisticsComposites,
   ...runningComposites,
+  ...angleComposites,
   ...arrangeComposites,
   ...convolutionComposites,
   ...curveComposites,
@@ -415,6 +437,7 @@ export const composites = (device: Device): Record<string, Composite> => ({
 
 /** Modules whose exported functions have to be composites. */
 export const modules = {
+  angle,
   math,
   statistics,
   running,
@@ -463,6 +486,8 @@ export const exempt: Readonly<Record<string, string>> = {
   isNaN: boolean,
   isFinite: boolean,
   isInfinite: boolean,
+  isClose: boolean,
+  real: "makes a function",
   any: boolean,
   all: boolean,
   triangle: boolean,

@@ -2,9 +2,11 @@
 import * as bitwise from "../../graph/elementwise.ts";
 import { stopGradient as plainStopGradient } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import * as angle from "../angle.ts";
 import type { TensorLike } from "../create.ts";
 import { dispatched, ofOne, ofPair, ofTriple, ofTwo } from "../dispatch.ts";
 import * as math from "../math.ts";
+import { all } from "../statistics.ts";
 
 /**
  * x + y, broadcast; a number beside a tensor takes its dtype.
@@ -31,6 +33,12 @@ export const div = ofTwo("div", math.div);
  * mod([5, -5], 3)   // [2 1] float32 [2]
  */
 export const mod = ofTwo("mod", math.mod);
+/**
+ * x − trunc(x/y)·y: what is left after division towards zero, with the sign of x, as in C.
+ * @example
+ * fmod([5, -5], 3)   // [ 2 -2] float32 [2]
+ */
+export const fmod = ofTwo("fmod", math.fmod);
 /** The larger of x and y at every element; NaN if either is. Equal ones share the gradient. */
 export const maximum = ofTwo("maximum", math.maximum);
 /** The smaller of x and y at every element; NaN if either is. Equal ones share the gradient. */
@@ -111,6 +119,34 @@ export const sin = ofOne("sin", math.sin);
 export const cos = ofOne("cos", math.cos);
 /** sin x / cos x. */
 export const tan = ofOne("tan", math.tan);
+/** The angle whose tangent is x, in (−π/2, π/2). */
+export const atan = ofOne("atan", angle.atan);
+/** The angle whose sine is x, in [−π/2, π/2]; NaN outside of [−1, 1]. */
+export const asin = ofOne("asin", angle.asin);
+/** The angle whose cosine is x, in [0, π]; NaN outside of [−1, 1]. */
+export const acos = ofOne("acos", angle.acos);
+/**
+ * The angle of the point (x, y), in [−π, π]; −0 counts as 0, and the gradient is 0 where both are.
+ * @example
+ * atan2([1, 1, 0], [1, -1, -1])   // [0.7854 2.3562 3.1416] float32 [3]
+ */
+export const atan2 = ofTwo("atan2", angle.atan2);
+/**
+ * √(x² + y²), where the squares alone would be too large or too small, too; gradient 0 where both are 0.
+ * @example
+ * hypot(3, [4])   // [5] float32 [1]
+ */
+export const hypot = ofTwo("hypot", angle.hypot);
+/** (eˣ − e⁻ˣ)/2. */
+export const sinh = ofOne("sinh", angle.sinh);
+/** (eˣ + e⁻ˣ)/2. */
+export const cosh = ofOne("cosh", angle.cosh);
+/** The number whose sinh is x. */
+export const asinh = ofOne("asinh", angle.asinh);
+/** The number from 0 whose cosh is x; NaN below 1. */
+export const acosh = ofOne("acosh", angle.acosh);
+/** The number whose tanh is x; ±∞ at ±1, NaN outside. */
+export const atanh = ofOne("atanh", angle.atanh);
 /** tanh x. */
 export const tanh = ofOne("tanh", math.tanh);
 /** The error function (2/√π)·∫₀ˣ e^(−t²) dt. */
@@ -158,6 +194,24 @@ export const elu = ofOne("elu", math.elu, 1);
 export const clamp = ofOne("clamp", math.clamp, 1);
 /** Where x is not a number, as bool. */
 export const isNan = ofOne("isNan", math.isNan);
+/**
+ * x with these in place of NaN (`nan`, 0) and of ±∞ (`posInf`, `negInf`, the largest numbers of the dtype).
+ * @example
+ * nanToNum([1, Number.NaN, Infinity], { posInf: 9 })   // [1 0 9] float32 [3]
+ */
+export const nanToNum = ofOne("nanToNum", math.nanToNum, 1);
+/**
+ * Where |x − y| ≤ atol + rtol·|y| (1e-8 and 1e-5), or both are the same infinity, or with `equalNan` both are NaN, as bool.
+ * @example
+ * isClose([1, 2], [1.000001, 2.1])   // [ true false] bool [2]
+ */
+export const isClose = ofPair("isClose", math.isClose, 1);
+/** Whether all of them are, as one bool. */
+export const allClose = ofPair(
+  "allClose",
+  (x: Tensor, y: Tensor, options?: math.CloseOptions) => all(math.isClose(x, y, options)),
+  1,
+);
 /** Where x is +∞ or −∞, as bool. */
 export const isInfinite = ofOne("isInfinite", math.isInfinite);
 /**

@@ -54,6 +54,21 @@ export const repeatInterleave = ofOne("repeatInterleave", arrange.repeatInterlea
  * split([1, 2, 3], 2)[1]   // [3] float32 [1]
  */
 export const split = ofOne("split", arrange.split, 2);
+/**
+ * The slices along `axis` (the first by default), without it.
+ * @example
+ * unbind([[1, 2], [3, 4]])[1]   // [3 4] float32 [2]
+ */
+export const unbind = ofOne("unbind", arrange.unbind, 1);
+/**
+ * The coordinates of all points of a grid whose lines stand at these vectors: one tensor for each, with an axis for each. `indexing` "xy"
+ * counts columns before rows, "ij" (the default) does not.
+ * @example
+ * meshgrid([[1, 2], [3, 4, 5]])[0]
+ * // [[1 1 1]
+ * //  [2 2 2]] float32 [2, 3]
+ */
+export const meshgrid = ofList("meshgrid", arrange.meshgrid, 1);
 /** At most `chunks` equal parts along `axis`, the last one smaller where the size does not divide. */
 export const chunk = ofOne("chunk", arrange.chunk, 2);
 /** Elements [i, i + offset] of two axes (the first two by default), as a new last axis. */
