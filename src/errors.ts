@@ -104,7 +104,6 @@ const from = (least: number, value: unknown) => Number.isFinite(value) && (value
 
 /** What arguments and options must be, in the words of messages. */
 const kinds = {
-  "a text": (value) => typeof value === "string",
   "a string": (value) => typeof value === "string",
   "true or false": (value) => typeof value === "boolean",
   "a number": (value) => typeof value === "number" && !Number.isNaN(value),

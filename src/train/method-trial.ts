@@ -19,14 +19,14 @@ import type { RunOptions } from "./trainer.ts";
 import type { TrainableModel, TrainingData } from "./training-data.ts";
 
 const operation = "compareMethods";
-const methodRules: Rules<ComparedMethod> = { name: "a text", config: null, learningRate: "a number above 0" };
+const methodRules: Rules<ComparedMethod> = { name: "a string", config: null, learningRate: "a number above 0" };
 
 /** A name as the config that it stands for. @throws {ConfigError} for what is neither a method's name nor an entry */
 export function entryOf(method: MethodName | ComparedMethod, model: Module, steps: number): ComparedMethod {
   if (typeof method !== "string") {
     checkOptions(operation, method, methodRules);
     const { name, config } = method;
-    requireKind(operation, "a text", { name });
+    requireKind(operation, "a string", { name });
     if (typeof config !== "function") requireKind(operation, "an object", { config });
     return method;
   }

@@ -97,7 +97,7 @@ export const measures: Measure = { energy: 0.99, intruders: false, topK: 10, thr
 export function inspectAdapter(model: Module, options: InspectOptions = {}): AdapterInspection {
   const operation = "inspectAdapter";
   const { adapter: name = defaultAdapterName, ...given } = checkOptions(operation, options, {
-    adapter: "a text",
+    adapter: "a string",
     energy: "a number above 0 up to 1",
     intruders: "true or false",
     topK: "a whole number from 1",
