@@ -497,6 +497,8 @@ export const exempt: Readonly<Record<string, string>> = {
   searchSorted: whole,
   oneHot: whole,
   positionsAlong: whole,
+  asInteger: whole,
+  toFloat: "leaves floats alone, and others have no derivative",
   scalarLike: "makes a constant",
   identity: "makes a constant",
   angles: "makes a constant",
