@@ -1,5 +1,5 @@
 /** T5, mT5 and umT5 with output layers for classes and answers, and their encoders alone, which embeddings of texts are made with. */
-import { checkOptions } from "../errors.ts";
+import { checkOptions, requireKind } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Initializer, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
@@ -123,8 +123,10 @@ export class T5ForQuestionAnswering extends Module implements QuestionAnswerer, 
     return t5Reader(this, this.config);
   }
 
-  forward({ startPositions, endPositions, ...inputs }: QuestionInputs): QuestionOutput {
-    const { lastHiddenState, hiddenStates } = this.backbone.forward(inputs);
+  forward(inputs: QuestionInputs): QuestionOutput {
+    requireKind(this.constructor.name, "an object", { inputs });
+    const { startPositions, endPositions, ...read } = inputs;
+    const { lastHiddenState, hiddenStates } = this.backbone.forward(read);
     const positions = { ...(startPositions && { startPositions }), ...(endPositions && { endPositions }) };
     return questionOutput(this.qa_outputs.forward(lastHiddenState), positions, hiddenStates);
   }
