@@ -96,6 +96,17 @@ export function under<T>(operation: string, body: () => T, parts?: readonly stri
   }
 }
 
+/** What a check throws where it refuses, or `null` where it does not. */
+export function refusalOf(check: () => void): ConfigError | null {
+  try {
+    check();
+    return null;
+  } catch (error) {
+    if (error instanceof ConfigError) return error;
+    throw error;
+  }
+}
+
 /** An object that is no list. */
 export const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);

@@ -1,5 +1,4 @@
 /** `lorikeet inspect`: what an adapter has learned, how much of its rank it uses, and how it differs from another one. */
-import process from "node:process";
 import type { Command } from "commander";
 import { LorikeetError } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
@@ -11,7 +10,7 @@ import { loadModel } from "../train/load-model.ts";
 import { baseOf, putOn } from "./model-option.ts";
 import { path, share } from "./option.ts";
 import { words } from "./quantity.ts";
-import { progress, say } from "./terminal.ts";
+import { print, progress, say } from "./terminal.ts";
 
 interface InspectOptions {
   readonly model?: string;
@@ -41,7 +40,9 @@ export function addInspect(program: Command): void {
       const summary = summaryOf(folders[0] as AdapterFolder, first);
       if (second) {
         const comparison = compared(operation, first, second);
-        print(options.json ? [json({ ...summary, ...comparison })] : [lineOf(summary), "", ...comparisonLines(comparison)]);
+        await printLines(
+          options.json ? [json({ ...summary, ...comparison })] : [lineOf(summary), "", ...comparisonLines(comparison)],
+        );
         return;
       }
       const tell = progress("inspected", first.length);
@@ -51,11 +52,13 @@ export function addInspect(program: Command): void {
         return found;
       });
       modules.sort((a, b) => (b.relativeNorm ?? b.norm ?? -1) - (a.relativeNorm ?? a.norm ?? -1));
-      print(options.json ? [json({ ...summary, modules })] : [lineOf(summary), "", ...tableOf(modules, options.energy)]);
+      await printLines(
+        options.json ? [json({ ...summary, modules })] : [lineOf(summary), "", ...tableOf(modules, options.energy)],
+      );
     });
 }
 
-const print = (lines: readonly string[]): void => void process.stdout.write(`${lines.join("\n")}\n`);
+const printLines = (lines: readonly string[]): Promise<boolean> => print(`${lines.join("\n")}\n`);
 const json = (value: object): string => JSON.stringify(value, null, 1);
 
 /** The parts of adapters on their model; `null` when nobody has said which and the one that they name is not at hand. */

@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { ConfigError } from "../errors.ts";
 import { readJson, wordFolder } from "../formats/folder.ts";
-import { openSource } from "../formats/model-source.ts";
+import { type OpenSource, openSource } from "../formats/model-source.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import { type Task, taskOf } from "../models/task.ts";
 import type { Module } from "../nn/module.ts";
@@ -52,19 +52,28 @@ export async function openModel(
 ): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
   const name = model ?? (adapter.length > 0 ? await baseOf(adapter) : tinyModel);
   say(`Reading ${shown(name)} ...`);
-  const own = await taskIn(name);
+  const source = await openSource(name, "loadModel");
+  const own = await taskIn(name, source);
   const task = tasks.find((each) => each === own) ?? "CausalLM";
-  const keep = { ...(quantise && { quantise: { type: quantise } }), ...(dtype && { dtype }) };
-  return { name, loaded: (await loadModel(name, { task, ...keep })) as LoadedModel<CausalLM> };
+  const { folder, file } = source;
+  const keep = {
+    ...(file !== undefined && { file }),
+    ...(quantise && { quantise: { type: quantise } }),
+    ...(dtype && { dtype }),
+  };
+  return { name, loaded: (await loadModel(folder, { task, ...keep })) as LoadedModel<CausalLM> };
 }
 
 /** What the files of a model say it is for. */
-async function taskIn(model: string): Promise<Task | undefined> {
-  const { folder, file } = await openSource(model, "loadModel");
+async function taskIn(model: string, { folder, file }: OpenSource): Promise<Task | undefined> {
   if (!folder.files.has("config.json")) {
     if (!folder.files.has("adapter_config.json")) return undefined;
     const hint = "Give it as the adapter.";
-    throw new ConfigError(`${wordFolder(folder)} is an adapter, not a model.`, { operation: "loadModel", got: model, hint });
+    throw new ConfigError(`${wordFolder(folder)} is an adapter, not a model.`, {
+      operation: "loadModel",
+      got: model,
+      hint,
+    });
   }
   if (file?.endsWith(".gguf")) return undefined;
   const [first]: unknown[] = [(await readConfig(folder))["architectures"]].flat();

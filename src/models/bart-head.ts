@@ -1,5 +1,4 @@
 /** BART and mBART with output layers for classes and answers. */
-
 import { normal } from "../nn/init.ts";
 import type { Module } from "../nn/module.ts";
 import { bartModel, bartPath, bartRead, bartShift, bartSizes } from "./bart.ts";

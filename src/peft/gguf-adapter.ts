@@ -5,7 +5,7 @@
  * @see https://github.com/ggml-org/llama.cpp/blob/master/convert_lora_to_gguf.py
  */
 import { download } from "../compile/program.ts";
-import { ConfigError, checkOptions, under, wordJson } from "../errors.ts";
+import { ConfigError, checkOptions, refusalOf, under, wordJson } from "../errors.ts";
 import { writeFileAtomically } from "../formats/atomic-file.ts";
 import { type GgufPlaces, ggufPlaces } from "../formats/gguf-model.ts";
 import { encodeGguf, type GgufEntry, type GgufTensorToWrite } from "../formats/gguf-writer.ts";
@@ -89,15 +89,8 @@ export async function encodeGgufAdapter(model: Module, options: GgufAdapterOptio
 }
 
 /** Why the adapter cannot be in a GGUF file, or `null` where it can. */
-export function ggufRefusal(model: Module, name = defaultAdapterName): ConfigError | null {
-  try {
-    placesOf(model, getAdapter(model, name, "encodeGgufAdapter"), "encodeGgufAdapter");
-    return null;
-  } catch (error) {
-    if (error instanceof ConfigError) return error;
-    throw error;
-  }
-}
+export const ggufRefusal = (model: Module, name = defaultAdapterName): ConfigError | null =>
+  refusalOf(() => placesOf(model, getAdapter(model, name, "encodeGgufAdapter"), "encodeGgufAdapter"));
 
 interface Matrix {
   readonly rows: number;

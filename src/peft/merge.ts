@@ -1,6 +1,6 @@
 /** Writing adapters into the weights, and taking them out again without a trace. */
 import { downloadSync, realize } from "../compile/program.ts";
-import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";
+import { ConfigError, checkOptions, type Rules, refusalOf, requireKind, under } from "../errors.ts";
 import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import { cast, sub } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
@@ -186,15 +186,8 @@ function refuseAll(model: Module, names: readonly string[] | undefined, keep: bo
 }
 
 /** Why the adapters (the active ones when no names are given) cannot be merged; `null` when they can. */
-export function mergeRefusal(model: Module, names?: readonly string[]): ConfigError | null {
-  try {
-    refuseAll(model, names, true);
-    return null;
-  } catch (error) {
-    if (error instanceof ConfigError) return error;
-    throw error;
-  }
-}
+export const mergeRefusal = (model: Module, names?: readonly string[]): ConfigError | null =>
+  refusalOf(() => refuseAll(model, names, true));
 
 /** @throws {ConfigError} for an adapter that is no change of the weight, or that could not be subtracted again */
 function refuseUnmergeable(model: Module, layer: AdapterLayer, names: readonly string[], keep: boolean): void {
