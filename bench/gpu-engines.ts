@@ -12,6 +12,20 @@ export const gpuWorks: readonly Work[] = [
   ...among("matmul", "matmul-skinny", "softmax").map((work) => ({ ...work, isOnce: false })),
 ];
 
+/** What a card of one's own has time for: larger steps, too, in which it waits for products and not for launches. */
+export const nodeWorks: readonly Work[] = among(
+  "lora-step",
+  "lora-step-4x-width",
+  "lora-step-4x-tokens",
+  "matmul",
+  "matmul-skinny",
+  "matmul-transposed",
+  "elementwise",
+  "softmax",
+  "norm",
+  "attention",
+).map((work) => ({ ...work, isLong: false, isOnce: false }));
+
 type Api = NonNullable<Engine["api"]>;
 
 const lorikeet = (mode: string, more: Partial<Engine>): Engine => ({
@@ -43,6 +57,14 @@ export const gpuEngines: readonly Engine[] = [
   lorikeet("headlessgl", { isSlow: true, inNode: true }),
   lorikeet("webasm", { isSlow: true }),
   lorikeet("cpu", { isSlow: true }),
+];
+
+/** What computes with WebGPU in a process of Node, by way of Dawn, and PyTorch on the same card where it is an NVIDIA one. */
+export const nodeEngines: readonly Engine[] = [
+  ...gpuEngines
+    .filter(({ api }) => api === "webgpu")
+    .map((engine) => ({ ...engine, script: [...engine.script, "dawn=1"], inNode: true })),
+  { name: "PyTorch CUDA", kind: "pytorch", threads: 1, script: ["pytorch.py", "device=cuda"], api: "webgpu", inNode: true },
 ];
 
 /** Engines that compute with the same interface take turns in one piece of work: a ratio between them is one of the same minutes. */
@@ -82,7 +104,12 @@ export function startersOf({ work, engines }: Heat, entries: readonly Entry[]): 
 }
 
 /** Times as fast as the fastest peer on the same interface, by lorikeet's mode; above 1 means that lorikeet is faster. */
-export type GpuRatios = Readonly<Record<string, { readonly ratio: number; readonly against: string }>>;
+export type GpuRatios = Readonly<
+  Record<
+    string,
+    { readonly ratio: number; readonly against: string /** Against PyTorch on the same card. */; readonly vsTorch?: number }
+  >
+>;
 
 /** @param entries of one case */
 export function gpuRatiosOf(entries: readonly Entry[], engines: readonly Engine[]): GpuRatios {
@@ -90,12 +117,19 @@ export function gpuRatiosOf(entries: readonly Entry[], engines: readonly Engine[
     const engine = engines.find(({ name }) => name === entry.engine);
     return engine && entry.ms !== null ? [{ engine, ms: entry.ms }] : [];
   });
-  const ratios: Record<string, { ratio: number; against: string }> = {};
+  const ratios: Record<string, GpuRatios[string]> = {};
   for (const { engine, ms } of timed) {
     if (engine.kind !== "lorikeet" || !engine.api) continue;
-    const rivals = timed.filter((one) => one.engine.kind !== "lorikeet" && one.engine.api === engine.api);
-    const [best] = rivals.sort((a, b) => a.ms - b.ms);
-    if (best) ratios[engine.name.split(" ")[1]!] = { ratio: Number((best.ms / ms).toPrecision(3)), against: best.engine.name };
+    const of = (kind: Engine["kind"]) =>
+      timed.filter((one) => one.engine.kind === kind && one.engine.api === engine.api).sort((a, b) => a.ms - b.ms)[0];
+    const [best, torch] = [of("javascript"), of("pytorch")];
+    const ratio = (theirs: number) => Number((theirs / ms).toPrecision(3));
+    if (best)
+      ratios[engine.name.split(" ")[1]!] = {
+        ratio: ratio(best.ms),
+        against: best.engine.name,
+        ...(torch && { vsTorch: ratio(torch.ms) }),
+      };
   }
   return ratios;
 }

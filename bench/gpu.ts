@@ -3,7 +3,9 @@
  * waited for; only right answers count; the engines of an interface take turns, those of WebGPU and WebGL 2 first. Slow modes have one turn;
  * a peer that does not finish the small step, or takes twice as long for it as another, has no part in the whole one. headlessgl is run by
  * Node. Leaves gpu.json, and a page with charts, in bench/results.
- * Run: `npm run bench -- gpu [--hardware] [--processor-time] [--quick] [--only WORK,…] [--case START]
+ * With --node no browser has a part: a process of Node each for those of WebGPU, by way of Dawn, on the machine's graphics card, and beside
+ * them PyTorch on CUDA where Python has it. Leaves gpu-node.json and its page.
+ * Run: `npm run bench -- gpu [--hardware | --node] [--processor-time] [--quick] [--only WORK,…] [--case START]
  * [--engines NAME,…] [--rounds N] [--seconds S] [--budget S] [--minutes M]`
  */
 import {
@@ -15,27 +17,33 @@ import {
   processOutput,
   takeTurns,
 } from "./comparison.ts";
-import { type GpuRatios, gpuEngines, gpuRatiosOf, gpuWorks, heatsOf, startersOf } from "./gpu-engines.ts";
-import { openPages } from "./gpu-pages.ts";
-import { commandOf, type Engine, installPeers, paceOf } from "./peer-engines.ts";
+import { type GpuRatios, gpuEngines, gpuRatiosOf, gpuWorks, heatsOf, nodeEngines, nodeWorks, startersOf } from "./gpu-engines.ts";
+import { adapterOfNode } from "./gpu-node.ts";
+import { commandOf, type Engine, findPython, installPeers, paceOf } from "./peer-engines.ts";
 import { comparisonPage } from "./peer-page.ts";
 import { cases, type Entry, tableOf } from "./peer-results.ts";
 
 export interface GpuOptions extends ComparisonOptions {
   /** On the machine's graphics card; the browser's software adapters without it. */
   readonly hardware: boolean;
+  /** In processes of Node, by way of Dawn, and not in a browser. */
+  readonly node: boolean;
   /** Times are what the browser's processes compute (Linux), not what passes: for software adapters on a machine with other work. */
   readonly processorTime: boolean;
 }
 
 /** @throws {Error} for an option or a name that there is not */
 export function gpuOptions(args: readonly string[]): GpuOptions {
-  const own = ["--hardware", "--processor-time"];
+  const own = ["--hardware", "--node", "--processor-time"];
   const others = args.filter((argument) => !own.includes(argument));
-  const field = { works: gpuWorks, engines: gpuEngines, extras: [] };
+  const node = args.includes("--node");
+  if (node && args.includes("--processor-time"))
+    throw new Error("bench: --processor-time is of a browser's processes: not with --node");
+  const field = { works: node ? nodeWorks : gpuWorks, engines: node ? nodeEngines : gpuEngines, extras: [] };
   return {
     ...comparisonOptions(others, { ...field, rounds: [2, 1], seconds: [3, 2], budget: [90, 60], minutes: [15, 5] }),
     hardware: args.includes("--hardware"),
+    node,
     processorTime: args.includes("--processor-time"),
   };
 }
@@ -44,21 +52,23 @@ const apiNames = { webgpu: "WebGPU", webgl2: "WebGL 2", webgl: "WebGL 1", proces
 
 const worded = (ratios: Readonly<Record<string, GpuRatios>>): [string, string][] =>
   Object.entries(ratios).flatMap(([title, modes]) =>
-    Object.entries(modes).map(([mode, { ratio, against }]): [string, string] => [
+    Object.entries(modes).map(([mode, { ratio, against, vsTorch }]): [string, string] => [
       `${title}, ${mode}`,
-      `${ratio.toFixed(2)} times as fast as ${against}`,
+      `${ratio.toFixed(2)} times as fast as ${against}${vsTorch === undefined ? "" : `, ${vsTorch.toFixed(2)} as PyTorch`}`,
     ]),
   );
 
 export async function gpu(args: readonly string[]): Promise<Record<string, unknown>> {
-  const { works, engines, case: start, rounds, seconds, budget, minutes, hardware, processorTime } = gpuOptions(args);
+  const { works, engines, case: start, rounds, seconds, budget, minutes, hardware, node, processorTime } = gpuOptions(args);
   const begun = performance.now();
   const end = begun + minutes * 60_000;
   const say = (text: string) => console.log(text);
   const folder = installPeers((text) => process.stderr.write(`${text}\n`));
   const { machine, load } = describeMachine(say);
-  await using pages = await openPages(engines, folder, hardware);
-  say(Object.entries(pages.about).map(([name, text]) => `${name}: ${text}`).join("; ")); // biome-ignore format: one sentence
+  await using pages = node ? null : await (await import("./gpu-pages.ts")).openPages(engines, folder, hardware);
+  const about = pages?.about ?? (await adapterOfNode(folder));
+  const python = node ? findPython() : undefined;
+  say(Object.entries(about).map(([name, text]) => `${name}: ${text}`).join("; ")); // biome-ignore format: one sentence
   const clock = processorTime ? ["clock=processor"] : [];
   const only = start ? [`case=${start}`] : [];
   const entries: Entry[] = [];
@@ -71,9 +81,10 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
         inNode,
       } = engine;
       const pace = [...paceOf(isSlow, seconds), ...(isSlow ? [] : ["least=2"])];
+      if (engine.kind === "pytorch" && !python) return Promise.resolve({ text: "", note: "there is no Python with PyTorch" });
       return inNode
-        ? processOutput(...commandOf(engine, work, { seconds, case: start, python: undefined, flags: [] }), folder, limit)
-        : pages.run(file!, [work.name, ...words, ...clock, ...only, ...pace], limit);
+        ? processOutput(...commandOf(engine, work, { seconds, case: start, python, flags: [] }), folder, limit)
+        : pages!.run(file!, [work.name, ...words, ...clock, ...only, ...pace], limit);
     };
     const found = await takeTurns([work], startersOf(heat, entries), { rounds, budget }, outputOf, end);
     entries.push(...found);
@@ -93,14 +104,14 @@ export async function gpu(args: readonly string[]): Promise<Record<string, unkno
     load,
     versions: {
       ...packageVersions(folder, ["@jax-js/jax", "@tensorflow/tfjs", "@tensorflow/tfjs-backend-webgpu"]),
-      ...pages.about,
+      ...about,
     },
-    options: { rounds, seconds, hardware, processorTime },
+    options: { rounds, seconds, hardware, node, processorTime },
     minutes: Number(((performance.now() - begun) / 60_000).toFixed(1)),
     ratios,
     entries,
   };
-  keepResults("gpu", result, await comparisonPage(result, worded(ratios)), say);
+  keepResults(node ? "gpu-node" : "gpu", result, await comparisonPage(result, worded(ratios)), say);
   say(`It took ${result.minutes} minutes.`);
   const { entries: _, ...summary } = result;
   return { bench: "gpu", ...summary };

@@ -21,6 +21,16 @@ export async function load(name) {
   return createRequire(`${folder}/x.js`)(name);
 }
 
+// what pages have of their own: WebGPU, by way of Dawn
+if (words.includes("dawn=1")) {
+  const { create, globals } = await load("webgpu");
+  const gpu = create([]);
+  Object.assign(globalThis, globals);
+  // Node has had a navigator since 21
+  if (!globalThis.navigator) Object.defineProperty(globalThis, "navigator", { configurable: true, value: { userAgent: "Node" } });
+  Object.defineProperty(globalThis.navigator, "gpu", { configurable: true, value: gpu });
+}
+
 /** An entry point of lorikeet, such as "peft", as Node finds it in the package. */
 const inPackage = createRequire(new URL("../../package.json", import.meta.url));
 export const entry = (name) => import(pathToFileURL(inPackage.resolve(["lorikeet", name].filter(Boolean).join("/"))).href);

@@ -1,4 +1,5 @@
-"""PyTorch on the CPU, doing the work of workload.mjs. Run by peers.ts: python pytorch.py WORK threads=N [--write-expected]
+"""PyTorch on the CPU, or on a card with device=cuda, doing the work of workload.mjs. Run by peers.ts and gpu.ts: python pytorch.py WORK
+threads=N [device=cuda] [--write-expected]
 
 `--write-expected` (one thread) writes expected-growth.json: the first losses of the step and of its larger forms.
 """
@@ -21,6 +22,8 @@ options = dict(word.split("=", 1) for word in words if "=" in word)
 work = words[0] if words and "=" not in words[0] else "lora-step"
 seconds = float(options.get("seconds", 10))
 torch.set_num_threads(int(options.get("threads", 1)))
+device = torch.device(options.get("device", "cpu"))
+torch.set_default_device(device)
 
 
 def read(path):
@@ -68,9 +71,13 @@ def uniform(name, n):
     return ((t ^ (t >> np.uint64(14))) & low).astype(np.float64) / 4294967296
 
 
+def given(array):
+    return torch.from_numpy(array).to(device)
+
+
 def tensor(name, shape, std=1.0):
     u = uniform(name, int(np.prod(shape)))
-    return torch.from_numpy(((2 * u - 1) * (math.sqrt(3) * std)).astype(np.float32).reshape(shape))
+    return given(((2 * u - 1) * (math.sqrt(3) * std)).astype(np.float32).reshape(shape))
 
 
 def rotated_half(x):
@@ -101,8 +108,8 @@ class Model:
         self.p = p
         i = np.arange(self.size) % (self.size // 2)
         angles = np.arange(512)[:, None] / m["ropeTheta"] ** (2 * i / self.size)
-        self.cos = torch.from_numpy(np.cos(angles).astype(np.float32))
-        self.sin = torch.from_numpy(np.sin(angles).astype(np.float32))
+        self.cos = given(np.cos(angles).astype(np.float32))
+        self.sin = given(np.sin(angles).astype(np.float32))
 
     def rms(self, x, weight):
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.m["rmsEps"]) * weight
@@ -137,7 +144,7 @@ class Model:
 
     def trainer(self):
         m, o = self.m, self.spec["optim"]
-        tokens = torch.from_numpy(np.floor(uniform("tokens", m["batch"] * (m["seq"] + 1)) * m["vocab"]).astype(np.int64)).view(m["batch"], -1)
+        tokens = given(np.floor(uniform("tokens", m["batch"] * (m["seq"] + 1)) * m["vocab"]).astype(np.int64)).view(m["batch"], -1)
         x, y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         trained = [p for name, p in self.p.items() if "lora" in name]
         optimizer = torch.optim.AdamW(trained, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"], weight_decay=o["weightDecay"])
@@ -155,7 +162,7 @@ class Model:
     def generate(self):
         g, m = self.spec["generate"], self.m
         tokens = np.floor(uniform("tokens", m["batch"] * (m["seq"] + 1)) * m["vocab"]).astype(np.int64)
-        ids = torch.from_numpy(tokens[: g["prompt"]]).view(1, -1)
+        ids = given(tokens[: g["prompt"]]).view(1, -1)
         cache, out = [()] * m["layers"], []
         for _ in range(g["newTokens"]):
             out.append(int(self.forward(ids, cache)[0, -1].argmax()))
@@ -188,7 +195,7 @@ def problems():
     attention = lambda q, k, v: F.scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
     ).transpose(1, 2)
-    ids = torch.from_numpy(np.floor(uniform("tokens", 512) * 2048).astype(np.int64))
+    ids = given(np.floor(uniform("tokens", 512) * 2048).astype(np.int64))
     return {
         "matmul": [product(f"{size}³", size, size, size) for size in (256, 512, 1024)],
         "matmul-transposed": [
@@ -219,7 +226,17 @@ def micro():
         begin = now()
         while now() - begin < 0.1:
             f(*inputs)
-        times = repeat(lambda: f(*inputs), seconds / len(every))
+        # as in workload.mjs: waiting for a card takes a time of its own, so as many are begun at once as make it small
+        together = 1 if device.type == "cpu" else 50
+
+        def run():
+            for _ in range(together):
+                f(*inputs)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        run()
+        times = [ms / together for ms in repeat(run, seconds / len(every))]
         say(case=name, **({"flops": flops} if flops else {}), elements=result.numel(), ms=float(np.median(times)), bestMs=min(times), runs=len(times), error=error)
 
 
@@ -270,7 +287,7 @@ def write_expected():
         losses[name] = [step() for _ in range(3)]
     # js-pytorch trains on the first 32 tokens of the first row only
     model, vocab = Model(spec_of("lora-step")), spec_of("lora-step")["model"]["vocab"]
-    tokens = torch.from_numpy(np.floor(uniform("tokens", model.m["batch"] * (model.m["seq"] + 1)) * vocab).astype(np.int64))
+    tokens = given(np.floor(uniform("tokens", model.m["batch"] * (model.m["seq"] + 1)) * vocab).astype(np.int64))
     with torch.no_grad():
         logits = model.forward(tokens[:32].view(1, -1))[0]
         losses["first-32-tokens"] = [F.cross_entropy(logits, tokens[1:33]).item()]

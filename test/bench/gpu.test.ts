@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { gpuOptions } from "../../bench/gpu.ts";
-import { gpuEngines, gpuRatiosOf, gpuWorks, heatsOf, startersOf } from "../../bench/gpu-engines.ts";
+import { gpuEngines, gpuRatiosOf, gpuWorks, heatsOf, nodeEngines, nodeWorks, startersOf } from "../../bench/gpu-engines.ts";
 import { benchFolder, paceOf } from "../../bench/peer-engines.ts";
 import type { Entry } from "../../bench/peer-results.ts";
 import { gpuModes } from "../../src/devices/gpu/backend.ts";
@@ -16,8 +16,16 @@ describe("options", () => {
       rounds: 2,
       minutes: 15,
       hardware: false,
+      node: false,
       processorTime: false,
     });
+  });
+
+  it("in Node take what computes with WebGPU, and PyTorch", () => {
+    const options = gpuOptions(["--node", "--only", "lora-step,norm"]);
+    expect(options.works.map(({ name }) => name)).toEqual(["lora-step", "norm"]);
+    expect(options.engines.map(({ name }) => name)).toEqual(["lorikeet webgpu", "tfjs webgpu", "jax-js webgpu", "PyTorch CUDA"]);
+    expect(gpuOptions(["--node"])).toMatchObject({ works: nodeWorks, engines: nodeEngines, node: true });
   });
 
   it("take what is named", () => {
@@ -51,6 +59,8 @@ describe("options", () => {
     [["--engines", "PyTorch"], /no engine is called "pytorch…"/],
     [["--seconds", "0"], /--seconds must be a number above 0/],
     [["--fast"], /--fast/],
+    [["--node", "--processor-time"], /--processor-time is of a browser's processes/],
+    [["--node", "--engines", "lorikeet webgl2"], /no engine is called "lorikeet webgl2…"/],
   ])("refuse %j", (args, message) => {
     expect(() => gpuOptions(args)).toThrow(message);
   });
@@ -61,7 +71,8 @@ describe("engines", () => {
     const names = gpuEngines.map(({ name }) => name);
     for (const mode of gpuModes) expect(names, mode).toContain(`lorikeet ${mode}`);
     expect(gpuEngines.filter(({ inNode }) => inNode).map(({ name }) => name)).toEqual(["lorikeet headlessgl"]);
-    for (const { script } of gpuEngines) expect(existsSync(join(benchFolder, "peers", script[0]!)), script[0]).toBe(true);
+    for (const { script } of [...gpuEngines, ...nodeEngines])
+      expect(existsSync(join(benchFolder, "peers", script[0]!)), script[0]).toBe(true);
   });
 
   it("do one step where they are slow", () => {
@@ -141,6 +152,11 @@ describe("ratios", () => {
       webgl2: { ratio: 0.5, against: "tfjs webgl2" },
       webgl: { ratio: 2, against: "tfjs webgl1" },
     });
+  });
+
+  it("in Node are against PyTorch, too, which is no peer of JavaScript", () => {
+    const timed = [entry("lorikeet webgpu", 10), entry("jax-js webgpu", 160), entry("PyTorch CUDA", 45)];
+    expect(gpuRatiosOf(timed, nodeEngines)).toEqual({ webgpu: { ratio: 16, against: "jax-js webgpu", vsTorch: 4.5 } });
   });
 
   it("leave out whose answer was wrong", () => {
