@@ -59,12 +59,22 @@ export const gpuEngines: readonly Engine[] = [
   lorikeet("cpu", { isSlow: true }),
 ];
 
+/** Steps of a few milliseconds: a card, and what its driver compiles in the background, take a second until they are at their best. */
+const manySteps = "steps=300";
+
 /** What computes with WebGPU in a process of Node, by way of Dawn, and PyTorch on the same card where it is an NVIDIA one. */
 export const nodeEngines: readonly Engine[] = [
   ...gpuEngines
     .filter(({ api }) => api === "webgpu")
-    .map((engine) => ({ ...engine, script: [...engine.script, "dawn=1"], inNode: true })),
-  { name: "PyTorch CUDA", kind: "pytorch", threads: 1, script: ["pytorch.py", "device=cuda"], api: "webgpu", inNode: true },
+    .map((engine) => ({ ...engine, script: [...engine.script, "dawn=1", manySteps], inNode: true })),
+  {
+    name: "PyTorch CUDA",
+    kind: "pytorch",
+    threads: 1,
+    script: ["pytorch.py", "device=cuda", manySteps],
+    api: "webgpu",
+    inNode: true,
+  },
 ];
 
 /** Engines that compute with the same interface take turns in one piece of work: a ratio between them is one of the same minutes. */

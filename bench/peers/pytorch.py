@@ -258,7 +258,7 @@ def train():
     step = Model(spec).trainer()
     losses, times = [], []
     begin = now()
-    while len(losses) < spec["train"]["steps"] and (len(losses) < int(options.get("least", 3)) or now() - begin < seconds):
+    while len(losses) < int(options.get("steps", spec["train"]["steps"])) and (len(losses) < int(options.get("least", 3)) or now() - begin < seconds):
         at = now()
         losses.append(step())
         times.append((now() - at) * 1e3)

@@ -320,13 +320,13 @@ export function warmUpOf(times, milliseconds) {
   return count;
 }
 
-/** Steps until the time is up; their losses are compared with PyTorch's. */
+/** Steps until the time is up, or so many were made (`steps=N`); their losses are compared with PyTorch's. */
 async function train(engine) {
   const { step, tokens = model.batch * model.seq, losses: right = reference.growth[work], planRatio } = await engine.trainer();
   const expected = right ?? reference.train.losses;
   const [losses, times, compilations] = [[], [], []];
   const least = Number(option("least", 3));
-  const most = work === "lora-step" ? spec.train.steps : 6 + 3;
+  const most = Number(option("steps", work === "lora-step" ? spec.train.steps : 6 + 3));
   const start = performance.now();
   while (losses.length < most && (losses.length < least || performance.now() - start < seconds * 1000)) {
     const from = await now();

@@ -131,13 +131,14 @@ export class Launches {
     else this.#flushLater();
   }
 
+  /** A program that awaits between small operations submits them together, too: not at the end of its turn, but when it waits for something. */
   #flushLater(): void {
     if (this.#willFlush) return;
     this.#willFlush = true;
-    queueMicrotask(() => {
+    setTimeout(() => {
       this.#willFlush = false;
       this.#flush();
-    });
+    }, 0);
   }
 
   /** A copy of a buffer, after all that was run. */
