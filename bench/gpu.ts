@@ -5,8 +5,6 @@
  * Node. Leaves gpu.json, and a page with charts, in bench/results.
  * With --node no browser has a part: a process of Node each for those of WebGPU, by way of Dawn, on the machine's graphics card, and beside
  * them PyTorch on CUDA where Python has it. Leaves gpu-node.json and its page.
- * Run: `npm run bench -- gpu [--hardware | --node] [--processor-time] [--quick] [--only WORK,…] [--case START]
- * [--engines NAME,…] [--rounds N] [--seconds S] [--budget S] [--minutes M]`
  */
 import {
   type ComparisonOptions,
@@ -22,6 +20,25 @@ import { adapterOfNode } from "./gpu-node.ts";
 import { commandOf, type Engine, findPython, installPeers, paceOf } from "./peer-engines.ts";
 import { comparisonPage } from "./peer-page.ts";
 import { cases, type Entry, tableOf } from "./peer-results.ts";
+
+/** What `--help` prints. */
+export const usage = `Usage: npm run bench -- gpu [OPTIONS]
+
+  --hardware         on this machine's graphics card; the browser's software adapters without it
+  --node             in processes of Node, on this machine's graphics card; beside PyTorch on CUDA, where Python has it
+  --processor-time   what the browser's processes compute (Linux) in place of what passes, on a machine with other work
+  --quick            without long works and slow engines, once; at most 5 minutes
+  --only WORK,…      ${gpuWorks.map(({ name }) => name).join(", ")}; with --node:
+                     ${nodeWorks.map(({ name }) => name).join(", ")}
+  --case START       how the names of the cases begin
+  --engines NAME,…   by the beginning of their names: ${[...gpuEngines, ...nodeEngines.filter(({ kind }) => kind === "pytorch")].map(({ name }) => name).join(", ")}
+  --rounds N         how often the engines take turns (2)
+  --seconds S        of measuring in one page or process (3)
+  --budget S         after which a page or process is ended (90)
+  --minutes M        after which no more are started (15)
+
+The last line is the answer as JSON; ratios above 1 mean that lorikeet is faster. Leaves gpu.json and gpu.html in bench/results, and
+with --node gpu-node.json and gpu-node.html.`;
 
 export interface GpuOptions extends ComparisonOptions {
   /** On the machine's graphics card; the browser's software adapters without it. */

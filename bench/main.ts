@@ -28,7 +28,8 @@ const questions: Readonly<
     run: async (args) => (await import("./peers.ts")).peers(args),
   },
   gpu: {
-    about: "the gpu device in each of its modes, side by side with tfjs and jax-js in the same Chromium",
+    about: "the gpu device in each of its modes, side by side with tfjs and jax-js in the same Chromium, or in Node",
+    usage: async () => (await import("./gpu.ts")).usage,
     run: async (args) => (await import("./gpu.ts")).gpu(args),
   },
   factorise: {

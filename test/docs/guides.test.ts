@@ -210,6 +210,8 @@ describe("the reading of guides", () => {
     ["npm run web -- --dev && npm test", null],
     ["npm run bench -- peerz", 'npm run bench has no question "peerz"'],
     ["npm run bench -- lora-step", null],
+    ["npm run bench -- gpu --node", null],
+    ["npm run bench -- gpu --nod", "bench has no option --nod"],
     ["npm install gpu.js@2.0.0", "package.json wants gpu.js@2.24.1"],
     ["npm install gpu", "package.json does not know the package gpu"],
     ["node scripts/boot.mjs", "there is no scripts/boot.mjs"],

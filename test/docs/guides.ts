@@ -130,9 +130,13 @@ function wrongInWords([program = "", ...args]: readonly string[], programs: Prog
   if (own.length > 0 && rest[0] !== "--") return `npm takes "${own.join(" ")}" for itself: write -- before it`;
   if (text.includes("cli/main.js")) return wrongForLorikeet([...text.split("main.js")[1]!.trim().split(" "), ...own], programs);
   const bench = text.includes("bench/main.js");
-  const source = programs.read(bench ? "bench/main.ts" : (/scripts\/[\w-]+\.mjs/.exec(text)?.[0] ?? "package.json"));
-  if (bench && own[0] !== undefined && !own[0].startsWith("-") && !new RegExp(`^  "?${own[0]}"?: \\{`, "m").test(source))
-    return `npm run bench has no question "${own[0]}"`;
+  let source = programs.read(bench ? "bench/main.ts" : (/scripts\/[\w-]+\.mjs/.exec(text)?.[0] ?? "package.json"));
+  if (bench && own[0] !== undefined && !own[0].startsWith("-")) {
+    // a question has its options in a file of its own
+    const file = new RegExp(`^  "?${own[0]}"?: \\{.*?import\\("\\./([\\w./-]+)"\\)`, "ms").exec(source)?.[1];
+    if (file === undefined) return `npm run bench has no question "${own[0]}"`;
+    source += programs.read(`bench/${file}`);
+  }
   const option = own.find((word) => word.startsWith("--") && !source.includes(`"${word.split("=")[0]}"`));
   return option === undefined ? null : `${script} has no option ${option}`;
 }
