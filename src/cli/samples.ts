@@ -1,5 +1,4 @@
 /** What a model writes: the same prompts with the same random numbers, before and after training. */
-
 import { styleText } from "node:util";
 import { yieldToOthers } from "../compile/turn.ts";
 import type { CausalLM } from "../models/causal-lm.ts";

@@ -4,7 +4,6 @@
  *
  * @see https://arxiv.org/abs/1701.06538, https://arxiv.org/abs/2101.03961
  */
-
 import { concatenate } from "../graph/composite.ts";
 import { add, cast, div, mul } from "../graph/elementwise.ts";
 import { reshape } from "../graph/movement.ts";

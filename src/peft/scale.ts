@@ -1,5 +1,4 @@
 /** The factor on an adapter's share of a layer: what `setScale` sets. */
-
 import { upload } from "../compile/program.ts";
 import type { Buffer, Device } from "../devices/device.ts";
 import { requireKind } from "../errors.ts";

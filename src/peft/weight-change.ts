@@ -6,7 +6,7 @@ import { concatenate } from "../graph/composite.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, cast, mul, sub } from "../graph/elementwise.ts";
 import { scatterAdd, take } from "../graph/indexing.ts";
-import { reshape, transpose } from "../graph/movement.ts";
+import { reshape, sliceAxis, transpose } from "../graph/movement.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { constant } from "../graph/source.ts";
 import { type Embedding, paddingFixed } from "../nn/embedding.ts";
@@ -41,6 +41,12 @@ export function through(x: Tensor, M: Tensor): Tensor {
 /** A matrix of this shape, zero but for values [n] at places [n] that count its elements row by row. */
 export const sparse = (values: Tensor, places: Tensor, [rows, columns]: readonly [number, number]): Tensor =>
   reshape(scatterAdd(places, reshape(values, [values.size, 1]), rows * columns), [rows, columns]);
+
+/** The same, the places being rows and columns, [2, n]. */
+export function sparseAt(values: Tensor, indices: Tensor, shape: readonly [number, number]): Tensor {
+  const part = (i: number) => reshape(sliceAxis(indices, 0, i, i + 1), [values.size]);
+  return sparse(values, add(mul(part(0), constant(shape[1], [], "int32")), part(1)), shape);
+}
 
 /** All of a layer method but its forward pass, which follows from `delta`. */
 export type WeightChange<Config, Name extends string, Optional extends string = never, Shared extends string = never> = Omit<

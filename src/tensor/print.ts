@@ -1,5 +1,4 @@
 /** Tensors as text, as numpy writes them: aligned columns, big ones with their middle left out, shape and dtype at the end. */
-
 import { downloadSync } from "../compile/program.ts";
 import { checkOptions } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";

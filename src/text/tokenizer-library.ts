@@ -1,5 +1,4 @@
 /** The Hugging Face library as it is used here, and what makes it fast on long texts. */
-
 import * as huggingFace from "@huggingface/tokenizers";
 import { FormatError } from "../errors.ts";
 import { byteLevelWords, cutAsDefined, knownToLibrary, type PreTokenizer, type PreTokenizerDefinition } from "./pre-tokenizer.ts";

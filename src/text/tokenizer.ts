@@ -1,5 +1,4 @@
 /** Text to token ids and back, for any Hugging Face tokenizer.json; the library's algorithms, with its two slow places mended. */
-
 import { ConfigError, checkOptions, FormatError, isRecord, requireKind, wordJson } from "../errors.ts";
 import {
   type ChatMessage,

@@ -1,5 +1,4 @@
 /** Embeddings: one vector for a whole text, made of the states of a model without an output layer, and how a model learns to make them. */
-
 import { download } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
 import { yieldToOthers } from "../compile/turn.ts";

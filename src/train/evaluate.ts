@@ -1,5 +1,4 @@
 /** How well a model does on what it has not been trained on. */
-
 import { compile } from "../compile/trace.ts";
 import { yieldToOthers } from "../compile/turn.ts";
 import { ConfigError, checkOptions, type Rules, under } from "../errors.ts";

@@ -1,5 +1,4 @@
 /** Continuing texts, token by token, with a key/value cache. */
-
 import { download } from "../compile/program.ts";
 import { yieldToOthers } from "../compile/turn.ts";
 import { ConfigError, checkOptions, type Rules, requireKind, under } from "../errors.ts";

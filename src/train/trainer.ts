@@ -2,7 +2,6 @@
  * The training loop: one compiled program a step, for all parameters of a model or for those of its adapters. It can be
  * stopped after any step, saved, and gone on with: the bits are those of a run that was never stopped.
  */
-
 import { currentDevice } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
 import { yieldToOthers } from "../compile/turn.ts";

@@ -1,5 +1,4 @@
 /** GPU.js behind one small interface: values on the device, kernels that make new ones from them. */
-
 import { DeviceError } from "../../errors.ts";
 import { functionSource } from "./function-source.ts";
 import type { BufferResult, WebGpuContext } from "./gpujs-internals.ts";

@@ -3,7 +3,6 @@
  * A loop program or a kernel call of the compiler becomes a plan of one or more passes; values between them are temporaries. The values of
  * a plan are numbered as they are written.
  */
-
 import { quotient } from "../../../kernels/gpu/math.ts";
 import { functionSource } from "./function-source.ts";
 

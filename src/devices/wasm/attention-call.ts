@@ -1,5 +1,4 @@
 /** Attention and its derivative as kernel calls: sizes, masks and blocks as numbers for `kernels/wasm/attention*.ts`. */
-
 import { attentionModule, type forwardRegions, type forwardSwitches } from "../../../kernels/wasm/attention.ts";
 import {
   attentionBackwardModule,

@@ -1,5 +1,4 @@
 /** The matrix product as a kernel call: operands [..., M, K] · [..., K, N] (+ addend [..., M, N]), any strides the GEMM can walk. */
-
 import {
   type MatmulOperand,
   matmulArgumentWords,

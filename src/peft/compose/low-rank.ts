@@ -1,5 +1,4 @@
 /** The nearest matrices of low rank, as the factors of LoRA. */
-
 import { downloadSync } from "../../compile/program.ts";
 import { matmulOp } from "../../graph/contraction.ts";
 import { mul } from "../../graph/elementwise.ts";

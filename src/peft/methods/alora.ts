@@ -11,7 +11,7 @@ import { add, cast, mul } from "../../graph/elementwise.ts";
 import { defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, refuseMica, scaling, variantKeys, variantOfLora } from "./lora.ts";
+import { complete, type LoraConfig, lora, refuseMica, scaling, startsAtZero, variantKeys, variantOfLora } from "./lora.ts";
 
 const { delta: _, biasDelta: __, ...plain } = lora.layers.linear as LayerMethod<LoraConfig, "A" | "B", "bias">;
 
@@ -44,8 +44,8 @@ export const alora = defineMethod({
       });
     refuseMica("alora", "aloraInvocationTokens", config);
   },
-  ...(lora.complete ? { complete: lora.complete } : {}),
-  ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
+  complete,
+  startsAtZero,
   layers: { linear },
   samples: (draw) => ({ r: draw.integer(1, 6), loraAlpha: draw.integer(1, 32) / 2, aloraInvocationTokens: [draw.integer(0, 3)] }),
 });

@@ -14,7 +14,7 @@ import { type Base, defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, refuseMadeStarts, scaling, variantKeys, variantOfLora } from "./lora.ts";
+import { type LoraConfig, lora, refuseMadeStarts, scaling, startsAtZero, variantKeys, variantOfLora } from "./lora.ts";
 
 const keys = {
   target_modules_bd_a: key(null, texts),
@@ -101,7 +101,7 @@ export const bdlora = defineMethod({
     subConfig("useBdlora", config.useBdlora, keys);
     refuseMadeStarts("bdlora", "useBdlora", config);
   },
-  startsAtZero: (config) => config.initLoraWeights !== "orthogonal" && lora.startsAtZero?.(config) === true,
+  startsAtZero: (config) => config.initLoraWeights !== "orthogonal" && startsAtZero(config),
   complete: (config) => ({ ...config, useBdlora: subConfig("useBdlora", config.useBdlora, keys) }),
   layers: { linear },
   samples(draw, { in: into, out }) {

@@ -129,10 +129,9 @@ function decayed(types: Tensor, f: number): Tensor {
   const seen = reduceMax(cast(and(equal(one, other), before), "int32"), [2]); // [B, N, 1]
   const isFirst = and(equal(seen, whole(0)), less(whole(0), one));
   const later = sum(cast(and(less(other, one), isFirst), "float32"), 1); // [B, N]: answers after each token's
-  if (f === 0) return cast(equal(later, constant(0, [], "float32")), "float32");
-  const sign =
-    f < 0 ? sub(constant(1, [], "float32"), mul(constant(2, [], "float32"), mod(later, constant(2, [], "float32")))) : null;
-  const power = exp(mul(later, constant(Math.log(Math.abs(f)), [], "float32")));
+  if (f === 0) return cast(equal(later, constant(0)), "float32");
+  const sign = f < 0 ? sub(constant(1), mul(constant(2), mod(later, constant(2)))) : null;
+  const power = exp(mul(later, constant(Math.log(Math.abs(f)))));
   return sign ? mul(power, sign) : power;
 }
 

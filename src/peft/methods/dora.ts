@@ -13,11 +13,10 @@ import { reshape, stopGradient } from "../../graph/movement.ts";
 import { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
 import { kernelOf, perChannel, refuseGroups } from "../convolution-layer.ts";
-import type { Base, LayerMethod } from "../method.ts";
-import { defineMethod } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod } from "../method.ts";
 import { product, type Scale } from "../scale.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, lowRankConvolution, refuseMica, scaling, variantOfLora } from "./lora.ts";
+import { complete, type LoraConfig, lora, lowRankConvolution, refuseMica, scaling, startsAtZero, variantOfLora } from "./lora.ts";
 
 type Factors = { readonly A: Tensor; readonly B: Tensor };
 type Dora = LayerMethod<LoraConfig, "A" | "B" | "magnitude">;
@@ -32,12 +31,8 @@ function norms(W: Tensor, base: Base, p: Factors, c: LoraConfig, scale: Scale): 
 }
 
 /** m / n [out]. */
-const gains: (base: Base, p: Factors & { readonly magnitude: Tensor }, c: LoraConfig, scale: Scale) => Tensor = (
-  base,
-  p,
-  c,
-  scale,
-) => div(reshape(p.magnitude, [base.out]), stopGradient(norms(base.original, base, p, c, scale)));
+const gains = (base: Base, p: Factors & { readonly magnitude: Tensor }, c: LoraConfig, scale: Scale): Tensor =>
+  div(reshape(p.magnitude, [base.out]), stopGradient(norms(base.original, base, p, c, scale)));
 
 const common = {
   parameters: (base, c) => ({ ...low(base).parameters(base, c), magnitude: { shape: [base.out] } }),
@@ -115,9 +110,9 @@ export const dora = defineMethod({
     lora.check?.(config);
     refuseMica("dora", "useDora", config);
   },
-  ...(lora.complete ? { complete: lora.complete } : {}),
+  complete,
   ...(lora.whenLoaded ? { whenLoaded: lora.whenLoaded } : {}),
-  ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
+  startsAtZero,
   layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution },
   samples: lora.samples,
 });

@@ -13,9 +13,8 @@ import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, key, plainTargetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { add, cast, mul, sub } from "../../graph/elementwise.ts";
-import { reshape, sliceAxis, transpose } from "../../graph/movement.ts";
+import { transpose } from "../../graph/movement.ts";
 import { Tensor } from "../../graph/node.ts";
-import { constant } from "../../graph/source.ts";
 import { identity } from "../../linalg/cayley.ts";
 import { eighMatrix } from "../../linalg/eigh.ts";
 import { identityMatrix, type Matrix, matrix, readValues, transposed } from "../../linalg/matrix.ts";
@@ -28,7 +27,7 @@ import { defaultTargets } from "../default-target.ts";
 import { weightOf } from "../init/factors.ts";
 import { type Base, defineMethod, type LayerMethod, type SharedParameters, type Start } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
-import { sparse, through, times } from "../weight-change.ts";
+import { sparseAt, through, times } from "../weight-change.ts";
 
 const schema = configSchema("FROD", "frod_", {
   ...plainTargetKeys,
@@ -175,11 +174,8 @@ type Values = Readonly<Record<"lambda" | "values" | "U", Tensor>>;
 /** V, and diag(λ) + S. */
 function inner(base: Base, { lambda, values, ...others }: Values): readonly [V: Tensor, core: Tensor] {
   const ofCategory = (name: string) => (others as Readonly<Record<string, Tensor>>)[`${name}.${categoryOf(base)}`] as Tensor;
-  const n = constant(base.in, [], "int32");
-  const [rows, columns] = [0, 1].map((i) => reshape(sliceAxis(ofCategory("indices"), 0, i, i + 1), [values.size]));
-  const S = sparse(values, add(mul(rows as Tensor, n), columns as Tensor), [base.in, base.in]);
-  const diagonal = mul(lambda, identity(base.in));
-  return [ofCategory("V"), add(S, diagonal)];
+  const S = sparseAt(values, ofCategory("indices"), [base.in, base.in]);
+  return [ofCategory("V"), add(S, mul(lambda, identity(base.in)))];
 }
 
 const linear: LayerMethod<Config, "lambda" | "values" | "U"> = {

@@ -12,10 +12,12 @@ import { boolean, configSchema, key, targetKeys, text, texts } from "../../forma
 import { mul, sub } from "../../graph/elementwise.ts";
 import { expand, reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
+import { sizeOf } from "../../graph/shape.ts";
 import { number } from "../../graph/source.ts";
 import { QuantisedLinear } from "../../nn/quantised-linear.ts";
+import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { convolutionOf, kernelOf } from "../convolution-layer.ts";
-import { type Base, defineMethod, type LayerMethod } from "../method.ts";
+import { type Base, defineMethod, type LayerMethod, type Start } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import { fullMatch } from "../python-regex.ts";
 import type { Scale } from "../scale.ts";
@@ -71,13 +73,15 @@ const isFeedforward = ({ path }: Base, { feedforwardModules: modules }: Config):
 /** l − 1, as the effective change. */
 const change = (l: Tensor, scale: Scale): Tensor => times(sub(l, number(l, 1)), scale);
 
+/** As many first values as l has. */
+const started = (count: number, { initIa3Weights }: Config, random: TorchGenerator): Start => ({
+  values: { l: initIa3Weights ? new Float32Array(count).fill(1) : random.randn(count) },
+});
+
 const linear: LayerMethod<Config, "l"> = {
   files: { l: "ia3_l" },
   parameters: (base, c) => ({ l: { shape: isFeedforward(base, c) ? [1, base.in] : [base.out, 1] } }),
-  initialise(base, c, random) {
-    const count = isFeedforward(base, c) ? base.in : base.out;
-    return { values: { l: c.initIa3Weights ? new Float32Array(count).fill(1) : random.randn(count) } };
-  },
+  initialise: (base, c, random) => started(isFeedforward(base, c) ? base.in : base.out, c, random),
   forward(x, base, { l }, c, { scale }) {
     const gain = reshape(scaledGain(l, scale), [l.size]);
     return isFeedforward(base, c) ? base(mul(x, gain)) : mul(base(x), gain);
@@ -109,10 +113,7 @@ const convolution: LayerMethod<Config, "l"> = {
     const channels = isFeedforward(base, c) ? convolutionOf(base).inChannels : base.out;
     return { l: { shape: [1, channels, ...kernelOf(base).map(() => 1)] } };
   },
-  initialise(base, c, random) {
-    const [, channels] = convolution.parameters(base, c).l.shape as [number, number];
-    return { values: { l: c.initIa3Weights ? new Float32Array(channels).fill(1) : random.randn(channels) } };
-  },
+  initialise: (base, c, random) => started(sizeOf(convolution.parameters(base, c).l.shape), c, random),
   forward(x, base, { l }, c, { scale }) {
     const gain = scaledGain(l, scale);
     return isFeedforward(base, c) ? base(mul(x, gain)) : mul(base(x), gain);

@@ -10,16 +10,18 @@
 import { boolean, configSchema, float, integer, key, number, numberByPattern, targetKeys } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { mul } from "../../graph/elementwise.ts";
-import { sizeOf } from "../../graph/shape.ts";
+import { type Shape, sizeOf } from "../../graph/shape.ts";
+import type { TorchGenerator } from "../../random/torch-generator.ts";
 import { coreKernel, fromCore, kernelOf } from "../convolution-layer.ts";
 import { rowMask } from "../dropout-mask.ts";
 import { uniform, zeros } from "../init/standard.ts";
-import { type Base, defineMethod } from "../method.ts";
+import { type Base, defineMethod, type Start } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { convolutionChange, linearChange, times, type WeightChange } from "../weight-change.ts";
 
-const schema = configSchema("LOHA", "hada_", {
+/** Keys of the two methods that are LyCORIS's. */
+export const lycorisKeys = {
   ...targetKeys,
   rank_pattern: key({}, numberByPattern),
   alpha_pattern: key({}, numberByPattern),
@@ -28,8 +30,8 @@ const schema = configSchema("LOHA", "hada_", {
   rank_dropout: key(0, float(0, 1)),
   module_dropout: key(0, float(0, 1)),
   use_effective_conv2d: key(false, boolean),
-  init_weights: key(true, boolean),
-});
+};
+const schema = configSchema("LOHA", "hada_", { ...lycorisKeys, init_weights: key(true, boolean) });
 type Config = MethodConfig<typeof schema>;
 
 type Name = "A1" | "B1" | "A2" | "B2";
@@ -52,16 +54,24 @@ function shapes(base: Base, c: Config) {
   return { T1: T, A1: A, B1: B, T2: T, A2: A, B2: B };
 }
 
+/** First values of parameters of these shapes: random, or zero for those named. */
+export const drawn = (
+  shapes: Readonly<Record<string, { readonly shape: Shape }>>,
+  atZero: readonly string[],
+  random: TorchGenerator,
+): Start => ({
+  values: Object.fromEntries(
+    Object.entries(shapes).map(([name, { shape }]) => [
+      name,
+      (atZero.includes(name) ? zeros : uniform(sizeOf(shape.slice(1))))(random, sizeOf(shape)),
+    ]),
+  ),
+});
+
 const change = {
   files: { A1: "hada_w1_a", B1: "hada_w1_b", A2: "hada_w2_a", B2: "hada_w2_b", T1: "hada_t1", T2: "hada_t2" },
   parameters: shapes,
-  initialise(base, c, random) {
-    const values = Object.entries(shapes(base, c)).map(([name, { shape }]) => [
-      name,
-      (name === "B2" && c.initWeights ? zeros : uniform(sizeOf(shape.slice(1))))(random, sizeOf(shape)),
-    ]);
-    return { values: Object.fromEntries(values) };
-  },
+  initialise: (base, c, random) => drawn(shapes(base, c), c.initWeights ? ["B2"] : [], random),
   delta(_, { A1, B1, A2, B2, T1, T2 }, { r, alpha }, scale) {
     const [left, right] = T1 && T2 ? [fromCore(T1, A1, B1), fromCore(T2, A2, B2)] : [matmul(A1, B1), matmul(A2, B2)];
     return times(mul(left, right), product(alpha / r, scale));

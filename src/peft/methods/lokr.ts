@@ -8,17 +8,7 @@
  * convolution's kernel belongs to D [k, n·places], or with `useEffectiveConv2d` to a core between D's two factors. `rankDropout`
  * leaves out rows of ΔW, `moduleDropout` all of it, in training.
  */
-import {
-  boolean,
-  choice,
-  configSchema,
-  float,
-  integer,
-  key,
-  number,
-  numberByPattern,
-  targetKeys,
-} from "../../formats/peft-config.ts";
+import { boolean, choice, configSchema, integer, key } from "../../formats/peft-config.ts";
 import { matmul } from "../../graph/contraction.ts";
 import { reshape } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
@@ -26,21 +16,14 @@ import { sizeOf } from "../../graph/shape.ts";
 import { kron } from "../../tensor/arrange.ts";
 import { coreKernel, fromCore, kernelOf } from "../convolution-layer.ts";
 import { rowMask } from "../dropout-mask.ts";
-import { uniform, zeros } from "../init/standard.ts";
 import { type Base, defineMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
 import { product } from "../scale.ts";
 import { convolutionChange, linearChange, times, type WeightChange } from "../weight-change.ts";
+import { drawn, lycorisKeys } from "./loha.ts";
 
 const schema = configSchema("LOKR", "lokr_", {
-  ...targetKeys,
-  rank_pattern: key({}, numberByPattern),
-  alpha_pattern: key({}, numberByPattern),
-  r: key(8, integer(1)),
-  alpha: key(8, number),
-  rank_dropout: key(0, float(0, 1)),
-  module_dropout: key(0, float(0, 1)),
-  use_effective_conv2d: key(false, boolean),
+  ...lycorisKeys,
   decompose_both: key(false, boolean),
   decompose_factor: key(-1, integer(-1)),
   rank_dropout_scale: key(false, boolean),
@@ -85,11 +68,7 @@ const change = {
   parameters: shapes,
   initialise(base, c, random) {
     const atZero = c.initWeights === true ? ["C", "Ca"] : c.initWeights === "lycoris" ? ["D", "Db"] : [];
-    const values = Object.entries(shapes(base, c)).map(([name, { shape }]) => [
-      name,
-      (atZero.includes(name) ? zeros : uniform(sizeOf(shape.slice(1))))(random, sizeOf(shape)),
-    ]);
-    return { values: Object.fromEntries(values) };
+    return drawn(shapes(base, c), atZero, random);
   },
   delta(base, { C, Ca, Cb, D, Da, Db, T }, { r, alpha }, scale) {
     const left = times(C ?? matmul(Ca as Tensor, Cb as Tensor), product(alpha / r, scale));

@@ -212,6 +212,15 @@ const tiedLinear: LayerMethod<LoraConfig, "A" | "B"> = {
 /** Options that LoRA and all of its variants have. */
 const options = ["r", "loraAlpha", "loraDropout", "useRslora", "initLoraWeights", "rankPattern", "alphaPattern", "bias"] as const;
 
+/** Whether a fresh adapter changes nothing. */
+export const startsAtZero = (config: LoraConfig): boolean => findInitialiser(config.initLoraWeights).startsAtZero;
+
+/** The config with what its initialiser is told written out. */
+export function complete(config: LoraConfig): LoraConfig {
+  const own = initialiserOptions(config.initLoraWeights, config);
+  return own ? { ...config, [own.option]: own.options } : config;
+}
+
 /**
  * LoRA: `lora({ r: 8, loraAlpha: 16, targetModules: ["q_proj", "v_proj"] })` is what `attach` takes. Options are PEFT's in
  * camelCase, with PEFT's defaults.
@@ -263,16 +272,13 @@ export const lora = defineMethod({
           got: r,
         });
   },
-  complete(config) {
-    const own = initialiserOptions(config.initLoraWeights, config);
-    return own ? { ...config, [own.option]: own.options } : config;
-  },
+  complete,
   ignored: (config) => partsOfOthers(config.initLoraWeights, config).map(({ option }) => option as keyof LoraConfig & string),
   whenLoaded: ({ initLoraWeights: name }) =>
     findInitialiser(name).residual === "from data"
       ? `loadAdapter: the start "${name}" has changed the base model's weights, how cannot be told from the file; the model must have been saved with it, or the adapter with { plainLora: true }.`
       : undefined,
-  startsAtZero: (config) => findInitialiser(config.initLoraWeights).startsAtZero,
+  startsAtZero,
   layers: { linear, embedding, conv1d: convolution, conv2d: convolution, conv3d: convolution, parameter },
   tied: { layers: { linear: tiedLinear, embedding } },
   samples(draw, { groups = 1, dilated = false }) {

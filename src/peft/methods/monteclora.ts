@@ -7,21 +7,21 @@
  * The penalty, the mean over layers of w_KL·(KL of the three distributions from their priors), with `use_entropy` and Σw², too, PEFT leaves
  * to the caller to add. Draws come from the seed of the training run, where PEFT makes `buffer_size` of them at a time.
  */
-
 import { ConfigError } from "../../errors.ts";
 import { boolean, float, integer, key } from "../../formats/peft-config.ts";
-import { add, cast, div, equal, exp, log, max, mul, neg, sqrt, sub, where } from "../../graph/elementwise.ts";
+import { add, div, equal, exp, log, max, mul, sqrt, sub, where } from "../../graph/elementwise.ts";
 import { reshape, transpose } from "../../graph/movement.ts";
 import type { Tensor } from "../../graph/node.ts";
 import { reduceSum } from "../../graph/reduction.ts";
 import { constant, iota } from "../../graph/source.ts";
-import { cos } from "../../tensor/math.ts";
+import { identity } from "../../linalg/cayley.ts";
 import { mean, softmax, sum } from "../../tensor/statistics.ts";
-import { defineMethod, type LayerMethod, type Use } from "../method.ts";
+import { defineMethod, type LayerMethod } from "../method.ts";
 import { product } from "../scale.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, refuseMica, scaling, variantKeys, variantOfLora } from "./lora.ts";
+import { type LoraConfig, lora, refuseMica, scaling, startsAtZero, variantKeys, variantOfLora } from "./lora.ts";
+import { noise } from "./pvera.ts";
 
 const keys = {
   num_samples: key(8, integer(1)),
@@ -98,12 +98,6 @@ export function divergence(d: Tensor, a: Tensor, variance: Tensor, prior: number
   return add(add(dirichlet, wishart), normal);
 }
 
-/** N(0, 1), by Box and Muller. */
-function noise(use: Use, shape: readonly number[]): Tensor {
-  const radius = sqrt(times(neg(log(sub(constant(1), use.uniform(shape)))), 2));
-  return mul(radius, cos(times(use.uniform(shape), 2 * Math.PI)));
-}
-
 /** The samples of this pass, by the value of d that they were made from: the penalty's derivatives go through them. */
 const samples = new WeakMap<Tensor, Sample>();
 
@@ -112,8 +106,7 @@ const diagonal = (x: Tensor): Tensor =>
   where(equal(reshape(iota([x.size]), [x.size, 1]), reshape(iota([x.size]), [1, x.size])), reshape(x, [1, x.size]), constant(0));
 const diagonalOf = (X: Tensor): Tensor => {
   const r = X.shape[0] as number;
-  const eye = cast(equal(reshape(iota([r]), [r, 1]), reshape(iota([r]), [1, r])), "float32");
-  return reshape(reduceSum(mul(X, eye), [1]), [r]);
+  return reshape(reduceSum(mul(X, identity(r)), [1]), [r]);
 };
 
 const linear: LayerMethod<LoraConfig, "A" | "B" | "d" | "a" | "shares" | "variance"> = {
@@ -182,7 +175,7 @@ export const monteclora = defineMethod({
     });
     return times(terms.reduce(add), 1 / terms.length);
   },
-  ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
+  startsAtZero,
   complete: (config) => ({ ...config, montecloraConfig: subConfig("montecloraConfig", config.montecloraConfig, keys) }),
   layers: { linear },
   samples: (draw) => ({

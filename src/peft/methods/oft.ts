@@ -15,7 +15,6 @@
  * too. Even a fresh adapter changes the output then, and merging, which turns the kernel as a matrix, gives another function, as in
  * PEFT; `mergeDifference` tells how far off.
  */
-
 import { withVjp } from "../../autograd/custom.ts";
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, float, integer, key, targetKeys } from "../../formats/peft-config.ts";

@@ -19,6 +19,7 @@ import type { MethodConfig } from "../method-config.ts";
 import { drawLinear } from "../prompt/linear-start.ts";
 import { type PromptConfig, type PromptMethod, promptKeys } from "../prompt/prompt-method.ts";
 import { through } from "../weight-change.ts";
+import { wordTable } from "./prompt-tuning.ts";
 
 const schema = configSchema("P_TUNING", "p_tuning_", {
   ...promptKeys,
@@ -99,9 +100,7 @@ const isLstm = ({ encoderReparameterizationType }: Config): boolean => encoderRe
 
 const prompt: PromptMethod<Config> = {
   place: "inputs",
-  tables: ({ numVirtualTokens, numTransformerSubmodules, tokenDim }) => ({
-    prompt_embeddings: [numVirtualTokens * numTransformerSubmodules, tokenDim],
-  }),
+  tables: wordTable,
   encoder(config) {
     const layers = linears(config).flatMap(([at, into, out]) => [
       [`mlp_head.${at}.weight`, { shape: [out, into] }] as const,
@@ -109,7 +108,7 @@ const prompt: PromptMethod<Config> = {
     ]);
     return {
       parameters: {
-        "embedding.weight": { shape: prompt.tables(config).prompt_embeddings },
+        "embedding.weight": { shape: wordTable(config).prompt_embeddings },
         ...(isLstm(config) ? lstmShapes(config) : {}),
         ...Object.fromEntries(layers),
       },
@@ -124,7 +123,7 @@ const prompt: PromptMethod<Config> = {
     };
   },
   initialise(config, random) {
-    const [rows, d] = prompt.tables(config).prompt_embeddings as [number, number];
+    const [rows, d] = wordTable(config).prompt_embeddings;
     const table = random.normal(rows * d, 0, 1);
     const recurrent = isLstm(config) ? drawLstm(config, random) : {};
     const layers = linears(config).map(([at, into, out]) => drawLinear(random, `mlp_head.${at}`, into, out));

@@ -50,12 +50,15 @@ export function checkWordStart(
     throw new ConfigError('`promptTuningInitText` must be given with `promptTuningInit: "TEXT"`.', { operation, got: null });
 }
 
+/** The table of virtual tokens, [q·n, C]. */
+export const wordTable = ({ numVirtualTokens: n, numTransformerSubmodules: q, tokenDim }: PromptConfig) => ({
+  prompt_embeddings: [n * q, tokenDim] as const,
+});
+
 /** A table that is trained as it is. */
 const prompt: PromptMethod<Config> = {
   place: "inputs",
-  tables: ({ numVirtualTokens, numTransformerSubmodules, tokenDim }) => ({
-    prompt_embeddings: [numVirtualTokens * numTransformerSubmodules, tokenDim],
-  }),
+  tables: wordTable,
   initialise: (config, random, words) => ({ prompt_embeddings: startTable(config, random, words) }),
 };
 

@@ -31,8 +31,8 @@ const schema = configSchema("PVERA", "pvera_lambda_", {
 });
 type Config = MethodConfig<typeof schema>;
 
-/** N(0, 1), by Box and Muller. */
-function noise(use: Use, shape: readonly number[]): Tensor {
+/** N(0, 1) of a shape, by Box and Muller. */
+export function noise(use: Use, shape: readonly number[]): Tensor {
   const radius = sqrt(times(neg(log(sub(constant(1), use.uniform(shape)))), 2));
   return mul(radius, cos(times(use.uniform(shape), 2 * Math.PI)));
 }

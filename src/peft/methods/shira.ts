@@ -4,14 +4,11 @@
  */
 import { ConfigError } from "../../errors.ts";
 import { boolean, choice, configSchema, integer, key, targetKeys } from "../../formats/peft-config.ts";
-import { add, mul } from "../../graph/elementwise.ts";
-import { reshape, sliceAxis } from "../../graph/movement.ts";
-import { constant } from "../../graph/source.ts";
 import { TorchGenerator } from "../../random/torch-generator.ts";
 import { defaultTargets } from "../default-target.ts";
 import { type Base, defineMethod } from "../method.ts";
 import type { MethodConfig } from "../method-config.ts";
-import { linearChange, sparse, times } from "../weight-change.ts";
+import { linearChange, sparseAt, times } from "../weight-change.ts";
 
 const { target_modules, modules_to_save } = targetKeys;
 const schema = configSchema("SHIRA", "shira_", {
@@ -57,11 +54,7 @@ export const shira = defineMethod({
         }
         return { values: { values: c.initWeights ? new Float32Array(n) : random.randn(n), indices } };
       },
-      delta({ in: into, out }, { values, indices }, _, scale) {
-        const [rows, columns] = [0, 1].map((i) => reshape(sliceAxis(indices, 0, i, i + 1), [values.size]));
-        const places = add(mul(rows!, constant(into, [], "int32")), columns!);
-        return times(sparse(values, places, [out, into]), scale);
-      },
+      delta: ({ in: into, out }, { values, indices }, _, scale) => times(sparseAt(values, indices, [out, into]), scale),
     }),
   },
   samples(draw, { in: into, out }) {

@@ -6,7 +6,7 @@
  * An output layer that shares E is changed along with it, without parameters of its own, and keeps its bias; PEFT (0.21.2) leaves the bias of
  * such a layer (those of BERT's family have one) out while the adapter acts, even before anything is trained. Of two active adapters that train the same row
  * the first decides; PEFT refuses both. A token that is listed twice has two rows, of which the last one stands in its place and both get its gradient, as
-`index_copy` has it in PEFT. With a scale s (`setScale`) the rows are E[ids] + s·(rows − E[ids]).
+ * `index_copy` has it in PEFT. With a scale s (`setScale`) the rows are E[ids] + s·(rows − E[ids]).
  */
 import { currentDevice, upload } from "../../compile/program.ts";
 import { ConfigError } from "../../errors.ts";
@@ -66,7 +66,7 @@ const common = {
   parameters(base, { tokenIndices: ids }) {
     const [tokens, width] = sizes(base);
     const refuse = (problem: string, got: unknown): never => {
-      throw new ConfigError(`${problem}`, { operation: "attach", got });
+      throw new ConfigError(problem, { operation: "attach", got });
     };
     if (ids.length === 0) refuse(`there is no token of ${base.path} to train: the list of indices is empty.`, ids);
     const outside = ids.find((id) => id < 0 || id >= tokens);

@@ -17,7 +17,7 @@ import { product } from "../scale.ts";
 import { keptState } from "../schedules/kept-state.ts";
 import { subConfig } from "../sub-config.ts";
 import { through, times } from "../weight-change.ts";
-import { type LoraConfig, lora, scaling, variantKeys, variantOfLora } from "./lora.ts";
+import { type LoraConfig, lora, scaling, startsAtZero, variantKeys, variantOfLora } from "./lora.ts";
 
 const keys = {
   num_groups: key(64, integer(1)),
@@ -107,7 +107,7 @@ export const velora = defineMethod({
     if (config.initLoraWeights === "mica") refuse('`veloraConfig` does not go with `initLoraWeights` "mica".');
     if (scale <= 0) refuse(`\`veloraConfig.scale\` (= ${scale}) must be more than 0.`);
   },
-  ...(lora.startsAtZero ? { startsAtZero: lora.startsAtZero } : {}),
+  startsAtZero,
   complete: (config) => ({ ...config, veloraConfig: subConfig("veloraConfig", config.veloraConfig, keys) }),
   schedule: keptState((config) => (isOnce(config as LoraConfig) ? ["direction", "isSet"] : [])),
   layers: { linear },
