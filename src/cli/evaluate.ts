@@ -1,16 +1,18 @@
 /** `lorikeet evaluate`: how well a text is predicted, without adapters and with them. */
 import type { Command } from "commander";
-import { readUtf8, TextDataset } from "../text/dataset.ts";
-import { fileDataset } from "../text/file-dataset.ts";
+import { ConfigError } from "../errors.ts";
+import { corpusTitles } from "../text/corpora.ts";
+import { TextDataset } from "../text/dataset.ts";
 import { type Evaluation, evaluate } from "../train/evaluate.ts";
-import type { LoadedModel } from "../train/load-model.ts";
 import { type ModelOptions, openModel, putOn, withModelOptions } from "./model-option.ts";
 import { path, whole } from "./option.ts";
 import { words } from "./quantity.ts";
 import { print, progress, say, shown } from "./terminal.ts";
+import { dataWords, openData } from "./text-task.ts";
 
 interface EvaluateCommandOptions extends ModelOptions {
-  readonly data: string;
+  readonly data?: string;
+  readonly heldOut?: boolean;
   readonly window: number;
   readonly batch: number;
   readonly json?: boolean;
@@ -21,16 +23,20 @@ export function addEvaluate(program: Command): void {
   withModelOptions(
     program
       .command("evaluate")
-      .description("measure how well a model predicts a text that it has not learned from, without and with adapters")
-      .requiredOption("--data <file>", "plain text, or JSON lines with `text` or chat `messages`; all of it is predicted", path),
+      .description("measure how well a model predicts a text, without and with adapters")
+      .option("--data <file>", `${dataWords}; all of it is predicted (default: Moby-Dick)`, path)
+      .option("--held-out", "predict only the last tenth, which finetune holds out of the same file"),
   )
     .option("--window <n>", "tokens that the model sees at once", whole(2), 128)
     .option("--batch <n>", "batch size", whole(), 8)
     .option("--json", "end with one line of JSON on standard output")
-    .action(async ({ data, batch, window, json, ...which }: EvaluateCommandOptions) => {
-      const content = readUtf8(data, "evaluate");
-      const { name, loaded } = await openModel(which);
-      const text = asHeldOut(data, content, loaded, window);
+    .action(async ({ data, heldOut, batch, window, json, ...which }: EvaluateCommandOptions) => {
+      const read = await openData("evaluate", data);
+      const { name, loaded } = await openModel("evaluate", which);
+      // a row of one token: what is too short to learn from can be measured
+      const rows = { window: 1 };
+      const parts = heldOut ? read(loaded.tokenizer, rows) : asHeldOut(read(loaded.tokenizer, { ...rows, heldOut: 0 }));
+      const text = inRows(parts, window);
       const measure = (label: string): Promise<Evaluation> => {
         const tell = progress(`Predicting, ${label}: token`, text.heldOutTokens.length);
         return evaluate(loaded.model, text, { batchSize: batch, onProgress: (share) => tell(share * text.heldOutTokens.length) });
@@ -43,8 +49,12 @@ export function addEvaluate(program: Command): void {
       say(line(shown(name), base));
       if (adapted)
         say(`${line(adapter.length > 1 ? "with the adapters" : "with the adapter", adapted)}   (${change(base, adapted)})`);
-      say(`\n${words(base.tokens)} tokens of ${data}, ${text.window} at once`);
-      if (json) await print(`${JSON.stringify({ model: name, adapters: adapter, data, window: text.window, base, adapted })}\n`);
+      const part = heldOut ? "the last tenth of" : "all of";
+      say(`\n${words(base.tokens)} tokens, ${text.window} at once: ${part} ${data ?? corpusTitles["moby-dick"]}`);
+      if (adapted && !heldOut)
+        say("--held-out measures only what finetune does not learn from; what an adapter has learned from flatters it.");
+      const told = { model: name, adapters: adapter, data: data ?? "moby-dick", heldOut: heldOut === true };
+      if (json) await print(`${JSON.stringify({ ...told, window: text.window, base, adapted })}\n`);
     });
 }
 
@@ -56,12 +66,25 @@ function change(before: Evaluation, after: Evaluation): string {
   return `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)} %`;
 }
 
-/** A file of which everything but the first token, which nothing comes before, is to be predicted. */
-function asHeldOut(file: string, content: string, { tokenizer }: LoadedModel, most: number): TextDataset {
-  // a row of one token: what is too short to learn from can be measured
-  const { trainTokens: tokens, trainMask: mask } = fileDataset(file, content, tokenizer, { window: 1, heldOut: 0 });
-  const window = Math.min(most, tokens.length - 1);
-  const masks = mask && { trainMask: mask.subarray(0, 1), heldOutMask: mask.subarray(1) };
-  const parts = { trainTokens: tokens.subarray(0, 1), heldOutTokens: tokens.subarray(1), ...masks };
-  return new TextDataset({ window, stride: window, seed: 0, ...parts });
+/** What is predicted, and what comes before. */
+type Parts = Pick<TextDataset, "trainTokens" | "heldOutTokens" | "trainMask" | "heldOutMask">;
+
+/** Everything but the first token, which nothing comes before, is to be predicted. */
+const asHeldOut = ({ trainTokens: tokens, trainMask: mask }: TextDataset): Parts => ({
+  trainTokens: tokens.subarray(0, 1),
+  heldOutTokens: tokens.subarray(1),
+  trainMask: mask?.subarray(0, 1),
+  heldOutMask: mask?.subarray(1),
+});
+
+/** The held-out part in rows of at most so many tokens. @throws {ConfigError} when there is none */
+function inRows({ trainTokens, heldOutTokens, trainMask, heldOutMask }: Parts, most: number): TextDataset {
+  const window = Math.min(most, heldOutTokens.length);
+  if (window === 0)
+    throw new ConfigError("the text is too short to hold a part of it out.", {
+      operation: "evaluate",
+      hint: "Give a longer one, or leave --held-out out.",
+    });
+  const masks = trainMask && heldOutMask && { trainMask, heldOutMask };
+  return new TextDataset({ window, stride: window, seed: 0, trainTokens, heldOutTokens, ...masks });
 }

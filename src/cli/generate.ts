@@ -56,7 +56,7 @@ export function addGenerate(program: Command): void {
 async function generate(words: readonly string[], options: GenerateCommandOptions): Promise<void> {
   const isConversation = words.length === 0 && process.stdin.isTTY;
   const prompt = isConversation ? "" : await promptOf(words);
-  const { name, loaded } = await openModel(options, { tasks: ["Seq2SeqLM"] });
+  const { name, loaded } = await openModel(operation, options, { tasks: ["Seq2SeqLM"] });
   const { model, adapter = [], quantise, stop, chat, system, json, ...given } = options;
   if (chat && loaded.tokenizer.chatTemplates.size === 0)
     throw new ConfigError(`the tokenizer of ${name} has no chat template.`, {

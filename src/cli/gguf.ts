@@ -4,8 +4,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { loadAdapter } from "../peft/adapter-file.ts";
 import { saveGgufAdapter } from "../peft/gguf-adapter.ts";
-import { loadModel } from "../train/load-model.ts";
-import { baseOf } from "./model-option.ts";
+import { openModel } from "./model-option.ts";
 import { path } from "./option.ts";
 import { say } from "./terminal.ts";
 
@@ -26,7 +25,7 @@ export function addGguf(program: Command): void {
     .option("--half", "store 16-bit values, half the size")
     .action(async (adapter: string, { model, half, ...given }: GgufOptions) => {
       const out = given.out ?? join(existsSync(adapter) ? adapter : "", "adapter.gguf");
-      const loaded = await loadModel(model ?? (await baseOf([adapter], "gguf")));
+      const { loaded } = await openModel("gguf", { ...(model !== undefined && { model }), adapter: [adapter] });
       await loadAdapter(loaded.model, adapter);
       await saveGgufAdapter(loaded.model, out, { dtype: half ? "float16" : "float32" });
       say(`${out}   (llama-cli -m model.gguf --lora ${out})`);

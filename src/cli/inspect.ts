@@ -1,13 +1,11 @@
 /** `lorikeet inspect`: what an adapter has learned, how much of its rank it uses, and how it differs from another one. */
 import type { Command } from "commander";
 import { LorikeetError } from "../errors.ts";
-import type { Module } from "../nn/module.ts";
 import { type AdapterFolder, openAdapter } from "../peft/inspect/adapter-file-part.ts";
 import { type AdapterComparison, compared } from "../peft/inspect/compare-adapters.ts";
 import { type InspectedModule, inspected, measures } from "../peft/inspect/inspect-adapter.ts";
 import { type Part, partsOf } from "../peft/inspect/part.ts";
-import { loadModel } from "../train/load-model.ts";
-import { baseOf, putOn } from "./model-option.ts";
+import { openModel, otherTasks, putOn } from "./model-option.ts";
 import { path, share } from "./option.ts";
 import { words } from "./quantity.ts";
 import { print, progress, say } from "./terminal.ts";
@@ -64,7 +62,8 @@ const json = (value: object): string => JSON.stringify(value, null, 1);
 /** The parts of adapters on their model; `null` when nobody has said which and the one that they name is not at hand. */
 async function partsOnModel(adapters: readonly string[], model: string | undefined): Promise<(readonly Part[])[] | null> {
   try {
-    const loaded: { readonly model: Module } = await loadModel(model ?? (await baseOf(adapters, operation)));
+    const which = { ...(model !== undefined && { model }), adapter: adapters };
+    const { loaded } = await openModel(operation, which, { tasks: otherTasks });
     const names = await putOn(loaded.model, adapters);
     return names.map((name) => [...partsOf(operation, loaded.model, name)]);
   } catch (error) {

@@ -5,15 +5,14 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { currentDevice, upload } from "../compile/program.ts";
 import { ConfigError } from "../errors.ts";
 import type { Tensor } from "../graph/node.ts";
-import type { Task } from "../models/task.ts";
-import { setActive } from "../peft/adapted-model.ts";
+import { adaptedModel, setActive } from "../peft/adapted-model.ts";
 import { type CombinationType, combinationTypes } from "../peft/compose/combination.ts";
 import { combineAdapters } from "../peft/compose/combine-adapters.ts";
 import { merge } from "../peft/merge.ts";
 import type { LoadedModel } from "../train/load-model.ts";
 import type { SavedDType } from "../train/load-weights.ts";
 import { saveFolder } from "./merged-folder.ts";
-import { openModel, putOn } from "./model-option.ts";
+import { openModel, otherTasks, putOn } from "./model-option.ts";
 import { path, share } from "./option.ts";
 import { print, say } from "./terminal.ts";
 
@@ -28,16 +27,6 @@ interface MergeCommandOptions {
 }
 
 const operation = "merge";
-/** What a model may be for beside continuing a text: all that adapters are trained on. */
-const tasks: readonly Task[] = [
-  "Seq2SeqLM",
-  "MaskedLM",
-  "SequenceClassification",
-  "TokenClassification",
-  "QuestionAnswering",
-  "ImageClassification",
-  "FeatureExtraction",
-];
 const dtypes: readonly SavedDType[] = ["float32", "float16", "bfloat16"];
 
 /** Adds `lorikeet merge`. */
@@ -66,11 +55,13 @@ async function mergeInto(adapters: readonly string[], options: MergeCommandOptio
       got: weights,
     });
   const { name, loaded } = await openModel(
+    operation,
     { ...(model !== undefined && { model }), adapter: adapters },
-    { tasks, dtype: options.dtype ?? "auto" },
+    { tasks: otherTasks, dtype: options.dtype ?? "auto" },
   );
   refuseToOverwrite(out, name);
   const names = await putOn(loaded.model, adapters);
+  refuseDrawn(loaded, adapters);
   if (weights || combination) {
     // side by side they are their weighted sum to the bit; everything else is asked for
     const how = { type: combination ?? "cat", ...(density !== undefined && { density }), name: "combined adapter" };
@@ -99,6 +90,18 @@ async function mergeInto(adapters: readonly string[], options: MergeCommandOptio
     say(`  logits     beside and in the weights differ by at most ${report.difference.toExponential(1)}`);
   say(`  model      ${out}   (${report.paths.length} layers merged, ${dtype})`);
   if (json) await print(`${JSON.stringify(told)}\n`);
+}
+
+/** An output layer that is in no file was drawn when the adapters were trained, and is lost. A pooler is nothing that embeddings need. */
+function refuseDrawn({ model, drawn }: LoadedModel, adapters: readonly string[]): void {
+  const saved = [...adaptedModel(model, operation).saved.keys()];
+  const lost = drawn.filter((path) => !path.startsWith("pooler.") && !saved.some((head) => path.startsWith(`${head}.`)));
+  if (lost.length > 0)
+    throw new ConfigError(`${lost.join(", ")} is in the files of neither the model nor ${adapters.join(", ")}.`, {
+      operation,
+      got: lost,
+      hint: "Give the model with the output layer that the adapter was trained on, or train it with that layer in modules_to_save.",
+    });
 }
 
 /** `0.7,0.3`. */

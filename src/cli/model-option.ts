@@ -2,7 +2,7 @@
 import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { ConfigError } from "../errors.ts";
-import { readJson, wordFolder } from "../formats/folder.ts";
+import { wordFolder } from "../formats/folder.ts";
 import { type OpenSource, openSource } from "../formats/model-source.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import { type Task, taskOf } from "../models/task.ts";
@@ -11,6 +11,7 @@ import type { QuantisedType } from "../nn/quantiser.ts";
 import { setActive } from "../peft/adapted-model.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
 import { type LoadedModel, type LoadModelOptions, loadModel, readConfig } from "../train/load-model.ts";
+import { baseOf, taskOfAdapters } from "./adapter-task.ts";
 import { path, repeated } from "./option.ts";
 import { say, shown } from "./terminal.ts";
 
@@ -23,6 +24,17 @@ export interface ModelOptions {
   readonly adapter?: readonly string[];
   readonly quantise?: QuantisedType;
 }
+
+/** What a model may be for beside continuing a text: all that adapters are trained on. */
+export const otherTasks: readonly Task[] = [
+  "Seq2SeqLM",
+  "MaskedLM",
+  "SequenceClassification",
+  "TokenClassification",
+  "QuestionAnswering",
+  "ImageClassification",
+  "FeatureExtraction",
+];
 
 /** `--quantise`. */
 export const quantiseOption = (): Option =>
@@ -40,32 +52,46 @@ export const withModelOptions = (command: Command): Command =>
     .addOption(quantiseOption());
 
 /**
- * The model that these options name, without the adapters, and what it is called.
+ * The model that these options name, without the adapters, and what it is called. What adapters were trained for says what it is opened as,
+ * where that is not writing: their classifier stands on a model that was saved as something else.
  *
+ * @param operation the command, for errors
  * @param tasks what it may be for, beside continuing a text
  * @param dtype how its weights are kept; float32 when absent
- * @throws {ConfigError} for a model that is for something else, and for an adapter in its place
+ * @throws {ConfigError} for a model or an adapter that is for something else, and for an adapter in its place
  */
 export async function openModel(
+  operation: string,
   { model, adapter = [], quantise }: ModelOptions,
   { tasks = [], dtype }: { readonly tasks?: readonly Task[]; readonly dtype?: LoadModelOptions["dtype"] } = {},
 ): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
-  const name = model ?? (adapter.length > 0 ? await baseOf(adapter) : tinyModel);
+  const name = model ?? (adapter.length > 0 ? await baseOf(adapter, operation) : tinyModel);
   say(`Reading ${shown(name)} ...`);
   const source = await openSource(name, "loadModel");
-  const own = await taskIn(name, source);
-  const task = tasks.find((each) => each === own) ?? "CausalLM";
+  const own = await taskIn(name, source, tasks);
+  const { task: learned, labels } = await taskOfAdapters(adapter, operation, own);
+  const isWriter = learned === undefined || learned === "CausalLM" || learned === "Seq2SeqLM";
+  const task = (isWriter ? own : learned) ?? "CausalLM";
+  if (task !== "CausalLM" && !tasks.includes(task))
+    throw new ConfigError(`${isWriter ? shown(name) : adapter.join(", ")} is for ${task}, not for continuing a text.`, {
+      operation,
+      got: task,
+      hint: isWriter
+        ? "lorikeet embed makes embeddings with it; give a model that writes, such as Llama or GPT-2."
+        : "lorikeet merge writes a model with it, for transformers.",
+    });
   const { folder, file } = source;
   const keep = {
     ...(file !== undefined && { file }),
     ...(quantise && { quantise: { type: quantise } }),
     ...(dtype && { dtype }),
+    ...(task !== own && labels !== undefined && { labels }),
   };
   return { name, loaded: (await loadModel(folder, { task, ...keep })) as LoadedModel<CausalLM> };
 }
 
 /** What the files of a model say it is for. */
-async function taskIn(model: string, { folder, file }: OpenSource): Promise<Task | undefined> {
+async function taskIn(model: string, { folder, file }: OpenSource, tasks: readonly Task[]): Promise<Task | undefined> {
   if (!folder.files.has("config.json")) {
     if (!folder.files.has("adapter_config.json")) return undefined;
     const hint = "Give it as the adapter.";
@@ -76,8 +102,12 @@ async function taskIn(model: string, { folder, file }: OpenSource): Promise<Task
     });
   }
   if (file?.endsWith(".gguf")) return undefined;
-  const [first]: unknown[] = [(await readConfig(folder))["architectures"]].flat();
-  return taskOf(String(first));
+  const { architectures, is_encoder_decoder: answers } = await readConfig(folder);
+  const [first]: unknown[] = [architectures].flat();
+  const own = taskOf(String(first));
+  // a checkpoint without the tied output layer, such as facebook/bart-base, can write all the same
+  const isWithout = own === "FeatureExtraction" && !tasks.includes(own) && !String(first).endsWith("EncoderModel");
+  return isWithout && answers === true ? "Seq2SeqLM" : own;
 }
 
 /**
@@ -102,30 +132,4 @@ export async function putOn(model: Module, adapters: readonly string[]): Promise
 function nameFor(adapter: string, taken: readonly string[]): string {
   const plain = adapter.replace(/^[./\\]+|[./\\]+$/g, "").replace(/[./\\:]+/g, "-") || "adapter";
   return taken.includes(plain) ? `${plain}-${taken.length + 1}` : plain;
-}
-
-/** The one model that adapters say they are for. @throws {ConfigError} when one does not say, or they do not agree */
-export async function baseOf(adapters: readonly string[], operation = "model"): Promise<string> {
-  const bases = new Set<string>();
-  for (const adapter of adapters) {
-    const { folder } = await openSource(adapter, operation, {});
-    const config = (await readJson(folder, "adapter_config.json", operation)) as {
-      readonly base_model_name_or_path?: unknown;
-    } | null;
-    const base = config?.base_model_name_or_path;
-    if (typeof base !== "string" || base === "")
-      throw new ConfigError(`"${adapter}" does not name the model it is for.`, {
-        operation,
-        got: base,
-        hint: "Say it with --model.",
-      });
-    bases.add(base);
-  }
-  const [base = "", other] = bases;
-  if (other === undefined) return base;
-  throw new ConfigError(`the adapters name different models: "${base}" and "${other}".`, {
-    operation,
-    got: [...bases],
-    hint: "Say with --model which one is meant.",
-  });
 }

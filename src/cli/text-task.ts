@@ -5,9 +5,10 @@ import type { QuantisedType } from "../nn/quantiser.ts";
 import { corpusTitles, loadCorpus } from "../text/corpora.ts";
 import { readUtf8, type TextDataset, textDataset } from "../text/dataset.ts";
 import { fileDataset } from "../text/file-dataset.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import type { FinetuneOptions } from "../train/finetune.ts";
-import { type LoadedModel, loadModel } from "../train/load-model.ts";
-import { quantiseOption, tinyModel } from "./model-option.ts";
+import type { LoadedModel } from "../train/load-model.ts";
+import { openModel, quantiseOption, tinyModel } from "./model-option.ts";
 import { path, positive, whole } from "./option.ts";
 import { words } from "./quantity.ts";
 import { say, shown } from "./terminal.ts";
@@ -25,15 +26,14 @@ export interface TextTask {
   readonly seed: number;
 }
 
+/** What texts may be. */
+export const dataWords = "plain text, or JSON lines with `text` or chat `messages`";
+
 /** Adds the options for what is trained, and on what. */
 export const withSources = (command: Command): Command =>
   command
     .option("--model <folder>", "config.json, safetensors and tokenizer.json, as Hugging Face writes them", path, tinyModel)
-    .option(
-      "--data <file>",
-      "plain text, or JSON lines with `text` or chat `messages`; the last tenth is held out (default: Moby-Dick)",
-      path,
-    )
+    .option("--data <file>", `${dataWords}; the last tenth is held out (default: Moby-Dick)`, path)
     .addOption(quantiseOption());
 
 /** Adds the options for the layers that are adapted. */
@@ -82,7 +82,8 @@ export async function readTask(
 ): Promise<{ readonly loaded: LoadedModel; readonly dataset: TextDataset }> {
   const { data, window, seed, quantise } = task;
   say(`Reading ${data ?? corpusTitles["moby-dick"]} ...`);
-  const loaded = await loadModel(task.model, quantise ? { quantise: { type: quantise } } : {});
+  const read = await openData(operation, data); // before a large model takes its time
+  const { loaded } = await openModel(operation, { model: task.model, ...(quantise && { quantise }) });
   const { tokenizer, config } = loaded;
   const vocabulary = Number(config["vocab_size"]);
   if (tokenizer.vocabularySize > vocabulary)
@@ -96,11 +97,21 @@ export async function readTask(
       operation,
       hint: "Give one with a word in it.",
     });
-  const dataset =
-    data === undefined
-      ? textDataset(await loadCorpus("moby-dick"), tokenizer, { window, seed })
-      : fileDataset(data, readUtf8(data, operation), tokenizer, { window, seed });
+  const dataset = read(tokenizer, { window, seed });
   if (dataset.heldOutTokens.length === 0)
     throw new ConfigError("the text is too short to hold a part of it out.", { operation, hint: "Give a longer one." });
   return { loaded, dataset };
+}
+
+/** Reads the text that a person names, or the one that comes with the package. @returns what makes rows of it */
+export async function openData(
+  operation: string,
+  data: string | undefined,
+): Promise<(tokenizer: Tokenizer, options: Parameters<typeof fileDataset>[3]) => TextDataset> {
+  if (data === undefined) {
+    const corpus = await loadCorpus("moby-dick");
+    return (tokenizer, options) => textDataset(corpus, tokenizer, options);
+  }
+  const content = readUtf8(data, operation);
+  return (tokenizer, options) => fileDataset(data, content, tokenizer, options);
 }

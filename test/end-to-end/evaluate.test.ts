@@ -8,7 +8,7 @@ import { lastLine, lorikeet } from "./command.ts";
 import { saveSmallAdapter } from "./small-adapter.ts";
 import { smallRun } from "./small-run.ts";
 
-const { at, model } = smallRun();
+const { at, model, args } = smallRun();
 const adapter = at("adapter");
 const text = "It was the whale, and the whale was white.";
 beforeAll(async () => {
@@ -35,6 +35,7 @@ it("predicts every token of a text but the first, also of a short one, with and 
     model,
     adapters: [adapter],
     data: at("short.txt"),
+    heldOut: false,
     window: tokens,
     base: { loss: expect.closeTo(base, 4), perplexity: expect.closeTo(Math.exp(base), 0), tokens },
     adapted: { loss: expect.closeTo(adapted, 4), perplexity: expect.closeTo(Math.exp(adapted), 0), tokens },
@@ -44,12 +45,22 @@ it("predicts every token of a text but the first, also of a short one, with and 
   );
 });
 
+it("measures what finetune has held out, and comes to the same", async () => {
+  const run = await lorikeet(["finetune", ...args, "--steps", "2", "--out", at("run"), "--json"]);
+  const { perplexityBefore, perplexityAfter } = lastLine(run.stdout) as Record<string, number>;
+  const same = ["--data", at("book.txt"), "--held-out", "--window", "32", "--json"];
+  const { stdout, stderr } = await lorikeet(["evaluate", "--adapter", at("run/adapter"), ...same]);
+  const { base, adapted } = lastLine(stdout) as Record<string, { readonly perplexity: number }>;
+  expect(base!.perplexity / perplexityBefore!, stderr).toBeCloseTo(1, 6);
+  expect(adapted!.perplexity / perplexityAfter!).toBeCloseTo(1, 6);
+});
+
 it("says in one line what is wrong", async () => {
   writeFileSync(at("empty.txt"), "");
   for (const [options, words] of [
     [["--data", at("nowhere.txt")], "nowhere.txt"],
     [["--data", at("empty.txt"), "--model", model], "is empty"],
-    [[], "--data"],
+    [["--data", at("short.txt"), "--model", model, "--window", "1"], "from 2"],
   ] as const) {
     const { code, stderr } = await lorikeet(["evaluate", ...options]);
     const lines = stderr

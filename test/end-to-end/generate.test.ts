@@ -140,6 +140,7 @@ it("says in one line what is wrong", async () => {
     [["--model", model, "--adapter", model, "Call"], "adapter_config.json"],
     [["--model", adapters[0], "Call"], "is an adapter, not a model"],
     [["--model", join(root, "models/tiny"), "--adapter", adapters[0], "Call"], "made for another base model"],
+    [["--model", "test/fixtures/heads/albert_mlm", "Call"], "is for MaskedLM, not for continuing a text. lorikeet embed"],
     [["--model", model, "--top-p", "2", "Call"], "It must be a number from 0 to 1"],
   ] as const) {
     const { code, stdout, stderr } = await lorikeet(["generate", ...options]);

@@ -8,7 +8,7 @@ import { setActive } from "../../src/peft/adapted-model.ts";
 import { loadAdapter, saveAdapter } from "../../src/peft/adapter-file.ts";
 import { attach } from "../../src/peft/attach.ts";
 import { combineAdapters } from "../../src/peft/compose/combine-adapters.ts";
-import { promptTuning } from "../../src/peft/methods.ts";
+import { lora, promptTuning } from "../../src/peft/methods.ts";
 import { loadModel } from "../../src/train/load-model.ts";
 import { lastLine, lorikeet } from "./command.ts";
 import { saveSmallAdapter } from "./small-adapter.ts";
@@ -69,6 +69,20 @@ it("merges the sum of several, their weighted sum, or another combination", asyn
     setActive(beside, active);
     expect(largest(logitsOf((await loadModel(out)).model), logitsOf(beside))).toBeLessThan(1e-3);
   }
+});
+
+it("opens the model as what the adapter is for, and keeps the classifier that was trained with it", async () => {
+  const inputIds = tensor([[5, 300, 7, 1999]], { dtype: "int32" });
+  const task = "SequenceClassification";
+  const judge = await loadModel(model, { task, labels: 3 });
+  attach(judge.model, lora({ r: 2, initLoraWeights: false, targetModules: ["q_proj"], taskType: "SEQ_CLS" }));
+  await saveAdapter(judge.model, at("judge"), { baseModel: model });
+  const expected = judge.model.eval().forward({ inputIds }).logits;
+  const { code, stderr } = await lorikeet(["merge", at("judge"), "--out", at("judged")]);
+  expect(code, stderr).toBe(0);
+  const merged = await loadModel(at("judged"), { task });
+  expect(Object.keys(merged.config["id2label"] as object)).toHaveLength(3);
+  expect(merged.model.eval().forward({ inputIds }).logits.sub(expected).abs().max().item()).toBeLessThan(1e-5);
 });
 
 it("says in one line what cannot be merged, and writes nothing then", async () => {

@@ -1,0 +1,83 @@
+/** What adapters are for, as their folders say. */
+import { ConfigError } from "../errors.ts";
+import { readJson } from "../formats/folder.ts";
+import { openSource } from "../formats/model-source.ts";
+import { readSafetensors } from "../formats/safetensors.ts";
+import type { Task } from "../models/task.ts";
+
+/** What an adapter's config says that another file depends on. */
+interface AdapterNote {
+  readonly base_model_name_or_path?: unknown;
+  readonly task_type?: unknown;
+}
+
+const tasks: ReadonlyMap<unknown, Task> = new Map([
+  ["CAUSAL_LM", "CausalLM"],
+  ["SEQ_2_SEQ_LM", "Seq2SeqLM"],
+  ["SEQ_CLS", "SequenceClassification"],
+  ["TOKEN_CLS", "TokenClassification"],
+  ["QUESTION_ANS", "QuestionAnswering"],
+  ["FEATURE_EXTRACTION", "FeatureExtraction"],
+]);
+
+/** The last layer of a classifier that was saved along with an adapter. */
+const savedHead = /(^|\.)(score|((classification_head|classifier)\.)?out_proj|classifier)(\.modules_to_save(\.\w+)?)?\.weight$/;
+
+/** The one model that adapters say they are for. @throws {ConfigError} when one does not say, or they do not agree */
+export async function baseOf(adapters: readonly string[], operation = "model"): Promise<string> {
+  const bases = new Set<string>();
+  for (const adapter of adapters) {
+    const { base_model_name_or_path: base } = await noteOf(adapter, operation);
+    if (typeof base !== "string" || base === "")
+      throw new ConfigError(`"${adapter}" does not name the model it is for.`, {
+        operation,
+        got: base,
+        hint: "Say it with --model.",
+      });
+    bases.add(base);
+  }
+  return one(bases, operation, "name different models", "Say with --model which one is meant.") as string;
+}
+
+/**
+ * The one task that adapters were trained for, and of how many classes the output layer is that one of them holds; `undefined` where
+ * none says. Adapters of image classifiers hold one without a task.
+ *
+ * @param own what the model was saved for
+ * @throws {ConfigError} when they do not agree
+ */
+export async function taskOfAdapters(
+  adapters: readonly string[],
+  operation: string,
+  own: Task | undefined,
+): Promise<{ readonly task: Task | undefined; readonly labels: number | undefined }> {
+  const named = await Promise.all(adapters.map(async (adapter) => tasks.get((await noteOf(adapter, operation)).task_type)));
+  const hint = "Take those that were trained for the same.";
+  const task = one(new Set(named.filter((each) => each !== undefined)), operation, "are for different tasks", hint);
+  const counts = await Promise.all(adapters.map((adapter) => classesIn(adapter, operation)));
+  const labels = counts.find((count) => count !== undefined);
+  const isOfImages = task === undefined && labels !== undefined && own === "FeatureExtraction";
+  return { task: isOfImages ? "ImageClassification" : task, labels };
+}
+
+async function noteOf(adapter: string, operation: string): Promise<AdapterNote> {
+  const { folder } = await openSource(adapter, operation);
+  return ((await readJson(folder, "adapter_config.json", operation)) as AdapterNote | null) ?? {};
+}
+
+async function classesIn(adapter: string, operation: string): Promise<number | undefined> {
+  const [{ folder }, file] = [await openSource(adapter, operation), "adapter_model.safetensors"];
+  if (!folder.files.has(file)) return undefined; // said by who loads it
+  const { tensors } = await readSafetensors(await folder.open(file));
+  const heads = [...tensors.values()].filter(({ name }) => savedHead.test(name));
+  return (heads.find(({ name }) => name.includes("out_proj")) ?? heads[0])?.shape[0];
+}
+
+function one<Value>(values: ReadonlySet<Value>, operation: string, disagree: string, hint: string): Value | undefined {
+  if (values.size < 2) return [...values][0];
+  throw new ConfigError(`the adapters ${disagree}: ${[...values].map((value) => `"${value}"`).join(" and ")}.`, {
+    operation,
+    got: [...values],
+    hint,
+  });
+}
