@@ -49,8 +49,8 @@ export interface Family<Name extends string, Config, Base extends Module> extend
   alone?(): Family<Name, Config, Base>;
   /** What transformers calls the model without a head, where that is not a head's name with `Model` in place of what it is for. */
   readonly nameAlone?: string;
-  /** Standard deviation of the first values of an output layer's matrices. */
-  std(config: Config): number;
+  /** Standard deviation of the first values of an output layer's matrices, or of the one at this path. */
+  std(config: Config, path?: string): number;
 }
 
 /** A base with a head made of `Parts`. */
@@ -74,6 +74,15 @@ export type ClassOf<Model, Config> = (new (
 /** Any family. */
 // biome-ignore lint/suspicious/noExplicitAny: the types of its parts are the family's own
 export type AnyFamily = Family<string, any, any>;
+
+/** Standard deviation of a new output layer's first values, as transformers draws them. @param path of one of its matrices */
+export function outputStd(model: Module, path: string, json: ConfigJson): number {
+  const { family, std = family?.std } = model.constructor as Partial<Pick<AnyFamily, "std"> & { readonly family: AnyFamily }>;
+  const { config } = model as Module & { readonly config?: unknown };
+  if (std && config) return std(config, path);
+  const { initializer_range: usual } = json;
+  return typeof usual === "number" ? usual : 0.02;
+}
 
 /** What every class of a family begins with: its config and base, and the first values of what comes after them. */
 export function beginWithBase<Name extends string, Config, Base extends Module>(

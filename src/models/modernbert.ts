@@ -250,12 +250,16 @@ export class ModernBertPredictionHead extends Module {
   }
 }
 
+/** What is left of the deviation of normal values where those from twice as far on are drawn again, as transformers does. */
+const cutOff = 0.88;
+
 const family: Family<"model", ModernBertConfig, ModernBertModel> = {
   name: "model",
   read: (config) => readOnce(config, "isLocal", modernBertConfig),
   build: (config, init = normal({ std: config.initializerRange })) => new ModernBertModel(config, init),
   reader: (model) => model,
-  std: ({ initializerRange }) => initializerRange,
+  std: ({ initializerRange, hiddenSize, numHiddenLayers }, path = "") =>
+    cutOff * (path.startsWith("classifier.") ? hiddenSize ** -0.5 : initializerRange / Math.sqrt(2 * numHiddenLayers)),
   pathOf: (path) => path.replace(/^model\.(head|decoder)\./, "$1."),
 };
 

@@ -15,10 +15,11 @@ import type { CausalLM } from "../models/causal-lm.ts";
 import { type CheckpointNames, isOfOutput } from "../models/checkpoint-name.ts";
 import type { ConfigJson } from "../models/config-reader.ts";
 import { createModel } from "../models/create-model.ts";
+import { outputStd } from "../models/family.ts";
 import { CodedMatrices, Experts } from "../models/mixture.ts";
 import { forTask, textPart, withLabels } from "../models/other-task.ts";
 import type { ModelByTask, Task } from "../models/task.ts";
-import { type Initializer, normal } from "../nn/init.ts";
+import type { Initializer } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import { type Module, requireModule } from "../nn/module.ts";
 import { QuantisedLinear } from "../nn/quantised-linear.ts";
@@ -103,9 +104,8 @@ export async function loadModel<T extends Task = "CausalLM">(
   const config = other?.[0] ?? (labels === undefined ? stored : withLabels(stored, task ?? "CausalLM", labels));
   const make = () => createModel<T>(config, { ...(task && { task }), init: noMoreThan(checkpoint) });
   const model = under("loadModel", make, ["createModel"]);
-  const std = config["initializer_range"];
   const draw = {
-    init: normal({ std: typeof std === "number" ? std : 0.02 }),
+    std: (path: string) => outputStd(model as Module, path, config),
     isNew: other?.[1] ?? (labels === undefined ? () => false : isOfOutput),
   };
   const drawn = await loadWeights(model, checkpoint, { ...(dtype && { dtype }), ...(quantise && { quantise }) }, draw);

@@ -15,7 +15,7 @@ import { structure } from "../graph/variable.ts";
 import type { CheckpointNames } from "../models/checkpoint-name.ts";
 import { Experts } from "../models/mixture.ts";
 import { Embedding } from "../nn/embedding.ts";
-import { type Initializer, ones, zeros } from "../nn/init.ts";
+import { normal, ones, zeros } from "../nn/init.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import { type Module, Parameter } from "../nn/module.ts";
 import { dynamicMap, type QuantisedWeight, quantiserOptions, quantiseWeight } from "../nn/quantiser.ts";
@@ -42,7 +42,7 @@ const derived = /(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$
 /**
  * Fills a model's parameters from a checkpoint. Names and shapes are checked first; nothing is changed when one does not fit.
  *
- * @param draw which paths the checkpoint may lack, or have of other sizes, and what they begin with
+ * @param draw which paths the checkpoint may lack, or have of other sizes, and how far from 0 their matrices begin
  * @returns paths of what was drawn
  * @throws {FormatError} for a missing or an unknown name; @throws {ShapeError} for another shape
  */
@@ -50,9 +50,9 @@ export async function loadWeights(
   model: Module,
   checkpoint: Checkpoint,
   options: KeepOptions = {},
-  { isNew, init }: { readonly isNew: (path: string) => boolean; readonly init: Initializer } = {
+  { isNew, std }: { readonly isNew: (path: string) => boolean; readonly std: (path: string) => number } = {
     isNew: () => false,
-    init: zeros,
+    std: () => 0,
   },
 ): Promise<readonly string[]> {
   const operation = "loadModel";
@@ -105,7 +105,7 @@ export async function loadWeights(
   for (const [path, weight] of codes) replaceByCodes(model, path, weight);
   for (const { layer, parameter, weight } of experts.values()) replaceByCodes(model, layer, weight, parameter);
   for (const [path, parameter] of fresh) {
-    const values = path.endsWith(".bias") ? zeros : parameter.shape.length < 2 ? ones : init;
+    const values = path.endsWith(".bias") ? zeros : parameter.shape.length < 2 ? ones : normal({ std: std(path) });
     parameter.replace(upload(currentDevice(), values(parameter.shape), parameter.shape, "float32"));
   }
   for (const [path, parameter] of own) {

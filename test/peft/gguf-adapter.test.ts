@@ -85,7 +85,7 @@ async function both(name: string, config: AdapterConfig, dtype: "float32" | "flo
   const file = await readGguf(await encodeGgufAdapter(model, { dtype }), "adapter.gguf");
   const read = await ggufModel(await applied(await readGguf(join(folder, `${name}.gguf`)), file));
   const other = createModel(read.config);
-  await loadWeights(other, read.checkpoint, {}, { init: () => new Float32Array(), isNew: () => false });
+  await loadWeights(other, read.checkpoint, {}, { std: () => 0, isNew: () => false });
   const logits = (of: Module) => (of as typeof model).forward({ inputIds: inputIds() }).logits;
   return { file, difference: distance(logits(other), logits(model)) };
 }
@@ -117,7 +117,7 @@ onEveryDevice(() => {
       const file = await readGguf(await encodeGgufAdapter(model), "adapter.gguf");
       const read = await ggufModel(await applied(await readGguf(join(folder, "llama.gguf")), file));
       const other = createModel(read.config);
-      await loadWeights(other, read.checkpoint, {}, { init: () => new Float32Array(), isNew: () => false });
+      await loadWeights(other, read.checkpoint, {}, { std: () => 0, isNew: () => false });
       const { logits } = (other as typeof model).forward({ inputIds: inputIds() });
       expect(distance(logits, before)).toBeLessThan(2e-5);
     });

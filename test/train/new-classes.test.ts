@@ -88,6 +88,22 @@ describe("labels", () => {
     await expect(loadModel(path, { task: "SequenceClassification", labels: 0 })).rejects.toThrow(/`labels` \(= 0\) must be/);
     await expect(loadModel(path, { task: "SequenceClassification", labels: [1] as never })).rejects.toThrow(/`labels`/);
   });
+
+  // deviations that transformers' own new layers have
+  test.each([
+    ["mt5_seqcls", "SequenceClassification", "classification_head.out_proj.weight", 0.25],
+    ["mt5_seqcls", "TokenClassification", "classifier.weight", 1],
+    ["mt5", "QuestionAnswering", "qa_outputs.weight", 0.25],
+    ["modernbert_model", "TokenClassification", "classifier.weight", 0.22],
+    ["modernbert_model", "TokenClassification", "head.dense.weight", 0.0072],
+    ["bart", "SequenceClassification", "classification_head.out_proj.weight", 0.02],
+  ] as const)("%s for %s: %s begins as far from 0 as in transformers", async (model, task, path, deviation) => {
+    const labels = task === "QuestionAnswering" ? {} : { labels: 200 };
+    const loaded = await loadModel(`test/fixtures/heads/${model}`, { task, ...labels });
+    const values = valuesOf(loaded.model as Module).get(path)!;
+    const found = Math.sqrt(values.reduce((sum, value) => sum + value ** 2, 0) / values.length);
+    expect(Math.abs(Math.log(found / deviation)), `${found}`).toBeLessThan(4 / Math.sqrt(2 * values.length) + 0.02);
+  });
 });
 
 describe("questions and answers", () => {
