@@ -51,3 +51,4 @@ export {
 export { grad, hessian, hvp, jacobian, jvp, perSampleGradients, valueAndGrad, vjp, vmap } from "./tensor/derivative.ts";
 export * from "./tensor/functions.ts";
 export * as random from "./tensor/random.ts";
+export { type Shaped, shaped } from "./tensor/shaped.ts";

@@ -70,6 +70,7 @@ const given: Readonly<Record<string, RightCall>> = {
   ...all(["checkpoint", "compile", "grad", "valueAndGrad"], () => [sum]),
   vmap: () => [sum, { inAxes: [0], outAxis: 0 }],
   chunk: () => [matrix(), 2, 0],
+  shaped: () => [ones([2, 3]), [2, 3]],
   unbind: () => [matrix(), 0],
   meshgrid: () => [[ones([2]), ones([3])], { indexing: "xy" }],
   nanToNum: () => [matrix(), { nan: 0, posInf: 1, negInf: -1 }],
