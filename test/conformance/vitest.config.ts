@@ -1,5 +1,7 @@
 import { defineConfig } from "vitest/config";
-import base from "../../vitest.config.ts";
+import { settings } from "../../vitest.config.ts";
 
-/** Files that need a Python with peft, which `npm test` leaves out. */
-export default defineConfig({ test: { ...base.test, include: ["test/conformance/*.conformance.ts"], hookTimeout: 600_000 } });
+/** Files that need a Python with peft, which `npm test` leaves out; one after the other in one process, which starts one Python. */
+export default defineConfig({
+  test: { ...settings, include: ["test/conformance/*.conformance.ts"], isolate: false, maxWorkers: 1, hookTimeout: 600_000 },
+});
