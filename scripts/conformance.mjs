@@ -16,8 +16,10 @@ const cache = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "lor
 /** Where the Python of these very requirements is kept; other versions lie beside it. */
 const environment = join(cache, `python-${version}`);
 
+// looked for, not imported, which takes ten seconds
+const packages = "all(map(importlib.util.find_spec, ('torch', 'transformers', 'safetensors', 'peft')))";
 const hasPeft = (python) =>
-  spawnSync(python, ["-c", "import torch, transformers, safetensors, peft"], { stdio: "ignore" }).status === 0;
+  spawnSync(python, ["-c", `import importlib.util, sys; sys.exit(not ${packages})`], { stdio: "ignore" }).status === 0;
 const run = (program, ...args) => spawnSync(program, args, { stdio: ["ignore", 2, 2] }).status === 0;
 
 /** Makes the environment beside its place, and moves it there when it is whole: a run that was cut leaves nothing half-made. */

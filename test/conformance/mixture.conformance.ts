@@ -1,5 +1,4 @@
 /** Arrow in folders: PEFT reads ours, we read PEFT's. Needs a Python with peft; see peft.conformance.ts. */
-import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,6 +12,7 @@ import { normal } from "../../src/nn/init.ts";
 import { attach, loadArrow, lora, saveAdapter, saveArrow } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
+import { pythonSide } from "./python.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorikeet-mixture-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -49,9 +49,7 @@ beforeAll(async () => {
   await loadArrow(model, [at("a"), at("b"), at("c")], { topK: 2, routerTemperature: 0.7, general, seed: 8 });
   ours = logits(model);
   await saveArrow(model, at("ours"));
-  const python = process.env["LORIKEET_PYTHON"] ?? "python3";
-  const run = spawnSync(python, [join(import.meta.dirname, "mixture_side.py"), folder], { encoding: "utf8" });
-  if (run.status !== 0) throw new Error(`${python} failed:\n${run.stderr}`);
+  await pythonSide("mixture", folder);
   theirs = (await (await readSafetensors(at("ours.safetensors"))).tensors.get("logits")!.load()) as Float32Array;
 });
 

@@ -2,7 +2,6 @@
  * Files of adapters and models are interchangeable with Hugging Face's peft and transformers: what one side writes the other
  * reads, with the same logits beside the weights, disabled and merged. See peft_side.py for the other side.
  */
-import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -36,6 +35,7 @@ import { manualSeed } from "../../src/tensor/random.ts";
 import { complete } from "../../src/train/generation.ts";
 import { loadModel, saveModel } from "../../src/train/load-model.ts";
 import { type BaseName, bases, type Case, cases, config, shake } from "./peft-cases.ts";
+import { pythonSide } from "./python.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorikeet-conformance-"));
 const ids = Int32Array.from({ length: 18 }, (_, i) => (i * i * 7 + 3) % config.vocab_size);
@@ -161,9 +161,7 @@ beforeAll(async () => {
     expect(withoutTying(adapter.warnings)).toEqual([]);
   }
   writeFileSync(join(folder, "cases.json"), JSON.stringify(list));
-  const python = process.env["LORIKEET_PYTHON"] ?? "python3";
-  const run = spawnSync(python, [join(import.meta.dirname, "peft_side.py"), folder], { encoding: "utf8" });
-  if (run.status !== 0) throw new Error(`${python} failed:\n${run.stderr}`);
+  await pythonSide("peft", folder);
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 

@@ -1,4 +1,4 @@
-"""Hugging Face's side of peft.conformance.ts: `python peft_side.py FOLDER`.
+"""Hugging Face's side of peft.conformance.ts, in a folder of it.
 
 FOLDER/cases.json lists {name, base, inputs, type, config, adapter, saveEmbeddingLayers, merges, writes}: `base` is a model folder that lorikeet wrote,
 `inputs` what it is tried on, `merges` and `writes` whether it is merged and continues a text, `adapter` the folder of an adapter on it that lorikeet wrote, `type` and `config` the same adapter's options for PEFT. For every case this writes
@@ -10,7 +10,6 @@ FOLDER/cases.json lists {name, base, inputs, type, config, adapter, saveEmbeddin
 """
 import json
 import os
-import sys
 import warnings
 
 import torch
@@ -18,10 +17,6 @@ import transformers
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
-
-transformers.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(1)
 
 
 def base_model(folder):
@@ -104,7 +99,3 @@ def main(root):
         if case["type"] in ("MULTITASK_PROMPT_TUNING", "POLY"):
             given = dict(given, task_ids=torch.zeros(len(given["input_ids"]), dtype=torch.long))
         run(root, case, given)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -1,10 +1,10 @@
 /** A tokenizer that lorikeet trains is the one that Hugging Face's `tokenizers` trains on the same text, and transformers reads its files. */
-import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { loadTokenizer, saveTokenizer, tokenizerConfig, trainTokenizer } from "../../src/text/index.ts";
+import { pythonSide } from "./python.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorikeet-conformance-"));
 const endOfText = "<|endoftext|>";
@@ -30,9 +30,7 @@ beforeAll(async () => {
   const config = tokenizerConfig({ bosToken: endOfText, eosToken: endOfText, maximumLength: 77 });
   await saveTokenizer(join(folder, "ours"), { definition, config });
   writeFileSync(join(folder, "texts.json"), JSON.stringify({ train, encode, vocabularySize, specialTokens }));
-  const python = process.env["LORIKEET_PYTHON"] ?? "python3";
-  const run = spawnSync(python, [join(import.meta.dirname, "tokenizer_side.py"), folder], { encoding: "utf8" });
-  if (run.status !== 0) throw new Error(`${python} failed:\n${run.stderr}`);
+  await pythonSide("tokenizer", folder);
   theirs = JSON.parse(readFileSync(join(folder, "theirs.json"), "utf8"));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -1,11 +1,10 @@
-"""Hugging Face's side of tokenizer.conformance.ts: `python tokenizer_side.py FOLDER`.
+"""Hugging Face's side of tokenizer.conformance.ts, in a folder of it.
 
 FOLDER holds texts.json {train, encode, vocabularySize, specialTokens} and ours/, a tokenizer that lorikeet trained. Writes
 theirs.json: vocab and merges of the same training by the `tokenizers` package, and ids and texts of ours as transformers reads it.
 """
 import json
 import os
-import sys
 
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -39,7 +38,3 @@ def main(root):
     }
     with open(os.path.join(root, "theirs.json"), "w", encoding="utf8") as file:
         json.dump(found, file)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
