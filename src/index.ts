@@ -45,6 +45,8 @@ export {
   type TensorData,
   type TensorLike,
   tensor,
+  trilIndices,
+  triuIndices,
   zeros,
   zerosLike,
 } from "./tensor/create.ts";

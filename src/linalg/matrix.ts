@@ -108,3 +108,24 @@ export function requireSquare(operation: string, x: Tensor): void {
   if (x.rank >= 2 && x.shape.at(-1) === x.shape.at(-2)) return;
   throw new ShapeError(`needs a square matrix, got ${wordShape(x.shape)}.`, { operation, got: x.shape, expected: ["n", "n"] });
 }
+
+/** @throws {ShapeError} unless A is square, and B has its rows and the same axes before */
+export function requireSystem(operation: string, A: Tensor, B: Tensor): void {
+  requireSquare(operation, A);
+  requireTensors(operation, { B });
+  if (B.rank !== A.rank || B.shape.slice(0, -1).join() !== A.shape.slice(0, -1).join())
+    throw new ShapeError(`needs B with as many rows as A ${wordShape(A.shape)}, got ${wordShape(B.shape)}.`, {
+      operation,
+      expected: [...A.shape.slice(0, -1), "k"],
+      got: B.shape,
+    });
+}
+
+/** A tensor of matrices, one after the other, as `toTensor`. */
+export function fromMatrices(results: readonly Matrix[], like: Tensor, shape: readonly number[]): Tensor {
+  const values = new Float64Array(sizeOf(shape));
+  results.forEach((each, i) => {
+    values.set(each.values, i * each.values.length);
+  });
+  return toTensor(values, shape, like);
+}

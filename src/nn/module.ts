@@ -3,7 +3,7 @@
  * (`model.layers.0.self_attn.q_proj.weight`) is the path of properties that leads to it; models name theirs as
  * Hugging Face does, to the letter.
  */
-import { currentDevice, upload } from "../compile/program.ts";
+import { currentDevice, realize, upload } from "../compile/program.ts";
 import {
   ConfigError,
   checkOptions,
@@ -15,10 +15,12 @@ import {
   wordShape,
   wordType,
 } from "../errors.ts";
+import { checkDType, type DType, isFloat, requireFloat } from "../graph/dtype.ts";
+import { cast } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import { type Shape, sameShape } from "../graph/shape.ts";
 import { showAs } from "../graph/shown-as.ts";
-import { assignAll, Setting, structure, Variable } from "../graph/variable.ts";
+import { assignAll, isObserved, Setting, structure, Variable } from "../graph/variable.ts";
 import { outline } from "./outline.ts";
 
 /** A value that training may change. */
@@ -212,6 +214,36 @@ export abstract class Module {
   /** Layers such as dropout do nothing. */
   eval(): this {
     return this.train(false);
+  }
+
+  /**
+   * Casts what has fractions among the parameters and buffers, and their gradients, in place: tied ones stay tied. Values of 16 bits save
+   * memory and are widened to compute; codes of quantised weights, and their scales, stay. Optimisers go on, with their state in the
+   * dtype that it has: for float64 make them afterwards.
+   *
+   * @throws {DTypeError} for a dtype without fractions; @throws {ConfigError} inside a compiled function
+   * @example
+   * new Linear(2, 3).to("bfloat16").weight.dtype   // "bfloat16"
+   */
+  to(dtype: DType): this {
+    checkDType("to", dtype);
+    requireFloat("to", dtype);
+    if (isObserved())
+      throw new ConfigError("inside a compiled function it would happen once only, while tracing.", {
+        operation: "to",
+        hint: "Call it before the compiled function.",
+      });
+    const cells = this.parameters().filter(
+      (each) => isFloat(each.dtype) && each.dtype !== dtype && each.represents === each.size,
+    );
+    const next = cells.map((each) => cast(each.stored, dtype));
+    realize(next);
+    cells.forEach((cell, i) => {
+      cell.replace(next[i]!);
+      if (cell.grad) cell.grad = cast(cell.grad, dtype);
+    });
+    if (cells.length > 0) structure.value = structure.stored + 1;
+    return this;
   }
 
   /** Nothing below this module is changed by training any more. */

@@ -1,5 +1,5 @@
 /** Rearranging tensors: joining, splitting, moving and repeating axes, padding, diagonals. Nothing here computes; see also pick.ts. */
-import { ConfigError, checkOptions, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
 import { concatenate } from "../graph/composite.ts";
 import { mul, where } from "../graph/elementwise.ts";
 import { expand, flip as flipAxis, pad, permute, reshape, slice, sliceAxis, transpose } from "../graph/movement.ts";
@@ -124,6 +124,22 @@ export function unflatten(x: Tensor, axis: number, sizes: Shape): Tensor {
 /** Reverses the order along `axes`, all of them when absent. */
 export function flip(x: Tensor, axes?: number | readonly number[] | null): Tensor {
   return normalizeAxes("flip", axes, x.rank).reduce(flipAxis, x);
+}
+
+/** Turns by 90° `times` times in the plane of two axes, from the first towards the second; negative numbers turn back. */
+export function rot90(x: Tensor, times = 1, axes: readonly number[] = [0, 1]): Tensor {
+  requireKind("rot90", "a whole number", { times });
+  checkList("rot90", "`axes`", axes);
+  if (normalizeAxes("rot90", axes, x.rank).length !== 2)
+    throw new ShapeError(`turns in the plane of two axes, got ${wordShape(axes)}.`, {
+      operation: "rot90",
+      expected: 2,
+      got: axes,
+    });
+  const [from, to] = axes.map((axis) => normalizeAxis("rot90", axis, x.rank)) as [number, number];
+  const turns = ((times % 4) + 4) % 4;
+  const half = turns >= 2 ? flip(x, axes) : x;
+  return turns % 2 === 1 ? transpose(flipAxis(half, to), from, to) : half;
 }
 
 /** Moves elements by `shifts` along `axes`; what leaves at the end comes back at the start. Without axes: in row-major order. */

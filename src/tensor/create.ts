@@ -298,3 +298,39 @@ export function eye(rows: number, columns = rows, options: FillOptions = {}): Te
   checkShape("eye", [rows, columns]);
   return cast(equal(expand(reshape(iota([rows]), [rows, 1]), [rows, columns]), iota([columns])), dtype);
 }
+
+function triangle(
+  operation: string,
+  [rows, columns]: readonly [number, number],
+  inside: (i: number, j: number) => boolean,
+): Tensor {
+  checkShape(operation, [rows, columns]);
+  const places: number[][] = [[], []];
+  for (let i = 0; i < rows; i++)
+    for (let j = 0; j < columns; j++)
+      if (inside(i, j)) {
+        places[0]!.push(i);
+        places[1]!.push(j);
+      }
+  return upload(currentDevice(), Int32Array.from(places.flat()), [2, places[0]!.length], "int32");
+}
+
+/**
+ * Row and column of each place on the diagonal `offset` of [rows, columns] or below it, row by row: int32 [2, n].
+ *
+ * @throws {ShapeError} for sizes that are not whole numbers
+ * @example
+ * trilIndices(2)
+ * // [[0 1 1]
+ * //  [0 0 1]] int32 [2, 3]
+ */
+export function trilIndices(rows: number, columns = rows, offset = 0): Tensor {
+  requireKind("trilIndices", "a whole number", { offset });
+  return triangle("trilIndices", [rows, columns], (i, j) => j - i <= offset);
+}
+
+/** Row and column of each place on the diagonal `offset` of [rows, columns] or above it, as `trilIndices`. */
+export function triuIndices(rows: number, columns = rows, offset = 0): Tensor {
+  requireKind("triuIndices", "a whole number", { offset });
+  return triangle("triuIndices", [rows, columns], (i, j) => j - i >= offset);
+}

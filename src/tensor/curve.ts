@@ -7,9 +7,9 @@ import { expand, reshape, sliceAxis, stopGradient } from "../graph/movement.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
 import { normalizeAxis, sameShape } from "../graph/shape.ts";
 import { constant, number } from "../graph/source.ts";
-import { unsqueeze } from "./arrange.ts";
+import { concatenate, flip, unsqueeze } from "./arrange.ts";
 import { clamp, lerp, lessEqual, sub } from "./math.ts";
-import { diff, searchSorted } from "./running.ts";
+import { cumprod, diff, searchSorted } from "./running.ts";
 import { amax, amin, norm, sum, toFloat } from "./statistics.ts";
 
 function checkWeights(operation: string, x: Tensor, weights: Tensor | undefined): void {
@@ -70,6 +70,18 @@ export function bincount(x: Tensor, length: number, weights?: Tensor): Tensor {
   checkOptions("bincount", { length }, { length: "a whole number from 1" });
   checkWeights("bincount", x, weights);
   return scatterAdd(x, weights ?? expand(constant(1, [], "int32"), x.shape), length);
+}
+
+/** Powers of the last axis in columns: xⁿ⁻¹, …, x, 1, or from 1 upwards when `increasing`; n is its size unless `columns` says otherwise. */
+export function vander(x: Tensor, options: { readonly columns?: number; readonly increasing?: boolean } = {}): Tensor {
+  if (x.rank === 0) throw new ShapeError("needs at least one axis.", { operation: "vander", got: x.shape });
+  const { columns = x.shape.at(-1) as number, increasing = false } = checkOptions("vander", options, {
+    columns: "a whole number from 0",
+    increasing: "true or false",
+  });
+  const factors = [constant(1, [...x.shape, 1], x.dtype), expand(unsqueeze(x, -1), [...x.shape, Math.max(0, columns - 1)])];
+  const powers = cumprod(sliceAxis(concatenate(factors, x.rank), x.rank, 0, columns), x.rank);
+  return increasing ? powers : flip(powers, -1);
 }
 
 /**

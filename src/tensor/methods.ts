@@ -124,6 +124,7 @@ const operations = {
   swapAxes: arrange.swapAxes,
   flip: arrange.flip,
   roll: arrange.roll,
+  rot90: arrange.rot90,
   pad: arrange.padding,
   repeatInterleave: arrange.repeatInterleave,
   split: arrange.split,
@@ -273,6 +274,7 @@ declare module "../graph/node.ts" {
     swapAxes(axis0: number, axis1: number): Tensor;
     flip(axes?: number | readonly number[] | null): Tensor;
     roll(shifts: number | readonly number[], axes?: number | readonly number[] | null): Tensor;
+    rot90(times?: number, axes?: readonly number[]): Tensor;
     /** [before, after] per axis, for the last axes when there are fewer pairs. */
     pad(
       amounts: readonly (readonly [before: number, after: number])[],

@@ -170,6 +170,7 @@ const arrangeComposites = {
     const [shape, by] = [draw.shape(3, 4, 1), draw.integer(-3, 3)];
     return [undefined, 0].map((axes) => sample([shape], (x) => arrange.roll(x!, by, axes)));
   },
+  rot90: (draw) => [sample([draw.shape(3, 4, 2)], (x) => arrange.rot90(x!, draw.integer(-3, 3), [-1, 0]))],
   repeat: (draw) => {
     const shape = draw.shape(2);
     const repeats = [2, ...shape.map(() => draw.integer(1, 3))];
@@ -314,6 +315,8 @@ const curveComposites = {
     const at = (x: Tensor) => add(cast(labels(x.shape, 6), x.dtype), x);
     return [sample([draw.shape(2), [n]], (x, y) => curve.interp(at(x!), cast(iota([n]), x!.dtype), y!), [0.1, 0.9])];
   },
+  vander: (draw) =>
+    [true, false].map((increasing) => sample([draw.shape(2, 3, 1)], (x) => curve.vander(x!, { columns: 3, increasing }))),
   trapezoid: (draw) => {
     const shape = draw.shape(3, 4, 1);
     return [

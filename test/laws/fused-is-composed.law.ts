@@ -169,6 +169,7 @@ describe("composites with something written by hand", () => {
     "autograd/custom.ts", // the definition
     "linalg/solve.ts", // values made outside of the graph: test/linalg compares with finite differences
     "linalg/factor.ts", // the same
+    "linalg/triangular.ts", // the same
     "peft/methods/oft.ts", // a projection that the gradient passes by, on purpose
     "peft/methods/osf.ts", // a gradient that is projected, on purpose: the golden case compares it with PEFT
   ];

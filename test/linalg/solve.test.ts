@@ -4,8 +4,11 @@ import { pullback } from "../../src/autograd/grad.ts";
 import { downloadSync, useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
-import { inverse, solve, solveMatrix } from "../../src/linalg/solve.ts";
-import { tensor } from "../../src/tensor/create.ts";
+import type { Tensor } from "../../src/graph/node.ts";
+import { det, inverse, slogdet, solve, solveMatrix } from "../../src/linalg/solve.ts";
+import { cholesky, solveTriangular } from "../../src/linalg/triangular.ts";
+import { eye, tensor } from "../../src/tensor/create.ts";
+import { diagonal, triu } from "../../src/tensor/functions.ts";
 import "../../src/tensor/methods.ts";
 import { expectDerivative, float64 } from "../tensor/gradient.ts";
 import { distance, filled, matrices, noise, product } from "./matrices.ts";
@@ -83,6 +86,46 @@ test("have first and second derivatives", () => {
   expectDerivative((x) => solve(B.add(float64(values, [2, 2, 2])), x), values, [2, 2, 2], 1e-5);
 });
 
+test("Cholesky factors, triangles and determinants of any size are what they are defined by, with two derivatives", () => {
+  const next = noise(8);
+  for (const n of [1, 3, 33, 70]) {
+    const X = float64(Array.from({ length: 2 * n * n }, next), [2, n, n]);
+    const A = X.matmul(X.transpose())
+      .add(float64([n], []))
+      .add(eye(n));
+    const L = cholesky(A);
+    expect(L.matmul(L.transpose()).sub(A).abs().max().item()).toBeLessThan(1e-10 * n);
+    expect(triu(L, 1).abs().max().item()).toBe(0);
+    const B = X.slice(":, :, :2");
+    expect(L.matmul(solveTriangular(L, B)).sub(B).abs().max().item()).toBeLessThan(1e-10);
+    const U = L.transpose();
+    expect(
+      U.matmul(solveTriangular(U, B, { upper: true }))
+        .sub(B)
+        .abs()
+        .max()
+        .item(),
+    ).toBeLessThan(1e-10);
+    const { sign, logAbsDet } = slogdet(A);
+    expect(sign.toArray()).toEqual([1, 1]);
+    const logarithm = diagonal(L, 0, 1, 2).log().sum(1).mul(2);
+    expect(logAbsDet.sub(logarithm).abs().max().item()).toBeLessThan(1e-10 * n);
+  }
+  const [turned, singular] = det(float64([0, 2, 3, 0, 1, 2, 2, 4], [2, 2, 2])).toArray() as number[];
+  expect(turned).toBeCloseTo(-6, 12);
+  expect(singular).toBe(0);
+  const values = [4, 1, 0.5, 1, 5, -1, 0.5, -1, 3];
+  const symmetric = (x: Tensor) => x.add(x.transpose());
+  expectDerivative((x) => cholesky(symmetric(x)), values, [3, 3], 1e-5);
+  expectDerivative((x) => slogdet(x).logAbsDet, values, [3, 3], 1e-5);
+  expectDerivative((x) => det(x.reshape([1, 3, 3])), values, [3, 3], 1e-5);
+  const B = float64([1, 2, 3, 4, 5, 6], [3, 2]);
+  for (const upper of [false, true]) {
+    expectDerivative((x) => solveTriangular(x, B, { upper }), values, [3, 3], 1e-5);
+    expectDerivative((x) => solveTriangular(float64(values, [3, 3]), x, { upper }), [1, 2, 3, 4, 5, 6], [3, 2], 1e-5);
+  }
+});
+
 test("the derivative is that of the product with the inverse", () => {
   const A = float64([2, 1, 0, 3], [2, 2]);
   const B = float64([1, 2], [2, 1]);
@@ -105,5 +148,10 @@ test("say what does not fit", () => {
     ),
   ).toThrow("inverse: the matrix [2, 2] is singular. Use pinv, or add to its diagonal.");
   expect(() => solve(tensor([[1]]), tensor([1]))).toThrow("solve: needs B with as many rows as A [1, 1], got [1].");
+  expect(() => cholesky(tensor([1, 2, 2, 1], { shape: [2, 2] }))).toThrow(
+    "cholesky: the matrix [2, 2] is not positive definite: its leading 2 rows are not. Add to its diagonal.",
+  );
+  expect(() => solveTriangular(tensor([[0]]), tensor([[1]]))).toThrow("solveTriangular: the matrix [1, 1] is singular: row 0");
+  expect(() => det(tensor([1]))).toThrow("det: needs a square matrix, got [1].");
   expect(() => solve(tensor([[Number.NaN]]), tensor([[1]]))).toThrow("solve: entry [0, 0] of the matrix [1, 1] is NaN.");
 });

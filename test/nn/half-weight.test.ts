@@ -3,12 +3,21 @@ import { expect, test } from "vitest";
 import { pullback } from "../../src/autograd/grad.ts";
 import { currentDevice, realize, upload } from "../../src/compile/program.ts";
 import { compile } from "../../src/compile/trace.ts";
-import { cast } from "../../src/graph/elementwise.ts";
+import { cast, mul } from "../../src/graph/elementwise.ts";
+import { reshape } from "../../src/graph/movement.ts";
 import type { Tensor } from "../../src/graph/node.ts";
+import { BatchNorm } from "../../src/nn/channel-norm.ts";
 import { Embedding } from "../../src/nn/embedding.ts";
 import { Conv1D, Linear } from "../../src/nn/linear.ts";
+import { Module } from "../../src/nn/module.ts";
+import { QuantisedLinear } from "../../src/nn/quantised-linear.ts";
+import { quantiseWeight } from "../../src/nn/quantiser.ts";
+import { AdamW } from "../../src/optim/adam.ts";
+import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
+import { mean } from "../../src/tensor/statistics.ts";
 import { onEveryDevice } from "../devices.ts";
+import { values } from "../nn/tensors.ts";
 import { difference, ids } from "../peft/small-model.ts";
 
 const random = (shape: readonly [number, number], seed: number): Tensor =>
@@ -41,6 +50,44 @@ onEveryDevice(() => {
       expect(lean.memory().arenaBytes).toBeLessThan(24 * 40 * 4);
       expect(lean.schedule()!.steps.filter(({ label }) => label.includes("cast"))).toEqual([]);
     }
+  });
+
+  test("to: a module is cast in place, tied weights stay tied, what was compiled and the optimiser go on", () => {
+    class Tied extends Module {
+      readonly table = new Embedding(7, 4);
+      readonly norm = new BatchNorm(4);
+      readonly head = new Linear(4, 7, { bias: false });
+      forward(x: Tensor): Tensor {
+        return this.head.forward(this.norm.forward(this.table.forward(x)));
+      }
+    }
+    const net = new Tied().train();
+    Object.assign(net.head, { weight: net.table.weight });
+    const optimizer = new AdamW(net.trainableParameters(), { lr: 1e-2 });
+    const step = compile((x: Tensor) => {
+      const loss = mean(mul(net.forward(x), net.forward(x)));
+      optimizer.step(gradientsOf(loss, net.trainableParameters()));
+      return loss;
+    });
+    const x = reshape(ids(3, 1), [-1]);
+    const losses = [values(step(x))[0]!, values(step(x))[0]!];
+    expect(net.to("bfloat16")).toBe(net);
+    expect(net.head.weight).toBe(net.table.weight);
+    expect(net.parameters().map(({ dtype }) => dtype)).toEqual(net.parameters().map(() => "bfloat16"));
+    expect([...optimizer.stateDict().values()].every(({ dtype }) => dtype === "float32")).toBe(true);
+    for (let i = 0; i < 3; i++) losses.push(values(step(x))[0]!);
+    expect(losses).toEqual([...losses].sort((a, b) => b - a));
+    expect(net.to("float32").head.weight.dtype).toBe("float32");
+    const codes = quantiseWeight(new Float32Array(64).fill(1), [8, 8], { type: "int8", blockSize: 64, doubleQuantise: false });
+    const quantised = new QuantisedLinear(codes, new Linear(8, 8).bias).to("float16");
+    expect(
+      quantised
+        .parameters()
+        .map(({ dtype }) => dtype)
+        .sort(),
+    ).toEqual(["float16", "float32", "uint8"]);
+    expect(() => net.to("int32")).toThrow("to: needs floating-point values, got int32.");
+    expect(() => compile(() => net.to("float16").table.weight.value)()).toThrow("to: inside a compiled function");
   });
 
   test("rows of a table of 16 bits come as float32", () => {

@@ -1,8 +1,11 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import { useDevice } from "../../src/compile/program.ts";
 import { createReference } from "../../src/devices/reference/device.ts";
+import type { Tensor } from "../../src/graph/node.ts";
 import * as arrange from "../../src/tensor/arrange.ts";
-import { arange, tensor } from "../../src/tensor/create.ts";
+import { arange, tensor, trilIndices, triuIndices } from "../../src/tensor/create.ts";
+import { grad } from "../../src/tensor/derivative.ts";
+import { rot90, vander } from "../../src/tensor/functions.ts";
 import "../../src/tensor/methods.ts";
 import { onEveryDevice } from "../devices.ts";
 
@@ -41,6 +44,32 @@ onEveryDevice(() => {
       [6, 1, 2],
       [3, 4, 5],
     ]);
+  });
+
+  test("quarter turns, powers and triangles, as PyTorch prints them", () => {
+    const turned = [1, 2, 3, -1].map((times) =>
+      JSON.stringify(
+        rot90(
+          [
+            [0, 1, 2],
+            [3, 4, 5],
+          ],
+          times,
+        ).toArray(),
+      ),
+    );
+    expect(turned).toEqual(["[[2,5],[1,4],[0,3]]", "[[5,4,3],[2,1,0]]", "[[3,0],[4,1],[5,2]]", "[[3,0],[4,1],[5,2]]"]);
+    const cube = rot90(arange(8).reshape([2, 2, 2]), 1, [2, 0]);
+    expect(JSON.stringify(cube.toArray())).toBe("[[[4,0],[6,2]],[[5,1],[7,3]]]");
+    const z = tensor([0, 2, -1]);
+    expect(JSON.stringify(vander(z).toArray())).toBe("[[0,0,1],[4,2,1],[1,-1,1]]");
+    const slope = grad((x: Tensor) => vander(x, { columns: 4, increasing: true }).mul([1, 2, 3, 4]).sum())(z)[0];
+    expect(slope!.toArray()).toEqual([2, 62, 8]);
+    expect(vander(z, { columns: 0 }).shape).toEqual([3, 0]);
+    const triangles = [trilIndices(3, 4, 1), triuIndices(3, 3, 1), trilIndices(3, 2, -1)].map((x) => JSON.stringify(x.toArray()));
+    expect(triangles).toEqual(["[[0,0,1,1,1,2,2,2,2],[0,1,0,1,2,0,1,2,3]]", "[[0,0,1],[1,2,2]]", "[[1,2,2],[0,0,1]]"]);
+    expect(() => rot90(z)).toThrow("rot90: axis 1 is outside a tensor of 1 axes.");
+    expect(() => rot90(cube, 1, [0, 1, 2])).toThrow("rot90: turns in the plane of two axes, got [0, 1, 2].");
   });
 
   test("padding in all modes, and cutting", () => {

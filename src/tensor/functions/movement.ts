@@ -33,6 +33,15 @@ export const swapAxes = ofOne("swapAxes", arrange.swapAxes, 2);
 /** Reverses the order along `axes`, all of them when absent. */
 export const flip = ofOne("flip", arrange.flip, 1);
 /**
+ * Turns by 90° `times` times (1 by default; negative numbers turn back) in the plane of two axes (the first two by default), from the
+ * first towards the second.
+ * @example
+ * rot90([[1, 2], [3, 4]])
+ * // [[2 4]
+ * //  [1 3]] float32 [2, 2]
+ */
+export const rot90 = ofOne("rot90", arrange.rot90, 2);
+/**
  * Moves elements by `shifts` along `axes`; what leaves at the end comes back at the start. Without axes: in row-major order.
  * @example
  * roll([1, 2, 3], 1)   // [3 1 2] float32 [3]

@@ -113,6 +113,14 @@ export const histc = ofOne("histc", curve.histc, 1);
  */
 export const interp = ofTriple("interp", curve.interp);
 /**
+ * Powers of the last axis in columns: xⁿ⁻¹, …, x, 1, or from 1 upwards when `increasing`; n is its size unless `columns` says otherwise.
+ * @example
+ * vander([2, 3], { columns: 3 })
+ * // [[4 2 1]
+ * //  [9 3 1]] float32 [2, 3]
+ */
+export const vander = ofOne("vander", curve.vander, 1);
+/**
  * The area below a curve through values along `axis` (the last by default), which stand `dx` apart or at `x`.
  * @example
  * trapezoid([1, 2, 3])   // 4 float32 []
