@@ -50,7 +50,11 @@ export function checkShape(operation: string, shape: Shape): void {
 /** Axis counted from the front; negative ones count from the back. */
 export function normalizeAxis(operation: string, axis: number, rank: number): number {
   if (!Number.isInteger(axis))
-    throw new ShapeError(`an axis is a whole number, got ${wordArgument(axis)}.`, { operation, got: axis });
+    throw new ShapeError(`an axis is a whole number, got ${wordArgument(axis)}.`, {
+      operation,
+      got: axis,
+      ...(Object(axis) === axis && "keepDims" in (axis as object) && { hint: `Write ${operation}(axes, keepDims).` }),
+    });
   if (axis < -rank || axis >= rank)
     throw new ShapeError(`axis ${axis} is outside a tensor of ${rank} axes.`, {
       operation,

@@ -9,7 +9,7 @@ import { type Module, type Parameter, requireModule } from "./module.ts";
  * `module.forward(...inputs)` with other values of its parameters, which the module itself keeps as they are. Parameters that are not
  * named have their own values. Functions that the module has compiled are run as they are written, for these values and their derivatives.
  *
- * @param values tensors by path, as `stateDict` has them; of a shared parameter any of its paths
+ * @param values tensors by path, in an object or a Map, as `stateDict` is one; of a shared parameter any of its paths
  * @throws {ConfigError} for a path that is no parameter's, naming the nearest, and for two values of a shared one; @throws {DTypeError} for
  *   what is no tensor; @throws {ShapeError} for a tensor of another shape
  * @see https://docs.pytorch.org/docs/stable/generated/torch.func.functional_call.html
@@ -26,7 +26,7 @@ import { type Module, type Parameter, requireModule } from "./module.ts";
  */
 export function functionalCall<Model extends Module & { forward(...inputs: never[]): unknown }>(
   module: Model,
-  values: Readonly<Record<string, Tensor>>,
+  values: Readonly<Record<string, Tensor>> | ReadonlyMap<string, Tensor>,
   ...inputs: Parameters<Model["forward"]>
 ): ReturnType<Model["forward"]> {
   const operation = "functionalCall";
@@ -34,7 +34,7 @@ export function functionalCall<Model extends Module & { forward(...inputs: never
   requireKind(operation, "an object", { values });
   const parameters = new Map(module.parameterPaths());
   const given = new Map<Parameter, Tensor>();
-  for (const [path, value] of Object.entries(values)) {
+  for (const [path, value] of values instanceof Map ? (values as ReadonlyMap<string, Tensor>) : Object.entries(values)) {
     const parameter = parameters.get(path);
     if (!parameter) {
       const near = nearestName(path, parameters.keys());

@@ -28,6 +28,7 @@ onEveryDevice(() => {
     const [net, other] = [new Net().eval(), new Net().eval()];
     const before = net.forward(x());
     near(functionalCall(net, Object.fromEntries(other.stateDict()), x()), other.forward(x()));
+    near(functionalCall(net, other.stateDict(), x()), other.forward(x()));
     near(functionalCall(net, {}, x()), before);
     near(net.forward(x()), before);
     const f = compile((weight: Tensor) => functionalCall(net, { "head.weight": weight }, x()));

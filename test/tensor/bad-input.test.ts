@@ -98,6 +98,11 @@ const cases: Case[] = [
     ShapeError,
   ],
   ["pad: amounts undefined are not pairs of whole numbers for 1 axes.", () => of(2).pad(), ShapeError],
+  [
+    "sum: an axis is a whole number, got an object. Write sum(axes, keepDims).",
+    () => of(3).sum({ keepDims: true } as unknown as number),
+    ShapeError,
+  ],
   ["roll: `shifts` (= 1.5) must be whole numbers.", () => of(3).roll(1.5), ConfigError],
   ["rearrange: `b` (= -2) must be a whole number from 0.", () => of(2, 6).rearrange("a (b c) -> a b c", { b: -2 }), ConfigError],
   ["rearrange: a pattern is a string", () => of(2, 6).rearrange([2, 6]), FormatError],
