@@ -53,7 +53,7 @@ export function normalizeAxis(operation: string, axis: number, rank: number): nu
     throw new ShapeError(`an axis is a whole number, got ${wordArgument(axis)}.`, {
       operation,
       got: axis,
-      ...(Object(axis) === axis && "keepDims" in (axis as object) && { hint: `Write ${operation}(axes, keepDims).` }),
+      ...(Object.keys(Object(axis)).includes("keepDims") && { hint: `Write ${operation}(axes, keepDims).` }),
     });
   if (axis < -rank || axis >= rank)
     throw new ShapeError(`axis ${axis} is outside a tensor of ${rank} axes.`, {

@@ -72,7 +72,7 @@ export interface SignedLogarithm {
  *
  * @throws {ShapeError} for matrices that are not square; @throws {ConfigError} for NaN and infinities
  * @example
- * slogdet(tensor([[0, 2], [3, 0]]))   // { sign: -1 float32 [], logAbsDet: 1.79 float32 [] }
+ * slogdet(tensor([[0, 2], [3, 0]])).sign   // -1 float32 []
  */
 export function slogdet(x: Tensor): SignedLogarithm {
   requireSquare("slogdet", x);
