@@ -11,7 +11,9 @@ import type { StoredTensor } from "./safetensors.ts";
 
 const size = 32;
 /** By bit pattern: a sign, two bits of exponent and one of mantissa. */
-const table = Float32Array.of(...[1, -1].flatMap((sign) => [0, 0.5, 1, 1.5, 2, 3, 4, 6].map((value) => sign * value)));
+export const fourBitFloats = Float32Array.of(
+  ...[1, -1].flatMap((sign) => [0, 0.5, 1, 1.5, 2, 3, 4, 6].map((value) => sign * value)),
+);
 const key = /^(.*)_(?:blocks|scales)$/;
 
 /** Paths of the parameters that a checkpoint holds so, from the names of its tensors. */
@@ -54,7 +56,7 @@ export async function takeMxfp4(
     blockSize: size,
     // the first of two values is in the lower bits here, in the higher ones elsewhere
     codes: bytes.map((byte) => (byte >> 4) | (byte << 4)),
-    table,
+    table: fourBitFloats,
     absmax: Float32Array.from(exponents, (exponent) => 2 ** (exponent - 127)),
   };
 }

@@ -36,6 +36,8 @@ export interface StoredTensor {
    * @throws {FormatError} when an integer does not fit int32 or a truth value is neither 0 nor 1
    */
   load(from?: number, to?: number): Promise<TypedArray>;
+  /** What the file holds, byte by byte, where the tensor is one of a file as it lies there. */
+  bytes?(): Promise<Uint8Array<ArrayBuffer>>;
 }
 
 /** A file whose header has been read and checked. */
@@ -95,9 +97,10 @@ export async function readSafetensors(source: string | Uint8Array | Blob | ByteS
   for (const entry of header.entries) {
     const { name, storedDType, shape, start, end } = entry;
     const { dtype, bytes: width } = storedDTypes[storedDType];
-    const load = async (from = 0, to = (end - start) / width) =>
-      decodeElements(await bytes.read(dataStart + start + from * width, dataStart + start + to * width), storedDType, name, fail);
-    tensors.set(name, { name, dtype, storedDType, shape, byteLength: end - start, load });
+    const read = (from: number, to: number) => bytes.read(dataStart + start + from * width, dataStart + start + to * width);
+    const size = (end - start) / width;
+    const load = async (from = 0, to = size) => decodeElements(await read(from, to), storedDType, name, fail);
+    tensors.set(name, { name, dtype, storedDType, shape, byteLength: end - start, load, bytes: () => read(0, size) });
   }
   return { source: bytes.name, metadata: header.metadata, tensors };
 }

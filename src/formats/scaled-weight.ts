@@ -15,7 +15,8 @@ import { type Checkpoint, checkpoint } from "./sharded.ts";
 type Block = readonly [rows: number, columns: number];
 type Fail = (problem: string, got?: unknown) => FormatError;
 
-const activations = /\.(activation_scale|input_scale|output_scale|[kqv]_scale)$/;
+const activations = /\.(activation_scale|input_(global_)?scale(_ub)?|output_scale|[kqv]_scale)$/;
+const methods: readonly unknown[] = ["fp8", "mxfp8", "fbgemm_fp8", "modelopt", "compressed-tensors"];
 const isFloat8 = ({ storedDType }: StoredTensor) => storedDType.startsWith("F8_");
 
 /**
@@ -25,9 +26,10 @@ const isFloat8 = ({ storedDType }: StoredTensor) => storedDType.startsWith("F8_"
  * @throws {FormatError} when scales are missing or do not fit their weight
  */
 export function widenScaled(from: Checkpoint, quantization: unknown): Checkpoint {
-  const isScaled = isRecord(quantization) && ["fp8", "compressed-tensors"].includes(quantization["quant_method"] as string);
-  if (!isScaled) return from;
-  const blocks = blocksOf(quantization);
+  // ModelOpt may say it in a file of its own
+  const settings = isRecord(quantization) ? quantization : { quant_method: "modelopt" };
+  if (!methods.includes(settings["quant_method"])) return from;
+  const blocks = blocksOf(settings);
   const tensors = new Map<string, StoredTensor>([...from.tensors].filter(([name]) => !activations.test(name)));
   for (const [name, weight] of [...tensors]) {
     if (!name.endsWith(".weight")) continue;
@@ -35,7 +37,8 @@ export function widenScaled(from: Checkpoint, quantization: unknown): Checkpoint
       new FormatError(`${wordJson(name)} of ${from.source} ${problem}`, { operation: "loadModel", got });
     const found = ["_scale_inv", "_scale"].find((suffix) => tensors.has(`${name}${suffix}`));
     if (found === undefined) {
-      if (isFloat8(weight)) throw fail(`is ${weight.storedDType}, but has no scales ("weight_scale_inv" or "weight_scale").`);
+      if (isFloat8(weight) && isRecord(quantization))
+        throw fail(`is ${weight.storedDType}, but has no scales ("weight_scale_inv" or "weight_scale").`);
       continue;
     }
     const [scales, zeros] = [tensors.get(`${name}${found}`) as StoredTensor, tensors.get(`${name}_zero_point`)];
@@ -50,7 +53,7 @@ function blocksOf(quantization: Readonly<Record<string, unknown>>): readonly Blo
   const isBlock = (value: unknown): value is Block =>
     Array.isArray(value) && value.length === 2 && value.every((side) => Number.isInteger(side) && side > 0);
   const { quant_method: method, weight_block_size: size = [128, 128], config_groups: groups } = quantization;
-  if (method === "fp8") return [size].filter(isBlock);
+  if (method === "fp8" || method === "mxfp8") return [size].filter(isBlock);
   const schemes = Object.values(isRecord(groups) ? groups : {}).map((group) => isRecord(group) && group["weights"]);
   return schemes.map((weights) => isRecord(weights) && weights["block_structure"]).filter(isBlock);
 }
@@ -82,8 +85,8 @@ function widened(
   if (zeros && sizeOf(zeros.shape) !== down * across)
     throw fail(`has scales of ${wordShape(scales.shape)} and zero points of ${wordShape(zeros.shape)}.`, zeros.shape);
   const load = async (from = 0, to = rows * columns): Promise<Float32Array> => {
-    const [codes, scale] = [await weight.load(from, to), await values(scales)];
-    const zero = zeros && (await values(zeros));
+    const [codes, scale] = [await weight.load(from, to), await scaleValues(scales)];
+    const zero = zeros && (await scaleValues(zeros));
     const result = new Float32Array(to - from);
     // along a row for as long as the scale is the same
     for (let at = from; at < to; ) {
@@ -99,7 +102,7 @@ function widened(
 }
 
 /** Bytes as scales are exponents of two, as in `F8_E8M0`. */
-async function values(tensor: StoredTensor): Promise<ArrayLike<number>> {
+export async function scaleValues(tensor: StoredTensor): Promise<ArrayLike<number>> {
   const data = await tensor.load();
   return tensor.storedDType === "U8" ? Float32Array.from(data, (bits) => 2 ** (bits - 127)) : toFloat32(data, tensor.dtype);
 }

@@ -19,16 +19,59 @@ export interface LabelConfig {
 /** The parsed content of a `config.json`. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
-/** Formats of compressed-tensors that have a weight's codes as they are, with scales beside them. */
-const plainFormats: readonly unknown[] = ["float-quantized", "int-quantized", "mxfp8-quantized", "naive-quantized"];
+/**
+ * What of `quantization_config` says which form codes have, by `quant_method`, and the forms that are read; all of them where nothing is listed.
+ * Files of MLX name no method.
+ */
+const forms: Readonly<Record<string, readonly [keys: readonly string[], read: readonly unknown[]]>> = {
+  bitsandbytes: [[], []],
+  fp8: [[], []],
+  mxfp8: [[], []],
+  fbgemm_fp8: [[], []],
+  mxfp4: [[], []],
+  metal: [[], []],
+  modelopt: [["quant_algo"], ["FP8", "NVFP4", "MIXED_PRECISION"]],
+  gptq: [
+    ["checkpoint_format", "format"],
+    ["gptq", "gptq_v2"],
+  ],
+  awq: [["version", "format"], ["gemm"]],
+  "auto-round": [["packing_format"], ["auto_round:auto_gptq", "auto_round:auto_awq"]],
+  "compressed-tensors": [
+    ["format"],
+    ["dense", "float", "int", "naive", "mxfp8", "pack", "nvfp4-pack", "mxfp4-pack", "mixed-precision"],
+  ],
+  mlx: [["mode"], ["affine", "mxfp4", "nvfp4", "mxfp8"]],
+};
 
-/** Whether `loadModel` reads weights that are quantised as a checkpoint's `quantization_config` says. */
-function isReadable(config: unknown): boolean {
-  const { quant_method: method, format } = isRecord(config) ? config : {};
-  return (
-    ["bitsandbytes", "fp8", "mxfp4"].includes(method as string) ||
-    (method === "compressed-tensors" && plainFormats.includes(format))
+/**
+ * Refuses codes that `loadModel` does not read.
+ *
+ * @param config `quantization_config` of config.json, if it is there
+ * @throws {ConfigError}
+ */
+export function refuseUnreadable(config: unknown, operation: string): void {
+  if (!isRecord(config)) return;
+  const method = config["quant_method"] ?? ("group_size" in config ? "mlx" : undefined);
+  const [keys, read] = forms[Object.hasOwn(forms, String(method)) ? String(method) : ""] ?? [];
+  const { config_groups: groups } = config;
+  const own = isRecord(groups) ? Object.values(groups).map((group) => isRecord(group) && group["format"]) : [];
+  const named = [keys?.map((key) => config[key]).find(Boolean), ...own].filter(Boolean);
+  const odd = named.find(
+    (form) =>
+      read?.length &&
+      !read.includes(
+        String(form)
+          .toLowerCase()
+          .replace(/-quantized$/, ""),
+      ),
   );
+  if (keys && odd === undefined) return;
+  throw new ConfigError(`weights quantised as ${wordJson(method ?? config)}${odd ? ` ${wordJson(odd)}` : ""} are not read.`, {
+    operation,
+    got: config,
+    hint: "Take the checkpoint without quantisation, or one in GGUF, GPTQ, AWQ, bitsandbytes, float8, NVFP4, compressed-tensors or MLX.",
+  });
 }
 
 const mostLayers = 10000;
@@ -57,9 +100,7 @@ export class ConfigReader {
     this.#modelType = modelType;
     this.#own = own;
     this.fixed("model_type", modelType);
-    for (const key of ["quantization_config", "compression_config"])
-      if (this.get(key) !== undefined && !isReadable(this.get(key)))
-        this.refuse(key, this.get(key), "is not supported", "Load an unquantised checkpoint.");
+    for (const key of ["quantization_config", "compression_config"]) refuseUnreadable(this.get(key), modelType);
   }
 
   /** @throws {ConfigError} always: `rule` says what the value must be */

@@ -1,19 +1,19 @@
 /** Models in files: `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes them, or GGUF. */
 import { ConfigError, checkOptions, FormatError, requireKind, under } from "../errors.ts";
 import { quantisationConfig, quantisedTensors } from "../formats/bitsandbytes.ts";
+import { quantisationOf, widenCodes } from "../formats/coded-checkpoint.ts";
 import { diskFolder, type Folder, pathIn, readJson, wordFolder } from "../formats/folder.ts";
 import { openGguf } from "../formats/gguf.ts";
 import { ggufModel } from "../formats/gguf-model.ts";
 import { type ModelSource, openSource, type SourceOptions, sourceOptionRules } from "../formats/model-source.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
-import { widenScaled } from "../formats/scaled-weight.ts";
 import { type Checkpoint, openCheckpoint, openCheckpointFile, writeCheckpoint } from "../formats/sharded.ts";
 import type { FolderTarget } from "../formats/writable-folder.ts";
 import { isFloat, type TypedArray, toFloat32 } from "../graph/dtype.ts";
 import { sizeOf } from "../graph/shape.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import { type CheckpointNames, isOfOutput } from "../models/checkpoint-name.ts";
-import type { ConfigJson } from "../models/config-reader.ts";
+import { type ConfigJson, refuseUnreadable } from "../models/config-reader.ts";
 import { createModel } from "../models/create-model.ts";
 import { outputStd } from "../models/family.ts";
 import { CodedMatrices, Experts } from "../models/mixture.ts";
@@ -68,8 +68,7 @@ export interface LoadModelOptions<T extends Task = "CausalLM"> extends SourceOpt
 /**
  * Loads a model and its tokenizer. Weights of 16 bits and GGUF's blocks are widened to float32 unless `dtype` says otherwise; layers
  * that transformers has saved with `load_in_4bit` or `load_in_8bit` (bitsandbytes) stay the codes that they are, and so do gpt-oss' experts in
- * MXFP4; float8 with scales
- * (`quant_method` "fp8", and compressed-tensors' formats of eight bits) is widened. One part of one tensor is in memory besides the model.
+ * MXFP4; other codes are widened: float8 with scales, GPTQ, AWQ, compressed-tensors', ModelOpt's and MLX'. One part of one tensor is in memory besides the model.
  *
  * @param source the path of a folder with `config.json` and `model.safetensors` (or shards with their index), of one safetensors
  * file with `config.json` beside it, or of a GGUF file; the name of a repository of the Hub, which is downloaded as far as needed
@@ -141,8 +140,9 @@ async function readGeneration(folder: Folder, config: ConfigJson): Promise<() =>
 async function openModel(folder: Folder, file: string | undefined): Promise<{ config: ConfigJson; checkpoint: Checkpoint }> {
   const json = await readConfig(folder);
   const config = textPart(json);
+  refuseUnreadable(quantisationOf(json), "loadModel");
   const checkpoint = file ? await openCheckpointFile(folder, file) : await under("loadModel", () => openCheckpoint(folder));
-  return { config, checkpoint: widenScaled(checkpoint, json["quantization_config"] ?? json["compression_config"]) };
+  return { config, checkpoint: await widenCodes(checkpoint, json) };
 }
 
 /**
@@ -262,7 +262,7 @@ export async function saveModel(
       const write = (values: TypedArray) => narrow(toFloat32(values, parameter.dtype));
       for (const [name, tensor] of inParts(parts, parameter, dtype, write)) tensors.set(name, tensor);
     }
-  const { torch_dtype, quantization_config, compression_config: _, ...rest } = config;
+  const { torch_dtype, quantization_config, compression_config: _, quantization: __, ...rest } = config;
   const [first] = layers;
   const floats = [...modules].filter(([, module]) => module instanceof Linear || module instanceof Conv1D);
   const skipped = floats.map(([path]) => nameOf(`${path}.weight`).slice(0, -".weight".length));

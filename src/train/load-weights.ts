@@ -94,8 +94,8 @@ export async function loadWeights(
         hint: "Of quantised checkpoints those of bitsandbytes are known.",
       });
   }
-  for (const path of stored.keys())
-    if (!own.has(path) && !aliases.has(path) && !isNew(path))
+  for (const [path, tensor] of stored)
+    if (!own.has(path) && !aliases.has(path) && !isNew(path) && !(await addsNothing(path, tensor, own)))
       throw new FormatError(`"${path}" of ${source} is not a parameter of this model.`, {
         operation,
         got: path,
@@ -222,6 +222,12 @@ async function fill(parameter: Parameter, stored: StoredTensor, dtype: SavedDTyp
     const values = dtype === stored.dtype ? part : narrowing[dtype](toFloat32(part, stored.dtype));
     device.upload(values, dtype, { buffer: to, offset: from * device.storageBytes(dtype) });
   }
+}
+
+/** A bias of zeros on a layer that has none, as AutoGPTQ wrote them. */
+async function addsNothing(path: string, tensor: StoredTensor, own: ReadonlyMap<string, Parameter>): Promise<boolean> {
+  if (!path.endsWith(".bias") || !own.has(path.replace(/bias$/, "weight"))) return false;
+  return toFloat32(await tensor.load(), tensor.dtype).every((value) => value === 0);
 }
 
 /** A checkpoint that holds a second name of a shared weight holds the same values under it. */
