@@ -181,7 +181,7 @@ describe("what is refused", () => {
     ["gpt_neo", { attention_types: [[["global", "local"], 2]] }, 'must give 2 times "global" or "local".'],
     ["gpt_neo", { attention_types: [[["global", "far"], 1]] }, 'must give 2 times "global" or "local".'],
     ["gpt_neo", { num_layers: 3 }, 'must give 3 times "global" or "local".'],
-    ["qwen3", { quantization_config: { bits: 4 } }, "is not supported. Load an unquantised checkpoint."],
+    ["qwen3", { quantization_config: { bits: 4 } }, 'weights quantised as {"bits":4} are not read. Take the checkpoint without'],
   ])("%s %o", (type, changes, message) => {
     expect(() => makeModel(type, changes)).toThrow(ConfigError);
     expect(() => makeModel(type, changes)).toThrow(message);

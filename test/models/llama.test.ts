@@ -160,7 +160,7 @@ onReference("what is refused", () => {
     [{ mlp_bias: "yes" }, 'llama: `mlp_bias` (= "yes") must be true or false.'],
     [{ rms_norm_eps: "small" }, 'llama: `rms_norm_eps` (= "small") must be a number from 0.'],
     [{ hidden_act: 3 }, "llama: `hidden_act` (= 3) must be a string."],
-    [{ quantization_config: { bits: 4 } }, "is not supported. Load an unquantised checkpoint."],
+    [{ quantization_config: { bits: 4 } }, 'weights quantised as {"bits":4} are not read. Take the checkpoint without'],
     [{ rope_scaling: { type: "proportional", factor: 2 } }, 'llama: rope type "proportional" is not supported.'],
     [{ rope_scaling: { rope_type: "linear" } }, 'llama: `factor` (= null) must be at least 1 for rope type "linear".'],
     [{ rope_scaling: { rope_type: "llama3", factor: 8 } }, '`low_freq_factor` (= null) must be above 0 for rope type "llama3".'],

@@ -111,7 +111,7 @@ onReference("T5", () => {
       { relative_attention_max_distance: 16 },
       "t5: `relative_attention_max_distance` (= 16) must be above half of relative_attention_num_buckets (= 32).",
     ],
-    [{ quantization_config: {} }, "t5: `quantization_config` (= {}) is not supported."],
+    [{ quantization_config: {} }, "t5: weights quantised as {} are not read."],
   ])("%o is refused", (changes, message) => {
     expect(() => made(changes)).toThrow(ConfigError);
     expect(() => made(changes)).toThrow(message);

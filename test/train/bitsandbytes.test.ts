@@ -170,8 +170,8 @@ describe("wrong checkpoints", () => {
   });
 
   test("a model that is quantised in another way, and options that do not exist", async () => {
-    const gptq = await tampered(async () => ({}), { quantization_config: { quant_method: "gptq" } });
-    await expect(loadModel(gptq)).rejects.toThrow(/gptq.*is not supported/);
+    const hqq = await tampered(async () => ({}), { quantization_config: { quant_method: "hqq" } });
+    await expect(loadModel(hqq)).rejects.toThrow(/quantised as "hqq" are not read/);
     await expect(loadModel(folder, { dtype: "int4" as never })).rejects.toThrow(/must be float32, float16, bfloat16 or auto/);
     await expect(loadModel(folder, { quantize: {} } as never)).rejects.toThrow(/quantize/);
   });
