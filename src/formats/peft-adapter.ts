@@ -5,6 +5,7 @@
 import { ConfigError, checkOptions, requireKind, under } from "../errors.ts";
 import { type FileContent, wordSystemError } from "./atomic-file.ts";
 import { type Folder, pathIn, readText, wordFolder } from "./folder.ts";
+import { asPeft, mlxWeightsFile } from "./mlx-adapter.ts";
 import { type ModelSource, openSource, type SourceOptions, sourceOptionRules } from "./model-source.ts";
 import { nodeModule } from "./node-module.ts";
 import {
@@ -58,20 +59,37 @@ export async function readAdapter<Schema extends ConfigSchema>(
     });
   if (!files.has(configFile)) {
     const inside = await adaptersWithin(source, folder, options);
-    throw missing(configFile, inside.length === 0 ? undefined : `Adapters are in: ${inside.join(", ")}.`);
-  }
-  if (!files.has(weightsFile)) {
-    const pickle = "adapter_model.bin";
+    const other = Object.keys(otherForms).find((file) => files.has(file));
     throw missing(
-      weightsFile,
-      files.has(pickle) ? `${pickle} is a Python pickle, which can run code and is not read; save it as safetensors.` : undefined,
+      configFile,
+      inside.length > 0 ? `Adapters are in: ${inside.join(", ")}.` : other && `${other} ${otherForms[other]}`,
     );
   }
   const json = await readText(folder, configFile, operation);
-  const read = under(operation, () => parseAdapterConfig(json, schemas, pathIn(folder, configFile)));
+  const path = pathIn(folder, configFile);
+  const parse = (text: string) => under(operation, () => parseAdapterConfig(text, schemas, path));
+  if (!files.has(weightsFile) && files.has(mlxWeightsFile)) {
+    const { tensors } = await readSafetensors(await folder.open(mlxWeightsFile));
+    const adapter = asPeft(json, tensors, path);
+    return { ...parse(adapter.json), tensors: adapter.tensors };
+  }
+  if (!files.has(weightsFile)) {
+    const other = Object.keys(otherForms).find((file) => files.has(file));
+    throw missing(weightsFile, other && `${other} ${otherForms[other]}`);
+  }
+  const read = parse(json);
   const { tensors } = await readSafetensors(await folder.open(weightsFile));
   return { ...read, tensors };
 }
+
+const unpickled =
+  "is a Python pickle, which can run code and is not read; PeftModel.from_pretrained(model, path).save_pretrained(path) of Python writes it as safetensors.";
+/** Files of adapters in other forms, and what to do about them. */
+const otherForms: Readonly<Record<string, string>> = {
+  "pytorch_lora_weights.safetensors": "is diffusers' form, for models that make images, which lorikeet does not have.",
+  "adapters.npz": "is of an mlx-lm from before 2024; train or save it again with a newer one.",
+  "adapter_model.bin": unpickled,
+};
 
 /** Folders within a folder that hold adapters, as errors call them. */
 async function adaptersWithin(

@@ -154,7 +154,7 @@ export const loadOptionRules: Rules<LoadOptions> = {
 
 /**
  * Attaches a saved adapter: `source` is the path of its folder, the name of a repository of the Hub, or `{ files }`. Halves are widened to
- * float32. Base weights that the file holds for vocabulary layers take the place of the model's while the adapter is on it.
+ * float32. LoRA and DoRA of mlx-lm are read, too. Base weights that the file holds for vocabulary layers take the place of the model's while the adapter is on it.
  *
  * @throws {FormatError} when a tensor is missing or unexpected; @throws {ShapeError} when one has another shape;
  *   @throws {ConfigError} when the config wants what is not there, or the file cannot be trained on. The model is unchanged then.

@@ -264,7 +264,7 @@ describe("an adapter folder", () => {
     await expect(readAdapter(folder, [loraSchema])).rejects.toThrow(/has no adapter_model\.safetensors\.$/);
     await writeFile(join(folder, "adapter_model.bin"), "");
     await expect(readAdapter(folder, [loraSchema])).rejects.toThrow(
-      "adapter_model.bin is a Python pickle, which can run code and is not read; save it as safetensors.",
+      "adapter_model.bin is a Python pickle, which can run code and is not read; PeftModel.from_pretrained(model, path).save_pretrained(path)",
     );
   });
 
