@@ -50,7 +50,7 @@ type Curves = readonly { readonly row: MethodResult; readonly colour: string }[]
 const letter = 13;
 
 function lossChart(curves: Curves, { Plot, document }: Drawing): string {
-  const height = Math.max(340, 60 + letter * curves.length);
+  const tall = Math.max(340, 60 + letter * curves.length);
   const lines = curves.map(({ row, colour }) => ({ row, colour, points: runningMean(row.history.loss) }));
   const all = lines.flatMap(({ points }) => points);
   const [low, high] = [Math.min(...all), Math.max(...all)];
@@ -58,14 +58,14 @@ function lossChart(curves: Curves, { Plot, document }: Drawing): string {
   return Plot.plot({
     document,
     width,
-    height,
+    height: tall,
     marginRight: 115,
     ariaLabel: "Training loss of each method by step",
     x: { ...axis, label: "step" },
     y: { ...axis, label: "loss", domain: [low, high] },
     marks: [
       ...lines.map(({ colour, points }) => Plot.lineY(points, { x: (_, i) => i + 1, stroke: colour, strokeWidth: 1.5 })),
-      ...spread(ends, (letter * (high - low)) / (height - 50), high).map(({ name, colour, at }) =>
+      ...spread(ends, (letter * (high - low)) / (tall - 50), high).map(({ name, colour, at }) =>
         Plot.text([name], { x: () => all.length / lines.length, y: () => at, dx: 6, textAnchor: "start", fill: colour }),
       ),
     ],
@@ -74,25 +74,86 @@ function lossChart(curves: Curves, { Plot, document }: Drawing): string {
 
 function sizeChart(curves: Curves, before: number, { Plot, document }: Drawing): string {
   const place = { x: ({ row }: Curves[number]) => row.trainable, y: ({ row }: Curves[number]) => row.perplexity };
-  return Plot.plot({
-    document,
-    width,
-    height: 400,
-    marginLeft: 55,
-    marginRight: 80,
-    inset: 10,
-    ariaLabel: "Held-out perplexity by number of trained values",
-    x: { ...axis, label: "values that are trained", type: "log", tickFormat: "~s" },
-    y: { ...axis, label: "held-out perplexity" },
-    marks: [
-      Plot.ruleY([before], { stroke: "currentColor", strokeDasharray: "4 4" }),
-      ...curves.flatMap((each) => [
-        Plot.dot([each], { ...place, fill: each.colour, r: 4 }),
-        Plot.text([each], { ...place, text: () => each.row.name, dx: 7, textAnchor: "start", fill: each.colour }),
-      ]),
-    ],
-  }).outerHTML;
+  const draw = (labels: readonly (Placed & { readonly to: readonly [number, number] })[]) =>
+    Plot.plot({
+      document,
+      width,
+      height,
+      marginLeft: margin,
+      marginRight: 80,
+      inset: 10,
+      ariaLabel: "Held-out perplexity by number of trained values",
+      x: { ...axis, label: "values that are trained", type: "log", tickFormat: "~s" },
+      y: { ...axis, label: "held-out perplexity" },
+      marks: [
+        Plot.ruleY([before], { stroke: "currentColor", strokeDasharray: "4 4" }),
+        ...curves.map((each) => Plot.dot([each], { ...place, fill: each.colour, r: 4 })),
+        ...labels.map(({ of, to: [left, top] }) =>
+          Plot.link([of], { x1: place.x, y1: place.y, x2: () => left, y2: () => top, stroke: of.colour, strokeOpacity: 0.35 }),
+        ),
+        ...labels.map(({ of, dx, dy }) =>
+          Plot.text([of], { ...place, text: () => of.row.name, dx, dy, textAnchor: dx < 0 ? "end" : "start", fill: of.colour }),
+        ),
+      ],
+    });
+  const bare = draw([]);
+  const [x, y] = ["x", "y"].map((name) => bare.scale(name as "x") as Scale) as [Scale, Scale];
+  const at = (each: Curves[number]): [number, number] => [x.apply(place.x(each)), y.apply(place.y(each))];
+  const labels = apart(curves, at).map((label) => {
+    const [left, top] = at(label.of);
+    return { ...label, to: [x.invert?.(left + label.dx), y.invert?.(top + label.dy)] as [number, number] };
+  });
+  return draw(labels).outerHTML;
 }
+
+type Scale = NonNullable<ReturnType<ReturnType<Drawing["Plot"]["plot"]>["scale"]>>;
+
+/** Of the chart of sizes, in pixels. */
+const [height, margin] = [400, 55];
+
+/** A label beside a dot, by so many pixels. */
+interface Placed {
+  readonly of: Curves[number];
+  readonly dx: number;
+  readonly dy: number;
+}
+
+/** Labels as near to their dots as can be without lying over another or over a dot. @param at where a dot is, in pixels */
+function apart(curves: Curves, at: (each: Curves[number]) => [number, number]): Placed[] {
+  const boxes = curves.map((each) => boxAt(...at(each), 0));
+  const placed: Placed[] = [];
+  // lines above and below by turns, on the right before the left
+  const tries = Array.from({ length: 96 }, (_, i) => ({
+    dx: i % 2 === 0 ? 7 : -7,
+    line: (i & 2 ? 1 : -1) * Math.ceil((i >> 1) / 2),
+  }));
+  for (const of of curves) {
+    const [left, top] = at(of);
+    const choices = tries.map(({ dx, line }) => {
+      const length = of.row.name.length * 0.5 * letter;
+      return { of, dx, dy: line * letter, box: boxAt(dx < 0 ? left + dx - length : left + dx, top + line * letter, length) };
+    });
+    const free = choices.find(({ box }) => isWithin(box) && !boxes.some((other) => overlap(box, other)));
+    const { box, ...label } = free ?? (choices[0] as (typeof choices)[number]);
+    boxes.push(box);
+    placed.push(label);
+  }
+  return placed;
+}
+
+const boxAt = (left: number, middle: number, length: number) => ({
+  left,
+  right: left + length,
+  top: middle - letter / 2,
+  bottom: middle + letter / 2,
+});
+
+/** Inside of the axes. */
+const isWithin = ({ left, right, top, bottom }: ReturnType<typeof boxAt>): boolean =>
+  left > margin && right < width && top > 20 && bottom < height - 30;
+
+const overlap = (a: ReturnType<typeof boxAt>, b: ReturnType<typeof boxAt>): boolean =>
+  a.left < b.right + 4 && b.left < a.right + 4 && a.top < b.bottom && b.top < a.bottom;
 
 /** Each value with its neighbours. */
 function runningMean(values: readonly number[]): number[] {

@@ -4,7 +4,7 @@ import process from "node:process";
 import { createInterface } from "node:readline";
 import type { Command } from "commander";
 import { download } from "../compile/program.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, under } from "../errors.ts";
 import { wordSystemError, writeFileAtomically } from "../formats/atomic-file.ts";
 import { writeSafetensors } from "../formats/safetensors.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
@@ -64,7 +64,9 @@ export function addEmbed(program: Command): void {
         await writeSafetensors(out, { embeddings: { dtype: "float32", shape, data } });
       } else if (out !== undefined) {
         const bytes = new TextEncoder();
-        await writeFileAtomically(out, (append) => run((...some) => append(bytes.encode(linesFor(...some)))));
+        await under("embed", () =>
+          writeFileAtomically(out, (append) => run((...some) => append(bytes.encode(linesFor(...some))))),
+        );
       } else await run(async (...some) => void (await print(linesFor(...some))));
       if (out !== undefined) say(`${shown(out)}   (${texts.length} texts)`);
     });

@@ -6,7 +6,7 @@ import { type AdapterComparison, compared } from "../peft/inspect/compare-adapte
 import { type InspectedModule, inspected, measures } from "../peft/inspect/inspect-adapter.ts";
 import { type Part, partsOf } from "../peft/inspect/part.ts";
 import { openModel, otherTasks, putOn } from "./model-option.ts";
-import { path, share } from "./option.ts";
+import { path, someShare } from "./option.ts";
 import { words } from "./quantity.ts";
 import { print, progress, say } from "./terminal.ts";
 
@@ -27,7 +27,7 @@ export function addInspect(program: Command): void {
     .argument("<adapter>", "its folder, as finetune or Hugging Face PEFT writes it", path)
     .argument("[other]", "another one, to compare with", path)
     .option("--model <folder>", "the model it is for; the one that the adapter names when absent", path)
-    .option("--energy <share>", "share of Σσ² that the rank in the column % keeps", share, measures.energy)
+    .option("--energy <share>", "share of Σσ² that the rank in the column % keeps", someShare, measures.energy)
     .option("--intruders", "count intruder dimensions, as PEFT does: minutes for a large model")
     .option("--json", "print all numbers as JSON")
     .action(async (adapter: string, other: string | undefined, options: InspectOptions) => {

@@ -32,6 +32,13 @@ export function share(text: string): number {
   return value;
 }
 
+/** A number above 0 up to 1. */
+export function someShare(text: string): number {
+  const value = share(text);
+  if (value === 0) throw new InvalidArgumentError("It must be a number above 0 up to 1.");
+  return value;
+}
+
 /** A name of a file or folder; an empty one is a variable of the shell that was not set. */
 export function path(text: string): string {
   if (text.trim() === "") throw new InvalidArgumentError("It must name a file or folder.");

@@ -1,6 +1,6 @@
 /** What the commands that train adapters on a text have in common: their options, and reading the model and the text. */
 import type { Command } from "commander";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, FormatError, LorikeetError } from "../errors.ts";
 import type { QuantisedType } from "../nn/quantiser.ts";
 import { corpusTitles, loadCorpus } from "../text/corpora.ts";
 import { readUtf8, type TextDataset, textDataset } from "../text/dataset.ts";
@@ -112,6 +112,28 @@ export async function openData(
     const corpus = await loadCorpus("moby-dick");
     return (tokenizer, options) => textDataset(corpus, tokenizer, options);
   }
+  if (/\.(csv|tsv|json)$/i.test(data))
+    throw new ConfigError(`"${data}" is neither plain text nor JSON lines.`, {
+      operation,
+      got: data,
+      hint: 'Save it as JSON lines, {"text": "…"} in each (.jsonl), or as .txt to take it as it stands.',
+    });
   const content = readUtf8(data, operation);
-  return (tokenizer, options) => fileDataset(data, content, tokenizer, options);
+  return (tokenizer, options) => {
+    try {
+      return fileDataset(data, content, tokenizer, options);
+    } catch (error) {
+      if (!(error instanceof LorikeetError)) throw error;
+      const { problem, got, hint: other } = error;
+      const [, hint = other] = waysOut.find(([pattern]) => pattern.test(problem)) ?? [];
+      throw new FormatError(problem, { operation, got, ...(hint !== undefined && { hint }) });
+    }
+  };
 }
+
+/** What can be done at a command line, where the library speaks of options of its functions. */
+const waysOut: readonly (readonly [RegExp, string])[] = [
+  [/has no text under/, 'Write {"text": "…"} in each line, or {"messages": [{"role": "user", "content": "…"}, …]}.'],
+  [/fewer than (one|a) row/, "Give more of it, or a smaller --window."],
+  [/no chat template/, "Take a model that has one, or write a chat_template into its tokenizer_config.json."],
+];

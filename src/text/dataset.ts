@@ -272,10 +272,18 @@ export function textOfJson(line: string, place: string, key = "text", operation 
   }
   const { [key]: text }: Readonly<Record<string, unknown>> = isRecord(row) ? row : {};
   if (typeof text === "string") return text;
-  throw new FormatError(
-    `${place} has no text under "${key}"; it ${isRecord(row) ? `has: ${Object.keys(row).join(", ")}` : `is ${wordType(row)}`}.`,
-    { operation, expected: key, got: row, hint: 'Lines are {"text": "…"}; textsFromJsonl takes another `key`.' },
-  );
+  const found =
+    text !== undefined
+      ? `has ${wordType(text)} there`
+      : isRecord(row)
+        ? `has: ${Object.keys(row).join(", ")}`
+        : `is ${wordType(row)}`;
+  throw new FormatError(`${place} has no text under "${key}"; it ${found}.`, {
+    operation,
+    expected: key,
+    got: row,
+    hint: 'Lines are {"text": "…"}; textsFromJsonl takes another `key`.',
+  });
 }
 
 /** The numbers 0 … count - 1 in an order that depends on the seed and the epoch alone (Fisher and Yates). */

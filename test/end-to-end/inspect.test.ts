@@ -84,6 +84,7 @@ it("compares two adapters, and says in one line what is wrong", async () => {
   for (const [wrong, word] of [
     [["inspect", at("nowhere")], "nowhere"],
     [["inspect", adapterOf("first"), "--energy", "2"], "from 0 to 1"],
+    [["inspect", adapterOf("first"), "--energy", "0"], "above 0 up to 1"],
   ] as const) {
     const refused = await lorikeet(wrong);
     expect([refused.code, refused.stderr.trim().split("\n").length], refused.stderr).toEqual([1, 1]);
