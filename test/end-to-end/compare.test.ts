@@ -32,8 +32,8 @@ describe("a comparison", () => {
     expect(readdirSync(out).sort()).toEqual(["comparison.json", "report.html"]);
     const page = readFileSync(join(out, "report.html"), "utf8");
     expect(page.match(/<svg/g)?.length).toBe(2);
-    // a curve, its label, a dot and its label, and the row of the table for each method that was trained
-    for (const i of [0, 1, 3]) expect(page.match(new RegExp(`"[^"]*var\\(--method-${i}\\)"`, "g"))?.length, `${i}`).toBe(5);
+    // a curve, its label, a dot, its label and the line between, and the row of the table for each method that was trained
+    for (const i of [0, 1, 3]) expect(page.match(new RegExp(`"[^"]*var\\(--method-${i}\\)"`, "g"))?.length, `${i}`).toBe(6);
     for (const word of ["lora", "ia3", "cpt", "prefixTuning", "4 methods on book.txt"]) expect(page).toContain(word);
     expect(page).not.toMatch(/<script|<link|src=|url\(http|@import|NaN|undefined/);
     const { settings, before, rows, finished } = JSON.parse(readFileSync(join(out, "comparison.json"), "utf8"));
