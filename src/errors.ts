@@ -57,8 +57,9 @@ export function wordShape(shape: readonly number[]): string {
 export function wordType(value: unknown): string {
   if (value === null || value === undefined) return String(value);
   if (Array.isArray(value)) return "a list";
-  if (typeof value === "object") return value.constructor === Object ? "an object" : `a ${value.constructor?.name ?? "object"}`;
-  return `a ${typeof value}`;
+  if (typeof value !== "object") return `a ${typeof value}`;
+  const name = value.constructor === Object ? "" : value.constructor?.name;
+  return name ? `a ${name}` : "an object";
 }
 
 /** Why an import failed, without the place within this package from which it was tried. */

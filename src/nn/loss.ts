@@ -8,7 +8,7 @@ import { add, and, cast, div, equal, exp, less, log, max, mul, neg, sub, where }
 import { permute, reshape } from "../graph/movement.ts";
 import { requireTensors, Tensor } from "../graph/node.ts";
 import { reduceSum } from "../graph/reduction.ts";
-import { sameShape } from "../graph/shape.ts";
+import { type Shape, sameShape } from "../graph/shape.ts";
 import { constant, iota, number } from "../graph/source.ts";
 import { abs, softplus } from "../tensor/math.ts";
 import { logSumOfRows, mean, sum, unitVectors } from "../tensor/statistics.ts";
@@ -138,6 +138,13 @@ function checkTargets(operation: string, targets: Tensor, C: number, ignoreIndex
   }
 }
 
+/** What people mean who come from where classes are the second axis, or a target may be a probability for each. */
+function hintForRows(x: Shape, targets: Shape): { hint?: string } {
+  if (sameShape(x, targets)) return { hint: "A target is the number of a class, such as targets.argmax(-1)." };
+  const turned = sameShape([...x.slice(0, 1), ...x.slice(2)], targets);
+  return turned ? { hint: "Classes stand along the last axis: x.moveAxis(1, -1)." } : {};
+}
+
 function rowsOf(operation: string, x: Tensor, targets: Tensor, options: CrossEntropyOptions): Rows {
   requireTensors(operation, { logits: x, targets });
   const { weight, ignoreIndex = -100 } = options;
@@ -149,6 +156,7 @@ function rowsOf(operation: string, x: Tensor, targets: Tensor, options: CrossEnt
         operation,
         expected: x.shape.slice(0, -1),
         got: targets.shape,
+        ...hintForRows(x.shape, targets.shape),
       },
     );
   if (isFloat(targets.dtype))

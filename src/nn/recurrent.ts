@@ -1,9 +1,9 @@
 /** Recurrent layers, as PyTorch names and lays them out. Their steps are written out in the graph, which compiles to one program. */
-import { ConfigError, checkOptions, requireKind, ShapeError, wordShape } from "../errors.ts";
+import { ConfigError, checkOptions, isRecord, requireKind, ShapeError, wordShape, wordType } from "../errors.ts";
 import { matmul } from "../graph/contraction.ts";
 import { add, mul, sub, tanh } from "../graph/elementwise.ts";
 import { reshape, slice, sliceAxis, transpose } from "../graph/movement.ts";
-import { requireTensors, type Tensor } from "../graph/node.ts";
+import { requireTensors, Tensor } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { constant } from "../graph/source.ts";
 import { concatenate, stack } from "../tensor/arrange.ts";
@@ -245,13 +245,18 @@ export class LSTM extends Recurrent {
     super("lstm", inputSize, hiddenSize, checkOptions("LSTM", options, optionRules));
   }
 
-  /** @param state what it begins with, [layers·directions, N, h]; zeros where absent */
+  /** @param state what it begins with, [layers·directions, N, h], zeros where absent: what another call returned, for one */
   forward(
     x: Tensor,
-    state: { readonly hidden?: Tensor; readonly cell?: Tensor } = {},
+    state: { readonly hidden?: Tensor; readonly cell?: Tensor; readonly output?: Tensor } = {},
   ): RecurrentResult & { readonly cell: Tensor } {
-    if (typeof state !== "object" || state === null)
-      throw new ConfigError("the state is an object of `hidden` and `cell`.", { operation: "LSTM", got: state });
+    if (!isRecord(state) || state instanceof Tensor)
+      throw new ConfigError(`the state is ${wordType(state)}, not an object of \`hidden\` and \`cell\`.`, {
+        operation: "LSTM",
+        got: state,
+        hint: "Write { hidden, cell }, or pass what a call before returned.",
+      });
+    checkOptions("LSTM", state, { hidden: Tensor, cell: Tensor, output: Tensor });
     const { output, states } = this.run(x, [state.hidden, state.cell]);
     return { output, hidden: states[0]!, cell: states[1]! };
   }

@@ -19,7 +19,7 @@ import {
 } from "../errors.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { add, mul } from "../graph/elementwise.ts";
-import { requireTensors, type Tensor } from "../graph/node.ts";
+import { requireTensors, Tensor } from "../graph/node.ts";
 import { sameShape, sizeOf } from "../graph/shape.ts";
 import { constant, number } from "../graph/source.ts";
 import { computeTogether } from "../graph/together.ts";
@@ -132,7 +132,7 @@ export abstract class Optimizer<Options extends LearningRate> {
     if (parameters.length === 0) throw new ConfigError("got no parameters.", { operation });
     const none: Partial<Options> = {};
     const groups: readonly ParameterGroup<Options>[] =
-      parameters[0] instanceof Variable
+      parameters[0] instanceof Variable || parameters[0] instanceof Tensor
         ? [{ ...none, parameters: parameters as readonly Variable[] }]
         : (parameters as readonly ParameterGroup<Options>[]);
     const seen = new Set<Variable>();
@@ -323,7 +323,11 @@ export function requireVariables(operation: string, parameters: unknown): void {
   requireKind(operation, "a list", { parameters });
   for (const parameter of parameters as unknown[])
     if (!(parameter instanceof Variable))
-      throw new DTypeError(`a parameter is ${wordType(parameter)}, not a Variable.`, { operation, got: parameter });
+      throw new DTypeError(`a parameter is ${wordType(parameter)}, not a Variable.`, {
+        operation,
+        got: parameter,
+        ...(parameter instanceof Tensor && { hint: "Use new Variable(x), which holds one value after another." }),
+      });
 }
 
 /**

@@ -9,6 +9,7 @@ import { Linear, linear } from "../../src/nn/linear.ts";
 import { swiglu } from "../../src/nn/mlp.ts";
 import { Module, Parameter } from "../../src/nn/module.ts";
 import { layerNorm, RMSNorm, rmsNorm } from "../../src/nn/norm.ts";
+import { LSTM } from "../../src/nn/recurrent.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { silu } from "../../src/tensor/math.ts";
 import { manualSeed } from "../../src/tensor/random.ts";
@@ -57,6 +58,19 @@ onEveryDevice(() => {
       );
       expect(() => rmsNorm(tensor([1], []), null)).toThrow("rmsNorm: needs at least one axis.");
     });
+  });
+
+  test("what an LSTM returned is a state to begin with, and a tensor or a list is none", () => {
+    const lstm = new LSTM(3, 4);
+    const first = lstm.forward(randn([2, 1, 3]));
+    expect(lstm.forward(randn([2, 1, 3]), first).cell.shape).toEqual([1, 1, 4]);
+    for (const [state, said] of [
+      [first.hidden, "LSTM: the state is a Tensor, not an object of `hidden` and `cell`. Write { hidden, cell }"],
+      [[first.hidden, first.cell], "LSTM: the state is a list, not an object"],
+      [{ h: first.hidden }, "LSTM: `h` is not an option."],
+      [{ hidden: randn([1, 2, 4]) }, "LSTM: a state is [1, 2, 4], not [1, 1, 4]."],
+    ] as const)
+      expect(() => lstm.forward(randn([2, 1, 3]), state as typeof first)).toThrow(said);
   });
 
   test("swiglu has the value and the gradients of silu(gate)·up", () => {

@@ -110,6 +110,16 @@ onReference("what is refused", () => {
     expect(() => crossEntropy(randn([2, 3]), integers([1]))).toThrow(
       "crossEntropy: logits [2, 3] have rows [2], the targets are [1].",
     );
+    const second = () =>
+      crossEntropy(
+        randn([2, 30, 16]),
+        integers(
+          Array.from({ length: 32 }, () => 0),
+          [2, 16],
+        ),
+      );
+    expect(second).toThrow("the targets are [2, 16]. Classes stand along the last axis: x.moveAxis(1, -1).");
+    expect(() => crossEntropy(randn([2, 3]), randn([2, 3]))).toThrow("A target is the number of a class");
     expect(() => crossEntropy(randn([2, 3]), tensor([1, 2]))).toThrow(DTypeError);
     expect(() => crossEntropy(randn([2, 3]), integers([1, 2]), { weight: tensor([1]) })).toThrow(
       "`weight` is [1], there are 3 classes.",

@@ -156,6 +156,9 @@ onReference("what is refused", () => {
   test("parameters and settings that make no sense", () => {
     const p = make(1);
     expect(() => new SGD([])).toThrow("SGD: got no parameters.");
+    expect(() => new SGD([p.stored] as unknown as [typeof p])).toThrow(
+      "SGD: a parameter is a Tensor, not a Variable. Use new Var",
+    );
     expect(() => new SGD([p, p])).toThrow("SGD: a parameter of [4] is given twice.");
     expect(() => new AdamW([p], { learningRate: 1 } as object)).toThrow(
       /^AdamW: `learningRate` is not an option\. There are lr, betas/,
