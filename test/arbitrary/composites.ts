@@ -170,7 +170,10 @@ const arrangeComposites = {
     const [shape, by] = [draw.shape(3, 4, 1), draw.integer(-3, 3)];
     return [undefined, 0].map((axes) => sample([shape], (x) => arrange.roll(x!, by, axes)));
   },
-  rot90: (draw) => [sample([draw.shape(3, 4, 2)], (x) => arrange.rot90(x!, draw.integer(-3, 3), [-1, 0]))],
+  rot90: (draw) => {
+    const [shape, times] = [draw.shape(3, 4, 2), draw.integer(-3, 3)];
+    return [sample([shape], (x) => arrange.rot90(x!, times, [-1, 0]))];
+  },
   repeat: (draw) => {
     const shape = draw.shape(2);
     const repeats = [2, ...shape.map(() => draw.integer(1, 3))];
