@@ -1,6 +1,7 @@
 /** Random adapters on random layers, for the laws of adapters: every registered method, every kind of layer that it knows. */
 import fc from "fast-check";
 import { currentDevice, downloadSync, upload } from "../../src/compile/program.ts";
+import type { DeviceName } from "../../src/devices/device.ts";
 import { matmul } from "../../src/graph/contraction.ts";
 import { type DType, dtypes, fromBFloat16Bits, fromFloat16Bits, toBFloat16Bits, toFloat16Bits } from "../../src/graph/dtype.ts";
 import { reshape, transpose } from "../../src/graph/movement.ts";
@@ -250,8 +251,12 @@ export function optionsOf(method: AnyMethod, kind: LayerKind, item: AdapterCase,
     : { ...options, targetModules: ["layer"] };
 }
 
-/** How often a law is tried on one method: seldom enough that all methods together take little longer than a few of them. */
-export const runsOf = (runs: number): number => Math.max(8, Math.ceil((runs * 4) / Math.max(4, adaptations.length)));
+/**
+ * How often a law is tried on one method: seldom enough that all methods together take little longer than a few of them. All devices are given
+ * the same cases, from the same seed; the reference device the first half of them.
+ */
+export const runsOf = (runs: number, device: DeviceName): number =>
+  Math.ceil(Math.max(8, (runs * 4) / Math.max(4, adaptations.length)) / (device === "reference" ? 2 : 1));
 
 export const nameOf = (index: number): string => `adapter${index}`;
 

@@ -144,11 +144,11 @@ export function checkDetach(
   expect([...after.modules.values()].filter((module) => kindOf(module) === undefined && "base_layer" in module)).toEqual([]);
 }
 
-onEveryDevice(() => {
+onEveryDevice((device) => {
   test.each(Object.entries(methods) as [string, AnyMethod][])("taking %s off leaves no trace", (_, method) => {
     fc.assert(
       fc.property(stories, (story) => checkDetach(method, story)),
-      { numRuns: runsOf(25), examples: [[tiedAndMerged]] },
+      { numRuns: runsOf(25, device), examples: [[tiedAndMerged]] },
     );
   });
 

@@ -87,7 +87,7 @@ onEveryDevice((device) => {
       test("a converted adapter does what it did", () => {
         fc.assert(
           fc.property(cases, (item) => checkConversion(method, kind, item)),
-          { numRuns: runsOf(16) / 2 },
+          { numRuns: runsOf(16, device) / 2 },
         );
       });
     },

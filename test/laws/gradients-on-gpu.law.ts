@@ -122,10 +122,12 @@ describe.runIf(typeof window === "undefined")("composites and layers", () => {
     await fc.assert(
       fc.asyncProperty(draws(), fc.nat(1e6), async (draw, seed) => {
         const again = repeating(draw);
-        await derivativeHolds((device) => {
+        const sampleOn = (device: Device): Sample => {
           const samples = composites(device)[name]!(again());
           return samples[seed % samples.length]!;
-        }, seed);
+        };
+        // one mode by chance: devices-agree.law.ts holds these gradients on each to the reference device's
+        await derivativeHolds(sampleOn, seed, [opened[(seed >> 3) % opened.length]!]);
       }),
       cases(1),
     );

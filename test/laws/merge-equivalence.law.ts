@@ -116,7 +116,7 @@ onEveryDevice((device) => {
     test("merging an adapter does not change the output", () => {
       fc.assert(
         fc.property(adapterCases(), (item) => checkMergeEquivalence(method, kind, item, device)),
-        { numRuns: runsOf(device === "reference" ? 40 : 60) },
+        { numRuns: runsOf(40, device) },
       );
     });
   });

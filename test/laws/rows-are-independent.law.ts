@@ -67,7 +67,7 @@ onEveryDevice((device) => {
     test("every row gets what its adapter alone gives", () => {
       fc.assert(
         fc.property(adapterCases(), (item) => checkRows(method, kind, item, device)),
-        { numRuns: runsOf(40) },
+        { numRuns: runsOf(40, device) },
       );
     });
   });

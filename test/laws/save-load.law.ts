@@ -60,12 +60,12 @@ export async function checkSaveLoad(method: AnyMethod, kind: LayerKind, item: Ad
   }
 }
 
-onEveryDevice(() => {
+onEveryDevice((device) => {
   describe.each(adaptations)("$name on $kind", ({ method, kind }) => {
     test("loading a saved adapter gives it back", async () => {
       await fc.assert(
         fc.asyncProperty(adapterCases(), (item) => checkSaveLoad(method, kind, item)),
-        { numRuns: runsOf(15) },
+        { numRuns: runsOf(15, device) },
       );
     });
   });

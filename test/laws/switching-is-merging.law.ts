@@ -82,7 +82,7 @@ onEveryDevice((device) => {
     test("switching merged adapters is merging the other one", () => {
       fc.assert(
         fc.property(adapterCases(), (item) => checkSwitch(method, kind, item, device)),
-        { numRuns: runsOf(16) / 2 },
+        { numRuns: runsOf(16, device) / 2 },
       );
     });
   });

@@ -53,12 +53,12 @@ export function checkUnmerge(method: AnyMethod, kind: LayerKind, item: AdapterCa
   expect(weights()).toEqual(weights(buildLayer(kind, item).layer));
 }
 
-onEveryDevice(() => {
+onEveryDevice((device) => {
   describe.each(adaptations.filter(changesWeight))("$name on $kind", ({ method, kind }) => {
     test("merging and taking back out restores every bit of the weight", () => {
       fc.assert(
         fc.property(adapterCases({ maxAdapters: 3 }), (item) => checkUnmerge(method, kind, item)),
-        { numRuns: runsOf(40) },
+        { numRuns: runsOf(40, device) },
       );
     });
   });

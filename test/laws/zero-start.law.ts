@@ -68,7 +68,7 @@ onEveryDevice((device) => {
     test("a fresh adapter changes nothing and can be trained", () => {
       fc.assert(
         fc.property(adapterCases(), (item) => checkZeroStart(method, kind, item, device)),
-        { numRuns: runsOf(40) },
+        { numRuns: runsOf(40, device) },
       );
     });
   });
