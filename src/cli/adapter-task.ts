@@ -1,7 +1,8 @@
 /** What adapters are for, as their folders say. */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, under } from "../errors.ts";
 import { readJson } from "../formats/folder.ts";
 import { openSource } from "../formats/model-source.ts";
+import { readAdapter } from "../formats/peft-adapter.ts";
 import { readSafetensors } from "../formats/safetensors.ts";
 import type { Task } from "../models/task.ts";
 
@@ -61,8 +62,9 @@ export async function taskOfAdapters(
 }
 
 async function noteOf(adapter: string, operation: string): Promise<AdapterNote> {
-  const { folder } = await openSource(adapter, operation);
-  return ((await readJson(folder, "adapter_config.json", operation)) as AdapterNote | null) ?? {};
+  const [{ folder }, file] = [await openSource(adapter, operation), "adapter_config.json"];
+  if (!folder.files.has(file)) await under(operation, () => readAdapter(adapter, [])); // says where there are some
+  return ((await readJson(folder, file, operation)) as AdapterNote | null) ?? {};
 }
 
 async function classesIn(adapter: string, operation: string): Promise<number | undefined> {

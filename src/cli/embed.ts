@@ -1,14 +1,13 @@
 /** `lorikeet embed`: the vectors of the texts of a file. */
-import { createReadStream } from "node:fs";
 import process from "node:process";
-import { createInterface } from "node:readline";
+import { text as readAll } from "node:stream/consumers";
 import type { Command } from "commander";
 import { download } from "../compile/program.ts";
 import { ConfigError, under } from "../errors.ts";
-import { wordSystemError, writeFileAtomically } from "../formats/atomic-file.ts";
+import { writeFileAtomically } from "../formats/atomic-file.ts";
 import { writeSafetensors } from "../formats/safetensors.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
-import { textOfJson } from "../text/dataset.ts";
+import { readUtf8, textOfJson } from "../text/dataset.ts";
 import { type EmbedOptions, embed } from "../train/embedding.ts";
 import { loadModel } from "../train/load-model.ts";
 import { path } from "./option.ts";
@@ -72,20 +71,14 @@ export function addEmbed(program: Command): void {
     });
 }
 
-/** The texts of a file. @throws {ConfigError} when it cannot be read, or has none; @throws {FormatError} for a line that is none */
+/** The texts of a file. @throws {LorikeetError} when it cannot be read, is not UTF-8 or has none, or for a line that is none */
 async function linesOf(source: string): Promise<readonly string[]> {
-  const texts: string[] = [];
-  const input = source === "-" ? process.stdin : createReadStream(source);
-  let number = 0;
-  try {
-    for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
-      number++;
-      if (line.trim() !== "")
-        texts.push(source.endsWith(".jsonl") ? textOfJson(line, `line ${number} of ${source}`, "text", "embed") : line);
-    }
-  } catch (error) {
-    throw wordSystemError(error, "embed", source, "read");
-  }
+  const content = source === "-" ? (await readAll(process.stdin)).replace(/^\ufeff/, "") : readUtf8(source, "embed");
+  const isJson = source.endsWith(".jsonl");
+  const texts = content.split(/\r?\n/).flatMap((line, i) => {
+    if (line.trim() === "") return [];
+    return isJson ? textOfJson(line, `line ${i + 1} of ${source}`, "text", "embed") : line;
+  });
   if (texts.length > 0) return texts;
   throw new ConfigError(`there is no text in ${source}.`, { operation: "embed", got: source });
 }

@@ -67,7 +67,11 @@ export async function openModel(
 ): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
   const name = model ?? (adapter.length > 0 ? await baseOf(adapter, operation) : tinyModel);
   say(`Reading ${shown(name)} ...`);
-  const source = await openSource(name, "loadModel");
+  const source = await openSource(name, "loadModel").catch((error) => {
+    if (model !== undefined || !(error instanceof ConfigError) || adapter.length === 0) throw error;
+    const hint = "The adapter calls its model so; say with --model where it is.";
+    throw new ConfigError(error.problem, { operation, got: name, hint });
+  });
   const own = await taskIn(name, source, tasks);
   const { task: learned, labels } = await taskOfAdapters(adapter, operation, own);
   const isWriter = learned === undefined || learned === "CausalLM" || learned === "Seq2SeqLM";

@@ -25,7 +25,7 @@ it("writes a JSON line for each text, or one tensor of all", async () => {
   for (const [i, row] of rows.entries())
     for (const [c, value] of row.embedding.entries()) expect(value).toBeCloseTo(vectors[i]![c]!, 4);
 
-  writeFileSync(at("texts.jsonl"), texts.map((text) => `${JSON.stringify({ text: `query : ${text}` })}\n`).join(""));
+  writeFileSync(at("texts.jsonl"), `\ufeff${texts.map((text) => `${JSON.stringify({ text: `query : ${text}` })}\r\n`).join("")}`);
   const out = at("vectors.safetensors");
   const tensor = await lorikeet(["embed", at("texts.jsonl"), "--model", model, "--out", out]);
   expect(tensor.code, tensor.stderr).toBe(0);
@@ -36,12 +36,14 @@ it("writes a JSON line for each text, or one tensor of all", async () => {
 });
 
 it("says in one line what is wrong", async () => {
+  writeFileSync(at("wide.txt"), "\ufeffone", "utf16le");
   writeFileSync(at("wrong.jsonl"), '{"text": "one"}\n{"txt": "another"}\n');
   for (const [args, words] of [
     [["embed", at("nowhere.txt"), "--model", model], "nowhere.txt"],
     [["embed", at("wrong.jsonl"), "--model", model], 'wrong.jsonl has no text under "text"; it has: txt.'],
     [["embed", at("texts.txt"), "--model", model, "--prompt-name", "quary"], 'Did you mean "query"?'],
     [["embed", at("texts.txt"), "--model", model, "--out", folder], folder],
+    [["embed", at("wide.txt"), "--model", model], "is not text in UTF-8"],
   ] as const) {
     const { code, stderr } = await lorikeet(args);
     expect([code, stderr.trim().split("\n").length], stderr).toEqual([1, 1]);
