@@ -3,6 +3,7 @@ import { download } from "../compile/program.ts";
 import { compile } from "../compile/trace.ts";
 import { yieldToOthers } from "../compile/turn.ts";
 import { ConfigError, checkOptions, nearestName, type Rules, requireKind, requireOption, under } from "../errors.ts";
+import { sliceAxis } from "../graph/movement.ts";
 import type { Tensor } from "../graph/node.ts";
 import { readsText } from "../models/causal-lm.ts";
 import type { EncoderStates } from "../models/encoder.ts";
@@ -146,7 +147,10 @@ function vectorsOf(
 ): Tensor {
   const { lastHiddenState }: Partial<EncoderStates> = model.forward({ inputIds, attentionMask });
   if (!lastHiddenState) throw withoutStates(operation, model);
-  return vectorsBy(way, lastHiddenState, attentionMask, promptLength);
+  const [all, own] = [lastHiddenState.shape[1], inputIds.shape[1]] as [number, number];
+  // virtual tokens in front act on the text's states and have no share in the vector: the first one is still the text's
+  const states = all > own ? sliceAxis(lastHiddenState, 1, all - own, all) : lastHiddenState;
+  return vectorsBy(way, states, attentionMask, promptLength);
 }
 
 /** Tokens past which texts are cut off: those that a folder of sentence-transformers, or its tokenizer, says, as far as there are positions. */
@@ -273,7 +277,7 @@ export interface PairInputs {
 
 /**
  * Learns to make embeddings: the vectors of two texts that belong together are drawn together, and away from those of the others of
- * a batch (`contrastiveLoss`). Adapters are on the `model` in it, which reads both. Layers that a folder of sentence-transformers has
+ * a batch (`contrastiveLoss`). Adapters are on the `model` in it, which reads both; virtual tokens of prompts are not pooled. Layers that a folder of sentence-transformers has
  * behind the pooling take part and stay as they are.
  *
  * @example

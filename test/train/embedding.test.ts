@@ -7,7 +7,7 @@ import { type ConfigJson, createModel, models } from "../../src/models/index.ts"
 import { type FeatureExtractor, taskOf } from "../../src/models/task.ts";
 import { contrastiveLoss } from "../../src/nn/index.ts";
 import type { Module } from "../../src/nn/module.ts";
-import { attach, loadAdapter, lora, saveAdapter } from "../../src/peft/index.ts";
+import { attach, loadAdapter, lora, prefixTuning, promptTuning, saveAdapter } from "../../src/peft/index.ts";
 import { saveTokenizer } from "../../src/text/index.ts";
 import {
   embed,
@@ -190,9 +190,13 @@ describe("pairs", () => {
     expect(() => contrastiveLoss(y, x)).toThrow(/contrastiveLoss: x is \[3, 3\], y \[2, 3\]/);
   });
 
-  test("training brings partners together, and the adapter is saved", async () => {
+  test.each([
+    ["LoRA", lora({ r: 4, loraAlpha: 8, taskType: "FEATURE_EXTRACTION" }), 5e-3],
+    ["virtual tokens", promptTuning({ numVirtualTokens: 4, taskType: "FEATURE_EXTRACTION" }), 0.1],
+    ["a prefix", prefixTuning({ numVirtualTokens: 4, taskType: "FEATURE_EXTRACTION" }), 0.1],
+  ])("training %s brings partners together, and the adapter is saved", async (name, adapter, learningRate) => {
     const reader = await loadModel("models/tiny", { task });
-    attach(reader.model, lora({ r: 4, loraAlpha: 8, taskType: "FEATURE_EXTRACTION" }), { seed: 1 });
+    attach(reader.model, adapter as ReturnType<typeof lora>, { seed: 1 });
     const pairs = [
       ["Who is the captain?", "Ahab."],
       ["What is white?", "The whale."],
@@ -203,11 +207,11 @@ describe("pairs", () => {
     await finetune(new PairModel(reader.model), pairDataset(pairs, reader), {
       steps: 8,
       batchSize: 4,
-      learningRate: 5e-3,
+      learningRate,
       onStep: ({ loss }) => void losses.push(loss),
     });
     expect(losses.at(-1)).toBeLessThan(0.5 * losses[0]!);
-    const path = join(folder, "adapter");
+    const path = join(folder, name);
     await saveAdapter(reader.model, path, { baseModel: "models/tiny" });
     const loaded = await loadModel("models/tiny", { task });
     await loadAdapter(loaded.model, path);
