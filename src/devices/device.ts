@@ -55,6 +55,8 @@ export interface Device extends Disposable {
   readonly kernels: ReadonlySet<string>;
   /** Dtypes of the right side of a matrix product that its kernel widens as it reads them; others are widened before, in memory. */
   readonly widens?: ReadonlySet<DType>;
+  /** Bytes that its memory can have at most, where that is known. */
+  readonly mostBytes?: number;
   /** How deep a second product may be that the matrix product adds in the same pass; absent where it adds none. */
   readonly updateDepth?: number;
   /** How a dtype lies in memory here: the reference device keeps every float as float64. */

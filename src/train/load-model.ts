@@ -1,4 +1,6 @@
 /** Models in files: `config.json` and safetensors files, as Hugging Face's `save_pretrained` writes them, or GGUF. */
+
+import { currentDevice } from "../compile/program.ts";
 import { ConfigError, checkOptions, FormatError, requireKind, under } from "../errors.ts";
 import { quantisationConfig, quantisedTensors } from "../formats/bitsandbytes.ts";
 import { quantisationOf, widenCodes } from "../formats/coded-checkpoint.ts";
@@ -95,7 +97,9 @@ export async function loadModel<T extends Task = "CausalLM">(
   });
   const { folder, file } = await openSource(source, "loadModel", options);
   const gguf = ggufFile(folder, file);
-  const { config: stored, checkpoint } = gguf ? await ggufModel(await openGguf(folder, gguf)) : await openModel(folder, file);
+  const { config: stored, checkpoint } = gguf
+    ? await ggufModel(await openGguf(folder, gguf))
+    : await openModel(folder, file, options);
   const { task, labels, dtype, quantise } = options;
   const other = forTask(stored, task ?? "CausalLM");
   if (other && labels !== undefined)
@@ -137,12 +141,45 @@ async function readGeneration(folder: Folder, config: ConfigJson): Promise<() =>
   };
 }
 
-async function openModel(folder: Folder, file: string | undefined): Promise<{ config: ConfigJson; checkpoint: Checkpoint }> {
+async function openModel(
+  folder: Folder,
+  file: string | undefined,
+  keep: KeepOptions,
+): Promise<{ config: ConfigJson; checkpoint: Checkpoint }> {
   const json = await readConfig(folder);
   const config = textPart(json);
   refuseUnreadable(quantisationOf(json), "loadModel");
+  if (file === undefined && config === json) await refuseTooLarge(folder, keep, quantisationOf(json) !== undefined);
   const checkpoint = file ? await openCheckpointFile(folder, file) : await under("loadModel", () => openCheckpoint(folder));
   return { config, checkpoint: await widenCodes(checkpoint, json) };
+}
+
+/**
+ * Refuses what cannot fit before it is downloaded: the index of several files says how large they are together, and in memory no format
+ * takes less than a part of that.
+ *
+ * @throws {ConfigError}
+ */
+async function refuseTooLarge(folder: Folder, { dtype, quantise }: KeepOptions, isCoded: boolean): Promise<void> {
+  const index = "model.safetensors.index.json";
+  const { mostBytes: most, name } = currentDevice();
+  if (most === undefined || folder.files.has("model.safetensors") || !folder.files.has(index)) return;
+  const { metadata } = (await readObject(folder, index)) as { readonly metadata?: { readonly total_size?: unknown } };
+  const total = Number(metadata?.total_size);
+  const halves = dtype === "float16" || dtype === "bfloat16";
+  const least = total / (quantise ? 8 : halves ? 2 : 1);
+  if (!(least > most)) return;
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+  const mayFit = total / 4 <= most && !quantise && !isCoded;
+  throw new ConfigError(
+    `the weights of ${wordFolder(folder)} (${gigabytes(total)} in files) take ${gigabytes(least)} or more, and ${name} has ${gigabytes(most)} of memory.`,
+    {
+      operation: "loadModel",
+      expected: most,
+      got: total,
+      hint: mayFit ? 'Fewer bits may fit: { quantise: { type: "nf4" } }. Or take a smaller model.' : "Take a smaller model.",
+    },
+  );
 }
 
 /**

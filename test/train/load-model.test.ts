@@ -1,6 +1,7 @@
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
+import { currentDevice } from "../../src/compile/program.ts";
 import { FormatError, ShapeError } from "../../src/errors.ts";
 import { readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { openCheckpoint } from "../../src/formats/sharded.ts";
@@ -265,6 +266,28 @@ onEveryDevice(() => {
       await expect(loadModel(folder)).rejects.toThrow(
         /^loadModel: config\.json describes a far larger model than .*model\.safetensors holds, which has \d+ values\. One of/,
       );
+    });
+
+    test("refuses weights that memory cannot hold before a file of them is opened", async () => {
+      await saved({ maxShardBytes: 400 });
+      const index = join(folder, "model.safetensors.index.json");
+      const content = JSON.parse(readFileSync(index, "utf8"));
+      for (const file of readdirSync(folder).filter((name) => name.endsWith(".safetensors"))) rmSync(join(folder, file));
+      const refused = (bytes: number, options = {}) => {
+        writeFileSync(index, JSON.stringify({ ...content, metadata: { total_size: bytes } }));
+        return expect(loadModel(folder, options)).rejects;
+      };
+      const known = currentDevice().mostBytes !== undefined;
+      const unknown = /names model-00001.*not in the folder/;
+      await refused(15e9).toThrow(
+        known ? /\(15\.0 GB in files\) take 15\.0 GB or more, and \w+ has 4\.3 GB.* Fewer bits/ : unknown,
+      );
+      const smaller = /take 7\.5 GB or more, and \w+ has 4\.3 GB of memory\. Take a smaller model/;
+      await refused(15e9, { dtype: "bfloat16" }).toThrow(known ? /take 7\.5 GB or more.*Fewer bits/ : unknown);
+      await refused(60e9, { quantise: {} }).toThrow(known ? smaller : unknown);
+      await refused(4e9).toThrow(unknown);
+      writeFileSync(join(folder, "config.json"), JSON.stringify({ ...config, quantization_config: { quant_method: "mxfp4" } }));
+      await refused(13.8e9).toThrow(known ? /take 13\.8 GB or more.*memory\. Take a smaller model/ : unknown);
     });
 
     test("a dtype that there is not", async () => {

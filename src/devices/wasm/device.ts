@@ -121,6 +121,10 @@ class WasmDevice implements Device {
     ].join(", ");
   }
 
+  get mostBytes(): number {
+    return this.memory.maximumBytes;
+  }
+
   storageBytes(dtype: DType): number {
     return bytesPerElement(dtype);
   }

@@ -72,6 +72,11 @@ export class DeviceMemory {
     this.gaps.push({ start: reservedBytes, size: this.end - reservedBytes });
   }
 
+  /** What it can grow to. */
+  get maximumBytes(): number {
+    return this.maximumPages * pageBytes;
+  }
+
   /**
    * The address of `bytes` new bytes, a multiple of 64, their contents arbitrary.
    *
