@@ -160,7 +160,7 @@ class TileSide {
 }
 
 /** Shader and number of workgroups. Bindings: parameters of GPU.js, a, b, start if there is one, result. */
-export function tiledWgsl(sizes: MatmulSizes, tiling: Tiling): Shader {
+function tiledWgsl(sizes: MatmulSizes, tiling: Tiling): Shader {
   const { batches, M, N, K, a, b, start } = sizes;
   const { threads: [down, across], sums: [rows, columns], groups } = tiling; // biome-ignore format: one thought
   const unit = 8 * groups;

@@ -7,7 +7,7 @@
  */
 import { SimdBasics, type V128 } from "./simd-basics.ts";
 
-export { type Operand, SimdBasics, type V128 } from "./simd-basics.ts";
+export type { V128 } from "./simd-basics.ts";
 
 // ln 2 in two parts; the first has so few bits that its product with an exponent is exact
 const ln2High = 0.693359375;

@@ -15,7 +15,7 @@ import { constant, isConstant } from "../graph/source.ts";
 import { contiguousView, isContiguous, type View } from "../graph/view.ts";
 
 /** A node whose values lie somewhere: not a movement. */
-export type Base = Tensor;
+type Base = Tensor;
 
 /** How a node's elements are found: the movements that lead from a base to it, nearest to the base first. */
 export interface Access {

@@ -28,7 +28,7 @@ export interface Step {
 }
 
 /** Where a value lies: in the arena, or in memory that somebody else owns. */
-export type Place = { readonly kind: "arena"; readonly offset: number } | { readonly kind: "outside"; readonly value: Tensor };
+type Place = { readonly kind: "arena"; readonly offset: number } | { readonly kind: "outside"; readonly value: Tensor };
 
 /** What a device has to do for some tensors: launches in order, and where every value lies. */
 export interface Schedule {

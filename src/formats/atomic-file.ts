@@ -3,7 +3,7 @@ import { ConfigError, requireKind } from "../errors.ts";
 import { nodeModule } from "./node-module.ts";
 
 /** Appends one piece to the file being written. */
-export type Append = (chunk: Uint8Array) => Promise<void>;
+type Append = (chunk: Uint8Array) => Promise<void>;
 
 /** What a file shall hold: text (UTF-8), bytes, or a function that writes it piece by piece when it is too large for memory. */
 export type FileContent = string | Uint8Array | ((append: Append) => Promise<void>);

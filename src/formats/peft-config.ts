@@ -102,7 +102,7 @@ export type ConfigOf<Keys extends ConfigKeys> = {
 };
 
 /** Keys that every method has. `peft_type` comes from the schema. */
-export const commonKeys = {
+const commonKeys = {
   auto_mapping: key(null, object()),
   base_model_name_or_path: key(null, text),
   inference_mode: key(false, boolean),

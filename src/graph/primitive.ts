@@ -6,7 +6,7 @@ import type { Tensor } from "./node.ts";
 export type Interval = readonly [low: number, high: number];
 
 /** One gradient per source; `null` where it is zero everywhere or the source has no gradient. */
-export type Vjp = (g: Tensor, y: Tensor, ...sources: Tensor[]) => readonly (Tensor | null)[];
+type Vjp = (g: Tensor, y: Tensor, ...sources: Tensor[]) => readonly (Tensor | null)[];
 
 /** Random draws for the samples of the laws; a law shrinks them. */
 export interface Draw {

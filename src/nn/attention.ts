@@ -82,7 +82,7 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, options: AttendOptions =
   if (keyMask) seen.push(reshape(checkKeyMask(keyMask, B, Tk), [B, 1, 1, 1, Tk]));
   if (mask && !isFloat(mask.dtype)) seen.push(perGroup(mask, grouped));
   const biased = mask && isFloat(mask.dtype) ? add(scaled, perGroup(mask, grouped)) : scaled;
-  const masked = seen.length ? where(seen.reduce(both), biased, number(biased, Number.NEGATIVE_INFINITY)) : biased;
+  const masked = seen.length ? where(seen.reduce(and), biased, number(biased, Number.NEGATIVE_INFINITY)) : biased;
   const weights = sinks ? besideSink(masked, reshape(cast(sinks, q.dtype), [G, H / G, 1, 1])) : softmax(masked, -1);
   const kept = dropout ? dropout(weights) : weights;
   requireTensors("attend", { "dropout(…)": kept });
@@ -162,8 +162,6 @@ export function causalMask(queries: number, keys: number, offset: number | Tenso
   const seen = less(key, add(query, constant(1, [], "int32")));
   return window > 0 ? and(seen, less(query, add(key, constant(window, [], "int32")))) : seen;
 }
-
-const both = (a: Tensor, b: Tensor): Tensor => and(a, b);
 
 /** [B, T, own, D] → [B, G, H/G, T, D]: heads beside the key head that they share, as views. */
 function byGroup(x: Tensor, groups: number, heads: number): Tensor {

@@ -69,16 +69,7 @@ export function gatedDeltaRule(
   const [H, V] = v.shape.slice(2) as [number, number];
   const C = Math.min(chunk, T);
   const N = Math.ceil(T / C);
-  if (N > segmentChunks) {
-    let last = state;
-    const results = Array.from({ length: Math.ceil(N / segmentChunks) }, (_, i) => {
-      const cut = (x: Tensor) => sliceAxis(x, 1, i * segmentChunks * C, Math.min(T, (i + 1) * segmentChunks * C));
-      const result = gatedDeltaRule(cut(q), cut(k), cut(v), cut(decay), cut(beta), { chunk, ...(last && { state: last }) });
-      last = result.state;
-      return result.output;
-    });
-    return { output: concatenate(results, 1), state: last as Tensor };
-  }
+  if (N > segmentChunks) return bySegments([q, k, v, decay, beta], segmentChunks * C, chunk, state);
   const share = H / G;
   /** [B, T, heads, ...] → [B, G, heads / G, N, C, ...]; tokens that fill the last chunk keep everything and write nothing. */
   const chunked = (x: Tensor) => {
@@ -126,6 +117,25 @@ export function gatedDeltaRule(
     2,
   );
   return { output: permute(sliceAxis(joined, 2, 0, T), [0, 2, 1, 3]), state: reshape(S as Tensor, [B, H, K, V]) };
+}
+
+/** Segments of `length` tokens, one after the other. */
+function bySegments(
+  inputs: readonly [q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor],
+  length: number,
+  chunk: number,
+  state: Tensor | undefined,
+): DeltaRuleResult {
+  const T = inputs[0].shape[1] as number;
+  let last = state;
+  const outputs = Array.from({ length: Math.ceil(T / length) }, (_, i) => {
+    const cut = (x: Tensor) => sliceAxis(x, 1, i * length, Math.min(T, (i + 1) * length));
+    const [q, k, v, decay, beta] = inputs;
+    const result = gatedDeltaRule(cut(q), cut(k), cut(v), cut(decay), cut(beta), { chunk, ...(last && { state: last }) });
+    last = result.state;
+    return result.output;
+  });
+  return { output: concatenate(outputs, 1), state: last as Tensor };
 }
 
 /** (I + A)⁻¹ of the strict lower triangle of A [..., C, C]. */

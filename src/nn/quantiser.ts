@@ -253,7 +253,7 @@ export interface QuantiserOptions {
 }
 
 /** A matrix of 4-bit codes. */
-export interface FourBitWeight {
+interface FourBitWeight {
   readonly type: "nf4" | "fp4";
   readonly shape: readonly [out: number, into: number];
   readonly blockSize: number;

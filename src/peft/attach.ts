@@ -115,13 +115,7 @@ export function install(
     cast(starts.whole?.(path) ?? copy(parameter.stored), parameter.dtype);
   const copies = savedCopies(plan, wholeValue);
   const prompt = planPrompt(model, plan, starts.prompt);
-  const reads = readsText(model) ? plan.layers.map(({ method: of }) => of.readsText) : [];
-  const watchesText = reads.some((what) => what !== undefined);
-  if (reads.includes("words") && answersText(model))
-    throw new ConfigError(`${method.peftType} with \`aloraInvocationTokens\` is for causal language models.`, {
-      operation: "attach",
-      got: name,
-    });
+  const watchesText = readsTexts(model, plan, name);
   const random = new Generator(seed);
   const ofAll = { shared, sharedFiles: method.shared?.files ?? {}, companion: plan.companion?.build(shared), trainable, random };
   const adapted = before ?? beginAdapters(model);
@@ -136,13 +130,8 @@ export function install(
     for (const [parameter, next] of weight ? place.valuesFor(weight) : []) adapted.whole.change(parameter, next);
   }
   for (const [parameter, value] of starts.base ?? []) adapted.whole.change(parameter, value);
-  for (const [path, module] of plan.saved) {
-    const place = adapted.saved.get(path) ?? new SavedModule(module, path, adapted);
-    place.add(name, copies.get(path) as Map<string, Parameter>);
-    if (adapted.saved.has(path)) continue;
-    model.replaceModule(path, place);
-    adapted.saved.set(path, place);
-  }
+  for (const [path, module] of plan.saved)
+    savedPlace(model, adapted, path, module).add(name, copies.get(path) as Map<string, Parameter>);
   if (prompt || watchesText) adapted.prompts ??= new PromptPlace(textModel(model, "attach"), adapted);
   if (prompt) adapted.prompts?.add(name, { ...prompt, trainable, random });
   for (const [path, bias] of plan.biases) adapted.untrained.change(bias, wholeValue(path, bias));
@@ -211,6 +200,27 @@ function savedCopies(
     copies.set(path, new Map([...module.namedParameters()].map(([name, each]) => [name, copyOf(name, each)])));
   }
   return copies;
+}
+
+/** Whether a layer looks at the text that the model reads. @throws {ConfigError} for one that looks for words in a model that answers */
+function readsTexts(model: Module, { layers, method }: AttachPlan, name: string): boolean {
+  const reads = readsText(model) ? layers.map(({ method: of }) => of.readsText) : [];
+  if (reads.includes("words") && answersText(model))
+    throw new ConfigError(`${method.peftType} with \`aloraInvocationTokens\` is for causal language models.`, {
+      operation: "attach",
+      got: name,
+    });
+  return reads.some((what) => what !== undefined);
+}
+
+/** What stands at the place of a module that is trained as a whole, with the module's copies. */
+function savedPlace(model: Module, adapted: Adapted, path: string, module: Module): SavedModule {
+  const there = adapted.saved.get(path);
+  if (there) return there;
+  const place = new SavedModule(module, path, adapted);
+  model.replaceModule(path, place);
+  adapted.saved.set(path, place);
+  return place;
 }
 
 function wrap(model: Module, adapted: Adapted, { module, path, facts }: PlannedLayer): AdapterLayer {

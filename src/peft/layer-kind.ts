@@ -7,7 +7,7 @@ import type { Tensor } from "../graph/node.ts";
 import { type Shape, sizeOf } from "../graph/shape.ts";
 import { GPT2Attention, GPT2Block } from "../models/gpt2.ts";
 import { DecoderLayer, type LlamaDecoderLayer, RotaryAttention } from "../models/llama.ts";
-import { Conv1d, Conv2d, Conv3d, type Convolution } from "../nn/convolution.ts";
+import { Conv1d, Conv2d, Conv3d } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { Conv1D, Linear } from "../nn/linear.ts";
 import type { Module, Parameter } from "../nn/module.ts";
@@ -45,21 +45,25 @@ export interface KindOfLayer {
   readonly allLinear: boolean;
 }
 
+type Held = Module & { readonly weight: Parameter; readonly bias?: Parameter | null };
+/** What modules of a class keep under these names. */
+const held = (Of: abstract new (...given: never[]) => Held) => ({
+  is: (module: Module) => module instanceof Of,
+  weight: (module: Module) => (module as Held).weight,
+  bias: (module: Module) => (module as Held).bias ?? null,
+});
+
 const linear: KindOfLayer = {
+  ...held(Linear),
   kind: "linear",
-  is: (module) => module instanceof Linear,
-  weight: (module) => (module as Linear).weight,
-  bias: (module) => (module as Linear).bias,
   sizes: ([out, into]) => [into as number, out as number],
   allLinear: true,
 };
 
 /** GPT-2's, which is no convolution. */
 const turnedLinear: KindOfLayer = {
+  ...held(Conv1D),
   kind: "linear",
-  is: (module) => module instanceof Conv1D,
-  weight: (module) => (module as Conv1D).weight,
-  bias: (module) => (module as Conv1D).bias,
   sizes: ([into, out]) => [into as number, out as number],
   turn: (weight) => transpose(weight),
   fanInFanOut: true,
@@ -67,10 +71,8 @@ const turnedLinear: KindOfLayer = {
 };
 
 const quantisedLinear: KindOfLayer = {
+  ...held(QuantisedLinear),
   kind: "linear",
-  is: (module) => module instanceof QuantisedLinear,
-  weight: (module) => (module as QuantisedLinear).weight,
-  bias: (module) => (module as QuantisedLinear).bias,
   sizes: (_, module) => [(module as QuantisedLinear).inFeatures, (module as QuantisedLinear).outFeatures],
   codes: {
     matrix: (module) => (module as QuantisedLinear).matrix(),
@@ -80,20 +82,16 @@ const quantisedLinear: KindOfLayer = {
 };
 
 const embedding: KindOfLayer = {
+  ...held(Embedding),
   kind: "embedding",
-  is: (module) => module instanceof Embedding,
-  weight: (module) => (module as Embedding).weight,
-  bias: () => null,
   sizes: ([rows, out]) => [rows as number, out as number],
   outputScale: (module) => (module as Embedding).scale,
   allLinear: false,
 };
 
 const convolution = (kind: LayerKind, of: typeof Conv1d | typeof Conv2d | typeof Conv3d): KindOfLayer => ({
+  ...held(of),
   kind,
-  is: (module) => module instanceof of,
-  weight: (module) => (module as Convolution).weight,
-  bias: (module) => (module as Convolution).bias,
   sizes: ([out, ...places]) => [sizeOf(places), out as number],
   turn: reshape,
   allLinear: false,

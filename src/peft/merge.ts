@@ -1,9 +1,9 @@
 /** Writing adapters into the weights, and taking them out again without a trace. */
-import { downloadSync, realize } from "../compile/program.ts";
+import { realize } from "../compile/program.ts";
 import { ConfigError, checkOptions, type Rules, refusalOf, requireKind, under } from "../errors.ts";
-import { dtypes, fromBFloat16Bits, fromFloat16Bits, type TypedArray } from "../graph/dtype.ts";
 import { cast, sub } from "../graph/elementwise.ts";
 import { requireTensors, type Tensor } from "../graph/node.ts";
+import { readValues } from "../linalg/matrix.ts";
 import type { Module, Parameter } from "../nn/module.ts";
 import {
   type Adapted,
@@ -91,7 +91,6 @@ export function merge(model: Module, given?: string | readonly string[], options
   if (maxDifference !== undefined && !probe)
     throw new ConfigError("`maxDifference` needs a `probe` that runs the model.", { operation, got: maxDifference });
   refuseAll(model, names, keep);
-  const fresh = (layer: AdapterLayer) => unmergedOn(layer, names);
   const standIns = [...saved].flatMap(([path, module]) => {
     const adapters = [...new Set(names ?? active)].filter((name) => module.copies.has(name) && module.merged !== name);
     refuseTwo(operation, path, module.merged === null ? adapters : [module.merged, ...adapters]);
@@ -104,7 +103,7 @@ export function merge(model: Module, given?: string | readonly string[], options
   let difference: number | null = null;
   try {
     for (const layer of layers.values()) {
-      const added = fresh(layer);
+      const added = unmergedOn(layer, names);
       if (added.length === 0) continue;
       const changed = layer.changedBy(added);
       const record = options.report || maxError !== undefined ? recorded(layer, added) : null;
@@ -112,32 +111,13 @@ export function merge(model: Module, given?: string | readonly string[], options
       for (const [parameter, next] of changed)
         unmerged.change(parameter, next, keep ? undefined : wayBack(layer, added, parameter));
       layer.merged = [...layer.merged, ...added];
-      if (safe && ![...changed.values()].every((next) => floats(next).every(Number.isFinite)))
-        throw new ConfigError(`the weight of ${layer.path} would hold values that are not finite; nothing was merged.`, {
-          operation,
-          got: layer.path,
-          hint: "The adapter has diverged: train it with a lower learning rate.",
-        });
+      if (safe) refuseInfinite(layer, [...changed.values()]);
       if (record) measures.push(measured(layer, record));
-      const error = measures.at(-1)?.error ?? 0;
-      if (maxError !== undefined && !(error <= maxError))
-        throw new ConfigError(
-          `${layer.path} would lose ${error} of its change to rounding (${layer.weight.dtype}), more than \`maxError\` (= ${maxError}); nothing was merged.`,
-          { operation, got: error, expected: maxError, hint: "Keep the adapter beside the weights, or the weights in float32." },
-        );
+      if (maxError !== undefined) refuseRounding(layer, measures.at(-1)?.error ?? 0, maxError);
     }
     for (const { module, adapter } of standIns) module.merged = adapter;
     if (probe && beside) difference = largest(sub(probe(), beside));
-    if (maxDifference !== undefined && !((difference as number) <= maxDifference))
-      throw new ConfigError(
-        `the merged model differs by ${difference}, more than \`maxDifference\` (= ${maxDifference}); nothing was merged.`,
-        {
-          operation,
-          got: difference,
-          expected: maxDifference,
-          hint: "The report of a merge without it tells which layers lose most.",
-        },
-      );
+    if (maxDifference !== undefined) refuseDifference(difference as number, maxDifference);
   } catch (error) {
     for (const { module, before } of standIns) module.merged = before;
     for (const before of done.reverse()) {
@@ -215,6 +195,39 @@ function refuseUnmergeable(model: Module, layer: AdapterLayer, names: readonly s
         { operation, got: name, hint: "Let the original be kept." },
       );
   }
+}
+
+/** @throws {ConfigError} for a new weight that has a value which is not finite */
+function refuseInfinite({ path }: AdapterLayer, weights: readonly Tensor[]): void {
+  if (weights.every((next) => readValues(next).every(Number.isFinite))) return;
+  throw new ConfigError(`the weight of ${path} would hold values that are not finite; nothing was merged.`, {
+    operation,
+    got: path,
+    hint: "The adapter has diverged: train it with a lower learning rate.",
+  });
+}
+
+/** @throws {ConfigError} for more rounding in one layer than `maxError` */
+function refuseRounding({ path, weight }: AdapterLayer, error: number, maxError: number): void {
+  if (error <= maxError) return;
+  throw new ConfigError(
+    `${path} would lose ${error} of its change to rounding (${weight.dtype}), more than \`maxError\` (= ${maxError}); nothing was merged.`,
+    { operation, got: error, expected: maxError, hint: "Keep the adapter beside the weights, or the weights in float32." },
+  );
+}
+
+/** @throws {ConfigError} for an output that moves further than `maxDifference` */
+function refuseDifference(difference: number, maxDifference: number): void {
+  if (difference <= maxDifference) return;
+  throw new ConfigError(
+    `the merged model differs by ${difference}, more than \`maxDifference\` (= ${maxDifference}); nothing was merged.`,
+    {
+      operation,
+      got: difference,
+      expected: maxDifference,
+      hint: "The report of a merge without it tells which layers lose most.",
+    },
+  );
 }
 
 /** From a merged parameter to what it was, by subtracting what has been added. */
@@ -317,11 +330,4 @@ export function mergeDifference(model: Module, forward: () => Tensor): number {
 
 /** The largest value by size; NaN if there is one. */
 const largest = (x: Tensor): number =>
-  floats(x).reduce((most, value) => (Number.isNaN(value) ? value : Math.max(most, Math.abs(value))), 0);
-
-/** Values as numbers, whatever the dtype. */
-function floats(x: Tensor): Float64Array {
-  const values: TypedArray = downloadSync(x);
-  const bits = x.dtype === "float16" ? fromFloat16Bits : x.dtype === "bfloat16" ? fromBFloat16Bits : (value: number) => value;
-  return Float64Array.from(values as ArrayLike<number>, dtypes[x.dtype].float ? bits : (value) => value);
-}
+  readValues(x).reduce((most, value) => (Number.isNaN(value) ? value : Math.max(most, Math.abs(value))), 0);

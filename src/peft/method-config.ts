@@ -4,7 +4,7 @@ import { type ConfigKeys, type ConfigSchema, defaultConfig, type FileConfig, pro
 import type { AnyMethod } from "./method.ts";
 
 /** `lora_alpha` → `loraAlpha`: how PEFT's keys are spelled here. */
-export type Camel<Key extends string> = Key extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : Key;
+type Camel<Key extends string> = Key extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : Key;
 /** `lora_alpha` → `loraAlpha`. */
 export const camel = (key: string): string => key.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
 

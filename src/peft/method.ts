@@ -309,7 +309,7 @@ export interface Method<Schema extends ConfigSchema = ConfigSchema, Config = Met
 }
 
 /** Default targets by model type. */
-export type TargetTable = Readonly<Record<string, readonly string[] | string>>;
+type TargetTable = Readonly<Record<string, readonly string[] | string>>;
 
 /** A method of which only the interface is known. */
 // biome-ignore lint/suspicious/noExplicitAny: the config's type is the method's own business

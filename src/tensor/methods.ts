@@ -26,7 +26,7 @@ import type { Axes, Extremes, NormOptions, VarianceOptions } from "./statistics.
 import * as statistics from "./statistics.ts";
 
 /** Values as numbers (booleans for bool) in arrays of arrays. */
-export type Nested = number | boolean | Nested[];
+type Nested = number | boolean | Nested[];
 
 function nest(values: ArrayLike<number>, shape: readonly number[], isBoolean: boolean): Nested {
   let next = 0;

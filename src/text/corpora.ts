@@ -2,7 +2,7 @@
 import { ConfigError, nearestName, requireKind, wordImport } from "../errors.ts";
 
 /** One speech or chapter; its text is one line of prose. */
-export interface CorpusDocument {
+interface CorpusDocument {
   readonly title: string;
   readonly text: string;
 }

@@ -6,7 +6,7 @@ import { threefry2x32 } from "../random/threefry.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** One text, or several documents; `{ text }` is one, so that corpora and JSONL rows can be given as they are. */
-export type Texts = string | readonly (string | { readonly text: string })[];
+type Texts = string | readonly (string | { readonly text: string })[];
 
 /**
  * Where the text is: a path, the text itself, documents, or two parts that were split by hand.

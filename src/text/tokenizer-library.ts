@@ -61,7 +61,7 @@ interface Splitter {
 }
 
 /** A token that is looked for in the text itself. */
-export interface AddedToken {
+interface AddedToken {
   readonly id: number;
   readonly content: string;
   readonly lstrip: boolean;

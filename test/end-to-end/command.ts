@@ -1,6 +1,7 @@
 /** The command line as a person runs it: a process of its own, what it prints, how it ends. */
 import { spawn } from "node:child_process";
 import { resolve } from "node:path";
+import { expect } from "vitest";
 
 export const root = resolve(import.meta.dirname, "../..");
 
@@ -60,6 +61,17 @@ export function run(program: string, args: readonly string[], input = ""): Promi
     child.on("error", failed);
     child.on("close", (code) => done({ code, stdout, stderr }));
   });
+}
+
+/** Runs `lorikeet ...args`, which says in one line what is wrong, with these words in it, and prints nothing else. */
+export async function expectRefusal(args: readonly string[], words: string): Promise<void> {
+  const { code, stdout, stderr } = await lorikeet(args);
+  const lines = stderr
+    .trim()
+    .split("\n")
+    .filter((line) => !line.startsWith("Reading "));
+  expect([code, stdout, lines.length], stderr).toEqual([1, "", 1]);
+  expect(lines[0]).toContain(words);
 }
 
 /** The last line of standard output as JSON. */

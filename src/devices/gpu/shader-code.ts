@@ -9,7 +9,7 @@ import { type Bound, Code, fewEnough, inverseText, type Value } from "./code.ts"
 export type Lanes = 1 | 4;
 
 /** Names of the four components of a vector. */
-export const components = ["x", "y", "z", "w"] as const;
+const components = ["x", "y", "z", "w"] as const;
 
 /** What has no form of the same look: whole numbers' bits, and both of "and" and "or", which have no order in WGSL. */
 const isForeign = (line: string): boolean => /[^&]&[^&]|[^|]\|[^|]|\^|&&.*\|\||\|\|.*&&/.test(line);

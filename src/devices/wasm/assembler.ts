@@ -18,7 +18,7 @@
 import { ByteBuffer } from "./byte-buffer.ts";
 import { type Callable, FunctionBuilder, type ValueType, valueTypes } from "./function-builder.ts";
 
-export { type Expression, FunctionBuilder, type Local, load, stacked, type ValueType } from "./function-builder.ts";
+export { type Expression, FunctionBuilder, type Local, load, type ValueType } from "./function-builder.ts";
 export type { SimpleOp } from "./opcodes.ts";
 
 /** What a module says about its memory. */

@@ -50,7 +50,7 @@ export interface Callable {
 }
 
 /** The operand is on the stack already. */
-export const stacked: Expression = () => {};
+const stacked: Expression = () => {};
 
 const isInstruction = (value: object): value is readonly [SimpleOp, ...Expression[]] => Array.isArray(value);
 

@@ -9,7 +9,7 @@ import { headBytes } from "./loop-frame.ts";
 import { type LoopPlan, wholeRowsOf } from "./loop-plan.ts";
 
 /** Byte offsets in the args block of what one slot needs. */
-export interface SlotLayout {
+interface SlotLayout {
   /** Address of the first element, or the first index number. */
   readonly start: number;
   /** Strides of the walk axes, in bytes (index slots: in numbers). */

@@ -10,7 +10,7 @@ import { blockLength } from "./folds.ts";
  * Where a value is computed. `row`: once per outer index. `element`: for every inner index. `body`: for every index of the
  * reduce axes too; `uniform`: like `body`, but the same for all inner indices.
  */
-export type Place = "constant" | "row" | "element" | "body" | "uniform";
+type Place = "constant" | "row" | "element" | "body" | "uniform";
 
 /** A reduction, with the register that it fills. */
 export type Fold = Extract<Instruction, { kind: "reduce" }> & { readonly register: Register };

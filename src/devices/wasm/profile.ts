@@ -4,7 +4,7 @@ import type { Device } from "../device.ts";
 import { Limits } from "./limits.ts";
 
 /** All launches of one kernel with the same sizes. */
-export interface ProfileRow {
+interface ProfileRow {
   readonly label: string;
   readonly launches: number;
   readonly milliseconds: number;

@@ -25,7 +25,7 @@ export interface PromptStart {
 }
 
 /** What reads a text: a tokenizer. */
-export interface TextEncoding {
+interface TextEncoding {
   /** Numbers of its words, special ones included. */
   encode(text: string): Int32Array;
 }
