@@ -1,20 +1,21 @@
 /**
- * The laws that every adapter method has to obey, for methods that are defined elsewhere. The methods of this package are tried harder,
- * on more layers and on every device, by test/laws.
+ * The laws that every adapter method has to obey, for methods that are defined elsewhere. The methods of this package are tried harder by
+ * test/laws, with the same statements: on more layers and every device, with tolerances made of sizes and dtypes.
  */
-import { backward } from "../autograd/grad.ts";
-import { downloadSync } from "../compile/program.ts";
 import { ConfigError, checkOptions, under, wordJson } from "../errors.ts";
 import { memoryFolder } from "../formats/writable-folder.ts";
 import { mul } from "../graph/elementwise.ts";
 import type { Tensor } from "../graph/node.ts";
 import type { Draw } from "../graph/primitive.ts";
 import { reduceSum } from "../graph/reduction.ts";
+import { sizeOf } from "../graph/shape.ts";
+import { readValues } from "../linalg/matrix.ts";
 import { Conv1d, Conv2d, Conv3d } from "../nn/convolution.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Layer, Module } from "../nn/module.ts";
+import { gradientsOf } from "../optim/optimizer.ts";
 import { TorchGenerator } from "../random/torch-generator.ts";
 import { fromTypedArray } from "../tensor/create.ts";
 import { type Adapter, detach, unmerge } from "./adapted-model.ts";
@@ -33,9 +34,10 @@ export interface CheckMethodOptions {
   readonly seed?: number;
 }
 
-class OneLayer extends Module {
-  readonly layer: Layer;
-  constructor(layer: Layer) {
+/** A model of one layer. */
+export class OneLayer<Of extends Layer = Layer> extends Module {
+  layer: Of;
+  constructor(layer: Of) {
     super();
     this.layer = layer;
   }
@@ -52,8 +54,7 @@ interface Trial {
 
 type Make = (draw: Draw, random: TorchGenerator) => Trial;
 
-const floats = (random: TorchGenerator, shape: number[]): Tensor =>
-  fromTypedArray(random.randn(shape.reduce((product, size) => product * size, 1)), shape);
+const floats = (random: TorchGenerator, shape: number[]): Tensor => fromTypedArray(random.randn(sizeOf(shape)), shape);
 
 const convolution =
   (axes: number, Of: typeof Conv1d | typeof Conv2d | typeof Conv3d): Make =>
@@ -161,61 +162,114 @@ async function tryOne(
   law: Law,
 ): Promise<void> {
   const model = new OneLayer(make()).eval();
-  const [layer] = [...model.children()].map(([, each]) => each);
-  const bits = () => [...model.stateDict().values()].map(values);
-  const [base, before] = [values(model.forward(x)), bits()];
+  const run = () => readValues(model.forward(x));
+  const [plain, before] = [run(), snapshot(model)];
   const adapter = attach(model, method(options), { seed: random.randint(1, 0, 1000)[0] as number });
   const of = method.layers[kind];
   if (method.startsAtZero?.(adapter.config as never))
     await law("zero start", () => {
-      const far = differs(base, values(model.forward(x)));
-      if (far) return far;
-      const y = model.forward(x);
-      backward(
-        reduceSum(
-          mul(y, floats(random, [...y.shape])),
-          y.shape.map((_, axis) => axis),
-        ),
-      );
-      const grads = model.trainableParameters().flatMap(({ grad }) => (grad ? [...values(grad)] : []));
-      return grads.some((each) => each !== 0) ? undefined : "every gradient is zero, so training never begins";
+      const adapted = model.forward(x);
+      return zeroStart(model, plain, adapted, floats(random, [...adapted.shape]), roundings(plain));
     });
   shake(adapter, random);
-  const beside = values(model.forward(x));
+  const beside = run();
   // with an underlay the layer without its adapter is another one, too
-  if (!of?.underlay)
-    await law("disabled", () =>
-      differs(
-        base,
-        disabled(model, () => values(model.forward(x))),
-      ),
-    );
+  if (!of?.underlay) await law("disabled", () => differs(plain, disabled(model, run), roundings(plain)));
   if (of?.delta) {
-    await law("merge equivalence", () => {
-      merge(model);
-      return differs(beside, values(model.forward(x)));
-    });
+    await law("merge equivalence", () => mergeEquivalence(model, run, beside, roundings(beside)));
     await law("unmerge is inverse", () => {
+      const unmerged = snapshot(model);
+      merge(model);
       unmerge(model);
-      return differs(beside, values(model.forward(x)), 0);
+      return traceLeft(unmerged, model);
     });
   }
   const folder = memoryFolder();
   await saveAdapter(model, folder);
   await law("attach detach", () => {
     detach(model);
-    if (model.layer !== layer) return "another layer is in the place of the first";
-    const after = bits();
-    if (after.length !== before.length) return `${after.length} parameters are there, not ${before.length}`;
-    return before.map((each, i) => differs(each, after[i] as Float64Array, 0)).find((told) => told !== undefined);
+    return traceLeft(before, model);
   });
   await law("save load", async () => {
     await loadAdapter(model, folder);
-    return differs(beside, values(model.forward(x)), 0);
+    return differs(beside, run(), 0);
   });
 }
 
-const values = (x: Tensor): Float64Array => Float64Array.from(downloadSync(x));
+/** How far roundings of float32 take a result like this one. */
+const roundings = (y: Float64Array): number => 1e-4 * y.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
+
+/** That two results are further apart than allowed, if they are. */
+function differs(a: Float64Array, b: Float64Array, allowed: number): string | undefined {
+  const far = a.reduce((most, value, i) => Math.max(most, Math.abs(value - (b[i] as number))), 0);
+  return far <= allowed ? undefined : `the results are ${far} apart, allowed ${allowed}`;
+}
+
+/**
+ * f(x; adapter at its first values) = f(x), and training can begin: some gradient is not zero.
+ *
+ * @param weights like the output, of which they make one number
+ * @returns what does not hold
+ */
+export function zeroStart(
+  model: Module,
+  plain: Float64Array,
+  adapted: Tensor,
+  weights: Tensor,
+  allowed: number,
+): string | undefined {
+  const far = differs(plain, readValues(adapted), allowed);
+  if (far) return far;
+  const axes = adapted.shape.map((_, axis) => axis);
+  const parameters = model.trainableParameters();
+  const gradients = [...gradientsOf(reduceSum(mul(adapted, weights), axes), parameters).values()];
+  // a method may be told to train nothing but the bias, of a layer that has none
+  if (parameters.length === 0 || gradients.some((gradient) => readValues(gradient).some((value) => value !== 0)))
+    return undefined;
+  return "every gradient is zero, so training never begins";
+}
+
+/**
+ * f(x; W, adapter) = f(x; W + ΔW), and while disabled the adapter is not there, merged or not. The model is left unmerged.
+ *
+ * @param run what the model makes of x
+ * @param beside the same, before
+ * @returns what does not hold
+ */
+export function mergeEquivalence(
+  model: Module,
+  run: () => Float64Array,
+  beside: Float64Array,
+  allowed: number,
+): string | undefined {
+  merge(model);
+  const far = differs(beside, run(), allowed);
+  const without = disabled(model, run);
+  unmerge(model);
+  return far ?? differs(without, disabled(model, run), 0);
+}
+
+/** What taking an adapter off, or out of the weights, restores. */
+export const snapshot = (model: Module) => ({
+  modules: [...model.namedModules()],
+  parameters: [...model.namedParameters()],
+  flags: model.parameters().map(({ requiresGrad }) => requiresGrad),
+  values: model.parameters().map(({ stored }) => readValues(stored)),
+});
+
+/** detach(attach(M)) = M and unmerge(merge(M)) = M: what is not as it was, if anything. */
+export function traceLeft(before: ReturnType<typeof snapshot>, model: Module): string | undefined {
+  const after = snapshot(model);
+  for (const what of ["modules", "parameters"] as const) {
+    const [was, is] = [before[what], after[what]];
+    if (is.length !== was.length) return `${is.length} ${what} are there, not ${was.length}`;
+    const other = is.find(([path, each], i) => path !== was[i]?.[0] || each !== was[i][1]);
+    if (other) return `another of the ${what} is at "${other[0]}"`;
+  }
+  if (String(after.flags) !== String(before.flags)) return "other parameters are trained";
+  const changed = after.values.findIndex((own, i) => !own.every((value, at) => Object.is(value, before.values[i]?.[at])));
+  return changed < 0 ? undefined : `"${after.parameters[changed]?.[0]}" has other values`;
+}
 
 /** Every parameter that training changes, moved at random: what a fresh adapter hides is seen. */
 function shake({ layers, shared, name }: Adapter, random: TorchGenerator): void {
@@ -223,7 +277,7 @@ function shake({ layers, shared, name }: Adapter, random: TorchGenerator): void 
   for (const parameter of [...own, ...Object.values(shared)])
     if (parameter.requiresGrad) {
       const by = random.normal(parameter.size, 0, 0.3);
-      const now = values(parameter.stored);
+      const now = readValues(parameter.stored);
       parameter.assign(
         fromTypedArray(
           Float32Array.from(now, (value, i) => value + (by[i] as number)),
@@ -231,11 +285,4 @@ function shake({ layers, shared, name }: Adapter, random: TorchGenerator): void 
         ),
       );
     }
-}
-
-/** Whether two results are further apart than roundings of float32 take them. */
-function differs(a: Float64Array, b: Float64Array, share = 1e-4): string | undefined {
-  const size = Math.max(1, ...a.map(Math.abs));
-  const worst = Math.max(...a.map((value, i) => Math.abs(value - (b[i] as number))));
-  return worst <= share * size ? undefined : `the results are ${worst} apart, of ${size}`;
 }

@@ -14,6 +14,7 @@ import { zeros } from "../../src/nn/init.ts";
 import { Linear } from "../../src/nn/linear.ts";
 import { type Layer, Module, Parameter } from "../../src/nn/module.ts";
 import type { LayerAdapter } from "../../src/peft/adapter-layer.ts";
+import { OneLayer } from "../../src/peft/check-method.ts";
 import { type Adapter, attach } from "../../src/peft/index.ts";
 import type { LayerKind } from "../../src/peft/layer-kind.ts";
 import { type AnyMethod, defineMethod, type SampledLayer } from "../../src/peft/method.ts";
@@ -22,17 +23,7 @@ import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { abs } from "../../src/tensor/math.ts";
 import { sum } from "../../src/tensor/statistics.ts";
 
-/** A model of one layer. */
-export class Holder extends Module {
-  layer: Layer;
-  constructor(layer: Layer) {
-    super();
-    this.layer = layer;
-  }
-  forward(x: Tensor): Tensor {
-    return this.layer.forward(x);
-  }
-}
+export { OneLayer as Holder };
 
 /** What the laws need to try a kind of layer. */
 interface KindSample {
@@ -216,7 +207,7 @@ export function drawFrom(list: readonly number[]): Draw {
 }
 
 export interface Built {
-  readonly model: Holder;
+  readonly model: OneLayer;
   readonly layer: Layer;
   readonly x: Tensor;
   readonly adapters: readonly Adapter[];
@@ -235,7 +226,7 @@ export function buildLayer(kind: LayerKind, item: AdapterCase): Built {
     Object.assign(layer, { [name]: new Parameter(floats(random, parameter.shape, item.dtype)) });
   const x = sample.input(item, random);
   const { in: terms } = sample.about(item);
-  return { model: new Holder(layer), layer, x, adapters: [], inputWeight: sample.weightOf(x, layer), terms };
+  return { model: new OneLayer(layer), layer, x, adapters: [], inputWeight: sample.weightOf(x, layer), terms };
 }
 
 /** Options of one adapter of a case; `null` for a layer for which the method has none. */

@@ -7,7 +7,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Conv1d, Conv2d, Conv3d } from "../../src/nn/convolution.ts";
-import type { Module, Parameter } from "../../src/nn/module.ts";
+import type { Module } from "../../src/nn/module.ts";
+import { snapshot, traceLeft } from "../../src/peft/check-method.ts";
 import {
   activeAdapters,
   adapterNames,
@@ -22,13 +23,12 @@ import {
   setScale,
   unmerge,
 } from "../../src/peft/index.ts";
-import { kindOf } from "../../src/peft/layer-kind.ts";
 import type { AnyMethod } from "../../src/peft/method.ts";
 import { methods } from "../../src/peft/method-registry.ts";
 import { lora } from "../../src/peft/methods/lora.ts";
 import { drawFrom, runsOf } from "../arbitrary/adapter.ts";
 import { onEveryDevice } from "../devices.ts";
-import { numbers, SmallModel, shake } from "../peft/small-model.ts";
+import { SmallModel, shake } from "../peft/small-model.ts";
 
 interface Story {
   /** Parameters that could be trained before, by number. */
@@ -121,27 +121,13 @@ export function checkDetach(
   model.parameters().forEach((parameter, i) => {
     parameter.requiresGrad = trainable[i % trainable.length]!;
   });
-  const snapshot = () => ({
-    modules: new Map(model.namedModules()),
-    parameters: new Map<string, Parameter>(model.namedParameters()),
-    flags: model.parameters().map((parameter) => parameter.requiresGrad),
-    values: model.parameters().map((parameter) => numbers(parameter.stored)),
-  });
-  const before = snapshot();
+  const before = snapshot(model);
   for (const event of events) happen(model, method, event);
   if (adapterNames(model).length > 0) {
-    expect([...baseStateDict(model).keys()].sort()).toEqual([...before.parameters.keys()].sort());
+    expect([...baseStateDict(model).keys()].sort()).toEqual(before.parameters.map(([path]) => path).sort());
     takeOff(model);
   }
-  const after = snapshot();
-  expect([...after.modules.keys()]).toEqual([...before.modules.keys()]);
-  for (const [path, module] of after.modules)
-    if (module !== before.modules.get(path)) throw new Error(`another module at "${path}"`);
-  for (const [path, parameter] of after.parameters)
-    if (parameter !== before.parameters.get(path)) throw new Error(`another parameter at "${path}"`);
-  expect(after.flags).toEqual(before.flags);
-  expect(after.values).toEqual(before.values);
-  expect([...after.modules.values()].filter((module) => kindOf(module) === undefined && "base_layer" in module)).toEqual([]);
+  expect(traceLeft(before, model)).toBeUndefined();
 }
 
 onEveryDevice((device) => {

@@ -7,22 +7,13 @@ import { createReference } from "../../src/devices/reference/device.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { Conv1d, Conv2d, Conv3d, type ConvolutionLayerOptions } from "../../src/nn/convolution.ts";
 import { zeros } from "../../src/nn/init.ts";
-import { type Layer, Module } from "../../src/nn/module.ts";
 import { attach, boft, dora, hira, hra, lora, merge, methods, oft } from "../../src/peft/index.ts";
 import { type AnyMethod, fileOf } from "../../src/peft/method.ts";
 import { toCamel } from "../../src/peft/method-config.ts";
+import { Holder } from "../arbitrary/adapter.ts";
 import { numbers } from "./small-model.ts";
 
 beforeAll(() => void useDevice(createReference()));
-
-class Holder extends Module {
-  readonly layer: Layer;
-  constructor(layer: Layer) {
-    super();
-    this.layer = layer;
-  }
-  forward = (x: Tensor): Tensor => this.layer.forward(x);
-}
 
 type Values = { readonly shape: readonly number[]; readonly data: readonly number[] };
 const given = ({ shape, data }: Values): Tensor => upload(currentDevice(), Float32Array.from(data), shape, "float32");

@@ -5,23 +5,15 @@ import { compile } from "../../src/compile/trace.ts";
 import type { Tensor } from "../../src/graph/node.ts";
 import { Conv2d } from "../../src/nn/convolution.ts";
 import { Linear } from "../../src/nn/linear.ts";
-import { Module } from "../../src/nn/module.ts";
+import type { Module } from "../../src/nn/module.ts";
 import { gradientsOf } from "../../src/optim/optimizer.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { attach, boft, loha, lokr, lora, oft } from "../../src/peft/index.ts";
 import { TorchGenerator } from "../../src/random/torch-generator.ts";
 import { sum } from "../../src/tensor/statistics.ts";
+import { Holder } from "../arbitrary/adapter.ts";
 import { onEveryDevice } from "../devices.ts";
 import { difference, numbers } from "./small-model.ts";
-
-class Holder<L extends Linear | Conv2d> extends Module {
-  layer: L;
-  constructor(layer: L) {
-    super();
-    this.layer = layer;
-  }
-  forward = (x: Tensor): Tensor => this.layer.forward(x);
-}
 
 const draw = (shape: readonly number[], seed: number, std = 0.5): Tensor => {
   const count = shape.reduce((product, size) => product * size, 1);
