@@ -38,13 +38,12 @@ export function checkUnmerge(method: AnyMethod, kind: LayerKind, item: AdapterCa
   const built = buildAdapted(method, kind, item);
   const { model } = built;
   shake(built, item.seed);
-  const before = snapshot(model);
   const names = built.adapters.map((_, i) => nameOf(i));
-  // all at once, or one after the other
-  if (item.seed % 2) {
-    setActive(model, names);
-    merge(model);
-  } else for (const name of names) merge(model, [name]);
+  const atOnce = item.seed % 2 === 1; // or one after the other
+  if (atOnce) setActive(model, names);
+  const before = snapshot(model);
+  if (atOnce) merge(model);
+  else for (const name of names) merge(model, [name]);
   expect(merge(model, names)).toEqual([]);
   takeOut(model, built);
   expect(traceLeft(before, model)).toBeUndefined();
