@@ -52,7 +52,7 @@ const dense = (into: number, out: number, init: Initializer): Layer => new Linea
 const norm = ({ hiddenSize, layerNormEps: eps }: AlbertConfig): LayerNorm => new LayerNorm(hiddenSize, { eps });
 
 /** norm(x + dense(attention of all tokens to all)). */
-class AlbertAttention extends Module {
+export class AlbertAttention extends Module {
   query: Layer;
   key: Layer;
   value: Layer;
@@ -84,7 +84,7 @@ class AlbertAttention extends Module {
 }
 
 /** One block: y = norm(x + attention(x)), then norm(y + mlp(y)). */
-class AlbertLayer extends Module {
+export class AlbertLayer extends Module {
   readonly full_layer_layer_norm: LayerNorm;
   readonly attention: AlbertAttention;
   ffn: Layer;

@@ -127,7 +127,7 @@ export class BertEmbeddings extends Module {
 }
 
 /** Queries, keys and values of all tokens. */
-class BertSelfAttention extends Module {
+export class BertSelfAttention extends Module {
   query: Layer;
   key: Layer;
   value: Layer;
@@ -188,7 +188,7 @@ export class BertDense extends Module {
 }
 
 /** One block: y = norm(x + attention(x)), then norm(y + mlp(y)). */
-class BertLayer extends Module {
+export class BertLayer extends Module {
   readonly attention;
   readonly intermediate: BertDense;
   readonly output: BertOutput;

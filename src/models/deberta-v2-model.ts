@@ -79,7 +79,7 @@ export class DebertaV2Embeddings extends Module {
 }
 
 /** Attention whose scores are those of words with words, of words with distances, and of distances with words. */
-class DisentangledSelfAttention extends Module {
+export class DisentangledSelfAttention extends Module {
   query_proj: Layer;
   key_proj: Layer;
   value_proj: Layer;

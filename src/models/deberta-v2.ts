@@ -35,7 +35,7 @@ const family: Family<"deberta", DebertaV2Config, DebertaV2Model> = {
 };
 
 /** The output layer of the original DeBERTa: norm(act(dense(x))) · the weight of the word embeddings, with a bias of its own. */
-class DebertaV2LMHead extends Module {
+export class DebertaV2LMHead extends Module {
   dense: Layer;
   readonly LayerNorm: LayerNorm;
   readonly bias: Parameter;

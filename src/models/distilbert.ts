@@ -100,7 +100,7 @@ export class DistilBertEmbeddings extends Module {
 }
 
 /** One block: y = norm(x + attention(x)), then norm(y + mlp(y)). */
-class DistilBertBlock extends Module {
+export class DistilBertBlock extends Module {
   readonly attention;
   readonly sa_layer_norm: LayerNorm;
   readonly ffn;

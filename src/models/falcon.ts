@@ -78,7 +78,7 @@ class FalconMLP extends Module {
 }
 
 /** One block: x + attention(norm(x)) + mlp(norm(x)), or the feed-forward part after the attention. */
-class FalconDecoderLayer extends Module {
+export class FalconDecoderLayer extends Module {
   readonly input_layernorm?: Layer;
   readonly post_attention_layernorm?: Layer;
   readonly ln_attn?: Layer;

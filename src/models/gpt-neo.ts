@@ -76,7 +76,7 @@ function attentionTypes(config: ConfigReader, numLayers: number): readonly strin
 }
 
 /** Attention without scaling; only the last projection has a bias. */
-class GPTNeoSelfAttention extends Module implements SelfAttention {
+export class GPTNeoSelfAttention extends Module implements SelfAttention {
   k_proj: Layer;
   v_proj: Layer;
   q_proj: Layer;

@@ -105,7 +105,7 @@ class Lfm2MLP extends Module {
 }
 
 /** One block: x + mix(norm(x)), then that + mlp(norm(that)). */
-class Lfm2DecoderLayer extends Module {
+export class Lfm2DecoderLayer extends Module {
   readonly self_attn?: Lfm2Attention;
   readonly conv?: Lfm2ShortConv;
   readonly feed_forward: Lfm2MLP;

@@ -233,7 +233,7 @@ export class ModernBertModel extends Module implements Backbone {
 }
 
 /** norm(act(dense(x))): what stands before every output layer. */
-class ModernBertPredictionHead extends Module {
+export class ModernBertPredictionHead extends Module {
   dense: Layer;
   readonly norm: LayerNorm;
   readonly #act: (x: Tensor) => Tensor;

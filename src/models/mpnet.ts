@@ -36,7 +36,7 @@ function mpnetConfig(json: ConfigJson): BertConfig {
 }
 
 /** Attention of all tokens to all, to which distances add. */
-class MPNetSelfAttention extends Module {
+export class MPNetSelfAttention extends Module {
   q: Layer;
   k: Layer;
   v: Layer;
@@ -63,7 +63,7 @@ class MPNetSelfAttention extends Module {
 }
 
 /** One block: y = norm(x + attention(x)), then norm(y + mlp(y)). */
-class MPNetLayer extends Module {
+export class MPNetLayer extends Module {
   readonly attention;
   readonly intermediate: BertDense;
   readonly output: BertOutput;

@@ -14,7 +14,7 @@ import { DecoderLayer, gatedMLP, LlamaAttention, type LlamaFamilyMember, llamaCa
 import type { LlamaConfig } from "./llama-config.ts";
 
 /** One block: x + norm(attention(x)), then that + norm(mlp(that)). */
-class Olmo2DecoderLayer extends DecoderLayer {
+export class Olmo2DecoderLayer extends DecoderLayer {
   readonly self_attn: LlamaAttention;
   readonly mlp: Layer;
   readonly post_attention_layernorm: RMSNorm;

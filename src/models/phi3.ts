@@ -18,7 +18,7 @@ import { LlamaDecoderLayer, type LlamaFamilyMember, llamaCausalLM, llamaFamily, 
 import type { LlamaConfig } from "./llama-config.ts";
 
 /** Attention with one layer for queries, keys and values. */
-class Phi3Attention extends RotaryAttention {
+export class Phi3Attention extends RotaryAttention {
   o_proj: Layer;
   qkv_proj: Layer;
 

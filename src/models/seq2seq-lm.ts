@@ -86,7 +86,7 @@ export const answersText = (model: Module): model is Seq2SeqLM => "answering" in
  * @param shift what goes in to get labels out
  * @throws {ShapeError} when masks or labels do not fit their texts; @throws {ConfigError} when nothing of an answer is given
  */
-function answerInputs(
+export function answerInputs(
   sizes: { readonly encoder: ModelSizes; readonly decoder: ModelSizes },
   inputs: Seq2SeqInputs,
   shift: (labels: Tensor) => Tensor,
@@ -141,7 +141,7 @@ export interface TextStates {
 }
 
 /** What the layers of a decoder remember of texts, in variables, so that one program serves all texts of a size. */
-class TextMemory implements Disposable {
+export class TextMemory implements Disposable {
   readonly #layers: readonly { readonly keys: Variable; readonly values: Variable }[];
   readonly #mask: Variable;
 
