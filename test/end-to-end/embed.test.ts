@@ -14,9 +14,9 @@ const { texts, vectors } = JSON.parse(readFileSync(join(model, "case.json"), "ut
   readonly texts: readonly string[];
   readonly vectors: readonly (readonly number[])[];
 };
+writeFileSync(at("texts.txt"), `${texts.join("\n\n")}\n`);
 
 it("writes a JSON line for each text, or one tensor of all", async () => {
-  writeFileSync(at("texts.txt"), `${texts.join("\n\n")}\n`);
   const { code, stdout, stderr } = await lorikeet(["embed", at("texts.txt"), "--model", model, "--prompt-name", "query"]);
   expect(code, stderr).toBe(0);
   const lines = stdout.trim().split("\n");
