@@ -23,7 +23,7 @@ async function output(name: string, change: (code: string) => string = (code) =>
 it("the README holds the examples to the letter", () => {
   const readme = readFileSync(join(root, "README.md"), "utf8");
   const shown = [...readme.matchAll(/```ts\n([\s\S]*?)```/g)].map(([, code]) => code);
-  expect(shown).toEqual([source("finetune.ts"), source("adapters.ts"), source("tensors.ts")]);
+  expect(shown).toEqual(["finetune.ts", "adapters.ts", "tensors.ts", "shapes.ts"].map(source));
 });
 
 it("the example of fine-tuning has fifteen lines", () => {
@@ -34,11 +34,15 @@ it("the example of fine-tuning has fifteen lines", () => {
   ).toBeLessThanOrEqual(15);
 });
 
-it("examples/tensors.ts prints what its comments say", async () => {
-  const printed = await output("tensors.ts");
-  const stated = [...source("tensors.ts").matchAll(/\); \/\/ (.*)/g)].map(([, text]) => text);
+it.each([
+  ["tensors.ts", "intermediate values"],
+  ["shapes.ts", ""],
+])("examples/%s prints what its comments say", async (name, also) => {
+  const printed = await output(name);
+  const stated = [...source(name).matchAll(/\.log\(.*\); \/\/ (.*)/g)].map(([, text]) => text);
+  expect(stated).not.toEqual([]);
   expect(printed.split("\n").slice(0, stated.length)).toEqual(stated);
-  expect(printed).toContain("intermediate values");
+  expect(printed).toContain(also);
 });
 
 it("examples/finetune.ts lowers the perplexity and writes an adapter", async () => {
