@@ -61,7 +61,8 @@ function checkCodes(method: AnyMethod, type: QuantisedType, item: AdapterCase, t
     const row = type === "int8" ? layer.inFeatures : 32;
     // the widest gap of NF4 is the one after −1
     const gap = type === "int8" ? 1 / 127 : nf4[1]! - nf4[0]!;
-    const rounding = 1e-4 * largest(changed);
+    // a change may leave nothing of the weight but its rounding
+    const rounding = 1e-4 * Math.max(largest(changed), largest([...values]));
     for (let start = 0; start < changed.length; start += row) {
       const wanted = changed.slice(start, start + row);
       const furthest = largest(wanted.map((value, i) => got[start + i]! - value));
