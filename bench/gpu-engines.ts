@@ -114,12 +114,14 @@ export function startersOf({ work, engines }: Heat, entries: readonly Entry[]): 
 }
 
 /** Times as fast as the fastest peer on the same interface, by lorikeet's mode; above 1 means that lorikeet is faster. */
-export type GpuRatios = Readonly<
-  Record<
-    string,
-    { readonly ratio: number; readonly against: string /** Against PyTorch on the same card. */; readonly vsTorch?: number }
-  >
->;
+export type GpuRatios = Readonly<Record<string, GpuRatio>>;
+
+interface GpuRatio {
+  readonly ratio: number;
+  readonly against: string;
+  /** Against PyTorch on the same card. */
+  readonly vsTorch?: number;
+}
 
 /** @param entries of one case */
 export function gpuRatiosOf(entries: readonly Entry[], engines: readonly Engine[]): GpuRatios {
@@ -127,7 +129,7 @@ export function gpuRatiosOf(entries: readonly Entry[], engines: readonly Engine[
     const engine = engines.find(({ name }) => name === entry.engine);
     return engine && entry.ms !== null ? [{ engine, ms: entry.ms }] : [];
   });
-  const ratios: Record<string, GpuRatios[string]> = {};
+  const ratios: Record<string, GpuRatio> = {};
   for (const { engine, ms } of timed) {
     if (engine.kind !== "lorikeet" || !engine.api) continue;
     const of = (kind: Engine["kind"]) =>

@@ -1,15 +1,16 @@
 /** What adapters are for, as their folders say. */
 import { ConfigError, under } from "../errors.ts";
-import { readJson } from "../formats/folder.ts";
+import { type Folder, readJson } from "../formats/folder.ts";
 import { openSource } from "../formats/model-source.ts";
 import { readAdapter } from "../formats/peft-adapter.ts";
 import { readSafetensors } from "../formats/safetensors.ts";
 import type { Task } from "../models/task.ts";
 
-/** What an adapter's config says that another file depends on. */
-interface AdapterNote {
-  readonly base_model_name_or_path?: unknown;
-  readonly task_type?: unknown;
+/** An adapter's folder, and what its config says that another file depends on. */
+export interface AdapterNote {
+  readonly adapter: string;
+  readonly folder: Folder;
+  readonly config: { readonly base_model_name_or_path?: unknown; readonly task_type?: unknown };
 }
 
 const tasks: ReadonlyMap<unknown, Task> = new Map([
@@ -24,11 +25,15 @@ const tasks: ReadonlyMap<unknown, Task> = new Map([
 /** The last layer of a classifier that was saved along with an adapter. */
 const savedHead = /(^|\.)(score|((classification_head|classifier)\.)?out_proj|classifier)(\.modules_to_save(\.\w+)?)?\.weight$/;
 
+/** Opens adapters, each once: on the Hub that lists its files. */
+export const notesOf = (adapters: readonly string[], operation: string): Promise<readonly AdapterNote[]> =>
+  Promise.all(adapters.map((adapter) => noteOf(adapter, operation)));
+
 /** The one model that adapters say they are for. @throws {ConfigError} when one does not say, or they do not agree */
-export async function baseOf(adapters: readonly string[], operation = "model"): Promise<string> {
+export function baseOf(notes: readonly AdapterNote[], operation: string): string {
   const bases = new Set<string>();
-  for (const adapter of adapters) {
-    const { base_model_name_or_path: base } = await noteOf(adapter, operation);
+  for (const { adapter, config } of notes) {
+    const { base_model_name_or_path: base } = config;
     if (typeof base !== "string" || base === "")
       throw new ConfigError(`"${adapter}" does not name the model it is for.`, {
         operation,
@@ -48,14 +53,14 @@ export async function baseOf(adapters: readonly string[], operation = "model"): 
  * @throws {ConfigError} when they do not agree
  */
 export async function taskOfAdapters(
-  adapters: readonly string[],
+  notes: readonly AdapterNote[],
   operation: string,
   own: Task | undefined,
 ): Promise<{ readonly task: Task | undefined; readonly labels: number | undefined }> {
-  const named = await Promise.all(adapters.map(async (adapter) => tasks.get((await noteOf(adapter, operation)).task_type)));
+  const named = notes.map(({ config }) => tasks.get(config.task_type));
   const hint = "Take those that were trained for the same.";
   const task = one(new Set(named.filter((each) => each !== undefined)), operation, "are for different tasks", hint);
-  const counts = await Promise.all(adapters.map((adapter) => classesIn(adapter, operation)));
+  const counts = await Promise.all(notes.map(classesIn));
   const labels = counts.find((count) => count !== undefined);
   const isOfImages = task === undefined && labels !== undefined && own === "FeatureExtraction";
   return { task: isOfImages ? "ImageClassification" : task, labels };
@@ -64,11 +69,12 @@ export async function taskOfAdapters(
 async function noteOf(adapter: string, operation: string): Promise<AdapterNote> {
   const [{ folder }, file] = [await openSource(adapter, operation), "adapter_config.json"];
   if (!folder.files.has(file)) await under(operation, () => readAdapter(adapter, [])); // says where there are some
-  return ((await readJson(folder, file, operation)) as AdapterNote | null) ?? {};
+  const config = ((await readJson(folder, file, operation)) as AdapterNote["config"] | null) ?? {};
+  return { adapter, folder, config };
 }
 
-async function classesIn(adapter: string, operation: string): Promise<number | undefined> {
-  const [{ folder }, file] = [await openSource(adapter, operation), "adapter_model.safetensors"];
+async function classesIn({ folder }: AdapterNote): Promise<number | undefined> {
+  const file = "adapter_model.safetensors";
   if (!folder.files.has(file)) return undefined; // said by who loads it
   const { tensors } = await readSafetensors(await folder.open(file));
   const heads = [...tensors.values()].filter(({ name }) => savedHead.test(name));

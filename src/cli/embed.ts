@@ -7,7 +7,7 @@ import { ConfigError, under } from "../errors.ts";
 import { writeFileAtomically } from "../formats/atomic-file.ts";
 import { writeSafetensors } from "../formats/safetensors.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
-import { readUtf8, textOfJson } from "../text/dataset.ts";
+import { readUtf8, textsFromJsonl } from "../text/dataset.ts";
 import { type EmbedOptions, embed } from "../train/embedding.ts";
 import { loadModel } from "../train/load-model.ts";
 import { path } from "./option.ts";
@@ -74,11 +74,9 @@ export function addEmbed(program: Command): void {
 /** The texts of a file. @throws {LorikeetError} when it cannot be read, is not UTF-8 or has none, or for a line that is none */
 async function linesOf(source: string): Promise<readonly string[]> {
   const content = source === "-" ? (await readAll(process.stdin)).replace(/^\ufeff/, "") : readUtf8(source, "embed");
-  const isJson = source.endsWith(".jsonl");
-  const texts = content.split(/\r?\n/).flatMap((line, i) => {
-    if (line.trim() === "") return [];
-    return isJson ? textOfJson(line, `line ${i + 1} of ${source}`, "text", "embed") : line;
-  });
+  const texts = source.endsWith(".jsonl")
+    ? under("embed", () => textsFromJsonl(content, { name: source }), ["textsFromJsonl"])
+    : content.split(/\r?\n/).filter((line) => line.trim() !== "");
   if (texts.length > 0) return texts;
   throw new ConfigError(`there is no text in ${source}.`, { operation: "embed", got: source });
 }

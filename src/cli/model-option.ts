@@ -11,7 +11,7 @@ import type { QuantisedType } from "../nn/quantiser.ts";
 import { setActive } from "../peft/adapted-model.ts";
 import { loadAdapter } from "../peft/adapter-file.ts";
 import { type LoadedModel, type LoadModelOptions, loadModel, readConfig } from "../train/load-model.ts";
-import { baseOf, taskOfAdapters } from "./adapter-task.ts";
+import { baseOf, notesOf, taskOfAdapters } from "./adapter-task.ts";
 import { path, repeated } from "./option.ts";
 import { say, shown } from "./terminal.ts";
 
@@ -65,7 +65,8 @@ export async function openModel(
   { model, adapter = [], quantise }: ModelOptions,
   { tasks = [], dtype }: { readonly tasks?: readonly Task[]; readonly dtype?: LoadModelOptions["dtype"] } = {},
 ): Promise<{ readonly name: string; readonly loaded: LoadedModel<CausalLM> }> {
-  const name = model ?? (adapter.length > 0 ? await baseOf(adapter, operation) : tinyModel);
+  const notes = model === undefined ? await notesOf(adapter, operation) : undefined;
+  const name = model ?? (notes?.length ? baseOf(notes, operation) : tinyModel);
   say(`Reading ${shown(name)} ...`);
   const source = await openSource(name, "loadModel").catch((error) => {
     if (model !== undefined || !(error instanceof ConfigError) || adapter.length === 0) throw error;
@@ -73,7 +74,7 @@ export async function openModel(
     throw new ConfigError(error.problem, { operation, got: name, hint });
   });
   const own = await taskIn(name, source, tasks);
-  const { task: learned, labels } = await taskOfAdapters(adapter, operation, own);
+  const { task: learned, labels } = await taskOfAdapters(notes ?? (await notesOf(adapter, operation)), operation, own);
   const isWriter = learned === undefined || learned === "CausalLM" || learned === "Seq2SeqLM";
   const task = (isWriter ? own : learned) ?? "CausalLM";
   if (task !== "CausalLM" && !tasks.includes(task))

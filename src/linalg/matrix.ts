@@ -44,9 +44,12 @@ export function sliceColumns({ rows, columns, values }: Matrix, start: number, e
   return part;
 }
 
+/** The largest entry, without its sign. */
+export const largestOf = ({ values }: Matrix): number => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+
 /** The power of two that brings the largest entry near 1, so that squares neither overflow nor vanish. */
-export function scaleOf({ values }: Matrix): number {
-  const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+export function scaleOf(A: Matrix): number {
+  const largest = largestOf(A);
   return largest === 0 ? 0 : Math.floor(Math.log2(largest));
 }
 

@@ -8,6 +8,7 @@ import type { Tensor } from "../graph/node.ts";
 import {
   fromMatrices,
   identityMatrix,
+  largestOf,
   type Matrix,
   matrix,
   readMatrices,
@@ -165,8 +166,7 @@ function subtract({ values, columns }: Matrix, to: number, from: number, factor:
 /** A⁻¹·B. @throws {ConfigError} when A is singular to working precision */
 export function solveMatrix(operation: string, A: Matrix, B: Matrix): Matrix {
   const n = A.rows;
-  const largest = A.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  const { W, sign } = eliminate(A, B, n * Number.EPSILON * largest);
+  const { W, sign } = eliminate(A, B, n * Number.EPSILON * largestOf(A));
   if (sign === 0)
     throw new ConfigError(`the matrix [${n}, ${n}] is singular.`, { operation, hint: "Use pinv, or add to its diagonal." });
   const { values, columns: width } = W;

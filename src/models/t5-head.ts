@@ -28,12 +28,12 @@ const t5Reader = (model: T5Model, config: T5Config): Reader =>
     write: (written, memories, memoryMask) => t5Written(model.decoder, written, memories, memoryMask).hiddenStates,
   });
 
-const outputStd = ({ initializerFactor, dModel }: T5Config): number => initializerFactor / Math.sqrt(dModel);
+const headStd = ({ initializerFactor, dModel }: T5Config): number => initializerFactor / Math.sqrt(dModel);
 
 const whole = (modelType: T5Type): Family<"transformer", T5Config, Module> => ({
   name: "transformer",
   read: (config) => readOnce(config, "dModel", (json) => t5Config(json, modelType)),
-  std: outputStd,
+  std: headStd,
   build: (config, init) => knowing(t5Model(config, init), config),
   pathOf: t5Path,
   reader: (base) => t5Reader(base as Module & T5Model, (base as Module & { readonly config: T5Config }).config),
@@ -102,7 +102,7 @@ export const UMT5ForTokenClassification = tokenClassifier(
  */
 export class T5ForQuestionAnswering extends Module implements QuestionAnswerer, CheckpointNames {
   static readonly modelType: T5Type = "t5";
-  static readonly std = outputStd;
+  static readonly std = headStd;
   shared: Layer;
   readonly encoder: T5Model["encoder"];
   readonly decoder: T5Model["decoder"];

@@ -263,7 +263,8 @@ export function textsFromJsonl(content: string, options: { key?: string; name?: 
 }
 
 /** The text of one such line. @throws {FormatError} naming its place */
-export function textOfJson(line: string, place: string, key = "text", operation = "textsFromJsonl"): string {
+function textOfJson(line: string, place: string, key: string): string {
+  const operation = "textsFromJsonl";
   let row: unknown;
   try {
     row = JSON.parse(line);
